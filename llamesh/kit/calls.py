@@ -1,0 +1,206 @@
+"""The one place every call passes: identity, validation, errors, deadline and the canonical log line.
+
+What a method demands stands in its contract (options.proto `access`, protovalidate rules) and is read from the descriptor once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, cast
+
+import grpc
+import protovalidate
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+
+from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
+from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
+from llamesh.kit.logs import log
+from llamesh.v1 import options_pb2
+
+REQUEST_ID_HEADER = "x-request-id"
+
+current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
+"""Id of the request that is being served, as Envoy made it."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def access_of(method: str) -> options_pb2.Access | None:
+    """What a method demands; None for services that are not the mesh's (health, reflection, Envoy's own)."""
+    service, _, name = method.strip("/").rpartition("/")
+    try:
+        found = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    except KeyError:
+        return None
+    if not service.startswith("llamesh."):
+        return None
+    return found.GetOptions().Extensions[options_pb2.access]
+
+
+def validate(request: Message) -> None:
+    """Check a request against the rules of its contract; INVALID_FIELD naming every field at fault."""
+    try:
+        protovalidate.validate(request)
+    except protovalidate.ValidationError as error:
+        violations = tuple(
+            FieldViolation(
+                ".".join(element.field_name for element in getattr(violation.proto.field, "elements", ()))
+                or "(message)",
+                violation.proto.message,
+            )
+            for violation in error.violations
+        )
+        raise MeshError(
+            Reason.ERROR_REASON_INVALID_FIELD,
+            "; ".join(f"{item.field}: {item.description}" for item in violations),
+            {"fields": ",".join(item.field for item in violations)},
+            violations,
+        ) from error
+
+
+def authorise(access: options_pb2.Access | None, claims: str | None) -> Identity | None:
+    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more."""
+    identity = read_claims(claims) if claims else None
+    if access is None or access.anonymous or access.internal:
+        return identity
+    if identity is None:
+        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call needs a token")
+    if access.scope and not identity.has(access.scope):
+        raise MeshError(
+            Reason.ERROR_REASON_SCOPE_MISSING,
+            f"the token of {identity.subject} lacks the scope {access.scope!r}",
+            {"scope": access.scope},
+        )
+    return identity
+
+
+class _Call:
+    """One call while it is served."""
+
+    def __init__(self, method: str, access: options_pb2.Access | None, context: Context) -> None:
+        self.method = method
+        self.context = context
+        self.started = time.perf_counter()
+        metadata = dict(context.invocation_metadata() or ())
+        self.request_id = cast("str", metadata.get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
+        current_request_id.set(self.request_id)
+        self.refusal: MeshError | None = None
+        self.identity: Identity | None = None
+        try:
+            self.identity = authorise(access, cast("str | None", metadata.get(CLAIMS_HEADER)))
+        except MeshError as error:
+            self.refusal = error
+        current_identity.set(self.identity)
+
+    def check(self, request: Message) -> None:
+        if self.refusal:
+            raise self.refusal
+        validate(request)
+
+    async def fail(self, error: BaseException) -> None:
+        """End the call with the status of an error; what is not a MeshError is our fault and shows nothing of itself."""
+        if isinstance(error, MeshError):
+            mesh_error = error
+        else:
+            log.error("call failed", method=self.method, request_id=self.request_id, exc_info=error)
+            mesh_error = MeshError(
+                Reason.ERROR_REASON_INTERNAL,
+                f"internal error; request id {self.request_id}",
+                {"requestId": self.request_id},
+            )
+        status = mesh_error.status()
+        self.line(mesh_error.code.name, error=str(mesh_error))
+        await self.context.abort(mesh_error.code, mesh_error.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+    def line(self, code: str, **extra: object) -> None:
+        """Write the canonical line."""
+        write = log.debug if code == "OK" and self.method.endswith(("/Check", "/GetHealth")) else log.info
+        write(
+            "call",
+            method=self.method,
+            code=code,
+            ms=round((time.perf_counter() - self.started) * 1000, 2),
+            request_id=self.request_id,
+            subject=self.identity.subject if self.identity else None,
+            **extra,
+        )
+
+
+class MeshInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps each method once; see the module."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the wrapped handler of the method that is called."""
+        method = handler_call_details.method
+        found = self._wrapped.get(method)
+        if found is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or not method.startswith("/llamesh."):
+                return handler
+            found = self._wrapped[method] = _wrap(method, handler)
+        return found
+
+
+def _wrap(method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    access = access_of(method)
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(method, access, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+    if handler.unary_stream:
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(method, access, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+        )
+    raise TypeError(f"{method}: contracts of the mesh have no client streams")
+
+
+def _unary(
+    method: str, access: options_pb2.Access | None, behaviour: Callable[[Any, Context], Awaitable[Any]]
+) -> Callable[[Message, Context], Awaitable[Any]]:
+    async def serve(request: Message, context: Context) -> Any:
+        call = _Call(method, access, context)
+        try:
+            call.check(request)
+            response = await behaviour(request, context)
+        except asyncio.CancelledError:
+            call.line("CANCELLED")
+            raise
+        except Exception as error:
+            await call.fail(error)
+            raise
+        call.line("OK")
+        return response
+
+    return serve
+
+
+def _stream(
+    method: str, access: options_pb2.Access | None, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+) -> Callable[[Message, Context], AsyncIterator[Any]]:
+    async def serve(request: Message, context: Context) -> AsyncIterator[Any]:
+        call = _Call(method, access, context)
+        try:
+            call.check(request)
+            async for response in behaviour(request, context):
+                yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            call.line("CANCELLED")
+            raise
+        except Exception as error:
+            await call.fail(error)
+            raise
+        call.line("OK")
+
+    return serve

@@ -1,0 +1,181 @@
+"""The one table of settings: environment first, then the file, then the default.
+
+Names without prefix are those of the reference deployment and keep their meaning; everything else begins with LLAMESH_.
+The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cached_property
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+UNIX_SOCKET_LIMIT = 107
+"""Longest path of a Unix socket on Linux, in bytes (sys/un.h)."""
+
+LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
+"""The longest name below the run directory."""
+
+
+def _named(name: str, default: object, description: str) -> Any:
+    """Make a field that is read from the variable `name` in any case."""
+    return Field(default=default, validation_alias=AliasChoices(name, name.lower()), description=description)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Raises pydantic.ValidationError, naming the setting, where a value is wrong."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_file_encoding="utf-8", populate_by_name=True, frozen=True)
+
+    home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
+    bind: str = _named("LLAMESH_BIND", "127.0.0.1", "Address that Envoy listens on.")
+    public_host: str = _named("LLAMESH_PUBLIC_HOST", "localhost", "Host name in the endpoints that are shown.")
+    inference_port: int = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
+    gateway_port: int = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
+    contract_port: int = _named("LLAMESH_CONTRACT_PORT", 8201, "Envoy: the contract service.")
+    download_port: int = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Envoy: the download service.")
+
+    database_url: SecretStr | None = _named(
+        "DATABASE_URL",
+        None,
+        "postgresql://user:password@host:port/name, a schema for each service. Unset: SQLite files.",
+    )
+    minio_endpoint: str = _named("MINIO_ENDPOINT", "", "host:port of an S3 server. Unset: a directory.")
+    minio_bucket: str = _named("MINIO_BUCKET", "inference-models", "Bucket of the models.")
+    minio_secure: bool = _named("MINIO_SECURE", False, "Speak TLS to the S3 server.")
+    minio_access_key: SecretStr = _named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
+    minio_secret_key: SecretStr = _named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
+    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service.")
+
+    jwt_secret: SecretStr | None = _named(
+        "JWT_SECRET",
+        None,
+        "Secret for HS256, at least 32 characters. Unset: made once and kept in LLAMESH_HOME/secrets.",
+    )
+    jwt_algorithm: Literal["HS256", "EdDSA", "RS256"] = _named("JWT_ALGORITHM", "HS256", "How tokens are signed.")
+    jwt_expiry_hours: float = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
+    jwt_rotation_days: float = _named(
+        "LLAMESH_JWT_ROTATION_DAYS", 30.0, "Age at which EdDSA and RS256 keys are replaced, in days."
+    )
+    admin_password: SecretStr | None = _named(
+        "LLAMESH_ADMIN_PASSWORD", None, "First password of the user admin. Unset: admin, on a loopback address only."
+    )
+
+    max_replicas: int = _named("MAX_REPLICAS", 5, "Most replicas of one server.")
+    allowed_namespaces: Annotated[tuple[str, ...], NoDecode] = _named(
+        "ALLOWED_NAMESPACES", ("default", "inference"), "Namespaces that servers may be declared in."
+    )
+    anonymous_inference: Literal["auto", "allow", "deny"] = _named(
+        "LLAMESH_ANONYMOUS_INFERENCE", "auto", "Inference without a credential; auto: where Envoy is bound to loopback."
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = _named(
+        "LLAMESH_ALLOWED_ORIGINS", (), "Origins of web pages that may use the mesh from a browser."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
+        "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
+    )
+    max_body_bytes: int = _named("LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request.")
+    reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
+
+    import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
+        "LLAMESH_IMPORT_DIRS", (), "Folders that file: sources may lie in, beside LLAMESH_HOME/import."
+    )
+    source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
+        "LLAMESH_SOURCE_HOSTS", (), "Hosts that https sources may have although their address is private."
+    )
+    http_source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
+        "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs that may be read without TLS, private or not."
+    )
+
+    llama_server_bin: str = _named(
+        "LLAMA_SERVER_BIN", "", "llama-server to use; unset: the one on PATH, else the embedded library."
+    )
+    engine_http_threads: int = _named(
+        "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and Envoy's connections to it."
+    )
+    memory_reserve_bytes: int = _named(
+        "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
+    )
+    drain_seconds: float = _named("LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish.")
+    log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
+
+    @field_validator(
+        "allowed_namespaces",
+        "allowed_origins",
+        "allowed_hosts",
+        "import_dirs",
+        "source_hosts",
+        "http_source_hosts",
+        mode="before",
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Read lists as the reference deployment writes them: separated by commas."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("jwt_secret", mode="after")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("JWT_SECRET needs at least 32 characters; make one with: openssl rand -base64 48")
+        return value
+
+    @cached_property
+    def run_dir(self) -> Path:
+        """Directory of sockets: LLAMESH_HOME/run, or a short one where that would exceed the limit of Unix sockets."""
+        usual = self.home / "run"
+        if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
+            return usual
+        name = f"llamesh-{os.getuid()}-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]}"
+        return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach Envoy."""
+        try:
+            return ip_address(self.bind).is_loopback
+        except ValueError:
+            return self.bind == "localhost"
+
+    @property
+    def anonymous_allowed(self) -> bool:
+        """Whether inference needs no credential."""
+        return self.anonymous_inference == "allow" or (self.anonymous_inference == "auto" and self.loopback)
+
+    def socket(self, service: str) -> Path:
+        """Unix socket of a service of this machine."""
+        return self.run_dir / f"{service}.sock"
+
+    def endpoint(self, server_uuid: str) -> str:
+        """Address that a server's requests are sent to."""
+        return f"http://{self.public_host}:{self.inference_port}/{server_uuid}/v1"
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process."""
+    home = Path(os.environ.get("LLAMESH_HOME", "~/.llamesh")).expanduser()
+    return Settings(_env_file=os.environ.get("LLAMESH_CONFIG") or home / "config.env")  # type: ignore[call-arg]
+
+
+def make_private(directory: Path) -> Path:
+    """Create a directory that only this user can enter; PermissionError where another user owns it."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owner = directory.stat().st_uid
+    if owner != os.getuid():
+        raise PermissionError(
+            f"{directory} belongs to user {owner}: remove it, or set LLAMESH_HOME to another directory"
+        )
+    directory.chmod(0o700)
+    return directory

@@ -1,0 +1,115 @@
+"""SQL sessions: a SQLite file for each service, or a schema for each service in one PostgreSQL. The same code on both.
+
+Each service's migrations lie in `<package>/migrations/versions` and are brought to the newest by `migrate` at its start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from llamesh.kit.config import Settings, make_private
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Common base of all tables; each service's migrations make only its own."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {int: BigInteger}  # noqa: RUF012 - SQLAlchemy's own convention
+
+
+class Timestamp(TypeDecorator[datetime]):
+    """A moment in UTC, with microseconds, the same on SQLite (which knows no zones) and PostgreSQL."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Give back the zone that SQLite dropped."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Database:
+    """One service's tables. Close it when done."""
+
+    def __init__(self, engine: AsyncEngine, schema: str | None) -> None:
+        self.engine = engine
+        self.schema = schema
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """A session in one transaction: committed at the end, rolled back on an error."""
+        async with self._sessions() as session, session.begin():
+            yield session
+
+    async def migrate(self, package: str) -> None:
+        """Bring the tables of a package (for instance "services.gateway") to the newest version."""
+        async with self.engine.begin() as connection:
+            if self.schema:
+                await self._own_schema(connection)
+            await connection.run_sync(_upgrade, package)
+
+    async def _own_schema(self, connection: AsyncConnection) -> None:
+        # Two replicas of a service may start at once: the lock lets one migrate and the other find it done.
+        await connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"llamesh.{self.schema}"}
+        )
+        await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
+
+    async def close(self) -> None:
+        """Give back all connections."""
+        await self.engine.dispose()
+
+
+def open_database(settings: Settings, service: str) -> Database:
+    """Open a service's database; ValueError where DATABASE_URL names something other than PostgreSQL or SQLite."""
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    if re.match(r"postgres(ql)?(\+\w+)?://", url):
+        target = make_url(url).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(
+            target, pool_pre_ping=True, connect_args={"server_settings": {"search_path": service}}
+        )
+        return Database(engine, service)
+    if url:
+        raise ValueError("DATABASE_URL must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
+    directory = make_private(settings.home / "data")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / service}.db")
+    event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    return Database(engine, None)
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _upgrade(connection: Connection, package: str) -> None:
+    root = Path(__file__).resolve().parent.parent.parent
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(root.joinpath(*package.split("."), "migrations", "versions")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,148 @@
+"""One error type for the whole mesh. It is raised anywhere as a reason of the contract; the call layer turns it into a rich status.
+
+The gRPC code and the remedy of each reason stand in error_reason.proto and are read from its descriptor, never repeated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from llamesh.v1 import error_reason_pb2, options_pb2
+
+DOMAIN = "llamesh"
+DETAILS_KEY = "grpc-status-details-bin"
+PREFIX = "ERROR_REASON_"
+
+Reason = error_reason_pb2.ErrorReason
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@cache
+def spec_of(reason: error_reason_pb2.ErrorReason.ValueType) -> options_pb2.ErrorSpec:
+    """What the contract says about a reason: code, remedy, example."""
+    options = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number[reason].GetOptions()
+    return options.Extensions[options_pb2.error]
+
+
+@cache
+def name_of(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
+    """The reason as it stands in ErrorInfo: without the enum's prefix."""
+    return Reason.Name(reason).removeprefix(PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field that breaks a rule: its path in the request and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+@dataclass(slots=True)
+class MeshError(Exception):
+    """A refusal or failure with a reason of the contract.
+
+    `metadata` holds every variable of the message for programs (values are text); `fields` the fields at fault;
+    `retry_after` the seconds after which a retry may help.
+    """
+
+    reason: error_reason_pb2.ErrorReason.ValueType
+    message: str
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    fields: Sequence[FieldViolation] = ()
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return f"{name_of(self.reason)}: {self.message}"
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The canonical code that always goes with the reason."""
+        return _CODES[spec_of(self.reason).code]
+
+    @property
+    def remedy(self) -> str:
+        """What the caller can do."""
+        return spec_of(self.reason).remedy
+
+    def status(self) -> status_pb2.Status:
+        """The error as google.rpc.Status: ErrorInfo, Help with the remedy, and BadRequest and RetryInfo where they apply."""
+        info = error_details_pb2.ErrorInfo(reason=name_of(self.reason), domain=DOMAIN)
+        for key, value in self.metadata.items():
+            info.metadata[key] = str(value)
+        details: list[any_pb2.Any] = [_packed(info)]
+        if self.remedy:
+            details.append(_packed(error_details_pb2.LocalizedMessage(locale="en", message=self.remedy)))
+        if self.fields:
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
+                for item in self.fields
+            ]
+            details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+        if self.retry_after is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromMilliseconds(int(self.retry_after * 1000))
+            details.append(_packed(retry))
+        return status_pb2.Status(code=self.code.value[0], message=self.message, details=details)
+
+
+def invalid_field(name: str, description: str) -> MeshError:
+    """The error for one field that breaks a rule."""
+    return MeshError(
+        Reason.ERROR_REASON_INVALID_FIELD,
+        f"{name}: {description}",
+        {"fields": name},
+        (FieldViolation(name, description),),
+    )
+
+
+def _packed(message: error_details_pb2.ErrorInfo | object) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)  # type: ignore[arg-type]
+    return packed
+
+
+def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
+    """Turn a sibling's answer into the error to raise here: its own reason passed on, silence as COMPONENT_UNAVAILABLE."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
+            raise _from_status(status) from error
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        raise MeshError(
+            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+            f"the {component} service did not answer in time",
+            {"component": component},
+            retry_after=1,
+        ) from error
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        raise MeshError(
+            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+            f"the {component} service does not answer",
+            {"component": component},
+            retry_after=1,
+        ) from error
+    raise MeshError(Reason.ERROR_REASON_INTERNAL, f"the {component} service failed") from error
+
+
+def _from_status(status: status_pb2.Status) -> MeshError:
+    """Read back what `MeshError.status` wrote."""
+    error = MeshError(Reason.ERROR_REASON_INTERNAL, status.message)
+    for detail in status.details:
+        info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            error.reason = Reason.Value(PREFIX + info.reason)
+            error.metadata = dict(info.metadata)
+        elif detail.Unpack(bad):
+            error.fields = tuple(FieldViolation(item.field, item.description) for item in bad.field_violations)
+        elif detail.Unpack(retry):
+            error.retry_after = retry.retry_delay.ToMilliseconds() / 1000
+    return error

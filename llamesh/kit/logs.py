@@ -1,0 +1,38 @@
+"""Structured logs: one canonical line a call; for people in a terminal, JSON otherwise. Secrets never come here.
+
+Context (request id, subject) is bound through context variables by the call layer.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logs(component: str, level: str = "info", *, console: bool | None = None) -> None:
+    """Set up logging for this process. `console` None: decided by whether standard error is a terminal."""
+    pretty = sys.stderr.isatty() if console is None else console
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(component=component)
+    logging.basicConfig(stream=sys.stderr, level=max(numeric, logging.WARNING), format="%(name)s: %(message)s")
+
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+"""The logger of the process: `log.info("event", key=value)`."""

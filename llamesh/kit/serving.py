@@ -1,0 +1,106 @@
+"""A process of the mesh from start to drain: one gRPC server with health, reflection, keepalive and a graceful end.
+
+    run("gateway", main)        # in __main__: sets up settings, logs and the loop, calls `main(member)`
+
+`main` builds its parts, registers servicers on `member.server`, and awaits `member.serve()`, which returns after the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+
+from llamesh.kit.calls import MeshInterceptor
+from llamesh.kit.config import Settings, load_settings, make_private
+from llamesh.kit.lifeline import watch_lifeline
+from llamesh.kit.logs import configure_logs, log
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Longest message on the wire; contracts carry no bulk data."""
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class Member:
+    """One process of the mesh: its name, settings, gRPC server and health."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self.server = grpc.aio.server(interceptors=[MeshInterceptor()], options=list(OPTIONS))
+        self.stopping = asyncio.Event()
+        self._health = HealthServicer()
+        self._services: list[str] = []
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+
+    def announce(self, *services: str) -> None:
+        """Name the services that health and reflection speak of, for instance "llamesh.v1.GatewayService"."""
+        self._services.extend(services)
+
+    async def serve(self, address: str | None = None) -> None:
+        """Listen (on the service's Unix socket unless told otherwise) until asked to stop, then drain: health first, calls last."""
+        if self.settings.reflection:
+            reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self.server)
+        bound = address or f"unix:{self._fresh_socket()}"
+        self.server.add_insecure_port(bound)
+        await self.server.start()
+        await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving", address=bound, pid=os.getpid())
+        await self.stopping.wait()
+        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.server.stop(self.settings.drain_seconds)
+        log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin the drain."""
+        self.stopping.set()
+
+    def _fresh_socket(self) -> str:
+        make_private(self.settings.run_dir)
+        path = self.settings.socket(self.name)
+        path.unlink(missing_ok=True)
+        return str(path)
+
+    async def _announce_health(self, state: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for service in ("", *self._services):
+            await self._health.set(service, state)
+
+
+def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
+    """Run a process of the mesh; exit 2 with the setting named where one is wrong."""
+    try:
+        settings = load_settings()
+    except ValidationError as error:
+        for item in error.errors():
+            sys.stderr.write(f"{name}: setting {item['loc'][0]}: {item['msg']}\n")
+        sys.exit(2)
+    configure_logs(name, settings.log_level)
+
+    async def supervised() -> None:
+        member = Member(name, settings)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, member.stop)
+        # Whoever started us is gone: nothing is left to drain for.
+        watch_lifeline(lambda: os._exit(1))
+        await main(member)
+
+    uvloop.run(supervised())

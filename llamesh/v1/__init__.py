@@ -1,0 +1,1 @@
+"""The contracts as Python: generated from proto/ by `make gen`, never edited."""

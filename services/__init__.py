@@ -1,0 +1,1 @@
+"""The services of the mesh: each owns its state and speaks gRPC."""

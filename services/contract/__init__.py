@@ -1,0 +1,1 @@
+"""Policy, resource contracts, keys, admission and the usage ledger."""

@@ -1,0 +1,72 @@
+"""Regenerate everything that is made from the contracts: `make gen`.
+
+Writes llamesh/v1 and buf/validate (Python stubs with types) and envoy/llamesh.binpb (the descriptor set that Envoy transcodes
+with). Runs in the environment of requirements/gen.txt, whose grpcio-tools is the oldest supported one: stubs refuse a runtime that
+is older than their compiler, never one that is newer. Needs no network once that environment and the Go module cache exist.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from google.rpc import status_pb2
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTO = ROOT / "proto"
+THIRD_PARTY = ROOT / ".tools" / "third_party"
+VALIDATE = "buf/validate/validate.proto"
+ERROR_DETAILS = "google/rpc/error_details.proto"
+
+
+def collect_third_party() -> None:
+    """Lay the contracts' imports out in one folder, each from the package that ships it; none is committed."""
+    shutil.rmtree(THIRD_PARTY, ignore_errors=True)
+    google = Path(status_pb2.__file__).parent.parent
+    for package in ("api", "rpc"):
+        target = THIRD_PARTY / "google" / package
+        target.mkdir(parents=True)
+        for source in (google / package).glob("*.proto"):
+            shutil.copyfile(source, target / source.name)
+    answer = subprocess.run(
+        ["go", "mod", "download", "-json", "github.com/bufbuild/protovalidate"],
+        cwd=ROOT / "tools",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    target = THIRD_PARTY / VALIDATE
+    target.parent.mkdir(parents=True)
+    shutil.copyfile(Path(json.loads(answer.stdout)["Dir"]) / "proto" / "protovalidate" / VALIDATE, target)
+
+
+def compile_protos(*arguments: str) -> None:
+    """Run protoc over the contracts; exit with its status where it fails."""
+    builtin = importlib.resources.files("grpc_tools") / "_proto"
+    status = protoc.main(["protoc", f"-I{PROTO}", f"-I{THIRD_PARTY}", f"-I{builtin}", *arguments])
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    """Regenerate stubs and descriptor set from nothing, so that a removed contract leaves no file behind."""
+    collect_third_party()
+    contracts = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
+    for folder in (ROOT / "llamesh" / "v1", ROOT / "buf" / "validate"):
+        for stale in folder.glob("*_pb2*"):
+            stale.unlink()
+    compile_protos(f"--python_out={ROOT}", f"--mypy_out=quiet:{ROOT}", VALIDATE, *contracts)
+    services = [name for name in contracts if "\nservice " in (PROTO / name).read_text()]
+    compile_protos(f"--grpc_python_out={ROOT}", f"--mypy_grpc_out=quiet:{ROOT}", *services)
+    compile_protos(
+        "--include_imports", f"--descriptor_set_out={ROOT / 'envoy' / 'llamesh.binpb'}", ERROR_DETAILS, *contracts
+    )
+
+
+if __name__ == "__main__":
+    main()
