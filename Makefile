@@ -6,7 +6,7 @@ GEN := .tools/gen
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help check-deps run test test-cluster lint format gen gen-check breaking bench status stop logs clean
+.PHONY: help check-deps run test test-cluster lint format gen gen-check breaking accept-contracts bench status stop logs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ gen-check: gen ## Fail where what is generated differs from what is committed
 breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py
 
+accept-contracts: $(GEN)/gen.stamp ## Take the contracts as they are now for what `make breaking` compares with
+	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py --accept
+
 bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
@@ -79,5 +82,5 @@ stop: ## Stop the mesh that `llamesh up` started here
 logs: ## Follow the mesh's logs
 	@$(BIN)/llamesh logs --follow
 
-clean: stop ## Stop the mesh and remove environments and data of this checkout
-	@rm -rf $(VENV) .tools .llamesh
+clean: stop ## Stop the mesh and remove the environments of this checkout (models and data stay in LLAMESH_HOME)
+	@rm -rf $(VENV) .tools
