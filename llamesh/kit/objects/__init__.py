@@ -1,0 +1,69 @@
+"""Object storage for model files: one protocol, a directory on one machine, any S3 server elsewhere.
+
+Nothing half-done is ever visible: bytes are staged under a name nobody reads, may be inspected there, and appear
+under their key in one step. Keys are content addresses made by `object_key`, never text that a user wrote.
+"""
+
+from pathlib import Path
+
+from llamesh.kit.objects.directory import DirectoryStore
+from llamesh.kit.objects.s3 import S3Store
+from llamesh.kit.objects.store import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStore,
+    StagedObject,
+    StoreDeniedError,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+    object_key,
+    put,
+)
+
+__all__ = [
+    "DirectoryStore",
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "ObjectStore",
+    "S3Store",
+    "StagedObject",
+    "StoreDeniedError",
+    "StoreError",
+    "StoreFullError",
+    "StoreUnavailableError",
+    "object_key",
+    "object_store",
+    "put",
+]
+
+
+def object_store(
+    *,
+    directory: Path | None = None,
+    endpoint: str | None = None,
+    bucket: str = "inference-models",
+    secure: bool = True,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    cache_directory: Path | None = None,
+) -> ObjectStore:
+    """The store that the settings name: S3 as soon as `endpoint` (host:port) is set, else `directory`.
+
+    `cache_directory` is where an S3 store keeps the local copies that engines open.
+    Raises ValueError when the values name no usable store. Opens nothing: call `prepare()` before use.
+    """
+    if endpoint:
+        if cache_directory is None:
+            raise ValueError("an S3 object store needs a cache directory for the files that engines open")
+        return S3Store(
+            endpoint=endpoint,
+            bucket=bucket,
+            secure=secure,
+            access_key=access_key,
+            secret_key=secret_key,
+            cache_directory=cache_directory,
+        )
+    if directory is None:
+        raise ValueError("no object store: set an S3 endpoint or a directory")
+    return DirectoryStore(directory)

@@ -1,0 +1,58 @@
+"""The check that every file passes before it becomes a model: a strict reading of its GGUF header.
+
+llama.cpp reads these files in C++ with the trust of a program that reads its own output, and its history of overflows
+is long. So nothing is admitted here that llama.cpp would refuse, abort on or misread: counts, lengths, types and
+tensor sizes are bounded, tensors lie one after the other inside the file, nothing follows them, names are unique.
+Only the header is read; time and memory are bounded whatever the file says (see `reader`).
+"""
+
+from typing import BinaryIO
+
+from services.download.gguf.facts import Facts, GgufMetadata
+from services.download.gguf.reader import GgufError, Reader
+from services.download.gguf.tensors import Tensors
+
+__all__ = ["MAGIC", "GgufError", "GgufMetadata", "read_gguf"]
+
+MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_MAX_PAIRS = 65_536
+_MAX_TENSORS = 65_536
+
+
+def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
+    """Check the header of a seekable file of `size` bytes and say what it holds. Raises GgufError."""
+    reader = Reader(file, size)
+    version = _version(reader)
+    tensor_count = _count(reader, "tensors", _MAX_TENSORS)
+    pair_count = _count(reader, "metadata pairs", _MAX_PAIRS)
+    facts = Facts(reader)
+    for index in range(pair_count):
+        reader.what = f"metadata pair {index}"
+        facts.read_pair()
+    tensors = Tensors(reader, facts.alignment())
+    for index in range(tensor_count):
+        reader.what = f"tensor {index}"
+        tensors.read_info()
+    tensors.check_place()
+    return facts.metadata(version, tensors)
+
+
+def _version(reader: Reader) -> int:
+    reader.what = "header"
+    magic = reader.take(4)
+    if magic != MAGIC:
+        raise reader.error(f"not a GGUF file: it starts with {magic!r}", offset=0)
+    version = reader.u32()
+    if version & 0xFFFF == 0 and version:
+        raise reader.error("a big-endian GGUF file; only little-endian ones are served", offset=4)
+    if version not in _VERSIONS:
+        raise reader.error(f"GGUF version {version}; versions 2 and 3 are served", offset=4)
+    return version
+
+
+def _count(reader: Reader, of: str, limit: int) -> int:
+    count = reader.u64()
+    if count > limit:
+        raise reader.error(f"{count} {of}, at most {limit} are allowed", offset=reader.offset - 8)
+    return count

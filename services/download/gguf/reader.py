@@ -1,0 +1,169 @@
+"""A forward-only reader over an untrusted GGUF header: every length is checked before it is believed.
+
+It holds one window of the file, never the header as a whole, and refuses what would make it read or loop without
+bound: a header above 256 MiB, a string above 16 MiB, more than 4 million strings. The largest real headers (a
+vocabulary of 262,144 words and half a million merges) need a tenth of that.
+"""
+
+import struct
+from typing import BinaryIO
+
+MAX_HEADER = 256 << 20
+MAX_STRING = 16 << 20
+MAX_STRINGS = 4_000_000
+_WINDOW = 1 << 20
+_U64 = struct.Struct("<Q")
+
+
+class GgufError(Exception):
+    """Why a file is not a model that may be served.
+
+    `reason` says what is wrong, `offset` the byte where it was seen, `what` the part of the file that was being read.
+    """
+
+    def __init__(self, reason: str, *, offset: int, what: str) -> None:
+        super().__init__(f"{what} at byte {offset}: {reason}")
+        self.reason = reason
+        self.offset = offset
+        self.what = what
+
+
+class Reader:
+    """Reads little-endian values in order. `what` names the part being read, for the errors."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._end = min(size, MAX_HEADER)
+        self._capped = size > MAX_HEADER
+        self._window = b""
+        self._base = 0
+        self._at = 0
+        self._strings = 0
+        self.size = size
+        self.what = "header"
+        file.seek(0)
+
+    @property
+    def offset(self) -> int:
+        """The next byte to be read, from the start of the file."""
+        return self._base + self._at
+
+    def error(self, reason: str, *, offset: int | None = None) -> GgufError:
+        """An error about the part being read, at `offset` or here."""
+        return GgufError(reason, offset=self.offset if offset is None else offset, what=self.what)
+
+    def require(self, length: int) -> None:
+        """Refuse unless `length` more bytes lie inside the file and inside the header's limit."""
+        left = self._end - self.offset
+        if length <= left:
+            return
+        if self._capped:
+            raise self.error(f"{length} more bytes make the header larger than {MAX_HEADER} bytes")
+        raise self.error(f"the file ends here: {length} bytes are missing of which {max(left, 0)} are there")
+
+    def take(self, length: int) -> bytes:
+        """The next `length` bytes."""
+        self.require(length)
+        if self._at + length > len(self._window):
+            self._fill(length)
+        data = self._window[self._at : self._at + length]
+        self._at += length
+        return data
+
+    def skip(self, length: int) -> None:
+        """Go on `length` bytes without reading them."""
+        self.require(length)
+        if self._at + length <= len(self._window):
+            self._at += length
+            return
+        self._base = self.offset + length
+        self._window, self._at = b"", 0
+        self._file.seek(self._base)
+
+    def u32(self) -> int:
+        """An unsigned 32-bit number."""
+        return int.from_bytes(self.take(4), "little")
+
+    def u64(self) -> int:
+        """An unsigned 64-bit number."""
+        return int.from_bytes(self.take(8), "little")
+
+    def number(self, form: struct.Struct) -> int | float:
+        """One value of the given form."""
+        value: int | float = form.unpack(self.take(form.size))[0]
+        return value
+
+    def string(self, limit: int = MAX_STRING) -> bytes:
+        """A length and that many bytes, at most `limit`."""
+        return self.take(self._string_length(limit))
+
+    def name(self, limit: int) -> str:
+        """A key or a tensor's name: printable ASCII without spaces, at most `limit` bytes."""
+        start = self.offset
+        raw = self.string(limit)
+        name = raw.decode("ascii", "replace")
+        if not raw or not name.isascii() or not name.isprintable() or " " in name:
+            raise self.error(f"a name of other than printable ASCII characters: {raw[:40]!r}", offset=start)
+        return name
+
+    def text(self, limit: int = MAX_STRING) -> str:
+        """A string that must be UTF-8."""
+        start = self.offset
+        try:
+            return self.string(limit).decode()
+        except UnicodeDecodeError as error:
+            raise self.error("text that is not UTF-8", offset=start) from error
+
+    def skip_string(self) -> int:
+        """Go past a string; its length in bytes."""
+        length = self._string_length(MAX_STRING)
+        self.skip(length)
+        return length
+
+    def _string_length(self, limit: int) -> int:
+        self._count_strings(1)
+        length = self.u64()
+        if length > limit:
+            raise self.error(f"a string of {length} bytes, at most {limit} are allowed", offset=self.offset - 8)
+        self.require(length)
+        return length
+
+    def skip_strings(self, count: int) -> None:
+        """Go past `count` strings. Stays inside the window where it can: vocabularies are long."""
+        self._count_strings(count)
+        self.require(8 * count)
+        left = count
+        while left:
+            window, at, end = self._window, self._at, len(self._window)
+            while left and at + 8 <= end:
+                after = at + 8 + _U64.unpack_from(window, at)[0]
+                if after > end:
+                    break
+                at = after
+                left -= 1
+            self._at = at
+            if left:
+                self._strings -= 1
+                self.skip_string()
+                left -= 1
+
+    def _count_strings(self, count: int) -> None:
+        self._strings += count
+        if self._strings > MAX_STRINGS:
+            raise self.error(f"more than {MAX_STRINGS} strings")
+
+    def _fill(self, length: int) -> None:
+        """Move the window so that it starts at the next byte and holds at least `length` bytes."""
+        rest = self._window[self._at :]
+        self._base, self._at = self.offset, 0
+        wanted = min(max(length, _WINDOW), self._end - self._base)
+        parts, have = [rest], len(rest)
+        while have < wanted:
+            data = self._file.read(wanted - have)
+            if not data:
+                break
+            parts.append(data)
+            have += len(data)
+        self._window = b"".join(parts)
+        if have < length:
+            raise self.error("the file became shorter while it was read")
