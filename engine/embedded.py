@@ -1,0 +1,113 @@
+"""llama.cpp as the embedded library: the child process `python -m engine.embedded SPEC.json`.
+
+It is a process of its own because the library holds Python's lock while it loads, and ends the process when it fails.
+Invariant: it ends when its standard input does, so that it never outlives the engine that started it.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.failure import REPORT_PREFIX, EngineError, Reason
+from engine.launch import VERBOSITY
+from engine.parameters import Parameter, decode, listed, with_defaults
+from engine.spec import EngineSpec
+
+_LIBGOMP_REMEDY = (
+    "libgomp.so.1 is missing, which llama.cpp needs. Install it: `apt-get install libgomp1` (Debian, Ubuntu), "
+    "`dnf install libgomp` (Fedora, RHEL), `zypper install libgomp1` (openSUSE), `pacman -S gcc-libs` (Arch)"
+)
+_NOT_INSTALLED = (
+    "the embedded llama.cpp is not installed: `pip install xllamacpp`, or set LLAMA_SERVER_BIN to a llama-server"
+)
+_SPELLINGS = {"ON": "ENABLED", "OFF": "DISABLED"}
+
+
+def library() -> Any:
+    """The library's module. Raises EngineError(NO_LLAMA_CPP) with the remedy."""
+    try:
+        import xllamacpp
+    except ModuleNotFoundError as error:
+        raise EngineError(Reason.NO_LLAMA_CPP, _NOT_INSTALLED) from error
+    except ImportError as error:
+        cause = _LIBGOMP_REMEDY if "libgomp" in str(error) else f"the embedded llama.cpp does not load: {error}"
+        raise EngineError(Reason.NO_LLAMA_CPP, cause) from error
+    return xllamacpp
+
+
+def common_params(xllamacpp: Any, spec: EngineSpec, parameters: Sequence[Parameter]) -> Any:
+    """The library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(spec.model)
+    params.model_alias = {spec.alias}
+    params.hostnames = [spec.listen.host]
+    params.port = spec.listen.port
+    params.n_threads_http = spec.http_threads
+    params.api_keys = [spec.api_key] if spec.api_key else []
+    params.endpoint_metrics = True
+    params.endpoint_slots = True
+    params.ui = False
+    params.offline = True
+    params.verbosity = VERBOSITY
+    for parameter in parameters:
+        assign(params, parameter)
+    # One flag of llama-server, two attributes here.
+    params.timeout_write = params.timeout_read
+    return params
+
+
+def assign(params: Any, parameter: Parameter) -> None:
+    """Set one parameter on CommonParams. Raises EngineError(BAD_SPEC) naming the flag."""
+    *parents, name = parameter.embedded.split(".")
+    owner = params
+    try:
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, _converted(parameter.value, getattr(owner, name)))
+    except (AttributeError, ValueError, TypeError, OverflowError) as error:
+        raise EngineError(
+            Reason.BAD_SPEC, f"{parameter.flag}: the embedded llama.cpp cannot do this: {error}"
+        ) from error
+
+
+def _converted(value: bool | int | float | str, current: Any) -> Any:
+    """A value in the type of the attribute it replaces; enum members are found by the end of their name."""
+    if not isinstance(current, enum.Enum):
+        return type(current)(value)
+    spelled = str(value).upper().replace("-", "_")
+    ending = f"_{_SPELLINGS.get(spelled, spelled)}"
+    names = [name for name in type(current).__members__ if name.endswith(ending)]
+    if not names:
+        raise ValueError(f"{value!r} is not one of its values")
+    # The shortest: MMAP_MLOCK ends like MLOCK.
+    return type(current)[min(names, key=len)]
+
+
+def main(spec_file: Path) -> int:
+    """Serve until standard input ends. The exit code is a `Reason`'s, and the last line says it in words."""
+    try:
+        spec = EngineSpec.read(spec_file)
+        xllamacpp = library()
+        parameters = listed(with_defaults(decode(spec.parameters), spec.model_context))
+        params = common_params(xllamacpp, spec, parameters)
+    except EngineError as failure:
+        sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
+        return failure.reason.value
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
+        return 1
+    sys.stdin.buffer.read()
+    del params
+    # Not by way of the library's destructor: with a request in flight it takes 30 s.
+    os._exit(0 if server else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

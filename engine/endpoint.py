@@ -1,0 +1,134 @@
+"""The engine's own HTTP endpoint as the supervising process uses it: is it ready, is it idle, let nobody new in.
+
+Invariant: only small answers of llama.cpp's own are read here; no inference ever passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.failure import EngineError, Reason
+from engine.spec import Address
+
+_PROBE_SECONDS = 2.0
+_UNIX_TABLE = Path("/proc/net/unix")
+_CONNECTED = "03"
+"""The state of a connected socket in the kernel's table."""
+
+
+class Health(enum.Enum):
+    """What GET /health says."""
+
+    REFUSED = "not listening"
+    LOADING = "loading the model"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """llama.cpp's HTTP server at an address."""
+
+    address: Address
+    api_key: str = ""
+
+    async def health(self) -> Health:
+        """Ask /health, which needs no key. Never raises for a server that is not there or slow: that is an answer."""
+        try:
+            status, _ = await self._get("/health")
+        except TimeoutError:
+            return Health.LOADING
+        except OSError:
+            return Health.REFUSED
+        return Health.READY if status == 200 else Health.LOADING
+
+    async def busy(self) -> bool:
+        """Whether a request is being worked on or waits in llama.cpp. A server too busy to say so is busy; a dead one is not."""
+        try:
+            _, body = await self._get("/metrics")
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+        counts = re.findall(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", body, re.MULTILINE)
+        return any(float(count) > 0 for count in counts)
+
+    def claim(self) -> None:
+        """Make a Unix socket's path free, removing what a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""
+        path = self.address.socket
+        if path is None:
+            return
+        with socket.socket(socket.AF_UNIX) as trial:
+            try:
+                trial.connect(str(path))
+            except FileNotFoundError:
+                return
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+                return
+        raise EngineError(Reason.ADDRESS_IN_USE, f"another engine listens on {path}")
+
+    def release(self) -> None:
+        """Remove a Unix socket's path, unless a successor listens there already."""
+        with contextlib.suppress(EngineError):
+            self.claim()
+
+    def retire(self) -> Endpoint:
+        """Let nobody new in: a Unix socket's path is taken away, so that a new client, or a successor, finds it free.
+
+        Returns the endpoint under the name by which this engine alone still knows it. Over TCP nothing can be taken away
+        and the endpoint itself is returned: there the caller stops sending first, as Kubernetes does.
+        """
+        path = self.address.socket
+        if path is None or not path.exists():
+            return self
+        # Shorter than the path it replaces, so within the limit, and still `.sock` for `Address`.
+        hidden = path.with_name(f"~{path.stem[:-1]}.sock")
+        path.rename(hidden)
+        return Endpoint(Address(str(hidden)), self.api_key)
+
+    def clients(self, pid: int) -> int:
+        """Connections that process `pid` has open on the Unix socket, those whose last bytes are on their way included.
+
+        0 also where the system does not say (TCP, or no /proc): `busy` must then do.
+        """
+        path = self.address.socket
+        if path is None or not _UNIX_TABLE.exists():
+            return 0
+        rows = (line.split(maxsplit=7) for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:])
+        connected = {row[6] for row in rows if len(row) == 8 and row[5] == _CONNECTED and row[7] == str(path)}
+        return len(connected & _open_sockets(pid)) if connected else 0
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            if self.address.socket is not None:
+                reader, writer = await asyncio.open_unix_connection(self.address.host)
+            else:
+                reader, writer = await asyncio.open_connection(self.address.host, self.address.port)
+            try:
+                key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+        status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
+        if status is None:
+            raise ConnectionError(f"no HTTP answer from {self.address}")
+        return int(status[1]), body
+
+
+def _open_sockets(pid: int) -> set[str]:
+    """The inode numbers of a process's sockets. Empty once it is gone."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    return found

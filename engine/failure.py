@@ -1,0 +1,102 @@
+"""Why an engine is not running, in a form that programs can branch on and people can act on.
+
+Invariant: every way an engine ends badly has exactly one `Reason`, one exit code and a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Sequence
+
+
+class Reason(enum.Enum):
+    """Why; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
+
+    BAD_SPEC = 64
+    BAD_MODEL = 65
+    NO_MODEL = 66
+    NO_LLAMA_CPP = 69
+    CRASHED = 70
+    OUT_OF_MEMORY = 71
+    ADDRESS_IN_USE = 73
+
+
+class EngineError(Exception):
+    """An engine that cannot start or did not stay: the reason and one sentence for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+REPORT_PREFIX = "engine: "
+"""Starts the line in which the embedded engine says why it gives up; the supervising process looks for it."""
+
+# What llama.cpp writes, most telling first: an allocation that failed also makes it say "failed to load model".
+_LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
+    (
+        Reason.OUT_OF_MEMORY,
+        ("out of memory", "failed to allocate", "unable to allocate", "cannot allocate memory", "bad_alloc"),
+    ),
+    (Reason.ADDRESS_IN_USE, ("couldn't bind http server socket", "address already in use")),
+    (
+        Reason.BAD_MODEL,
+        (
+            "invalid magic",
+            "unknown model architecture",
+            "not within the file bounds",
+            "missing tensor",
+            "failed to read",
+            "gguf_init",
+            "failed to load model",
+        ),
+    ),
+    (Reason.BAD_SPEC, ("error while handling argument", "error: invalid argument", "error: unknown argument")),
+)
+
+_SIGNAL_WORDS = {
+    signal.SIGILL: "used an instruction that this processor does not have; use a build for this processor",
+    signal.SIGABRT: "stopped itself on an internal check",
+    signal.SIGSEGV: "crashed",
+    signal.SIGBUS: "lost its model file while reading it, or crashed",
+}
+
+
+def explain(exit_code: int, log: Sequence[str]) -> EngineError:
+    """Say why llama.cpp ended, from its exit code (negative: killed by that signal) and its last log lines.
+
+    Only for an end that nobody asked for: a process that we killed ourselves is not a failure.
+    """
+    known = {reason.value: reason for reason in Reason}
+    if exit_code in known:
+        return EngineError(known[exit_code], _last_report(log) or f"llama.cpp exited with code {exit_code}")
+    if exit_code == -signal.SIGKILL:
+        return EngineError(
+            Reason.OUT_OF_MEMORY,
+            "llama.cpp was killed by the system, most likely for memory: use a smaller context, fewer slots or a smaller model",
+        )
+    for reason, marks in _LOG_MARKS:
+        line = next((line for line in log if any(mark in line.lower() for mark in marks)), None)
+        if line is not None:
+            return EngineError(reason, f"llama.cpp: {_text_of(line)}")
+    if exit_code < 0:
+        number = signal.Signals(-exit_code)
+        return EngineError(Reason.CRASHED, f"llama.cpp {_SIGNAL_WORDS.get(number, 'was ended')} ({number.name})")
+    last = _text_of(log[-1]) if log else "it wrote nothing"
+    return EngineError(Reason.CRASHED, f"llama.cpp exited with code {exit_code}: {last}")
+
+
+def _last_report(log: Sequence[str]) -> str | None:
+    reports = [line.removeprefix(REPORT_PREFIX) for line in log if line.startswith(REPORT_PREFIX)]
+    return reports[-1] if reports else None
+
+
+def _text_of(line: str) -> str:
+    """A log line without llama.cpp's timestamp, level and module columns."""
+    for level in (" E ", " W ", " I "):
+        _, found, rest = line.partition(level)
+        if found:
+            return " ".join(rest.split())
+    return " ".join(line.split())

@@ -1,0 +1,111 @@
+"""The `llama-server` program: which one, with which arguments and in which environment.
+
+Invariant: arguments are a list made from typed values and never meet a shell; nothing of our environment reaches llama.cpp
+except what is named here, because every one of its options can also be set by a variable.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.failure import EngineError, Reason
+from engine.spec import EngineSpec
+
+if TYPE_CHECKING:
+    from engine.parameters import Parameter
+
+MINIMUM_BUILD = 11434
+"""The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""
+
+VERBOSITY = 2
+"""llama.cpp's log level: warnings and errors. One level more writes several lines for each request."""
+
+EMBEDDED = "embedded"
+"""The value of LLAMA_SERVER_BIN that asks for the embedded library even where a program is on PATH."""
+
+_PASSED = re.compile(
+    r"PATH|HOME|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|PYTHONPATH|PYTHONHOME"
+    r"|OMP_\w+|GOMP_\w+|CUDA_\w+|NVIDIA_\w+|HIP_\w+|ROCR_\w+|SYSTEMROOT"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A usable `llama-server`."""
+
+    path: Path
+    build: int
+
+
+def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
+    """The program to run, or None for the embedded library, and why in words.
+
+    LLAMA_SERVER_BIN decides where it is set: it must then be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a
+    `llama-server` on PATH is taken if it is usable.
+    """
+    asked = environment.get("LLAMA_SERVER_BIN", "")
+    if asked == EMBEDDED:
+        return None, "embedded library, as LLAMA_SERVER_BIN says"
+    found = asked or shutil.which("llama-server", path=environment.get("PATH", ""))
+    if not found:
+        return None, "embedded library: no llama-server on PATH"
+    try:
+        program = inspect(Path(found), environment)
+    except EngineError as failure:
+        if asked:
+            raise
+        return None, f"embedded library: {failure}"
+    return program, f"{program.path} build {program.build}"
+
+
+def inspect(path: Path, environment: Mapping[str, str]) -> Program:
+    """Ask a llama-server for its build. Raises EngineError(NO_LLAMA_CPP) if it does not run or is too old."""
+    try:
+        answer = subprocess.run(
+            [path, "--version"], env=scrubbed(environment), capture_output=True, text=True, timeout=15, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} cannot be run: {error}") from error
+    text = answer.stdout + answer.stderr
+    version = re.search(r"version:\s*b?(\d+)", text)
+    if answer.returncode != 0 or version is None:
+        first = (text.strip().splitlines() or ["it wrote nothing"])[0]
+        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} does not say its version: {first}")
+    build = int(version[1])
+    if build < MINIMUM_BUILD:
+        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")
+    return Program(path, build)
+
+
+def arguments(program: Program, spec: EngineSpec, parameters: Sequence[Parameter]) -> list[str]:
+    """The whole command line. The API key is not on it (other users can read it there); see `scrubbed`."""
+    command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
+    if spec.listen.socket is None:
+        command += ["--port", str(spec.listen.port)]
+    command += ["--threads-http", str(spec.http_threads), "--metrics", "--slots", "--no-ui", "--offline"]
+    command += ["--verbosity", str(VERBOSITY)]
+    for parameter in parameters:
+        command += _written(parameter)
+    return command
+
+
+def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:
+    """Our environment as llama.cpp may see it: none of its own variables, none of our secrets, and the key it shall ask for."""
+    kept = {name: value for name, value in environment.items() if _PASSED.fullmatch(name)}
+    if api_key:
+        kept["LLAMA_API_KEY"] = api_key
+    return kept
+
+
+def _written(parameter: Parameter) -> list[str]:
+    if parameter.value is True:
+        return [parameter.flag]
+    if parameter.value is False:
+        return [parameter.negative] if parameter.negative else []
+    return [parameter.flag, str(parameter.value)]

@@ -1,0 +1,125 @@
+"""What one engine is told: the JSON file that `python -m engine` reads.
+
+Invariant: an `EngineSpec` is complete and consistent, so that nothing below it checks again; parameters stay as they were
+sent (ProtoJSON of `llamesh.v1.RuntimeParameters`) until `engine.parameters` types them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from engine.failure import EngineError, Reason
+
+MAX_SOCKET_PATH = 107
+"""Bytes in the path of a Unix socket, on every system llama.cpp runs on at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the engine listens, as llama.cpp has it: a host that ends in `.sock` is a Unix socket and has no port."""
+
+    host: str
+    port: int = 0
+
+    @property
+    def socket(self) -> Path | None:
+        """The Unix socket, or None for TCP."""
+        return Path(self.host) if self.host.endswith(".sock") else None
+
+    def __str__(self) -> str:
+        return self.host if self.socket else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `/path/name.sock`, `unix:/path/name.sock` or `host:port`. Raises EngineError(BAD_SPEC)."""
+        path = text.removeprefix("unix:")
+        if path.startswith("/"):
+            if not path.endswith(".sock"):
+                raise EngineError(
+                    Reason.BAD_SPEC, f"listen: {path} must end in .sock, or llama.cpp takes it for a host"
+                )
+            if len(path.encode()) > MAX_SOCKET_PATH:
+                raise EngineError(Reason.BAD_SPEC, f"listen: {path} is longer than {MAX_SOCKET_PATH} bytes")
+            return cls(path)
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise EngineError(Reason.BAD_SPEC, f"listen: {text!r} is neither an absolute socket path nor host:port")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One engine. Units are in the names; see the module for `parameters`."""
+
+    model: Path
+    """The GGUF file."""
+    listen: Address
+    """Where llama.cpp answers HTTP."""
+    alias: str
+    """The model name in answers."""
+    http_threads: int = 64
+    """Threads of the HTTP server. Not below the connections that Envoy opens: each holds a thread."""
+    api_key: str = field(default="", repr=False)
+    """Asked of every caller except for /health. Empty: the socket's permissions are the lock."""
+    model_context: int = 0
+    """Tokens the model was trained for, from its GGUF metadata; bounds the default context. 0: not known."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """ProtoJSON of RuntimeParameters."""
+    grace_seconds: float = 30.0
+    """How long running requests may take to finish once the engine is told to stop."""
+    state_file: Path | None = None
+    """Where the engine's state is published, replaced in one step; see `engine.state`."""
+
+    @classmethod
+    def read(cls, path: Path) -> EngineSpec:
+        """Read a spec file. Raises EngineError(BAD_SPEC) naming what is wrong."""
+        try:
+            document = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise EngineError(Reason.BAD_SPEC, f"cannot read the spec {path}: {error}") from error
+        return cls.decode(document)
+
+    @classmethod
+    def decode(cls, document: object) -> EngineSpec:
+        """Type a decoded JSON document. Raises EngineError(BAD_SPEC) naming the field."""
+        if not isinstance(document, dict):
+            raise EngineError(Reason.BAD_SPEC, "the spec is not a JSON object")
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(document.keys() - known):
+            raise EngineError(Reason.BAD_SPEC, f"unknown fields in the spec: {', '.join(unknown)}")
+        for name in ("model", "listen", "alias"):
+            if not document.get(name):
+                raise EngineError(Reason.BAD_SPEC, f"{name}: missing")
+        alias = _typed(document, "alias", str, "")
+        if alias.startswith("-") or "," in alias:
+            raise EngineError(Reason.BAD_SPEC, f"alias: {alias!r} is not one name")
+        state_file = _typed(document, "state_file", str, None)
+        return cls(
+            model=Path(_typed(document, "model", str, "")).absolute(),
+            listen=Address.parse(_typed(document, "listen", str, "")),
+            alias=alias,
+            http_threads=_at_least(1, document, "http_threads", int, 64),
+            api_key=_typed(document, "api_key", str, ""),
+            model_context=_at_least(0, document, "model_context", int, 0),
+            parameters=_typed(document, "parameters", dict, {}),
+            grace_seconds=float(_at_least(0, document, "grace_seconds", (int, float), 30.0)),
+            state_file=Path(state_file) if state_file else None,
+        )
+
+
+def _typed(document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+    value = document.get(name, default)
+    if value is default or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise EngineError(Reason.BAD_SPEC, f"{name}: {value!r} is of the wrong type")
+
+
+def _at_least(least: int, document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+    value = _typed(document, name, kind, default)
+    if value < least:
+        raise EngineError(Reason.BAD_SPEC, f"{name}: {value!r} is below {least}")
+    return value

@@ -1,0 +1,220 @@
+"""Every runtime parameter means the same in both of llama.cpp's forms, and nothing but parameters gets through."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xllamacpp
+from google.protobuf.descriptor import FieldDescriptor
+
+from engine import embedded, launch, parameters
+from engine.failure import EngineError, Reason
+from engine.parameters import Parameter
+from engine.spec import Address, EngineSpec
+from llamesh.v1.server_pb2 import RuntimeParameters
+
+PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
+SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
+FIELDS = list(RuntimeParameters.DESCRIPTOR.fields)
+KINDS = {
+    FieldDescriptor.TYPE_BOOL: True,
+    FieldDescriptor.TYPE_UINT32: 64,
+    FieldDescriptor.TYPE_INT32: -1,
+    FieldDescriptor.TYPE_DOUBLE: 0.5,
+    FieldDescriptor.TYPE_STRING: "chatml",
+}
+
+
+def command(document: dict[str, Any]) -> list[str]:
+    """The tail of the command line: what the parameters alone add."""
+    plain = launch.arguments(PROGRAM, SPEC, [])
+    full = launch.arguments(PROGRAM, SPEC, parameters.listed(parameters.decode(document)))
+    assert full[: len(plain)] == plain
+    return full[len(plain) :]
+
+
+def values(field: FieldDescriptor) -> list[Any]:
+    """Every value of an enum, both of a boolean, one of anything else."""
+    if field.enum_type is not None:
+        return [value.name for value in field.enum_type.values if value.number]
+    return [True, False] if field.type == FieldDescriptor.TYPE_BOOL else [KINDS[field.type]]
+
+
+def attribute(params: Any, path: str) -> Any:
+    for name in path.split("."):
+        params = getattr(params, name)
+    return params
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_each_parameter_is_one_flag_with_one_value(field: FieldDescriptor) -> None:
+    for value in values(field):
+        written = command({field.name: value})
+        if value is True:
+            assert len(written) == 1
+        elif value is False:
+            assert len(written) <= 1
+            assert written != command({field.name: True})
+        else:
+            assert len(written) == 2
+            assert written[1]
+        assert all(flag.startswith("--") for flag in written[:1])
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor) -> None:
+    seen = []
+    for value in values(field):
+        params = xllamacpp.CommonParams()
+        [parameter] = parameters.listed(parameters.decode({field.name: value}))
+        embedded.assign(params, parameter)
+        seen.append(attribute(params, parameter.embedded))
+    assert len({repr(value) for value in seen}) == len(seen), "two values became one"
+    if field.enum_type is None:
+        assert seen == pytest.approx(values(field))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "member"),
+    [
+        ("flash_attn", "SWITCH_ON", "LLAMA_FLASH_ATTN_TYPE_ENABLED"),
+        ("flash_attn", "SWITCH_OFF", "LLAMA_FLASH_ATTN_TYPE_DISABLED"),
+        ("cache_type_k", "CACHE_TYPE_F16", "GGML_TYPE_F16"),
+        ("cache_type_v", "CACHE_TYPE_IQ4_NL", "GGML_TYPE_IQ4_NL"),
+        ("load_mode", "LOAD_MODE_MLOCK", "LLAMA_LOAD_MODE_MLOCK"),
+        ("pooling", "POOLING_RANK", "LLAMA_POOLING_TYPE_RANK"),
+        ("reasoning_format", "REASONING_FORMAT_DEEPSEEK", "COMMON_REASONING_FORMAT_DEEPSEEK"),
+        ("split_mode", "SPLIT_MODE_NONE", "LLAMA_SPLIT_MODE_NONE"),
+    ],
+)
+def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member: str) -> None:
+    params = xllamacpp.CommonParams()
+    [parameter] = parameters.listed(parameters.decode({field: value}))
+    embedded.assign(params, parameter)
+    assert attribute(params, parameter.embedded).name == member
+
+
+def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
+    with pytest.raises(EngineError, match="--no-such") as caught:
+        embedded.assign(xllamacpp.CommonParams(), Parameter("--no-such", "", "sampling.no_such", 1))
+    assert caught.value.reason is Reason.BAD_SPEC
+    with pytest.raises(EngineError, match="--flash-attn.*perhaps"):
+        embedded.assign(xllamacpp.CommonParams(), Parameter("--flash-attn", "", "flash_attn_type", "perhaps"))
+
+
+def test_the_timeout_holds_for_reading_and_writing() -> None:
+    typed = parameters.listed(parameters.decode({"timeout": 17}))
+    params = embedded.common_params(xllamacpp, SPEC, typed)
+    assert (params.timeout_read, params.timeout_write) == (17, 17)
+
+
+def test_the_key_is_never_on_the_command_line() -> None:
+    full = launch.arguments(PROGRAM, SPEC, [])
+    assert not any("secret-key" in word for word in full)
+    assert launch.scrubbed({}, SPEC.api_key) == {"LLAMA_API_KEY": "secret-key"}
+    assert "secret-key" not in repr(SPEC)
+
+
+def test_what_is_always_on_the_command_line() -> None:
+    full = launch.arguments(PROGRAM, SPEC, [])
+    assert full[:7] == ["/opt/llama-server", "--model", "/models/m.gguf", "--alias", "m", "--host", "/run/e.sock"]
+    assert "--port" not in full
+    assert full[full.index("--threads-http") + 1] == "64"
+    assert {"--metrics", "--slots", "--no-ui", "--offline"} <= set(full)
+    over_tcp = launch.arguments(PROGRAM, EngineSpec(Path("/m"), Address("0.0.0.0", 9000), "m"), [])
+    assert over_tcp[over_tcp.index("--host") + 1 : over_tcp.index("--host") + 4] == ["0.0.0.0", "--port", "9000"]
+
+
+def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None:
+    environment = {
+        "PATH": "/bin",
+        "HOME": "/home/a",
+        "LC_ALL": "C",
+        "OMP_NUM_THREADS": "2",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "LLAMA_ARG_MODEL_URL": "http://elsewhere/",
+        "LLAMA_ARG_HOST": "0.0.0.0",
+        "LLAMA_API_KEY": "theirs",
+        "LLAMA_CACHE": "/c",
+        "GGML_VK_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "t",
+        "HF_ENDPOINT": "e",
+        "JWT_SECRET": "s",
+        "DATABASE_URL": "u",
+        "MINIO_SECRET_KEY": "k",
+        "LLAMESH_LIFELINE_FD": "7",
+        "LD_PRELOAD": "x.so",
+        "PATH_LIKE": "x",
+    }
+    assert set(launch.scrubbed(environment)) == {"PATH", "HOME", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+
+
+@pytest.mark.parametrize(
+    ("given", "model_context", "ctx_size"),
+    [
+        ({}, 131072, 4 * 4096),
+        ({}, 2048, 4 * 2048),
+        ({}, 0, 4 * 4096),
+        ({"parallel": 1}, 131072, 4096),
+        ({"kv_unified": True}, 131072, 4096),
+        ({"ctx_size": 512}, 131072, 512),
+        ({"ctx_size": 512, "parallel": 2}, 256, 512),
+    ],
+)
+def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], model_context: int, ctx_size: int) -> None:
+    filled = parameters.with_defaults(parameters.decode(given), model_context)
+    assert filled.ctx_size == ctx_size
+    assert filled.parallel == given.get("parallel", 4)
+    assert filled.cache_ram == 0
+
+
+def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
+    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "cache_ram": 64})
+    assert parameters.with_defaults(asked, 0) == asked
+
+
+@pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
+def test_parameters_that_are_not_the_contract_s_are_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(EngineError) as caught:
+        parameters.decode(document)
+    assert caught.value.reason is Reason.BAD_SPEC
+
+
+def fake_server(path: Path, says: str, exit_code: int = 0) -> Path:
+    """A stand-in for llama-server that only knows its version."""
+    path.write_text(f"#!/bin/sh\necho '{says}'\nexit {exit_code}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_a_program_on_path_is_taken_when_it_is_new_enough(tmp_path: Path) -> None:
+    fake = fake_server(tmp_path / "llama-server", "version: 11434 (abcdef)")
+    program, words = launch.find_program({"PATH": f"{tmp_path}:/bin:/usr/bin"})
+    assert program == launch.Program(fake, 11434)
+    assert "11434" in words
+
+
+@pytest.mark.parametrize(("says", "exit_code"), [("version: 9093 (a)", 0), ("cannot open shared object", 127), ("", 0)])
+def test_an_unusable_program_on_path_gives_way_to_the_library(tmp_path: Path, says: str, exit_code: int) -> None:
+    fake_server(tmp_path / "llama-server", says, exit_code)
+    program, words = launch.find_program({"PATH": f"{tmp_path}:/bin:/usr/bin"})
+    assert program is None
+    assert "embedded" in words
+    assert str(tmp_path) in words
+
+
+def test_a_program_that_was_asked_for_must_be_usable(tmp_path: Path) -> None:
+    old = fake_server(tmp_path / "mine", "version: 9093 (a)")
+    for path in (str(old), str(tmp_path / "absent")):
+        with pytest.raises(EngineError) as caught:
+            launch.find_program({"LLAMA_SERVER_BIN": path, "PATH": "/bin:/usr/bin"})
+        assert caught.value.reason is Reason.NO_LLAMA_CPP
+        assert path in str(caught.value)
+
+
+def test_the_library_can_be_asked_for(tmp_path: Path) -> None:
+    fake_server(tmp_path / "llama-server", "version: 11434 (abcdef)")
+    assert launch.find_program({"LLAMA_SERVER_BIN": "embedded", "PATH": f"{tmp_path}:/bin"})[0] is None

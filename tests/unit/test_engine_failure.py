@@ -1,0 +1,65 @@
+"""Each way an engine ends badly has one reason and a sentence for people."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import Any
+
+import pytest
+
+from engine import embedded
+from engine.failure import EngineError, Reason, explain
+
+MEMORY = "0.00.1 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 99"
+LOAD = "0.00.2 E srv    load_model: failed to load model, '/m.gguf'"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "log", "reason", "words"),
+    [
+        (1, [LOAD], Reason.BAD_MODEL, "failed to load model"),
+        (1, [MEMORY, LOAD], Reason.OUT_OF_MEMORY, "failed to allocate buffer"),
+        (1, ["E error loading model: unknown model architecture: 'x'"], Reason.BAD_MODEL, "unknown model architecture"),
+        (1, ["0.1 E srv start: couldn't bind HTTP server socket, hostname: x"], Reason.ADDRESS_IN_USE, "couldn't bind"),
+        (1, ['error while handling argument "--ctx-size": stoi'], Reason.BAD_SPEC, "--ctx-size"),
+        (-9, [], Reason.OUT_OF_MEMORY, "killed by the system"),
+        (-9, [LOAD], Reason.OUT_OF_MEMORY, "killed by the system"),
+        (-6, ["ggml.c:1: GGML_ASSERT(x) failed"], Reason.CRASHED, "SIGABRT"),
+        (-4, [], Reason.CRASHED, "processor"),
+        (-11, [], Reason.CRASHED, "SIGSEGV"),
+        (3, ["something", "  last   words "], Reason.CRASHED, "code 3: last words"),
+        (3, [], Reason.CRASHED, "wrote nothing"),
+        (69, ["engine: libgomp.so.1 is missing"], Reason.NO_LLAMA_CPP, "libgomp.so.1 is missing"),
+        (64, ["engine: parameters: no", "noise"], Reason.BAD_SPEC, "parameters: no"),
+    ],
+)
+def test_an_end_is_explained(exit_code: int, log: list[str], reason: Reason, words: str) -> None:
+    failure = explain(exit_code, log)
+    assert failure.reason is reason
+    assert words in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ImportError("libgomp.so.1: cannot open shared object file: No such file or directory"), "apt-get install libgomp1"),
+        (ModuleNotFoundError("No module named 'xllamacpp'"), "pip install xllamacpp"),
+        (ImportError("libfoo.so: bad"), "libfoo.so"),
+    ],
+)
+def test_a_library_that_does_not_load_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, error: ImportError, remedy: str
+) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == "xllamacpp":
+            raise error
+        return real(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(EngineError, match=remedy) as caught:
+        embedded.library()
+    assert caught.value.reason is Reason.NO_LLAMA_CPP
