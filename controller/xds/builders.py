@@ -1,0 +1,222 @@
+"""Plain values in, Envoy messages out. Nothing here does I/O beyond reading the templates, and the same values always give the same bytes.
+
+Names that the data plane agrees on: `s:{server_uuid}` and `m:{model name}` are the clusters of a server and of a model name, `waker` answers for those without an
+engine and lists the models, `contract` is asked by ext_authz and told by the access log, the rest are the services' own names.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from controller.xds import templates
+
+CLUSTER = "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = "envoy.config.listener.v3.Listener"
+ROUTES = "envoy.config.route.v3.RouteConfiguration"
+
+WAKER = "waker"
+CONTRACT = "contract"
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How the mesh's tokens are verified. Algorithms are those of the keys, never those a token names."""
+
+    jwks: str
+    """The public keys as a JSON Web Key Set; for HS256 an `oct` key. Every key names its `alg`."""
+    issuer: str = "llamesh"
+    audience: str = "llamesh"
+    clock_skew_seconds: int = 2
+    """How long after its expiry a token still counts. Never 0, which Envoy reads as 60."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The inference listener."""
+
+    address: str
+    port: int
+    tokens: TokenSettings
+    allow_anonymous: bool
+    """Requests without a token are served, subject to the rules on origin and host."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may call, as browsers write them: `http://localhost:5173`."""
+    allowed_hosts: frozenset[str] = LOOPBACK_HOSTS
+    """Host names (no port) under which anonymous requests are answered."""
+    max_body_bytes: int = 16 << 20
+    """Largest request body; it is held in memory until an engine has answered."""
+    stream_idle_timeout_seconds: int = 600
+    """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
+    admission_timeout_seconds: int = 10
+    """How long Admission may take to answer."""
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """A member of the mesh that Envoy forwards to."""
+
+    name: str
+    address: str
+    """Path of a Unix socket, or host:port."""
+    http1: bool = False
+    """Speaks HTTP/1.1 (the waker) rather than gRPC."""
+
+
+@dataclass(frozen=True)
+class ServerEndpoints:
+    """Where one declared server can be reached now."""
+
+    server_uuid: str
+    model_names: tuple[str, ...]
+    """Names under which requests find it."""
+    ready: tuple[str, ...]
+    """Its ready replicas: paths of Unix sockets, or host:port. Empty: requests go to the waker."""
+    waker: str
+    """The waker's Unix socket or host:port."""
+    max_connections: int
+    """Connections that a cluster opens to one replica. A server has one cluster of its own and one per name, so an engine needs
+    (1 + number of names) times as many HTTP threads."""
+    ask: bool = False
+    """Admission is asked about each request to it."""
+
+    @property
+    def own_cluster(self) -> str:
+        """The cluster that holds this server only."""
+        return f"s:{self.server_uuid}"
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Every cluster this server is in."""
+        return (self.own_cluster, *(model_cluster(name) for name in self.model_names))
+
+
+def model_cluster(name: str) -> str:
+    """The cluster of all servers that serve the model `name`."""
+    return f"m:{name}"
+
+
+def address(location: str) -> dict[str, Any]:
+    """Envoy's address for the path of a Unix socket, or for host:port."""
+    if location.startswith("/"):
+        return {"pipe": {"path": location}}
+    host, _, port = location.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def service_cluster(settings: ServiceSettings) -> Any:
+    """The cluster of one of the mesh's own services."""
+    options = {"http_protocol_options": {}} if settings.http1 else {"http2_protocol_options": {}}
+    values = {"name": settings.name, "address": address(settings.address), "protocol": options}
+    return templates.render("clusters/service.yaml", CLUSTER, values)
+
+
+def server_cluster(name: str, max_connections: int) -> Any:
+    """A cluster of model servers. Its endpoints come apart, so it does not change when they do."""
+    return templates.render("clusters/server.yaml", CLUSTER, {"name": name, "max_connections": max_connections})
+
+
+def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
+    """Who answers for the cluster `name`: the ready replicas of all `servers`, behind them the waker."""
+    members = sorted(servers, key=lambda server: server.server_uuid)
+    ready = [{"endpoint": {"address": address(at)}} for server in members for at in server.ready]
+    values = {"name": name, "ready": ready, "waker": address(members[0].waker)}
+    return templates.render("clusters/endpoints.yaml", ENDPOINTS, values)
+
+
+def inference_listener(settings: InferenceSettings) -> Any:
+    """The inference listener; its routes come apart."""
+    values = {
+        "address": settings.address,
+        "port": settings.port,
+        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
+        "admission_timeout": f"{settings.admission_timeout_seconds}s",
+        "max_body_bytes": settings.max_body_bytes,
+        "jwt_provider": _jwt_provider(settings.tokens, {"payload_in_metadata": "claims"}, api_key=True),
+        "identity_lua": templates.lua("identity"),
+        "route_lua": templates.lua("route"),
+        "usage_rules": _usage_rules(),
+        "stream_usage_rules": [{"rule": rule} for rule in _usage_rules()],
+        "cors": _cors_filter() if settings.allowed_origins else [],
+    }
+    return templates.render("listeners/inference.yaml", LISTENER, values)
+
+
+def inference_routes(settings: InferenceSettings, asked: Iterable[str]) -> Any:
+    """The inference routes. `asked` are the clusters about which Admission is asked."""
+    known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
+    known |= {f"host {host}": True for host in settings.allowed_hosts}
+    if settings.allow_anonymous:
+        known["anonymous"] = True
+    asking = {f"ask {cluster}": True for cluster in asked}
+    values = {
+        "max_body_bytes": settings.max_body_bytes,
+        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
+        "inference_metadata": {"kind": "inference"} | known | asking,
+        "models_metadata": {"kind": "models"} | known,
+        "per_filter": _cors_policy(settings.allowed_origins),
+    }
+    return templates.render("routes/inference.yaml", ROUTES, values)
+
+
+def _jwt_provider(tokens: TokenSettings, forward: dict[str, Any], *, api_key: bool = False) -> dict[str, Any]:
+    headers = [{"name": "authorization", "value_prefix": "Bearer "}]
+    if api_key:
+        headers.append({"name": "x-api-key"})
+    return {
+        "issuer": tokens.issuer,
+        "audiences": [tokens.audience],
+        "local_jwks": {"inline_string": tokens.jwks},
+        "from_headers": headers,
+        "forward": False,
+        "require_expiration": True,
+        "clock_skew_seconds": tokens.clock_skew_seconds,
+        "jwt_cache_config": {"jwt_cache_size": 1000},
+        **forward,
+    }
+
+
+# OpenAI's chat and completions name the counts one way, its responses API and Anthropic's messages another.
+_COUNTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+
+
+def _usage_rules() -> list[dict[str, Any]]:
+    return [
+        {
+            "selectors": [{"key": "usage"}, {"key": count}],
+            "on_present": {"metadata_namespace": "llamesh.usage", "key": count, "type": "NUMBER"},
+        }
+        for count in _COUNTS
+    ]
+
+
+def _cors_filter() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "envoy.filters.http.cors",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"},
+        }
+    ]
+
+
+def _cors_policy(origins: frozenset[str]) -> dict[str, Any]:
+    if not origins:
+        return {}
+    return {
+        "envoy.filters.http.cors": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+            "allow_origin_string_match": [{"exact": origin} for origin in sorted(origins)],
+            "allow_methods": "GET, POST, PATCH, DELETE",
+            "allow_headers": "*",
+            "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after",
+            "max_age": "600",
+        }
+    }
+
+
+@dataclass(frozen=True)
+class ManagementSettings:
+    """placeholder"""
+
+    name: str = "m"

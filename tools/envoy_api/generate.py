@@ -1,0 +1,66 @@
+"""Writes envoy/api.binpb: the part of Envoy's API that the mesh speaks, as one FileDescriptorSet.
+
+It runs where the wheel `xds-protos` is installed, an environment of its own, because that wheel overwrites files of opentelemetry-proto and
+googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes.
+
+    python -m venv .tools/envoy-api && .tools/envoy-api/bin/pip install -r tools/envoy_api/requirements.txt
+    .tools/envoy-api/bin/python tools/envoy_api/generate.py envoy/api.binpb
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+
+# What the templates under envoy/ configure and what the services speak. Imports follow by themselves.
+ROOTS = (
+    "envoy.config.bootstrap.v3.bootstrap_pb2",
+    "envoy.config.cluster.v3.cluster_pb2",
+    "envoy.config.endpoint.v3.endpoint_pb2",
+    "envoy.config.listener.v3.listener_pb2",
+    "envoy.config.route.v3.route_pb2",
+    "envoy.extensions.access_loggers.file.v3.file_pb2",
+    "envoy.extensions.access_loggers.grpc.v3.als_pb2",
+    "envoy.extensions.access_loggers.stream.v3.stream_pb2",
+    "envoy.extensions.filters.http.cors.v3.cors_pb2",
+    "envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2",
+    "envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2",
+    "envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2",
+    "envoy.extensions.filters.http.json_to_metadata.v3.json_to_metadata_pb2",
+    "envoy.extensions.filters.http.jwt_authn.v3.config_pb2",
+    "envoy.extensions.filters.http.lua.v3.lua_pb2",
+    "envoy.extensions.filters.http.router.v3.router_pb2",
+    "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2",
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2",
+    "envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2",
+    "envoy.extensions.load_balancing_policies.override_host.v3.override_host_pb2",
+    "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
+    "envoy.extensions.upstreams.http.v3.http_protocol_options_pb2",
+    "envoy.service.accesslog.v3.als_pb2",
+    "envoy.service.auth.v3.external_auth_pb2",
+    "envoy.service.discovery.v3.ads_pb2",
+    "xds.type.v3.typed_struct_pb2",
+)
+
+
+def with_imports(roots: tuple[str, ...]) -> descriptor_pb2.FileDescriptorSet:
+    """The files of `roots` and all they import, each after what it imports."""
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in files:
+            return
+        for imported in file.dependencies:
+            add(imported)
+        files[file.name] = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(files[file.name])
+
+    for root in roots:
+        add(importlib.import_module(root).DESCRIPTOR)
+    return descriptor_pb2.FileDescriptorSet(file=files.values())
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(with_imports(ROOTS).SerializeToString(deterministic=True))
