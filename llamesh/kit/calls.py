@@ -106,6 +106,9 @@ class _Call:
         """End the call with the status of an error; what is not a MeshError is our fault and shows nothing of itself."""
         if isinstance(error, MeshError):
             mesh_error = error
+        elif isinstance(error, NotImplementedError):
+            call = self.method.strip("/")
+            mesh_error = MeshError(Reason.ERROR_REASON_NOT_IMPLEMENTED, f"{call} is not in this release", {"call": call})
         else:
             log.error("call failed", method=self.method, request_id=self.request_id, exc_info=error)
             mesh_error = MeshError(

@@ -83,17 +83,21 @@ class Database:
 
 def open_database(settings: Settings, service: str) -> Database:
     """Open a service's database; ValueError where DATABASE_URL names something other than PostgreSQL or SQLite."""
+    # Parameters are hidden in errors: they would put password hashes and keys into the log.
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     if re.match(r"postgres(ql)?(\+\w+)?://", url):
         target = make_url(url).set(drivername="postgresql+asyncpg")
         engine = create_async_engine(
-            target, pool_pre_ping=True, connect_args={"server_settings": {"search_path": service}}
+            target,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"server_settings": {"search_path": service}},
         )
         return Database(engine, service)
     if url:
         raise ValueError("DATABASE_URL must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
     directory = make_private(settings.home / "data")
-    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / service}.db")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / service}.db", hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _tune_sqlite)
     return Database(engine, None)
 

@@ -46,7 +46,12 @@ class Member:
         self.name = name
         self.settings = settings
         self.server = grpc.aio.server(interceptors=[MeshInterceptor()], options=list(OPTIONS))
+        self.started = asyncio.Event()
+        """Set once calls are answered."""
         self.stopping = asyncio.Event()
+        """Set when the drain begins: streams without an end of their own must end then."""
+        self.stopped = asyncio.Event()
+        """Set when the drain is over."""
         self._health = HealthServicer()
         self._services: list[str] = []
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -64,9 +69,11 @@ class Member:
         await self.server.start()
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", address=bound, pid=os.getpid())
+        self.started.set()
         await self.stopping.wait()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.server.stop(self.settings.drain_seconds)
+        self.stopped.set()
         log.info("stopped")
 
     def stop(self) -> None:

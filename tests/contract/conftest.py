@@ -1,0 +1,111 @@
+"""What contract tests share: real members on real Unix sockets in the test's own run directory, and callers with claims.
+
+Everything here goes through the kit as a process of the mesh does: interceptors, validation, health and drain included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from pydantic import SecretStr
+
+from llamesh.kit.channels import channel
+from llamesh.kit.config import Settings
+from llamesh.kit.serving import Member
+
+Register = Callable[[Member], None]
+StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
+Connect = Callable[[Settings, str], grpc.aio.Channel]
+AsCaller = Callable[..., list[tuple[str, str]]]
+
+
+@pytest.fixture
+async def start_member() -> AsyncIterator[StartMember]:
+    """`member = await start_member(settings, "gateway", register)`: serves on `settings.socket(name)` until the test ends.
+
+    `register(member)` adds the servicers: `add_XServicer_to_server(servicer, member.server)` and `member.announce(...)`.
+    `await stop_member(member)` ends one early, for instance to start it again.
+    """
+    running: list[tuple[Member, asyncio.Task[None]]] = []
+
+    async def start(settings: Settings, name: str, register: Register) -> Member:
+        member = Member(name, settings)
+        register(member)
+        serving = asyncio.create_task(member.serve())
+        running.append((member, serving))
+        started = asyncio.create_task(member.started.wait())
+        await asyncio.wait({serving, started}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if serving.done():
+            await serving
+        assert member.started.is_set(), f"{name} does not serve"
+        return member
+
+    yield start
+    for member, _ in running:
+        member.stop()
+    await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running)), 10)
+
+
+@pytest.fixture
+def stop_member() -> Callable[[Member], Awaitable[None]]:
+    """`await stop_member(member)` drains a member and returns when it is gone."""
+
+    async def stop(member: Member) -> None:
+        member.stop()
+        await asyncio.wait_for(member.stopped.wait(), 10)
+
+    return stop
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """`connect(settings, "gateway")` gives a channel that is closed when the test ends."""
+    opened: list[grpc.aio.Channel] = []
+
+    def open_channel(settings: Settings, name: str) -> grpc.aio.Channel:
+        opened.append(channel(settings, name))
+        return opened[-1]
+
+    yield open_channel
+    for item in opened:
+        await item.close()
+
+
+@pytest.fixture
+def as_caller() -> AsCaller:
+    """`metadata=as_caller("ada", "manage", "infer:*")`: what Envoy forwards for a verified token of that subject.
+
+    Further claims by keyword: `as_caller("ada", "manage", contract="ctr_1", jti="key_1")`.
+    """
+
+    def metadata(subject: str, *scopes: str, **claims: object) -> list[tuple[str, str]]:
+        payload = {"sub": subject, "scopes": list(scopes), "iss": "llamesh", "aud": "llamesh", **claims}
+        header = base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip("=")
+        return [("x-llamesh-claims", header)]
+
+    return metadata
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """`await until(lambda: condition)`: waits for a condition of this process, at most 10 s."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def one_settings(tmp_path: Path) -> Settings:
+    """Settings for tests that touch no database: on SQLite only, where `settings` runs a test on both."""
+    return Settings(home=tmp_path / "home", jwt_secret=SecretStr("0123456789abcdef0123456789abcdef"), drain_seconds=1)
