@@ -61,27 +61,25 @@ class GgufMetadata:
     """Tokens the model was trained for."""
     embedding_length: int
     """Width of the residual stream."""
-    layers: int
+    layer_count: int
     """Transformer blocks."""
-    heads: int
-    """Attention heads of one layer (the largest, where layers differ)."""
-    kv_heads: tuple[int, ...]
-    """Key/value heads of each layer."""
+    head_count: int
+    """Attention heads of a layer; the most, where layers differ."""
+    kv_head_count: int
+    """Key and value heads of a layer; the mean rounded up, where layers differ."""
     key_length: int
     """Values of one head's key."""
     value_length: int
     """Values of one head's value."""
     sliding_window: int
     """Tokens that windowed layers look back on; 0 without."""
-    experts: int
-    """Experts of a mixture; 0 without."""
-    vocabulary: int
+    vocabulary_size: int
     """Tokens the vocabulary holds."""
-    chat_template_bytes: int
-    """Length of the chat template in bytes; 0 without one."""
+    has_chat_template: bool
+    """Whether the file brings a chat template."""
     alignment: int
     """Tensors start at multiples of this, in bytes."""
-    tensors: int
+    tensor_count: int
     """How many tensors there are."""
     tensor_bytes: int
     """Bytes of all tensors, padding not counted."""
@@ -193,6 +191,7 @@ class Facts:
         layers = self._size(f"{architecture}.block_count", _MAX_LAYERS)
         embedding = self._size(f"{architecture}.embedding_length", _MAX_WIDTH)
         heads = max(self._per_layer(f"{architecture}.attention.head_count", layers, default=0), default=0)
+        kv_heads = self._per_layer(f"{architecture}.attention.head_count_kv", layers, default=heads)
         head_length = embedding // heads if heads else 0
         split_count = self._size("split.count", 65_535)
         if not tensors.count and split_count < 2:
@@ -206,17 +205,16 @@ class Facts:
             quantisation=FILE_TYPES.get(self._number("general.file_type", -1), tensors.main_type()),
             context_length=self._size(f"{architecture}.context_length", _MAX_INT32),
             embedding_length=embedding,
-            layers=layers,
-            heads=heads,
-            kv_heads=self._per_layer(f"{architecture}.attention.head_count_kv", layers, default=heads),
+            layer_count=layers,
+            head_count=heads,
+            kv_head_count=-(-sum(kv_heads) // layers) if layers else 0,
             key_length=self._size(f"{architecture}.attention.key_length", _MAX_WIDTH, head_length),
             value_length=self._size(f"{architecture}.attention.value_length", _MAX_WIDTH, head_length),
             sliding_window=self._size(f"{architecture}.attention.sliding_window", _MAX_INT32),
-            experts=self._size(f"{architecture}.expert_count", 65_536),
-            vocabulary=self._vocabulary(architecture),
-            chat_template_bytes=self._lengths.get("tokenizer.chat_template", 0),
+            vocabulary_size=self._vocabulary(architecture),
+            has_chat_template=self._lengths.get("tokenizer.chat_template", 0) > 0,
             alignment=tensors.alignment,
-            tensors=tensors.count,
+            tensor_count=tensors.count,
             tensor_bytes=tensors.bytes,
             file_bytes=self._reader.size,
             split_index=self._size("split.no", 65_535),

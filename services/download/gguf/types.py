@@ -1,7 +1,8 @@
 """The tensor and file types that llama.cpp knows, as numbers in a GGUF file name them.
 
 A tensor type is stored in blocks: `elements` values take `size` bytes. A type that is not listed here is one that the
-supported llama.cpp cannot load, and a removed number (4, 5, 31 to 33, 36 to 38) is one it refuses.
+supported llama.cpp cannot load; removed numbers (4, 5, 31 to 33, 36 to 38) are refused by it, and Q8_1 and Q8_K (9, 15)
+exist only while it computes.
 """
 
 from typing import NamedTuple
@@ -23,13 +24,11 @@ TENSOR_TYPES: dict[int, TensorType] = {
     6: TensorType("Q5_0", 32, 22),
     7: TensorType("Q5_1", 32, 24),
     8: TensorType("Q8_0", 32, 34),
-    9: TensorType("Q8_1", 32, 36),
     10: TensorType("Q2_K", 256, 84),
     11: TensorType("Q3_K", 256, 110),
     12: TensorType("Q4_K", 256, 144),
     13: TensorType("Q5_K", 256, 176),
     14: TensorType("Q6_K", 256, 210),
-    15: TensorType("Q8_K", 256, 292),
     16: TensorType("IQ2_XXS", 256, 66),
     17: TensorType("IQ2_XS", 256, 74),
     18: TensorType("IQ3_XXS", 256, 98),
