@@ -1,0 +1,208 @@
+"""A whole mesh of the test's own: `llamesh up` in a folder, on free ports, spoken to as users do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from engine import sentence
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+T = TypeVar("T")
+ADMIN = {"username": "admin", "password": "admin"}
+
+
+def until(condition: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
+    """The first true value of a condition; fails with what was waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain for {what or condition}")
+        time.sleep(0.05)
+
+
+class RunningMesh:
+    """One mesh. Its processes end with it, however the test ends."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.ports = dict(zip(("inference", "gateway", "contract", "download"), free_ports(4), strict=True))
+        self.environment = {
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith(("LLAMESH_", "JWT_", "MINIO_"))
+            },
+            "LLAMESH_HOME": str(home),
+            "LLAMESH_DRAIN_SECONDS": "5",
+            **{f"LLAMESH_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=60)
+        self._token = ""
+
+    def start(self) -> None:
+        """Start it and wait until every part is well."""
+        log = (self.home.parent / "up.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llamesh.cli.main", "up"],
+            env=self.environment,
+            cwd=self.home.parent,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        until(self.healthy, 60, f"a healthy mesh; {self.home.parent / 'up.log'} says why")
+
+    def healthy(self) -> bool:
+        """Whether GET /health says OK."""
+        assert self.process is not None
+        assert self.process.poll() is None, (self.home.parent / "up.log").read_text()[-4000:]
+        try:
+            return bool(self.http.get(self.url("gateway", "/health")).json().get("status") == "HEALTH_STATE_OK")
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    def url(self, port: str, path: str) -> str:
+        """Address of a path at a port of Envoy."""
+        return f"http://127.0.0.1:{self.ports[port]}{path}"
+
+    @property
+    def token(self) -> str:
+        """A token of the administrator."""
+        if not self._token:
+            self._token = self.http.post(self.url("gateway", "/auth/token"), json=ADMIN).json()["access_token"]
+        return self._token
+
+    def call(self, method: str, path: str, port: str = "gateway", **arguments: Any) -> httpx.Response:
+        """A management call with the administrator's token."""
+        headers = {"authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
+        return self.http.request(method, self.url(port, path), headers=headers, **arguments)
+
+    def add_model(self, uuid: str, name: str = "", path: Path | None = None) -> dict[str, Any]:
+        """Bring a model in through the download service, the sentence model unless told otherwise."""
+        folder = self.home / "import"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{uuid}.gguf"
+        if path is None:
+            sentence.write(target)
+        else:
+            shutil.copyfile(path, target)
+        body = {"source": target.as_uri(), "name": name or f"{uuid}.gguf"}
+        answer = self.call("POST", f"/download/{uuid}", "download", json=body)
+        assert answer.status_code == 200, answer.text
+
+        def ended() -> dict[str, Any] | None:
+            state: dict[str, Any] = self.call("GET", f"/status/{uuid}", "download").json()
+            assert state["state"] != "DOWNLOAD_STATE_FAILED", state
+            return state if state["state"] == "DOWNLOAD_STATE_SUCCEEDED" else None
+
+        return until(ended, 60, f"the download of {uuid}") or {}
+
+    def serve(self, model: str, **spec: Any) -> dict[str, Any]:
+        """Serve a model and wait until it is ready."""
+        answer = self.call("POST", "/serve", json={"model_uuid": model, "replicas": 1, **spec})
+        assert answer.status_code == 200, answer.text
+        return self.until_state(answer.json()["server_uuid"], "SERVER_STATE_READY")
+
+    def server(self, uuid: str) -> dict[str, Any]:
+        """A server as the gateway sees it."""
+        answer: dict[str, Any] = self.call("GET", f"/servers/{uuid}").json()
+        return answer
+
+    def until_state(self, uuid: str, state: str, seconds: float = 60) -> dict[str, Any]:
+        """Wait until a server is in a state."""
+
+        def there() -> dict[str, Any] | None:
+            server = self.server(uuid)
+            return server if server.get("state") == state else None
+
+        return until(there, seconds, f"{uuid} to be {state}, it is {self.server(uuid)}") or {}
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Every process of the mesh by what it is: supervisor, gateway, contract, download, controller, envoy, engine..."""
+        assert self.process is not None
+        found = {"supervisor": psutil.Process(self.process.pid)}
+        for process in mesh_processes(self.home):
+            found.setdefault(_kind(process), process)
+        return found
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does, and make sure that nothing stays behind."""
+        self.http.close()
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        finally:
+            left = mesh_processes(self.home)
+            for process in left:
+                process.kill()
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        assert not left, f"left behind: {left}"
+
+
+def mesh_processes(home: Path) -> list[psutil.Process]:
+    """Processes of the mesh in a folder, but for its supervisor: told by their environment."""
+    wanted = str(home)
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("LLAMESH_HOME") == wanted and "llamesh.cli.main" not in process.cmdline():
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _kind(process: psutil.Process) -> str:
+    words = process.cmdline()
+    for word in words:
+        if word.startswith("services."):
+            return word.removeprefix("services.")
+        if word in ("controller", "engine"):
+            return word
+    return "envoy" if words and Path(words[0]).name == "envoy" else " ".join(words)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now."""
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+@contextmanager
+def running_mesh(**settings: str) -> Iterator[RunningMesh]:
+    """A mesh for a `with` block, in a folder of its own with a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="mesh-"))
+    mesh = RunningMesh(folder / "home", **settings)
+    try:
+        mesh.start()
+        yield mesh
+    finally:
+        mesh.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""The official OpenAI client works unchanged at both addresses, sees usage, and gets its typed exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from engine.sentence import COMPLETION_TOKENS, SENTENCE
+from tests.mesh.conftest import Served
+
+MESSAGES = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture(params=["by name", "by server"])
+def client(request: pytest.FixtureRequest, served: Served) -> Iterator[openai.OpenAI]:
+    """A client with the dummy key that tutorials use, at one of the two addresses."""
+    base = served.path("/v1") if request.param == "by server" else served.mesh.url("inference", "/v1")
+    with openai.OpenAI(base_url=base, api_key="not-needed", max_retries=0) as found:
+        yield found
+
+
+def test_it_chats_and_sees_usage(client: openai.OpenAI, served: Served) -> None:
+    answer = client.chat.completions.create(model=served.model, messages=MESSAGES)
+    assert (answer.choices[0].message.content or "").strip() == SENTENCE
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == COMPLETION_TOKENS
+
+
+def test_it_completes(client: openai.OpenAI, served: Served) -> None:
+    assert client.completions.create(model=served.model, prompt="Hi").choices[0].text.strip() == SENTENCE
+
+
+def test_it_streams_word_by_word_with_usage(client: openai.OpenAI, served: Served) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=served.model, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    words = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(words).strip() == SENTENCE
+    assert len([word for word in words if word]) > 5
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == COMPLETION_TOKENS
+
+
+def test_the_raw_stream_ends_with_done(served: Served) -> None:
+    body = {"model": served.model, "messages": MESSAGES, "stream": True}
+    with served.mesh.http.stream("POST", served.mesh.url("inference", "/v1/chat/completions"), json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_an_unknown_model_is_not_found(served: Served) -> None:
+    with openai.OpenAI(base_url=served.mesh.url("inference", "/v1"), api_key="sk-x", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(model="nobody-serves-this", messages=MESSAGES)
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_bad_token_is_an_authentication_error(served: Served) -> None:
+    with openai.OpenAI(base_url=served.path("/v1"), api_key="a.b.c", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.chat.completions.create(model=served.model, messages=MESSAGES)
+
+
+@pytest.mark.parametrize("field", ["n_discard", "chat_parser", "id_slot"])
+def test_a_field_no_client_may_send_is_named(served: Served, field: str) -> None:
+    with openai.OpenAI(base_url=served.path("/v1"), api_key="sk-x", max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model=served.model, messages=MESSAGES, extra_body={field: 1})
+    assert caught.value.param == field
+
+
+def test_a_server_that_cannot_start_is_unavailable_and_says_when_to_come_back(served: Served) -> None:
+    mesh = served.mesh
+    mesh.add_model("broken", "broken.gguf")
+    answer = mesh.call("POST", "/serve", json={"model_uuid": "broken", "wake_budget": "2s",
+                       "runtime_params": "--chat-template no-such-template"})  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    uuid = answer.json()["server_uuid"]
+    try:
+        with openai.OpenAI(base_url=mesh.url("inference", f"/{uuid}/v1"), api_key="sk-x", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.chat.completions.create(model="broken.gguf", messages=MESSAGES)
+        assert caught.value.status_code == 503
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+    finally:
+        mesh.call("DELETE", f"/stop/{uuid}")
