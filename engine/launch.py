@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MINIMUM_BUILD = 11434
 """The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""
 
+UNKNOWN_BUILD = 0
+"""What a llama-server says that was built outside of its git repository. It is used only where it was asked for by name."""
+
 VERBOSITY = 2
 """llama.cpp's log level: warnings and errors. One level more writes several lines for each request."""
 
@@ -61,7 +64,9 @@ def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
         if asked:
             raise
         return None, f"embedded library: {failure}"
-    return program, f"{program.path} build {program.build}"
+    if program.build == UNKNOWN_BUILD and not asked:
+        return None, f"embedded library: {found} does not know its build; set LLAMA_SERVER_BIN to use it all the same"
+    return program, f"{program.path} build {program.build or 'unknown'}"
 
 
 def inspect(path: Path, environment: Mapping[str, str]) -> Program:
@@ -73,12 +78,13 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(Reason.NO_LLAMA_CPP, f"{path} cannot be run: {error}") from error
     text = answer.stdout + answer.stderr
-    version = re.search(r"version:\s*b?(\d+)", text)
+    # "version: 11434 (abcdef)" of old, "version: 0.5.1 (build 11434, commit abcdef)" now.
+    version = re.search(r"version:.*\(build (\d+)|version:\s*(\d+)", text)
     if answer.returncode != 0 or version is None:
         first = (text.strip().splitlines() or ["it wrote nothing"])[0]
         raise EngineError(Reason.NO_LLAMA_CPP, f"{path} does not say its version: {first}")
-    build = int(version[1])
-    if build < MINIMUM_BUILD:
+    build = int(version[1] or version[2])
+    if build != UNKNOWN_BUILD and build < MINIMUM_BUILD:
         raise EngineError(Reason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")
     return Program(path, build)
 

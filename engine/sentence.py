@@ -90,7 +90,7 @@ def write(path: Path, *, context: int = 8192, size: Size = SMALL, sentence: str 
 def _pieces(sentence: str) -> list[str]:
     """The sentence as tokens. The first has no space before it, so that an answer begins with its first letter."""
     words = sentence.split()
-    if len(set(words)) != len(words) or any(len(word) < 2 for word in words):
+    if not words or len(set(words)) != len(words) or any(len(word) < 2 for word in words):
         raise ValueError("the words of the sentence must differ and have two letters or more")
     return [words[0], *("\u2581" + word for word in words[1:])]
 

@@ -101,7 +101,7 @@ def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
     with pytest.raises(EngineError, match="--no-such") as caught:
         embedded.assign(xllamacpp.CommonParams(), Parameter("--no-such", "", "sampling.no_such", 1))
     assert caught.value.reason is Reason.BAD_SPEC
-    with pytest.raises(EngineError, match="--flash-attn.*perhaps"):
+    with pytest.raises(EngineError, match=r"--flash-attn.*perhaps"):
         embedded.assign(xllamacpp.CommonParams(), Parameter("--flash-attn", "", "flash_attn_type", "perhaps"))
 
 
@@ -190,8 +190,9 @@ def fake_server(path: Path, says: str, exit_code: int = 0) -> Path:
     return path
 
 
-def test_a_program_on_path_is_taken_when_it_is_new_enough(tmp_path: Path) -> None:
-    fake = fake_server(tmp_path / "llama-server", "version: 11434 (abcdef)")
+@pytest.mark.parametrize("says", ["version: 11434 (abcdef)", "version: 0.5.1 (build 11434, commit abcdef)"])
+def test_a_program_on_path_is_taken_when_it_is_new_enough(tmp_path: Path, says: str) -> None:
+    fake = fake_server(tmp_path / "llama-server", says)
     program, words = launch.find_program({"PATH": f"{tmp_path}:/bin:/usr/bin"})
     assert program == launch.Program(fake, 11434)
     assert "11434" in words
@@ -213,6 +214,13 @@ def test_a_program_that_was_asked_for_must_be_usable(tmp_path: Path) -> None:
             launch.find_program({"LLAMA_SERVER_BIN": path, "PATH": "/bin:/usr/bin"})
         assert caught.value.reason is Reason.NO_LLAMA_CPP
         assert path in str(caught.value)
+
+
+def test_a_program_of_unknown_build_is_used_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    fake = fake_server(tmp_path / "llama-server", "version: 0.5.1 (build 0, commit unknown)")
+    path = f"{tmp_path}:/bin:/usr/bin"
+    assert launch.find_program({"PATH": path})[0] is None
+    assert launch.find_program({"PATH": path, "LLAMA_SERVER_BIN": str(fake)})[0] == launch.Program(fake, 0)
 
 
 def test_the_library_can_be_asked_for(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def test_an_end_is_explained(exit_code: int, log: list[str], reason: Reason, wor
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (ImportError("libgomp.so.1: cannot open shared object file: No such file or directory"), "apt-get install libgomp1"),
+        (
+            ImportError("libgomp.so.1: cannot open shared object file: No such file or directory"),
+            "apt-get install libgomp1",
+        ),
         (ModuleNotFoundError("No module named 'xllamacpp'"), "pip install xllamacpp"),
         (ImportError("libfoo.so: bad"), "libfoo.so"),
     ],

@@ -1,0 +1,134 @@
+"""Real engines for tests: start one, talk to it over its Unix socket, leave no process behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import aiohttp
+
+DEADLINE = 20.0
+"""Seconds that anything here may take on a busy machine."""
+
+
+@dataclass
+class Engine:
+    """A running `python -m engine`."""
+
+    process: asyncio.subprocess.Process
+    socket: Path
+    state_file: Path
+    log_file: Path
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The published state; empty before the first."""
+        return json.loads(self.state_file.read_bytes()) if self.state_file.exists() else {}
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    async def until(self, phase: str) -> dict[str, Any]:
+        """Wait for a phase of its life."""
+        async with asyncio.timeout(DEADLINE):
+            while self.state.get("phase") != phase:
+                if self.process.returncode is not None and self.state.get("phase") != phase:
+                    raise AssertionError(
+                        f"ended with {self.process.returncode} before {phase}: {self.state} {self.log}"
+                    )
+                await asyncio.sleep(0.01)
+        return self.state
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(DEADLINE):
+            return await self.process.wait()
+
+    def children(self) -> list[int]:
+        """The processes it has started."""
+        return [
+            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
+
+    @contextlib.asynccontextmanager
+    async def client(self, **settings: Any) -> AsyncIterator[aiohttp.ClientSession]:
+        """A client on the engine's socket, one connection a request as Envoy has it."""
+        connector = aiohttp.UnixConnector(str(self.socket), force_close=True, limit=0)
+        async with aiohttp.ClientSession("http://engine", connector=connector, **settings) as session:
+            yield session
+
+
+@contextlib.asynccontextmanager
+async def engine(
+    directory: Path,
+    model: Path,
+    *,
+    lifeline: int | None = None,
+    memory_limit: int = resource.RLIM_INFINITY,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    **spec: Any,
+) -> AsyncIterator[Engine]:
+    """Start an engine in a directory, with the embedded library unless the environment says otherwise.
+
+    `memory_limit`: bytes of address space that each of its processes may have.
+    """
+    directory.mkdir(exist_ok=True)
+    document = {"model": str(model), "listen": str(directory / "e.sock"), "alias": "sentence", **spec}
+    document.setdefault("state_file", str(directory / "state.json"))
+    spec_file = directory / "spec.json"
+    spec_file.write_text(json.dumps(document))
+    variables = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded"} | dict(environment)
+    if lifeline is not None:
+        variables["LLAMESH_LIFELINE_FD"] = str(lifeline)
+    with (directory / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "engine", str(spec_file)),
+            env=variables,
+            stderr=log,
+            pass_fds=() if lifeline is None else (lifeline,),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit)),
+        )
+    running = Engine(process, directory / "e.sock", Path(document["state_file"]), directory / "log")
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+def chat(text: str = "Hello!", **more: Any) -> dict[str, Any]:
+    """The body of a chat request."""
+    return {"model": "sentence", "messages": [{"role": "user", "content": text}], **more}
+
+
+def events(body: str) -> Iterator[str]:
+    """The data of a server-sent event stream."""
+    return (line.removeprefix("data: ") for line in body.splitlines() if line.startswith("data: "))
+
+
+async def gone(pid: int) -> bool:
+    """Whether a process ends within the deadline; a zombie has ended."""
+    async with asyncio.timeout(DEADLINE):
+        while alive(pid):
+            await asyncio.sleep(0.01)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

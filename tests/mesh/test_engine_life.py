@@ -1,0 +1,286 @@
+"""An engine's life on real llama.cpp: loading, ready, drained, failed with a reason, never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from engine import sentence
+from tests.mesh.engines import alive, chat, engine, events, gone
+
+SLOW = {"ctx_size": 8192, "parallel": 1}
+"""One slot with a context that an endless stream does not fill while a test looks on."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sentence.write(tmp_path_factory.mktemp("model") / "sentence.gguf")
+
+
+@pytest.fixture(scope="module")
+def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sentence.write(tmp_path_factory.mktemp("model") / "prefill.gguf", size=sentence.PREFILL)
+
+
+async def test_health_says_503_until_the_model_is_loaded(tmp_path: Path, large_model: Path) -> None:
+    statuses: list[int] = []
+    async with engine(tmp_path / "e", large_model) as running:
+        async with running.client() as client, asyncio.timeout(20):
+            while 200 not in statuses:
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with client.get("/health") as answer:
+                        statuses.append(answer.status)
+        await running.until("ready")
+    assert set(statuses) == {200, 503}
+    assert statuses == sorted(statuses, reverse=True)
+
+
+async def test_the_larger_model_says_the_same(tmp_path: Path, large_model: Path) -> None:
+    async with engine(tmp_path / "e", large_model) as running:
+        await running.until("ready")
+        async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:
+            assert (await answer.json())["choices"][0]["message"]["content"] == sentence.SENTENCE
+
+
+def truncated(model: Path) -> bytes:
+    return model.read_bytes()[:400_000]
+
+
+def of_unknown_architecture(model: Path) -> bytes:
+    return model.read_bytes().replace(b"llama", b"lmama", 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda model: b"", "not a GGUF file"),
+        (lambda model: b"<html>not found</html>", "not a GGUF file"),
+        (lambda model: b"GGUF", "llama.cpp"),
+        (lambda model: b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "llama.cpp"),
+        (truncated, "llama.cpp"),
+        (of_unknown_architecture, "llama.cpp"),
+    ],
+    ids=["empty", "html", "magic-only", "absurd-counts", "truncated", "architecture"],
+)
+async def test_a_bad_model_file_is_named_as_the_reason(tmp_path: Path, model: Path, make: object, words: str) -> None:
+    bad = tmp_path / "bad.gguf"
+    assert callable(make)
+    bad.write_bytes(make(model))
+    async with engine(tmp_path / "e", bad) as running:
+        assert await running.ended() == 65
+        assert running.state["phase"] == "failed"
+        assert running.state["reason"] == "BAD_MODEL"
+        assert words in running.state["message"]
+        assert running.state["message"] in running.log
+        assert not running.socket.exists()
+
+
+async def test_an_absent_model_is_named_as_the_reason(tmp_path: Path) -> None:
+    async with engine(tmp_path / "e", tmp_path / "absent.gguf") as running:
+        assert await running.ended() == 66
+        assert running.state["reason"] == "NO_MODEL"
+        assert "absent.gguf" in running.state["message"]
+
+
+async def test_a_context_beyond_memory_is_named_as_the_reason(tmp_path: Path) -> None:
+    deep = sentence.write(tmp_path / "deep.gguf", size=sentence.Size(blocks=64))
+    parameters = {"ctx_size": 1 << 20, "parallel": 1}  # 8 GiB of cache
+    async with engine(tmp_path / "e", deep, parameters=parameters, memory_limit=4 << 30) as running:
+        assert await running.ended() == 71
+        assert running.state["reason"] == "OUT_OF_MEMORY"
+        assert running.state["log"]
+
+
+async def test_wrong_parameters_are_named_as_the_reason(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model, parameters={"no_such": 1}) as running:
+        assert await running.ended() == 64
+        assert running.state["reason"] == "BAD_SPEC"
+        assert "no_such" in running.state["message"]
+
+
+async def test_a_socket_in_use_is_not_taken(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model) as first:
+        await first.until("ready")
+        async with engine(tmp_path / "second", model, listen=str(first.socket)) as second:
+            assert await second.ended() == 73
+            assert second.state["reason"] == "ADDRESS_IN_USE"
+        async with first.client() as client, client.get("/health") as answer:
+            assert answer.status == 200
+
+
+async def test_a_socket_left_by_a_killed_engine_is_taken_over(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model) as first:
+        await first.until("ready")
+        [child] = first.children()
+        first.process.kill()
+        await first.ended()
+        assert await gone(child)
+    assert first.socket.exists()
+    first.state_file.unlink()
+    async with engine(tmp_path / "e", model) as second:
+        await second.until("ready")
+        async with second.client() as client, client.get("/health") as answer:
+            assert answer.status == 200
+
+
+async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model, parameters=SLOW) as running:
+        await running.until("ready")
+        async with running.client() as client:
+            request = chat(stream=True, ignore_eos=True, max_tokens=4000)
+            async with client.post("/v1/chat/completions", json=request) as answer:
+                assert await answer.content.readline()
+                running.process.terminate()
+                await running.until("draining")
+                async with asyncio.timeout(5):
+                    while running.socket.exists():
+                        await asyncio.sleep(0.005)
+                with pytest.raises(aiohttp.ClientConnectionError):
+                    await client.get("/health")
+                *chunks, last = events(await answer.text())
+        assert last == "[DONE]"
+        assert json.loads(chunks[-1])["choices"][0]["finish_reason"] == "length"
+        assert await running.ended() == 0
+        assert running.state["phase"] == "stopped"
+        assert list(running.socket.parent.glob("*.sock")) == []
+
+
+async def test_a_stream_that_outlasts_the_grace_is_cut_off(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model, parameters=SLOW, grace_seconds=0.2) as running:
+        await running.until("ready")
+        [child] = running.children()
+        async with running.client() as client:
+            request = chat(stream=True, ignore_eos=True, max_tokens=1_000_000)
+            async with client.post("/v1/chat/completions", json=request) as answer:
+                assert await answer.content.readline()
+                # Its context would end before the grace does: hold llama.cpp still, as a long prompt would.
+                os.kill(child, signal.SIGSTOP)
+                running.process.terminate()
+                assert await running.ended() == 0
+        assert "cut off" in running.log
+        assert not alive(child)
+
+
+async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model, parameters=SLOW, grace_seconds=600) as running:
+        await running.until("ready")
+        [child] = running.children()
+        async with running.client() as client:
+            request = chat(stream=True, ignore_eos=True, max_tokens=1_000_000)
+            async with client.post("/v1/chat/completions", json=request) as answer:
+                assert await answer.content.readline()
+                os.kill(child, signal.SIGSTOP)
+                running.process.terminate()
+                await running.until("draining")
+                running.process.terminate()
+                assert await running.ended() == 0
+        assert not alive(child)
+
+
+async def test_sigterm_while_loading_ends_it(tmp_path: Path, large_model: Path) -> None:
+    async with engine(tmp_path / "e", large_model) as running:
+        await running.until("starting")
+        running.process.terminate()
+        assert await running.ended() == 0
+        assert running.state["phase"] == "stopped"
+
+
+@pytest.mark.parametrize("phase", ["starting", "ready"])
+async def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, model: Path, phase: str) -> None:
+    reading, writing = os.pipe()
+    try:
+        async with engine(tmp_path / "e", model, lifeline=reading, grace_seconds=600) as running:
+            os.close(reading)
+            await running.until(phase)
+            children = running.children()
+            os.close(writing)
+            writing = -1
+            assert await running.ended() == 0
+            for child in children:
+                assert await gone(child)
+    finally:
+        if writing >= 0:
+            os.close(writing)
+
+
+async def test_kill_9_of_the_engine_leaves_no_llama_cpp(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model) as running:
+        await running.until("ready")
+        [child] = running.children()
+        running.process.kill()
+        await running.ended()
+        assert await gone(child)
+
+
+async def test_the_death_of_llama_cpp_is_explained(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model) as running:
+        await running.until("ready")
+        [child] = running.children()
+        os.kill(child, signal.SIGSEGV)
+        assert await running.ended() == 70
+        assert running.state["reason"] == "CRASHED"
+        assert "SIGSEGV" in running.state["message"]
+
+
+async def test_whoever_reads_the_log_may_go_away(tmp_path: Path, model: Path) -> None:
+    spec = tmp_path / "spec.json"
+    state = tmp_path / "state.json"
+    document = {"model": str(model), "listen": str(tmp_path / "e.sock"), "alias": "m", "state_file": str(state)}
+    spec.write_text(json.dumps(document))
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "engine",
+        str(spec),
+        stderr=writing,
+        env=dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded"},
+    )
+    os.close(writing)
+    os.close(reading)
+    try:
+        async with asyncio.timeout(20):
+            while not state.exists() or json.loads(state.read_bytes())["phase"] != "ready":
+                assert process.returncode is None
+                await asyncio.sleep(0.01)
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_the_check_says_what_would_run() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "engine", "--check"),
+        env=dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    answer = json.loads(out)
+    assert answer["usable"]
+    assert "xllamacpp" in answer["engine"]
+
+
+async def test_the_real_llama_server_takes_every_argument(tmp_path: Path, model: Path) -> None:
+    program = os.environ.get("LLAMESH_TEST_LLAMA_SERVER") or shutil.which("llama-server")
+    if not program:
+        pytest.skip("no llama-server here: put one on PATH to test its command line")
+    parameters = {"ctx_size": 512, "parallel": 2, "flash_attn": "SWITCH_AUTO", "context_shift": False, "warmup": False}
+    async with engine(
+        tmp_path / "e", model, environment={"LLAMA_SERVER_BIN": program}, parameters=parameters
+    ) as running:
+        await running.until("ready")
+        async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:
+            assert (await answer.json())["choices"][0]["message"]["content"] == sentence.SENTENCE
+        running.process.terminate()
+        assert await running.ended() == 0
