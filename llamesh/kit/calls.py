@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from llamesh.kit.logs import log
 from llamesh.v1 import options_pb2
 
 REQUEST_ID_HEADER = "x-request-id"
+FRONT_DOOR_HEADER = "x-forwarded-proto"
+"""Envoy sets it on every request that it lets in; siblings, who call each other directly, never do."""
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
 """Id of the request that is being served, as Envoy made it."""
@@ -63,8 +66,13 @@ def validate(request: Message) -> None:
         ) from error
 
 
-def authorise(access: options_pb2.Access | None, claims: str | None) -> Identity | None:
-    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more."""
+def authorise(access: options_pb2.Access | None, claims: str | None, *, from_outside: bool = False) -> Identity | None:
+    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more.
+
+    `from_outside`: the call came through Envoy, which must never route an internal method; if it does, it ends here.
+    """
+    if access is not None and access.internal and from_outside:
+        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call is for members of the mesh only")
     identity = read_claims(claims) if claims else None
     if access is None or access.anonymous or access.internal:
         return identity
@@ -92,7 +100,11 @@ class _Call:
         self.refusal: MeshError | None = None
         self.identity: Identity | None = None
         try:
-            self.identity = authorise(access, cast("str | None", metadata.get(CLAIMS_HEADER)))
+            self.identity = authorise(
+                access,
+                cast("str | None", metadata.get(CLAIMS_HEADER)),
+                from_outside=FRONT_DOOR_HEADER in metadata,
+            )
         except MeshError as error:
             self.refusal = error
         current_identity.set(self.identity)
@@ -108,7 +120,9 @@ class _Call:
             mesh_error = error
         elif isinstance(error, NotImplementedError):
             call = self.method.strip("/")
-            mesh_error = MeshError(Reason.ERROR_REASON_NOT_IMPLEMENTED, f"{call} is not in this release", {"call": call})
+            mesh_error = MeshError(
+                Reason.ERROR_REASON_NOT_IMPLEMENTED, f"{call} is not in this release", {"call": call}
+            )
         else:
             log.error("call failed", method=self.method, request_id=self.request_id, exc_info=error)
             mesh_error = MeshError(
@@ -134,10 +148,45 @@ class _Call:
         )
 
 
+class Streams:
+    """The answers under way that have no end of their own. A drain ends them: their readers come back to the next process."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Count the current task as a stream while it serves."""
+        task = asyncio.current_task()
+        assert task is not None, "a stream is served by a task"
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def drain(self) -> None:
+        """End all streams, now and from now on."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+
+
+def _restarting() -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        "the service is being restarted",
+        {"component": "service"},
+        retry_after=1,
+    )
+
+
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method once; see the module."""
 
     def __init__(self) -> None:
+        self.streams = Streams()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -152,11 +201,11 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or not method.startswith("/llamesh."):
                 return handler
-            found = self._wrapped[method] = _wrap(method, handler)
+            found = self._wrapped[method] = _wrap(method, handler, self.streams)
         return found
 
 
-def _wrap(method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(method: str, handler: Any, streams: Streams) -> grpc.RpcMethodHandler[Any, Any]:
     access = access_of(method)
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(
@@ -164,7 +213,9 @@ def _wrap(method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
         )
     if handler.unary_stream:
         return grpc.unary_stream_rpc_method_handler(
-            _stream(method, access, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            _stream(method, access, handler.unary_stream, streams),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
     raise TypeError(f"{method}: contracts of the mesh have no client streams")
 
@@ -190,15 +241,23 @@ def _unary(
 
 
 def _stream(
-    method: str, access: options_pb2.Access | None, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+    method: str,
+    access: options_pb2.Access | None,
+    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+    streams: Streams,
 ) -> Callable[[Message, Context], AsyncIterator[Any]]:
     async def serve(request: Message, context: Context) -> AsyncIterator[Any]:
         call = _Call(method, access, context)
         try:
             call.check(request)
-            async for response in behaviour(request, context):
-                yield response
-        except (asyncio.CancelledError, GeneratorExit):
+            if streams.draining:
+                raise _restarting()
+            with streams.open():
+                async for response in behaviour(request, context):
+                    yield response
+        except (asyncio.CancelledError, GeneratorExit) as error:
+            if streams.draining and isinstance(error, asyncio.CancelledError):
+                await call.fail(_restarting())
             call.line("CANCELLED")
             raise
         except Exception as error:

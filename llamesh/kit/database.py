@@ -58,7 +58,10 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """A session in one transaction: committed at the end, rolled back on an error."""
+        """A session in one transaction: committed at the end, rolled back on an error.
+
+        On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
+        """
         async with self._sessions() as session, session.begin():
             yield session
 
@@ -99,10 +102,17 @@ def open_database(settings: Settings, service: str) -> Database:
     directory = make_private(settings.home / "data")
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory / service}.db", hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return Database(engine, None)
 
 
+def _begin_sqlite(connection: Connection) -> None:
+    # The driver's own BEGIN comes only before the first write: what was read until then could change under the transaction.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 def _tune_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")

@@ -46,7 +46,7 @@ class FieldViolation:
     description: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MeshError(Exception):
     """A refusal or failure with a reason of the contract.
 
@@ -123,7 +123,7 @@ def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
             {"component": component},
             retry_after=1,
         ) from error
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         raise MeshError(
             Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
             f"the {component} service does not answer",
@@ -139,7 +139,9 @@ def _from_status(status: status_pb2.Status) -> MeshError:
     for detail in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            error.reason = Reason.Value(PREFIX + info.reason)
+            # A newer sibling may know reasons that this process does not: those stay INTERNAL.
+            if PREFIX + info.reason in Reason.keys():  # noqa: SIM118 - the enum's wrapper is no mapping
+                error.reason = Reason.Value(PREFIX + info.reason)
             error.metadata = dict(info.metadata)
         elif detail.Unpack(bad):
             error.fields = tuple(FieldViolation(item.field, item.description) for item in bad.field_violations)

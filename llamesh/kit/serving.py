@@ -39,17 +39,22 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
+class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
+    """The process may not start as it is configured; the message says what to do. `run` prints it and exits 2."""
+
+
 class Member:
     """One process of the mesh: its name, settings, gRPC server and health."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
         self.settings = settings
-        self.server = grpc.aio.server(interceptors=[MeshInterceptor()], options=list(OPTIONS))
+        self._calls = MeshInterceptor()
+        self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
         """Set once calls are answered."""
         self.stopping = asyncio.Event()
-        """Set when the drain begins: streams without an end of their own must end then."""
+        """Set when the drain begins."""
         self.stopped = asyncio.Event()
         """Set when the drain is over."""
         self._health = HealthServicer()
@@ -61,7 +66,10 @@ class Member:
         self._services.extend(services)
 
     async def serve(self, address: str | None = None) -> None:
-        """Listen (on the service's Unix socket unless told otherwise) until asked to stop, then drain: health first, calls last."""
+        """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
+
+        Then drain: health says so, streams end, calls are finished.
+        """
         if self.settings.reflection:
             reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self.server)
         bound = address or f"unix:{self._fresh_socket()}"
@@ -72,6 +80,7 @@ class Member:
         self.started.set()
         await self.stopping.wait()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
         self.stopped.set()
         log.info("stopped")
@@ -92,7 +101,7 @@ class Member:
 
 
 def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
-    """Run a process of the mesh; exit 2 with the setting named where one is wrong."""
+    """Run a process of the mesh; exit 2, naming the setting and the remedy, where it may not start."""
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -110,4 +119,8 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
         watch_lifeline(lambda: os._exit(1))
         await main(member)
 
-    uvloop.run(supervised())
+    try:
+        uvloop.run(supervised())
+    except StartRefused as refusal:
+        sys.stderr.write(f"{name}: {refusal}\n")
+        sys.exit(2)

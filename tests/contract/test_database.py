@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 
@@ -28,3 +30,24 @@ async def test_a_wrong_database_url_names_the_remedy(settings: Settings) -> None
     broken = settings.model_copy(update={"database_url": type(settings.jwt_secret)("mysql://x/y")})
     with pytest.raises(ValueError, match="postgresql://"):
         open_database(broken, "probe")
+
+
+async def test_what_a_transaction_read_does_not_change_under_it(settings: Settings) -> None:
+    """Twenty transactions read a counter and write it back plus one: none is lost."""
+    database = open_database(settings, "probe")
+    async with database.engine.begin() as connection:
+        if database.schema:
+            await connection.execute(text('CREATE SCHEMA "probe"'))
+        await connection.execute(text("CREATE TABLE probe_counter (value INTEGER)"))
+        await connection.execute(text("INSERT INTO probe_counter VALUES (0)"))
+
+    async def add_one() -> None:
+        async with database.begin() as session:
+            lock = " FOR UPDATE" if database.schema else ""
+            value = (await session.execute(text(f"SELECT value FROM probe_counter{lock}"))).scalar_one()
+            await session.execute(text("UPDATE probe_counter SET value = :value"), {"value": value + 1})
+
+    await asyncio.gather(*(add_one() for _ in range(20)))
+    async with database.begin() as session:
+        assert (await session.execute(text("SELECT value FROM probe_counter"))).scalar_one() == 20
+    await database.close()
