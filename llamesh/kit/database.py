@@ -100,7 +100,14 @@ def open_database(settings: Settings, service: str) -> Database:
     if url:
         raise ValueError("DATABASE_URL must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
     directory = make_private(settings.home / "data")
-    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / service}.db", hide_parameters=True)
+    # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{directory / service}.db",
+        hide_parameters=True,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=10,
+    )
     event.listen(engine.sync_engine, "connect", _tune_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return Database(engine, None)
