@@ -2,26 +2,25 @@
 
 Names without prefix are those of the reference deployment and keep their meaning; everything else begins with LLAMESH_.
 The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names.
+`python -m llamesh.kit.config` prints what is in force as JSON; the supervisor, which may not import the kit, reads it there.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-import tempfile
+import sys
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-UNIX_SOCKET_LIMIT = 107
-"""Longest path of a Unix socket on Linux, in bytes (sys/un.h)."""
+from llamesh.locations import home_directory, make_private, run_directory
 
-LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
-"""The longest name below the run directory."""
+__all__ = ["Settings", "load_settings", "make_private", "problems"]
 
 
 def _named(name: str, default: object, description: str) -> Any:
@@ -32,7 +31,10 @@ def _named(name: str, default: object, description: str) -> Any:
 class Settings(BaseSettings):
     """Everything that can be set. Raises pydantic.ValidationError, naming the setting, where a value is wrong."""
 
-    model_config = SettingsConfigDict(extra="ignore", env_file_encoding="utf-8", populate_by_name=True, frozen=True)
+    # With populate_by_name the variable of a field's own name is read too: the prefix keeps HOME from being our home.
+    model_config = SettingsConfigDict(
+        extra="ignore", env_prefix="LLAMESH_", env_file_encoding="utf-8", populate_by_name=True, frozen=True
+    )
 
     home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
     bind: str = _named("LLAMESH_BIND", "127.0.0.1", "Address that Envoy listens on.")
@@ -135,11 +137,7 @@ class Settings(BaseSettings):
     @cached_property
     def run_dir(self) -> Path:
         """Directory of sockets: LLAMESH_HOME/run, or a short one where that would exceed the limit of Unix sockets."""
-        usual = self.home / "run"
-        if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
-            return usual
-        name = f"llamesh-{os.getuid()}-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]}"
-        return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
+        return run_directory(self.home, os.environ)
 
     @property
     def loopback(self) -> bool:
@@ -165,17 +163,26 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the settings of this process."""
-    home = Path(os.environ.get("LLAMESH_HOME", "~/.llamesh")).expanduser()
-    return Settings(_env_file=os.environ.get("LLAMESH_CONFIG") or home / "config.env")  # type: ignore[call-arg]
+    file = os.environ.get("LLAMESH_CONFIG") or home_directory(os.environ) / "config.env"
+    return Settings(_env_file=file)  # type: ignore[call-arg]
 
 
-def make_private(directory: Path) -> Path:
-    """Create a directory that only this user can enter; PermissionError where another user owns it."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    owner = directory.stat().st_uid
-    if owner != os.getuid():
-        raise PermissionError(
-            f"{directory} belongs to user {owner}: remove it, or set LLAMESH_HOME to another directory"
-        )
-    directory.chmod(0o700)
-    return directory
+def problems(error: ValidationError) -> list[str]:
+    """Say what is wrong with the settings, one line each, without the values: they may be secrets."""
+    return [f"setting {item['loc'][0]}: {item['msg']}" for item in error.errors(include_input=False)]
+
+
+def main() -> int:
+    """Print the settings in force, secrets left out, and the run directory; exit 2 with the setting named where one is wrong."""
+    try:
+        settings = load_settings()
+    except ValidationError as error:
+        sys.stderr.write("".join(f"{line}\n" for line in problems(error)))
+        return 2
+    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir)}
+    sys.stdout.write(json.dumps(shown) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""`llamesh`: the command. Finds the command's module and imports only that; turns every failure into words and an exit code.
+
+Exit codes: see `llamesh.cli.failure.Exit`. Data goes to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from llamesh import __version__
+from llamesh.cli.failure import CommandError, Exit
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+COMMANDS = {
+    "Mesh on this machine": {
+        "up": ("llamesh.cli.up:up", "Start the whole mesh here; stay up until Ctrl-C."),
+        "down": ("llamesh.cli.up:down", "End the mesh that runs here."),
+        "doctor": ("llamesh.cli.diagnosis:doctor", "Check this machine and the mesh; name each fix."),
+        "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
+    },
+    "Models and servers": {
+        "models": ("llamesh.cli.models:models", "Models that can be served."),
+        "pull": ("llamesh.cli.models:pull", "Fetch a model."),
+        "rm": ("llamesh.cli.models:rm", "Remove a model."),
+        "fit": ("llamesh.cli.serve:fit", "Would it be served, and what would it take? Starts nothing."),
+        "serve": ("llamesh.cli.serve:serve", "Serve a model."),
+        "status": ("llamesh.cli.servers:status", "Servers and their state."),
+        "describe": ("llamesh.cli.servers:describe", "Everything about one server."),
+        "wait": ("llamesh.cli.servers:wait", "Wait until a server is ready."),
+        "scale": ("llamesh.cli.servers:scale", "Change the number of replicas."),
+        "sleep": ("llamesh.cli.servers:sleep", "Stop the engines until the next request."),
+        "wake": ("llamesh.cli.servers:wake", "Start the engines of a sleeping server."),
+        "stop": ("llamesh.cli.servers:stop", "Stop a server and forget it."),
+        "chat": ("llamesh.cli.chat:chat", "Talk to a model."),
+    },
+    "Access and usage": {
+        "login": ("llamesh.cli.account:login", "Get a token and keep it."),
+        "keys": ("llamesh.cli.keys:app", "Keys for programs."),
+        "users": ("llamesh.cli.users:app", "Who can log in."),
+        "contracts": ("llamesh.cli.contracts:app", "What someone may use."),
+        "usage": ("llamesh.cli.account:usage", "Requests and tokens by day, subject and model."),
+        "why": ("llamesh.cli.account:why", "Why something was allowed or refused."),
+    },
+    "More": {
+        "api": ("llamesh.cli.api:api", "Any REST call, with your token."),
+        "completion": ("llamesh.cli.shell:completion", "Completion for bash, zsh or fish."),
+        "version": ("llamesh.cli.account:version", "Versions of the command and the mesh."),
+    },
+}
+
+
+def main() -> None:
+    """The program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    if arguments in (["--version"], ["-V"]):
+        print(f"llamesh {__version__}")
+        return Exit.OK
+    try:
+        result = _dispatch(arguments)
+        sys.stdout.flush()
+    except CommandError as error:
+        print(error.render(), file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`) has had enough; Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    return result
+
+
+def application() -> App:
+    """The commands as cyclopts knows them, none of them imported yet."""
+    from cyclopts import App, Group
+
+    app = App(
+        name="llamesh",
+        help="Serve llama.cpp models on your own hardware.",
+        version=__version__,
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        help_on_error=False,
+    )
+    for order, (title, commands) in enumerate(COMMANDS.items()):
+        group = Group(title, sort_key=order)
+        for name, (path, text) in commands.items():
+            app.command(path, name=name, help=text, group=group)
+    return app
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        result = application()(arguments)
+    except CycloptsError as error:
+        topic = " ".join(error.command_chain or ())
+        raise CommandError(
+            str(error).strip(), hint=f"llamesh {topic} --help".replace("  ", " "), code=Exit.USAGE
+        ) from None
+    except Exception as error:
+        # What a call answered is translated where the client is loaded already; nothing else is caught.
+        if (translated := _refusal(error)) is not None:
+            raise translated from error
+        raise
+    return int(result or 0)
+
+
+def _refusal(error: Exception) -> CommandError | None:
+    if "llamesh.client.errors" not in sys.modules:
+        return None
+    from llamesh.cli.refusals import translate
+
+    return translate(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One machine's mesh as the command supervises it: processes, Envoy, logs, checks. Nothing here imports the server side."""

@@ -1,0 +1,37 @@
+"""Which processes a mesh of one machine is made of: the same entry points as the containers."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from llamesh.cli.mesh import envoy
+from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.cli.mesh.supervisor import Component
+
+NAMES = ("controller", "gateway", "contract", "download", "envoy")
+_MODULES = {
+    "controller": "controller",
+    "gateway": "services.gateway",
+    "contract": "services.contract",
+    "download": "services.download",
+}
+_SPARE_SECONDS = 5.0
+"""On top of the drain: what a process needs to end after it."""
+
+
+def components(settings: MeshSettings) -> list[Component]:
+    """All components. Envoy ends first, so that nothing new comes in; then the controller with its engines; then the services.
+
+    EnvoyNotFoundError where there is no Envoy.
+    """
+    patience = settings.drain_seconds + _SPARE_SECONDS
+    members = [
+        # -P: a folder called `services` or `engine` where the command is typed is not ours.
+        Component(name, (sys.executable, "-P", "-m", module), 1 if name == "controller" else 2, patience)
+        for name, module in _MODULES.items()
+    ]
+    front = Component(
+        "envoy", tuple(envoy.command(settings, os.getpid())), 0, _SPARE_SECONDS, lambda: envoy.drain(settings)
+    )
+    return [*members, front]

@@ -1,0 +1,96 @@
+"""Envoy as the supervisor starts and drains it. What it does is the controller's business, by xDS; here are only its first file and
+its admin socket."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import string
+import sys
+from pathlib import Path
+
+import llamesh
+from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.envoy_binary import find_envoy
+
+BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
+TETHER = Path(__file__).with_name("tether.py")
+
+_INFERENCE = "http.inference.downstream_rq_active"
+"""Envoy's gauge of the inference requests that are running; watches and logs of the management API are not waited for."""
+
+
+def admin_socket(settings: MeshSettings) -> Path:
+    """Envoy's admin interface: private to this user."""
+    return settings.run_dir / "envoy-admin.sock"
+
+
+def write_bootstrap(settings: MeshSettings) -> Path:
+    """Write Envoy's first file from its template and say where it is."""
+    values = {
+        "node_id": socket.gethostname() or "llamesh",
+        "admin_path": str(admin_socket(settings)),
+        "controller_path": str(settings.run_dir / "controller.sock"),
+    }
+    # The template puts paths into double quotes; JSON's escapes are YAML's there.
+    escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
+    path = settings.run_dir / "envoy.yaml"
+    path.write_text(string.Template(BOOTSTRAP.read_text()).substitute(escaped))
+    return path
+
+
+def command(settings: MeshSettings, parent: int) -> list[str]:
+    """The command line. EnvoyNotFoundError where there is no Envoy."""
+    envoy = [
+        str(find_envoy()),
+        f"--config-path={settings.run_dir / 'envoy.yaml'}",
+        # Several meshes on one machine must not meet in Envoy's shared memory.
+        "--disable-hot-restart",
+        "--log-level=warning",
+        "--drain-strategy=immediate",
+    ]
+    return [sys.executable, "-I", "-S", str(TETHER), str(parent), *envoy]
+
+
+async def drain(settings: MeshSettings) -> None:
+    """Accept nothing more and wait, for at most drain_seconds, until no inference request runs."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(None, _admin, settings, "POST", "/healthcheck/fail")
+        await loop.run_in_executor(None, _admin, settings, "POST", "/drain_listeners?inboundonly")
+        deadline = loop.time() + settings.drain_seconds
+        while loop.time() < deadline and await loop.run_in_executor(None, _running_requests, settings):
+            await asyncio.sleep(0.1)
+    except OSError:
+        return  # It is gone or was never up: there is nothing to drain.
+
+
+def _running_requests(settings: MeshSettings) -> int:
+    stats = json.loads(_admin(settings, "GET", f"/stats?format=json&filter=^{_INFERENCE.replace('.', '%5C.')}$"))
+    return sum(int(stat.get("value", 0)) for stat in stats.get("stats", ()))
+
+
+def _admin(settings: MeshSettings, method: str, path: str) -> bytes:
+    connection = _UnixConnection(str(admin_socket(settings)))
+    try:
+        connection.request(method, path)
+        return connection.getresponse().read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("envoy", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

@@ -1,0 +1,61 @@
+"""Does the mesh work? Asked as anyone asks: `GET /health` through Envoy."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+
+PREFIX = "HEALTH_STATE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the mesh: its name, its state in one word, and why it is not OK."""
+
+    name: str
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeshHealth:
+    """The whole."""
+
+    state: str
+    parts: tuple[Part, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything works."""
+        return self.state == "OK"
+
+    def missing(self) -> list[str]:
+        """What does not work, one line each."""
+        return [f"{part.name}: {part.message or part.state.lower()}" for part in self.parts if part.state != "OK"]
+
+
+def ask(host: str, port: int, timeout: float = 3.0) -> MeshHealth:
+    """The mesh's health. OSError where nothing answers; state UNREACHABLE where something else does."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        body = answer.read()
+    except http.client.HTTPException as error:
+        return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", f"no HTTP answer ({error})"),))
+    finally:
+        connection.close()
+    try:
+        found = json.loads(body)
+        parts = tuple(
+            Part(item["name"], _word(item), item.get("message", "")) for item in found.get("components", ())
+        )
+        state = found["status"].removeprefix(PREFIX)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", f"answers {answer.status} {answer.reason}"),))
+    return MeshHealth(state, parts)
+
+
+def _word(item: dict[str, str]) -> str:
+    return item.get("status", "UNSPECIFIED").removeprefix(PREFIX)

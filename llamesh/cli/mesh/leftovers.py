@@ -1,0 +1,57 @@
+"""What an earlier mesh of this home left behind: processes that are still ending, sockets that nobody listens on.
+
+Called only while the lock of the home is held, so whatever is found belongs to a mesh that is over. Records name a process by
+number and start time: a number that the system gave to somebody else in the meantime is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from llamesh.cli.mesh.identity import ProcessId
+
+GRACE_SECONDS = 2.0
+"""Children end by themselves when their supervisor dies; so long they are left to it."""
+
+
+def record(run_dir: Path, processes: Iterable[ProcessId]) -> None:
+    """Write down, in one step, which processes run below the supervisor."""
+    unfinished = _path(run_dir).with_suffix(".tmp")
+    unfinished.write_text(json.dumps([{"pid": item.pid, "started": item.started} for item in processes]))
+    unfinished.replace(_path(run_dir))
+
+
+def clear(run_dir: Path) -> int:
+    """End what is left of an earlier mesh and remove its sockets; how many processes had to be ended by force."""
+    forced = 0
+    left = [process for process in _recorded(run_dir) if process.alive]
+    for process in left:
+        if not process.wait_gone(GRACE_SECONDS):
+            process.signal(signal.SIGKILL)
+            process.wait_gone(GRACE_SECONDS)
+            forced += 1
+    for socket in [*run_dir.glob("*.sock"), *(run_dir / "engines").glob("*.sock")]:
+        socket.unlink(missing_ok=True)
+    _path(run_dir).unlink(missing_ok=True)
+    return forced
+
+
+def _path(run_dir: Path) -> Path:
+    return run_dir / "processes.json"
+
+
+def _recorded(run_dir: Path) -> list[ProcessId]:
+    """Components as the supervisor wrote them, engines as the controller did."""
+    found = []
+    for path in [_path(run_dir), *(run_dir / "engines").glob("*.json")]:
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        for item in content if isinstance(content, list) else [content]:
+            if isinstance(item, dict) and "pid" in item and "started" in item:
+                found.append(ProcessId(int(item["pid"]), str(item["started"])))
+    return found

@@ -1,0 +1,51 @@
+"""The components' log files: one each, appended to by the component itself, kept from growing by the supervisor.
+
+A component writes straight into its file, so a busy or stopped supervisor never holds it up. A full file is copied away and
+emptied in place (the component goes on writing to it); lines written during the copy itself may be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from pathlib import Path
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes after which a log file is put aside."""
+
+KEPT = 3
+"""Files put aside for each component; the oldest goes."""
+
+
+def open_log(logs: Path, name: str) -> int:
+    """Open a component's log for appending; the caller closes it."""
+    return os.open(path_of(logs, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def path_of(logs: Path, name: str) -> Path:
+    """Where a component's log is."""
+    return logs / f"{name}.log"
+
+
+def rotate(logs: Path, name: str, largest: int = LARGEST) -> bool:
+    """Put a full log aside; whether it was full."""
+    path = path_of(logs, name)
+    if not path.exists() or path.stat().st_size < largest:
+        return False
+    for number in range(KEPT - 1, 0, -1):
+        older = path.with_suffix(f".log.{number}")
+        if older.exists():
+            older.replace(path.with_suffix(f".log.{number + 1}"))
+    shutil.copyfile(path, path.with_suffix(".log.1"))
+    os.truncate(path, 0)
+    return True
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log; none where there is no log."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+    except FileNotFoundError:
+        return []

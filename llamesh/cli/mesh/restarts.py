@@ -1,0 +1,26 @@
+"""When a component that ended is started again: at once, then with growing pauses, from the beginning once it was stable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+STABLE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Restarts:
+    """The restarts of one component."""
+
+    in_a_row: int = 0
+    """How often it was started again without having been stable in between."""
+
+    def pause_after(self, lived: float) -> float:
+        """Seconds to wait before the next start, after a life of so many seconds."""
+        if lived >= STABLE_SECONDS:
+            self.in_a_row = 0
+        self.in_a_row += 1
+        if self.in_a_row == 1:
+            return 0.0
+        return float(min(FIRST_PAUSE * 2 ** (self.in_a_row - 2), LONGEST_PAUSE))

@@ -1,0 +1,90 @@
+"""The settings in force, as the mesh's own processes read them.
+
+They are asked for (`python -m llamesh.kit.config`) rather than read a second time: one table, one reader. Asking also finds a
+wrong setting before anything is started.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamesh.cli.failure import CommandError, Exit
+
+
+@dataclass(frozen=True, slots=True)
+class MeshSettings:
+    """What the supervisor needs to know of the settings."""
+
+    home: Path
+    run_dir: Path
+    bind: str
+    public_host: str
+    inference_port: int
+    gateway_port: int
+    contract_port: int
+    download_port: int
+    drain_seconds: float
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files, one for each component."""
+        return self.home / "logs"
+
+    @property
+    def host(self) -> str:
+        """Address under which this machine reaches Envoy."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.bind, self.bind)  # noqa: S104
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Each port that Envoy listens on, by the setting that moves it."""
+        return {
+            "LLAMESH_INFERENCE_PORT": self.inference_port,
+            "LLAMESH_GATEWAY_PORT": self.gateway_port,
+            "LLAMESH_CONTRACT_PORT": self.contract_port,
+            "LLAMESH_DOWNLOAD_PORT": self.download_port,
+        }
+
+    def url(self, port: int) -> str:
+        """Address of one of the ports, for people and programs on this machine."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{'localhost' if host == '127.0.0.1' else host}:{port}"
+
+
+def read_settings(environment: Mapping[str, str]) -> MeshSettings:
+    """Ask for the settings in force. CommandError naming the setting where one is wrong, or the extra where it is missing."""
+    asked = subprocess.run(
+        [sys.executable, "-P", "-m", "llamesh.kit.config"],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode == 0:
+        found = json.loads(asked.stdout)
+        return MeshSettings(
+            home=Path(found["home"]),
+            run_dir=Path(found["run_dir"]),
+            bind=found["bind"],
+            public_host=found["public_host"],
+            inference_port=found["inference_port"],
+            gateway_port=found["gateway_port"],
+            contract_port=found["contract_port"],
+            download_port=found["download_port"],
+            drain_seconds=found["drain_seconds"],
+        )
+    lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]
+    if "ModuleNotFoundError" in lines[-1]:
+        raise CommandError(
+            "this installation is the client only: it cannot run a mesh",
+            parts=[lines[-1]],
+            hint="pip install 'llamesh[mesh,engine]'",
+        )
+    if asked.returncode == 2:
+        raise CommandError("a setting is wrong", parts=lines, code=Exit.USAGE)
+    raise CommandError("the settings could not be read", parts=lines[-3:])

@@ -1,0 +1,199 @@
+"""`llamesh up` and `llamesh down`: the whole mesh of one machine, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.mesh import envoy, health, leftovers, logfiles, ports
+from llamesh.cli.mesh.components import components
+from llamesh.cli.mesh.identity import ProcessId
+from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_ready
+from llamesh.cli.mesh.settings import MeshSettings, read_settings
+from llamesh.cli.mesh.supervisor import Supervisor
+from llamesh.envoy_binary import EnvoyNotFoundError
+from llamesh.locations import home_directory, make_private
+
+READY_SECONDS = 60.0
+"""How long a start may take before it is called slow; nothing is given up then."""
+
+LEAST_FREE_BYTES = 200 * 1024 * 1024
+"""A mesh is not started on a disk that has less."""
+
+
+def up(*, demo: bool = False, detach: bool = False) -> int:
+    """Start the whole mesh on this machine and keep it running until Ctrl-C.
+
+    Parameters
+    ----------
+    demo
+        Fetch a small model, serve it and ask it a question.
+    detach
+        Return when the mesh is ready; `llamesh down` ends it.
+    """
+    began = time.monotonic()
+    os.umask(0o077)
+    settings = read_settings(os.environ)
+    make_private(settings.home)
+    make_private(settings.logs)
+    if detach:
+        return _detached(settings, demo=demo, began=began)
+    try:
+        with held(settings.home):
+            make_private(settings.run_dir)
+            if forced := leftovers.clear(settings.run_dir):
+                _say(f"ended {forced} processes of an earlier mesh")
+            _check_machine(settings)
+            envoy.write_bootstrap(settings)
+            return asyncio.run(_supervise(settings, demo=demo, began=began))
+    except MeshRunningError as error:
+        by = f" (process {error.holder.pid})" if error.holder else ""
+        raise CommandError(
+            f"a mesh is running already for {settings.home}{by}",
+            hint="`llamesh status` shows it, `llamesh down` ends it; LLAMESH_HOME names another home",
+        ) from None
+    except EnvoyNotFoundError as error:
+        raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing") from error
+
+
+def down(*, timeout: float = 60.0) -> int:
+    """End the mesh that runs on this machine.
+
+    Parameters
+    ----------
+    timeout
+        Seconds to wait for running requests and the end; then it is killed.
+    """
+    running = holder(home_directory(os.environ))
+    if running is None:
+        _say("no mesh is running here")
+        return Exit.OK
+    _say(f"stopping the mesh (process {running.pid})")
+    running.signal(signal.SIGTERM)
+    if not running.wait_gone(timeout):
+        _say(f"it did not end within {timeout:g} s; it is killed")
+        running.signal(signal.SIGKILL)
+        running.wait_gone(5)
+    _say("stopped")
+    return Exit.OK
+
+
+def _check_machine(settings: MeshSettings) -> None:
+    """Find what would only show later, in some log."""
+    problems = ports.taken(settings.bind, settings.ports)
+    if problems:
+        raise CommandError("Envoy cannot listen", parts=problems, hint="end that process, or choose another port")
+    space = os.statvfs(settings.home)
+    free = space.f_bavail * space.f_frsize
+    if free < LEAST_FREE_BYTES:
+        raise CommandError(
+            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {LEAST_FREE_BYTES // 2**20} are needed",
+            hint="free some space, or set LLAMESH_HOME to a folder on another disk",
+        )
+
+
+async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int:
+    supervisor = Supervisor(components(settings), settings.run_dir, settings.logs, _say, os.environ)
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        _say("killing everything" if supervisor.stopping else "stopping: running requests are finished first (again to kill)")
+        supervisor.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, asked)
+    greeting = asyncio.create_task(_greet(settings, demo=demo, began=began))
+    await supervisor.run()
+    greeting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await greeting
+    if supervisor.killed:
+        return Exit.INTERRUPTED
+    _say("stopped")
+    return Exit.OK
+
+
+async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
+    """Say when the mesh is ready, or what it still lacks; then the demo."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        lacking = await asyncio.to_thread(_lacking, settings)
+        if not lacking:
+            break
+        if time.monotonic() > deadline:
+            deadline = float("inf")
+            _say("not ready yet:\n" + "\n".join(f"    {line}" for line in lacking) + "\n    `llamesh doctor` explains")
+        await asyncio.sleep(0.05)
+    announce_ready(settings.home)
+    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s")
+    if not demo:
+        _show_addresses(settings)
+        return
+    process = await asyncio.create_subprocess_exec(*_demo_command(began), start_new_session=True)
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+        raise
+
+
+def _lacking(settings: MeshSettings) -> list[str]:
+    try:
+        found = health.ask(settings.host, settings.gateway_port)
+    except OSError as error:
+        return [f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"]
+    return found.missing() or ([] if found.ok else [f"health: {found.state}"])
+
+
+def _show_addresses(settings: MeshSettings) -> None:
+    print(f"  management  {settings.url(settings.gateway_port)}")
+    print(f"  inference   {settings.url(settings.inference_port)}/v1")
+    print(f"  logs        {settings.logs}", flush=True)
+
+
+def _demo_command(began: float) -> list[str]:
+    elapsed = time.monotonic() - began
+    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", f"{elapsed:.3f}"]
+
+
+def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
+    """Start a supervisor of its own and return once the mesh is ready."""
+    log = logfiles.path_of(settings.logs, "supervisor")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "llamesh.cli.main", "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + READY_SECONDS
+    while not is_ready(settings.home, process.pid):
+        if process.poll() is not None:
+            sys.stderr.write(log.read_text())
+            return process.returncode
+        if time.monotonic() > deadline:
+            raise CommandError(
+                "the mesh is not ready yet; it goes on starting",
+                parts=_lacking(settings),
+                hint=f"`llamesh doctor` explains; its output is in {log}",
+                code=Exit.UNAVAILABLE,
+            )
+        time.sleep(0.05)
+    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
+    if demo:
+        return subprocess.run(_demo_command(began), check=False).returncode
+    _show_addresses(settings)
+    return Exit.OK
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,46 @@
+"""Where things of one machine lie. The mesh's own processes and the command that supervises them both ask here.
+
+Nothing but the standard library is imported: the command line is not to wait for a settings library to know a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+UNIX_SOCKET_LIMIT = 107
+"""Longest path of a Unix socket on Linux, in bytes (sys/un.h)."""
+
+LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
+"""The longest name below the run directory."""
+
+DEFAULT_HOME = Path("~/.llamesh")
+
+
+def home_directory(environment: Mapping[str, str]) -> Path:
+    """LLAMESH_HOME, absolute: the directory of all data of one machine."""
+    return Path(environment.get("LLAMESH_HOME") or DEFAULT_HOME).expanduser().absolute()
+
+
+def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
+    """Directory of sockets: LLAMESH_HOME/run, or a short one where that would exceed the limit of Unix sockets."""
+    usual = home / "run"
+    if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
+        return usual
+    name = f"llamesh-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    return Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
+
+
+def make_private(directory: Path) -> Path:
+    """Create a directory that only this user can enter; PermissionError where another user owns it."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owner = directory.stat().st_uid
+    if owner != os.getuid():
+        raise PermissionError(
+            f"{directory} belongs to user {owner}: remove it, or set LLAMESH_HOME to another directory"
+        )
+    directory.chmod(0o700)
+    return directory

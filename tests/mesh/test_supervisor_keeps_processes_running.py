@@ -1,0 +1,178 @@
+"""The supervisor with stand-in processes (labelled fakes: small programs that honour the lifeline as members of the mesh do)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llamesh.cli.mesh import leftovers
+from llamesh.cli.mesh.envoy import TETHER
+from llamesh.cli.mesh.supervisor import Component, Supervisor
+
+FAKE_MEMBER = """
+import os, select, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (print("ending", flush=True), sys.exit(0)))
+print("serving", flush=True)
+select.select([int(os.environ["LLAMESH_LIFELINE_FD"])], [], [])
+os._exit(1)
+"""
+"""A fake member: serves nothing, ends on SIGTERM and at the end of the lifeline."""
+
+DEADLINE = 10.0
+
+
+def member(name: str, stage: int = 0, code: str = FAKE_MEMBER) -> Component:
+    return Component(name, (sys.executable, "-S", "-c", code), stage, 2.0)
+
+
+async def eventually(ask: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE
+    while not (found := ask()):
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.01)
+    return found
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, *components: Component) -> AsyncIterator[tuple[Supervisor, list[str]]]:
+    said: list[str] = []
+    supervisor = Supervisor(components, tmp_path, tmp_path, said.append, os.environ)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor, said
+    finally:
+        supervisor.kill()
+        await task
+
+
+async def test_what_is_killed_comes_back_and_it_is_said(tmp_path: Path) -> None:
+    async with running(tmp_path, member("one"), member("two")) as (supervisor, said):
+        before = await eventually(lambda: len(supervisor.running()) == 2 and supervisor.running())
+        os.kill(before["one"], signal.SIGKILL)
+        await eventually(lambda: supervisor.running().get("one") not in (None, before["one"]))
+        assert supervisor.running()["two"] == before["two"]
+        assert said == ["one was ended by SIGKILL; starting it again"]
+
+
+async def test_the_last_words_of_a_component_that_fails_are_shown(tmp_path: Path) -> None:
+    failing = member("sad", code="import sys; print('no database'); sys.exit(3)")
+    async with running(tmp_path, failing) as (_, said):
+        await eventually(lambda: said)
+        assert said[0] == "sad ended with exit code 3; starting it again\n    its last words: no database"
+
+
+async def test_the_end_comes_in_stages_after_the_drain(tmp_path: Path) -> None:
+    order: list[str] = []
+    log = tmp_path / "order"
+
+    async def drain() -> None:
+        order.append("drain")
+        assert len(supervisor.running()) == 3
+
+    code = FAKE_MEMBER.replace('print("ending", flush=True)', f"open({str(log)!r}, 'a').write(sys.argv[1])")
+    components = [
+        Component(name, (sys.executable, "-S", "-c", code, name), stage, 2.0, drain if stage == 0 else None)
+        for stage, name in enumerate("abc")
+    ]
+    async with running(tmp_path, *components) as (supervisor, said):
+        await eventually(lambda: [(tmp_path / f"{name}.log").exists() for name in "abc"] == [True] * 3)
+        await eventually(lambda: all("serving" in (tmp_path / f"{name}.log").read_text() for name in "abc"))
+        supervisor.stop()
+        await eventually(lambda: not supervisor.running())
+    assert order == ["drain"]
+    assert log.read_text() == "abc"
+    assert said == []
+
+
+async def test_a_second_stop_kills_what_will_not_end(tmp_path: Path) -> None:
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 60.0)
+    async with running(tmp_path, component) as (supervisor, _):
+        await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
+        supervisor.stop()
+        await asyncio.sleep(0)
+        assert supervisor.running()
+        supervisor.stop()
+        await eventually(lambda: not supervisor.running())
+        assert supervisor.killed
+
+
+async def test_a_component_that_ignores_the_end_is_killed_after_its_time(tmp_path: Path) -> None:
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 0.2)
+    async with running(tmp_path, component) as (supervisor, said):
+        await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
+        supervisor.stop()
+        await eventually(lambda: not supervisor.running())
+        assert said == ["stubborn did not end within 0.2 s; it is killed"]
+
+
+SUPERVISOR = f"""
+import asyncio, os, sys
+from pathlib import Path
+from typing import Any
+from llamesh.cli.mesh.supervisor import Component, Supervisor
+member = (sys.executable, "-S", "-c", {FAKE_MEMBER!r})
+tethered = (sys.executable, "-I", "-S", {str(TETHER)!r}, str(os.getpid()), "/bin/sleep", "1000")
+components = [Component("member", member, 0, 1.0), Component("tethered", tethered, 0, 1.0)]
+supervisor = Supervisor(components, Path(sys.argv[1]), Path(sys.argv[1]), print, os.environ)
+asyncio.run(supervisor.run())
+"""
+
+
+@pytest.fixture
+def supervisor_process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SUPERVISOR), str(tmp_path)])
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_nothing_outlives_a_supervisor_that_is_killed(
+    tmp_path: Path, supervisor_process: subprocess.Popen[bytes]
+) -> None:
+    parent = psutil.Process(supervisor_process.pid)
+    await eventually(lambda: "serving" in _text(tmp_path / "member.log"))
+    await eventually(lambda: any(child.name() == "sleep" for child in parent.children()))
+    children = parent.children(recursive=True)
+    assert len(children) == 2
+    supervisor_process.kill()
+    supervisor_process.wait()
+    _, left = psutil.wait_procs(children, timeout=DEADLINE)
+    assert left == []
+
+
+async def test_a_new_start_ends_what_is_recorded_and_only_that(tmp_path: Path) -> None:
+    ours = subprocess.Popen(["/bin/sleep", "1000"])
+    other = subprocess.Popen(["/bin/sleep", "1000"])
+    try:
+        (tmp_path / "engines").mkdir()
+        (tmp_path / "gateway.sock").touch()
+        ours_id = leftovers.ProcessId.of(ours.pid)
+        reused = leftovers.ProcessId(other.pid, "before")
+        leftovers.record(tmp_path, [ours_id, reused])
+        reaper = asyncio.create_task(asyncio.to_thread(ours.wait))
+        assert await asyncio.to_thread(leftovers.clear, tmp_path) == 1
+        await reaper
+        assert other.poll() is None
+        assert not (tmp_path / "gateway.sock").exists()
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
