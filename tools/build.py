@@ -1,0 +1,44 @@
+"""Build the programs that tests/cluster runs against, from the modules that go.mod pins: into .tools/bin, only what is missing.
+
+Needs Go. A program that is named on the command line is built alone: `python tools/build.py grpcurl`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+BIN = TOOLS.parent / ".tools" / "bin"
+PROGRAMS = {
+    "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl",
+    "minio": "github.com/minio/minio",
+}
+
+
+def stale(name: str) -> bool:
+    """Whether a program is missing or older than the versions that are pinned."""
+    program = BIN / name
+    return not program.exists() or program.stat().st_mtime < (TOOLS / "go.mod").stat().st_mtime
+
+
+def main() -> None:
+    """Build; exit 1 with the remedy where Go is missing."""
+    wanted = [name for name in sys.argv[1:] or PROGRAMS if stale(name)]
+    if not wanted:
+        return
+    if shutil.which("go") is None:
+        sys.exit("Go is missing: the programs of tests/cluster are built from modules (https://go.dev/doc/install)")
+    BIN.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        print(f"building {name} (once)", flush=True)
+        environment = {**os.environ, "CGO_ENABLED": "0"}
+        command = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(BIN / name), PROGRAMS[name]]
+        subprocess.run(command, cwd=TOOLS, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    main()
