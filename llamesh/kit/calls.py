@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -243,7 +243,7 @@ def _unary(
 def _stream(
     method: str,
     access: options_pb2.Access | None,
-    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+    behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     streams: Streams,
 ) -> Callable[[Message, Context], AsyncIterator[Any]]:
     async def serve(request: Message, context: Context) -> AsyncIterator[Any]:
@@ -252,9 +252,11 @@ def _stream(
             call.check(request)
             if streams.draining:
                 raise _restarting()
-            with streams.open():
-                async for response in behaviour(request, context):
-                    yield response
+            # Closed here and not whenever it is collected: what it holds is given back with the call.
+            async with aclosing(behaviour(request, context)) as responses:
+                with streams.open():
+                    async for response in responses:
+                        yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             if streams.draining and isinstance(error, asyncio.CancelledError):
                 await call.fail(_restarting())

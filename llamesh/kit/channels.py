@@ -2,13 +2,14 @@
 
 stub = contract_pb2_grpc.ContractServiceStub(channel(settings, "contract"))
 with asking("contract"):
-    answer = await stub.Check(request, timeout=DEADLINE, metadata=passed_on())
+    answer = await stub.Check(request, **call_options())
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import grpc
 
@@ -31,7 +32,7 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
 
 
 def channel(settings: Settings, service: str) -> grpc.aio.Channel:
-    """A channel to a sibling of this machine. Use `wait_for_ready=True` in calls: a sibling that restarts is waited for."""
+    """A channel to a sibling of this machine."""
     return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(OPTIONS))
 
 
@@ -42,6 +43,19 @@ def passed_on() -> list[tuple[str, str]]:
     if identity is not None:
         metadata.append((CLAIMS_HEADER, identity.header))
     return metadata
+
+
+class CallOptions(TypedDict):
+    """What goes with a call besides its request."""
+
+    timeout: float
+    metadata: list[tuple[str, str]]
+    wait_for_ready: bool
+
+
+def call_options(deadline: float = DEADLINE) -> CallOptions:
+    """Options of a call to a sibling: `deadline` seconds in all, a restart of it included; the caller's identity goes along."""
+    return {"timeout": deadline, "metadata": passed_on(), "wait_for_ready": True}
 
 
 @contextmanager

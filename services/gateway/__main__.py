@@ -1,0 +1,87 @@
+"""The gateway's process: wires its parts and serves until asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+from llamesh.kit.database import open_database
+from llamesh.kit.serving import Member, run
+from llamesh.v1 import gateway_pb2_grpc
+from services.gateway.feeds import Feeds
+from services.gateway.health import Health
+from services.gateway.hub import Hub
+from services.gateway.models import Models
+from services.gateway.passwords import Passwords
+from services.gateway.servers import Servers
+from services.gateway.servicer import GatewayServicer, Parts, SigningKeyServicer
+from services.gateway.siblings import Siblings
+from services.gateway.signing_keys import open_signer
+from services.gateway.throttle import Throttle
+from services.gateway.tokens import Tokens
+from services.gateway.users import Users
+from services.gateway.watch import Watches
+
+ROTATION_CHECK = 600.0
+"""Seconds between looks at whether a signing key is due for replacement."""
+
+
+async def main(member: Member) -> None:
+    """Serve llamesh.v1.GatewayService and SigningKeyService."""
+    settings = member.settings
+    database = open_database(settings, "gateway")
+    await database.migrate("services.gateway")
+
+    users = Users(database, Passwords(), Throttle(time.monotonic), _now)
+    await users.ensure_first(settings)
+    signer = open_signer(settings, database, _now)
+    await signer.rotate()
+    tokens = Tokens(signer, _now, lambda: str(uuid.uuid4()))
+
+    siblings = Siblings(settings)
+    hub = Hub(uuid.uuid4().hex[:12])
+    feeds = Feeds(siblings, hub)
+    parts = Parts(
+        siblings=siblings,
+        users=users,
+        tokens=tokens,
+        token_lifetime=timedelta(hours=settings.jwt_expiry_hours),
+        models=Models(siblings),
+        servers=Servers(siblings),
+        watches=Watches(hub, time.monotonic, _now),
+        health=Health(siblings, time.monotonic),
+    )
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
+    gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens), member.server)
+    member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService")
+
+    try:
+        async with asyncio.TaskGroup() as background:
+            tasks = [
+                background.create_task(feeds.follow_servers()),
+                background.create_task(feeds.follow_catalogue()),
+                background.create_task(_every(ROTATION_CHECK, signer.rotate)),
+            ]
+            await member.serve()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await siblings.close()
+        await database.close()
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await act()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    run("gateway", main)

@@ -1,0 +1,88 @@
+"""How the mesh does, part by part. It always answers: a part that does not answer is what it reports.
+
+It needs no token, so an answer is shared by all who ask within a second, and messages name no paths or addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeAlias
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from llamesh.v1 import controller_pb2, gateway_pb2
+from services.gateway.siblings import Siblings
+
+PATIENCE = 1.0
+"""Seconds that a part may take for its answer."""
+
+FRESH = 1.0
+"""Seconds for which an answer is given again."""
+
+State: TypeAlias = gateway_pb2.HealthState.ValueType
+
+
+class Health:
+    """Asks every part of the mesh. `clock` gives seconds that never go back."""
+
+    def __init__(self, siblings: Siblings, clock: Callable[[], float]) -> None:
+        self._siblings = siblings
+        self._clock = clock
+        self._version = _version()
+        self._turn = asyncio.Lock()
+        self._last: tuple[float, gateway_pb2.Health] | None = None
+
+    async def report(self) -> gateway_pb2.Health:
+        """The state of the mesh now."""
+        async with self._turn:
+            if self._last is None or self._clock() - self._last[0] > FRESH:
+                health = await self._ask_all()
+                self._last = (self._clock(), health)
+            return self._last[1]
+
+    async def _ask_all(self) -> gateway_pb2.Health:
+        own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
+        others = await asyncio.gather(*(self._ask(name) for name in self._siblings.health), self._ask_envoy())
+        components = [own, *others]
+        return gateway_pb2.Health(
+            status=worst(item.status for item in components), components=components, version=self._version
+        )
+
+    async def _ask(self, name: str) -> gateway_pb2.ComponentHealth:
+        try:
+            answer = await self._siblings.health[name].Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        except grpc.aio.AioRpcError:
+            return _component(name, gateway_pb2.HEALTH_STATE_DOWN, "does not answer")
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            return _component(name, gateway_pb2.HEALTH_STATE_DEGRADED, "is starting or stopping")
+        return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _ask_envoy(self) -> gateway_pb2.ComponentHealth:
+        try:
+            mesh = await self._siblings.controller.GetMeshStatus(
+                controller_pb2.GetMeshStatusRequest(), timeout=PATIENCE
+            )
+        except grpc.aio.AioRpcError:
+            return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "not known while the controller is down")
+        if not mesh.connected_envoys:
+            return _component("envoy", gateway_pb2.HEALTH_STATE_DOWN, "no Envoy is connected to the controller")
+        return _component("envoy", gateway_pb2.HEALTH_STATE_OK, "")
+
+
+def worst(states: Iterable[State]) -> State:
+    """The worst of some states; what is not known counts as DEGRADED."""
+    return max(state or gateway_pb2.HEALTH_STATE_DEGRADED for state in states)
+
+
+def _component(name: str, status: State, message: str) -> gateway_pb2.ComponentHealth:
+    return gateway_pb2.ComponentHealth(name=name, status=status, message=message)
+
+
+def _version() -> str:
+    try:
+        return version("llamesh")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,65 @@
+"""Passwords as argon2id hashes. Hashing takes a core and 64 MiB, so it runs in worker threads, few at a time.
+
+Invariant: checking takes the same work whether the user exists or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from llamesh.kit.errors import MeshError, Reason
+
+AT_ONCE = 2
+"""Hashes computed at the same time: bounds their memory to twice 64 MiB."""
+
+WAITING = 32
+"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS."""
+
+
+class Passwords:
+    """Makes and checks hashes. `hasher` sets their cost."""
+
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
+        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._pending = 0
+        self._nobodys = self._hasher.hash("the password of nobody")
+
+    async def hash(self, password: str) -> str:
+        """The hash to keep."""
+        return await self._in_turn(password, None) or ""
+
+    async def check(self, password: str, kept: str | None) -> str | None:
+        """Check a password against the hash of its user, None where there is no such user.
+
+        Returns None where it is wrong, else the hash to keep from now on (another one after the costs were raised).
+        """
+        right = await self._in_turn(password, kept or self._nobodys)
+        return right if kept else None
+
+    async def _in_turn(self, password: str, kept: str | None) -> str | None:
+        if self._pending >= AT_ONCE + WAITING:
+            raise MeshError(
+                Reason.ERROR_REASON_TOO_MANY_LOGINS,
+                "too many logins at the same time; try again in 2 s",
+                {"retryAfterSeconds": 2},
+                retry_after=2,
+            )
+        self._pending += 1
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(self._work, password, kept)
+        finally:
+            self._pending -= 1
+
+    def _work(self, password: str, kept: str | None) -> str | None:
+        if kept is None:
+            return self._hasher.hash(password)
+        try:
+            self._hasher.verify(kept, password)
+        except (VerificationError, InvalidHashError):
+            return None
+        return self._hasher.hash(password) if self._hasher.check_needs_rehash(kept) else kept

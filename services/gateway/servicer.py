@@ -1,0 +1,202 @@
+"""The gateway's face: decodes a request, says whose it is, calls the noun that decides, encodes the answer."""
+
+# ruff: noqa: D102, N802 - names and documentation of calls stand in the contract
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+
+from llamesh.kit.calls import Context
+from llamesh.kit.channels import asking, call_options
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.identity import caller
+from llamesh.kit.pages import page_key, page_size, page_token
+from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
+from services.gateway.health import Health
+from services.gateway.models import Models
+from services.gateway.servers import Servers
+from services.gateway.siblings import Siblings
+from services.gateway.tokens import Grant, Tokens
+from services.gateway.users import Change, User, Users
+from services.gateway.watch import Selector, Watches
+
+USERS_QUERY = "users"
+"""What page tokens of ListUsers are bound to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the gateway is made of."""
+
+    siblings: Siblings
+    users: Users
+    tokens: Tokens
+    token_lifetime: timedelta
+    models: Models
+    servers: Servers
+    watches: Watches
+    health: Health
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
+    """llamesh.v1.GatewayService; see its contract for every call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def CreateToken(
+        self, request: gateway_pb2.CreateTokenRequest, context: Context
+    ) -> gateway_pb2.CreateTokenResponse:
+        user = await self._parts.users.authenticate(request.username, request.password)
+        grant = await self._grant(user)
+        lifetime = self._parts.token_lifetime
+        return gateway_pb2.CreateTokenResponse(
+            access_token=await self._parts.tokens.login(user.username, role_claim(user.role), grant, lifetime),
+            token_type="bearer",  # noqa: S106 - OAuth's word, no secret
+            expires_in=int(lifetime.total_seconds()),
+        )
+
+    async def GetHealth(self, request: gateway_pb2.GetHealthRequest, context: Context) -> gateway_pb2.Health:
+        return await self._parts.health.report()
+
+    async def ListModels(
+        self, request: gateway_pb2.ListModelsRequest, context: Context
+    ) -> gateway_pb2.ListModelsResponse:
+        page = await self._parts.models.page(request.page_size, request.page_token)
+        return gateway_pb2.ListModelsResponse(models=page.models, next_page_token=page.next_page_token)
+
+    async def GetModel(self, request: gateway_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
+        return await self._parts.models.get(request.model_uuid)
+
+    async def DeleteModel(self, request: gateway_pb2.DeleteModelRequest, context: Context) -> model_pb2.Model:
+        return await self._parts.models.delete(request.model_uuid)
+
+    async def Serve(self, request: gateway_pb2.ServeRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.serve(request, caller().subject)
+
+    async def ListServers(
+        self, request: gateway_pb2.ListServersRequest, context: Context
+    ) -> gateway_pb2.ListServersResponse:
+        page = await self._parts.servers.page(request.page_size, request.page_token)
+        return gateway_pb2.ListServersResponse(servers=page.servers, next_page_token=page.next_page_token)
+
+    async def GetServer(self, request: gateway_pb2.GetServerRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.get(request.server_uuid)
+
+    async def UpdateServer(self, request: gateway_pb2.UpdateServerRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.update(request.server_uuid, request.changes, request.etag)
+
+    async def ScaleServer(self, request: gateway_pb2.ScaleServerRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.scale(request.server_uuid, request.replicas)
+
+    async def SleepServer(self, request: gateway_pb2.SleepServerRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.sleep(request.server_uuid)
+
+    async def WakeServer(self, request: gateway_pb2.WakeServerRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.wake(request.server_uuid)
+
+    async def Stop(self, request: gateway_pb2.StopRequest, context: Context) -> server_pb2.Server:
+        return await self._parts.servers.stop(request.server_uuid)
+
+    async def ReadServerLog(
+        self, request: gateway_pb2.ReadServerLogRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.ReadServerLogResponse]:
+        log = self._parts.servers.log(request.server_uuid, request.replica, request.tail_lines, request.follow)
+        async with aclosing(log) as parts:
+            async for part in parts:
+                yield gateway_pb2.ReadServerLogResponse(lines=part.lines, time=part.time)
+
+    def Watch(self, request: gateway_pb2.WatchRequest, context: Context) -> AsyncIterator[gateway_pb2.WatchResponse]:
+        selector = Selector(frozenset(request.kinds), frozenset(request.server_uuids), frozenset(request.model_uuids))
+        return self._parts.watches.watch(caller().subject, selector, request.resume_token)
+
+    async def CreateUser(self, request: gateway_pb2.CreateUserRequest, context: Context) -> gateway_pb2.User:
+        await self._know_contract(request.contract_id)
+        role = request.role or gateway_pb2.ROLE_USER
+        return encoded(await self._parts.users.create(request.username, request.password, role, request.contract_id))
+
+    async def ListUsers(self, request: gateway_pb2.ListUsersRequest, context: Context) -> gateway_pb2.ListUsersResponse:
+        key = page_key(USERS_QUERY, request.page_token)
+        size = page_size(request.page_size)
+        users = await self._parts.users.page(str(key[0]) if key else "", size + 1)
+        more = page_token(USERS_QUERY, users[size - 1].username) if len(users) > size else ""
+        return gateway_pb2.ListUsersResponse(users=map(encoded, users[:size]), next_page_token=more)
+
+    async def GetUser(self, request: gateway_pb2.GetUserRequest, context: Context) -> gateway_pb2.User:
+        return encoded(await self._parts.users.get(request.username))
+
+    async def UpdateUser(self, request: gateway_pb2.UpdateUserRequest, context: Context) -> gateway_pb2.User:
+        change = Change(
+            password=request.password if request.HasField("password") else None,
+            role=request.role if request.HasField("role") else None,
+            contract_id=request.contract_id if request.HasField("contract_id") else None,
+        )
+        identity = caller()
+        if not identity.is_admin:
+            own_password_only = change.role is None and change.contract_id is None
+            if identity.subject != request.username or not own_password_only:
+                raise MeshError(
+                    Reason.ERROR_REASON_SCOPE_MISSING,
+                    "users change their own password only; everything else takes an administrator",
+                    {"scope": "admin"},
+                )
+            await self._parts.users.authenticate(request.username, request.old_password)
+        await self._know_contract(change.contract_id or "")
+        return encoded(await self._parts.users.change(request.username, change))
+
+    async def DeleteUser(self, request: gateway_pb2.DeleteUserRequest, context: Context) -> gateway_pb2.User:
+        return encoded(await self._parts.users.delete(request.username))
+
+    async def _grant(self, user: User) -> Grant:
+        request = admission_pb2.GrantRequest(
+            subject=user.username, role=as_role(user.role), contract_id=user.contract_id
+        )
+        with asking("contract"):
+            granted = await self._parts.siblings.admission.Grant(request, **call_options())
+        return Grant(tuple(granted.scopes), granted.contract_id, granted.ask)
+
+    async def _know_contract(self, contract_id: str) -> None:
+        """CONTRACT_NOT_FOUND where the contract service does not know it."""
+        if contract_id:
+            request = contract_pb2.GetContractRequest(contract_id=contract_id)
+            with asking("contract"):
+                await self._parts.siblings.contract.GetContract(request, **call_options())
+
+
+class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
+    """llamesh.v1.SigningKeyService; see its contract."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def ListSigningKeys(
+        self, request: gateway_pb2.ListSigningKeysRequest, context: Context
+    ) -> gateway_pb2.ListSigningKeysResponse:
+        keys = await self._tokens.key_set()
+        return gateway_pb2.ListSigningKeysResponse(jwks_json=keys.jwks_json, version=keys.version)
+
+    async def SignToken(self, request: gateway_pb2.SignTokenRequest, context: Context) -> gateway_pb2.SignTokenResponse:
+        grant = Grant(tuple(request.scopes), request.contract_id, request.ask)
+        lifetime = timedelta(seconds=request.lifetime_seconds)
+        token = await self._tokens.issue(request.subject, request.token_id, grant, lifetime)
+        return gateway_pb2.SignTokenResponse(token=token)
+
+
+def encoded(user: User) -> gateway_pb2.User:
+    """A user as the contract has it."""
+    result = gateway_pb2.User(username=user.username, role=as_role(user.role), contract_id=user.contract_id)
+    result.create_time.FromDatetime(user.create_time)
+    result.update_time.FromDatetime(user.update_time)
+    return result
+
+
+def as_role(number: int) -> gateway_pb2.Role.ValueType:
+    """The role that a number stands for in the database."""
+    return gateway_pb2.Role.Value(gateway_pb2.Role.Name(gateway_pb2.Role.ValueType(number)))
+
+
+def role_claim(number: int) -> str:
+    """A role as tokens carry it: "admin", "user" or "inference"."""
+    return gateway_pb2.Role.Name(as_role(number)).removeprefix("ROLE_").lower()

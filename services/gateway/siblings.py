@@ -1,0 +1,37 @@
+"""The services that the gateway asks, each behind one channel. A sibling that restarts is waited for within the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from llamesh.kit.channels import channel
+from llamesh.kit.config import Settings
+from llamesh.v1 import admission_pb2_grpc, contract_pb2_grpc, controller_pb2_grpc, download_pb2_grpc
+
+
+class Siblings:
+    """Stubs of the other members. Close them when done."""
+
+    contract: contract_pb2_grpc.ContractServiceAsyncStub
+    admission: admission_pb2_grpc.AdmissionServiceAsyncStub
+    catalogue: download_pb2_grpc.CatalogueServiceAsyncStub
+    controller: controller_pb2_grpc.ControllerServiceAsyncStub
+    health: dict[str, health_pb2_grpc.HealthStub]
+    """grpc.health of each sibling by its name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {
+            name: channel(settings, name) for name in ("contract", "download", "controller")
+        }
+        self.contract = contract_pb2_grpc.ContractServiceStub(self._channels["contract"])
+        self.admission = admission_pb2_grpc.AdmissionServiceStub(self._channels["contract"])
+        self.catalogue = download_pb2_grpc.CatalogueServiceStub(self._channels["download"])
+        self.controller = controller_pb2_grpc.ControllerServiceStub(self._channels["controller"])
+        self.health = {name: health_pb2_grpc.HealthStub(own) for name, own in self._channels.items()}
+
+    async def close(self) -> None:
+        """Close all channels; calls under way are cancelled."""
+        await asyncio.gather(*(own.close() for own in self._channels.values()))

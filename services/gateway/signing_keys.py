@@ -1,0 +1,210 @@
+"""The keys that tokens are signed and verified with: one shared secret (HS256), or key pairs that are replaced (EdDSA, RS256).
+
+Invariant: a key signs only after verifiers had time to learn it, and is named to them until the last token it signed has
+expired. Key pairs live in the database, so that all gateways sign with the same; the secret never leaves the mesh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+from sqlalchemy import String, Text, delete, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from llamesh.kit.config import Settings, make_private
+from llamesh.kit.database import Base, Database, Timestamp
+
+PUBLISH_LEAD = timedelta(seconds=60)
+"""How long a new key pair is only named before it signs; the controller asks for keys more often than that."""
+
+SLACK = timedelta(days=1)
+"""A key's last day is noted so much later than needed, so that it is written once a day, not with each token."""
+
+
+class SigningKey(Base):
+    """A key pair."""
+
+    __tablename__ = "signing_keys"
+
+    kid: Mapped[str] = mapped_column(String(32), primary_key=True)
+    algorithm: Mapped[str] = mapped_column(String(8))
+    private_pem: Mapped[str] = mapped_column(Text)
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    good_until: Mapped[datetime] = mapped_column(Timestamp)
+    """No token that it signed is valid longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """A JSON Web Key Set (RFC 7517) and a version that changes with it."""
+
+    jwks_json: str
+    version: str
+
+
+class Signer(Protocol):
+    """What signs tokens and names the keys that verify them."""
+
+    async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
+        """A token with these claims."""
+
+    async def key_set(self) -> KeySet:
+        """The keys that verify tokens now."""
+
+    async def rotate(self) -> None:
+        """Replace keys that are old, forget keys that are of no use any more."""
+
+
+class SharedSecret:
+    """HS256 with one secret, as the reference deployment has it. It is never replaced while the mesh runs."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._kid = _digest("kid", secret)
+
+    async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
+        """A token with these claims."""
+        return jwt.encode(dict(claims), self._secret, algorithm="HS256", headers={"kid": self._kid})
+
+    async def key_set(self) -> KeySet:
+        """The secret as a key of type `oct`."""
+        key = HMACAlgorithm.to_jwk(self._secret, as_dict=True)
+        return _key_set([{"kty": "oct", "k": key["k"], "kid": self._kid, "alg": "HS256", "use": "sig"}])
+
+    async def rotate(self) -> None:
+        """Nothing to do: the secret is a setting."""
+
+
+class KeyPairs:
+    """EdDSA or RS256 key pairs in the database. `now` gives the time, `new_id` a new key's name."""
+
+    def __init__(
+        self,
+        database: Database,
+        algorithm: str,
+        max_age: timedelta,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._database = database
+        self._algorithm = algorithm
+        self._max_age = max_age
+        self._now = now
+        self._new_id = new_id
+
+    async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
+        """A token with these claims; notes how long its key must be named."""
+        async with self._database.begin() as session:
+            keys = (await session.scalars(_newest_first(self._algorithm).with_for_update())).all()
+            key = signs(keys, self._now())
+            if key.good_until < expires:
+                key.good_until = expires + SLACK
+        return jwt.encode(dict(claims), key.private_pem, algorithm=key.algorithm, headers={"kid": key.kid})
+
+    async def key_set(self) -> KeySet:
+        """The public keys, also of pairs that sign no more and of an algorithm that was set before."""
+        async with self._database.begin() as session:
+            keys = (await session.scalars(select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid))).all()
+        return _key_set([_public(key) for key in keys])
+
+    async def rotate(self) -> None:
+        """Make a key pair where the newest is old or there is none; forget those whose last token has expired."""
+        now = self._now()
+        async with self._database.begin() as session:
+            keys = (await session.scalars(_newest_first(self._algorithm).with_for_update())).all()
+            if not keys or now - keys[0].create_time >= self._max_age:
+                session.add(
+                    SigningKey(
+                        kid=self._new_id(),
+                        algorithm=self._algorithm,
+                        private_pem=_private_pem(self._algorithm),
+                        create_time=now,
+                        good_until=now + self._max_age + PUBLISH_LEAD + SLACK,
+                    )
+                )
+            used = {key.kid for key in keys[:1]} | ({signs(keys, now).kid} if keys else set())
+            await session.execute(delete(SigningKey).where(SigningKey.good_until < now, SigningKey.kid.not_in(used)))
+
+
+def signs(keys: Sequence[SigningKey], now: datetime) -> SigningKey:
+    """The key to sign with, of keys newest first: the newest that verifiers know; the oldest where all are new."""
+    return next((key for key in keys if now - key.create_time >= PUBLISH_LEAD), keys[-1])
+
+
+def open_signer(settings: Settings, database: Database, now: Callable[[], datetime]) -> Signer:
+    """The signer that JWT_ALGORITHM names."""
+    if settings.jwt_algorithm == "HS256":
+        return SharedSecret(
+            settings.jwt_secret.get_secret_value() if settings.jwt_secret else kept_secret(settings.home)
+        )
+    return KeyPairs(database, settings.jwt_algorithm, timedelta(days=settings.jwt_rotation_days), now)
+
+
+def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
+    """The secret in `home`/secrets/jwt_secret, made by whoever comes first; readable by its owner only."""
+    path = make_private(home / "secrets") / "jwt_secret"
+    if not path.exists():
+        draft = path.with_name(f"jwt_secret.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(new_secret())
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    path.chmod(0o600)
+    return path.read_text().strip()
+
+
+def _newest_first(algorithm: str) -> Any:
+    return (
+        select(SigningKey)
+        .where(SigningKey.algorithm == algorithm)
+        .order_by(SigningKey.create_time.desc(), SigningKey.kid)
+    )
+
+
+def _private_pem(algorithm: str) -> str:
+    key = (
+        ed25519.Ed25519PrivateKey.generate()
+        if algorithm == "EdDSA"
+        else rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _public(key: SigningKey) -> dict[str, Any]:
+    private = load_pem_private_key(key.private_pem.encode(), password=None)
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        jwk = OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    else:
+        assert isinstance(private, rsa.RSAPrivateKey), "only these two kinds are made"
+        jwk = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    return {
+        **{name: jwk[name] for name in ("kty", "crv", "x", "n", "e") if name in jwk},
+        "kid": key.kid,
+        "alg": key.algorithm,
+        "use": "sig",
+    }
+
+
+def _key_set(keys: Sequence[Mapping[str, Any]]) -> KeySet:
+    text = json.dumps({"keys": list(keys)}, separators=(",", ":"))
+    return KeySet(text, _digest("version", text))
+
+
+def _digest(purpose: str, text: str) -> str:
+    return hashlib.sha256(f"llamesh {purpose}\0{text}".encode()).hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""Who can log in, what each may do, and the rules about it.
+
+Invariant: there is always an administrator; a password is never kept or logged, only its hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from pydantic import SecretStr
+from sqlalchemy import String, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Base, Database, Timestamp
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import log
+from llamesh.kit.serving import StartRefused
+from llamesh.v1 import gateway_pb2
+from services.gateway.passwords import Passwords
+from services.gateway.throttle import Throttle
+
+FIRST_ADMIN = "admin"
+"""Name of the user that the first start makes."""
+
+Role: TypeAlias = gateway_pb2.Role.ValueType
+
+
+class User(Base):
+    """A person or program that can log in."""
+
+    __tablename__ = "users"
+
+    username: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[int]
+    contract_id: Mapped[str] = mapped_column(String(64))
+    password_hash: Mapped[str] = mapped_column(String(256))
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    update_time: Mapped[datetime] = mapped_column(Timestamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to change of a user; None leaves it."""
+
+    password: str | None = None
+    role: Role | None = None
+    contract_id: str | None = None
+
+
+class Users:
+    """All users. `now` gives the time for records."""
+
+    def __init__(
+        self, database: Database, passwords: Passwords, throttle: Throttle, now: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._throttle = throttle
+        self._now = now
+
+    async def ensure_first(self, settings: Settings) -> None:
+        """Make the first administrator where there is no user yet.
+
+        Raises:
+            StartRefused: without LLAMESH_ADMIN_PASSWORD while other machines can reach Envoy.
+        """
+        async with self._database.begin() as session:
+            if await session.scalar(select(User.username).limit(1)):
+                return
+        password = first_password(settings)
+        try:
+            await self.create(FIRST_ADMIN, password, gateway_pb2.ROLE_ADMIN, "")
+        except MeshError as error:
+            # Another gateway on the same database was faster.
+            if error.reason != Reason.ERROR_REASON_USER_EXISTS:
+                raise
+
+    async def authenticate(self, username: str, password: str) -> User:
+        """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise."""
+        self._throttle.check(username)
+        async with self._database.begin() as session:
+            user = await session.get(User, username)
+        kept = await self._passwords.check(password, user.password_hash if user else None)
+        if user is None or kept is None:
+            self._throttle.failed(username)
+            raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")
+        self._throttle.succeeded(username)
+        if kept != user.password_hash:
+            async with self._database.begin() as session:
+                again = await session.get(User, username, with_for_update=True)
+                if again is not None and again.password_hash == user.password_hash:
+                    again.password_hash = kept
+        return user
+
+    async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
+        """Make a user; USER_EXISTS where the name is taken."""
+        now = self._now()
+        user = User(
+            username=username,
+            role=role,
+            contract_id=contract_id,
+            password_hash=await self._passwords.hash(password),
+            create_time=now,
+            update_time=now,
+        )
+        try:
+            async with self._database.begin() as session:
+                session.add(user)
+        except IntegrityError as error:
+            raise MeshError(
+                Reason.ERROR_REASON_USER_EXISTS, f"there is a user {username!r} already", {"username": username}
+            ) from error
+        return user
+
+    async def get(self, username: str) -> User:
+        """One user; USER_NOT_FOUND where there is none."""
+        async with self._database.begin() as session:
+            return await _found(session, username)
+
+    async def page(self, after: str, size: int) -> Sequence[User]:
+        """At most `size` users by name, beginning after a name."""
+        query = select(User).where(User.username > after).order_by(User.username).limit(size)
+        async with self._database.begin() as session:
+            return (await session.scalars(query)).all()
+
+    async def change(self, username: str, change: Change) -> User:
+        """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
+        password_hash = await self._passwords.hash(change.password) if change.password is not None else None
+        async with self._database.begin() as session:
+            admins = await _lock_admins(session)
+            user = await _found(session, username)
+            if change.role is not None:
+                if change.role != gateway_pb2.ROLE_ADMIN:
+                    _keep_one(admins, username)
+                user.role = change.role
+            if change.contract_id is not None:
+                user.contract_id = change.contract_id
+            if password_hash is not None:
+                user.password_hash = password_hash
+            user.update_time = self._now()
+        return user
+
+    async def delete(self, username: str) -> User:
+        """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
+        async with self._database.begin() as session:
+            admins = await _lock_admins(session)
+            user = await _found(session, username)
+            _keep_one(admins, username)
+            await session.delete(user)
+        return user
+
+
+def first_password(settings: Settings) -> str:
+    """The first administrator's password: the one that is set, else "admin" where only this machine can use it."""
+    chosen: SecretStr | None = settings.admin_password
+    if chosen is not None:
+        return chosen.get_secret_value()
+    if not settings.loopback:
+        raise StartRefused(
+            f"LLAMESH_BIND={settings.bind} lets other machines in, and the first administrator has no password: "
+            "set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
+        )
+    log.warning("the password of the user admin is admin: change it before others can reach this machine")
+    return "admin"
+
+
+async def _found(session: AsyncSession, username: str) -> User:
+    user = await session.get(User, username, with_for_update=True)
+    if user is None:
+        raise MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, f"there is no user {username!r}", {"username": username})
+    return user
+
+
+async def _lock_admins(session: AsyncSession) -> set[str]:
+    # Locked in one order: of two administrators who remove each other at once, the second finds itself the last.
+    query = select(User.username).where(User.role == gateway_pb2.ROLE_ADMIN).order_by(User.username).with_for_update()
+    return set((await session.scalars(query)).all())
+
+
+def _keep_one(admins: set[str], username: str) -> None:
+    if admins == {username}:
+        raise MeshError(
+            Reason.ERROR_REASON_LAST_ADMINISTRATOR,
+            f"{username!r} is the last administrator",
+            {"username": username},
+        )

@@ -1,0 +1,162 @@
+"""Watches: what is there, then what changes, from the hub to as many readers as there are.
+
+Invariant: every message carries the token to go on after it; nothing is kept for a reader but its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
+from services.gateway.hub import KIND_SERVERS, KINDS, Entry, Hub, Key, Kind
+
+HEARTBEAT = 10.0
+"""Seconds of silence after which a heartbeat is sent."""
+
+MAX_WATCHES = 16
+"""Watches that one subject may have open."""
+
+SYNC_PATIENCE = 5.0
+"""Seconds that a new watch waits for siblings that have not told yet what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """What a reader wants to see; an empty set wants all."""
+
+    kinds: Collection[Kind] = ()
+    server_uuids: frozenset[str] = frozenset()
+    model_uuids: frozenset[str] = frozenset()
+
+    def wants(self, key: Key) -> bool:
+        """Whether the reader wants to see an object."""
+        kind, name = key
+        names = self.server_uuids if kind == KIND_SERVERS else self.model_uuids
+        return (not self.kinds or kind in self.kinds) and (not names or name in names)
+
+
+class Watches:
+    """Serves watches. `clock` gives seconds that never go back, `now` the time for messages."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+        heartbeat: float = HEARTBEAT,
+        limit: int = MAX_WATCHES,
+        sync_patience: float = SYNC_PATIENCE,
+    ) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._now = now
+        self._heartbeat = heartbeat
+        self._limit = limit
+        self._sync_patience = sync_patience
+        self._open: Counter[str] = Counter()
+
+    async def watch(
+        self, subject: str, selector: Selector, resume_token: str
+    ) -> AsyncGenerator[gateway_pb2.WatchResponse, None]:
+        """What the selector wants: what is there (or changed since the token), `synced`, then changes without end.
+
+        Raises:
+            MeshError: TOO_MANY_WATCHES, RESUME_TOKEN_EXPIRED, or COMPONENT_UNAVAILABLE where a sibling does not answer.
+        """
+        with self._counted(subject):
+            await self._until_synced(selector.kinds or KINDS)
+            cursor, end = self._hub.cursor(resume_token) if resume_token else 0, self._hub.sequence
+            for key in self._hub.changed_since(cursor, selector.wants):
+                entry = self._hub.get(key)
+                if entry is not None and (resume_token or not entry.removed):
+                    response = response_for(key, entry)
+                    if response:
+                        yield self._sent(response, min(entry.sequence, end))
+            yield self._sent(gateway_pb2.WatchResponse(synced=True), end)
+            async for response in self._changes(selector, end):
+                yield response
+
+    async def _changes(self, selector: Selector, cursor: int) -> AsyncGenerator[gateway_pb2.WatchResponse, None]:
+        last_sent = self._clock()
+        while True:
+            self._hub.check(cursor)
+            end = self._hub.sequence
+            for key in self._hub.changed_since(cursor, selector.wants):
+                entry = self._hub.get(key)
+                # What changed again while the reader was slow comes once, with the next round.
+                response = response_for(key, entry) if entry and entry.sequence <= end else None
+                if entry and response:
+                    yield self._sent(response, entry.sequence)
+                    last_sent = self._clock()
+            self._hub.check(cursor)
+            cursor = end
+            silence = self._heartbeat - (self._clock() - last_sent)
+            if silence <= 0:
+                yield self._sent(gateway_pb2.WatchResponse(heartbeat=True), cursor)
+                last_sent = self._clock()
+                continue
+            try:
+                async with asyncio.timeout(silence):
+                    await self._hub.wait_beyond(cursor)
+            except TimeoutError:
+                continue
+
+    def _sent(self, response: gateway_pb2.WatchResponse, sequence: int) -> gateway_pb2.WatchResponse:
+        response.resume_token = self._hub.token(sequence)
+        response.time.FromDatetime(self._now())
+        return response
+
+    async def _until_synced(self, kinds: Collection[Kind]) -> None:
+        for kind in kinds:
+            try:
+                async with asyncio.timeout(self._sync_patience):
+                    await self._hub.until_synced([kind])
+            except TimeoutError as error:
+                component = "controller" if kind == KIND_SERVERS else "download"
+                raise MeshError(
+                    Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+                    f"the {component} service does not answer",
+                    {"component": component},
+                    retry_after=1,
+                ) from error
+
+    @contextmanager
+    def _counted(self, subject: str) -> Iterator[None]:
+        if self._open[subject] >= self._limit:
+            raise MeshError(
+                Reason.ERROR_REASON_TOO_MANY_WATCHES,
+                f"{subject} has {self._limit} watches open already",
+                {"limit": self._limit},
+            )
+        self._open[subject] += 1
+        try:
+            yield
+        finally:
+            self._open[subject] -= 1
+            if not self._open[subject]:
+                del self._open[subject]
+
+
+def response_for(key: Key, entry: Entry) -> gateway_pb2.WatchResponse | None:
+    """The message about an object; None where there is none to send: a download that was forgotten."""
+    match entry.object:
+        case server_pb2.Server() as server:
+            return (
+                gateway_pb2.WatchResponse(stopped_server=server)
+                if entry.removed
+                else gateway_pb2.WatchResponse(server=server)
+            )
+        case model_pb2.Model() as model:
+            return (
+                gateway_pb2.WatchResponse(removed_model_uuid=key[1])
+                if entry.removed
+                else gateway_pb2.WatchResponse(model=model)
+            )
+        case download_pb2.Download() as download:
+            return None if entry.removed else gateway_pb2.WatchResponse(download=download)
