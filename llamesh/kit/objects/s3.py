@@ -13,7 +13,7 @@ import io
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError as FutureCancelledError
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -273,7 +273,7 @@ class _Pull:
         self._loop = loop
         self._left = b""
         self._hash = hashlib.sha256()
-        self._waiting: Future[bytes] | None = None
+        self._pulling: asyncio.Task[bytes] | None = None
         self._aborted = False
         self.size = 0
 
@@ -286,10 +286,7 @@ class _Pull:
         parts = [self._left]
         have = len(self._left)
         while have < size:
-            if self._aborted:
-                raise StoreError("the upload was cancelled")
-            self._waiting = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
-            block = self._waiting.result()
+            block = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
             if not block:
                 break
             self._hash.update(block)
@@ -301,13 +298,17 @@ class _Pull:
         return data[:size]
 
     async def _next(self) -> bytes:
+        # Runs on the loop like `abort`: whichever comes first, the other sees it.
+        if self._aborted:
+            raise StoreError("the upload was cancelled")
+        self._pulling = asyncio.current_task()
         return await anext(self._chunks, b"")
 
     def abort(self) -> None:
         """Make the waiting and every later `read` fail."""
         self._aborted = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._pulling is not None:
+            self._pulling.cancel()
 
 
 class _Ranges(io.RawIOBase):

@@ -1,0 +1,154 @@
+"""A small S3 server in memory: what the store uses of the protocol, and the failures that a test orders.
+
+It keeps whole objects and multipart uploads, answers ranges, copies inside itself, and never checks signatures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from aiohttp import web
+
+TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+XML = "application/xml"
+
+
+class FakeS3:
+    """The server's state; a test looks at it and orders failures through it."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.buckets: set[str] = set()
+        self.objects: dict[str, bytes] = {}
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.refuse: dict[str, tuple[int, str]] = {}
+        """HTTP method to the status and S3 code it is answered with."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.method, request.path_qs))
+        if request.method in self.refuse:
+            return _error(*self.refuse[request.method])
+        bucket, _, key = request.path.lstrip("/").partition("/")
+        if not key:
+            return await self._bucket(request, bucket)
+        if bucket not in self.buckets:
+            return _error(404, "NoSuchBucket")
+        return await getattr(self, f"_{request.method.lower()}")(request, key)
+
+    async def _bucket(self, request: web.Request, bucket: str) -> web.Response:
+        if request.method == "PUT":
+            self.buckets.add(bucket)
+            return web.Response()
+        if "location" in request.query:
+            return web.Response(text="<LocationConstraint/>", content_type=XML)
+        if bucket not in self.buckets:
+            return _error(404, "NoSuchBucket")
+        if request.method == "HEAD":
+            return web.Response()
+        return self._list(request.query.get("prefix", ""))
+
+    def _list(self, prefix: str) -> web.Response:
+        entries = "".join(
+            f"<Contents><Key>{key}</Key><LastModified>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+            f"<ETag>e</ETag><Size>{len(data)}</Size></Contents>"
+            for key, data in sorted(self.objects.items())
+            if key.startswith(prefix)
+        )
+        return web.Response(
+            text=f"<ListBucketResult><Name>models</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>",
+            content_type=XML,
+        )
+
+    async def _put(self, request: web.Request, key: str) -> web.Response:
+        if source := request.headers.get("x-amz-copy-source"):
+            name = source.lstrip("/").partition("/")[2]
+            if name not in self.objects:
+                return _error(404, "NoSuchKey")
+            self.objects[key] = self.objects[name]
+            return web.Response(
+                text=f"<CopyObjectResult><ETag>e</ETag><LastModified>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+                "</CopyObjectResult>",
+                content_type=XML,
+            )
+        body = await request.read()
+        if upload := request.query.get("uploadId"):
+            self.uploads[upload][int(request.query["partNumber"])] = body
+        else:
+            self.objects[key] = body
+        return web.Response(headers={"ETag": f'"{hashlib.md5(body).hexdigest()}"'})
+
+    async def _post(self, request: web.Request, key: str) -> web.Response:
+        if "uploads" in request.query:
+            upload = f"u{len(self.requests)}"
+            self.uploads[upload] = {}
+            return web.Response(text=f"<R><UploadId>{upload}</UploadId></R>", content_type=XML)
+        numbers = [int(part.findtext("{*}PartNumber", "0")) for part in ET.fromstring(await request.text())]
+        parts = self.uploads.pop(request.query["uploadId"])
+        self.objects[key] = b"".join(parts[number] for number in numbers)
+        return web.Response(text=f"<R><Bucket>b</Bucket><Key>{key}</Key><ETag>e</ETag></R>", content_type=XML)
+
+    async def _delete(self, request: web.Request, key: str) -> web.Response:
+        if upload := request.query.get("uploadId"):
+            self.uploads.pop(upload, None)
+        else:
+            self.objects.pop(key, None)
+        return web.Response(status=204)
+
+    async def _head(self, request: web.Request, key: str) -> web.Response:
+        return await self._get(request, key)
+
+    async def _get(self, request: web.Request, key: str) -> web.Response:
+        if key not in self.objects:
+            return _error(404, "NoSuchKey")
+        data = self.objects[key]
+        headers = {"Last-Modified": format_datetime(TIME, usegmt=True), "ETag": '"e"'}
+        if request.http_range.start is None and request.http_range.stop is None:
+            return web.Response(body=data, headers=headers)
+        return web.Response(status=206, body=data[request.http_range], headers=headers)
+
+
+def _error(status: int, code: str) -> web.Response:
+    return web.Response(
+        status=status, text=f"<Error><Code>{code}</Code><Message>as ordered</Message></Error>", content_type=XML
+    )
+
+
+@contextmanager
+def fake_s3() -> Iterator[FakeS3]:
+    """A running server on a free port, in a thread of its own: the client under test blocks."""
+    state = FakeS3()
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+
+    async def start() -> web.AppRunner:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("*", "/{path:.*}", state.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        state.endpoint = f"127.0.0.1:{runner.addresses[0][1]}"
+        return runner
+
+    def serve() -> None:
+        runner = loop.run_until_complete(start())
+        started.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    started.wait()
+    try:
+        yield state
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()

@@ -1,0 +1,213 @@
+"""Full disks, dead writers, damaged copies and refusing servers end in the store's own words, with nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from llamesh.kit.objects import (
+    DirectoryStore,
+    ObjectNotFoundError,
+    S3Store,
+    StoreDeniedError,
+    StoreFullError,
+    StoreUnavailableError,
+    object_key,
+    put,
+)
+from llamesh.kit.objects.directory import StagingFile
+from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
+
+CONTENT = b"model" * 100_000
+KEY = object_key("models", hashlib.sha256(CONTENT).hexdigest(), ".gguf")
+
+
+async def chunks(data: bytes = CONTENT) -> AsyncIterator[bytes]:
+    yield data
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def failing_with(code: int) -> object:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_disk_that_fills_up_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    store = DirectoryStore(tmp_path)
+    monkeypatch.setattr("llamesh.kit.objects.directory.os.write", failing_with(code))
+    with pytest.raises(StoreFullError, match="cannot write to the object store"):
+        await store.stage(chunks())
+    assert files(tmp_path) == []
+
+
+async def test_a_disk_that_fills_up_at_the_end_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path)
+    staged = await store.stage(chunks())
+    monkeypatch.setattr("llamesh.kit.objects.directory.os.fsync", failing_with(errno.ENOSPC))
+    with pytest.raises(StoreFullError):
+        await staged.publish(KEY)
+    await staged.discard()
+    assert files(tmp_path) == []
+
+
+async def test_an_object_larger_than_the_free_space_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    with pytest.raises(StoreFullError, match=rf"needs {1 << 60} bytes and .* has \d+ bytes free"):
+        await DirectoryStore(tmp_path).stage(chunks(), expected_size=1 << 60)
+
+
+async def test_a_directory_that_cannot_be_made_is_denied_or_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreUnavailableError, match="cannot use"):
+        await DirectoryStore(tmp_path / "file").prepare()
+
+
+async def test_files_of_dead_writers_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
+    """A writer killed with -9 cannot clean up; its lock is gone with it."""
+    program = (
+        "import sys, time; from pathlib import Path; from llamesh.kit.objects.directory import StagingFile;"
+        "StagingFile(Path(sys.argv[1])).write(b'half'); print('ready', flush=True); time.sleep(60)"
+    )
+    program = program.replace("StagingFile(Path", "f = StagingFile(Path").replace(").write", "); f.write")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "staging")], stdout=subprocess.PIPE, cwd=Path.cwd()
+    )
+    assert writer.stdout is not None
+    with writer.stdout:
+        writer.stdout.readline()
+        mine = StagingFile(tmp_path / "staging")
+        store = DirectoryStore(tmp_path)
+        await store.prepare()
+        assert len(files(tmp_path)) == 2
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    await store.prepare()
+    assert files(tmp_path) == [mine.path]
+    mine.discard()
+
+
+@pytest.fixture
+def s3() -> Iterator[FakeS3]:
+    with fake_s3() as server:
+        yield server
+
+
+@pytest.fixture
+async def remote(s3: FakeS3, tmp_path: Path) -> AsyncIterator[S3Store]:
+    made = S3Store(
+        endpoint=s3.endpoint,
+        bucket="models",
+        secure=False,
+        access_key="k",
+        secret_key="s",
+        cache_directory=tmp_path / "cache",
+        clock=lambda: TIME + timedelta(hours=25),
+    )
+    await made.prepare()
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("XMinioStorageFull", StoreFullError),
+        ("QuotaExceeded", StoreFullError),
+        ("AccessDenied", StoreDeniedError),
+        ("SignatureDoesNotMatch", StoreDeniedError),
+        ("NoSuchBucket", ObjectNotFoundError),
+        ("InternalError", StoreUnavailableError),
+    ],
+)
+async def test_a_server_that_refuses_is_understood(
+    s3: FakeS3, remote: S3Store, code: str, error: type[Exception]
+) -> None:
+    s3.refuse["PUT"] = (403, code)
+    with pytest.raises(error, match=code):
+        await remote.stage(chunks())
+
+
+async def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
+    with fake_s3() as server:
+        endpoint = server.endpoint
+    store = S3Store(
+        endpoint=endpoint, bucket="models", secure=False, access_key="k", secret_key="s", cache_directory=tmp_path
+    )
+    with pytest.raises(StoreUnavailableError, match="cannot look up"):
+        await store.stat(KEY)
+    await store.close()
+
+
+async def test_large_objects_go_up_in_parts(s3: FakeS3, remote: S3Store) -> None:
+    big = os.urandom(1 << 20) * 40
+    key = object_key("models", hashlib.sha256(big).hexdigest())
+    await put(remote, key, chunks(big))
+    assert s3.objects == {key: big}
+    parts = [path for method, path in s3.requests if method == "PUT" and "partNumber" in path]
+    assert len(parts) == 3
+
+
+async def test_a_part_that_fails_aborts_the_upload(s3: FakeS3, remote: S3Store) -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield bytes(40 << 20)
+        s3.refuse["PUT"] = (403, "XMinioStorageFull")
+        yield bytes(40 << 20)
+
+    with pytest.raises(StoreFullError):
+        await remote.stage(failing())
+    assert (s3.objects, s3.uploads) == ({}, {})
+
+
+async def test_a_damaged_download_never_becomes_a_local_file(s3: FakeS3, remote: S3Store, tmp_path: Path) -> None:
+    await put(remote, KEY, chunks())
+    s3.objects[KEY] = CONTENT[:-1] + b"X"
+    with pytest.raises(StoreUnavailableError, match="arrived damaged"):
+        await remote.local_path(KEY)
+    assert files(tmp_path) == []
+    s3.objects[KEY] = CONTENT
+    assert (await remote.local_path(KEY)).read_bytes() == CONTENT
+
+
+async def test_many_who_ask_for_a_local_file_cause_one_download(s3: FakeS3, remote: S3Store) -> None:
+    await put(remote, KEY, chunks())
+    s3.requests.clear()
+    await asyncio.gather(*(remote.local_path(KEY) for _ in range(20)))
+    assert [method for method, path in s3.requests if "location" not in path] == ["GET"]
+    await remote.local_path(KEY)
+    assert len(s3.requests) <= 2
+
+
+async def test_one_who_stops_waiting_does_not_stop_the_download_for_others(remote: S3Store) -> None:
+    await put(remote, KEY, chunks())
+    first, second = (asyncio.create_task(remote.local_path(KEY)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).read_bytes() == CONTENT
+
+
+async def test_old_staged_objects_are_swept(s3: FakeS3, remote: S3Store) -> None:
+    await remote.stage(chunks())
+    assert len(s3.objects) == 1
+    await remote.prepare()
+    assert s3.objects == {}
+
+
+async def test_the_bucket_is_made_where_there_is_none(s3: FakeS3, remote: S3Store) -> None:
+    assert s3.buckets == {"models"}
