@@ -1,0 +1,80 @@
+"""Admission's one rule: so many requests of a contract at the same time. Pure, in memory, in constant time for each request.
+
+A request takes a lease when it begins and gives it back when Envoy reports its end. The leases belong to this process: with several
+replicas, each counts its own.
+
+Invariant: a contract never has more leases than its limit at the time of asking; a lease that nobody gives back ends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LEASE_SECONDS = 3600.0
+"""How long a request counts at most: as long as llama.cpp works on one by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    number: int
+    contract_id: str
+    request_id: str
+    expires: float
+
+
+class Leases:
+    """Requests that run now. `monotonic` gives seconds."""
+
+    def __init__(self, monotonic: Callable[[], float], *, seconds: float = LEASE_SECONDS) -> None:
+        self._monotonic = monotonic
+        self._seconds = seconds
+        self._taken = 0
+        # Oldest first: all leases last equally long, so the first is the first to end.
+        self._by_contract: dict[str, dict[int, _Lease]] = {}
+        # A client may choose its request's id, and choose the same twice: every lease is kept, never one replaced by another.
+        self._by_request: dict[str, list[_Lease]] = {}
+
+    def take(self, contract_id: str, request_id: str, limit: int) -> bool:
+        """Count a request that begins; False where the contract's limit is reached."""
+        now = self._monotonic()
+        if self._live(contract_id, now) >= limit:
+            return False
+        self._taken += 1
+        lease = _Lease(self._taken, contract_id, request_id, now + self._seconds)
+        self._by_contract.setdefault(contract_id, {})[lease.number] = lease
+        self._by_request.setdefault(request_id, []).append(lease)
+        return True
+
+    def give_back(self, request_id: str) -> None:
+        """A request has ended. Nothing happens where none of this id runs."""
+        leases = self._by_request.get(request_id)
+        if leases:
+            self._remove(leases[0])
+
+    def running(self, contract_id: str) -> int:
+        """Requests of a contract that run now."""
+        return self._live(contract_id, self._monotonic())
+
+    def forget_all(self) -> None:
+        """Whoever would report the end of these requests is gone, and they with it."""
+        self._by_contract.clear()
+        self._by_request.clear()
+
+    def _live(self, contract_id: str, now: float) -> int:
+        leases = self._by_contract.get(contract_id)
+        if not leases:
+            return 0
+        while leases and (eldest := next(iter(leases.values()))).expires <= now:
+            self._remove(eldest)
+        return len(leases)
+
+    def _remove(self, lease: _Lease) -> None:
+        of_contract = self._by_contract[lease.contract_id]
+        del of_contract[lease.number]
+        if not of_contract:
+            del self._by_contract[lease.contract_id]
+        of_request = self._by_request[lease.request_id]
+        of_request.remove(lease)
+        if not of_request:
+            del self._by_request[lease.request_id]

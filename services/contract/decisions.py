@@ -1,0 +1,138 @@
+"""The record of what was allowed and refused, and why: for `llamesh why`, kept 30 days and never more than so many.
+
+Invariant: the record stays small whatever clients do. Decisions about requests for inference come in thousands, so of those only
+refusals are kept, one a minute for each subject, contract and reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import page_size
+from services.contract.fit import MemoryEstimate
+from services.contract.policy import Refusal
+from services.contract.tables import Clock, DecisionRow, NewId, beyond, moment_key, moment_token
+
+KEPT = timedelta(days=30)
+MAX_DECISIONS = 100_000
+"""Decisions kept; older ones go first."""
+QUIET = timedelta(minutes=1)
+"""How long the same refusal of inference is not written again."""
+MAX_QUIET = 10_000
+"""Refusals remembered for that."""
+
+_ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was decided; the fields are those of the contract's message Decision."""
+
+    subject: str
+    action: str
+    object: str
+    contract_id: str = ""
+    refusals: Sequence[Refusal] = ()
+    memory: MemoryEstimate | None = None
+
+
+class Decisions:
+    """The decisions in SQL."""
+
+    def __init__(self, database: Database, clock: Clock, new_id: NewId, *, most: int = MAX_DECISIONS) -> None:
+        self._database = database
+        self._clock = clock
+        self._new_id = new_id
+        self._most = most
+        self._noted: list[DecisionRow] = []
+        self._quiet: dict[tuple[str, str, str], datetime] = {}
+
+    async def record(self, decided: Decided) -> str:
+        """Write a decision down and say its id."""
+        row = self._row(decided)
+        async with self._database.begin() as session:
+            session.add(row)
+        return row.decision_id
+
+    def note(self, decided: Decided) -> None:
+        """Remember a refusal of inference for the next `flush`, unless the same was noted a moment ago."""
+        now = self._clock()
+        key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
+        if self._quiet.get(key, now) > now:
+            return
+        if len(self._quiet) >= MAX_QUIET:
+            self._quiet.clear()
+        self._quiet[key] = now + QUIET
+        self._noted.append(self._row(decided))
+
+    async def flush(self) -> None:
+        """Write down what was noted."""
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+        async with self._database.begin() as session:
+            session.add_all(noted)
+
+    async def prune(self) -> None:
+        """Forget what is too old or too much."""
+        eldest = select(DecisionRow.create_time).order_by(DecisionRow.create_time.desc()).offset(self._most).limit(1)
+        async with self._database.begin() as session:
+            await session.execute(delete(DecisionRow).where(DecisionRow.create_time < self._clock() - KEPT))
+            surplus = (await session.scalars(eldest)).first()
+            if surplus:
+                await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
+
+    async def page(
+        self, subject: str | None, size: int, token: str, *, refused_only: bool
+    ) -> tuple[Sequence[DecisionRow], str]:
+        """A page, newest first, and the token of the next. `subject` None: everyone's."""
+        name = f"decisions {subject!r} {refused_only}"
+        query = select(DecisionRow).order_by(*(column.desc() for column in _ORDER)).limit(page_size(size) + 1)
+        if subject is not None:
+            query = query.where(DecisionRow.subject == subject)
+        if refused_only:
+            query = query.where(DecisionRow.allowed.is_(False))
+        key = moment_key(name, token)
+        if key:
+            query = query.where(beyond(_ORDER, key, backwards=True))
+        async with self._database.begin() as session:
+            rows = (await session.scalars(query)).all()
+        if len(rows) <= page_size(size):
+            return rows, ""
+        last = rows[-2]
+        return rows[:-1], moment_token(name, last.create_time, last.decision_id)
+
+    async def get(self, subject: str | None, decision_id: str) -> DecisionRow:
+        """One decision; DECISION_NOT_FOUND also where it is another subject's. `subject` None: anyone's."""
+        async with self._database.begin() as session:
+            row = await session.get(DecisionRow, decision_id)
+        if row is None or subject not in (None, row.subject):
+            raise MeshError(
+                Reason.ERROR_REASON_DECISION_NOT_FOUND,
+                f"there is no decision {decision_id}",
+                {"decisionId": decision_id},
+            )
+        return row
+
+    def _row(self, decided: Decided) -> DecisionRow:
+        return DecisionRow(
+            decision_id=self._new_id("dec_"),
+            create_time=self._clock(),
+            subject=decided.subject[:128],
+            action=decided.action,
+            object=decided.object[:256],
+            allowed=not decided.refusals,
+            refusals=[asdict(refusal) for refusal in decided.refusals],
+            memory=_parts(decided.memory),
+            contract_id=decided.contract_id[:64],
+        )
+
+
+def _parts(memory: MemoryEstimate | None) -> dict[str, int] | None:
+    return asdict(memory) | {"total_bytes": memory.total_bytes} if memory else None

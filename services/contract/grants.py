@@ -1,0 +1,88 @@
+"""What a token carries. Pure: roles, contracts and held scopes in, scopes out.
+
+Invariant: nothing is granted that the role, the contract or the caller does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1.gateway_pb2 import Role
+
+ANY_MODEL = "*"
+ADMIN = "admin"
+MANAGE = "manage"
+INFER = "infer:"
+INFER_ANY = INFER + ANY_MODEL
+
+ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
+    Role.ROLE_INFERENCE: (INFER_ANY,),
+    Role.ROLE_USER: (INFER_ANY, MANAGE),
+    Role.ROLE_ADMIN: (INFER_ANY, MANAGE, ADMIN),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a contract says about its tokens. The default: no contract, which limits nothing."""
+
+    contract_id: str = ""
+    models: tuple[str, ...] = (ANY_MODEL,)
+    max_concurrent_requests: int = 0
+
+    @property
+    def ask(self) -> bool:
+        """Whether Admission must be asked for each request: something that changes is limited."""
+        return self.max_concurrent_requests > 0
+
+
+def role_scopes(role: Role.ValueType, terms: Terms) -> list[str]:
+    """Scopes of a login token."""
+    return _narrowed(ROLE_SCOPES[role], terms)
+
+
+def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> list[str]:
+    """Scopes of a key that a caller who holds `held` asks for; nothing asked: all inference that the caller may use.
+
+    Raises SCOPE_MISSING where the caller, or the contract that the key is to carry, does not have what is asked.
+    """
+    if not asked:
+        return _all_inference(held, terms)
+    for scope in asked:
+        if not _covers(held, scope):
+            raise _missing(scope, "the caller's token lacks it")
+        model = scope.removeprefix(INFER)
+        if scope.startswith(INFER) and model != ANY_MODEL and not {model, ANY_MODEL} & set(terms.models):
+            raise _missing(scope, f"contract {terms.contract_id} does not include it")
+    return _narrowed(asked, terms)
+
+
+def _all_inference(held: Collection[str], terms: Terms) -> list[str]:
+    offered = _narrowed([INFER_ANY], terms)
+    if _covers(held, INFER_ANY):
+        return offered
+    both = [scope for scope in sorted(held) if scope.startswith(INFER) and _covers(offered, scope)]
+    if not both:
+        raise _missing(INFER_ANY, "the caller's token lacks it")
+    return both
+
+
+def _narrowed(scopes: Sequence[str], terms: Terms) -> list[str]:
+    wide = [
+        item
+        for scope in scopes
+        for item in ([INFER + model for model in terms.models] if scope == INFER_ANY else [scope])
+    ]
+    return list(dict.fromkeys(wide))
+
+
+def _covers(held: Collection[str], scope: str) -> bool:
+    return scope in held or ADMIN in held or (scope.startswith(INFER) and INFER_ANY in held)
+
+
+def _missing(scope: str, why: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_SCOPE_MISSING, f"a key with the scope {scope!r} cannot be made: {why}", {"scope": scope}
+    )

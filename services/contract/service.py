@@ -1,0 +1,123 @@
+"""The contract service put together: its parts are made here and nowhere else, from settings, a database and the siblings' sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from datetime import UTC, datetime
+
+import grpc
+from sqlalchemy.exc import SQLAlchemyError
+
+from llamesh.kit.channels import channel
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.logs import log
+from llamesh.kit.serving import Member
+from llamesh.v1 import (
+    admission_pb2_grpc,
+    contract_pb2_grpc,
+    controller_pb2_grpc,
+    download_pb2_grpc,
+    gateway_pb2_grpc,
+)
+from services.contract.admission import Leases
+from services.contract.check import Checker
+from services.contract.contracts import Contracts, Limits
+from services.contract.decisions import Decisions
+from services.contract.front_door import FrontDoor
+from services.contract.inventory import Inventory
+from services.contract.keys import Keys
+from services.contract.policy import Limits as PolicyLimits
+from services.contract.servicer import AdmissionServicer, ContractServicer
+from services.contract.usage import Ledger
+
+FLUSH_SECONDS = 1.0
+"""How long usage and refusals stay in memory."""
+PRUNE_SECONDS = 3600.0
+"""How often old decisions are forgotten."""
+
+
+class ContractService:
+    """All parts of one process."""
+
+    def __init__(self, member: Member, database: Database) -> None:
+        settings = member.settings
+        self._stopping = member.stopping
+        self._database = database
+        self._channels: dict[str, grpc.aio.Channel] = {
+            name: channel(settings, name) for name in ("gateway", "download", "controller")
+        }
+        inventory = Inventory(
+            download_pb2_grpc.CatalogueServiceStub(self._channels["download"]),
+            controller_pb2_grpc.ControllerServiceStub(self._channels["controller"]),
+            reserve_bytes=settings.memory_reserve_bytes,
+        )
+        signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
+        limits = Limits(database, time.monotonic)
+        contracts = Contracts(database, utc_now, new_id, limits)
+        keys = Keys(database, contracts, signer, utc_now, new_id)
+        leases = Leases(time.monotonic)
+        self._decisions = Decisions(database, utc_now, new_id)
+        self._ledger = Ledger(database)
+        checker = Checker(inventory, self._decisions, PolicyLimits(settings.max_replicas, settings.allowed_namespaces))
+        contract_pb2_grpc.add_ContractServiceServicer_to_server(
+            ContractServicer(settings, checker, contracts, keys, self._ledger, self._decisions, leases, utc_now),
+            member.server,
+        )
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(AdmissionServicer(contracts, keys), member.server)
+        FrontDoor(leases, limits, self._ledger, self._decisions, member.stopping).add_to(member.server)
+        member.announce("llamesh.v1.ContractService", "llamesh.v1.AdmissionService")
+
+    async def keep_books(self) -> None:
+        """Write what is in memory and forget what is old, until the process stops. A database that fails is tried again."""
+        prune_at = 0.0
+        while not self._stopping.is_set():
+            try:
+                await self._flush()
+                if time.monotonic() >= prune_at:
+                    await self._decisions.prune()
+                    prune_at = time.monotonic() + PRUNE_SECONDS
+            except (SQLAlchemyError, OSError) as error:
+                log.error("books not written", error=str(error))
+            try:
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Write what is left and give back all connections."""
+        try:
+            await self._flush()
+        finally:
+            await asyncio.gather(*(own.close() for own in self._channels.values()))
+            await self._database.close()
+
+    async def _flush(self) -> None:
+        await self._ledger.flush()
+        await self._decisions.flush()
+
+
+async def serve(member: Member) -> None:
+    """Run the contract service until it is asked to stop."""
+    database = open_database(member.settings, "contract")
+    await database.migrate("services.contract")
+    service = ContractService(member, database)
+    books = asyncio.create_task(service.keep_books())
+    try:
+        await member.serve()
+    finally:
+        member.stop()
+        await books
+        await service.close()
+
+
+def utc_now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+def new_id(prefix: str) -> str:
+    """An id that cannot be guessed."""
+    return prefix + secrets.token_hex(8)

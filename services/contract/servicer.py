@@ -1,0 +1,302 @@
+"""The contract service's calls: decode, ask the domain, encode. Who sees what is decided here: callers their own, administrators all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, Reason, invalid_field
+from llamesh.kit.identity import Identity, caller
+from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
+from llamesh.v1.server_pb2 import MemoryEstimate, RuntimeParameters
+from services.contract import fit
+from services.contract import parameters as runtime
+from services.contract.admission import Leases
+from services.contract.check import DEFAULT_NAMESPACE, Checker, Wish
+from services.contract.contracts import Contracts
+from services.contract.decisions import Decisions
+from services.contract.grants import ADMIN, role_scopes
+from services.contract.keys import Keys
+from services.contract.tables import Clock, ContractRow, DecisionRow, KeyRow
+from services.contract.usage import Ledger
+
+USAGE_WINDOW = timedelta(days=30)
+"""How far back usage is listed where the request does not say."""
+
+
+class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
+    """llamesh.v1.ContractService."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        checker: Checker,
+        contracts: Contracts,
+        keys: Keys,
+        ledger: Ledger,
+        decisions: Decisions,
+        leases: Leases,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._checker = checker
+        self._contracts = contracts
+        self._keys = keys
+        self._ledger = ledger
+        self._decisions = decisions
+        self._leases = leases
+        self._clock = clock
+
+    async def Check(self, request: contract_pb2.CheckRequest, context: Any) -> contract_pb2.CheckResponse:  # noqa: N802
+        """See contract.proto."""
+        identity = caller()
+        parameters = read_parameters(request)
+        wish = Wish(
+            request.model_uuid,
+            request.replicas or 1,
+            parameters,
+            request.namespace or DEFAULT_NAMESPACE,
+            request.replaces_server_uuid,
+        )
+        outcome = await self._checker.check(wish, identity.subject, identity.contract_id)
+        return contract_pb2.CheckResponse(
+            allowed=not outcome.refusals,
+            refusals=[
+                contract_pb2.Refusal(
+                    reason=item.reason, message=item.message, remedy=item.remedy, metadata=item.metadata
+                )
+                for item in outcome.refusals
+            ],
+            memory=memory_message(outcome.memory),
+            free_bytes=outcome.free_bytes,
+            parameters=parameters,
+            runtime_params=runtime.flags(parameters),
+            decision_id=outcome.decision_id,
+        )
+
+    async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
+        """See contract.proto."""
+        return contract_pb2.Policy(
+            max_replicas=self._settings.max_replicas,
+            allowed_namespaces=self._settings.allowed_namespaces,
+            anonymous_inference=self._settings.anonymous_allowed,
+        )
+
+    async def CreateContract(  # noqa: N802
+        self, request: contract_pb2.CreateContractRequest, context: Any
+    ) -> contract_pb2.Contract:
+        """See contract.proto."""
+        row = await self._contracts.create(request.display_name, request.max_concurrent_requests, request.models)
+        return self._contract(row)
+
+    async def ListContracts(  # noqa: N802
+        self, request: contract_pb2.ListContractsRequest, context: Any
+    ) -> contract_pb2.ListContractsResponse:
+        """See contract.proto."""
+        rows, token = await self._contracts.page(request.page_size, request.page_token)
+        return contract_pb2.ListContractsResponse(
+            contracts=[self._contract(row) for row in rows], next_page_token=token
+        )
+
+    async def GetContract(  # noqa: N802
+        self, request: contract_pb2.GetContractRequest, context: Any
+    ) -> contract_pb2.Contract:
+        """See contract.proto."""
+        return self._contract(await self._contracts.get(request.contract_id))
+
+    async def UpdateContract(  # noqa: N802
+        self, request: contract_pb2.UpdateContractRequest, context: Any
+    ) -> contract_pb2.Contract:
+        """See contract.proto."""
+        row = await self._contracts.update(
+            request.contract_id,
+            request.display_name if request.HasField("display_name") else None,
+            request.max_concurrent_requests if request.HasField("max_concurrent_requests") else None,
+            request.models,
+        )
+        return self._contract(row)
+
+    async def DeleteContract(  # noqa: N802
+        self, request: contract_pb2.DeleteContractRequest, context: Any
+    ) -> contract_pb2.Contract:
+        """See contract.proto."""
+        return self._contract(await self._contracts.delete(request.contract_id))
+
+    async def CreateKey(  # noqa: N802
+        self, request: contract_pb2.CreateKeyRequest, context: Any
+    ) -> contract_pb2.CreateKeyResponse:
+        """See contract.proto."""
+        row, token = await self._keys.create(
+            caller(), request.display_name, request.scopes, request.contract_id, request.expire_days
+        )
+        return contract_pb2.CreateKeyResponse(key=key_message(row), token=token)
+
+    async def ListKeys(  # noqa: N802
+        self, request: contract_pb2.ListKeysRequest, context: Any
+    ) -> contract_pb2.ListKeysResponse:
+        """See contract.proto."""
+        rows, token = await self._keys.page(whose(caller()), request.page_size, request.page_token)
+        return contract_pb2.ListKeysResponse(keys=[key_message(row) for row in rows], next_page_token=token)
+
+    async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
+        """See contract.proto."""
+        return key_message(await self._keys.revoke(whose(caller()), request.key_id))
+
+    async def ListUsage(  # noqa: N802
+        self, request: contract_pb2.ListUsageRequest, context: Any
+    ) -> contract_pb2.ListUsageResponse:
+        """See contract.proto."""
+        now = self._clock()
+        end = moment(request.end_time, "end_time") if request.HasField("end_time") else now
+        start = moment(request.start_time, "start_time") if request.HasField("start_time") else now - USAGE_WINDOW
+        if start > end:
+            raise invalid_field("start_time", "is after end_time")
+        subject = usage_subject(caller(), request.subject)
+        rows, token = await self._ledger.page(subject, start, end, request.page_size, request.page_token)
+        usage = [
+            contract_pb2.Usage(
+                day=row.day,
+                subject=row.subject,
+                model_name=row.model_name,
+                contract_id=row.contract_id,
+                requests=row.requests,
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens,
+                unknown_requests=row.unknown_requests,
+            )
+            for row in rows
+        ]
+        return contract_pb2.ListUsageResponse(usage=usage, next_page_token=token)
+
+    async def ListDecisions(  # noqa: N802
+        self, request: contract_pb2.ListDecisionsRequest, context: Any
+    ) -> contract_pb2.ListDecisionsResponse:
+        """See contract.proto."""
+        rows, token = await self._decisions.page(
+            whose(caller()), request.page_size, request.page_token, refused_only=request.refused_only
+        )
+        return contract_pb2.ListDecisionsResponse(
+            decisions=[decision_message(row) for row in rows], next_page_token=token
+        )
+
+    async def GetDecision(  # noqa: N802
+        self, request: contract_pb2.GetDecisionRequest, context: Any
+    ) -> contract_pb2.Decision:
+        """See contract.proto."""
+        return decision_message(await self._decisions.get(whose(caller()), request.decision_id))
+
+    def _contract(self, row: ContractRow) -> contract_pb2.Contract:
+        return contract_pb2.Contract(
+            contract_id=row.contract_id,
+            display_name=row.display_name,
+            max_concurrent_requests=row.max_concurrent_requests,
+            models=row.models,
+            create_time=timestamp(row.create_time),
+            update_time=timestamp(row.update_time),
+            running_requests=self._leases.running(row.contract_id),
+        )
+
+
+class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
+    """llamesh.v1.AdmissionService."""
+
+    def __init__(self, contracts: Contracts, keys: Keys) -> None:
+        self._contracts = contracts
+        self._keys = keys
+
+    async def Grant(self, request: admission_pb2.GrantRequest, context: Any) -> admission_pb2.GrantResponse:  # noqa: N802
+        """See admission.proto."""
+        terms = await self._contracts.terms(request.contract_id)
+        return admission_pb2.GrantResponse(
+            scopes=role_scopes(request.role, terms), contract_id=terms.contract_id, ask=terms.ask
+        )
+
+    async def WatchRevocations(  # noqa: N802
+        self, request: admission_pb2.WatchRevocationsRequest, context: Any
+    ) -> AsyncIterator[admission_pb2.WatchRevocationsResponse]:
+        """See admission.proto."""
+        async for key_ids in self._keys.revocations():
+            yield admission_pb2.WatchRevocationsResponse(key_ids=key_ids, synced=not key_ids)
+
+
+def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
+    """The parameters of a request, from text or typed; both are held to the same rules."""
+    if request.runtime_params and request.HasField("parameters"):
+        raise invalid_field("runtime_params", "give either runtime_params or parameters, not both")
+    if request.HasField("parameters"):
+        runtime.check(request.parameters)
+        return request.parameters
+    return runtime.parse(request.runtime_params)
+
+
+def whose(identity: Identity) -> str | None:
+    """Whose things a caller sees: its own; None, which is everyone's, for administrators."""
+    return None if identity.is_admin else identity.subject
+
+
+def usage_subject(identity: Identity, asked: str) -> str | None:
+    """Whose usage is listed; SCOPE_MISSING where it is another's."""
+    if asked and asked != identity.subject and not identity.is_admin:
+        raise MeshError(
+            Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
+        )
+    return asked or whose(identity)
+
+
+def moment(timestamp: Timestamp, name: str) -> datetime:
+    """A moment of a request; INVALID_FIELD where it is none."""
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise invalid_field(name, "is outside of the years 1 to 9999") from error
+
+
+def timestamp(value: datetime) -> Timestamp:
+    """A moment as a message."""
+    message = Timestamp()
+    message.FromDatetime(value)
+    return message
+
+
+def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
+    """An estimate as a message."""
+    return MemoryEstimate(
+        weights_bytes=memory.weights_bytes,
+        kv_cache_bytes=memory.kv_cache_bytes,
+        overhead_bytes=memory.overhead_bytes,
+        replicas=memory.replicas,
+        total_bytes=memory.total_bytes,
+    )
+
+
+def key_message(row: KeyRow) -> contract_pb2.Key:
+    """A key as a message."""
+    return contract_pb2.Key(
+        key_id=row.key_id,
+        display_name=row.display_name,
+        owner=row.owner,
+        contract_id=row.contract_id,
+        scopes=row.scopes,
+        create_time=timestamp(row.create_time),
+        expire_time=timestamp(row.expire_time),
+        revoke_time=timestamp(row.revoke_time) if row.revoke_time else None,
+    )
+
+
+def decision_message(row: DecisionRow) -> contract_pb2.Decision:
+    """A decision as a message."""
+    return contract_pb2.Decision(
+        decision_id=row.decision_id,
+        create_time=timestamp(row.create_time),
+        subject=row.subject,
+        action=row.action,
+        object=row.object,
+        allowed=row.allowed,
+        refusals=[contract_pb2.Refusal(**refusal) for refusal in row.refusals],
+        memory=MemoryEstimate(**row.memory) if row.memory else None,
+        contract_id=row.contract_id,
+    )

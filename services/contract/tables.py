@@ -1,0 +1,107 @@
+"""The contract service's own tables, and how a list of them is paged.
+
+Invariant: nobody else reads or writes them. Lists are walked by their whole sort key, so no row is shown twice and none that was there
+from the beginning is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, ColumnElement, String, and_, or_
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
+
+from llamesh.kit.database import Base, Timestamp
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import page_key, page_token
+
+Clock = Callable[[], datetime]
+"""The present moment, in UTC."""
+
+NewId = Callable[[str], str]
+"""Makes an id that was never given before, beginning with the prefix."""
+
+
+class ContractRow(Base):
+    """What someone may use."""
+
+    __tablename__ = "contract"
+    contract_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    display_name: Mapped[str] = mapped_column(String(128))
+    max_concurrent_requests: Mapped[int]
+    models: Mapped[list[str]] = mapped_column(JSON)
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    update_time: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class KeyRow(Base):
+    """A key that was made. The token itself is kept nowhere."""
+
+    __tablename__ = "issued_key"
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    display_name: Mapped[str] = mapped_column(String(128))
+    owner: Mapped[str] = mapped_column(String(128))
+    contract_id: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    expire_time: Mapped[datetime] = mapped_column(Timestamp)
+    revoke_time: Mapped[datetime | None] = mapped_column(Timestamp)
+
+
+class UsageRow(Base):
+    """What one subject used of one model under one contract on one day."""
+
+    __tablename__ = "usage_day"
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model_name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    contract_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    unknown_requests: Mapped[int]
+
+
+class DecisionRow(Base):
+    """A decision and its reasons. `refusals` and `memory` hold the contract's messages as JSON."""
+
+    __tablename__ = "decision"
+    decision_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    subject: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(16))
+    object: Mapped[str] = mapped_column(String(256))
+    allowed: Mapped[bool]
+    refusals: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    memory: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    contract_id: Mapped[str] = mapped_column(String(64))
+
+
+def beyond(
+    columns: Sequence[InstrumentedAttribute[Any]], key: Sequence[object], *, backwards: bool = False
+) -> ColumnElement[bool]:
+    """The rows that come after `key` in the order of `columns`, or before it."""
+    steps = []
+    for position, (column, value) in enumerate(zip(columns, key, strict=True)):
+        same = [before == key[index] for index, before in enumerate(columns[:position])]
+        steps.append(and_(*same, column < value if backwards else column > value))
+    return or_(*steps)
+
+
+def moment_token(query: str, moment: datetime, row_id: str) -> str:
+    """The page token after a row of a list that is ordered by time and id."""
+    return page_token(query, moment.astimezone(UTC).isoformat(), row_id)
+
+
+def moment_key(query: str, token: str) -> tuple[datetime, str] | None:
+    """What `moment_token` put into a token; None for the first page, INVALID_PAGE_TOKEN where it is not one of ours."""
+    key = page_key(query, token)
+    if key is None:
+        return None
+    try:
+        moment, row_id = key
+        return datetime.fromisoformat(str(moment)).astimezone(UTC), str(row_id)
+    except (ValueError, OverflowError) as error:
+        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error
