@@ -4,11 +4,15 @@ Names that the data plane agrees on: `s:{server_uuid}` and `m:{model name}` are 
 engine and lists the models, `contract` is asked by ext_authz and told by the access log, the rest are the services' own names.
 """
 
+import base64
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from controller.xds import templates
+from controller.xds.public_api import PublicApi
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -43,14 +47,34 @@ class InferenceSettings:
     """Requests without a token are served, subject to the rules on origin and host."""
     allowed_origins: frozenset[str] = frozenset()
     """Origins of web pages that may call, as browsers write them: `http://localhost:5173`."""
-    allowed_hosts: frozenset[str] = LOOPBACK_HOSTS
-    """Host names (no port) under which anonymous requests are answered."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is held in memory until an engine has answered."""
     stream_idle_timeout_seconds: int = 600
     """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
     admission_timeout_seconds: int = 10
     """How long Admission may take to answer."""
+
+
+@dataclass(frozen=True)
+class ManagementSettings:
+    """A management listener."""
+
+    name: str
+    address: str
+    port: int
+    tokens: TokenSettings
+    services: tuple[tuple[str, str], ...]
+    """Full names of the services that are served as REST, gRPC and gRPC-Web, each with the cluster that has it."""
+    descriptor_file: Path
+    """A FileDescriptorSet with those services and google/rpc/error_details.proto."""
+    open_services: tuple[tuple[str, str], ...] = ()
+    """Services for any caller, gRPC only: reflection, health."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may call."""
+    max_body_bytes: int = 1 << 20
+    """Largest request body."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +167,13 @@ def inference_listener(settings: InferenceSettings) -> Any:
     return templates.render("listeners/inference.yaml", LISTENER, values)
 
 
-def inference_routes(settings: InferenceSettings, asked: Iterable[str]) -> Any:
-    """The inference routes. `asked` are the clusters about which Admission is asked."""
+def inference_routes(settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = ()) -> Any:
+    """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that no longer count."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
-    known |= {f"host {host}": True for host in settings.allowed_hosts}
+    known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
         known["anonymous"] = True
+    known |= {f"revoked {token}": True for token in revoked}
     asking = {f"ask {cluster}": True for cluster in asked}
     values = {
         "max_body_bytes": settings.max_body_bytes,
@@ -158,6 +183,55 @@ def inference_routes(settings: InferenceSettings, asked: Iterable[str]) -> Any:
         "per_filter": _cors_policy(settings.allowed_origins),
     }
     return templates.render("routes/inference.yaml", ROUTES, values)
+
+
+def management_listener(settings: ManagementSettings) -> Any:
+    """A management listener, routes included."""
+    api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
+    internal = [
+        {"match": {"path": method.path}, "direct_response": {"status": 404}} for method in api.methods if method.internal
+    ]
+    routed = [
+        templates.tree("routes/service.yaml", {"service": service, "cluster": cluster})
+        for service, cluster in (*settings.services, *settings.open_services)
+    ]
+    values = {
+        "name": settings.name,
+        "address": settings.address,
+        "port": settings.port,
+        "max_body_bytes": settings.max_body_bytes,
+        "jwt_provider": _jwt_provider(settings.tokens, {"forward_payload_header": "x-llamesh-claims"}),
+        "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
+        "strict_json_lua": f"local RULES = [==[{json.dumps(api.body_rules(), sort_keys=True)}]==]\n{templates.lua('strict_json')}",
+        "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
+        "services": [service for service, _ in settings.services],
+        "per_filter": _cors_policy(settings.allowed_origins),
+        "routes": [*internal, *routed, _NOWHERE],
+    }
+    return templates.render("listeners/management.yaml", LISTENER, values)
+
+
+# A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until it is transcoded. Nothing sets the header.
+_NOWHERE = {
+    "match": {"prefix": "/"},
+    "route": {"cluster_header": "x-llamesh-cluster", "cluster_not_found_response_code": "NOT_FOUND"},
+}
+
+
+def _jwt_rules(api: PublicApi, open_services: Iterable[str]) -> list[dict[str, Any]]:
+    """First rule that matches counts: the calls that need no token, each by its exact path, then everything else."""
+    without: list[dict[str, Any]] = [{"prefix": f"/{service}/"} for service in open_services]
+    for method in api.methods:
+        if method.anonymous:
+            without.append({"path": method.path})
+            without += [{"path": each.path, "headers": [_verb_is(each.verb)]} for each in method.bindings]
+    return [{"match": match} for match in without] + [
+        {"match": {"prefix": "/"}, "requires": {"provider_name": "llamesh"}}
+    ]
+
+
+def _verb_is(verb: str) -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"exact": verb}}
 
 
 def _jwt_provider(tokens: TokenSettings, forward: dict[str, Any], *, api_key: bool = False) -> dict[str, Any]:
@@ -213,10 +287,3 @@ def _cors_policy(origins: frozenset[str]) -> dict[str, Any]:
             "max_age": "600",
         }
     }
-
-
-@dataclass(frozen=True)
-class ManagementSettings:
-    """placeholder"""
-
-    name: str = "m"

@@ -48,6 +48,7 @@ class ControlPlane:
         self._servers: dict[str, ServerEndpoints] = {}
         self._members: dict[str, dict[str, ServerEndpoints]] = {}
         self._asked: set[str] = set()
+        self._revoked: frozenset[str] = frozenset()
         self._inference: InferenceSettings | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -98,6 +99,13 @@ class ControlPlane:
         for name in server.clusters:
             self._leave(name, server_uuid)
         self._set_asked(server.clusters)
+
+    def set_revoked(self, token_ids: Iterable[str]) -> None:
+        """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
+        revoked = frozenset(token_ids)
+        if revoked != self._revoked:
+            self._revoked = revoked
+            self._set_inference_routes()
 
     def publish(self) -> None:
         """Opens the gate: everything that must be known at the start has been set. Later changes go out by themselves."""
@@ -169,7 +177,7 @@ class ControlPlane:
             self._set_inference_routes()
 
     def _set_inference_routes(self) -> None:
-        routes = {"inference": builders.inference_routes(self._inference, sorted(self._asked))} if self._inference else {}
+        routes = {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))} if self._inference else {}
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:

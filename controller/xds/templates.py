@@ -30,13 +30,18 @@ def render(template: str, message: str, values: Mapping[str, Any]) -> Any:
         TemplateError: a placeholder has no value, or a value no placeholder.
         EnvoyConfigError: the result does not fit Envoy's API.
     """
-    return envoy_api.parse(fill(_load(template), values), message)
+    return envoy_api.parse(tree(template, values), message)
 
 
-def fill(tree: Any, values: Mapping[str, Any]) -> Any:
-    """`tree` with every placeholder replaced. See the module for the rules."""
+def tree(template: str, values: Mapping[str, Any]) -> Any:
+    """The filled tree of a template that is a part of another."""
+    return fill(_load(template), values)
+
+
+def fill(node: Any, values: Mapping[str, Any]) -> Any:
+    """`node` with every placeholder replaced. See the module for the rules."""
     used: set[str] = set()
-    filled = _fill(tree, values, used)
+    filled = _fill(node, values, used)
     if unused := values.keys() - used:
         raise TemplateError(f"no placeholder for: {', '.join(sorted(unused))}")
     return filled

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 TYPE_URL = "type.googleapis.com/"
@@ -52,8 +53,9 @@ def parse(config: dict[str, Any], name: str) -> Any:
     Raises:
         EnvoyConfigError: a field is unknown or has a value of the wrong kind.
     """
+    message = message_class(name)()
     try:
-        return json_format.ParseDict(_with_typed_structs(config), message_class(name)(), descriptor_pool=pool())
+        return json_format.ParseDict(_packable(config, message.DESCRIPTOR), message, descriptor_pool=pool())
     except json_format.ParseError as error:
         raise EnvoyConfigError(f"{name}: {error}") from error
 
@@ -66,22 +68,32 @@ def pack(message: Message) -> Any:
     return packed
 
 
-def _with_typed_structs(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_typed_structs(item) for item in value]
-    if not isinstance(value, dict):
+def _packable(value: Any, descriptor: Descriptor) -> Any:
+    """`value` with every extension that the descriptor set lacks as a TypedStruct. Plain structures, whatever they hold, stay as they are."""
+    if not isinstance(value, dict) or descriptor.full_name == "google.protobuf.Struct":
         return value
-    fields = {key: _with_typed_structs(item) for key, item in value.items()}
-    url = fields.get("@type")
-    if url is None or _is_known(url):
-        return fields
-    del fields["@type"]
-    return {"@type": TYPE_URL + _TYPED_STRUCT, "type_url": url, "value": fields}
+    if descriptor.full_name == "google.protobuf.Any":
+        return _packable_extension(value)
+    fields = {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
+    return {key: _packable_field(item, fields.get(key)) for key, item in value.items()}
 
 
-def _is_known(url: str) -> bool:
+def _packable_field(value: Any, field: FieldDescriptor | None) -> Any:
+    if field is None or field.message_type is None:
+        return value
+    if field.message_type.GetOptions().map_entry:
+        inner = field.message_type.fields_by_name["value"]
+        return {key: _packable_field(item, inner) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_packable(item, field.message_type) for item in value]
+    return _packable(value, field.message_type)
+
+
+def _packable_extension(value: dict[str, Any]) -> dict[str, Any]:
+    url = value.get("@type", "")
+    content = {key: item for key, item in value.items() if key != "@type"}
     try:
-        pool().FindMessageTypeByName(url.removeprefix(TYPE_URL))
+        descriptor = pool().FindMessageTypeByName(url.removeprefix(TYPE_URL))
     except KeyError:
-        return False
-    return True
+        return {"@type": TYPE_URL + _TYPED_STRUCT, "type_url": url, "value": content}
+    return {"@type": url, **_packable(content, descriptor)}

@@ -1,0 +1,130 @@
+"""What the front door must know of the contracts: which methods are public, which need no token, which fields a JSON body may have.
+
+All of it is read from the descriptor set that Envoy transcodes with, so that a new call needs no change here.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2
+
+from llamesh.v1 import options_pb2
+
+_MESSAGE = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+_VARIABLE = re.compile(r"\{([^}=]+)(?:=([^}]*))?\}")
+# Characters that mean something in a Lua pattern.
+_MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One REST form of a method."""
+
+    verb: str
+    path: str
+    """The template of google.api.http, for instance `/servers/{server_uuid}:scale`."""
+    body: str
+    """Empty: no body. `*`: the whole request. Else the field that the body is."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a public service."""
+
+    path: str
+    """As in gRPC: `/llamesh.v1.GatewayService/GetHealth`."""
+    request: str
+    """Full name of the request message."""
+    anonymous: bool
+    """Needs no token."""
+    internal: bool
+    """Only for members of the mesh: never routed."""
+    bindings: tuple[Binding, ...]
+
+
+class PublicApi:
+    """The methods of the named services.
+
+    Raises:
+        KeyError: the descriptor set lacks one of the services.
+    """
+
+    def __init__(self, descriptor_file: Path, services: Iterable[str]) -> None:
+        files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_file.read_bytes())
+        self._messages = {name: message for file in files.file for name, message in _messages(file.package, file.message_type)}
+        present = {f"{file.package}.{service.name}": service for file in files.file for service in file.service}
+        self.methods = tuple(
+            _method(name, method) for name in services for method in present[name].method
+        )
+
+    def body_rules(self) -> dict[str, Any]:
+        """For strict_json.lua: the bindings that take a body, and for every message reached from them its fields.
+
+        A field is `true` (anything) or the name of its message.
+        """
+        bindings = [
+            {"verb": binding.verb, "path": _lua_pattern(binding.path), "message": self._body_message(method, binding)}
+            for method in self.methods
+            for binding in method.bindings
+            if not method.internal
+        ]
+        reached: dict[str, Any] = {}
+        for binding in bindings:
+            self._reach(binding["message"], reached)
+        return {"bindings": bindings, "messages": reached}
+
+    def _body_message(self, method: Method, binding: Binding) -> str:
+        if binding.body in ("", "*"):
+            return method.request if binding.body else ""
+        field = next(field for field in self._messages[method.request].field if field.name == binding.body)
+        return field.type_name.removeprefix(".")
+
+    def _reach(self, name: str, reached: dict[str, Any]) -> None:
+        if not name or name in reached:
+            return
+        fields: dict[str, Any] = {}
+        reached[name] = fields
+        for field in self._messages[name].field:
+            inner = self._opaque_or_message(field)
+            fields[field.name] = fields[field.json_name] = inner
+            if isinstance(inner, str):
+                self._reach(inner, reached)
+
+    def _opaque_or_message(self, field: descriptor_pb2.FieldDescriptorProto) -> str | bool:
+        name = field.type_name.removeprefix(".")
+        if field.type != _MESSAGE or name.startswith("google.protobuf.") or self._messages[name].options.map_entry:
+            return True
+        return name
+
+
+def _messages(
+    package: str, messages: Iterable[descriptor_pb2.DescriptorProto]
+) -> Iterator[tuple[str, descriptor_pb2.DescriptorProto]]:
+    for message in messages:
+        name = f"{package}.{message.name}"
+        yield name, message
+        yield from _messages(name, message.nested_type)
+
+
+def _method(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Method:
+    access = method.options.Extensions[options_pb2.access]
+    rule = method.options.Extensions[annotations_pb2.http]
+    bindings = tuple(
+        Binding(each.WhichOneof("pattern").upper(), getattr(each, each.WhichOneof("pattern")), each.body)
+        for each in (rule, *rule.additional_bindings)
+        if each.WhichOneof("pattern") in ("get", "put", "post", "delete", "patch")
+    )
+    path = f"/{service}/{method.name}"
+    return Method(path, method.input_type.removeprefix("."), access.anonymous, access.internal, bindings)
+
+
+def _lua_pattern(template: str) -> str:
+    parts = _VARIABLE.split(template)
+    pattern = _MAGIC.sub(r"%\1", parts[0])
+    for glob, literal in zip(parts[2::3], parts[3::3], strict=True):
+        pattern += (".+" if glob and "**" in glob else "[^/:]+") + _MAGIC.sub(r"%\1", literal)
+    return f"^{pattern}$"
