@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.child import Child
+from engine.cores import default_threads
 from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
 from engine.launch import Program, arguments, find_program, scrubbed
@@ -114,7 +115,9 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
     from engine.parameters import decode, listed, with_defaults
 
-    return arguments(program, spec, listed(with_defaults(decode(spec.parameters), spec.model_context)))
+    return arguments(
+        program, spec, listed(with_defaults(decode(spec.parameters), spec.model_context, default_threads()))
+    )
 
 
 def _check_model(model: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cores import default_threads
 from engine.failure import REPORT_PREFIX, EngineError, Reason
 from engine.launch import VERBOSITY
 from engine.parameters import Parameter, decode, listed, with_defaults
@@ -93,7 +94,7 @@ def main(spec_file: Path) -> int:
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
-        parameters = listed(with_defaults(decode(spec.parameters), spec.model_context))
+        parameters = listed(with_defaults(decode(spec.parameters), spec.model_context, default_threads()))
         params = common_params(xllamacpp, spec, parameters)
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")

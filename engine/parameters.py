@@ -44,12 +44,12 @@ def decode(document: Mapping[str, Any]) -> RuntimeParameters:
         raise EngineError(Reason.BAD_SPEC, f"parameters: {error}") from error
 
 
-def with_defaults(parameters: RuntimeParameters, model_context: int) -> RuntimeParameters:
-    """The parameters with llamesh's own defaults filled in, which keep an engine inside its memory estimate.
+def with_defaults(parameters: RuntimeParameters, model_context: int, threads: int) -> RuntimeParameters:
+    """The parameters with llamesh's own defaults filled in, which keep an engine inside its share of memory and processor.
 
-    `model_context` is what the model was trained for, 0 where not known. llama.cpp shares `ctx_size` among the slots, so the
-    default is multiplied by them: each request may then use `DEFAULT_SLOT_CONTEXT` tokens whatever the others do. (One
-    unified cache would be smaller, but running out of it fails every request in flight.)
+    `model_context` is what the model was trained for, 0 where not known; for `threads` see `engine.cores`. llama.cpp shares
+    `ctx_size` among the slots, so the default is multiplied by them: each request may then use `DEFAULT_SLOT_CONTEXT` tokens
+    whatever the others do. (One unified cache would be smaller, but running out of it fails every request in flight.)
     """
     filled = RuntimeParameters()
     filled.CopyFrom(parameters)
@@ -60,6 +60,8 @@ def with_defaults(parameters: RuntimeParameters, model_context: int) -> RuntimeP
         filled.ctx_size = slot if filled.kv_unified else slot * filled.parallel
     if not filled.HasField("cache_ram"):
         filled.cache_ram = 0
+    if not filled.HasField("threads"):
+        filled.threads = threads
     return filled
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+LLAMA_SERVER_BIN = os.environ.get("TEST_LLAMA_SERVER_BIN", "embedded")
+"""Which llama.cpp the engine tests run on: the embedded library, or the path of a real llama-server."""
 DEADLINE = 20.0
 """Seconds that anything here may take on a busy machine."""
 
@@ -78,7 +80,7 @@ async def engine(
     environment: Mapping[str, str] = MappingProxyType({}),
     **spec: Any,
 ) -> AsyncIterator[Engine]:
-    """Start an engine in a directory, with the embedded library unless the environment says otherwise.
+    """Start an engine in a directory, with the embedded library, or the llama-server that TEST_LLAMA_SERVER_BIN names.
 
     `memory_limit`: bytes of address space that each of its processes may have.
     """
@@ -87,7 +89,7 @@ async def engine(
     document.setdefault("state_file", str(directory / "state.json"))
     spec_file = directory / "spec.json"
     spec_file.write_text(json.dumps(document))
-    variables = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded"} | dict(environment)
+    variables = dict(os.environ) | {"LLAMA_SERVER_BIN": LLAMA_SERVER_BIN} | dict(environment)
     if lifeline is not None:
         variables["LLAMESH_LIFELINE_FD"] = str(lifeline)
     with (directory / "log").open("wb") as log:

@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 
 from engine import sentence
-from tests.mesh.engines import alive, chat, engine, events, gone
+from llamesh.v1.server_pb2 import RuntimeParameters
+from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
 """One slot with a context that an endless stream does not fill while a test looks on."""
@@ -271,11 +272,25 @@ async def test_the_check_says_what_would_run() -> None:
     assert "xllamacpp" in answer["engine"]
 
 
-async def test_the_real_llama_server_takes_every_argument(tmp_path: Path, model: Path) -> None:
-    program = os.environ.get("LLAMESH_TEST_LLAMA_SERVER") or shutil.which("llama-server")
+@pytest.mark.parametrize("form", ["embedded", "llama-server"])
+async def test_every_parameter_at_once_is_taken(tmp_path: Path, model: Path, form: str) -> None:
+    program = "embedded"
+    if form == "llama-server":
+        program = LLAMA_SERVER_BIN if LLAMA_SERVER_BIN != "embedded" else shutil.which("llama-server") or ""
     if not program:
-        pytest.skip("no llama-server here: put one on PATH to test its command line")
-    parameters = {"ctx_size": 512, "parallel": 2, "flash_attn": "SWITCH_AUTO", "context_shift": False, "warmup": False}
+        pytest.skip("no llama-server here: put one on PATH, or name it in TEST_LLAMA_SERVER_BIN")
+    parameters = {
+        "ctx_size": 512, "parallel": 2, "batch_size": 64, "ubatch_size": 32, "threads": 1, "threads_batch": 2,
+        "gpu_layers": 0, "flash_attn": "SWITCH_ON", "cache_type_k": "CACHE_TYPE_Q8_0", "cache_type_v": "CACHE_TYPE_Q8_0",
+        "load_mode": "LOAD_MODE_NONE", "keep": 1, "context_shift": False, "cont_batching": True, "cache_prompt": False,
+        "cache_reuse": 0, "cache_ram": 1, "slot_prompt_similarity": 0.5, "kv_unified": True, "swa_full": True,
+        "predict": -1, "seed": 7, "temp": 0.0, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "repeat_last_n": 0,
+        "repeat_penalty": 1.0, "presence_penalty": -0.0, "frequency_penalty": 1e-5, "pooling": "POOLING_NONE",
+        "jinja": True, "chat_template": "chatml", "reasoning_format": "REASONING_FORMAT_NONE", "reasoning_budget": 0,
+        "split_mode": "SPLIT_MODE_NONE", "main_gpu": 0, "rope_freq_base": 10000.0, "rope_freq_scale": 1.0, "timeout": 60,
+        "warmup": False,
+    }  # fmt: skip
+    assert parameters.keys() | {"embeddings"} == set(RuntimeParameters.DESCRIPTOR.fields_by_name)
     async with engine(
         tmp_path / "e", model, environment={"LLAMA_SERVER_BIN": program}, parameters=parameters
     ) as running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import xllamacpp
 from google.protobuf.descriptor import FieldDescriptor
 
-from engine import embedded, launch, parameters
+from engine import cores, embedded, launch, parameters
 from engine.failure import EngineError, Reason
 from engine.parameters import Parameter
 from engine.spec import Address, EngineSpec
@@ -165,15 +166,36 @@ def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None
     ],
 )
 def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], model_context: int, ctx_size: int) -> None:
-    filled = parameters.with_defaults(parameters.decode(given), model_context)
+    filled = parameters.with_defaults(parameters.decode(given), model_context, threads=3)
     assert filled.ctx_size == ctx_size
     assert filled.parallel == given.get("parallel", 4)
     assert filled.cache_ram == 0
+    assert filled.threads == 3
 
 
 def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
-    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "cache_ram": 64})
-    assert parameters.with_defaults(asked, 0) == asked
+    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "cache_ram": 64, "threads": 9})
+    assert parameters.with_defaults(asked, 0, threads=3) == asked
+
+
+@pytest.mark.parametrize(
+    ("affinity", "limit", "expected"),
+    [
+        (8, "max 100000\n", 8),
+        (8, "", 8),
+        (8, "200000 100000\n", 2),
+        (8, "150000 100000\n", 2),
+        (8, "10000 100000\n", 1),
+        (2, "900000 100000\n", 2),
+        (4, "nonsense", 4),
+    ],
+)
+def test_a_container_s_limit_counts_as_its_cores(affinity: int, limit: str, expected: int) -> None:
+    assert cores.usable(affinity, limit) == expected
+
+
+def test_the_default_leaves_half_of_the_cores_to_others() -> None:
+    assert 1 <= cores.default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
