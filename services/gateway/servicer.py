@@ -22,6 +22,9 @@ from services.gateway.tokens import Grant, Tokens
 from services.gateway.users import Change, User, Users
 from services.gateway.watch import Selector, Watches
 
+GRANT_DEADLINE = 5.0
+"""Seconds that a login waits for the contract service; a restart of it takes less."""
+
 USERS_QUERY = "users"
 """What page tokens of ListUsers are bound to."""
 
@@ -154,7 +157,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             subject=user.username, role=as_role(user.role), contract_id=user.contract_id
         )
         with asking("contract"):
-            granted = await self._parts.siblings.admission.Grant(request, **call_options())
+            granted = await self._parts.siblings.admission.Grant(request, **call_options(GRANT_DEADLINE))
         return Grant(tuple(granted.scopes), granted.contract_id, granted.ask)
 
     async def _know_contract(self, contract_id: str) -> None:

@@ -51,14 +51,12 @@ class Watches:
         now: Callable[[], datetime],
         heartbeat: float = HEARTBEAT,
         limit: int = MAX_WATCHES,
-        sync_patience: float = SYNC_PATIENCE,
     ) -> None:
         self._hub = hub
         self._clock = clock
         self._now = now
         self._heartbeat = heartbeat
         self._limit = limit
-        self._sync_patience = sync_patience
         self._open: Counter[str] = Counter()
 
     async def watch(
@@ -115,7 +113,7 @@ class Watches:
     async def _until_synced(self, kinds: Collection[Kind]) -> None:
         for kind in kinds:
             try:
-                async with asyncio.timeout(self._sync_patience):
+                async with asyncio.timeout(SYNC_PATIENCE):
                     await self._hub.until_synced([kind])
             except TimeoutError as error:
                 component = "controller" if kind == KIND_SERVERS else "download"

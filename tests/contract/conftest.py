@@ -20,27 +20,28 @@ from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 
 Register = Callable[[Member], None]
+Main = Callable[[Member], Awaitable[None]]
+StartMain = Callable[[Settings, str, Main], Awaitable[Member]]
 StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
 Connect = Callable[[Settings, str], grpc.aio.Channel]
 AsCaller = Callable[..., list[tuple[str, str]]]
 
 
 @pytest.fixture
-async def start_member() -> AsyncIterator[StartMember]:
-    """`member = await start_member(settings, "gateway", register)`: serves on `settings.socket(name)` until the test ends.
+async def start_main() -> AsyncIterator[StartMain]:
+    """`member = await start_main(settings, "gateway", services.gateway.__main__.main)`: a whole process in this one.
 
-    `register(member)` adds the servicers: `add_XServicer_to_server(servicer, member.server)` and `member.announce(...)`.
-    `await stop_member(member)` ends one early, for instance to start it again.
+    It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
+    instance to start it again.
     """
     running: list[tuple[Member, asyncio.Task[None]]] = []
 
-    async def start(settings: Settings, name: str, register: Register) -> Member:
+    async def start(settings: Settings, name: str, main: Main) -> Member:
         member = Member(name, settings)
-        register(member)
-        serving = asyncio.create_task(member.serve())
+        serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
         running.append((member, serving))
         started = asyncio.create_task(member.started.wait())
-        await asyncio.wait({serving, started}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, started}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
         if serving.done():
             await serving
@@ -50,7 +51,24 @@ async def start_member() -> AsyncIterator[StartMember]:
     yield start
     for member, _ in running:
         member.stop()
-    await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running)), 10)
+    await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running), return_exceptions=True), 20)
+
+
+@pytest.fixture
+def start_member(start_main: StartMain) -> StartMember:
+    """`member = await start_member(settings, "gateway", register)`: a member with the servicers that a test gives it.
+
+    `register(member)` adds them: `add_XServicer_to_server(servicer, member.server)` and `member.announce(...)`.
+    """
+
+    async def start(settings: Settings, name: str, register: Register) -> Member:
+        async def main(member: Member) -> None:
+            register(member)
+            await member.serve()
+
+        return await start_main(settings, name, main)
+
+    return start
 
 
 @pytest.fixture

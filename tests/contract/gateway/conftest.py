@@ -1,0 +1,64 @@
+"""The real gateway on its socket, with fakes of its siblings around it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from llamesh.kit.config import Settings
+from llamesh.kit.serving import Member
+from llamesh.v1 import gateway_pb2_grpc
+from services.gateway.__main__ import main
+from tests.contract.conftest import Connect, StartMain, StartMember
+from tests.contract.fakes import FakeContract, FakeController, FakeDownload
+
+
+@dataclass
+class Mesh:
+    """The gateway, how to speak to it, and what stands around it."""
+
+    settings: Settings
+    gateway: gateway_pb2_grpc.GatewayServiceStub
+    keys: gateway_pb2_grpc.SigningKeyServiceStub
+    contract: FakeContract
+    download: FakeDownload
+    controller: FakeController
+    members: dict[str, Member] = field(default_factory=dict)
+
+
+@pytest.fixture
+async def start_mesh(start_main: StartMain, start_member: StartMember, connect: Connect):
+    """`mesh = await start_mesh(settings)`; `without=("contract",)` leaves siblings out."""
+
+    async def start(settings: Settings, without: tuple[str, ...] = ()) -> Mesh:
+        fakes = {"contract": FakeContract(), "download": FakeDownload(), "controller": FakeController()}
+        members = {
+            name: await start_member(settings, name, fake.register)
+            for name, fake in fakes.items()
+            if name not in without
+        }
+        members["gateway"] = await start_main(settings, "gateway", main)
+        channel = connect(settings, "gateway")
+        return Mesh(
+            settings,
+            gateway_pb2_grpc.GatewayServiceStub(channel),
+            gateway_pb2_grpc.SigningKeyServiceStub(channel),
+            **fakes,
+            members=members,
+        )
+
+    return start
+
+
+@pytest.fixture
+async def mesh(one_settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
+    """A mesh on SQLite, for what touches no tables of the gateway."""
+    return await start_mesh(one_settings)
+
+
+@pytest.fixture
+async def stored_mesh(settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
+    """A mesh on SQLite and on PostgreSQL."""
+    return await start_mesh(settings)

@@ -1,0 +1,148 @@
+"""Logging in: what the token says, who is refused, and that guessing gets slower."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import jwt
+import pytest
+from pydantic import SecretStr
+
+from llamesh.kit.serving import StartRefused
+from llamesh.v1 import gateway_pb2
+from tests.conftest import SECRET
+from tests.contract.rich_status import refused
+
+
+def login(mesh, username: str = "admin", password: str = "admin"):
+    return mesh.gateway.CreateToken(gateway_pb2.CreateTokenRequest(username=username, password=password))
+
+
+def claims_of(token: str) -> dict:
+    return jwt.decode(token, SECRET, algorithms=["HS256"], audience="llamesh", issuer="llamesh")
+
+
+async def test_the_first_login_is_admin_admin_on_one_machine(stored_mesh) -> None:
+    before = int(time.time())
+    answer = await login(stored_mesh)
+    assert (answer.token_type, answer.expires_in) == ("bearer", 86400)
+    claims = claims_of(answer.access_token)
+    assert claims["exp"] - claims["iat"] == 86400
+    assert before <= claims["iat"] <= time.time()
+    assert len(claims.pop("jti")) == 36
+    assert {name: claims[name] for name in claims if name not in ("iat", "exp")} == {
+        "iss": "llamesh",
+        "aud": "llamesh",
+        "sub": "admin",
+        "name": "admin",
+        "role": "admin",
+        "scopes": ["admin", "manage", "infer:*"],
+        "contract": "",
+        "ask": False,
+    }
+    assert claims_of((await login(stored_mesh)).access_token)["jti"] != claims_of(answer.access_token)["jti"]
+
+
+async def test_the_contract_service_decides_what_a_token_carries(stored_mesh, as_caller) -> None:
+    request = gateway_pb2.CreateUserRequest(
+        username="ada", password="correct horse", role=gateway_pb2.ROLE_INFERENCE, contract_id="ctr_1"
+    )
+    await stored_mesh.gateway.CreateUser(request, metadata=as_caller("admin", "admin"))
+    claims = claims_of((await login(stored_mesh, "ada", "correct horse")).access_token)
+    assert (claims["role"], claims["scopes"], claims["contract"], claims["ask"]) == (
+        "inference",
+        ["infer:*"],
+        "ctr_1",
+        True,
+    )
+    assert stored_mesh.contract.grants[-1].subject == "ada"
+
+
+@pytest.mark.parametrize(("username", "password"), [("admin", "wrong"), ("nobody", "admin"), ("Admin", "admin")])
+async def test_wrong_credentials_say_nothing_about_which_part_is_wrong(mesh, username, password) -> None:
+    with refused("WRONG_CREDENTIALS") as refusal:
+        await login(mesh, username, password)
+    assert refusal.message == "wrong user name or password"
+    assert refusal.metadata == {}
+
+
+async def test_repeated_failures_of_a_name_must_wait_and_others_do_not(mesh) -> None:
+    for _ in range(5):
+        with refused("WRONG_CREDENTIALS"):
+            await login(mesh, "eve", "guess")
+    with refused("TOO_MANY_LOGINS") as refusal:
+        await login(mesh, "eve", "guess")
+    assert 0 < refusal.retry_after <= 1
+    assert refusal.metadata == {"retryAfterSeconds": "1"}
+    assert (await login(mesh)).access_token
+
+
+async def test_many_right_logins_at_once_all_pass(mesh) -> None:
+    answers = await asyncio.gather(*(login(mesh) for _ in range(12)))
+    assert len({answer.access_token for answer in answers}) == 12
+
+
+async def test_without_the_contract_service_nobody_gets_a_token(one_settings, start_mesh, monkeypatch) -> None:
+    monkeypatch.setattr("services.gateway.servicer.GRANT_DEADLINE", 0.3)
+    mesh = await start_mesh(one_settings, without=("contract",))
+    with refused("COMPONENT_UNAVAILABLE") as refusal:
+        await login(mesh)
+    assert refusal.metadata == {"component": "contract"}
+
+
+async def test_a_password_that_is_set_is_the_first_one(one_settings, start_mesh) -> None:
+    settings = one_settings.model_copy(update={"admin_password": SecretStr("chosen by us"), "bind": "0.0.0.0"})
+    mesh = await start_mesh(settings)
+    assert (await login(mesh, "admin", "chosen by us")).access_token
+    with refused("WRONG_CREDENTIALS"):
+        await login(mesh)
+
+
+async def test_the_default_password_is_refused_where_other_machines_can_come(one_settings, start_mesh) -> None:
+    with pytest.raises(StartRefused, match="LLAMESH_ADMIN_PASSWORD"):
+        await start_mesh(one_settings.model_copy(update={"bind": "0.0.0.0"}))
+
+
+async def test_a_changed_password_outlives_a_restart(stored_mesh, start_main, stop_member, as_caller) -> None:
+    change = gateway_pb2.UpdateUserRequest(username="admin", password="much better", old_password="admin")
+    await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"))
+    await stop_member(stored_mesh.members["gateway"])
+    from services.gateway.__main__ import main
+
+    await start_main(stored_mesh.settings, "gateway", main)
+    assert (await login(stored_mesh, "admin", "much better")).access_token
+    with refused("WRONG_CREDENTIALS"):
+        await login(stored_mesh)
+
+
+async def test_the_key_that_envoy_gets_verifies_the_token(mesh) -> None:
+    token = (await login(mesh)).access_token
+    answer = await mesh.keys.ListSigningKeys(gateway_pb2.ListSigningKeysRequest())
+    keys = jwt.PyJWKSet.from_dict(json.loads(answer.jwks_json))
+    key = keys[jwt.get_unverified_header(token)["kid"]]
+    assert key.key_type == "oct"
+    assert jwt.decode(token, key, algorithms=["HS256"], audience="llamesh")["sub"] == "admin"
+    assert answer.version
+
+
+async def test_programs_get_tokens_with_their_own_id(mesh) -> None:
+    request = gateway_pb2.SignTokenRequest(
+        subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1", ask=True
+    )
+    claims = claims_of((await mesh.keys.SignToken(request)).token)
+    assert claims["exp"] - claims["iat"] == 60
+    assert {name: claims[name] for name in ("sub", "jti", "scopes", "contract", "ask")} == {
+        "sub": "ada",
+        "jti": "key_1",
+        "scopes": ["infer:m"],
+        "contract": "ctr_1",
+        "ask": True,
+    }
+
+
+async def test_the_front_door_never_reaches_the_signing_keys(mesh, as_caller) -> None:
+    metadata = [("x-forwarded-proto", "http"), *as_caller("admin", "admin")]
+    with refused("UNAUTHENTICATED"):
+        await mesh.keys.ListSigningKeys(gateway_pb2.ListSigningKeysRequest(), metadata=metadata)
