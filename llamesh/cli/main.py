@@ -63,6 +63,11 @@ def run(arguments: list[str]) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"llamesh {__version__}")
         return Exit.OK
+    if arguments[:1] == ["--complete"]:
+        from llamesh.cli.completion import ask_mesh, candidates
+
+        print("\n".join(candidates(arguments[1:], ask_mesh)))
+        return Exit.OK
     try:
         result = _dispatch(arguments)
         sys.stdout.flush()
@@ -95,6 +100,8 @@ def application() -> App:
         group = Group(title, sort_key=order)
         for name, (path, text) in commands.items():
             app.command(path, name=name, help=text, group=group)
+    for flag in ("--help", "--version"):
+        app[flag].group = (group,)
     return app
 
 
@@ -110,7 +117,8 @@ def _dispatch(arguments: list[str]) -> int:
         ) from None
     except Exception as error:
         # What a call answered is translated where the client is loaded already; nothing else is caught.
-        if (translated := _refusal(error)) is not None:
+        translated = _refusal(error)
+        if translated is not None:
             raise translated from error
         raise
     return int(result or 0)

@@ -13,7 +13,6 @@ import time
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import envoy, health, leftovers, logfiles, ports
 from llamesh.cli.mesh.components import components
-from llamesh.cli.mesh.identity import ProcessId
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_ready
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import Supervisor
@@ -103,7 +102,11 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
     loop = asyncio.get_running_loop()
 
     def asked() -> None:
-        _say("killing everything" if supervisor.stopping else "stopping: running requests are finished first (again to kill)")
+        _say(
+            "killing everything"
+            if supervisor.stopping
+            else "stopping: running requests are finished first (again to kill)"
+        )
         supervisor.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -120,29 +123,37 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
 
 
 async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
-    """Say when the mesh is ready, or what it still lacks; then the demo."""
+    """Say when the mesh is ready, or what it still lacks; the demo says it itself."""
+    showing = asyncio.create_task(_show_demo(settings, began)) if demo else None
     deadline = time.monotonic() + READY_SECONDS
-    while True:
-        lacking = await asyncio.to_thread(_lacking, settings)
-        if not lacking:
-            break
-        if time.monotonic() > deadline:
-            deadline = float("inf")
-            _say("not ready yet:\n" + "\n".join(f"    {line}" for line in lacking) + "\n    `llamesh doctor` explains")
-        await asyncio.sleep(0.05)
-    announce_ready(settings.home)
-    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s")
-    if not demo:
-        _show_addresses(settings)
-        return
-    process = await asyncio.create_subprocess_exec(*_demo_command(began), start_new_session=True)
+    try:
+        while lacking := await asyncio.to_thread(_lacking, settings):
+            if time.monotonic() > deadline:
+                deadline = float("inf")
+                words = "".join(f"\n    {line}" for line in lacking)
+                _say(f"not ready yet:{words}\n    `llamesh doctor` explains")
+            await asyncio.sleep(0.1)
+        announce_ready(settings.home)
+        if showing:
+            await showing
+        else:
+            _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; Ctrl-C stops it")
+            _show_addresses(settings)
+    finally:
+        if showing:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+
+
+async def _show_demo(settings: MeshSettings, began: float) -> None:
+    process = await asyncio.create_subprocess_exec(*_demo_command(settings, began), start_new_session=True)
     try:
         await process.wait()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
+    finally:
+        if process.returncode is None:
             process.terminate()
-        await process.wait()
-        raise
+            await process.wait()
 
 
 def _lacking(settings: MeshSettings) -> list[str]:
@@ -159,9 +170,10 @@ def _show_addresses(settings: MeshSettings) -> None:
     print(f"  logs        {settings.logs}", flush=True)
 
 
-def _demo_command(began: float) -> list[str]:
-    elapsed = time.monotonic() - began
-    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", f"{elapsed:.3f}"]
+def _demo_command(settings: MeshSettings, began: float) -> list[str]:
+    management, inference = settings.url(settings.gateway_port), settings.url(settings.inference_port)
+    elapsed = f"{time.monotonic() - began:.3f}"
+    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", str(settings.home), management, inference, elapsed]
 
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
@@ -188,9 +200,9 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
                 code=Exit.UNAVAILABLE,
             )
         time.sleep(0.05)
-    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     if demo:
-        return subprocess.run(_demo_command(began), check=False).returncode
+        return subprocess.run(_demo_command(settings, began), check=False).returncode
+    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     _show_addresses(settings)
     return Exit.OK
 

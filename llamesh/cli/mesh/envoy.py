@@ -9,6 +9,7 @@ import json
 import socket
 import string
 import sys
+import time
 from pathlib import Path
 
 import llamesh
@@ -45,11 +46,14 @@ def command(settings: MeshSettings, parent: int) -> list[str]:
     """The command line. EnvoyNotFoundError where there is no Envoy."""
     envoy = [
         str(find_envoy()),
-        f"--config-path={settings.run_dir / 'envoy.yaml'}",
+        "--config-path",
+        str(settings.run_dir / "envoy.yaml"),
         # Several meshes on one machine must not meet in Envoy's shared memory.
         "--disable-hot-restart",
-        "--log-level=warning",
-        "--drain-strategy=immediate",
+        "--log-level",
+        "warning",
+        "--drain-strategy",
+        "immediate",
     ]
     return [sys.executable, "-I", "-S", str(TETHER), str(parent), *envoy]
 
@@ -60,11 +64,15 @@ async def drain(settings: MeshSettings) -> None:
     try:
         await loop.run_in_executor(None, _admin, settings, "POST", "/healthcheck/fail")
         await loop.run_in_executor(None, _admin, settings, "POST", "/drain_listeners?inboundonly")
-        deadline = loop.time() + settings.drain_seconds
-        while loop.time() < deadline and await loop.run_in_executor(None, _running_requests, settings):
-            await asyncio.sleep(0.1)
+        await loop.run_in_executor(None, _await_requests, settings)
     except OSError:
         return  # It is gone or was never up: there is nothing to drain.
+
+
+def _await_requests(settings: MeshSettings) -> None:
+    deadline = time.monotonic() + settings.drain_seconds
+    while _running_requests(settings) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _running_requests(settings: MeshSettings) -> int:

@@ -48,9 +48,7 @@ def ask(host: str, port: int, timeout: float = 3.0) -> MeshHealth:
         connection.close()
     try:
         found = json.loads(body)
-        parts = tuple(
-            Part(item["name"], _word(item), item.get("message", "")) for item in found.get("components", ())
-        )
+        parts = tuple(Part(item["name"], _word(item), item.get("message", "")) for item in found.get("components", ()))
         state = found["status"].removeprefix(PREFIX)
     except (ValueError, KeyError, TypeError, AttributeError):
         return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", f"answers {answer.status} {answer.reason}"),))

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+_PROC = Path("/proc/self/stat")
+"""There on Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class ProcessId:
 
 def start_time(pid: int) -> str | None:
     """When the process started, as the system says it; None where there is none, or only its unreaped entry is left."""
-    if sys.platform == "linux":
+    if _PROC.exists():
         try:
             # The program's name, in parentheses, may itself hold spaces and parentheses.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -45,13 +45,15 @@ def _path(run_dir: Path) -> Path:
 
 def _recorded(run_dir: Path) -> list[ProcessId]:
     """Components as the supervisor wrote them, engines as the controller did."""
-    found = []
+    found: list[ProcessId] = []
     for path in [_path(run_dir), *(run_dir / "engines").glob("*.json")]:
         try:
             content = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        for item in content if isinstance(content, list) else [content]:
-            if isinstance(item, dict) and "pid" in item and "started" in item:
-                found.append(ProcessId(int(item["pid"]), str(item["started"])))
+        found += [
+            ProcessId(int(item["pid"]), str(item["started"]))
+            for item in (content if isinstance(content, list) else [content])
+            if isinstance(item, dict) and "pid" in item and "started" in item
+        ]
     return found

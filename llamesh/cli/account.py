@@ -1,0 +1,145 @@
+"""`llamesh login, usage, why, version`: who one is, what was used, what was decided."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from llamesh import __version__
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when
+
+if TYPE_CHECKING:
+    from llamesh.v1.contract_pb2 import Decision
+
+USAGE = (
+    Column("DAY", lambda item: item.day),
+    Column("SUBJECT", lambda item: item.subject),
+    Column("MODEL", lambda item: item.model_name),
+    Column("REQUESTS", lambda item: item.requests),
+    Column("PROMPT", lambda item: item.prompt_tokens),
+    Column("COMPLETION", lambda item: item.completion_tokens),
+    Column("CONTRACT", lambda item: item.contract_id, wide=True),
+    Column("UNKNOWN", lambda item: item.unknown_requests, wide=True),
+)
+DECISION = (
+    Column("DECISION", lambda item: item.decision_id),
+    Column("TIME", lambda item: when(item.create_time)),
+    Column("SUBJECT", lambda item: item.subject),
+    Column("ACTION", lambda item: item.action),
+    Column("OBJECT", lambda item: item.object),
+    Column("ALLOWED", lambda item: "yes" if item.allowed else "no"),
+)
+
+
+def login(
+    username: str = "",
+    *,
+    url: str = "",
+    password_stdin: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Get a token for a name and a password and keep it in the profile (readable for you only).
+
+    Parameters
+    ----------
+    username
+        Asked for if not given.
+    url
+        The mesh, for instance http://localhost:8200. LLAMESH_URL or the profile's if not given.
+    password_stdin
+        Read the password from standard input: for programs.
+    """
+    from llamesh.client.profile import Profile, save_profile
+    from llamesh.client.sync import Client
+
+    asking = sys.stdin.isatty() and not password_stdin
+    if not asking and not password_stdin:
+        raise CommandError(
+            "there is no terminal to ask in", hint="llamesh login NAME --password-stdin", code=Exit.USAGE
+        )
+    if not username and not asking:
+        raise CommandError("who is to log in?", hint="llamesh login NAME --password-stdin", code=Exit.USAGE)
+    with Client(url) as mesh:
+        if not username:
+            sys.stderr.write(f"user name at {mesh.profile.url}: ")
+            sys.stderr.flush()
+            username = sys.stdin.readline().strip()
+        password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
+        answer = mesh.login(username, password)
+        inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
+        path = save_profile(Profile(mesh.profile.url, answer.access_token, inference))
+        note(f"{username} is logged in at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}")
+
+
+def usage(*, subject: str = "", days: float | None = None, output: Output = "table") -> None:
+    """List requests and tokens by day, subject and model.
+
+    Parameters
+    ----------
+    subject
+        Only this one.
+    days
+        Only the last so many; 30 if not given.
+    """
+    with connected() as mesh:
+        show_list(mesh.usage(subject=subject, days=days), output, USAGE)
+
+
+def why(
+    decision: str = "", *, refused: Annotated[bool, Parameter(negative="")] = False, output: Output = "table"
+) -> None:
+    """Say why something was allowed or refused.
+
+    Parameters
+    ----------
+    decision
+        Its id; the latest decisions are listed if not given.
+    refused
+        List only refusals.
+    """
+    with connected() as mesh:
+        if not decision:
+            show_list(_latest(mesh.decisions(refused_only=refused)), output, DECISION)
+            return
+        found = mesh.decision(decision)
+    show_one(found, output, DECISION)
+    if output == "table":
+        _explain(found)
+
+
+def version() -> None:
+    """Print the versions of the command and of the mesh it talks to."""
+    print(f"llamesh {__version__}")
+    from llamesh.client.errors import MeshError
+
+    with connected() as mesh:
+        try:
+            print(f"mesh    {mesh.health(timeout=2).version} at {mesh.profile.url}")
+        except MeshError:
+            note(f"no mesh answers at {mesh.profile.url}")
+
+
+def _latest(decisions: object, count: int = 50) -> list[Decision]:
+    from itertools import islice
+
+    return list(islice(decisions, count))  # type: ignore[call-overload]
+
+
+def _explain(decision: Decision) -> None:
+    for refusal in decision.refusals:
+        print(f"{refusal.reason}: {refusal.message}")
+        for key, value in sorted(refusal.metadata.items()):
+            print(f"  {key} = {value}")
+        if refusal.remedy:
+            print(f"  {refusal.remedy}")
+    if decision.HasField("memory"):
+        memory = decision.memory
+        print(
+            f"memory {size(memory.total_bytes)}: {memory.replicas} x (weights {size(memory.weights_bytes)}"
+            f" + KV cache {size(memory.kv_cache_bytes)} + overhead {size(memory.overhead_bytes)})"
+        )

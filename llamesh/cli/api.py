@@ -1,0 +1,53 @@
+"""`llamesh api`: any REST call of the mesh, with your token."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from llamesh.cli import web
+from llamesh.client.profile import load_profile
+
+
+def api(
+    method: str,
+    path: str,
+    /,
+    *,
+    data: Annotated[str, Parameter(name=("--data", "-d"))] = "",
+    inference: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Make a REST call and print the answer's body.
+
+    Parameters
+    ----------
+    method
+        GET, POST, PATCH or DELETE.
+    path
+        For instance /status.
+    data
+        The body: JSON, @FILE, or - for standard input.
+    inference
+        Ask the inference address (8080), not the management one.
+    """
+    profile = load_profile()
+    base = profile.inference if inference else profile.url
+    with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
+        if response.status >= 400:
+            raise web.refusal(response)
+        while chunk := response.read1(65536):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    if sys.stdout.isatty():
+        print()
+
+
+def _body(data: str) -> bytes | None:
+    if data == "-":
+        return sys.stdin.buffer.read()
+    if data.startswith("@"):
+        return Path(data[1:]).read_bytes()
+    return data.encode() if data else None

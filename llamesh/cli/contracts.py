@@ -1,0 +1,67 @@
+"""`llamesh contracts`: what someone may use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.output import Column, Output, note, show_list, show_one, when
+
+Models = Annotated[
+    Sequence[str], Parameter(name="--model", negative="", help="A model's name; several times for several.")
+]
+CONTRACT = (
+    Column("CONTRACT", lambda item: item.contract_id),
+    Column("NAME", lambda item: item.display_name),
+    Column("CONCURRENT", lambda item: item.max_concurrent_requests or "no limit"),
+    Column("RUNNING", lambda item: item.running_requests),
+    Column("MODELS", lambda item: " ".join(item.models)),
+    Column("SINCE", lambda item: when(item.create_time), wide=True),
+)
+
+app = App(name="contracts", help="What someone may use.")
+
+
+@app.command(name="list")
+def list_contracts(*, output: Output = "table") -> None:
+    """List all contracts."""
+    with connected() as mesh:
+        show_list(mesh.contracts.list(), output, CONTRACT)
+
+
+@app.command
+def create(name: str, *, concurrent: int = 0, models: Models = (), output: Output = "table") -> None:
+    """Make a contract.
+
+    Parameters
+    ----------
+    concurrent
+        Requests at the same time, all holders together; 0 for no limit.
+    """
+    with connected() as mesh:
+        show_one(mesh.contracts.create(name, concurrent=concurrent, models=models), output, CONTRACT)
+
+
+@app.command
+def update(
+    contract: str,
+    *,
+    name: str | None = None,
+    concurrent: int | None = None,
+    models: Models = (),
+    output: Output = "table",
+) -> None:
+    """Change a contract's limits: in force for the next request."""
+    with connected() as mesh:
+        changed = mesh.contracts.update(contract, name=name, concurrent=concurrent, models=models)
+    show_one(changed, output, CONTRACT)
+
+
+@app.command
+def rm(contract: str) -> None:
+    """Remove a contract that nothing refers to."""
+    with connected() as mesh:
+        note(f"removed {mesh.contracts.delete(contract).contract_id}")

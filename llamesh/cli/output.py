@@ -1,0 +1,148 @@
+"""What commands print: tables for people, JSON, YAML or names for programs. Data on standard output, nothing else there.
+
+JSON is the REST shape: the contract's field names; a list is an array, `[]` where it is empty. On a pipe a table is plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Format = Literal["table", "wide", "json", "yaml", "name"]
+Output = Annotated[Format, Parameter(name=("--output", "-o"), help="How to print.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    title: str
+    value: Callable[[Any], object]
+    wide: bool = False
+    """Only in `--output wide`."""
+
+
+def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
+    """Print a list. The first column is what `--output name` prints."""
+    found = list(items)
+    if output in {"json", "yaml"}:
+        print(_document([plain(item) for item in found], output))
+    elif output == "name":
+        for item in found:
+            print(columns[0].value(item))
+    else:
+        chosen = [column for column in columns if output == "wide" or not column.wide]
+        show_table(
+            [column.title for column in chosen], [[text(column.value(item)) for column in chosen] for item in found]
+        )
+
+
+def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
+    """Print one resource."""
+    if output in {"json", "yaml"}:
+        print(_document(plain(item), output))
+    else:
+        show_list([item], output, columns)
+
+
+def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: with lines in a terminal, in plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(table(titles, rows))
+        return
+    widths = [max(len(row[number]) for row in [titles, *rows]) for number in range(len(titles))]
+    for row in [titles, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """The table as rich draws it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        drawn.add_column(title, overflow="fold")
+    for row in rows:
+        # Names come from users: they are text, never markup.
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message in the REST shape."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def show_json_line(message: Message) -> None:
+    """Print one object of a stream on one line."""
+    print(json.dumps(plain(message)), flush=True)
+
+
+def note(words: str) -> None:
+    """Say something that is no data."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def text(value: object) -> str:
+    """A cell. What comes from outside cannot steer the terminal."""
+    shown = "-" if value in ("", None) else str(value)
+    return "".join(letter if letter.isprintable() else " " for letter in shown)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    number = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def word(enum: Any, value: int, prefix: str) -> str:
+    """An enum's value without its prefix; a newer mesh's unknown value as its number."""
+    found = enum.DESCRIPTOR.values_by_number.get(value)
+    return found.name.removeprefix(prefix) if found else str(value)
+
+
+def when(timestamp: Any) -> str:
+    """A time for people, in UTC; empty where it is not set."""
+    return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if timestamp.seconds else ""
+
+
+def _document(value: object, output: Format) -> str:
+    return json.dumps(value, indent=2) if output == "json" else "\n".join(_yaml(value))
+
+
+def _yaml(value: object) -> list[str]:
+    """Block YAML of what JSON can hold; strings are quoted as in JSON, which YAML reads."""
+    if isinstance(value, dict) and value:
+        lines: list[str] = []
+        for key, item in value.items():
+            nested = _yaml(item)
+            if isinstance(item, dict | list) and item:
+                lines += [f"{key}:", *(f"  {line}" for line in nested)]
+            else:
+                lines.append(f"{key}: {nested[0]}")
+        return lines
+    if isinstance(value, list) and value:
+        lines = []
+        for item in value:
+            first, *rest = _yaml(item)
+            lines += [f"- {first}", *(f"  {line}" for line in rest)]
+        return lines
+    return [json.dumps(value)]

@@ -1,0 +1,44 @@
+"""What a call's error means to the person at the terminal: words and an exit code."""
+
+from __future__ import annotations
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.client.errors import MeshError
+from llamesh.client.names import AmbiguousNameError
+
+_EXITS = {
+    "INVALID_ARGUMENT": Exit.USAGE,
+    "NOT_FOUND": Exit.NOT_FOUND,
+    "UNAUTHENTICATED": Exit.NOT_SIGNED_IN,
+    "PERMISSION_DENIED": Exit.REFUSED,
+    "RESOURCE_EXHAUSTED": Exit.REFUSED,
+    "UNAVAILABLE": Exit.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
+}
+_REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
+"""Refused by a rule, whatever their code."""
+
+
+def translate(error: Exception) -> CommandError | None:
+    """The command's failure for an error of the client; None where it is none."""
+    if isinstance(error, AmbiguousNameError):
+        return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
+    if not isinstance(error, MeshError):
+        return None
+    parts = [f"{item.field}: {item.description}" for item in error.fields]
+    if decision := error.metadata.get("decisionId"):
+        parts.append(f"details: llamesh why {decision}")
+    cause, hint = error.message, error.remedy
+    if error.code == "UNAVAILABLE" and not error.reason:
+        # gRPC's own words name sockets and attempts; the address is what can be acted upon.
+        cause, hint = (
+            "the mesh does not answer",
+            "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains",
+        )
+        parts.append(error.message)
+    if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
+        hint = "llamesh login"
+    code = Exit.REFUSED if error.reason in _REFUSALS else _EXITS.get(error.code, Exit.FAILED)
+    if error.retry_after:
+        parts.append(f"try again after {error.retry_after:g} s")
+    return CommandError(cause, parts=parts, hint=hint, code=code)

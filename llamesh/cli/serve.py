@@ -1,0 +1,160 @@
+"""`llamesh serve, fit`: a model with llama.cpp's parameters, each an option of its own, read from the contract.
+
+The options are not written here: they are the fields of RuntimeParameters, put into the commands' signatures when this module is
+loaded, so that help, types, choices and completion know them. What stands after `--` is passed as llama.cpp's flags instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import Column, Output, show_one, size
+from llamesh.cli.servers import SERVER
+from llamesh.client import parameters
+
+LLAMA = Group(
+    "llama.cpp", sort_key=10, help="What each engine is started with; after -- llama.cpp's own flags are taken too."
+)
+Flags = Annotated[str, Parameter(help="llama.cpp's flags, after --, in place of the options.")]
+Seconds = float | None
+
+
+def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each runtime parameter; it receives them as keyword arguments."""
+    options = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item))
+        for item in parameters.parameters().values()
+    ]
+    own = inspect.signature(command, eval_str=True)
+    kept = [item for item in own.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
+
+    @functools.wraps(command)
+    def wrapped(*positional: Any, **named: Any) -> None:
+        command(*positional, **named)
+
+    wrapped.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _annotation(item: parameters.Parameter) -> Any:
+    kind: Any = Literal[tuple(item.words)] if item.words else item.kind
+    described = Parameter(
+        name=item.flags, negative=item.negative or "", help=item.bounds, group=LLAMA, show_default=False
+    )
+    return Annotated[kind | None, described]
+
+
+@with_runtime_parameters
+def serve(
+    model: str,
+    /,
+    *flags: Flags,
+    name: str = "",
+    replicas: Annotated[int, Parameter(name=("--replicas", "-r"))] = 1,
+    idle_sleep: Seconds = None,
+    wake_budget: Seconds = None,
+    namespace: str = "",
+    metered: Annotated[bool, Parameter(negative="")] = False,
+    wait: bool = False,
+    output: Output = "table",
+    **runtime: parameters.Value | None,
+) -> None:
+    """Serve a model.
+
+    Parameters
+    ----------
+    model
+        Its id or name.
+    name
+        The name that requests put into "model"; the model's own if not given.
+    replicas
+        Engines wanted.
+    idle_sleep
+        Seconds without a request after which the engines are stopped until the next one.
+    wake_budget
+        Seconds that a request may wait for an engine that is starting.
+    namespace
+        Where on Kubernetes.
+    metered
+        Ask for every request whether it may be, whatever the token says.
+    wait
+        Wait until every engine answers.
+    """
+    given = _given(flags, runtime)
+    with connected() as mesh:
+        server = mesh.servers.serve(
+            mesh.models.find(model),
+            name=name,
+            replicas=replicas,
+            idle_sleep=idle_sleep,
+            wake_budget=wake_budget,
+            namespace=namespace,
+            metered=metered,
+            **given,
+        )
+        if wait:
+            server = mesh.servers.wait_ready(server)
+    show_one(server, output, SERVER)
+
+
+@with_runtime_parameters
+def fit(
+    model: str,
+    /,
+    *flags: Flags,
+    replicas: Annotated[int, Parameter(name=("--replicas", "-r"))] = 1,
+    namespace: str = "",
+    output: Output = "table",
+    **runtime: parameters.Value | None,
+) -> None:
+    """Say whether a model would be served so, and what it would take. Exit code 5 if not.
+
+    Parameters
+    ----------
+    model
+        Its id or name.
+    replicas
+        Engines wanted.
+    namespace
+        Where on Kubernetes.
+    """
+    given = _given(flags, runtime)
+    with connected() as mesh:
+        answer = mesh.check(mesh.models.find(model), replicas=replicas, namespace=namespace, **given)
+    columns = (
+        Column("FITS", lambda item: "yes" if item.allowed else "no"),
+        Column("NEEDS", lambda item: size(item.memory.total_bytes)),
+        Column("FREE", lambda item: size(item.free_bytes)),
+        Column("WEIGHTS", lambda item: size(item.memory.weights_bytes)),
+        Column("KV CACHE", lambda item: size(item.memory.kv_cache_bytes)),
+        Column("OVERHEAD", lambda item: size(item.memory.overhead_bytes)),
+        Column("PARAMETERS", lambda item: item.runtime_params, wide=True),
+    )
+    show_one(answer, output, columns)
+    if not answer.allowed:
+        first, *others = answer.refusals
+        raise CommandError(
+            first.message,
+            parts=[*(item.message for item in others), f"details: llamesh why {answer.decision_id}"],
+            hint=first.remedy,
+            code=Exit.REFUSED,
+        )
+
+
+def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) -> dict[str, Any]:
+    """The parameters as the client takes them: typed, or as one string of flags. Both at once is a mistake."""
+    typed = {name: value for name, value in runtime.items() if value is not None}
+    if flags and typed:
+        raise CommandError(
+            "runtime parameters are given as options or as flags after --, not both",
+            parts=[f"options: {', '.join(typed)}", f"flags: {' '.join(flags)}"],
+            code=Exit.USAGE,
+        )
+    return {"runtime_params": " ".join(flags)} if flags else typed

@@ -1,0 +1,153 @@
+"""`llamesh status, describe, wait, scale, sleep, wake, stop`: declared servers and how they do."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.output import Column, Output, note, show_json_line, show_list, show_one, table, text, when, word
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+    from llamesh.v1.server_pb2 import Server
+
+ServerName = Annotated[str, Parameter(help="Its id, its model name, or the beginning of its id.")]
+
+
+def _state(server: Server) -> str:
+    from llamesh.v1 import server_pb2
+
+    return word(server_pb2.ServerState, server.state, "SERVER_STATE_")
+
+
+def _reason(server: Server) -> str:
+    return next((item.message or item.reason for item in server.conditions if item.type == "Ready"), "")
+
+
+SERVER = (
+    Column("SERVER", lambda server: server.server_uuid),
+    Column("MODEL", lambda server: server.model_name),
+    Column("STATE", _state),
+    Column("READY", lambda server: f"{server.ready_replicas}/{server.replicas}"),
+    Column("ENDPOINT", lambda server: server.endpoint),
+    Column("PARAMETERS", lambda server: server.runtime_params, wide=True),
+    Column("OWNER", lambda server: server.owner, wide=True),
+    Column("SINCE", lambda server: when(server.update_time), wide=True),
+    Column("WHY", _reason, wide=True),
+)
+
+
+def status(
+    *, watch: Annotated[bool, Parameter(name=("--watch", "-w"), negative="")] = False, output: Output = "table"
+) -> None:
+    """List the servers with their state.
+
+    Parameters
+    ----------
+    watch
+        Go on showing what changes. In JSON one object a line.
+    """
+    with connected() as mesh:
+        if watch:
+            _watch(mesh, output)
+        else:
+            show_list(mesh.servers.list(), output, SERVER)
+
+
+def describe(server: ServerName, *, output: Output = "table") -> None:
+    """Show everything about one server: what is wanted, what holds and why, each engine."""
+    from llamesh.v1 import server_pb2
+
+    with connected() as mesh:
+        found = mesh.servers.get(mesh.servers.find(server))
+    if output != "table":
+        show_one(found, output, SERVER)
+        return
+    for column in SERVER:
+        print(f"{column.title.capitalize():<12}{text(column.value(found))}")
+    print("Conditions")
+    for item in found.conditions:
+        holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
+        print(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}").rstrip())
+    print("Engines")
+    for engine in found.replica_statuses:
+        state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
+        words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
+        print(text(words).rstrip())
+
+
+def wait(server: ServerName, *, timeout: float = 120.0, output: Output = "table") -> None:
+    """Wait until every engine of a server answers.
+
+    Parameters
+    ----------
+    timeout
+        Seconds to wait; exit code 6 after them.
+    """
+    with connected() as mesh:
+        show_one(mesh.servers.wait_ready(mesh.servers.find(server), timeout=timeout), output, SERVER)
+
+
+def scale(server: ServerName, replicas: int, *, output: Output = "table") -> None:
+    """Change the number of engines.
+
+    Parameters
+    ----------
+    replicas
+        Engines wanted while awake.
+    """
+    with connected() as mesh:
+        show_one(mesh.servers.scale(mesh.servers.find(server), replicas), output, SERVER)
+
+
+def sleep(server: ServerName, *, output: Output = "table") -> None:
+    """Stop the engines until the next request; running requests are finished first."""
+    with connected() as mesh:
+        show_one(mesh.servers.sleep(mesh.servers.find(server)), output, SERVER)
+
+
+def wake(server: ServerName, *, output: Output = "table") -> None:
+    """Start the engines of a sleeping server."""
+    with connected() as mesh:
+        show_one(mesh.servers.wake(mesh.servers.find(server)), output, SERVER)
+
+
+def stop(server: ServerName) -> None:
+    """Stop a server and forget it."""
+    with connected() as mesh:
+        gone = mesh.servers.stop(mesh.servers.find(server))
+        note(f"stopped {gone.server_uuid} ({gone.model_name})")
+
+
+def _watch(mesh: Client, output: str) -> None:
+    """Show the servers as they change: a live table in a terminal, elsewhere one line for each change."""
+    if output == "table" and sys.stdout.isatty():
+        _live(mesh)
+        return
+    for event in mesh.watch(kinds=["SERVERS"]):
+        kind = event.WhichOneof("event")
+        if kind not in {"server", "stopped_server"}:
+            continue
+        server = getattr(event, kind)
+        if output == "json":
+            show_json_line(server)
+        else:
+            print("  ".join(text(column.value(server)) for column in SERVER if not column.wide), flush=True)
+
+
+def _live(mesh: Client) -> None:
+    from rich.live import Live
+
+    columns = [column for column in SERVER if not column.wide]
+    known: dict[str, Server] = {}
+    with Live(auto_refresh=False) as live:
+        for event in mesh.watch(kinds=["SERVERS"]):
+            if event.WhichOneof("event") == "server":
+                known[event.server.server_uuid] = event.server
+            elif event.WhichOneof("event") == "stopped_server":
+                known.pop(event.stopped_server.server_uuid, None)
+            rows = [[text(column.value(server)) for column in columns] for server in known.values()]
+            live.update(table([column.title for column in columns], rows), refresh=True)

@@ -1,0 +1,38 @@
+"""`llamesh completion SHELL`: the script that makes a shell ask `llamesh --complete` at every Tab."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SCRIPTS = {
+    "bash": """\
+_llamesh() {
+    local IFS=$'\\n'
+    COMPREPLY=($(llamesh --complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+}
+complete -o default -F _llamesh llamesh
+""",
+    "zsh": """\
+#compdef llamesh
+_llamesh() {
+    local -a found
+    found=(${(f)"$(llamesh --complete "${words[@]:1:$((CURRENT - 1))}" 2>/dev/null)"})
+    compadd -a found || _files
+}
+compdef _llamesh llamesh
+""",
+    "fish": """\
+complete -c llamesh -f -a '(llamesh --complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+""",
+}
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print the completion script of a shell.
+
+    Parameters
+    ----------
+    shell
+        For bash: eval "$(llamesh completion bash)" in ~/.bashrc; zsh alike; fish: llamesh completion fish | source.
+    """
+    print(SCRIPTS[shell], end="")

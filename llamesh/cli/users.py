@@ -1,0 +1,107 @@
+"""`llamesh users`: who can log in."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
+
+Role = Literal["inference", "user", "admin"]
+PasswordInput = Annotated[bool, Parameter(negative="", help="Read passwords from standard input, one a line.")]
+
+
+def _role(user: object) -> str:
+    from llamesh.v1 import gateway_pb2
+
+    return word(gateway_pb2.Role, user.role, "ROLE_").lower()  # type: ignore[attr-defined]
+
+
+USER = (
+    Column("USER", lambda user: user.username),
+    Column("ROLE", _role),
+    Column("CONTRACT", lambda user: user.contract_id),
+    Column("SINCE", lambda user: when(user.create_time), wide=True),
+)
+
+app = App(name="users", help="Who can log in.")
+
+
+@app.command(name="list")
+def list_users(*, output: Output = "table") -> None:
+    """List all users."""
+    with connected() as mesh:
+        show_list(mesh.users.list(), output, USER)
+
+
+@app.command
+def create(
+    username: str,
+    *,
+    role: Role = "user",
+    contract: str = "",
+    password_stdin: PasswordInput = False,
+    output: Output = "table",
+) -> None:
+    """Make a user; the password is asked for.
+
+    Parameters
+    ----------
+    role
+        What it may do: inference only, models and servers too, or everything.
+    contract
+        The contract that its tokens carry.
+    """
+    password = _password(f"password of {username}: ", stdin=password_stdin)
+    with connected() as mesh:
+        show_one(mesh.users.create(username, password, role=role.upper(), contract=contract), output, USER)
+
+
+@app.command
+def update(
+    username: str,
+    *,
+    role: Role | None = None,
+    contract: str | None = None,
+    output: Output = "table",
+) -> None:
+    """Change a user's role or contract.
+
+    Parameters
+    ----------
+    contract
+        The contract that its tokens carry; empty for none.
+    """
+    with connected() as mesh:
+        changed = mesh.users.update(username, role=role.upper() if role else None, contract=contract)
+    show_one(changed, output, USER)
+
+
+@app.command
+def password(username: str, *, old: bool = True, password_stdin: PasswordInput = False) -> None:
+    """Set a password: your own with the old one, or, as an administrator, anyone's with --no-old."""
+    before = _password("password until now: ", stdin=password_stdin) if old else ""
+    after = _password("new password: ", stdin=password_stdin)
+    with connected() as mesh:
+        mesh.users.update(username, password=after, old_password=before)
+    note(f"{username} has a new password")
+
+
+@app.command
+def rm(username: str) -> None:
+    """Remove a user. Tokens that are out stay good until they expire."""
+    with connected() as mesh:
+        note(f"removed {mesh.users.delete(username).username}")
+
+
+def _password(question: str, *, stdin: bool) -> str:
+    if stdin:
+        return sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        raise CommandError("there is no terminal to ask for a password in", hint="--password-stdin", code=Exit.USAGE)
+    return getpass.getpass(question)

@@ -1,0 +1,69 @@
+"""HTTP with the standard library: for what is REST anyway, at a fraction of the start-up of an HTTP package."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from llamesh.cli.failure import CommandError, Exit
+
+_EXITS = {
+    400: Exit.USAGE,
+    401: Exit.NOT_SIGNED_IN,
+    403: Exit.REFUSED,
+    404: Exit.NOT_FOUND,
+    429: Exit.REFUSED,
+    503: Exit.UNAVAILABLE,
+    504: Exit.UNAVAILABLE,
+}
+
+
+@contextmanager
+def answer(
+    base: str, method: str, path: str, token: str, body: bytes | None = None, timeout: float | None = None
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer to one request. CommandError where nobody answers."""
+    parts = urlsplit(base)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise CommandError(f"{base!r} is not an address like http://localhost:8200", code=Exit.USAGE)
+    connection = (
+        http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    )
+    headers: Mapping[str, str] = {
+        **({"authorization": f"Bearer {token}"} if token else {}),
+        **({"content-type": "application/json"} if body is not None else {}),
+    }
+    try:
+        connection.request(method, f"{parts.path.rstrip('/')}{path}", body, dict(headers))
+        yield connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandError(
+            f"{base} does not answer",
+            parts=[str(error)],
+            hint="start the mesh with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains",
+            code=Exit.UNAVAILABLE,
+        ) from error
+    finally:
+        connection.close()
+
+
+def refusal(response: http.client.HTTPResponse) -> CommandError:
+    """The failure that an answer of 400 or more stands for: OpenAI's shape, google.rpc.Status, or neither."""
+    content = response.read()
+    code = _EXITS.get(response.status, Exit.FAILED)
+    hint = "llamesh login" if code is Exit.NOT_SIGNED_IN else ""
+    wait = response.getheader("retry-after")
+    parts = [f"try again after {wait} s"] if wait else []
+    try:
+        found = json.loads(content)
+        error = found.get("error", found)
+        return CommandError(str(error["message"]), parts=parts, hint=hint, code=code)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        words = content[:500].decode(errors="replace") or response.reason
+        return CommandError(f"HTTP {response.status}: {words}", parts=parts, hint=hint, code=code)

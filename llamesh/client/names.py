@@ -1,0 +1,35 @@
+"""People give names, programs give ids: either is accepted wherever it means one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHORTEST_PREFIX = 4
+"""Characters of an id that are taken for it, as long as only one id begins so."""
+
+
+class AmbiguousNameError(LookupError):
+    """A name means several things; the ids say which."""
+
+    def __init__(self, name: str, ids: Sequence[str]) -> None:
+        super().__init__(f"{name!r} is the name of {len(ids)}; give one of the ids")
+        self.name = name
+        self.ids = tuple(ids)
+
+
+def resolve(wanted: str, known: Sequence[tuple[str, str]]) -> str:
+    """The id that is meant among (id, name) pairs: an id, else a name, else the beginning of an id; else what was given.
+
+    AmbiguousNameError where it means several.
+    """
+    if any(wanted == item for item, _ in known):
+        return wanted
+    for meant in (
+        [item for item, name in known if name == wanted],
+        [item for item, _ in known if len(wanted) >= SHORTEST_PREFIX and item.startswith(wanted)],
+    ):
+        if len(meant) > 1:
+            raise AmbiguousNameError(wanted, meant)
+        if meant:
+            return meant[0]
+    return wanted

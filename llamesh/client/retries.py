@@ -1,0 +1,45 @@
+"""Which calls are tried again, when, and how often. Pure: the transport asks, waits and tries.
+
+Only calls that may be repeated (the contract's idempotency_level, or a request_id), only on UNAVAILABLE, at most three tries,
+within the deadline of the whole call; what the answer says of when to come back is obeyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import Message
+
+from llamesh.client.errors import MeshError
+
+TRIES = 3
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+@cache
+def repeatable(method: str) -> bool:
+    """Whether the contract says that calling a method ("llamesh.v1.GatewayService/GetHealth") twice is as calling it once."""
+    found = descriptor_pool.Default().FindMethodByName(method.replace("/", "."))
+    return bool(found.GetOptions().idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN)
+
+
+def may_repeat(method: str, request: Message) -> bool:
+    """Whether this very call may be repeated: by the contract, or since it carries the id that makes it the same call."""
+    return repeatable(method) or bool(getattr(request, "request_id", ""))
+
+
+def pause_before_next(
+    error: MeshError, *, tries: int, may_repeat: bool, left: float, random: Callable[[], float]
+) -> float | None:
+    """Seconds to wait before the next try, None for none. `tries` were made; `left` seconds remain; `random` gives 0 to 1."""
+    if error.code != "UNAVAILABLE" or not may_repeat or tries >= TRIES:
+        return None
+    pause = min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE) * (0.5 + random())
+    if error.retry_after is not None:
+        # Everyone was told the same time: spread out after it, never before.
+        pause = error.retry_after + pause
+    return pause if pause < left else None
