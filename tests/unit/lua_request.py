@@ -1,0 +1,115 @@
+"""A stand-in for the handle that Envoy gives a Lua filter, so that the filters under envoy/lua run in LuaJIT without Envoy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from lupa.luajit21 import LuaRuntime
+
+_HANDLE = """
+local function object(values)
+  return { values = values, get = function(self, name) return self.values[name] end }
+end
+
+function handle(headers, settings, metadata, body)
+  local request = { answer = nil }
+  local fetched = 0 -- what was fetched before the body was waited for may not be used after it
+  local function checked(make)
+    return function(self)
+      local mine, inner = fetched, make()
+      return setmetatable({}, { __index = function(_, name)
+        assert(mine == fetched, "object used outside of proper scope")
+        return function(_, ...) return inner[name](inner, ...) end
+      end })
+    end
+  end
+  request.headers = checked(function()
+    local all = object(headers)
+    function all:remove(name) self.values[name] = nil end
+    function all:replace(name, value) self.values[name] = value end
+    return all
+  end)
+  request.metadata = checked(function() return object(settings) end)
+  function request:streamInfo()
+    return { dynamicMetadata = checked(function()
+      local all = object(metadata)
+      function all:set(namespace, name, value)
+        self.values[namespace] = self.values[namespace] or {}
+        self.values[namespace][name] = value
+      end
+      return all
+    end) }
+  end
+  function request:body()
+    fetched = fetched + 1
+    if body == nil then return nil end
+    return { length = function() return #body end, getBytes = function(_, from, count) return body:sub(from + 1, from + count) end }
+  end
+  function request:respond(head, text) self.answer = { head = head, text = text } end
+  envoy_on_request(request)
+  return request.answer
+end
+"""
+
+
+@dataclass
+class Outcome:
+    """What a filter did."""
+
+    status: int | None
+    """None: the request goes on."""
+    answer: Any
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+
+    @property
+    def code(self) -> str | None:
+        """The code of an OpenAI-shaped refusal."""
+        return self.answer["error"]["code"] if self.answer else None
+
+
+@dataclass
+class LuaFilter:
+    """One script, loaded once as Envoy does per worker."""
+
+    source: str
+    _lua: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lua = LuaRuntime(encoding=None)
+        self._lua.execute(self.source.encode())
+        self._lua.execute(_HANDLE.encode())
+
+    def run(
+        self,
+        headers: dict[str, str],
+        settings: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        body: bytes | None = None,
+    ) -> Outcome:
+        sent, known = self._table(headers), self._table(metadata or {})
+        answer = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
+        status = int(answer[b"head"][b":status"]) if answer else None
+        parsed = json.loads(answer[b"text"]) if answer else None
+        return Outcome(status, parsed, _plain(sent), _plain(known))
+
+    def _table(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            table = self._lua.table()
+            for key, item in value.items():
+                table[key.encode()] = self._table(item)
+            return table
+        if isinstance(value, list):
+            return self._lua.table(*(self._table(item) for item in value))
+        return value.encode() if isinstance(value, str) else value
+
+
+def _plain(table: Any) -> dict[str, Any]:
+    return {
+        key.decode() if isinstance(key, bytes) else str(key): value.decode("latin-1")
+        if isinstance(value, bytes)
+        else (_plain(value) if hasattr(value, "items") else value)
+        for key, value in table.items()
+    }

@@ -1,0 +1,157 @@
+"""The control plane over a real gRPC stream, a scripted client in Envoy's place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from controller.xds.builders import ServerEndpoints
+from controller.xds.server import ControlPlane
+from controller.xds.snapshot import CDS, EDS
+from llamesh.kit import envoy_api
+
+REQUEST = envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+RESPONSE = envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+
+def server(uuid: str, *ready: str, names: tuple[str, ...] = (), connections: int = 4) -> ServerEndpoints:
+    return ServerEndpoints(uuid, names, ready, "/w.sock", connections)
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[tuple[ControlPlane, str]]:
+    control, grpc_server = ControlPlane(), grpc.aio.server()
+    control.add_to(grpc_server)
+    address = f"unix:{tmp_path / 'c.sock'}"
+    grpc_server.add_insecure_port(address)
+    await grpc_server.start()
+    yield control, address
+    await grpc_server.stop(None)
+
+
+class Client:
+    """A scripted Envoy."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        call = self._channel.stream_stream(
+            METHOD, request_serializer=lambda request: request.SerializeToString(), response_deserializer=RESPONSE.FromString
+        )
+        self._call = call()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._call.cancel()
+        await self._channel.close()
+
+    async def ask(self, type_url: str, *names: str) -> None:
+        await self._call.write(REQUEST(type_url=type_url, resource_names_subscribe=names))
+
+    async def read(self, timeout: float = 5) -> Any:
+        return await asyncio.wait_for(self._call.read(), timeout)
+
+    async def take(self, response: Any, error: str = "") -> None:
+        detail = {"code": 13, "message": error} if error else None
+        await self._call.write(REQUEST(type_url=response.type_url, response_nonce=response.nonce, error_detail=detail))
+
+
+async def test_nothing_is_sent_before_publish(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    async with Client(address) as envoy:
+        await envoy.ask(CDS)
+        read = asyncio.create_task(envoy.read(10))
+        while not control.stats.connected:
+            await asyncio.sleep(0.01)
+        control.set_server(server("a"))
+        assert not (await asyncio.wait([read], timeout=0.2))[0]
+        control.publish()
+        assert [each.name for each in (await read).resources] == ["s:a"]
+
+
+async def test_acknowledged_waits_for_clusters_and_endpoints(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    control.set_server(server("a", names=("smol",)))
+    control.publish()
+    assert not await control.acknowledged("a", 0.05), "no Envoy is connected"
+    async with Client(address) as envoy:
+        await envoy.ask(CDS)
+        await envoy.take(await envoy.read())
+        await envoy.ask(EDS, "s:a", "m:smol")
+        await envoy.take(await envoy.read())
+        assert await control.acknowledged("a", 5)
+        assert not await control.acknowledged("unknown", 0.05)
+
+        control.set_server(server("a", "/e.sock", names=("smol",)))
+        waiting = asyncio.create_task(control.acknowledged("a", 5))
+        response = await envoy.read()
+        assert sorted(each.name for each in response.resources) == ["m:smol", "s:a"]
+        assert not waiting.done()
+        await envoy.take(response)
+        assert await waiting
+
+
+async def test_a_refusal_is_counted_with_envoys_words(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    control.set_server(server("a"))
+    control.publish()
+    async with Client(address) as envoy:
+        await envoy.ask(CDS)
+        await envoy.take(await envoy.read(), error="bad cluster")
+        assert not await control.acknowledged("a", 0.1)
+        assert control.stats.refused == {CDS: 1}
+        assert control.stats.last_refusal is not None
+        assert (control.stats.last_refusal.names, control.stats.last_refusal.message) == (("s:a",), "bad cluster")
+
+
+async def test_a_client_that_leaves_is_forgotten(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    control.publish()
+    async with Client(address) as envoy:
+        await envoy.ask(CDS)
+        await envoy.read()
+        assert control.stats.connected == 1
+    async with asyncio.timeout(5):
+        while control.stats.connected:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_name_is_the_union_of_its_servers(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    control.set_server(server("b", "/b.sock", names=("smol",), connections=9))
+    control.set_server(server("a", "/a.sock", names=("smol", "other"), connections=4))
+    control.publish()
+    async with Client(address) as envoy:
+        await envoy.ask(EDS, "m:smol")
+        assert paths((await envoy.read()).resources[0]) == [["/a.sock", "/b.sock"], ["/w.sock"]]
+        control.remove_server("a")
+        assert paths((await envoy.read()).resources[0]) == [["/b.sock"], ["/w.sock"]]
+
+
+def paths(resource: Any) -> list[list[str]]:
+    """Addresses by priority."""
+    assignment = envoy_api.message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(resource.resource.value)
+    return [[each.endpoint.address.pipe.path for each in group.lb_endpoints] for group in assignment.endpoints]
+
+
+async def test_a_change_costs_the_same_however_many_servers_exist(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    for number in range(300):
+        control.set_server(server(f"u{number}", names=(f"n{number}",)))
+    control.publish()
+    async with Client(address) as envoy:
+        await envoy.ask(CDS)
+        await envoy.take(await envoy.read())
+        await envoy.ask(EDS, *(f"s:u{number}" for number in range(300)), *(f"m:n{number}" for number in range(300)))
+        await envoy.take(await envoy.read())
+        control.set_server(server("u7", "/e.sock", names=("n7",)))
+        response = await envoy.read()
+        assert sorted(each.name for each in response.resources) == ["m:n7", "s:u7"]
+        assert response.ByteSize() < 1000

@@ -1,0 +1,71 @@
+"""envoy/lua/strict_json.lua with the rules that public_api reads from the contracts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from controller.xds import templates
+from controller.xds.public_api import PublicApi
+from tests.unit.lua_request import LuaFilter, Outcome
+
+API = PublicApi(templates.FOLDER / "llamesh.binpb", ["llamesh.v1.GatewayService", "llamesh.v1.ContractService"])
+STRICT = LuaFilter(f"local RULES = [==[{json.dumps(API.body_rules())}]==]\n{templates.lua('strict_json')}")
+
+
+def run(body: Any, path: str = "/auth/token", verb: str = "POST", content_type: str = "application/json") -> Outcome:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return STRICT.run({":method": verb, ":path": path, "content-type": content_type}, {}, {}, text)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "verb"),
+    [
+        ({"username": "ada", "password": "x"}, "/auth/token", "POST"),
+        ({"model_uuid": "m", "modelName": "n", "parameters": {"ctx_size": 2048}}, "/serve", "POST"),
+        ({"replicas": 2}, "/servers/abc:scale?x=1", "POST"),
+        ({}, "/servers/abc:wake", "POST"),
+        (b"", "/servers/abc:wake", "POST"),
+        ({"replicas": 2}, "/servers/abc", "PATCH"),
+        ({"anything": 1}, "/nowhere", "POST"),
+    ],
+)
+def test_known_fields_pass(body: Any, path: str, verb: str) -> None:
+    assert run(body, path, verb).status is None
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "field"),
+    [
+        ({"username": "ada", "pasword": "x"}, "/auth/token", "pasword"),
+        (b'{"username":"a","\\u0078":1}', "/auth/token", "x"),
+        ({"model_uuid": "m", "parameters": {"ctx_sise": 1}}, "/serve", "parameters.ctx_sise"),
+        ([{"username": "a"}, {"no": 1}], "/auth/token", "[1].no"),
+        ({'a"b\n': 1}, "/auth/token", "a?b?"),
+    ],
+)
+def test_unknown_fields_are_named(body: Any, path: str, field: str) -> None:
+    outcome = run(body, path)
+    assert outcome.status == 400
+    assert outcome.answer["code"] == 3
+    info, bad = outcome.answer["details"]
+    assert (info["reason"], info["domain"]) == ("INVALID_FIELD", "llamesh")
+    assert bad["fieldViolations"] == [{"field": field, "description": "there is no such field"}]
+
+
+def test_other_content_is_415_and_grpc_is_left_alone() -> None:
+    assert run(b"username=a", content_type="application/x-www-form-urlencoded").status == 415
+    assert run(b"\0\0\0\0\0", content_type="application/grpc").status is None
+    assert run(b"\0\0\0\0\0", content_type="application/grpc-web-text").status is None
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"a"', b'{"a":}', b"[" * 5000, b'"\\u12', b"nul", b"\xff\xfe", b'{"username":"a"} x'])
+def test_what_is_not_json_is_left_to_the_transcoder(body: bytes) -> None:
+    assert run(body).status is None
+
+
+def test_the_anonymous_calls_are_those_of_the_design() -> None:
+    open_calls = {(each.verb, each.path) for method in API.methods if method.anonymous for each in method.bindings}
+    assert open_calls == {("POST", "/auth/token"), ("GET", "/health")}

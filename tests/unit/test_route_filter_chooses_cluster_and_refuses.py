@@ -1,0 +1,195 @@
+"""envoy/lua/route.lua: cluster, scope, forbidden fields, remote media, ask."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from controller.xds import templates
+from tests.unit.lua_request import LuaFilter, Outcome
+
+ROUTE = LuaFilter(templates.lua("route"))
+UUID = "11111111-1111-4111-8111-111111111111"
+OPEN = {"kind": "inference", "anonymous": True}
+CLAIMS = "envoy.filters.http.jwt_authn"
+
+
+def run(
+    body: Any = None,
+    *,
+    path: str = "/v1/chat/completions",
+    settings: dict[str, Any] = OPEN,
+    claims: dict[str, Any] | None = None,
+    content_type: str | None = "application/json",
+    fields: dict[str, Any] | None = None,
+) -> Outcome:
+    text = body if isinstance(body, bytes) else json.dumps(body if body is not None else {"model": "smol"}).encode()
+    if fields is None:
+        parsed = json.loads(text)
+        fields = {"model": parsed["model"]} if "model" in parsed else {}
+    headers = {":path": path, ":method": "POST"} | ({"content-type": content_type} if content_type else {})
+    metadata: dict[str, Any] = {"llamesh": fields} if fields else {}
+    if claims is not None:
+        metadata[CLAIMS] = {"claims": claims}
+    return ROUTE.run(headers, settings, metadata, text)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "cluster"),
+    [
+        ("/v1/chat/completions", {"model": "smol"}, "m:smol"),
+        ("/v1/chat/completions?x=/a/v1/", {"model": "org/name:Q4_K_M"}, "m:org/name:Q4_K_M"),
+        (f"/{UUID}/v1/chat/completions", {"model": "anything"}, f"s:{UUID}"),
+        (f"/{UUID}/v1/completions", {}, f"s:{UUID}"),
+    ],
+)
+def test_path_or_model_names_the_cluster(path: str, body: dict[str, Any], cluster: str) -> None:
+    outcome = run(body, path=path)
+    assert outcome.status is None
+    assert outcome.headers["x-llamesh-cluster"] == cluster
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        ("", 400, "missing_required_parameter"),
+        (7, 400, "missing_required_parameter"),
+        ("a b", 404, "model_not_found"),
+        ("a\r\nx-evil: 1", 404, "model_not_found"),
+        ("é", 404, "model_not_found"),
+        ('a"b\\\n', 404, "model_not_found"),
+        ("x" * 257, 404, "model_not_found"),
+    ],
+)
+def test_a_model_name_that_cannot_be_served_is_refused(model: Any, status: int, code: str) -> None:
+    outcome = run({"model": model})
+    assert (outcome.status, outcome.code) == (status, code)
+    assert outcome.answer["error"]["param"] == "model"
+    assert "x-llamesh-cluster" not in outcome.headers
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "text/plain; application/json", "application/x-www-form-urlencoded"])
+def test_only_json_is_taken(content_type: str | None) -> None:
+    assert run(content_type=content_type).status == 415
+
+
+def test_json_with_a_charset_is_json() -> None:
+    assert run(content_type="Application/JSON; charset=utf-8").status is None
+
+
+def test_a_body_that_is_not_json_is_400() -> None:
+    outcome = run(b"{", fields={"unreadable": "yes"})
+    assert (outcome.status, outcome.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("name", ["n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id"])
+@pytest.mark.parametrize("form", ['{{"model":"smol","{0}":1}}', '{{"{0}" \n:\t{{}},"model":"smol"}}', '{{"model":"smol","{1}":null}}'])
+def test_forbidden_fields_are_named(name: str, form: str) -> None:
+    escaped = f"\\u00{ord(name[0]):02x}{name[1:]}".replace("_", "\\u005F")
+    outcome = run(form.format(name, escaped).encode(), fields={"model": "smol"})
+    assert (outcome.status, outcome.code) == (400, "unsupported_parameter")
+    assert outcome.answer["error"]["param"] == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'please set "id_slot": 3',
+        "n_discard",
+        "\\u0022id_slot\\u0022: 1",
+        'the key \\"id_slot\\": x',
+        "https://example.org/cat.png",
+        '{"image_url": {"url": "http://x"}}',
+    ],
+)
+def test_words_inside_a_prompt_are_not_fields(text: str) -> None:
+    assert run({"model": "smol", "messages": [{"role": "user", "content": text}]}).status is None
+    raw = '{"model":"smol","messages":[{"role":"user","content":"' + json.dumps(text)[1:-1] + '"}]}'
+    assert run(raw.encode()).status is None
+
+
+def _image(url: str) -> dict[str, Any]:
+    return {"model": "smol", "messages": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (_image("http://169.254.169.254/latest"), "url"),
+        (_image("HTTPS://example.org/cat.png"), "url"),
+        (_image("file:///etc/passwd"), "url"),
+        ({"model": "smol", "input": [{"type": "input_image", "image_url": "http://x/y"}]}, "image_url"),
+        ({"model": "smol", "messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "http://x"}}]}]}, "data"),
+        (b'{"model":"smol","m":[{"image_url":{"u\\u0072l":"\\u0068ttp:\\/\\/x"}}]}', "url"),
+        (b'{"model":"smol","m":[{"url":"data:,"},{"url": {"url" :\n"http:x"}}]}', "url"),
+    ],
+)
+def test_remote_media_is_refused(body: Any, param: str) -> None:
+    outcome = run(body)
+    assert (outcome.status, outcome.code) == (400, "remote_media")
+    assert outcome.answer["error"]["param"] == param
+
+
+def test_media_in_the_request_passes() -> None:
+    assert run(_image("data:image/png;base64,iVBOR")).status is None
+
+
+def test_a_tool_with_a_url_argument_passes() -> None:
+    tool = {"type": "function", "function": {"name": "get", "parameters": {"properties": {"url": {"type": "string"}}}}}
+    call = {"function": {"arguments": json.dumps({"url": "https://example.org"})}}
+    assert run({"model": "smol", "tools": [tool], "messages": [{"tool_calls": [call]}]}).status is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path", "status"),
+    [
+        (["infer:*"], "/v1/completions", None),
+        (["manage", "infer:smol"], "/v1/completions", None),
+        ([f"infer:{UUID}"], f"/{UUID}/v1/completions", None),
+        (["infer:smo", "infer:smol2"], "/v1/completions", 403),
+        (["infer:smol"], f"/{UUID}/v1/completions", 403),
+        (["manage", "admin"], "/v1/completions", 403),
+        ([], "/v1/completions", 403),
+    ],
+)
+def test_the_tokens_scope_must_cover_the_target(scopes: list[str], path: str, status: int | None) -> None:
+    outcome = run(path=path, claims={"sub": "ada", "scopes": scopes}, settings={"kind": "inference"})
+    assert outcome.status == status
+    assert ("x-llamesh-cluster" in outcome.headers) == (status is None)
+
+
+def test_a_token_without_scopes_may_nothing() -> None:
+    assert run(claims={"sub": "ada"}).code == "scope_missing"
+
+
+def test_a_revoked_token_does_not_count() -> None:
+    outcome = run(claims={"jti": "t1", "scopes": ["infer:*"]}, settings=OPEN | {"revoked t1": True})
+    assert (outcome.status, outcome.code) == (401, "invalid_api_key")
+
+
+def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
+    assert run(settings={"kind": "inference"}).status == 401
+
+
+@pytest.mark.parametrize(
+    ("claims", "settings", "ask"),
+    [
+        ({"scopes": ["infer:*"], "ask": True}, OPEN, True),
+        ({"scopes": ["infer:*"], "ask": False}, OPEN, None),
+        (None, OPEN | {"ask m:smol": True}, True),
+        (None, OPEN | {"ask m:other": True}, None),
+    ],
+)
+def test_admission_is_asked_for_metered_tokens_and_servers(claims: dict[str, Any] | None, settings: dict[str, Any], ask: bool | None) -> None:
+    outcome = run(claims=claims, settings=settings)
+    assert outcome.status is None
+    assert outcome.metadata["llamesh"].get("ask") is ask
+
+
+def test_paths_that_are_no_inference_are_left_to_the_routes() -> None:
+    assert run(b"", settings={}, path="/slots", fields={}, content_type=None).status is None
+    listing = run(b"", settings={"kind": "models", "anonymous": True}, path="/v1/models", fields={}, content_type=None)
+    assert listing.status is None
+    assert "x-llamesh-cluster" not in listing.headers
