@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,11 +51,16 @@ def store_errors(what: str) -> Iterator[None]:
 
 
 class StagingFile:
-    """A file under a name nobody reads, locked for as long as its writer lives."""
+    """A file under a name nobody reads, locked for as long as its writer lives.
+
+    Its methods block and run in threads. A thread outlives the task that was cancelled while it waited for it, so a
+    lock keeps a late write from reaching a descriptor that is closed and may be another file's by then.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path, self._fd = _create_locked(directory)
         self._hash = hashlib.sha256()
+        self._busy = threading.Lock()
         self.size = 0
 
     @property
@@ -64,28 +70,32 @@ class StagingFile:
 
     def write(self, data: bytes) -> None:
         """Append and hash."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        self._hash.update(data)
-        self.size += len(data)
+        with self._busy:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._hash.update(data)
+            self.size += len(data)
 
     def publish(self, target: Path) -> None:
         """Make the bytes durable, then give them their name in one step."""
-        os.fsync(self._fd)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.rename(target)
-        _sync_directory(target.parent)
-        os.close(self._fd)
-        self._fd = -1
+        with self._busy:
+            os.fsync(self._fd)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.path.rename(target)
+            _sync_directory(target.parent)
+            self._close()
 
     def discard(self) -> None:
         """Remove the file unless it was published. Harmless when repeated."""
-        if self._fd >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
-            os.close(self._fd)
-            self._fd = -1
+        with self._busy:
+            if self._fd >= 0:
+                self.path.unlink(missing_ok=True)
+                self._close()
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
 
 
 class DirectoryStore:
@@ -111,7 +121,7 @@ class DirectoryStore:
                 with store_errors("cannot write to the object store"):
                     await asyncio.to_thread(file.write, block)
         except BaseException:
-            file.discard()
+            await asyncio.to_thread(file.discard)
             raise
         return _Staged(file, self)
 
@@ -202,7 +212,7 @@ class _Staged:
 
     async def discard(self) -> None:
         with store_errors("cannot remove a staged object"):
-            self._file.discard()
+            await asyncio.to_thread(self._file.discard)
 
 
 async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -217,7 +217,7 @@ class S3Store:
                     raise StoreUnavailableError(f"{key} arrived damaged: its bytes have SHA-256 {file.sha256}")
                 await asyncio.to_thread(file.publish, target)
             finally:
-                file.discard()
+                await asyncio.to_thread(file.discard)
         return target
 
     async def close(self) -> None:
