@@ -1,0 +1,183 @@
+"""The two Envoys of the inference comparison: a plain proxy, and the mesh's own listener with the mesh's own filters.
+
+Both reach the same stub over the same Unix socket, with one worker. The mesh's Envoy gets its configuration from the controller's own
+control plane (in this process) and asks the real contract service (a process of its own) where a token says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import jwt
+import yaml
+
+from benchmarks import processes
+from controller.xds import templates
+from controller.xds.builders import InferenceSettings, ServerEndpoints, ServiceSettings, TokenSettings
+from controller.xds.server import ControlPlane
+from llamesh.envoy_binary import find_envoy
+from llamesh.kit.identity import CLAIMS_HEADER
+from llamesh.v1 import contract_pb2, contract_pb2_grpc
+from tests.mesh.running import free_ports
+
+SECRET = "benchmark-benchmark-benchmark-benchmark"
+MODEL = "m1"
+SERVER = "11111111-1111-4111-8111-111111111111"
+
+
+@dataclass(frozen=True)
+class Front:
+    """What is measured: ports, process ids, and a token of each kind."""
+
+    plain_port: int
+    mesh_port: int
+    plain_pid: int
+    mesh_pid: int
+    contract_pid: int
+    unmetered: str
+    asked: str
+
+
+@contextlib.asynccontextmanager
+async def fronts(folder: Path) -> AsyncIterator[Front]:
+    """Start stub, both Envoys and the contract service; end them afterwards."""
+    stub, waker = folder / "stub.sock", folder / "waker.sock"
+    home = folder / "home"
+    started = [processes.start([sys.executable, "-m", "benchmarks.stub", str(stub)], folder / "stub.log")]
+    environment = {"LLAMESH_HOME": str(home), "LLAMESH_LOG_LEVEL": "warning"}
+    contract = processes.start([sys.executable, "-m", "services.contract"], folder / "contract.log", environment)
+    started.append(contract)
+    contract_socket = home / "run" / "contract.sock"
+    server = grpc.aio.server()
+    try:
+        processes.wait_for(
+            lambda: stub.exists() and contract_socket.exists(), 30, f"the stub and {folder}/contract.log"
+        )
+        contract_id = await _contract(contract_socket)
+        control = ControlPlane()
+        control.add_to(server)
+        server.add_insecure_port(f"unix:{folder / 'controller.sock'}")
+        await server.start()
+        plain_port, mesh_port = free_ports(2)
+        services = [ServiceSettings("contract", str(contract_socket)), ServiceSettings("waker", str(waker), http1=True)]
+        control.set_static(services, InferenceSettings("127.0.0.1", mesh_port, TokenSettings(_jwks()), True), ())
+        control.set_server(ServerEndpoints(SERVER, (MODEL,), (str(stub),), str(waker), 64))
+        control.publish()
+        mesh, plain = (
+            _envoy(folder, _mesh_bootstrap(folder)),
+            _envoy(folder, _plain_bootstrap(folder, plain_port, stub)),
+        )
+        started += [mesh, plain]
+        if not await control.settled(20):
+            raise RuntimeError(f"Envoy did not take the configuration: {folder}/mesh.log")
+        await _listening(plain_port)
+        await _listening(mesh_port)
+        yield Front(plain_port, mesh_port, plain.pid, mesh.pid, contract.pid, _token(""), _token(contract_id, ask=True))
+    finally:
+        await server.stop(None)
+        processes.end(*started)
+
+
+async def _contract(socket: Path) -> str:
+    """A contract whose limit is never reached, so that Admission is asked and says yes."""
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "bench", "scopes": ["admin"]}).encode()).decode().rstrip("=")
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "llamesh")]) as channel:
+        answer = await contract_pb2_grpc.ContractServiceStub(channel).CreateContract(
+            contract_pb2.CreateContractRequest(display_name="benchmark", max_concurrent_requests=100000),
+            metadata=((CLAIMS_HEADER, claims),),
+            wait_for_ready=True,
+            timeout=20,
+        )
+    return answer.contract_id
+
+
+def _token(contract_id: str, *, ask: bool = False) -> str:
+    now = int(time.time())
+    claims = {"iss": "llamesh", "aud": "llamesh", "sub": "bench", "iat": now, "exp": now + 3600, "jti": f"b{ask}"}
+    more = {"scopes": ["infer:*"], "contract": contract_id, "ask": ask}
+    return jwt.encode({**claims, **more}, SECRET, "HS256", headers={"kid": "k1"})
+
+
+def _jwks() -> str:
+    secret = base64.urlsafe_b64encode(SECRET.encode()).decode().rstrip("=")
+    return json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "kid": "k1", "k": secret}]})
+
+
+def _mesh_bootstrap(folder: Path) -> Path:
+    values = {
+        "node_id": "bench",
+        "admin_path": str(folder / "admin.sock"),
+        "controller_path": str(folder / "controller.sock"),
+    }
+    target = folder / "mesh.pb"
+    bootstrap = templates.render("bootstrap.yaml", "envoy.config.bootstrap.v3.Bootstrap", values)
+    target.write_bytes(bootstrap.SerializeToString())
+    return target
+
+
+def _plain_bootstrap(folder: Path, port: int, upstream: Path) -> Path:
+    """The plainest proxy: any path to the stub, no filter, pooled connections, no time-out."""
+    extension = "type.googleapis.com/envoy.extensions.filters"
+    manager = {
+        "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "plain",
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{extension}.http.router.v3.Router"}}],
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "stub", "timeout": "0s"}}],
+                }
+            ]
+        },
+    }
+    listener = {
+        "name": "plain",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "manager", "typed_config": manager}]}],
+    }
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(upstream)}}}}
+    cluster = {
+        "name": "stub",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "stub", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    target = folder / "plain.yaml"
+    target.write_text(yaml.safe_dump({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    return target
+
+
+def _envoy(folder: Path, bootstrap: Path) -> processes.subprocess.Popen[bytes]:
+    command = [
+        str(find_envoy()),
+        "-c",
+        str(bootstrap),
+        "--concurrency",
+        "1",
+        "--use-dynamic-base-id",
+        "--log-level",
+        "error",
+    ]
+    return processes.start(command, folder / f"{bootstrap.stem}.log")
+
+
+async def _listening(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
