@@ -1,0 +1,145 @@
+"""The real contract service on its socket, with labelled fakes of its siblings on theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import open_database
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.serving import Member
+from llamesh.v1 import (
+    admission_pb2_grpc,
+    contract_pb2_grpc,
+    controller_pb2,
+    controller_pb2_grpc,
+    download_pb2_grpc,
+    gateway_pb2,
+    gateway_pb2_grpc,
+    model_pb2,
+    server_pb2,
+)
+from services.contract.service import ContractService
+
+MIB = 1 << 20
+
+MODEL = model_pb2.Model(
+    model_uuid="smol",
+    name="smol.gguf",
+    size_bytes=98 * MIB,
+    gguf=model_pb2.GgufMetadata(
+        architecture="llama",
+        tensor_bytes=96 * MIB,
+        context_length=8192,
+        layer_count=30,
+        head_count=9,
+        kv_head_count=3,
+        key_length=64,
+        value_length=64,
+        embedding_length=576,
+        vocabulary_size=49152,
+    ),
+)
+
+
+class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):
+    """A fake of the download service's catalogue: one model."""
+
+    async def GetCatalogueModel(self, request, context):
+        if request.model_uuid != MODEL.model_uuid:
+            raise MeshError(
+                Reason.ERROR_REASON_MODEL_NOT_FOUND, f"no model {request.model_uuid}", {"modelUuid": request.model_uuid}
+            )
+        return MODEL
+
+
+class FakeController(controller_pb2_grpc.ControllerServiceServicer):
+    """A fake of the controller: machines with memory, and one declared server."""
+
+    def __init__(self) -> None:
+        self.nodes = [(8192 * MIB, 0)]
+        self.server = server_pb2.Server(server_uuid="0f0c6a0e", model_uuid="smol", replicas=1)
+
+    async def GetCapacity(self, request, context):
+        nodes = [
+            controller_pb2.NodeCapacity(name=f"n{index}", available_bytes=available, promised_bytes=promised)
+            for index, (available, promised) in enumerate(self.nodes)
+        ]
+        return controller_pb2.Capacity(nodes=nodes)
+
+    async def GetDeclaredServer(self, request, context):
+        if request.server_uuid != self.server.server_uuid:
+            raise MeshError(Reason.ERROR_REASON_SERVER_NOT_FOUND, "no such server")
+        return self.server
+
+
+class FakeSigner(gateway_pb2_grpc.SigningKeyServiceServicer):
+    """A fake of the gateway's signing: keeps what it was asked to sign, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.signed: list[gateway_pb2.SignTokenRequest] = []
+
+    async def SignToken(self, request, context):
+        if self.fails:
+            raise RuntimeError("no signature")
+        self.signed.append(request)
+        return gateway_pb2.SignTokenResponse(token=f"signed.{request.token_id}.x")
+
+
+@dataclass
+class Mesh:
+    """Stubs of the service under test and the fakes behind it."""
+
+    settings: Settings
+    contract: contract_pb2_grpc.ContractServiceStub
+    admission: admission_pb2_grpc.AdmissionServiceStub
+    channel: grpc.aio.Channel
+    member: Member
+    controller: FakeController = field(default_factory=FakeController)
+    signer: FakeSigner = field(default_factory=FakeSigner)
+
+
+@pytest.fixture(name="mesh")
+async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
+    """`mesh`: the contract service on SQLite and on PostgreSQL, its books kept. Import it where it is used."""
+    database = open_database(settings, "contract")
+    await database.migrate("services.contract")
+    services: list[ContractService] = []
+    member = await start_member(settings, "contract", lambda member: services.append(ContractService(member, database)))
+    channel = connect(settings, "contract")
+    mesh = Mesh(
+        settings,
+        contract_pb2_grpc.ContractServiceStub(channel),
+        admission_pb2_grpc.AdmissionServiceStub(channel),
+        channel,
+        member,
+    )
+    add_controller = controller_pb2_grpc.add_ControllerServiceServicer_to_server
+    add_signer = gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server
+    add_catalogue = download_pb2_grpc.add_CatalogueServiceServicer_to_server
+    await start_member(settings, "controller", lambda member: add_controller(mesh.controller, member.server))
+    await start_member(settings, "gateway", lambda member: add_signer(mesh.signer, member.server))
+    await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
+    books = asyncio.create_task(services[0].keep_books())
+    yield mesh
+    member.stop()
+    await asyncio.wait_for(member.stopped.wait(), 10)
+    await books
+    await services[0].close()
+
+
+async def failure(call: Awaitable[object]) -> tuple[str, dict[str, str]]:
+    """The reason that a call fails with, and its metadata."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info.reason, dict(info.metadata)

@@ -1,0 +1,156 @@
+"""Check says yes or no with numbers, never starts anything, and records every decision for who asked."""
+
+from __future__ import annotations
+
+from llamesh.v1 import contract_pb2, server_pb2
+from tests.contract.contract_mesh import MIB, contract_mesh, failure  # noqa: F401 - a fixture
+
+
+async def check(mesh, as_caller, subject="ada", **fields):
+    request = contract_pb2.CheckRequest(**{"model_uuid": "smol", **fields})
+    return await mesh.contract.Check(request, metadata=as_caller(subject, "manage"))
+
+
+async def test_a_server_that_fits_is_allowed_with_its_memory_and_typed_parameters(mesh, as_caller) -> None:
+    answer = await check(mesh, as_caller, runtime_params="-c 2048 --mlock", replicas=2)
+    assert answer.allowed
+    assert not answer.refusals
+    assert answer.runtime_params == "--ctx-size 2048 --load-mode mlock"
+    assert answer.parameters.ctx_size == 2048
+    assert answer.memory.replicas == 2
+    assert answer.memory.weights_bytes == 96 * MIB
+    assert answer.memory.kv_cache_bytes == 2048 * 30 * 2 * 3 * 64 * 2
+    parts = answer.memory.weights_bytes + answer.memory.kv_cache_bytes + answer.memory.overhead_bytes
+    assert answer.memory.total_bytes == 2 * parts
+    assert answer.free_bytes == 8192 * MIB - mesh.settings.memory_reserve_bytes
+
+
+async def test_without_a_context_four_slots_of_4096_tokens_are_counted(mesh, as_caller) -> None:
+    default = await check(mesh, as_caller)
+    spelt = await check(mesh, as_caller, runtime_params="--ctx-size 16384")
+    assert default.memory == spelt.memory
+    unified = await check(mesh, as_caller, runtime_params="--kv-unified")
+    assert unified.memory.kv_cache_bytes * 4 == default.memory.kv_cache_bytes
+
+
+async def test_cache_types_and_the_prompt_cache_change_what_is_needed(mesh, as_caller) -> None:
+    plain = await check(mesh, as_caller, runtime_params="-c 8192")
+    small = await check(mesh, as_caller, runtime_params="-c 8192 -ctk q8_0 -ctv q8_0 -fa on")
+    assert small.memory.kv_cache_bytes * 32 == plain.memory.kv_cache_bytes * 17
+    cached = await check(mesh, as_caller, runtime_params="-c 8192 --cache-ram 100")
+    assert cached.memory.total_bytes - plain.memory.total_bytes == 100 * MIB
+
+
+async def test_every_rule_that_speaks_against_it_is_named_at_once(mesh, as_caller) -> None:
+    mesh.controller.nodes = [(1024 * MIB, 512 * MIB)]
+    answer = await check(mesh, as_caller, replicas=9, namespace="kube-system", runtime_params="-c 1048576")
+    assert not answer.allowed
+    assert [item.reason for item in answer.refusals] == [
+        "TOO_MANY_REPLICAS",
+        "NAMESPACE_NOT_ALLOWED",
+        "DOES_NOT_FIT",
+    ]
+    assert answer.free_bytes == 256 * MIB
+    assert answer.refusals[2].metadata["neededBytes"] == str(answer.memory.total_bytes)
+    assert answer.refusals[2].metadata["freeBytes"] == str(256 * MIB)
+
+
+async def test_the_proposed_context_is_allowed_when_asked_for(mesh, as_caller) -> None:
+    mesh.controller.nodes = [(1024 * MIB, 0)]
+    refused = await check(mesh, as_caller, runtime_params="-c 1000000 -np 2")
+    proposed = refused.refusals[0].metadata["fittingCtxSize"]
+    assert not refused.allowed
+    assert (await check(mesh, as_caller, runtime_params=f"-c {proposed} -np 2")).allowed
+    assert not (await check(mesh, as_caller, runtime_params=f"-c {int(proposed) + 256} -np 2")).allowed
+
+
+async def test_a_changed_server_counts_its_own_memory_as_free(mesh, as_caller) -> None:
+    free = mesh.settings.memory_reserve_bytes
+    mesh.controller.nodes = [(free, 0)]
+    assert not (await check(mesh, as_caller)).allowed
+    answer = await check(mesh, as_caller, replaces_server_uuid="0f0c6a0e")
+    assert answer.allowed
+    assert answer.free_bytes == answer.memory.total_bytes
+    assert not (await check(mesh, as_caller, replaces_server_uuid="0f0c6a0e", replicas=2)).allowed
+
+
+async def test_malformed_parameters_are_errors_not_refusals(mesh, as_caller) -> None:
+    assert await failure(check(mesh, as_caller, runtime_params="--api-key-file /x")) == (
+        "PARAMETER_UNKNOWN",
+        {"parameter": "--api-key-file"},
+    )
+    reason, metadata = await failure(check(mesh, as_caller, runtime_params="--ctx-size 2K"))
+    assert (reason, metadata["parameter"], metadata["value"]) == ("PARAMETER_INVALID", "--ctx-size", "2K")
+    both = {"runtime_params": "-c 2048", "parameters": server_pb2.RuntimeParameters(ctx_size=2048)}
+    assert (await failure(check(mesh, as_caller, **both)))[0] == "INVALID_FIELD"
+
+
+async def test_typed_parameters_are_held_to_the_same_rules(mesh, as_caller) -> None:
+    answer = await check(mesh, as_caller, parameters=server_pb2.RuntimeParameters(ctx_size=2048, jinja=False))
+    assert answer.runtime_params == "--ctx-size 2048 --no-jinja"
+    typed = server_pb2.RuntimeParameters(batch_size=64, ubatch_size=128)
+    reason, metadata = await failure(check(mesh, as_caller, parameters=typed))
+    assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--ubatch-size")
+
+
+async def test_the_siblings_own_refusals_are_passed_on(mesh, as_caller) -> None:
+    assert await failure(check(mesh, as_caller, model_uuid="other")) == ("MODEL_NOT_FOUND", {"modelUuid": "other"})
+    assert (await failure(check(mesh, as_caller, replaces_server_uuid="gone")))[0] == "SERVER_NOT_FOUND"
+
+
+async def test_a_token_that_only_infers_checks_nothing(mesh, as_caller) -> None:
+    request = contract_pb2.CheckRequest(model_uuid="smol")
+    answer = await failure(mesh.contract.Check(request, metadata=as_caller("ada", "infer:*")))
+    assert answer == ("SCOPE_MISSING", {"scope": "manage"})
+
+
+async def test_decisions_are_recorded_newest_first_and_seen_by_who_asked(mesh, as_caller) -> None:
+    allowed = await check(mesh, as_caller)
+    refused = await check(mesh, as_caller, replicas=9)
+    others = await check(mesh, as_caller, subject="bob")
+
+    async def listed(subject, *scopes, **fields):
+        request = contract_pb2.ListDecisionsRequest(**fields)
+        return await mesh.contract.ListDecisions(request, metadata=as_caller(subject, *scopes))
+
+    mine = await listed("ada", "manage")
+    assert [item.decision_id for item in mine.decisions] == [refused.decision_id, allowed.decision_id]
+    assert (await listed("root", "admin")).decisions[0].decision_id == others.decision_id
+    assert [item.decision_id for item in (await listed("ada", "manage", refused_only=True)).decisions] == [
+        refused.decision_id
+    ]
+    decision = await mesh.contract.GetDecision(
+        contract_pb2.GetDecisionRequest(decision_id=refused.decision_id), metadata=as_caller("ada", "manage")
+    )
+    assert (decision.subject, decision.action, decision.object, decision.allowed) == ("ada", "check", "smol", False)
+    assert decision.refusals == refused.refusals
+    assert decision.memory == refused.memory
+    request = contract_pb2.GetDecisionRequest(decision_id=refused.decision_id)
+    assert (await failure(mesh.contract.GetDecision(request, metadata=as_caller("bob", "manage"))))[0] == (
+        "DECISION_NOT_FOUND"
+    )
+
+
+async def test_decisions_are_walked_page_by_page(mesh, as_caller) -> None:
+    made = [(await check(mesh, as_caller)).decision_id for _ in range(5)]
+    seen, token = [], ""
+    while True:
+        request = contract_pb2.ListDecisionsRequest(page_size=2, page_token=token)
+        page = await mesh.contract.ListDecisions(request, metadata=as_caller("ada", "manage"))
+        seen += [item.decision_id for item in page.decisions]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == made[::-1]
+    foreign = contract_pb2.ListDecisionsRequest(page_token="bm90IG91cnM")
+    reason, _ = await failure(mesh.contract.ListDecisions(foreign, metadata=as_caller("ada", "manage")))
+    assert reason == "INVALID_PAGE_TOKEN"
+
+
+async def test_the_policy_is_readable(mesh, as_caller) -> None:
+    policy = await mesh.contract.GetPolicy(contract_pb2.GetPolicyRequest(), metadata=as_caller("ada", "manage"))
+    assert (policy.max_replicas, list(policy.allowed_namespaces), policy.anonymous_inference) == (
+        5,
+        ["default", "inference"],
+        True,
+    )

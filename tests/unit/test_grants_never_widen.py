@@ -1,0 +1,76 @@
+"""What a token carries: never more than the role, the contract and the maker have."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamesh.kit.errors import MeshError, name_of
+from llamesh.v1.gateway_pb2 import Role
+from services.contract.grants import Terms, key_scopes, role_scopes
+
+NONE = Terms()
+TWO_MODELS = Terms("ctr_1", ("a", "b"), 2)
+
+
+@pytest.mark.parametrize(
+    ("role", "terms", "scopes"),
+    [
+        (Role.ROLE_INFERENCE, NONE, ["infer:*"]),
+        (Role.ROLE_USER, NONE, ["infer:*", "manage"]),
+        (Role.ROLE_ADMIN, NONE, ["infer:*", "manage", "admin"]),
+        (Role.ROLE_INFERENCE, TWO_MODELS, ["infer:a", "infer:b"]),
+        (Role.ROLE_ADMIN, TWO_MODELS, ["infer:a", "infer:b", "manage", "admin"]),
+    ],
+)
+def test_a_role_grants_its_scopes_and_a_contract_narrows_inference(
+    role: Role.ValueType, terms: Terms, scopes: list[str]
+) -> None:
+    assert role_scopes(role, terms) == scopes
+
+
+def test_admission_is_asked_only_where_the_contract_limits_something() -> None:
+    assert (NONE.ask, TWO_MODELS.ask, Terms("c", ("*",), 0).ask) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "terms", "scopes"),
+    [
+        ([], {"infer:*", "manage"}, NONE, ["infer:*"]),
+        ([], {"admin"}, NONE, ["infer:*"]),
+        ([], {"infer:b", "infer:a", "manage"}, NONE, ["infer:a", "infer:b"]),
+        ([], {"infer:a", "infer:c"}, TWO_MODELS, ["infer:a"]),
+        ([], {"admin"}, TWO_MODELS, ["infer:a", "infer:b"]),
+        (["infer:*"], {"infer:*"}, TWO_MODELS, ["infer:a", "infer:b"]),
+        (["infer:a", "infer:*"], {"infer:*"}, TWO_MODELS, ["infer:a", "infer:b"]),
+        (["infer:a"], {"infer:*", "manage"}, NONE, ["infer:a"]),
+        (["infer:a"], {"infer:*", "manage"}, TWO_MODELS, ["infer:a"]),
+        (["manage"], {"infer:*", "manage"}, TWO_MODELS, ["manage"]),
+        (["manage", "infer:x"], {"admin"}, NONE, ["manage", "infer:x"]),
+    ],
+)
+def test_a_key_carries_what_its_maker_and_its_contract_allow(
+    asked: list[str], held: set[str], terms: Terms, scopes: list[str]
+) -> None:
+    assert key_scopes(asked, held, terms) == scopes
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "terms", "missing"),
+    [
+        (["manage"], {"infer:*"}, NONE, "manage"),
+        (["admin"], {"infer:*", "manage"}, NONE, "admin"),
+        (["infer:*"], {"infer:a", "manage"}, NONE, "infer:*"),
+        (["infer:b"], {"infer:a", "manage"}, NONE, "infer:b"),
+        (["infer:a", "infer:c"], {"infer:*"}, TWO_MODELS, "infer:c"),
+        (["infer:c"], {"admin"}, TWO_MODELS, "infer:c"),
+        ([], {"manage"}, NONE, "infer:*"),
+        ([], {"infer:c", "manage"}, TWO_MODELS, "infer:*"),
+    ],
+)
+def test_a_key_that_would_carry_more_is_refused_naming_the_scope(
+    asked: list[str], held: set[str], terms: Terms, missing: str
+) -> None:
+    with pytest.raises(MeshError) as caught:
+        key_scopes(asked, held, terms)
+    assert name_of(caught.value.reason) == "SCOPE_MISSING"
+    assert caught.value.metadata == {"scope": missing}

@@ -1,0 +1,84 @@
+"""Refusals of policy say what is wanted, what there is and what would be allowed, for people and for programs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from services.contract.fit import MemoryEstimate
+from services.contract.policy import Limits, fits, largest_fitting_context, limit_refusals, memory_refusals, size
+
+GIB = 1 << 30
+LIMITS = Limits(5, ("default", "inference"))
+
+
+def estimate(context: int, replicas: int = 1) -> MemoryEstimate:
+    return MemoryEstimate(4 * GIB, context * (1 << 17), GIB, replicas)
+
+
+def test_what_is_within_all_limits_is_not_refused() -> None:
+    assert limit_refusals(LIMITS, 5, "inference") == []
+    assert memory_refusals(estimate, 4096, 256, [6 * GIB]) == []
+
+
+def test_each_limit_that_is_broken_is_named_with_its_value() -> None:
+    replicas, namespace = limit_refusals(LIMITS, 9, "kube-system")
+    assert (replicas.reason, replicas.metadata) == ("TOO_MANY_REPLICAS", {"replicas": "9", "maxReplicas": "5"})
+    assert "9 replicas are more than MAX_REPLICAS, which is 5" in replicas.message
+    assert namespace.reason == "NAMESPACE_NOT_ALLOWED"
+    assert namespace.metadata == {"namespace": "kube-system", "allowed": "default,inference"}
+    assert "administrator" in namespace.remedy
+
+
+def test_memory_that_is_not_there_is_refused_with_its_parts_and_the_context_that_fits() -> None:
+    (refusal,) = memory_refusals(estimate, 131072, 256, [8 * GIB])
+    assert refusal.reason == "DOES_NOT_FIT"
+    assert (
+        "1 x 21.0 GiB are needed (weights 4.0 GiB, KV cache of 131072 tokens 16.0 GiB, buffers 1.0 GiB)"
+        in refusal.message
+    )
+    assert "8.0 GiB are free" in refusal.message
+    assert refusal.remedy.startswith("--ctx-size 24576 fits.")
+    assert refusal.metadata == {
+        "neededBytes": str(21 * GIB),
+        "freeBytes": str(8 * GIB),
+        "fittingCtxSize": "24576",
+    }
+    assert memory_refusals(estimate, 24576, 256, [8 * GIB]) == []
+    assert memory_refusals(estimate, 24576 + 256, 256, [8 * GIB]) != []
+
+
+def test_where_no_context_helps_the_number_of_engines_that_fit_is_said() -> None:
+    (refusal,) = memory_refusals(lambda context: estimate(context, 4), 256, 256, [12 * GIB])
+    assert refusal.remedy.startswith("2 of these engines fit.")
+    (refusal,) = memory_refusals(estimate, 256, 256, [2 * GIB])
+    assert set(refusal.metadata) == {"neededBytes", "freeBytes"}
+    assert "smaller quantisation" in refusal.remedy
+    (refusal,) = memory_refusals(estimate, 256, 256, [])
+    assert refusal.metadata["freeBytes"] == "0"
+
+
+def test_an_engine_is_never_spread_over_machines() -> None:
+    assert not fits(estimate(256), [3 * GIB, 3 * GIB])
+    assert fits(estimate(256, 2), [6 * GIB, 6 * GIB])
+    assert not fits(estimate(256, 3), [6 * GIB, 6 * GIB])
+    (refusal,) = memory_refusals(lambda context: estimate(context, 3), 256, 256, [6 * GIB, 6 * GIB])
+    assert "2 machines have 6.0 GiB, 6.0 GiB free" in refusal.message
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_proposed_context_is_the_longest_that_fits(seed: int) -> None:
+    rng = random.Random(seed)
+    free = [rng.randrange(0, 30 * GIB) for _ in range(rng.randint(1, 3))]
+    least, most = rng.choice([64, 256, 1000]), rng.randrange(64, 200_000)
+    replicas = rng.randint(1, 4)
+    candidates = [
+        context for context in range(256, most + 1, 256) if context >= least and fits(estimate(context, replicas), free)
+    ]
+    found = largest_fitting_context(lambda context: estimate(context, replicas), least, most, free)
+    assert found == max(candidates, default=0)
+
+
+def test_bytes_are_written_for_people() -> None:
+    assert [size(n) for n in (0, 98 << 20, GIB, 21 * GIB + GIB // 2)] == ["0 MiB", "98 MiB", "1.0 GiB", "21.5 GiB"]
