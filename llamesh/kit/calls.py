@@ -51,12 +51,7 @@ def validate(request: Message) -> None:
         protovalidate.validate(request)
     except protovalidate.ValidationError as error:
         violations = tuple(
-            FieldViolation(
-                ".".join(element.field_name for element in getattr(violation.proto.field, "elements", ()))
-                or "(message)",
-                violation.proto.message,
-            )
-            for violation in error.violations
+            FieldViolation(_path(violation.proto.field), violation.proto.message) for violation in error.violations
         )
         raise MeshError(
             Reason.ERROR_REASON_INVALID_FIELD,
@@ -64,6 +59,15 @@ def validate(request: Message) -> None:
             {"fields": ",".join(item.field for item in violations)},
             violations,
         ) from error
+
+
+def _path(field: Any) -> str:
+    """A field's path as people write it, for instance "changes.parameters.ctx_size" or "kinds[1]"."""
+    parts = (
+        f"{element.field_name}[{element.subscript.value}]" if element.subscript else str(element.field_name)
+        for element in (field.elements if field else ())
+    )
+    return ".".join(parts) or "(message)"
 
 
 def authorise(access: options_pb2.Access | None, claims: str | None, *, from_outside: bool = False) -> Identity | None:
@@ -231,6 +235,9 @@ def _unary(
         except asyncio.CancelledError:
             call.line("CANCELLED")
             raise
+        except grpc.aio.AbortError:
+            call.line("ABORTED BY HANDLER")
+            raise
         except Exception as error:
             await call.fail(error)
             raise
@@ -261,6 +268,9 @@ def _stream(
             if streams.draining and isinstance(error, asyncio.CancelledError):
                 await call.fail(_restarting())
             call.line("CANCELLED")
+            raise
+        except grpc.aio.AbortError:
+            call.line("ABORTED BY HANDLER")
             raise
         except Exception as error:
             await call.fail(error)

@@ -16,10 +16,15 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from llamesh.kit.config import Settings, make_private
+from llamesh.kit.errors import MeshError, Reason
+
+DATA_EXCEPTION = "22"
+"""Class of PostgreSQL's error codes (SQLSTATE) for values that are at fault, not the statement."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -60,10 +65,19 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """A session in one transaction: committed at the end, rolled back on an error.
 
+        INVALID_FIELD where PostgreSQL cannot represent a value, for instance text with a zero character.
+
         On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
         """
-        async with self._sessions() as session, session.begin():
-            yield session
+        try:
+            async with self._sessions() as session, session.begin():
+                yield session
+        except DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", "")).startswith(DATA_EXCEPTION):
+                raise MeshError(
+                    Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""}
+                ) from error
+            raise
 
     async def migrate(self, package: str) -> None:
         """Bring the tables of a package (for instance "services.gateway") to the newest version."""

@@ -32,7 +32,7 @@ def page_key(query: str, token: str) -> list[str | int | float] | None:
         digest: str
         key: list[str | int | float]
         digest, *key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error
     if digest != _digest(query) or not key or not all(isinstance(part, str | int | float) for part in key):
         raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token belongs to another query")

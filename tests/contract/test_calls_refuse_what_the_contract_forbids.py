@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf import descriptor_pool
 
 from llamesh.kit.config import Settings
-from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-
-
-def details(error: grpc.aio.AioRpcError) -> dict[str, object]:
-    """The rich status of an error: its code and each detail by type."""
-    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
-    found: dict[str, object] = {"code": status.code}
-    for item in status.details:
-        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
-            message = kind()
-            if item.Unpack(message):
-                found[kind.__name__] = message
-    return found
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, options_pb2, server_pb2
+from tests.contract.rich_status import refused
 
 
 class EchoGateway(gateway_pb2_grpc.GatewayServiceServicer):
     """A fake of the gateway: answers with what it was asked."""
 
     async def GetServer(self, request, context):
-        from llamesh.v1 import server_pb2
-
         return server_pb2.Server(server_uuid=request.server_uuid)
 
     async def ListUsers(self, request, context):
@@ -53,12 +41,23 @@ async def gateway(
 
 async def test_a_request_that_breaks_rules_is_refused_naming_every_field(gateway, as_caller) -> None:
     request = gateway_pb2.CreateUserRequest(username="7 wrong", password="short")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with refused("INVALID_FIELD") as refusal:
         await gateway.CreateUser(request, metadata=as_caller("root", "admin"))
-    found = details(caught.value)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert found["ErrorInfo"].reason == "INVALID_FIELD"
-    assert [item.field for item in found["BadRequest"].field_violations] == ["username", "password"]
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.fields == ["username", "password"]
+    assert refusal.metadata == {"fields": "username,password"}
+    assert "short" not in refusal.message
+
+
+async def test_fields_within_fields_and_lists_are_named_by_their_path(gateway, as_caller) -> None:
+    ada = as_caller("ada", "manage")
+    changes = server_pb2.ServerChanges(replicas=0, parameters=server_pb2.RuntimeParameters(ctx_size=1))
+    with refused("INVALID_FIELD") as refusal:
+        await gateway.UpdateServer(gateway_pb2.UpdateServerRequest(server_uuid="x", changes=changes), metadata=ada)
+    assert refusal.fields == ["changes.replicas", "changes.parameters.ctx_size"]
+    with refused("INVALID_FIELD") as refusal:
+        await anext(aiter(gateway.Watch(gateway_pb2.WatchRequest(kinds=[1, 99]), metadata=ada)))
+    assert refusal.fields == ["kinds[1]"]
 
 
 @pytest.mark.parametrize(
@@ -66,17 +65,22 @@ async def test_a_request_that_breaks_rules_is_refused_naming_every_field(gateway
 )
 async def test_missing_or_malformed_claims_are_unauthenticated(gateway, header) -> None:
     metadata = [("x-llamesh-claims", header)] if header else []
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with refused("UNAUTHENTICATED") as refusal:
         await gateway.GetServer(gateway_pb2.GetServerRequest(server_uuid="x"), metadata=metadata)
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert details(caught.value)["ErrorInfo"].reason == "UNAUTHENTICATED"
+    assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_who_calls_is_asked_before_what_is_called_for(gateway) -> None:
+    with refused("UNAUTHENTICATED"):
+        await gateway.CreateUser(gateway_pb2.CreateUserRequest())
 
 
 async def test_a_missing_scope_is_refused_and_named(gateway, as_caller) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await gateway.ListUsers(gateway_pb2.ListUsersRequest(), metadata=as_caller("ada", "manage"))
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert dict(details(caught.value)["ErrorInfo"].metadata) == {"scope": "admin"}
+    for scopes in ((), ("manage", "infer:*"), ("ADMIN", "admin ")):
+        with refused("SCOPE_MISSING") as refusal:
+            await gateway.ListUsers(gateway_pb2.ListUsersRequest(), metadata=as_caller("ada", *scopes))
+        assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
+        assert refusal.metadata == {"scope": "admin"}
 
 
 async def test_the_right_scope_passes_and_an_administrator_passes_everywhere(gateway, as_caller) -> None:
@@ -89,18 +93,28 @@ async def test_the_right_scope_passes_and_an_administrator_passes_everywhere(gat
 
 async def test_streams_are_guarded_like_single_answers(gateway, as_caller) -> None:
     request = gateway_pb2.ReadServerLogRequest(server_uuid="x", replica=5000)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with refused("UNAUTHENTICATED"):
         await anext(aiter(gateway.ReadServerLog(request)))
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with refused("INVALID_FIELD") as refusal:
         await anext(aiter(gateway.ReadServerLog(request, metadata=as_caller("ada", "manage"))))
-    assert [item.field for item in details(caught.value)["BadRequest"].field_violations] == ["replica"]
+    assert refusal.fields == ["replica"]
     request.replica = 0
     lines = [item.lines[0] async for item in gateway.ReadServerLog(request, metadata=as_caller("ada", "manage"))]
     assert lines == ["one"]
 
 
-async def test_a_method_without_handler_is_unimplemented(gateway, as_caller) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+async def test_a_method_without_handler_is_not_implemented(gateway, as_caller) -> None:
+    with refused("NOT_IMPLEMENTED") as refusal:
         await gateway.GetUser(gateway_pb2.GetUserRequest(username="ada"), metadata=as_caller("root", "admin"))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal.metadata == {"call": "llamesh.v1.GatewayService/GetUser"}
+
+
+def test_every_method_of_the_mesh_says_who_may_call_it() -> None:
+    """A method without `access` would take any token without scope; one that wants that says so with `scope: ""`."""
+    for name in ("gateway", "contract", "download", "controller", "admission"):
+        importlib.import_module(f"llamesh.v1.{name}_pb2")
+        file = descriptor_pool.Default().FindFileByName(f"llamesh/v1/{name}.proto")
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                assert method.GetOptions().HasExtension(options_pb2.access), method.full_name

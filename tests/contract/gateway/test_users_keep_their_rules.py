@@ -128,3 +128,10 @@ async def test_of_administrators_who_remove_each_other_at_once_one_stays(stored_
     assert [refusal.reason for refusal in refusals] == ["LAST_ADMINISTRATOR"]
     left = await stored_mesh.gateway.ListUsers(gateway_pb2.ListUsersRequest(), metadata=root)
     assert [user.role for user in left.users] == [gateway_pb2.ROLE_ADMIN]
+
+
+@pytest.mark.parametrize("username", ["a\0b", "\0", "x" * 64, "ä ö", "'; DROP TABLE users; --"])
+async def test_odd_names_are_refused_or_not_found_never_a_fault(stored_mesh, root, username) -> None:
+    with pytest.raises(Exception) as caught:
+        await stored_mesh.gateway.GetUser(gateway_pb2.GetUserRequest(username=username), metadata=root)
+    assert read_refusal(caught.value).reason in ("USER_NOT_FOUND", "INVALID_FIELD")

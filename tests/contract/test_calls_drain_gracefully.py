@@ -1,0 +1,101 @@
+"""A process that stops: health says so first, calls under way are finished, streams end, nothing new begins."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
+from tests.contract.rich_status import refused
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE = "llamesh.v1.GatewayService"
+
+
+class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
+    """A fake of the gateway whose GetServer answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def GetServer(self, request, context):
+        self.begun.set()
+        await self.let_go.wait()
+        return server_pb2.Server(server_uuid=request.server_uuid)
+
+    async def Watch(self, request, context):
+        yield gateway_pb2.WatchResponse(synced=True)
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def slow(one_settings, start_member, connect):
+    servicer = SlowGateway()
+
+    def register(member):
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, member.server)
+        member.announce(SERVICE)
+
+    member = await start_member(one_settings.model_copy(update={"drain_seconds": 5}), "gateway", register)
+    return servicer, member, connect(one_settings, "gateway")
+
+
+async def test_a_call_under_way_is_finished_and_health_has_turned(slow, as_caller) -> None:
+    servicer, member, channel = slow
+    health = health_pb2_grpc.HealthStub(channel)
+    for name in ("", SERVICE):
+        assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
+    seen: list[int] = []
+
+    async def follow_health() -> None:
+        async for answer in health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)):
+            seen.append(answer.status)  # noqa: PERF401 - read while it grows
+
+    follower = asyncio.ensure_future(follow_health())
+    while not seen:
+        await asyncio.sleep(0.005)
+    asked = gateway_pb2_grpc.GatewayServiceStub(channel).GetServer(
+        gateway_pb2.GetServerRequest(server_uuid="x"), metadata=as_caller("ada", "manage")
+    )
+    asked = asyncio.ensure_future(asked)
+    await asyncio.wait_for(servicer.begun.wait(), 5)
+    member.stop()
+    async with asyncio.timeout(5):
+        while seen[-1] != NOT_SERVING:
+            await asyncio.sleep(0.005)
+    assert seen == [SERVING, NOT_SERVING]
+    assert not asked.done()
+    servicer.let_go.set()
+    assert (await asyncio.wait_for(asked, 5)).server_uuid == "x"
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
+
+
+async def test_streams_end_at_once_with_a_reason_to_come_back(slow, as_caller) -> None:
+    _, member, channel = slow
+    stream = aiter(
+        gateway_pb2_grpc.GatewayServiceStub(channel).Watch(
+            gateway_pb2.WatchRequest(), metadata=as_caller("ada", "manage")
+        )
+    )
+    assert (await anext(stream)).synced
+    member.stop()
+    with refused("COMPONENT_UNAVAILABLE") as refusal:
+        await asyncio.wait_for(anext(stream), 2)
+    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    assert refusal.retry_after == 1
+    await asyncio.wait_for(member.stopped.wait(), 2)
+
+
+async def test_the_socket_is_free_for_the_next_process(slow, one_settings, start_member, stop_member, connect) -> None:
+    _, member, channel = slow
+    await stop_member(member)
+    await start_member(one_settings, "gateway", lambda other: other.announce(SERVICE))
+    health = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True, timeout=5)
+    assert answer.status == SERVING
