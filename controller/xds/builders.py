@@ -157,6 +157,8 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "max_body_bytes": settings.max_body_bytes,
+        # Envoy takes the larger of this and the routes' limit for its own.
+        "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "jwt_provider": _jwt_provider(settings.tokens, {"payload_in_metadata": "claims"}, api_key=True),
         "identity_lua": templates.lua("identity"),
         "route_lua": templates.lua("route"),

@@ -1,0 +1,284 @@
+"""The inference listener with a real Envoy: who, where to, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.mesh.front_door import SECRET, FrontDoor, StubEngine, front_door, token
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+A = "aaaaaaaa-1111-4111-8111-111111111111"
+B = "bbbbbbbb-2222-4222-8222-222222222222"
+CHAT = "/v1/chat/completions"
+SMALL_LIMIT = 256 << 10
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door() -> AsyncIterator[FrontDoor]:
+    """Two servers: A is `smol` and `org/big:Q4`, B is `big` and the other replica of `smol`."""
+    async with front_door(allowed_origins=frozenset({"http://ui:5173"}), max_body_bytes=SMALL_LIMIT) as door:
+        a, b = await door.engine("a"), await door.engine("b")
+        door.serve(A, a, names=("smol", "org/big:Q4"))
+        door.serve(B, b, names=("smol", "big"))
+        assert await door.control.acknowledged(A, 5)
+        assert await door.control.acknowledged(B, 5)
+        yield door
+
+
+def engine(door: FrontDoor, name: str) -> StubEngine:
+    return next(each for each in door.engines if each.name == name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("chat/completions", "completions", "embeddings", "responses", "messages", "rerank", "reranking"),
+        *("chat/completions/input_tokens", "messages/count_tokens"),
+    ],
+)
+async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str) -> None:
+    for prefix, model, name in (("", "big", "b"), ("", "org/big:Q4", "a"), (f"/{A}", "big", "a"), (f"/{B}", "smol", "b")):
+        answer = await door.chat(model, path=f"{prefix}/v1/{path}")
+        assert (answer.status, answer.json()["from"]) == (200, name)
+        assert engine(door, name).received[-1].path == f"/v1/{path}"
+
+
+async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
+    names = {(await door.chat("smol")).json()["from"] for _ in range(40)}
+    assert names == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        *(("POST", path, 404, "not_found") for path in ("/slots/0", "/props", "/completion", "/lora-adapters", "/v1/stream", "/models/load", "/")),
+        *(("POST", path, 404, "not_found") for path in (f"/{A}/slots/0", f"/{A}/x/v1/completions", "/v1/chat/completions/control", f"/{A}/v1/../slots")),
+        ("POST", "/v1/chat/../../slots/0", 404, "not_found"),
+        ("GET", "/v1/slots", 404, "not_found"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("DELETE", f"/{A}{CHAT}", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/v1%2Fchat/completions", 400, "invalid_request"),
+        ("POST", f"/{A}%2fv1/chat/completions", 400, "invalid_request"),
+        ("POST", "/v1%5Cchat/completions", 400, "invalid_request"),
+    ],
+)
+async def test_every_other_path_is_refused_in_openais_shape(door: FrontDoor, method: str, path: str, status: int, code: str) -> None:
+    before = [len(each.received) for each in door.engines]
+    answer = await door.send(method, path, {"model": "big"})
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.error["message"]
+    assert [len(each.received) for each in door.engines] == before
+
+
+@pytest.mark.parametrize("path", ["//v1//chat/completions", "/v1/./chat/completions", "/x/../v1/chat/completions", f"//{B}//v1/chat/completions"])
+async def test_doubled_slashes_and_dots_mean_the_plain_path(door: FrontDoor, path: str) -> None:
+    answer = await door.chat("big", path=path)
+    assert (answer.status, answer.json()["from"]) == (200, "b")
+    assert engine(door, "b").received[-1].path == CHAT
+
+
+async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> None:
+    connection = await door.connect()
+    await connection.send("POST", CHAT, {"model": "warm-up"})
+    started = time.perf_counter()
+    for number in range(50):
+        answer = await connection.send("POST", CHAT, {"model": f"nope-{number}"})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
+        assert f"nope-{number}" in answer.error["message"]
+    assert (time.perf_counter() - started) / 50 < 0.02
+    answer = await door.chat("smol", path=f"/{A[::-1]}{CHAT}")
+    assert (answer.status, answer.error["code"]) == (404, "server_not_found")
+
+
+@pytest.mark.parametrize("name", ["x-llamesh-cluster", "X-Llamesh-Cluster", "x-llamesh-claims", "x-llamesh-awake", "x-llamesh-anything"])
+async def test_a_client_cannot_speak_for_the_mesh(door: FrontDoor, name: str) -> None:
+    answer = await door.send("POST", CHAT, {"model": "big"}, [(name, f"s:{A}"), (name, "1")])
+    assert (answer.status, answer.json()["from"]) == (200, "b")
+    arrived = {header: value for header, value in engine(door, "b").received[-1].headers.items() if header.startswith("x-llamesh")}
+    assert arrived == {"x-llamesh-cluster": "m:big"}
+    refused = await door.send("POST", "/slots/0", {"model": "big"}, [(name, f"s:{A}")])
+    assert refused.status == 404
+
+
+async def test_a_client_cannot_steer_envoys_retries_or_the_engines_streams(door: FrontDoor) -> None:
+    headers = {"x-envoy-retry-on": "5xx", "x-envoy-upstream-rq-timeout-ms": "1", "x-conversation-id": "c", "authorization": f"Bearer {token()}"}
+    assert (await door.chat("big", headers=headers)).status == 200
+    received = engine(door, "b").received[-1].headers
+    assert not {"x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-conversation-id", "authorization"} & received.keys()
+
+
+async def test_an_underscored_twin_of_a_header_is_refused(door: FrontDoor) -> None:
+    assert (await door.chat("big", headers={"x_llamesh_cluster": f"s:{A}"})).status == 400
+
+
+def unsigned(payload: dict[str, Any]) -> str:
+    parts = ({"alg": "none", "typ": "JWT"}, payload)
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + "."
+
+
+BAD_TOKENS = {
+    "expired": token(exp=int(time.time()) - 60),
+    "without expiry": token(exp=None),
+    "another key": token(key=b"f" * 32),
+    "another algorithm": token(key=SECRET * 2, algorithm="HS512"),
+    "another audience": token(aud="other"),
+    "no audience": token(aud=None),
+    "another issuer": token(iss="other"),
+    "not yet": token(nbf=int(time.time()) + 600),
+    "unsigned": unsigned({"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": int(time.time()) + 600, "scopes": ["infer:*"]}),
+    "signature cut off": token().rpartition(".")[0] + ".",
+    "one dot": "a.b",
+    "nonsense": "a.b.c",
+}
+
+
+@pytest.mark.parametrize("why", BAD_TOKENS)
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+async def test_a_bad_token_is_401_even_where_anonymous_is_allowed(door: FrontDoor, why: str, header: str) -> None:
+    value = BAD_TOKENS[why] if header == "x-api-key" else f"Bearer {BAD_TOKENS[why]}"
+    answer = await door.chat("big", headers={header: value})
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (401, "authentication_error", "invalid_api_key")
+
+
+@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {token()}"}, {"authorization": f"bearer {token()}"}, {"x-api-key": token()}])
+async def test_a_good_token_passes(door: FrontDoor, headers: dict[str, str]) -> None:
+    assert (await door.chat("big", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("scopes", "model", "path", "status"),
+    [
+        (["infer:big"], "big", CHAT, 200),
+        (["infer:big"], "smol", CHAT, 403),
+        (["infer:big"], "big", f"/{B}{CHAT}", 403),
+        ([f"infer:{B}"], "x", f"/{B}{CHAT}", 200),
+        ([f"infer:{B}"], "x", f"/{A}{CHAT}", 403),
+        (["manage"], "big", CHAT, 403),
+        (None, "big", CHAT, 403),
+    ],
+)
+async def test_a_token_reaches_only_what_its_scope_names(door: FrontDoor, scopes: list[str] | None, model: str, path: str, status: int) -> None:
+    answer = await door.chat(model, path=path, headers={"authorization": f"Bearer {token(scopes=scopes)}"})
+    assert answer.status == status
+    if status == 403:
+        assert (answer.error["type"], answer.error["code"]) == ("permission_error", "scope_missing")
+
+
+async def test_a_revoked_token_is_refused(door: FrontDoor) -> None:
+    headers = {"authorization": f"Bearer {token(jti='t1')}"}
+    assert (await door.chat("big", headers=headers)).status == 200
+    door.control.set_revoked(["t1"])
+    assert await door.control.settled(5)
+    assert (await door.chat("big", headers=headers)).status == 401
+    door.control.set_revoked([])
+    assert await door.control.settled(5)
+
+
+@pytest.mark.parametrize("key", ["not-needed", "sk-x", "sk-abcdefghijklmnopqrstuvwxyz"])
+async def test_a_dummy_key_works_where_anonymous_is_allowed(door: FrontDoor, key: str) -> None:
+    assert (await door.chat("big", headers={"authorization": f"Bearer {key}", "x-api-key": key})).status == 200
+    assert not {"authorization", "x-api-key"} & engine(door, "b").received[-1].headers.keys()
+
+
+async def test_a_page_of_another_origin_cannot_be_anonymous(door: FrontDoor) -> None:
+    answer = await door.chat("big", headers={"origin": "http://evil.example"})
+    assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
+    assert "access-control-allow-origin" not in answer.headers
+    plain = await door.send("POST", CHAT, b'{"model":"big"}', {"content-type": "text/plain"})
+    assert plain.status == 415
+    rebound = await door.chat("big", headers={"host": "evil.example:8080"})
+    assert (rebound.status, rebound.error["code"]) == (403, "host_not_allowed")
+    listing = await door.send("GET", "/v1/models", None, {"origin": "http://evil.example"})
+    assert listing.status == 403
+
+
+async def test_an_allowed_origin_may_and_is_told_so(door: FrontDoor) -> None:
+    answer = await door.chat("big", headers={"origin": "http://ui:5173"})
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://ui:5173")
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    preflight = await door.send("OPTIONS", CHAT, None, ask | {"origin": "http://ui:5173"})
+    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (200, "http://ui:5173")
+    refused = await door.send("OPTIONS", CHAT, None, ask | {"origin": "http://evil.example"})
+    assert refused.status == 404
+    assert "access-control-allow-origin" not in refused.headers
+
+
+async def test_engines_cors_headers_do_not_get_out(door: FrontDoor) -> None:
+    answer = await door.chat("big")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_a_body_over_the_limit_is_413_and_one_below_passes(door: FrontDoor) -> None:
+    small = json.dumps({"model": "big", "prompt": "x" * (SMALL_LIMIT - 200)}).encode()
+    large = json.dumps({"model": "big", "prompt": "x" * SMALL_LIMIT}).encode()
+    headers = {"content-type": "application/json"}
+    answer = await door.send("POST", CHAT, small, headers)
+    assert answer.status == 200
+    assert engine(door, "b").received[-1].body == small
+    for path in (CHAT, f"/{B}{CHAT}"):
+        answer = await door.send("POST", path, large, headers)
+        assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nul", b'{"model": "big"', b"\xff\xfe", b'"text"', b"[]", b"[" * 100_000])
+async def test_a_body_that_is_no_json_object_is_refused(door: FrontDoor, body: bytes) -> None:
+    answer = await door.send("POST", CHAT, body, {"content-type": "application/json"})
+    assert answer.status == 400
+    assert answer.error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("n_discard", -1), ("chat_parser", "x" * 20_000), ("id_slot", 0), ("id_slot", None), ("lora", [{"id": 0}])]
+)
+async def test_forbidden_fields_are_400_and_named(door: FrontDoor, field: str, value: Any) -> None:
+    for path in (CHAT, f"/{B}{CHAT}"):
+        answer = await door.chat("big", path=path, **{field: value})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_parameter", field)
+
+
+async def test_remote_media_is_400(door: FrontDoor) -> None:
+    content = [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]
+    answer = await door.chat("big", messages=[{"role": "user", "content": content}])
+    assert (answer.status, answer.error["code"]) == (400, "remote_media")
+
+
+async def test_a_model_name_never_becomes_a_header_line(door: FrontDoor) -> None:
+    for model in ("big\r\nx-evil: 1", "big\nx", "big\x00", " big", "b" * 9000):
+        answer = await door.chat(model)
+        assert answer.status in (400, 404)
+        assert answer.error["param"] == "model"
+
+
+async def test_models_are_listed_by_the_waker_awake_or_not(door: FrontDoor) -> None:
+    for path in ("/v1/models", f"/{A}/v1/models", "/v1/models/org/big:Q4"):
+        answer = await door.send("GET", path)
+        assert (answer.status, answer.json()["from"]) == (200, "waker")
+        assert door.waker.received[-1].path == path
+
+
+async def test_http_1_0_is_answered(door: FrontDoor) -> None:
+    answer = await door.send("POST", CHAT, {"model": "big"}, version="1.0")
+    assert answer.status == 200
+
+
+async def test_every_answer_has_a_request_id_and_a_client_cannot_choose_it(door: FrontDoor) -> None:
+    ids = {(await door.chat("big", headers={"x-request-id": "mine"})).headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert "mine" not in ids
+    assert (await door.chat("nope")).headers["x-request-id"]
+
+
+async def test_no_filter_script_failed(door: FrontDoor) -> None:
+    """Runs last: none of the requests above made a Lua script stumble, and Envoy refused no configuration."""
+    assert "script log" not in door.log()
+    assert not door.control.stats.refused

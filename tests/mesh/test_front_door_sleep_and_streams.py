@@ -1,0 +1,345 @@
+"""The inference listener over time: servers without an engine, streams, Admission, usage, restarts of the controller, many names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from llamesh.kit import envoy_api
+from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
+
+U = "cccccccc-3333-4333-8333-333333333333"
+CHAT = "/v1/chat/completions"
+AWAKE = (503, {"x-llamesh-awake": "1"}, b"")
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[FrontDoor]:
+    async with front_door() as door:
+        yield door
+
+
+async def test_requests_to_a_sleeping_server_wait_and_are_answered_by_its_engine(door: FrontDoor) -> None:
+    door.serve(U, names=("smol",), max_connections=4)
+    assert await door.control.acknowledged(U, 5)
+    woken = asyncio.Event()
+    starts = 0
+
+    async def wake() -> None:
+        nonlocal starts
+        starts += 1
+        engine = await door.engine("late")
+        door.serve(U, engine, names=("smol",), max_connections=4)
+        assert await door.control.acknowledged(U, 5)
+        woken.set()
+
+    waking: asyncio.Task[None] | None = None
+
+    async def hold(_: Received) -> tuple[int, dict[str, str], bytes]:
+        nonlocal waking
+        waking = waking or asyncio.create_task(wake())
+        await woken.wait()
+        return AWAKE
+
+    door.waker.handler = hold
+    long = "x" * 100_000
+    paths = [CHAT, f"/{U}{CHAT}"] * 10
+    answers = await asyncio.gather(*(door.chat(path=path, prompt=long) for path in paths))
+    assert [answer.status for answer in answers] == [200] * 20
+    assert {answer.json()["from"] for answer in answers} == {"late"}
+    assert starts == 1
+    assert not [name for answer in answers for name in answer.headers if name.startswith("x-llamesh")]
+    (late,) = door.engines
+    assert len(late.received) == 20
+    assert all(len(json.loads(each.body)["prompt"]) == 100_000 for each in late.received)
+
+
+async def test_the_wakers_refusal_goes_to_the_client_as_it_is(door: FrontDoor) -> None:
+    refusal = {"error": {"message": "later", "type": "server_error", "param": None, "code": "server_starting"}}
+
+    async def refuse(_: Received) -> tuple[int, dict[str, str], bytes]:
+        return 503, {"retry-after": "7"}, json.dumps(refusal).encode()
+
+    door.waker.handler = refuse
+    door.serve(U, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    answer = await door.chat()
+    assert (answer.status, answer.headers["retry-after"], answer.json()) == (503, "7", refusal)
+
+
+async def test_one_ready_replica_keeps_everything_off_the_waker(door: FrontDoor) -> None:
+    engine = await door.engine()
+    door.serve(U, engine, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    for _ in range(50):
+        assert (await door.chat()).json()["from"] == "engine"
+    assert door.waker.received == []
+
+
+async def test_an_engine_that_dies_with_a_request_is_not_given_it_again(door: FrontDoor) -> None:
+    async def die(_: Received) -> tuple[int, dict[str, str], bytes]:
+        raise ConnectionResetError
+
+    engine = await door.engine(handler=die)
+    door.serve(U, engine, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    answer = await door.chat()
+    assert (answer.status, answer.error["type"], answer.headers["retry-after"]) == (503, "server_error", "1")
+    assert len(engine.received) == 1
+
+
+async def test_an_engine_that_is_being_replaced_is_waited_for(door: FrontDoor) -> None:
+    engine = await door.engine()
+    door.serve(U, engine, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    await engine.stop()
+    asking = asyncio.create_task(door.chat())
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    await engine.start()
+    assert (await asking).status == 200
+
+
+async def test_streams_and_plain_answers_mixed_without_one_503(door: FrontDoor) -> None:
+    engine = await door.engine()
+    door.serve(U, engine, names=("smol",), max_connections=4)
+    assert await door.control.acknowledged(U, 5)
+
+    async def client(number: int) -> list[Answer]:
+        connection = await door.connect()
+        return [
+            await connection.send("POST", CHAT, {"model": "smol", "stream": (number + turn) % 2 == 0}) for turn in range(120)
+        ]
+
+    answers = [answer for some in await asyncio.gather(*(client(number) for number in range(4))) for answer in some]
+    assert [answer.status for answer in answers] == [200] * 480
+    assert sum(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers) == 240
+
+
+async def test_never_more_connections_than_the_engine_has_threads(door: FrontDoor) -> None:
+    running = most = 0
+
+    async def slow(_: Received) -> tuple[int, dict[str, str], bytes]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return 200, {}, b"{}"
+
+    engine = await door.engine(handler=slow)
+    door.serve(U, engine, names=("smol",), max_connections=3)
+    assert await door.control.acknowledged(U, 5)
+    answers = await asyncio.gather(*(door.chat() for _ in range(30)))
+    assert [answer.status for answer in answers] == [200] * 30
+    assert most == 3
+
+
+async def test_a_removed_server_is_unknown_and_another_is_untouched(door: FrontDoor) -> None:
+    engine = await door.engine()
+    other = "dddddddd-4444-4444-8444-444444444444"
+    door.serve(U, engine, names=("smol",))
+    door.serve(other, engine, names=("other",))
+    assert await door.control.acknowledged(other, 5)
+    assert (await door.chat()).status == 200
+    door.control.remove_server(U)
+
+    async def gone() -> bool:
+        return (await door.chat()).status == 404 and (await door.chat(path=f"/{U}{CHAT}")).status == 404
+
+    await door.until(gone, 5)
+    assert (await door.chat("other")).status == 200
+
+
+async def test_a_restarted_controller_changes_nothing_and_is_found_again(door: FrontDoor) -> None:
+    engine = await door.engine()
+    door.serve(U, engine, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    await door.stop_control()
+    assert (await door.chat()).status == 200, "Envoy goes on with what it has"
+    from controller.xds.server import ControlPlane
+
+    door.control = ControlPlane()
+    await door.start_control()
+    await asyncio.sleep(0.3)
+    assert (await door.chat()).status == 200, "a controller that knows nothing yet takes nothing away"
+    door.control.set_static(door.services(), door.inference(), [])
+    door.serve(U, engine, names=("smol", "new"))
+    door.control.publish()
+    assert await door.control.acknowledged(U, 5)
+    assert (await door.chat("new")).status == 200
+
+
+async def test_a_change_of_settings_reaches_a_running_envoy(door: FrontDoor) -> None:
+    engine = await door.engine()
+    door.serve(U, engine, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    assert (await door.chat()).status == 200
+    door.control.set_static(door.services(), door.inference(allow_anonymous=False), [])
+    assert await door.control.settled(5)
+    answer = await door.chat()
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert (await door.chat(headers={"authorization": "Bearer sk-dummy"})).status == 401
+    assert (await door.chat(headers={"authorization": f"Bearer {token()}"})).status == 200
+
+
+class Contract:
+    """The contract service as Envoy sees it: Admission and the receiver of the access log."""
+
+    def __init__(self, socket: str) -> None:
+        self.asked: list[Any] = []
+        self.logged: list[Any] = []
+        self.answer: dict[str, Any] = {"status": {"code": 0}}
+        self._socket = socket
+        self._server = grpc.aio.server()
+
+    async def start(self) -> None:
+        check = grpc.unary_unary_rpc_method_handler(
+            self._check,
+            request_deserializer=envoy_api.message_class("envoy.service.auth.v3.CheckRequest").FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        log = grpc.stream_unary_rpc_method_handler(
+            self._log,
+            request_deserializer=envoy_api.message_class("envoy.service.accesslog.v3.StreamAccessLogsMessage").FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        for service, methods in (("auth.v3.Authorization", {"Check": check}), ("accesslog.v3.AccessLogService", {"StreamAccessLogs": log})):
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"envoy.service.{service}", methods),))
+        self._server.add_insecure_port(f"unix:{self._socket}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+    async def _check(self, request: Any, _: Any) -> Any:
+        self.asked.append(request)
+        return envoy_api.parse(self.answer, "envoy.service.auth.v3.CheckResponse")
+
+    async def _log(self, messages: AsyncIterator[Any], _: Any) -> Any:
+        async for message in messages:
+            self.logged += [(message.identifier.log_name, entry) for entry in message.http_logs.log_entry]
+        return envoy_api.message_class("envoy.service.accesslog.v3.StreamAccessLogsResponse")()
+
+
+@pytest.fixture
+async def contract(door: FrontDoor) -> AsyncIterator[Contract]:
+    service = Contract(door.socket("contract"))
+    await service.start()
+    door.serve(U, await door.engine(), names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    yield service
+    await service.stop()
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    return {"authorization": f"Bearer {token(**claims)}"}
+
+
+async def wait_for(condition: Callable[[], bool], timeout: float = 5) -> None:
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def usage_of(entry: Any) -> dict[str, float]:
+    fields = entry.common_properties.metadata.filter_metadata["llamesh.usage"].fields
+    return {name: value.number_value for name, value in fields.items()}
+
+
+async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contract) -> None:
+    await door.chat()
+    await door.chat(headers=bearer(sub="ada"))
+    await door.chat(headers=bearer(sub="ada"), stream=True)
+    await wait_for(lambda: len(contract.logged) == 2)
+    assert contract.asked == []
+    assert {name for name, _ in contract.logged} == {"counted"}
+    entries = [entry for _, entry in contract.logged]
+    assert sorted(usage_of(entry)["completion_tokens"] for entry in entries) == [2, 3]
+    for entry in entries:
+        claims = entry.common_properties.metadata.filter_metadata["envoy.filters.http.jwt_authn"].fields["claims"]
+        assert claims.struct_value.fields["sub"].string_value == "ada"
+        assert entry.request.request_headers["x-llamesh-cluster"] == "m:smol"
+
+
+async def test_admission_is_asked_where_the_token_or_the_server_wants_it(door: FrontDoor, contract: Contract) -> None:
+    assert (await door.chat(headers=bearer(sub="ada", ask=True))).status == 200
+    (check,) = contract.asked
+    metadata = check.attributes.metadata_context.filter_metadata
+    assert metadata["envoy.filters.http.jwt_authn"].fields["claims"].struct_value.fields["sub"].string_value == "ada"
+    assert check.attributes.request.http.headers["x-llamesh-cluster"] == "m:smol"
+    await wait_for(lambda: [name for name, _ in contract.logged] == ["asked"], timeout=0.9)
+    assert usage_of(contract.logged[0][1])["prompt_tokens"] == 5
+
+    door.serve(U, *door.engines, names=("smol",), ask=True)
+    assert await door.control.settled(5)
+    assert (await door.chat()).status == 200
+    assert (await door.chat(path=f"/{U}{CHAT}")).status == 200
+    assert len(contract.asked) == 3
+
+
+async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: Contract) -> None:
+    body = {"error": {"message": "budget", "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}}
+    for status, code in (("TooManyRequests", 429), ("ServiceUnavailable", 503)):
+        contract.answer = {
+            "status": {"code": 8},
+            "denied_response": {
+                "status": {"code": status},
+                "headers": [{"header": {"key": "retry-after", "value": "3"}}],
+                "body": json.dumps(body),
+            },
+        }
+        answer = await door.chat(headers=bearer(ask=True))
+        assert (answer.status, answer.json(), answer.headers["retry-after"]) == (code, body, "3")
+    assert door.engines[0].received == []
+
+
+async def test_without_admission_metered_requests_are_503_and_others_go_on(door: FrontDoor, contract: Contract) -> None:
+    await contract.stop()
+    answer = await door.chat(headers=bearer(ask=True))
+    assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "admission_unavailable", "1")
+    assert (await door.chat(headers=bearer())).status == 200
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+async def test_100_000_unknown_names_leave_envoys_memory_flat(door: FrontDoor) -> None:
+    """Written and read in pipelines of requests on few connections, for the sake of time."""
+    batch, connections = 250, 8
+
+    async def ask(start: int, count: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port, limit=1 << 24)
+        for first in range(start, start + count, batch):
+            for number in range(first, first + batch):
+                body = b'{"model":"unknown-%d"}' % number
+                head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+                writer.write(head % len(body) + body)
+            for _ in range(batch):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 404")
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                await reader.readexactly(length)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def ask_all(start: int, count: int) -> None:
+        share = count // connections
+        await asyncio.gather(*(ask(start + share * number, share) for number in range(connections)))
+
+    await ask_all(0, 20_000)
+    before, started = resident_kib(door.pid), time.perf_counter()
+    await ask_all(20_000, 80_000)
+    grown = resident_kib(door.pid) - before
+    assert grown < 8 * 1024, f"{grown} KiB in {time.perf_counter() - started:.1f} s"
