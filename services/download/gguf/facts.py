@@ -128,7 +128,8 @@ class Facts:
     def _read_string(self, key: str) -> None:
         reader = self._reader
         if key in {"general.architecture", "general.name", "general.type"}:
-            self._texts[key] = reader.text(_MAX_KEY)
+            # Texts are shown and stored: what is not printable says nothing and breaks terminals and databases.
+            self._texts[key] = "".join(filter(str.isprintable, reader.text(_MAX_KEY)))
         elif key == "tokenizer.chat_template":
             self._lengths[key] = len(reader.text().encode())
         else:
@@ -225,7 +226,7 @@ class Facts:
         architecture = self._texts.get("general.architecture")
         if architecture is None:
             raise GgufError("'general.architecture' is missing or not a text", offset=24, what="metadata")
-        if not architecture or not architecture.replace("-", "").replace("_", "").isalnum():
+        if not (architecture.isascii() and architecture.replace("-", "").replace("_", "").isalnum()):
             raise self._error("general.architecture", f"not the name of an architecture: {architecture[:40]!r}")
         return architecture
 

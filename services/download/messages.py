@@ -1,0 +1,70 @@
+"""Rows as messages of the contract, and a page of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from llamesh.kit.errors import MeshError, Reason, spec_of
+from llamesh.kit.pages import page_key
+from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
+from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.download.progress import Progress
+from services.download.tables import ModelRow, State, TransferRow
+
+
+def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
+    """A transfer; `progress` is fresher than the row where a worker is busy with it."""
+    message = Download(
+        model_uuid=row.model_uuid,
+        name=row.name,
+        source=row.shown_source,
+        state=DownloadState.Value(f"DOWNLOAD_STATE_{row.state}"),
+        bytes_done=row.bytes_done,
+        bytes_total=row.bytes_total,
+        sha256=row.sha256,
+        resume_count=row.resume_count,
+    )
+    message.create_time.FromDatetime(row.create_time)
+    message.update_time.FromDatetime(row.update_time)
+    if progress is not None and row.state == State.RUNNING:
+        message.bytes_done = progress.done
+        message.bytes_total = progress.total
+        message.bytes_per_second = progress.rate()
+    if row.error_reason:
+        reason = Reason.Value(f"ERROR_REASON_{row.error_reason}")
+        message.error.CopyFrom(
+            DownloadError(reason=row.error_reason, message=row.error_message, remedy=spec_of(reason).remedy)
+        )
+    return message
+
+
+def model_message(row: ModelRow) -> Model:
+    """A model of the catalogue."""
+    message = Model(
+        model_uuid=row.model_uuid,
+        name=row.name,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        source=row.source,
+        gguf=GgufMetadata(**row.gguf),
+    )
+    message.create_time.FromDatetime(row.create_time)
+    return message
+
+
+def gguf_fields() -> Sequence[str]:
+    """The fields of a GGUF header that the contract has."""
+    return list(GgufMetadata.DESCRIPTOR.fields_by_name)
+
+
+def moment_key(query: str, token: str) -> tuple[datetime, str] | None:
+    """The moment and the id that a page token goes on after; INVALID_PAGE_TOKEN where it holds neither."""
+    key = page_key(query, token)
+    if key is None:
+        return None
+    try:
+        moment, ident = key
+        return datetime.fromisoformat(str(moment)), str(ident)
+    except ValueError as error:
+        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error

@@ -1,0 +1,160 @@
+"""The download service's contracts: decode, ask the nouns, encode."""
+
+# ruff: noqa: N802 - methods have the names of the contract
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import unquote
+
+from llamesh.kit.calls import Context
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1.download_pb2 import (
+    CancelDownloadRequest,
+    DeleteCatalogueModelRequest,
+    Download,
+    GetCatalogueModelRequest,
+    GetDownloadRequest,
+    ListCatalogueModelsRequest,
+    ListCatalogueModelsResponse,
+    ListDownloadsRequest,
+    ListDownloadsResponse,
+    LocateModelRequest,
+    LocateModelResponse,
+    StartDownloadRequest,
+    WatchCatalogueRequest,
+    WatchCatalogueResponse,
+)
+from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, DownloadServiceServicer
+from llamesh.v1.model_pb2 import Model
+from services.download.catalogue import Catalogue
+from services.download.changes import Changes
+from services.download.messages import download_message, model_message
+from services.download.names import name_for
+from services.download.sources import Source, SourceRefusedError
+from services.download.tables import TransferRow
+from services.download.transfers import Transfers, Wish
+from services.download.verification import source_refusal
+from services.download.worker import Worker
+
+_SECRETS = re.compile(r"(?<=//)[^/@]*@|[?#].*", re.DOTALL)
+
+
+class DownloadServicer(DownloadServiceServicer):
+    """Brings models in."""
+
+    def __init__(
+        self, transfers: Transfers, worker: Worker, source: Source, changes: Changes, quant_service_url: str
+    ) -> None:
+        self._transfers = transfers
+        self._worker = worker
+        self._source = source
+        self._changes = changes
+        self._quant_service_url = quant_service_url
+
+    async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
+        """See the contract."""
+        try:
+            row = await self._transfers.start(self._wish(request))
+        except MeshError as error:
+            if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
+                raise self._no_source(request.model_uuid) from error
+            raise
+        self._worker.wake()
+        self._changes.download(self._message(row))
+        return self._message(row)
+
+    async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
+        """See the contract."""
+        return self._message(await self._transfers.get(request.model_uuid))
+
+    async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
+        """See the contract."""
+        rows, token = await self._transfers.page(request.page_size, request.page_token)
+        return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
+
+    async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
+        """See the contract."""
+        row = await self._transfers.cancel(request.model_uuid)
+        self._worker.wake()
+        self._changes.download(self._message(row))
+        return self._message(row)
+
+    def _message(self, row: TransferRow) -> Download:
+        return download_message(row, self._worker.progress(row.model_uuid))
+
+    def _wish(self, request: StartDownloadRequest) -> Wish:
+        shown = _SECRETS.sub("", request.source)
+        if request.source:
+            try:
+                shown = self._source.check(request.source)
+            except SourceRefusedError as error:
+                raise source_refusal(error, shown) from error
+        return Wish(
+            model_uuid=request.model_uuid,
+            source=request.source,
+            shown_source=shown,
+            name=request.name or (name_for(unquote(shown), request.model_uuid) if request.source else ""),
+            sha256=request.sha256.lower(),
+        )
+
+    def _no_source(self, model_uuid: str) -> MeshError:
+        if not self._quant_service_url:
+            return MeshError(
+                Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
+                f"{model_uuid}: no source was named and no Quant service is configured",
+                {"modelUuid": model_uuid},
+            )
+        return MeshError(
+            Reason.ERROR_REASON_NOT_IMPLEMENTED,
+            "models are not fetched from the Quant service yet: name a `source`",
+            {"call": "llamesh.v1.DownloadService/StartDownload"},
+        )
+
+
+class CatalogueServicer(CatalogueServiceServicer):
+    """Models that are there."""
+
+    def __init__(self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes) -> None:
+        self._catalogue = catalogue
+        self._transfers = transfers
+        self._worker = worker
+        self._changes = changes
+
+    async def GetCatalogueModel(self, request: GetCatalogueModelRequest, context: Context) -> Model:
+        """See the contract."""
+        return model_message(await self._catalogue.get(request.model_uuid))
+
+    async def ListCatalogueModels(
+        self, request: ListCatalogueModelsRequest, context: Context
+    ) -> ListCatalogueModelsResponse:
+        """See the contract."""
+        rows, token = await self._catalogue.page(request.page_size, request.page_token)
+        return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
+
+    async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:
+        """See the contract."""
+        model = await self._catalogue.delete(request.model_uuid)
+        self._changes.removed(model.model_uuid)
+        return model_message(model)
+
+    async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
+        """See the contract."""
+        path, model = await self._catalogue.locate(request.model_uuid)
+        return LocateModelResponse(path=str(path), model=model_message(model))
+
+    async def WatchCatalogue(
+        self, request: WatchCatalogueRequest, context: Context
+    ) -> AsyncIterator[WatchCatalogueResponse]:
+        """See the contract."""
+        # Watch first, look second: what changes in between is told twice rather than not at all.
+        with self._changes.watch() as watcher:
+            for transfer in await self._transfers.all():
+                progress = self._worker.progress(transfer.model_uuid)
+                yield WatchCatalogueResponse(download=download_message(transfer, progress))
+            for model in await self._catalogue.all():
+                yield WatchCatalogueResponse(model=model_message(model))
+            yield WatchCatalogueResponse(synced=True)
+            async for change in watcher.follow():
+                yield change

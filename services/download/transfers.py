@@ -1,0 +1,189 @@
+"""The transfers: what was asked for and how it stands. Rows of one table and the steps between their states.
+
+Invariant: a row is the only truth. Starting and cancelling change the row; the worker makes the world follow (see
+`worker`). Every step of a worker names its attempt and changes nothing once the row belongs to a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.pages import page_size, page_token
+from services.download.messages import moment_key
+from services.download.tables import ACTIVE, ModelRow, State, TransferRow
+
+_LONGEST_MESSAGE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller asks for. Empty fields: whatever was asked for before, or the default."""
+
+    model_uuid: str
+    source: str = ""
+    shown_source: str = ""
+    name: str = ""
+    sha256: str = ""
+
+
+def must_start(row: TransferRow | None, has_model: bool, wish: Wish) -> bool:
+    """Whether the wish begins a transfer; False: it is the one that is there. DOWNLOAD_CONFLICT where it is neither."""
+    if row is None or not (row.state in ACTIVE or (row.state == State.SUCCEEDED and has_model)):
+        return True
+    known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
+    if wish.source not in ("", row.source) or wish.sha256 not in ("", known):
+        raise MeshError(
+            Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
+            f"{row.model_uuid} is or was fetched from {row.shown_source}"
+            + (f" with SHA-256 {known}" if known else "")
+            + ", which is not what is asked for now",
+            {"modelUuid": row.model_uuid, "source": row.shown_source},
+        )
+    return False
+
+
+class Transfers:
+    """The store. `clock` says what time it is, in UTC."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def start(self, wish: Wish) -> TransferRow:
+        """Begin the transfer unless it is there. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without any source."""
+        try:
+            return await self._start(wish)
+        except IntegrityError:
+            # Somebody else asked first, at the same moment: now there is a row to judge by.
+            return await self._start(wish)
+
+    async def _start(self, wish: Wish) -> TransferRow:
+        async with self._database.begin() as session:
+            row = await session.get(TransferRow, wish.model_uuid, with_for_update=True)
+            has_model = await session.get(ModelRow, wish.model_uuid) is not None
+            if not must_start(row, has_model, wish):
+                assert row is not None
+                return row
+            if row is None and not wish.source:
+                raise _not_found(wish.model_uuid)
+            if row is None:
+                row = TransferRow(model_uuid=wish.model_uuid, source="", name="", expected_sha256="", attempt=0)
+                session.add(row)
+            self._renew(row, wish)
+            return row
+
+    def _renew(self, row: TransferRow, wish: Wish) -> None:
+        same_source = wish.source in ("", row.source)
+        row.name = wish.name or row.name if same_source else wish.name
+        row.expected_sha256 = wish.sha256 or row.expected_sha256 if same_source else wish.sha256
+        if wish.source:
+            row.source, row.shown_source = wish.source, wish.shown_source
+        row.state = State.QUEUED
+        row.attempt += 1
+        row.resume_count = row.bytes_done = row.bytes_total = 0
+        row.sha256 = row.error_reason = row.error_message = ""
+        row.create_time = row.update_time = self._clock()
+
+    async def find(self, model_uuid: str) -> TransferRow | None:
+        """The last transfer of a model, where there is one."""
+        async with self._database.begin() as session:
+            return await session.get(TransferRow, model_uuid)
+
+    async def get(self, model_uuid: str) -> TransferRow:
+        """The last transfer of a model. Raises DOWNLOAD_NOT_FOUND."""
+        row = await self.find(model_uuid)
+        if row is None:
+            raise _not_found(model_uuid)
+        return row
+
+    async def page(self, size: int, token: str) -> tuple[Sequence[TransferRow], str]:
+        """A page, newest first, and the token of the next."""
+        order = (TransferRow.create_time, TransferRow.model_uuid)
+        limit = page_size(size)
+        query = select(TransferRow).order_by(*(column.desc() for column in order)).limit(limit + 1)
+        key = moment_key("downloads", token)
+        if key:
+            query = query.where(tuple_(*order) < key)
+        async with self._database.begin() as session:
+            rows = (await session.scalars(query)).all()
+        if len(rows) <= limit:
+            return rows, ""
+        last = rows[limit - 1]
+        return rows[:limit], page_token("downloads", last.create_time.isoformat(), last.model_uuid)
+
+    async def all(self) -> Sequence[TransferRow]:
+        """Every transfer, in the order they were asked for."""
+        async with self._database.begin() as session:
+            return (await session.scalars(select(TransferRow).order_by(TransferRow.create_time))).all()
+
+    async def active(self) -> Sequence[TransferRow]:
+        """Those that somebody works on or should, in the order they were asked for."""
+        query = select(TransferRow).where(TransferRow.state.in_(ACTIVE)).order_by(TransferRow.create_time)
+        async with self._database.begin() as session:
+            return (await session.scalars(query)).all()
+
+    async def cancel(self, model_uuid: str) -> TransferRow:
+        """End a transfer; one that has ended stays as it is. Raises DOWNLOAD_NOT_FOUND."""
+        async with self._database.begin() as session:
+            row = await session.get(TransferRow, model_uuid, with_for_update=True)
+            if row is None:
+                raise _not_found(model_uuid)
+            if row.state in ACTIVE:
+                row.state = State.CANCELLED
+                row.bytes_done = 0
+                row.update_time = self._clock()
+            return row
+
+    async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
+        """A worker takes the transfer up, from its first byte; one that was under way counts as interrupted."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt)
+            if row is not None:
+                row.resume_count += row.state != State.QUEUED
+                row.state = State.RUNNING
+                row.bytes_done = 0
+                row.update_time = self._clock()
+            return row
+
+    async def progress(
+        self, model_uuid: str, attempt: int, *, done: int, total: int, verifying: bool = False
+    ) -> TransferRow | None:
+        """Write down how far it is; with `verifying`, that all bytes are there."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt)
+            if row is not None and (verifying or row.state == State.RUNNING):
+                row.bytes_done, row.bytes_total = done, total
+                row.state = State.VERIFYING if verifying else State.RUNNING
+                row.update_time = self._clock()
+            return row
+
+    async def fail(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
+        """End it with the error's reason."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt)
+            if row is not None:
+                row.state = State.FAILED
+                row.error_reason = name_of(error.reason)
+                row.error_message = error.message[:_LONGEST_MESSAGE]
+                row.update_time = self._clock()
+            return row
+
+
+async def current(session: AsyncSession, model_uuid: str, attempt: int) -> TransferRow | None:
+    """The row, locked, while this attempt is the one that counts; None once it ended or another began."""
+    row = await session.get(TransferRow, model_uuid, with_for_update=True)
+    return row if row is not None and row.attempt == attempt and row.state in ACTIVE else None
+
+
+def _not_found(model_uuid: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND, f"{model_uuid} was never asked for", {"modelUuid": model_uuid}
+    )

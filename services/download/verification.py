@@ -1,0 +1,87 @@
+"""What bytes must be before they become a model, and why they did not: every failure of a transfer as one reason.
+
+The first chunk already tells most wrong files (an HTML page, a pickle, a wrong link) from a model, so that a wrong
+source costs one MiB and not forty GiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.objects import StagedObject, StoreError
+from services.download.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
+from services.download.sources import SourceError, SourceRefusedError, SourceTruncatedError
+
+
+async def counted(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """The same chunks, counted, as long as they begin like a GGUF file. Raises GgufError."""
+    start = b""
+    async for chunk in chunks:
+        count(len(chunk))
+        if len(start) < len(MAGIC):
+            start += chunk[: len(MAGIC) - len(start)]
+            if not MAGIC.startswith(start):
+                raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
+        yield chunk
+
+
+async def verified(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
+    """What the staged bytes say of themselves. Raises MeshError unless they are the expected ones and a whole model."""
+    if expected_sha256 not in ("", staged.sha256):
+        raise MeshError(
+            Reason.ERROR_REASON_CONTENT_MISMATCH,
+            f"the file has SHA-256 {staged.sha256}, expected was {expected_sha256}",
+            {"expected": f"sha256:{expected_sha256}", "actual": f"sha256:{staged.sha256}"},
+        )
+    metadata = await asyncio.to_thread(_read, staged)
+    if metadata.kind != "model":
+        raise _unusable(f"the file is of the kind {metadata.kind[:40]!r} and no model that could be served")
+    if metadata.split_count > 1:
+        raise _unusable(
+            f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}: "
+            "merge the parts with `llama-gguf-split --merge` first"
+        )
+    return metadata
+
+
+def _read(staged: StagedObject) -> GgufMetadata:
+    with staged.open() as file:
+        return read_gguf(file, staged.size)
+
+
+def _unusable(problem: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_MODEL_INVALID, problem, {"offset": "0", "problem": problem})
+
+
+def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
+    """The refusal of a source as an error of the contract."""
+    return MeshError(Reason.ERROR_REASON_SOURCE_REFUSED, str(error), {"source": shown_source, "rule": error.rule})
+
+
+def failure(error: Exception, shown_source: str) -> MeshError:
+    """Why a transfer failed. What is none of the known kinds is a fault of ours and shows nothing of itself."""
+    match error:
+        case MeshError():
+            return error
+        case GgufError():
+            return MeshError(
+                Reason.ERROR_REASON_MODEL_INVALID, str(error), {"offset": error.offset, "problem": error.reason}
+            )
+        case SourceRefusedError():
+            return source_refusal(error, shown_source)
+        case SourceTruncatedError():
+            return MeshError(
+                Reason.ERROR_REASON_CONTENT_MISMATCH, str(error), {"expected": error.expected, "actual": error.actual}
+            )
+        case SourceError():
+            return MeshError(
+                Reason.ERROR_REASON_SOURCE_UNAVAILABLE,
+                str(error),
+                {"source": shown_source, "status": error.status or ""},
+            )
+        case StoreError():
+            return MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error))
+        case _:
+            return MeshError(Reason.ERROR_REASON_INTERNAL, "the transfer failed inside; the service's log says why")
