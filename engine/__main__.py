@@ -51,9 +51,9 @@ class Stopping:
 async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str]) -> int:
     """Run one engine to its end. Returns the exit code."""
     stopping = Stopping()
-    _listen_for_the_end(stopping, environment)
     state = StateFile(spec.state_file, "", time.time)
     try:
+        _listen_for_the_end(stopping, environment)
         _check_model(spec.model)
         program, state.engine = find_program(environment)
         command = _command(program, spec, spec_file)
@@ -111,7 +111,8 @@ async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: S
 
 def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list[str]:
     if program is None:
-        return [sys.executable, "-m", "engine.embedded", str(spec_file)]
+        # -B: its umask is for the socket, not for compiled modules that others could then not read.
+        return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
     from engine.parameters import decode, listed, with_defaults
 
@@ -137,8 +138,11 @@ def _listen_for_the_end(stopping: Stopping, environment: Mapping[str, str]) -> N
         loop.add_signal_handler(number, stopping.ask)
     lifeline = environment.get(LIFELINE, "")
     if lifeline:
-        descriptor = int(lifeline)
-        os.set_inheritable(descriptor, False)
+        try:
+            descriptor = int(lifeline)
+            os.set_inheritable(descriptor, False)
+        except (ValueError, OSError) as error:
+            raise EngineError(Reason.BAD_SPEC, f"{LIFELINE}={lifeline} is not an open descriptor") from error
 
         def heard() -> None:
             if not os.read(descriptor, 1):

@@ -65,7 +65,8 @@ class Child:
 
     async def wait(self) -> int:
         """Wait for its end and for its last line. Returns the exit code; negative: the signal that killed it."""
-        await self._copying
+        # Shielded: one waiter that gives up must not end the copying for all.
+        await asyncio.shield(self._copying)
         return await self._process.wait()
 
     async def stop(self) -> None:

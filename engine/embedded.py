@@ -100,14 +100,13 @@ def main(spec_file: Path) -> int:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
         return failure.reason.value
     try:
-        server = xllamacpp.Server(params)
+        _serving = xllamacpp.Server(params)
     except RuntimeError:
         # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
         return 1
     sys.stdin.buffer.read()
-    del params
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
-    os._exit(0 if server else 1)
+    os._exit(0)
 
 
 if __name__ == "__main__":

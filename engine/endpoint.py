@@ -71,6 +71,8 @@ class Endpoint:
             except ConnectionRefusedError:
                 path.unlink(missing_ok=True)
                 return
+            except OSError as error:
+                raise EngineError(Reason.ADDRESS_IN_USE, f"cannot listen on {path}: {error.strerror}") from error
         raise EngineError(Reason.ADDRESS_IN_USE, f"another engine listens on {path}")
 
     def release(self) -> None:

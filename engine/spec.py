@@ -46,7 +46,7 @@ class Address:
                 raise EngineError(Reason.BAD_SPEC, f"listen: {path} is longer than {MAX_SOCKET_PATH} bytes")
             return cls(path)
         host, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
             raise EngineError(Reason.BAD_SPEC, f"listen: {text!r} is neither an absolute socket path nor host:port")
         return cls(host.strip("[]"), int(port))
 

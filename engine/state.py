@@ -6,6 +6,7 @@ found. Invariant: a reader finds a whole document or none.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -53,14 +54,12 @@ class StateFile:
     clock: Callable[[], float]
 
     def publish(self, phase: Phase, failure: EngineError | None = None, log: Sequence[str] = ()) -> None:
-        """Replace the document. A directory that is gone is not an error: the engine serves without it."""
+        """Replace the document. A full disk or a directory that is gone does not end an engine: it serves without it."""
         if self.path is None:
             return
         reason, message = (failure.reason.name, failure.message) if failure else ("", "")
         state = State(phase, self.engine, os.getpid(), self.clock(), reason, message, tuple(log) if failure else ())
         unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
+        with contextlib.suppress(OSError):
             unfinished.write_text(json.dumps(asdict(state)))
             unfinished.replace(self.path)
-        except FileNotFoundError:
-            return

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -212,6 +213,34 @@ async def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, model: Path, phas
     finally:
         if writing >= 0:
             os.close(writing)
+
+
+@pytest.mark.parametrize("lifeline", ["", "x", "777"])
+async def test_a_lifeline_that_is_none_is_refused(tmp_path: Path, model: Path, lifeline: str) -> None:
+    async with engine(tmp_path / "e", model, environment={"LLAMESH_LIFELINE_FD": lifeline}) as running:
+        if not lifeline:
+            await running.until("ready")
+            return
+        assert await running.ended() == 64
+        assert f"LLAMESH_LIFELINE_FD={lifeline}" in running.state["message"]
+
+
+async def test_over_tcp_it_serves_and_drains_too(tmp_path: Path, model: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with engine(tmp_path / "e", model, listen=f"127.0.0.1:{port}", parameters=SLOW) as running:
+        await running.until("ready")
+        request = chat(stream=True, ignore_eos=True, max_tokens=4000)
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+            client.post("/v1/chat/completions", json=request) as answer,
+        ):
+            assert await answer.content.readline()
+            running.process.terminate()
+            *_, last = events(await answer.text())
+        assert last == "[DONE]"
+        assert await running.ended() == 0
 
 
 async def test_kill_9_of_the_engine_leaves_no_llama_cpp(tmp_path: Path, model: Path) -> None:

@@ -40,6 +40,7 @@ def test_a_spec_file_is_read(tmp_path: Path) -> None:
         ({"listen": f"/{'r' * 110}.sock"}, "107"),
         ({"listen": "localhost"}, "listen"),
         ({"listen": "localhost:0"}, "listen"),
+        ({"listen": ":9000"}, "listen"),
         ({"listen": "localhost:70000"}, "listen"),
         ({"http_threads": 0}, "http_threads"),
         ({"http_threads": True}, "http_threads"),
