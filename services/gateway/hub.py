@@ -106,16 +106,17 @@ class Hub:
         if cursor < self._oldest:
             raise _expired()
 
-    def changed_since(self, cursor: int, wanted: Callable[[Key], bool]) -> list[Key]:
-        """Keys of what changed after the cursor, oldest change first."""
-        keys: list[Key] = []
+    def changed_since(self, cursor: int, wanted: Callable[[Key], bool]) -> list[tuple[int, Key]]:
+        """What changed after the cursor, oldest change first: each with its number."""
+        changes: list[tuple[int, Key]] = []
         for key in reversed(self._entries):
-            if self._entries[key].sequence <= cursor:
+            sequence = self._entries[key].sequence
+            if sequence <= cursor:
                 break
             if wanted(key):
-                keys.append(key)
-        keys.reverse()
-        return keys
+                changes.append((sequence, key))
+        changes.reverse()
+        return changes
 
     def get(self, key: Key) -> Entry | None:
         """An object as it is now; None where it was forgotten."""

@@ -6,10 +6,12 @@ expired. Key pairs live in the database, so that all gateways sign with the same
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -156,15 +158,15 @@ def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.toke
     """The secret in `home`/secrets/jwt_secret, made by whoever comes first; readable by its owner only."""
     path = make_private(home / "secrets") / "jwt_secret"
     if not path.exists():
-        draft = path.with_name(f"jwt_secret.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(new_secret())
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)
         try:
-            path.hardlink_to(draft)
-        except FileExistsError:
-            pass
+            os.write(descriptor, new_secret().encode())
+            # A link is made whole or not at all, and fails where another process was faster: its secret counts.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(draft)
         finally:
-            draft.unlink()
+            os.close(descriptor)
+            Path(draft).unlink()
     path.chmod(0o600)
     return path.read_text().strip()
 

@@ -70,12 +70,15 @@ class Watches:
         with self._counted(subject):
             await self._until_synced(selector.kinds or KINDS)
             cursor, end = self._hub.cursor(resume_token) if resume_token else 0, self._hub.sequence
-            for key in self._hub.changed_since(cursor, selector.wants):
+            for sequence, key in self._hub.changed_since(cursor, selector.wants):
                 entry = self._hub.get(key)
                 if entry is not None and (resume_token or not entry.removed):
                     response = response_for(key, entry)
                     if response:
-                        yield self._sent(response, min(entry.sequence, end))
+                        # Its number when the list was made: going on from there misses nothing that is still to come.
+                        yield self._sent(response, sequence)
+            if resume_token:
+                self._hub.check(cursor)
             yield self._sent(gateway_pb2.WatchResponse(synced=True), end)
             async for response in self._changes(selector, end):
                 yield response
@@ -85,12 +88,12 @@ class Watches:
         while True:
             self._hub.check(cursor)
             end = self._hub.sequence
-            for key in self._hub.changed_since(cursor, selector.wants):
+            for sequence, key in self._hub.changed_since(cursor, selector.wants):
                 entry = self._hub.get(key)
                 # What changed again while the reader was slow comes once, with the next round.
-                response = response_for(key, entry) if entry and entry.sequence <= end else None
-                if entry and response:
-                    yield self._sent(response, entry.sequence)
+                response = response_for(key, entry) if entry and entry.sequence == sequence else None
+                if response:
+                    yield self._sent(response, sequence)
                     last_sent = self._clock()
             self._hub.check(cursor)
             cursor = end
