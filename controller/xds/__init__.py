@@ -1,0 +1,1 @@
+"""Envoy's control plane: `builders` make messages, `snapshot` holds them, `stream` is the protocol, `server` serves."""

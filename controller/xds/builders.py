@@ -1,7 +1,9 @@
-"""Plain values in, Envoy messages out. Nothing here does I/O beyond reading the templates, and the same values always give the same bytes.
+"""Plain values in, Envoy messages out. Nothing here does I/O beyond reading the templates, and the same values always
+give the same bytes.
 
-Names that the data plane agrees on: `s:{server_uuid}` and `m:{model name}` are the clusters of a server and of a model name, `waker` answers for those without an
-engine and lists the models, `contract` is asked by ext_authz and told by the access log, the rest are the services' own names.
+Names that the data plane agrees on: `s:{server_uuid}` and `m:{model name}` are the clusters of a server and of a
+model name, `waker` answers for those without an engine and lists the models, `contract` is asked by ext_authz and
+told by the access log, the rest are the services' own names.
 """
 
 import base64
@@ -100,8 +102,8 @@ class ServerEndpoints:
     waker: str
     """The waker's Unix socket or host:port."""
     max_connections: int
-    """Connections that a cluster opens to one replica. A server has one cluster of its own and one per name, so an engine needs
-    (1 + number of names) times as many HTTP threads."""
+    """Connections that a cluster opens to one replica, and one more for each further worker of Envoy. A server has one
+    cluster of its own and one per name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
     ask: bool = False
     """Admission is asked about each request to it."""
 
@@ -131,7 +133,7 @@ def address(location: str) -> dict[str, Any]:
 
 def service_cluster(settings: ServiceSettings) -> Any:
     """The cluster of one of the mesh's own services."""
-    options = {"http_protocol_options": {}} if settings.http1 else {"http2_protocol_options": {}}
+    options: dict[str, Any] = {"http_protocol_options": {}} if settings.http1 else {"http2_protocol_options": {}}
     values = {"name": settings.name, "address": address(settings.address), "protocol": options}
     return templates.render("clusters/service.yaml", CLUSTER, values)
 
@@ -170,7 +172,8 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 
 def inference_routes(settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = ()) -> Any:
-    """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that no longer count."""
+    """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that
+    no longer count."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
@@ -191,12 +194,15 @@ def management_listener(settings: ManagementSettings) -> Any:
     """A management listener, routes included."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
     internal = [
-        {"match": {"path": method.path}, "direct_response": {"status": 404}} for method in api.methods if method.internal
+        {"match": {"path": method.path}, "direct_response": {"status": 404}}
+        for method in api.methods
+        if method.internal
     ]
     routed = [
         templates.tree("routes/service.yaml", {"service": service, "cluster": cluster})
         for service, cluster in (*settings.services, *settings.open_services)
     ]
+    rules = json.dumps(api.body_rules(), sort_keys=True)
     values = {
         "name": settings.name,
         "address": settings.address,
@@ -204,7 +210,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         "max_body_bytes": settings.max_body_bytes,
         "jwt_provider": _jwt_provider(settings.tokens, {"forward_payload_header": "x-llamesh-claims"}),
         "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
-        "strict_json_lua": f"local RULES = [==[{json.dumps(api.body_rules(), sort_keys=True)}]==]\n{templates.lua('strict_json')}",
+        "strict_json_lua": f"local RULES = [==[{rules}]==]\n{templates.lua('strict_json')}",
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
@@ -213,7 +219,8 @@ def management_listener(settings: ManagementSettings) -> Any:
     return templates.render("listeners/management.yaml", LISTENER, values)
 
 
-# A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until it is transcoded. Nothing sets the header.
+# A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until
+# it is transcoded. Nothing sets the header.
 _NOWHERE = {
     "match": {"prefix": "/"},
     "route": {"cluster_header": "x-llamesh-cluster", "cluster_not_found_response_code": "NOT_FOUND"},

@@ -1,4 +1,4 @@
-"""What the front door must know of the contracts: which methods are public, which need no token, which fields a JSON body may have.
+"""What the front door must know of the contracts: public methods, those without a token, the fields of JSON bodies.
 
 All of it is read from the descriptor set that Envoy transcodes with, so that a new call needs no change here.
 """
@@ -55,11 +55,11 @@ class PublicApi:
 
     def __init__(self, descriptor_file: Path, services: Iterable[str]) -> None:
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_file.read_bytes())
-        self._messages = {name: message for file in files.file for name, message in _messages(file.package, file.message_type)}
+        self._messages = {
+            name: message for file in files.file for name, message in _messages(file.package, file.message_type)
+        }
         present = {f"{file.package}.{service.name}": service for file in files.file for service in file.service}
-        self.methods = tuple(
-            _method(name, method) for name in services for method in present[name].method
-        )
+        self.methods = tuple(_method(name, method) for name in services for method in present[name].method)
 
     def body_rules(self) -> dict[str, Any]:
         """For strict_json.lua: the bindings that take a body, and for every message reached from them its fields.

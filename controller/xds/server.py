@@ -1,8 +1,10 @@
 """The control plane: holds what Envoy should have and serves it to every Envoy that connects, as delta ADS.
 
-A change of one server rebuilds and sends the resources of that server and of its model names, whatever else exists. Changes made in one go are sent in one go.
+A change of one server rebuilds and sends the resources of that server and of its model names, whatever else exists.
+Changes made in one go are sent in one go.
 
-Invariant: nothing is sent before the first `publish`. A controller that has just started knows nothing, and an empty snapshot would take down what works.
+Invariant: nothing is sent before the first `publish`. A controller that has just started knows nothing, and an empty
+snapshot would take down what works.
 """
 
 import asyncio
@@ -53,7 +55,7 @@ class ControlPlane:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds the discovery service to a gRPC server."""
-        handler = grpc.stream_stream_rpc_method_handler(
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
             response_serializer=lambda response: response.SerializeToString(),
@@ -62,9 +64,13 @@ class ControlPlane:
         server.add_generic_rpc_handlers((handlers,))
 
     def set_static(
-        self, services: Iterable[ServiceSettings], inference: InferenceSettings | None, management: Sequence[ManagementSettings]
+        self,
+        services: Iterable[ServiceSettings],
+        inference: InferenceSettings | None,
+        management: Sequence[ManagementSettings],
     ) -> None:
-        """Sets what does not depend on servers: the services' clusters and the listeners. Those not named any more are removed.
+        """Sets what does not depend on servers: the services' clusters and the listeners. Those not named any more
+        are removed.
 
         Call it again when a setting or a signing key changes.
         """
@@ -108,14 +114,16 @@ class ControlPlane:
             self._set_inference_routes()
 
     def publish(self) -> None:
-        """Opens the gate: everything that must be known at the start has been set. Later changes go out by themselves."""
+        """Opens the gate: everything that must be known at the start has been set. Later changes go out by
+        themselves."""
         self._published = True
         self._wake_streams()
 
-    async def acknowledged(self, server_uuid: str, timeout: float) -> bool:  # noqa: ASYNC109 - a budget that the caller splits further
+    async def acknowledged(self, server_uuid: str, timeout: float) -> bool:  # noqa: ASYNC109
         """Waits until every connected Envoy has acknowledged the present clusters and endpoints of a server.
 
-        False where that did not happen within `timeout` seconds, where no Envoy was connected in that time, or where the server is unknown.
+        False where that did not happen within `timeout` seconds, where no Envoy was connected in that time, or where
+        the server is unknown.
         """
 
         def done() -> bool:
@@ -131,7 +139,10 @@ class ControlPlane:
 
         def done() -> bool:
             return all(
-                stream.has(type_url, name) for stream in self._streams for type_url in (CDS, EDS, LDS, RDS) for name in self._snapshot.of(type_url)
+                stream.has(type_url, name)
+                for stream in self._streams
+                for type_url in (CDS, EDS, LDS, RDS)
+                for name in self._snapshot.of(type_url)
             )
 
         return await self._until(done, timeout)
@@ -177,7 +188,11 @@ class ControlPlane:
             self._set_inference_routes()
 
     def _set_inference_routes(self) -> None:
-        routes = {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))} if self._inference else {}
+        routes = (
+            {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))}
+            if self._inference
+            else {}
+        )
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """What Envoy should have: resources by type and name, each serialised once and versioned by its content.
 
-Invariant: the same content has the same version in every process and at every time, so building a resource again without a change sends nothing, and an
-Envoy that comes back after a restart of the controller is sent only what differs.
+Invariant: the same content has the same version in every process and at every time, so building a resource again
+without a change sends nothing, and an Envoy that comes back after a restart of the controller is sent only what
+differs.
 """
 
 import hashlib
@@ -53,7 +54,9 @@ class Snapshot:
         present = self._by_type[packed.type_url]
         if name in present and present[name].version == version:
             return False
-        message = envoy_api.message_class("envoy.service.discovery.v3.Resource")(name=name, version=version, resource=packed)
+        message = envoy_api.message_class("envoy.service.discovery.v3.Resource")(
+            name=name, version=version, resource=packed
+        )
         present[name] = Resource(name, version, message)
         return True
 

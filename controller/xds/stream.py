@@ -1,11 +1,12 @@
 """One Envoy's delta stream as a state machine: requests in, responses out, no I/O.
 
-It keeps apart what was sent (`sent`, what Envoy was offered) and what Envoy said it took (`acknowledged`). A resource that Envoy refuses stays refused until its content
-changes: Envoy keeps the last good one by itself. As Envoy refuses a response as a whole, the resources of a refused response are offered once more
-one at a time, so that one bad resource holds back no other.
+It keeps apart what was sent (`sent`, what Envoy was offered) and what Envoy said it took (`acknowledged`). A resource
+that Envoy refuses stays refused until its content changes: Envoy keeps the last good one by itself. As Envoy refuses
+a response as a whole, the resources of a refused response are offered once more one at a time, so that one bad
+resource holds back no other.
 
-Invariant: additions leave in the order CDS, EDS, LDS, RDS, removals after all of them; and after a cluster has changed its endpoints are sent again, without which
-Envoy would never finish warming it.
+Invariant: additions leave in the order CDS, EDS, LDS, RDS, removals after all of them; and after a cluster has
+changed its endpoints are sent again, without which Envoy would never finish warming it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -166,7 +167,9 @@ class DeltaStream:
         for name in gone:
             subscription.acknowledged.pop(name, None)
         if type_url in WHOLE_TYPES:
-            gone = [name for name in gone if subscription.sent.pop(name, None) is not None or name in subscription.names]
+            gone = [
+                name for name in gone if subscription.sent.pop(name, None) is not None or name in subscription.names
+            ]
         if gone:
             yield self._response(type_url, subscription, {}, removed_resources=gone)
 

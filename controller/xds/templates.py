@@ -1,8 +1,9 @@
 """Templates of Envoy configuration: YAML as Envoy documents it, with a few `${placeholders}`.
 
-Placeholders are filled in the parsed tree, never in the text, so a value can hold anything and cannot change the shape around it.
-A placeholder that stands alone becomes the value itself; alone in a list, a list takes its place. A placeholder without a value is an error, and so is a value
-without a placeholder.
+Placeholders are filled in the parsed tree, never in the text, so a value can hold anything and cannot change the
+shape around it.
+A placeholder that stands alone becomes the value itself; alone in a list, a list takes its place. A placeholder
+without a value is an error, and so is a value without a placeholder.
 """
 
 import functools

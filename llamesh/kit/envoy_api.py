@@ -1,9 +1,12 @@
 """Envoy's API as messages, read from one committed descriptor set.
 
-No package of generated Envoy code is imported: the only one there is overwrites files of other packages, and its import name is taken by our data folder.
-`envoy/api.binpb` (made by tools/envoy_api) is loaded into a descriptor pool of its own, so its google.* files never meet the process's own.
+No package of generated Envoy code is imported: the only one there is overwrites files of other packages, and its
+import name is taken by our data folder.
+`envoy/api.binpb` (made by tools/envoy_api) is loaded into a descriptor pool of its own, so its google.* files never
+meet the process's own.
 
-Invariant: what `parse` returns is valid for the descriptor; a field that Envoy does not know is an error here, not a NACK later.
+Invariant: what `parse` returns is valid for the descriptor; a field that Envoy does not know is an error here, not a
+NACK later.
 """
 
 import functools
@@ -48,7 +51,8 @@ def message_class(name: str) -> Any:
 def parse(config: dict[str, Any], name: str) -> Any:
     """The message `name` made of `config`, written as in Envoy's own YAML.
 
-    An extension whose type the descriptor set lacks is packed as xds.type.v3.TypedStruct, which Envoy resolves itself.
+    An extension whose type the descriptor set lacks is packed as xds.type.v3.TypedStruct, which Envoy resolves
+    itself.
 
     Raises:
         EnvoyConfigError: a field is unknown or has a value of the wrong kind.
@@ -69,7 +73,8 @@ def pack(message: Message) -> Any:
 
 
 def _packable(value: Any, descriptor: Descriptor) -> Any:
-    """`value` with every extension that the descriptor set lacks as a TypedStruct. Plain structures, whatever they hold, stay as they are."""
+    """`value` with every extension that the descriptor set lacks as a TypedStruct. Plain structures, whatever they
+    hold, stay as they are."""
     if not isinstance(value, dict) or descriptor.full_name == "google.protobuf.Struct":
         return value
     if descriptor.full_name == "google.protobuf.Any":

@@ -151,7 +151,7 @@ Handler = Callable[[Received], Awaitable[tuple[int, dict[str, str], bytes]]]
 
 @dataclass
 class StubEngine:
-    """An HTTP/1.1 server that answers as llama.cpp does, streams included: those end with a closed connection that was promised to be kept alive."""
+    """An HTTP/1.1 server that answers as llama.cpp does: a stream ends with a closed connection, kept alive by its words."""
 
     location: str
     name: str = "engine"
@@ -205,7 +205,9 @@ class StubEngine:
         writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + body)
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n"
+        )
         usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
         for event in ('{"choices":[{"delta":{"content":"hi"}}]}', json.dumps(usage), "[DONE]"):
             data = f"data: {event}\n\n".encode()
@@ -258,7 +260,14 @@ class FrontDoor:
         self.engines.append(engine)
         return engine
 
-    def serve(self, server_uuid: str, *engines: StubEngine, names: tuple[str, ...] = (), max_connections: int = 8, ask: bool = False) -> None:
+    def serve(
+        self,
+        server_uuid: str,
+        *engines: StubEngine,
+        names: tuple[str, ...] = (),
+        max_connections: int = 8,
+        ask: bool = False,
+    ) -> None:
         at = tuple(engine.location for engine in engines)
         self.control.set_server(ServerEndpoints(server_uuid, names, at, self.waker.location, max_connections, ask))
 
@@ -361,14 +370,23 @@ class FrontDoor:
             connection.close()
             self._connections.remove(connection)
 
-    async def chat(self, model: str = "smol", *, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **fields: Any) -> Answer:
+    async def chat(
+        self,
+        model: str = "smol",
+        *,
+        path: str = "/v1/chat/completions",
+        headers: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> Answer:
         return await self.send("POST", path, {"model": model, "messages": []} | fields, headers)
 
 
 @contextlib.asynccontextmanager
 async def front_door(*, running: bool = True, **settings: Any) -> AsyncIterator[FrontDoor]:
     """A front door in a short folder of its own; nothing of it is left."""
-    with tempfile.TemporaryDirectory(prefix="fd", dir=os.environ.get("LLAMESH_TEST_TMP", tempfile.gettempdir())) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="fd", dir=os.environ.get("LLAMESH_TEST_TMP", tempfile.gettempdir())
+    ) as folder:
         door = FrontDoor(Path(folder))
         try:
             if running:

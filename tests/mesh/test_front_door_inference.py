@@ -45,7 +45,12 @@ def engine(door: FrontDoor, name: str) -> StubEngine:
     ],
 )
 async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str) -> None:
-    for prefix, model, name in (("", "big", "b"), ("", "org/big:Q4", "a"), (f"/{A}", "big", "a"), (f"/{B}", "smol", "b")):
+    for prefix, model, name in (
+        ("", "big", "b"),
+        ("", "org/big:Q4", "a"),
+        (f"/{A}", "big", "a"),
+        (f"/{B}", "smol", "b"),
+    ):
         answer = await door.chat(model, path=f"{prefix}/v1/{path}")
         assert (answer.status, answer.json()["from"]) == (200, name)
         assert engine(door, name).received[-1].path == f"/v1/{path}"
@@ -59,8 +64,14 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        *(("POST", path, 404, "not_found") for path in ("/slots/0", "/props", "/completion", "/lora-adapters", "/v1/stream", "/models/load", "/")),
-        *(("POST", path, 404, "not_found") for path in (f"/{A}/slots/0", f"/{A}/x/v1/completions", "/v1/chat/completions/control", f"/{A}/v1/../slots")),
+        *(
+            ("POST", path, 404, "not_found")
+            for path in ("/slots/0", "/props", "/completion", "/lora-adapters", "/v1/stream", "/models/load", "/")
+        ),
+        *(
+            ("POST", path, 404, "not_found")
+            for path in (f"/{A}/slots/0", f"/{A}/x/v1/completions", "/v1/chat/completions/control", f"/{A}/v1/../slots")
+        ),
         ("POST", "/v1/chat/../../slots/0", 404, "not_found"),
         ("GET", "/v1/slots", 404, "not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
@@ -71,7 +82,9 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
         ("POST", "/v1%5Cchat/completions", 400, "invalid_request"),
     ],
 )
-async def test_every_other_path_is_refused_in_openais_shape(door: FrontDoor, method: str, path: str, status: int, code: str) -> None:
+async def test_every_other_path_is_refused_in_openais_shape(
+    door: FrontDoor, method: str, path: str, status: int, code: str
+) -> None:
     before = [len(each.received) for each in door.engines]
     answer = await door.send(method, path, {"model": "big"})
     assert (answer.status, answer.error["code"]) == (status, code)
@@ -80,7 +93,10 @@ async def test_every_other_path_is_refused_in_openais_shape(door: FrontDoor, met
     assert [len(each.received) for each in door.engines] == before
 
 
-@pytest.mark.parametrize("path", ["//v1//chat/completions", "/v1/./chat/completions", "/x/../v1/chat/completions", f"//{B}//v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["//v1//chat/completions", "/v1/./chat/completions", "/x/../v1/chat/completions", f"//{B}//v1/chat/completions"],
+)
 async def test_doubled_slashes_and_dots_mean_the_plain_path(door: FrontDoor, path: str) -> None:
     answer = await door.chat("big", path=path)
     assert (answer.status, answer.json()["from"]) == (200, "b")
@@ -100,21 +116,35 @@ async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> No
     assert (answer.status, answer.error["code"]) == (404, "server_not_found")
 
 
-@pytest.mark.parametrize("name", ["x-llamesh-cluster", "X-Llamesh-Cluster", "x-llamesh-claims", "x-llamesh-awake", "x-llamesh-anything"])
+@pytest.mark.parametrize(
+    "name", ["x-llamesh-cluster", "X-Llamesh-Cluster", "x-llamesh-claims", "x-llamesh-awake", "x-llamesh-anything"]
+)
 async def test_a_client_cannot_speak_for_the_mesh(door: FrontDoor, name: str) -> None:
     answer = await door.send("POST", CHAT, {"model": "big"}, [(name, f"s:{A}"), (name, "1")])
     assert (answer.status, answer.json()["from"]) == (200, "b")
-    arrived = {header: value for header, value in engine(door, "b").received[-1].headers.items() if header.startswith("x-llamesh")}
+    arrived = {
+        header: value
+        for header, value in engine(door, "b").received[-1].headers.items()
+        if header.startswith("x-llamesh")
+    }
     assert arrived == {"x-llamesh-cluster": "m:big"}
     refused = await door.send("POST", "/slots/0", {"model": "big"}, [(name, f"s:{A}")])
     assert refused.status == 404
 
 
 async def test_a_client_cannot_steer_envoys_retries_or_the_engines_streams(door: FrontDoor) -> None:
-    headers = {"x-envoy-retry-on": "5xx", "x-envoy-upstream-rq-timeout-ms": "1", "x-conversation-id": "c", "authorization": f"Bearer {token()}"}
+    headers = {
+        "x-envoy-retry-on": "5xx",
+        "x-envoy-upstream-rq-timeout-ms": "1",
+        "x-conversation-id": "c",
+        "authorization": f"Bearer {token()}",
+    }
     assert (await door.chat("big", headers=headers)).status == 200
     received = engine(door, "b").received[-1].headers
-    assert not {"x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-conversation-id", "authorization"} & received.keys()
+    assert (
+        not {"x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-conversation-id", "authorization"}
+        & received.keys()
+    )
 
 
 async def test_an_underscored_twin_of_a_header_is_refused(door: FrontDoor) -> None:
@@ -135,7 +165,9 @@ BAD_TOKENS = {
     "no audience": token(aud=None),
     "another issuer": token(iss="other"),
     "not yet": token(nbf=int(time.time()) + 600),
-    "unsigned": unsigned({"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": int(time.time()) + 600, "scopes": ["infer:*"]}),
+    "unsigned": unsigned(
+        {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": int(time.time()) + 600, "scopes": ["infer:*"]}
+    ),
     "signature cut off": token().rpartition(".")[0] + ".",
     "one dot": "a.b",
     "nonsense": "a.b.c",
@@ -147,10 +179,16 @@ BAD_TOKENS = {
 async def test_a_bad_token_is_401_even_where_anonymous_is_allowed(door: FrontDoor, why: str, header: str) -> None:
     value = BAD_TOKENS[why] if header == "x-api-key" else f"Bearer {BAD_TOKENS[why]}"
     answer = await door.chat("big", headers={header: value})
-    assert (answer.status, answer.error["type"], answer.error["code"]) == (401, "authentication_error", "invalid_api_key")
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (
+        401,
+        "authentication_error",
+        "invalid_api_key",
+    )
 
 
-@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {token()}"}, {"authorization": f"bearer {token()}"}, {"x-api-key": token()}])
+@pytest.mark.parametrize(
+    "headers", [{"authorization": f"Bearer {token()}"}, {"authorization": f"bearer {token()}"}, {"x-api-key": token()}]
+)
 async def test_a_good_token_passes(door: FrontDoor, headers: dict[str, str]) -> None:
     assert (await door.chat("big", headers=headers)).status == 200
 
@@ -167,7 +205,9 @@ async def test_a_good_token_passes(door: FrontDoor, headers: dict[str, str]) -> 
         (None, "big", CHAT, 403),
     ],
 )
-async def test_a_token_reaches_only_what_its_scope_names(door: FrontDoor, scopes: list[str] | None, model: str, path: str, status: int) -> None:
+async def test_a_token_reaches_only_what_its_scope_names(
+    door: FrontDoor, scopes: list[str] | None, model: str, path: str, status: int
+) -> None:
     answer = await door.chat(model, path=path, headers={"authorization": f"Bearer {token(scopes=scopes)}"})
     assert answer.status == status
     if status == 403:
@@ -238,7 +278,8 @@ async def test_a_body_that_is_no_json_object_is_refused(door: FrontDoor, body: b
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("n_discard", -1), ("chat_parser", "x" * 20_000), ("id_slot", 0), ("id_slot", None), ("lora", [{"id": 0}])]
+    ("field", "value"),
+    [("n_discard", -1), ("chat_parser", "x" * 20_000), ("id_slot", 0), ("id_slot", None), ("lora", [{"id": 0}])],
 )
 async def test_forbidden_fields_are_400_and_named(door: FrontDoor, field: str, value: Any) -> None:
     for path in (CHAT, f"/{B}{CHAT}"):

@@ -41,7 +41,9 @@ class Client:
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address)
         call = self._channel.stream_stream(
-            METHOD, request_serializer=lambda request: request.SerializeToString(), response_deserializer=RESPONSE.FromString
+            METHOD,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=RESPONSE.FromString,
         )
         self._call = call()
 
@@ -137,7 +139,9 @@ async def test_a_model_name_is_the_union_of_its_servers(plane: tuple[ControlPlan
 
 def paths(resource: Any) -> list[list[str]]:
     """Addresses by priority."""
-    assignment = envoy_api.message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(resource.resource.value)
+    assignment = envoy_api.message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(
+        resource.resource.value
+    )
     return [[each.endpoint.address.pipe.path for each in group.lb_endpoints] for group in assignment.endpoints]
 
 

@@ -9,13 +9,21 @@ from typing import Any
 import pytest
 
 from controller.xds import builders, templates
-from controller.xds.builders import InferenceSettings, ManagementSettings, ServerEndpoints, ServiceSettings, TokenSettings
+from controller.xds.builders import (
+    InferenceSettings,
+    ManagementSettings,
+    ServerEndpoints,
+    ServiceSettings,
+    TokenSettings,
+)
 from controller.xds.templates import TemplateError
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.kit import envoy_api
 from llamesh.kit.envoy_api import EnvoyConfigError
 
-TOKENS = TokenSettings('{"keys":[{"kty":"oct","alg":"HS256","kid":"k","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}')
+TOKENS = TokenSettings(
+    '{"keys":[{"kty":"oct","alg":"HS256","kid":"k","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}'
+)
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 
 
@@ -51,16 +59,26 @@ def test_what_does_not_fit_envoys_api_is_an_error_at_once(config: dict[str, Any]
 def test_an_unknown_extension_becomes_a_typed_struct_and_plain_structures_stay() -> None:
     unknown = {"@type": "type.googleapis.com/envoy.extensions.not_here.v3.X", "field": {"a": 1}}
     plain = {"@type": "type.googleapis.com/envoy.extensions.not_here.v3.X", "b": [1]}
-    parsed = envoy_api.parse({"typed_extension_protocol_options": {"x": unknown}, "metadata": {"filter_metadata": {"y": plain}}}, CLUSTER)
+    parsed = envoy_api.parse(
+        {"typed_extension_protocol_options": {"x": unknown}, "metadata": {"filter_metadata": {"y": plain}}}, CLUSTER
+    )
     packed = parsed.typed_extension_protocol_options["x"]
     assert packed.type_url == "type.googleapis.com/xds.type.v3.TypedStruct"
     struct = envoy_api.message_class("xds.type.v3.TypedStruct").FromString(packed.value)
-    assert (struct.type_url, dict(struct.value.fields["field"].struct_value.fields)["a"].number_value) == (unknown["@type"], 1)
+    assert (struct.type_url, dict(struct.value.fields["field"].struct_value.fields)["a"].number_value) == (
+        unknown["@type"],
+        1,
+    )
     assert set(parsed.metadata.filter_metadata["y"].fields) == {"@type", "b"}
 
 
 def test_the_descriptor_set_has_what_the_services_speak() -> None:
-    for name in ("auth.v3.CheckRequest", "auth.v3.CheckResponse", "accesslog.v3.StreamAccessLogsMessage", "discovery.v3.DeltaDiscoveryRequest"):
+    for name in (
+        "auth.v3.CheckRequest",
+        "auth.v3.CheckResponse",
+        "accesslog.v3.StreamAccessLogsMessage",
+        "discovery.v3.DeltaDiscoveryRequest",
+    ):
         assert envoy_api.message_class(f"envoy.service.{name}")().IsInitialized()
 
 
@@ -78,7 +96,9 @@ def test_addresses(location: str, expected: dict[str, Any]) -> None:
 
 def test_the_same_settings_give_the_same_bytes() -> None:
     settings = InferenceSettings("127.0.0.1", 8080, TOKENS, True, frozenset({"http://a", "http://b"}))
-    first, second = (builders.inference_routes(settings, ["m:x", "m:y"]).SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (
+        builders.inference_routes(settings, ["m:x", "m:y"]).SerializeToString(deterministic=True) for _ in range(2)
+    )
     assert first == second
 
 
@@ -109,12 +129,16 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     static.listeners.add().CopyFrom(listener)
     static.listeners.add().CopyFrom(builders.management_listener(management))
     for service in ("contract", "gateway", "download", "waker"):
-        static.clusters.add().CopyFrom(builders.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker")))
+        static.clusters.add().CopyFrom(
+            builders.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker"))
+        )
     eds = builders.server_cluster("m:smol", 8)
     static.clusters.add().CopyFrom(eds)
     file = tmp_path / "envoy.pb"
     file.write_bytes(bootstrap.SerializeToString())
-    checked = subprocess.run([find_envoy(), "--mode", "validate", "-c", file], capture_output=True, text=True, timeout=30, check=False)
+    checked = subprocess.run(
+        [find_envoy(), "--mode", "validate", "-c", file], capture_output=True, text=True, timeout=30, check=False
+    )
     assert checked.returncode == 0, checked.stderr
 
 

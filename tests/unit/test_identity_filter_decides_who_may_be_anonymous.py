@@ -10,7 +10,13 @@ from controller.xds import templates
 from tests.unit.lua_request import LuaFilter, Outcome
 
 IDENTITY = LuaFilter(templates.lua("identity"))
-OPEN = {"kind": "inference", "anonymous": True, "host localhost": True, "host [::1]": True, "origin http://ui:5173": True}
+OPEN = {
+    "kind": "inference",
+    "anonymous": True,
+    "host localhost": True,
+    "host [::1]": True,
+    "origin http://ui:5173": True,
+}
 CLOSED = {"kind": "inference", "host localhost": True}
 
 
@@ -26,7 +32,9 @@ def test_a_key_without_a_dot_is_dropped_where_anonymous_is_allowed(key: str) -> 
     assert not {"authorization", "x-api-key"} & outcome.headers.keys()
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer sk-abc"}, {"authorization": "Basic YTpi"}, {"x_api_key": "k"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Bearer sk-abc"}, {"authorization": "Basic YTpi"}, {"x_api_key": "k"}]
+)
 def test_without_a_token_nobody_passes_where_anonymous_is_not_allowed(headers: dict[str, str]) -> None:
     outcome = run(CLOSED, **headers)
     assert (outcome.status, outcome.code) == (401, "invalid_api_key")
@@ -49,7 +57,8 @@ def test_a_token_may_come_as_api_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"), [("http://ui:5173", None), ("http://evil.example", 403), ("null", 403), ("http://ui:5173.evil", 403)]
+    ("origin", "status"),
+    [("http://ui:5173", None), ("http://evil.example", 403), ("null", 403), ("http://ui:5173.evil", 403)],
 )
 def test_pages_of_other_origins_cannot_be_anonymous(origin: str, status: int | None) -> None:
     assert run(origin=origin).status == status
@@ -57,7 +66,14 @@ def test_pages_of_other_origins_cannot_be_anonymous(origin: str, status: int | N
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost", None), ("LOCALHOST:8080", None), ("[::1]:8080", None), ("evil.example:8080", 403), ("localhost.evil", 403), ("", 403)],
+    [
+        ("localhost", None),
+        ("LOCALHOST:8080", None),
+        ("[::1]:8080", None),
+        ("evil.example:8080", 403),
+        ("localhost.evil", 403),
+        ("", 403),
+    ],
 )
 def test_a_name_that_was_rebound_to_this_machine_cannot_be_anonymous(host: str, status: int | None) -> None:
     assert IDENTITY.run({":authority": host, ":path": "/"}, OPEN).status == status

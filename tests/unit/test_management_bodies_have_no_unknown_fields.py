@@ -61,7 +61,9 @@ def test_other_content_is_415_and_grpc_is_left_alone() -> None:
     assert run(b"\0\0\0\0\0", content_type="application/grpc-web-text").status is None
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"a"', b'{"a":}', b"[" * 5000, b'"\\u12', b"nul", b"\xff\xfe", b'{"username":"a"} x'])
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"a"', b'{"a":}', b"[" * 5000, b'"\\u12', b"nul", b"\xff\xfe", b'{"username":"a"} x']
+)
 def test_what_is_not_json_is_left_to_the_transcoder(body: bytes) -> None:
     assert run(body).status is None
 

@@ -70,7 +70,9 @@ def test_a_model_name_that_cannot_be_served_is_refused(model: Any, status: int, 
     assert "x-llamesh-cluster" not in outcome.headers
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "text/plain; application/json", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "text/plain; application/json", "application/x-www-form-urlencoded"]
+)
 def test_only_json_is_taken(content_type: str | None) -> None:
     assert run(content_type=content_type).status == 415
 
@@ -85,7 +87,9 @@ def test_a_body_that_is_not_json_is_400() -> None:
 
 
 @pytest.mark.parametrize("name", ["n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id"])
-@pytest.mark.parametrize("form", ['{{"model":"smol","{0}":1}}', '{{"{0}" \n:\t{{}},"model":"smol"}}', '{{"model":"smol","{1}":null}}'])
+@pytest.mark.parametrize(
+    "form", ['{{"model":"smol","{0}":1}}', '{{"{0}" \n:\t{{}},"model":"smol"}}', '{{"model":"smol","{1}":null}}']
+)
 def test_forbidden_fields_are_named(name: str, form: str) -> None:
     escaped = f"\\u00{ord(name[0]):02x}{name[1:]}".replace("_", "\\u005F")
     outcome = run(form.format(name, escaped).encode(), fields={"model": "smol"})
@@ -121,7 +125,13 @@ def _image(url: str) -> dict[str, Any]:
         (_image("HTTPS://example.org/cat.png"), "url"),
         (_image("file:///etc/passwd"), "url"),
         ({"model": "smol", "input": [{"type": "input_image", "image_url": "http://x/y"}]}, "image_url"),
-        ({"model": "smol", "messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "http://x"}}]}]}, "data"),
+        (
+            {
+                "model": "smol",
+                "messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "http://x"}}]}],
+            },
+            "data",
+        ),
         (b'{"model":"smol","m":[{"image_url":{"u\\u0072l":"\\u0068ttp:\\/\\/x"}}]}', "url"),
         (b'{"model":"smol","m":[{"url":"data:,"},{"url": {"url" :\n"http:x"}}]}', "url"),
     ],
@@ -182,7 +192,9 @@ def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
         (None, OPEN | {"ask m:other": True}, None),
     ],
 )
-def test_admission_is_asked_for_metered_tokens_and_servers(claims: dict[str, Any] | None, settings: dict[str, Any], ask: bool | None) -> None:
+def test_admission_is_asked_for_metered_tokens_and_servers(
+    claims: dict[str, Any] | None, settings: dict[str, Any], ask: bool | None
+) -> None:
     outcome = run(claims=claims, settings=settings)
     assert outcome.status is None
     assert outcome.metadata["llamesh"].get("ask") is ask

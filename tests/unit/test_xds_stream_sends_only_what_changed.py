@@ -45,7 +45,9 @@ class Envoy:
 
     def refuse(self, response: Any) -> Any:
         return self.stream.receive(
-            REQUEST(type_url=response.type_url, response_nonce=response.nonce, error_detail={"code": 13, "message": "no"})
+            REQUEST(
+                type_url=response.type_url, response_nonce=response.nonce, error_detail={"code": 13, "message": "no"}
+            )
         )
 
     def next(self) -> list[tuple[str, list[str], list[str]]]:

@@ -1,0 +1,279 @@
+"""A management listener with a real Envoy and a stub gateway: REST, gRPC and gRPC-Web, and every error in its right form."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from controller.xds import templates
+from controller.xds.builders import ManagementSettings, TokenSettings
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
+from tests.mesh.front_door import JWKS, FrontDoor, front_door, token
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SERVICE = "/llamesh.v1.GatewayService"
+BEARER = {"authorization": f"Bearer {token()}"}
+
+
+class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
+    """Answers, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: list[dict[str, Any]] = []
+
+    def _note(self, request: Any, context: Any) -> None:
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+
+    async def GetHealth(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
+        return gateway_pb2.Health(version="1")
+
+    async def CreateToken(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
+        return gateway_pb2.CreateTokenResponse(access_token="a.b.c", token_type="bearer", expires_in=3600)
+
+    async def GetServer(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such server")
+
+    async def ScaleServer(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
+        return server_pb2.Server()
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self._note(request, context)
+        for _ in range(2):
+            yield gateway_pb2.WatchResponse()
+
+
+def management(door: FrontDoor) -> ManagementSettings:
+    return ManagementSettings(
+        "gateway",
+        "127.0.0.1",
+        door.port,
+        TokenSettings(JWKS),
+        (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.ContractService", "contract")),
+        templates.FOLDER / "llamesh.binpb",
+        allowed_origins=frozenset({"http://ui"}),
+        max_body_bytes=64 << 10,
+    )
+
+
+async def serve(door: FrontDoor, gateway: Gateway) -> grpc.aio.Server:
+    server = grpc.aio.server()
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
+    server.add_insecure_port(f"unix:{door.socket('gateway')}")
+    await server.start()
+    return server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh() -> AsyncIterator[tuple[FrontDoor, Gateway]]:
+    async with front_door(running=False) as door:
+        gateway = Gateway()
+        server = await serve(door, gateway)
+        await door.start(None, (management(door),))
+        yield door, gateway
+        await server.stop(None)
+
+
+Mesh = tuple[FrontDoor, Gateway]
+
+
+def status_of(answer: Any, code: int) -> dict[str, Any]:
+    """The google.rpc.Status of an error; its code and the answer's form are checked."""
+    assert answer.headers["content-type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    assert body.keys() == {"code", "message", "details"}
+    assert body["code"] == code
+    assert body["message"]
+    return body
+
+
+async def test_rest_without_a_token_where_the_contract_says_so(mesh: Mesh) -> None:
+    door, gateway = mesh
+    health = await door.send("GET", "/health", None, {"x-llamesh-claims": "evil", "X-Llamesh-Claims": "evil"})
+    assert (health.status, health.json()["version"]) == (200, "1")
+    assert "x-llamesh-claims" not in gateway.metadata[-1]
+    answer = await door.send("POST", "/auth/token", {"username": "ada", "password": "x"})
+    assert answer.json() == {"access_token": "a.b.c", "token_type": "bearer", "expires_in": 3600}
+    assert gateway.requests[-1] == gateway_pb2.CreateTokenRequest(username="ada", password="x")
+
+
+async def test_everything_else_needs_one(mesh: Mesh) -> None:
+    door, gateway = mesh
+    count = len(gateway.requests)
+    for verb, path in (
+        ("GET", "/servers/a"),
+        ("GET", "/status"),
+        ("DELETE", "/health"),
+        ("GET", "/auth/token"),
+        ("GET", "/nowhere"),
+        ("GET", "/health/"),
+    ):
+        answer = await door.send(verb, path)
+        assert answer.status == 401
+        (info,) = status_of(answer, 16)["details"]
+        assert (info["reason"], info["domain"]) == ("UNAUTHENTICATED", "llamesh")
+    for bad in (token(key=b"f" * 32), token(aud="other"), token(exp=1), "not-needed", "a.b.c"):
+        answer = await door.send("GET", "/servers/a", None, {"authorization": f"Bearer {bad}"})
+        assert answer.status == 401
+        status_of(answer, 16)
+    assert len(gateway.requests) == count
+
+
+async def test_verified_claims_reach_the_service_and_forged_ones_do_not(mesh: Mesh) -> None:
+    door, gateway = mesh
+    await door.send("GET", "/servers/a", None, [*BEARER.items(), ("x-llamesh-claims", "evil")])
+    claims = gateway.metadata[-1]["x-llamesh-claims"]
+    assert json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"] == "ada"
+    assert "authorization" not in gateway.metadata[-1]
+
+
+async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:
+    door, _ = mesh
+    answer = await door.send("GET", "/servers/a", None, BEARER)
+    assert (answer.status, answer.json()) == (404, {"code": 5, "message": "no such server", "details": []})
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "headers", "status", "code"),
+    [
+        ("PATCH", "/health", None, {}, 404, 5),
+        ("PATCH", "/models", {}, {}, 404, 5),
+        ("POST", "/servers/a", {}, {}, 404, 5),
+        ("GET", "/nowhere", None, {}, 404, 5),
+        ("GET", "/health?nope=1", None, {}, 400, 3),
+        ("GET", "/servers%2Fa", None, {}, 400, 3),
+        ("POST", "/auth/token", {"username": "a", "pasword": "b"}, {}, 400, 3),
+        ("POST", "/auth/token", {"username": 7}, {}, 400, 3),
+        ("POST", "/auth/token", b"{", {"content-type": "application/json"}, 400, 3),
+        ("POST", "/servers/a:scale", {"replicas": 99999999999}, {}, 400, 3),
+        ("POST", "/servers/a:scale", {"replicas": "many"}, {}, 400, 3),
+        ("POST", "/auth/token", b"username=a", {"content-type": "application/x-www-form-urlencoded"}, 415, 3),
+        ("POST", "/auth/token", {"username": "a" * (70 << 10)}, {}, 413, 3),
+    ],
+)
+async def test_what_the_contract_lacks_is_refused(
+    mesh: Mesh, verb: str, path: str, body: Any, headers: dict[str, str], status: int, code: int
+) -> None:
+    door, gateway = mesh
+    count = len(gateway.requests)
+    answer = await door.send(verb, path, body, headers | BEARER)
+    assert answer.status == status
+    status_of(answer, code)
+    assert len(gateway.requests) == count
+
+
+async def test_a_call_with_path_and_body(mesh: Mesh) -> None:
+    door, gateway = mesh
+    answer = await door.send("POST", "/servers/abc:scale", {"replicas": 2}, BEARER)
+    assert answer.status == 200
+    assert gateway.requests[-1] == gateway_pb2.ScaleServerRequest(server_uuid="abc", replicas=2)
+
+
+async def test_a_stream_is_one_json_message_a_line(mesh: Mesh) -> None:
+    door, _ = mesh
+    answer = await door.send("GET", "/watch", None, BEARER)
+    assert answer.status == 200
+    assert [type(json.loads(line)) for line in answer.body.splitlines()] == [dict, dict]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def channel(mesh: Mesh) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh[0].port}") as channel:
+        yield channel
+
+
+async def call(channel: grpc.aio.Channel, method: str, **metadata: str) -> Any:
+    return await channel.unary_unary(method)(b"", metadata=tuple(metadata.items()), timeout=10)
+
+
+async def test_grpc_passes_as_it_is(channel: grpc.aio.Channel, mesh: Mesh) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+    assert (await stub.GetHealth(gateway_pb2.GetHealthRequest())).version == "1"
+    assert len([each async for each in stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(BEARER.items()))]) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "metadata", "code"),
+    [
+        (f"{SERVICE}/GetServer", {}, grpc.StatusCode.UNAUTHENTICATED),
+        (f"{SERVICE}/GetServer", {"authorization": f"Bearer {token(aud='other')}"}, grpc.StatusCode.UNAUTHENTICATED),
+        (f"{SERVICE}/GetServer", BEARER, grpc.StatusCode.NOT_FOUND),
+        (f"{SERVICE}/Nope", BEARER, grpc.StatusCode.UNIMPLEMENTED),
+        ("/llamesh.v1.SigningKeyService/GetKeys", BEARER, grpc.StatusCode.UNIMPLEMENTED),
+        ("/llamesh.v1.ControllerService/ListDeclaredServers", BEARER, grpc.StatusCode.UNIMPLEMENTED),
+        ("/nope.Nope/Nope", BEARER, grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+async def test_grpc_clients_get_grpc_errors(
+    channel: grpc.aio.Channel, method: str, metadata: dict[str, str], code: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(channel, method, **metadata)
+    assert error.value.code() == code
+    assert not (error.value.details() or "").startswith("{")
+
+
+async def test_grpc_web(mesh: Mesh) -> None:
+    door, _ = mesh
+    headers = {"content-type": "application/grpc-web+proto"}
+    answer = await door.send("POST", f"{SERVICE}/GetHealth", b"\0" + struct.pack(">I", 0), headers)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/grpc-web+proto")
+    length = struct.unpack(">I", answer.body[1:5])[0]
+    assert gateway_pb2.Health.FromString(answer.body[5 : 5 + length]).version == "1"
+    assert b"grpc-status:0" in answer.body[5 + length :].replace(b" ", b"")
+    refused = await door.send("POST", f"{SERVICE}/GetServer", b"\0" + struct.pack(">I", 0), headers)
+    assert refused.headers["grpc-status"] == "16"
+
+
+async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:
+    door, _ = mesh
+    ask = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+    good = await door.send("OPTIONS", "/servers/a", None, ask | {"origin": "http://ui"})
+    assert (good.status, good.headers["access-control-allow-origin"]) == (200, "http://ui")
+    assert (
+        "access-control-allow-origin"
+        not in (await door.send("OPTIONS", "/servers/a", None, ask | {"origin": "http://evil"})).headers
+    )
+    for origin, allowed in (("http://ui", "http://ui"), ("http://evil", None)):
+        answer = await door.send("GET", "/health", None, {"origin": origin})
+        assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+async def test_no_filter_script_failed(mesh: Mesh) -> None:
+    door, _ = mesh
+    assert "script log" not in door.log()
+    assert not door.control.stats.refused
+
+
+async def test_a_service_that_restarts_is_waited_for_and_one_that_stays_away_is_503() -> None:
+    async with front_door(running=False) as door:
+        gateway = Gateway()
+        server = await serve(door, gateway)
+        await door.start(None, (management(door),))
+        assert (await door.send("GET", "/health")).status == 200
+        await server.stop(None)
+        asking = [
+            asyncio.create_task(door.send("POST", "/auth/token", {"username": "a", "password": "b"})) for _ in range(5)
+        ]
+        await asyncio.sleep(0.5)
+        server = await serve(door, gateway)
+        assert [(await each).status for each in asking] == [200] * 5
+        assert len(gateway.requests) == 6
+        await server.stop(None)
+        away = await door.send("GET", "/health")
+        assert (away.status, away.headers["retry-after"]) == (503, "1")
+        assert status_of(away, 14)["details"][0]["reason"] == "COMPONENT_UNAVAILABLE"
