@@ -74,14 +74,16 @@ class DeltaStream:
         if subscription := self._subscriptions.get(type_url):
             subscription.changed.update(name for name in names if subscription.wants(name))
 
-    def responses(self) -> Iterator[Any]:
-        """What is to be sent now, in order."""
+    def responses(self) -> list[Any]:
+        """What is to be sent now, in order. Made in one go: a request that comes while they go out is for the next time."""
+        made: list[Any] = []
         for type_url in TYPES:
             if subscription := self._subscriptions.get(type_url):
-                yield from self._additions(type_url, subscription)
+                made += self._additions(type_url, subscription)
         for type_url in reversed(TYPES):
             if subscription := self._subscriptions.get(type_url):
-                yield from self._removals(type_url, subscription)
+                made += self._removals(type_url, subscription)
+        return made
 
     def has(self, type_url: str, name: str) -> bool:
         """Envoy has acknowledged the present version of the resource."""

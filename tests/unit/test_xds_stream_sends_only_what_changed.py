@@ -59,7 +59,7 @@ class Envoy:
         return seen
 
     def responses(self) -> list[Any]:
-        return list(self.stream.responses())
+        return self.stream.responses()
 
 
 def summary(response: Any) -> tuple[str, list[str], list[str]]:
@@ -179,6 +179,18 @@ def test_a_refused_resource_is_kept_back_until_it_changes_and_holds_back_no_othe
     change(envoy, cluster("s:a", max_connections=5))
     assert envoy.next() == [(CDS, ["s:a"], [])]
     assert envoy.stream.has(CDS, "s:a")
+
+
+def test_a_request_that_comes_while_responses_go_out_is_not_lost(envoy: Envoy) -> None:
+    envoy.ask(CDS)
+    envoy.ask(EDS, "s:a")
+    answered = []
+    for number, response in enumerate(envoy.responses()):
+        if number == 1:
+            envoy.ask(EDS, "s:b")
+        answered.append(summary(response))
+    assert answered == [(CDS, ["s:a", "s:b"], []), (EDS, ["s:a"], [])]
+    assert envoy.next() == [(EDS, ["s:b"], [])]
 
 
 def test_types_that_the_mesh_does_not_serve_are_ignored(envoy: Envoy) -> None:
