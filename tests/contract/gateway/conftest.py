@@ -12,7 +12,7 @@ from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.__main__ import main
 from tests.contract.conftest import Connect, StartMain, StartMember
-from tests.contract.fakes import FakeContract, FakeController, FakeDownload
+from tests.contract.gateway.fakes import FakeContract, FakeController, FakeDownload
 
 
 @dataclass
