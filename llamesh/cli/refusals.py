@@ -25,7 +25,8 @@ def translate(error: Exception) -> CommandError | None:
         return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
     if not isinstance(error, MeshError):
         return None
-    parts = [f"{item.field}: {item.description}" for item in error.fields]
+    # The message often says what the fields say.
+    parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
     if decision := error.metadata.get("decisionId"):
         parts.append(f"details: llamesh why {decision}")
     cause, hint = error.message, error.remedy

@@ -11,7 +11,7 @@ import sys
 import time
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import envoy, health, leftovers, logfiles, ports
+from llamesh.cli.mesh import checks, envoy, health, leftovers, logfiles, ports
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_ready
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
@@ -88,6 +88,9 @@ def _check_machine(settings: MeshSettings) -> None:
     problems = ports.taken(settings.bind, settings.ports)
     if problems:
         raise CommandError("Envoy cannot listen", parts=problems, hint="end that process, or choose another port")
+    openmp = checks.openmp()
+    if openmp.state != "ok":
+        _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
     space = os.statvfs(settings.home)
     free = space.f_bavail * space.f_frsize
     if free < LEAST_FREE_BYTES:

@@ -8,6 +8,7 @@ of `llamesh.errors`.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 import uuid
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from google.protobuf.message import Message
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 GATEWAY = "llamesh.v1.GatewayService"
 CONTRACT = "llamesh.v1.ContractService"
 DOWNLOAD = "llamesh.v1.DownloadService"
+FIRST_RECONNECT = 0.1
 LONGEST_RECONNECT = 5.0
 Item = TypeVar("Item", bound=Message)
 Model = str | model_pb2.Model | download_pb2.Download
@@ -127,7 +130,7 @@ class AsyncModels(AsyncPart):
     ) -> AsyncPull:
         """Begin to fetch a model from an address, or a file below the mesh's import folders. `uuid` is made from the name if not given."""
         address = _address(source)
-        file = name or address.rpartition("/")[2].partition("?")[0]
+        file = name or unquote(address.partition("?")[0].rpartition("/")[2])
         request = download_pb2.StartDownloadRequest(
             model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
             source=address,
@@ -476,25 +479,28 @@ class AsyncClient:
             server_uuids=[_server(server) for server in servers],
             model_uuids=[_model(model) for model in models],
         )
-        ends = None if timeout is None else time.monotonic() + timeout
-        failures = 0
+        ends = time.monotonic() + timeout if timeout is not None else math.inf
+        pause = FIRST_RECONNECT
         while True:
-            left = None if ends is None else max(ends - time.monotonic(), 0.001)
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise errors.of_reason("DEADLINE_EXCEEDED", f"it did not come about within {timeout:g} s")
             try:
-                stream = self.transport.stream(f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, left)
+                stream = self.transport.stream(
+                    f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, None if left == math.inf else left
+                )
                 async for event in stream:
-                    failures = 0
+                    pause = FIRST_RECONNECT
                     request.resume_token = event.resume_token or request.resume_token
                     if event.WhichOneof("event") != "heartbeat":
                         yield event
             except errors.MeshError as error:
                 if error.reason == "RESUME_TOKEN_EXPIRED":
                     request.resume_token = ""
-                elif error.code != "UNAVAILABLE":
+                elif error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
                     raise
-            failures += 1
-            pause = min(0.1 * 2**failures, LONGEST_RECONNECT)
-            await asyncio.sleep(pause if ends is None else max(min(pause, ends - time.monotonic()), 0))
+            await asyncio.sleep(max(min(pause, ends - time.monotonic()), 0))
+            pause = min(pause * 2, LONGEST_RECONNECT)
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> AsyncOpenAI:
         """The official OpenAI client for one server, or for all by model name. ImportError where it is not installed."""

@@ -1,261 +1,140 @@
-"""FAKES of the gateway's siblings: they keep a handful of objects in memory and answer as the contracts say.
-
-They stand on real sockets behind the kit's call layer. What the real services decide is tested with the real services.
-"""
+"""A mesh of labelled fakes: in-process servicers that answer from memory, for the client and the command."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from google.protobuf.message import Message
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.identity import current_identity
-from llamesh.kit.serving import Member
 from llamesh.v1 import (
-    admission_pb2,
-    admission_pb2_grpc,
     contract_pb2,
     contract_pb2_grpc,
-    controller_pb2,
-    controller_pb2_grpc,
     download_pb2,
     download_pb2_grpc,
     gateway_pb2,
+    gateway_pb2_grpc,
     model_pb2,
     server_pb2,
 )
 
 
-class Changes:
-    """What watchers are told: each gets its own queue."""
+def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="llamesh"))
+    status = status_pb2.Status(code=code.value[0], message=message, details=[packed])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, message)
+
+
+class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
+    """Answers from memory and counts what it is asked."""
 
     def __init__(self) -> None:
-        self._queues: list[asyncio.Queue[Message]] = []
+        self.tokens: list[str] = []
+        self.unavailable = 0
+        self.refusal: tuple[grpc.StatusCode, str, str] | None = None
+        self.servers: list[server_pb2.Server] = []
+        self.stopped: list[str] = []
+        self.serve_requests: list[str] = []
+        self.runtime_params: list[str] = []
+        self.served: dict[str, server_pb2.Server] = {}
+        self.watches: list[gateway_pb2.WatchRequest] = []
+        self.watch_scripts: list[list[gateway_pb2.WatchResponse | grpc.StatusCode | str]] = []
 
-    def tell(self, change: Message) -> None:
-        for queue in self._queues:
-            queue.put_nowait(change)
+    def ListModels(self, request: Any, context: Any) -> gateway_pb2.ListModelsResponse:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
+        start = int(request.page_token or 0)
+        models = [model_pb2.Model(model_uuid=f"m{number}", name=f"name{number}") for number in range(start, start + 2)]
+        return gateway_pb2.ListModelsResponse(models=models, next_page_token=str(start + 2) if start < 4 else "")
 
-    @property
-    def watchers(self) -> int:
-        return len(self._queues)
+    def GetModel(self, request: Any, context: Any) -> model_pb2.Model:
+        if self.unavailable:
+            self.unavailable -= 1
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "COMPONENT_UNAVAILABLE", "the download service restarts")
+        if request.model_uuid == "none":
+            refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "no model none")
+        return model_pb2.Model(model_uuid=request.model_uuid, name="Found")
 
-    async def follow(self) -> AsyncIterator[Any]:
-        queue: asyncio.Queue[Message] = asyncio.Queue()
-        self._queues.append(queue)
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            self._queues.remove(queue)
+    def DeleteModel(self, request: Any, context: Any) -> model_pb2.Model:
+        self.unavailable += 1
+        context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        raise AssertionError
 
-
-class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc.AdmissionServiceServicer):
-    """Allows everything unless `refusals` is set."""
-
-    def __init__(self) -> None:
-        self.refusals: list[contract_pb2.Refusal] = []
-        self.checks: list[contract_pb2.CheckRequest] = []
-        self.callers: list[str] = []
-        self.grants: list[admission_pb2.GrantRequest] = []
-
-    def register(self, member: Member) -> None:
-        contract_pb2_grpc.add_ContractServiceServicer_to_server(self, member.server)
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(self, member.server)
-
-    async def Check(self, request, context):
-        identity = current_identity.get()
-        assert identity is not None
-        self.callers.append(identity.subject)
-        self.checks.append(request)
-        if request.runtime_params == "--bad":
-            raise MeshError(Reason.ERROR_REASON_PARAMETER_UNKNOWN, "--bad is not a parameter", {"parameter": "--bad"})
-        parameters = server_pb2.RuntimeParameters()
-        parameters.CopyFrom(request.parameters)
-        if request.runtime_params:
-            parameters.ctx_size = int(request.runtime_params.split()[1])
-        return contract_pb2.CheckResponse(
-            allowed=not self.refusals,
-            refusals=self.refusals,
-            parameters=parameters,
-            decision_id="dec_1",
-            memory=server_pb2.MemoryEstimate(
-                weights_bytes=100, kv_cache_bytes=20, overhead_bytes=3, replicas=2, total_bytes=246
-            ),
+    def Serve(self, request: gateway_pb2.ServeRequest, context: Any) -> server_pb2.Server:
+        self.serve_requests.append(request.request_id)
+        self.runtime_params.append(request.runtime_params)
+        server = self.served.setdefault(
+            request.request_id, server_pb2.Server(server_uuid=f"s{len(self.served)}", model_uuid=request.model_uuid)
         )
-
-    async def GetContract(self, request, context):
-        if request.contract_id != "ctr_1":
-            raise MeshError(Reason.ERROR_REASON_CONTRACT_NOT_FOUND, "no", {"contractId": request.contract_id})
-        return contract_pb2.Contract(contract_id="ctr_1")
-
-    async def Grant(self, request, context):
-        self.grants.append(request)
-        scopes = {
-            gateway_pb2.ROLE_ADMIN: ["admin", "manage", "infer:*"],
-            gateway_pb2.ROLE_USER: ["manage", "infer:*"],
-            gateway_pb2.ROLE_INFERENCE: ["infer:*"],
-        }[request.role]
-        return admission_pb2.GrantResponse(
-            scopes=scopes, contract_id=request.contract_id, ask=bool(request.contract_id)
-        )
-
-
-class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
-    """A catalogue in memory."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, model_pb2.Model] = {}
-        self.downloads: dict[str, download_pb2.Download] = {}
-        self.changes = Changes()
-
-    def register(self, member: Member) -> None:
-        download_pb2_grpc.add_CatalogueServiceServicer_to_server(self, member.server)
-
-    def add(self, model_uuid: str, name: str = "m.gguf") -> None:
-        model = model_pb2.Model(model_uuid=model_uuid, name=name)
-        self.models[model_uuid] = model
-        self.changes.tell(download_pb2.WatchCatalogueResponse(model=model))
-
-    def progress(self, model_uuid: str, bytes_done: int) -> None:
-        download = download_pb2.Download(model_uuid=model_uuid, bytes_done=bytes_done)
-        self.downloads[model_uuid] = download
-        self.changes.tell(download_pb2.WatchCatalogueResponse(download=download))
-
-    async def GetCatalogueModel(self, request, context):
-        if request.model_uuid not in self.models:
-            raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": request.model_uuid})
-        return self.models[request.model_uuid]
-
-    async def ListCatalogueModels(self, request, context):
-        return download_pb2.ListCatalogueModelsResponse(
-            models=self.models.values(), next_page_token=f"{request.page_size}{request.page_token}"
-        )
-
-    async def DeleteCatalogueModel(self, request, context):
-        model = self.models.pop(request.model_uuid)
-        self.changes.tell(download_pb2.WatchCatalogueResponse(removed_model_uuid=request.model_uuid))
-        return model
-
-    async def WatchCatalogue(self, request, context):
-        follow = self.changes.follow()
-        first = asyncio.ensure_future(anext(follow))
-        await asyncio.sleep(0)
-        for model in list(self.models.values()):
-            yield download_pb2.WatchCatalogueResponse(model=model)
-        for download in list(self.downloads.values()):
-            yield download_pb2.WatchCatalogueResponse(download=download)
-        yield download_pb2.WatchCatalogueResponse(synced=True)
-        try:
-            yield await first
-            async for change in follow:
-                yield change
-        finally:
-            first.cancel()
-
-
-class FakeController(controller_pb2_grpc.ControllerServiceServicer):
-    """Servers in memory; none ever runs."""
-
-    def __init__(self) -> None:
-        self.servers: dict[str, server_pb2.Server] = {}
-        self.declared: list[controller_pb2.DeclareServerRequest] = []
-        self.updates: list[controller_pb2.UpdateDeclaredServerRequest] = []
-        self.envoys = 1
-        self.lines = ["one", "two"]
-        self.changes = Changes()
-        self.log_readers = 0
-
-    def register(self, member: Member) -> None:
-        controller_pb2_grpc.add_ControllerServiceServicer_to_server(self, member.server)
-
-    def put(self, server: server_pb2.Server) -> server_pb2.Server:
-        self.servers[server.server_uuid] = server
-        copy = server_pb2.Server()
-        copy.CopyFrom(server)
-        self.changes.tell(controller_pb2.WatchServersResponse(server=copy))
+        server.spec.parameters.CopyFrom(request.parameters)
+        if len(self.serve_requests) == 1:
+            # It was declared, but the answer is lost.
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         return server
 
-    def _server(self, server_uuid: str) -> server_pb2.Server:
-        if server_uuid not in self.servers:
-            raise MeshError(Reason.ERROR_REASON_SERVER_NOT_FOUND, "no such server", {"serverUuid": server_uuid})
-        return self.servers[server_uuid]
+    def ListServers(self, request: Any, context: Any) -> gateway_pb2.ListServersResponse:
+        if self.refusal:
+            refuse(context, *self.refusal)
+        return gateway_pb2.ListServersResponse(servers=self.servers)
 
-    async def DeclareServer(self, request, context):
-        self.declared.append(request)
-        for known, server in zip(self.declared, self.servers.values(), strict=False):
-            if request.request_id and known.request_id == request.request_id:
-                return server
-        return self.put(
-            server_pb2.Server(
-                server_uuid=f"srv-{len(self.servers) + 1}",
-                model_uuid=request.spec.model_uuid,
-                model_name=request.spec.model_name,
-                state=server_pb2.SERVER_STATE_STARTING,
-                spec=request.spec,
-                owner=request.owner,
-            )
-        )
+    def Stop(self, request: Any, context: Any) -> server_pb2.Server:
+        self.stopped.append(request.server_uuid)
+        return server_pb2.Server(server_uuid=request.server_uuid, state=server_pb2.SERVER_STATE_STOPPED)
 
-    async def GetDeclaredServer(self, request, context):
-        return self._server(request.server_uuid)
+    def GetServer(self, request: Any, context: Any) -> server_pb2.Server:
+        refuse(context, grpc.StatusCode.NOT_FOUND, "SERVER_NOT_FOUND", f"no server {request.server_uuid}")
+        raise AssertionError
 
-    async def ListDeclaredServers(self, request, context):
-        found = [item for item in self.servers.values() if request.model_uuid in ("", item.model_uuid)]
-        return controller_pb2.ListDeclaredServersResponse(servers=found, next_page_token=request.page_token)
+    def CreateToken(self, request: Any, context: Any) -> gateway_pb2.CreateTokenResponse:
+        if request.password != "right":
+            refuse(context, grpc.StatusCode.UNAUTHENTICATED, "WRONG_CREDENTIALS", "wrong user name or password")
+        return gateway_pb2.CreateTokenResponse(access_token="fresh", token_type="bearer", expires_in=60)
 
-    async def UpdateDeclaredServer(self, request, context):
-        server = self._server(request.server_uuid)
-        if request.etag not in ("", server.etag):
-            raise MeshError(Reason.ERROR_REASON_ETAG_MISMATCH, "changed since", {"etag": server.etag})
-        self.updates.append(request)
-        if request.changes.HasField("replicas"):
-            server.spec.replicas = request.changes.replicas
-        return self.put(server)
+    def Watch(self, request: gateway_pb2.WatchRequest, context: Any) -> Iterator[gateway_pb2.WatchResponse]:
+        self.watches.append(request)
+        for step in self.watch_scripts.pop(0) if self.watch_scripts else []:
+            if isinstance(step, grpc.StatusCode):
+                context.abort(step, "the connection broke")
+            elif isinstance(step, str):
+                refuse(context, grpc.StatusCode.OUT_OF_RANGE, step, "too much has changed")
+            else:
+                yield step
 
-    async def RemoveServer(self, request, context):
-        server = self._server(request.server_uuid)
-        del self.servers[request.server_uuid]
-        server.state = server_pb2.SERVER_STATE_STOPPED
-        self.changes.tell(controller_pb2.WatchServersResponse(removed=server))
-        return server
 
-    async def SleepDeclaredServer(self, request, context):
-        server = self._server(request.server_uuid)
-        server.state = server_pb2.SERVER_STATE_SLEEPING
-        return self.put(server)
+class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
+    """Takes every download and leaves it queued."""
 
-    async def WakeDeclaredServer(self, request, context):
-        server = self._server(request.server_uuid)
-        server.state = server_pb2.SERVER_STATE_STARTING
-        return self.put(server)
+    def __init__(self) -> None:
+        self.requests: list[download_pb2.StartDownloadRequest] = []
 
-    async def GetMeshStatus(self, request, context):
-        return controller_pb2.MeshStatus(connected_envoys=self.envoys)
+    def StartDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        self.requests.append(request)
+        return download_pb2.Download(model_uuid=request.model_uuid, state=download_pb2.DOWNLOAD_STATE_QUEUED)
 
-    async def ReadEngineLog(self, request, context):
-        self._server(request.server_uuid)
-        self.log_readers += 1
-        try:
-            yield controller_pb2.ReadEngineLogResponse(lines=self.lines[-(request.tail_lines or 100) :])
-            if request.follow:
-                await asyncio.Event().wait()
-        finally:
-            self.log_readers -= 1
 
-    async def WatchServers(self, request, context):
-        follow = self.changes.follow()
-        first = asyncio.ensure_future(anext(follow))
-        await asyncio.sleep(0)
-        for server in list(self.servers.values()):
-            yield controller_pb2.WatchServersResponse(server=server)
-        yield controller_pb2.WatchServersResponse(synced=True)
-        try:
-            yield await first
-            async for change in follow:
-                yield change
-        finally:
-            first.cancel()
+class FakeContracts(contract_pb2_grpc.ContractServiceServicer):
+    """Refuses every check, in words."""
+
+    def Check(self, request: Any, context: Any) -> contract_pb2.CheckResponse:
+        refusal = contract_pb2.Refusal(reason="DOES_NOT_FIT", message="too big")
+        return contract_pb2.CheckResponse(allowed=False, refusals=[refusal], parameters=request.parameters)
+
+
+@contextmanager
+def fake_mesh(gateway: FakeGateway, downloads: FakeDownloads) -> Iterator[str]:
+    """The fakes at an address."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
+    download_pb2_grpc.add_DownloadServiceServicer_to_server(downloads, server)
+    contract_pb2_grpc.add_ContractServiceServicer_to_server(FakeContracts(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()

@@ -6,6 +6,7 @@ answered: the supervisor stays small. Idempotent: what is there already is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -26,7 +27,10 @@ from llamesh.client.sync import Client
 from llamesh.v1 import gateway_pb2, server_pb2
 
 MODEL_UUID = "smollm2-135m-instruct"
-"""The id of the demo model; the stand-in of a machine without a registry is called by its own name."""
+"""The id of the demo model."""
+
+STAND_IN = "sentence"
+"""The id and name of the model that stands in for it where no registry answers."""
 
 QUESTION = "Hello! What is the capital of France?"
 READY_SECONDS = 120.0
@@ -128,27 +132,27 @@ def _fetch(place: Place) -> subprocess.Popen[str]:
 
 def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -> tuple[str, str]:
     """The id and name of the model in the catalogue, brought in first where it is not there."""
-    try:
-        model = mesh.models.get(MODEL_UUID)
-    except errors.NotFound:
-        pass
-    else:
-        if fetching:
-            fetching.kill()
-            fetching.communicate()
-        return MODEL_UUID, model.name
+    for uuid in (MODEL_UUID, STAND_IN):
+        with contextlib.suppress(errors.NotFound):
+            model = mesh.models.get(uuid)
+            if fetching:
+                fetching.kill()
+                fetching.communicate()
+            return uuid, model.name
     if fetching:
         note("fetching a small model (SmolLM2-135M-Instruct, 98 MB, once)")
     output, complaint = (fetching or _fetch(place)).communicate()
     if not output:
         raise CommandError("there is no demo model", parts=complaint.strip().splitlines()[-3:])
     found = Found(**json.loads(output))
-    stand_in = found.name == "sentence"
+    stand_in = found.name == STAND_IN
     if stand_in:
-        note(f"{found.name}: {found.source}; it knows one sentence only")
-    uuid = found.name if stand_in else MODEL_UUID
+        note(f"a stand-in that knows one sentence, {found.source}")
+        note(f"(to try again later: llamesh stop {STAND_IN}, llamesh rm {STAND_IN}, llamesh up --demo)")
+    uuid = STAND_IN if stand_in else MODEL_UUID
     file = _importable(place, Path(found.path))
     model = mesh.models.pull(file, uuid=uuid, name=found.name, sha256=found.sha256).wait(timeout=READY_SECONDS)
+    file.unlink()
     note(f"{model.name} is in the catalogue ({size(model.size_bytes)}, verified)")
     return uuid, model.name
 
@@ -157,11 +161,11 @@ def _importable(place: Place, file: Path) -> Path:
     """The file below LLAMESH_HOME/import, where file: sources may lie."""
     target = place.home / "import" / file.name
     target.parent.mkdir(exist_ok=True)
-    if not target.exists():
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
     return target
 
 
@@ -200,7 +204,7 @@ def _what_next(place: Place, model: str, login: str) -> str:
   curl {place.inference}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
 
   next: llamesh chat {model} | llamesh status | llamesh models | llamesh --help
-  Ctrl-C stops the mesh; models and servers stay declared for the next start."""
+  Ctrl-C, or llamesh down, stops the mesh; models and servers stay declared for the next start."""
 
 
 def main(arguments: list[str]) -> int:

@@ -52,6 +52,9 @@ def command(settings: MeshSettings, parent: int) -> list[str]:
         "--disable-hot-restart",
         "--log-level",
         "warning",
+        # Every message that Envoy's authors call work in progress is one that we pinned and test.
+        "--component-log-level",
+        "misc:error",
         "--drain-strategy",
         "immediate",
     ]

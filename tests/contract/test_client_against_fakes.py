@@ -1,0 +1,207 @@
+"""Both clients over a real channel against in-process servicers (labelled fakes: they answer from memory)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from llamesh.client import errors
+from llamesh.client.aio import AsyncClient
+from llamesh.client.sync import Client
+from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    return FakeGateway()
+
+
+@pytest.fixture
+def downloads() -> FakeDownloads:
+    return FakeDownloads()
+
+
+@pytest.fixture
+def url(
+    gateway: FakeGateway, downloads: FakeDownloads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with fake_mesh(gateway, downloads) as address:
+        yield address
+
+
+@pytest.fixture
+def mesh(url: str) -> Iterator[Client]:
+    with Client(url, "token") as client:
+        yield client
+
+
+@pytest.fixture
+async def async_mesh(url: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(url, "token") as client:
+        yield client
+
+
+def changed(token: str, state: server_pb2.ServerState.ValueType) -> gateway_pb2.WatchResponse:
+    return gateway_pb2.WatchResponse(server=server_pb2.Server(server_uuid="s1", state=state), resume_token=token)
+
+
+def test_lists_fetch_their_pages_themselves(mesh: Client, gateway: FakeGateway) -> None:
+    assert [model.model_uuid for model in mesh.models.list()] == ["m0", "m1", "m2", "m3", "m4", "m5"]
+    assert gateway.tokens == ["Bearer token"] * 3
+
+
+async def test_lists_fetch_their_pages_themselves_with_await(async_mesh: AsyncClient) -> None:
+    assert [model.name async for model in async_mesh.models.list()][-1] == "name5"
+    assert await async_mesh.models.find("name3") == "m3"
+
+
+def test_an_answer_becomes_the_reasons_class(mesh: Client) -> None:
+    with pytest.raises(errors.ModelNotFound) as caught:
+        mesh.models.get("none")
+    assert isinstance(caught.value, LookupError)
+    assert caught.value.remedy.startswith("List the models")
+
+
+def test_reads_are_repeated_while_the_mesh_restarts(mesh: Client, gateway: FakeGateway) -> None:
+    gateway.unavailable = 2
+    assert mesh.models.get("m1").name == "Found"
+    gateway.unavailable = 3
+    with pytest.raises(errors.ComponentUnavailable):
+        mesh.models.get("m1")
+
+
+async def test_reads_are_repeated_with_await(async_mesh: AsyncClient, gateway: FakeGateway) -> None:
+    gateway.unavailable = 2
+    assert (await async_mesh.models.get("m1")).name == "Found"
+
+
+def test_writes_are_not_repeated(mesh: Client, gateway: FakeGateway) -> None:
+    with pytest.raises(errors.Unavailable):
+        mesh.models.delete("m1")
+    assert gateway.unavailable == 1
+
+
+def test_serve_may_be_repeated_and_serves_once(mesh: Client, gateway: FakeGateway) -> None:
+    server = mesh.servers.serve("m1", ctx_size=2048, cache_type_k="q8_0")
+    assert len(gateway.serve_requests) == 2
+    assert len(set(gateway.serve_requests)) == 1
+    assert len(gateway.served) == 1
+    assert server.spec.parameters.ctx_size == 2048
+    assert server.spec.parameters.cache_type_k == server_pb2.CACHE_TYPE_Q8_0
+
+
+def test_a_parameter_that_there_is_not_is_named_before_anything_is_sent(mesh: Client, gateway: FakeGateway) -> None:
+    with pytest.raises(ValueError, match="api_key is not a runtime parameter"):
+        mesh.servers.serve("m1", api_key="x")
+    with pytest.raises(ValueError, match="cache_type_k is one of"):
+        mesh.servers.serve("m1", cache_type_k="q9")
+    assert gateway.serve_requests == []
+
+
+def test_login_changes_the_token(mesh: Client, gateway: FakeGateway) -> None:
+    with pytest.raises(errors.WrongCredentials):
+        mesh.login("ada", "wrong")
+    mesh.login("ada", "right")
+    next(mesh.models.list())
+    assert gateway.tokens == ["Bearer fresh"]
+
+
+def test_a_refused_check_is_an_answer(mesh: Client) -> None:
+    answer = mesh.check("m1", ctx_size=4096)
+    assert not answer.allowed
+    assert answer.parameters.ctx_size == 4096
+
+
+def test_a_watch_goes_on_where_it_was_after_a_lost_connection(mesh: Client, gateway: FakeGateway) -> None:
+    gateway.watch_scripts = [
+        [
+            changed("1", server_pb2.SERVER_STATE_STARTING),
+            gateway_pb2.WatchResponse(heartbeat=True, resume_token="2"),
+            grpc.StatusCode.UNAVAILABLE,
+        ],
+        [changed("3", server_pb2.SERVER_STATE_READY)],
+    ]
+    events = mesh.watch(kinds=["SERVERS"], servers=["s1"])
+    states = [next(events).server.state for _ in range(2)]
+    events.close()  # type: ignore[attr-defined]
+    assert states == [server_pb2.SERVER_STATE_STARTING, server_pb2.SERVER_STATE_READY]
+    assert [request.resume_token for request in gateway.watches] == ["", "2"]
+    assert gateway.watches[0].kinds == [gateway_pb2.WATCH_KIND_SERVERS]
+
+
+async def test_a_watch_begins_anew_where_it_cannot_go_on(async_mesh: AsyncClient, gateway: FakeGateway) -> None:
+    gateway.watch_scripts = [
+        [changed("1", server_pb2.SERVER_STATE_STARTING), grpc.StatusCode.UNAVAILABLE],
+        ["RESUME_TOKEN_EXPIRED"],
+        [changed("9", server_pb2.SERVER_STATE_READY)],
+    ]
+    seen = []
+    async for event in async_mesh.watch():
+        seen.append(event.server.state)
+        if len(seen) == 2:
+            break
+    assert [request.resume_token for request in gateway.watches] == ["", "1", ""]
+
+
+def test_waiting_ends_when_the_server_is_ready(mesh: Client, gateway: FakeGateway) -> None:
+    gateway.watch_scripts = [
+        [changed("1", server_pb2.SERVER_STATE_STARTING), changed("2", server_pb2.SERVER_STATE_READY)]
+    ]
+    assert mesh.servers.wait_ready("s1", timeout=5).state == server_pb2.SERVER_STATE_READY
+
+
+def test_waiting_ends_when_engines_fail(mesh: Client, gateway: FakeGateway) -> None:
+    failing = changed("1", server_pb2.SERVER_STATE_FAILING)
+    failing.server.conditions.add(type="Ready", message="out of memory")
+    gateway.watch_scripts = [[failing]]
+    with pytest.raises(errors.EngineFailed, match="out of memory"):
+        mesh.servers.wait_ready("s1", timeout=5)
+
+
+def test_waiting_for_a_server_that_there_is_not_does_not_wait(mesh: Client, gateway: FakeGateway) -> None:
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(synced=True)]]
+    with pytest.raises(errors.ServerNotFound):
+        mesh.servers.wait_ready("none", timeout=5)
+
+
+def test_waiting_has_an_end(mesh: Client) -> None:
+    with pytest.raises(TimeoutError):
+        mesh.servers.wait_ready("s1", timeout=0.3)
+
+
+def test_a_pull_takes_files_and_waits_for_the_model(
+    mesh: Client, gateway: FakeGateway, downloads: FakeDownloads
+) -> None:
+    done = download_pb2.Download(model_uuid="My-Model.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=done)]]
+    seen: list[int] = []
+    pull = mesh.models.pull("/models/My Model.gguf")
+    model = pull.wait(timeout=5, on_progress=lambda now: seen.append(now.state))
+    assert model.model_uuid == "My-Model.gguf"
+    assert downloads.requests[0].source == "file:///models/My%20Model.gguf"
+    assert seen == [download_pb2.DOWNLOAD_STATE_QUEUED, download_pb2.DOWNLOAD_STATE_SUCCEEDED]
+
+
+def test_a_pull_that_fails_raises_its_reason(mesh: Client, gateway: FakeGateway) -> None:
+    failed = download_pb2.Download(model_uuid="m", state=download_pb2.DOWNLOAD_STATE_FAILED)
+    failed.error.reason, failed.error.message = "CONTENT_MISMATCH", "other bytes"
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=failed)]]
+    with pytest.raises(errors.ContentMismatch, match="other bytes"):
+        mesh.models.pull("https://models.example/m.gguf").wait(timeout=5)
+
+
+async def test_many_calls_at_once(async_mesh: AsyncClient) -> None:
+    found = await asyncio.gather(*(async_mesh.models.get(f"m{number}") for number in range(20)))
+    assert {model.name for model in found} == {"Found"}
+
+
+def test_the_openai_client_is_set_up_for_a_server(mesh: Client) -> None:
+    client = mesh.openai(server_pb2.Server(endpoint="http://localhost:8080/s1/v1"), max_retries=0)
+    assert str(client.base_url) == "http://localhost:8080/s1/v1/"
+    assert client.api_key == "token"

@@ -1,0 +1,201 @@
+"""The command against a mesh of labelled fakes: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.v1 import server_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    return FakeGateway()
+
+
+@pytest.fixture(autouse=True)
+def url(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        yield address
+
+
+def server(uuid: str, name: str) -> server_pb2.Server:
+    return server_pb2.Server(
+        server_uuid=uuid, model_name=name, state=server_pb2.SERVER_STATE_READY, replicas=2, ready_replicas=1
+    )
+
+
+def test_an_empty_list_is_an_empty_array(capsys: Capture) -> None:
+    assert run(["status", "--output", "json"]) == Exit.OK
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_table_on_a_pipe_is_plain_text(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "a\x1b[31mname")]
+    assert run(["status"]) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["SERVER", "MODEL", "STATE", "READY", "ENDPOINT"]
+    assert lines[1].split() == ["0f0c6a0e", "smol", "READY", "1/2", "-"]
+    assert "\x1b" not in lines[2]
+
+
+def test_json_is_the_rest_shape(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol")]
+    run(["status", "-o", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found[0]["server_uuid"], found[0]["ready_replicas"], found[0]["state"]) == (
+        "0f0c6a0e",
+        1,
+        "SERVER_STATE_READY",
+    )
+
+
+def test_yaml_says_what_json_says(gateway: FakeGateway, capsys: Capture) -> None:
+    import yaml
+
+    gateway.servers = [server("0f0c6a0e", 'yes: no # "quoted"'), server("a1b2c3d4", "-")]
+    gateway.servers[0].conditions.add(type="Ready", message="two\nlines")
+    run(["status", "-o", "json"])
+    as_json = json.loads(capsys.readouterr().out)
+    run(["status", "-o", "yaml"])
+    assert yaml.safe_load(capsys.readouterr().out) == as_json
+
+
+def test_names_only(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "smol")]
+    run(["status", "-o", "name"])
+    assert capsys.readouterr().out == "0f0c6a0e\na1b2c3d4\n"
+
+
+@pytest.mark.parametrize("name", ["smol", "0f0c6a0e", "0f0c"])
+def test_ids_and_names_are_taken(gateway: FakeGateway, capsys: Capture, name: str) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "other")]
+    assert run(["stop", name]) == Exit.OK
+    assert gateway.stopped == ["0f0c6a0e"]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_ambiguous_name_lists_the_candidates_and_does_nothing(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "smol")]
+    assert run(["stop", "smol"]) == Exit.USAGE
+    assert "  0f0c6a0e\n  a1b2c3d4\n" in capsys.readouterr().err
+    assert gateway.stopped == []
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "exit_code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "PARAMETER_UNKNOWN", Exit.USAGE),
+        (grpc.StatusCode.NOT_FOUND, "SERVER_NOT_FOUND", Exit.NOT_FOUND),
+        (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", Exit.NOT_SIGNED_IN),
+        (grpc.StatusCode.PERMISSION_DENIED, "TOO_MANY_REPLICAS", Exit.REFUSED),
+        (grpc.StatusCode.FAILED_PRECONDITION, "DOES_NOT_FIT", Exit.REFUSED),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "CONCURRENCY_EXCEEDED", Exit.REFUSED),
+        (grpc.StatusCode.UNAVAILABLE, "COMPONENT_UNAVAILABLE", Exit.UNAVAILABLE),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", Exit.UNAVAILABLE),
+        (grpc.StatusCode.INTERNAL, "INTERNAL", Exit.FAILED),
+    ],
+)
+def test_exit_codes_say_what_kind_of_failure_it_was(
+    gateway: FakeGateway, capsys: Capture, code: grpc.StatusCode, reason: str, exit_code: Exit
+) -> None:
+    gateway.refusal = code, reason, "that is so"
+    assert run(["status"]) == exit_code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: that is so\n")
+    assert "\nhint: " in shown.err
+
+
+def test_no_mesh_is_said_with_what_to_do(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_URL", "http://127.0.0.1:1")
+    assert run(["status"]) == Exit.UNAVAILABLE
+    assert "llamesh up" in capsys.readouterr().err
+    assert run(["chat", "smol", "hi"]) == Exit.UNAVAILABLE
+
+
+def test_a_mistyped_command_is_usage(capsys: Capture) -> None:
+    assert run(["statsu"]) == Exit.USAGE
+    assert 'Did you mean "status"?' in capsys.readouterr().err
+
+
+def test_serve_takes_every_runtime_parameter_of_the_contract(gateway: FakeGateway, capsys: Capture) -> None:
+    options = ["--ctx-size", "2048", "-np", "2", "--cache-type-k", "q8_0", "--no-cont-batching", "--temp=0.5"]
+    assert run(["serve", "name3", *options, "-o", "json"]) == Exit.OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["model_uuid"] == "m3"
+    assert found["spec"]["parameters"] == {
+        "ctx_size": 2048,
+        "parallel": 2,
+        "cache_type_k": "CACHE_TYPE_Q8_0",
+        "cont_batching": False,
+        "temp": 0.5,
+    }
+
+
+def test_serve_passes_flags_on_as_they_are(gateway: FakeGateway) -> None:
+    assert run(["serve", "name3", "-o", "json", "--", "--ctx-size", "2048", "-np", "2"]) == Exit.OK
+    assert gateway.runtime_params == ["--ctx-size 2048 -np 2"] * 2
+
+
+def test_flags_and_options_together_are_a_mistake(gateway: FakeGateway, capsys: Capture) -> None:
+    assert run(["serve", "name3", "-np", "2", "--", "--ctx-size", "2048"]) == Exit.USAGE
+    assert "not both" in capsys.readouterr().err
+    assert gateway.serve_requests == []
+
+
+@pytest.mark.parametrize("options", [["--ctx-size", "many"], ["--cache-type-k", "q9"], ["--api-key", "x"]])
+def test_a_wrong_parameter_is_usage_before_anything_is_asked(gateway: FakeGateway, options: list[str]) -> None:
+    assert run(["serve", "name3", *options]) == Exit.USAGE
+    assert gateway.tokens == []
+
+
+def test_a_refused_fit_prints_the_estimate_and_exits_5(capsys: Capture) -> None:
+    assert run(["fit", "name3"]) == Exit.REFUSED
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[1].startswith("no ")
+    assert shown.err.startswith("error: too big")
+
+
+def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
+    assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
+    assert not profile_path().exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin"]) == Exit.OK
+    assert profile_path().stat().st_mode & 0o777 == 0o600
+    assert load_profile() == Profile(url, "fresh")
+    assert "fresh" not in capsys.readouterr().err
+
+
+def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    save_profile(Profile("https://mesh.example", "secret"))
+    assert load_profile().token == ""
+    monkeypatch.delenv("LLAMESH_URL")
+    assert load_profile() == Profile("https://mesh.example", "secret")
+
+
+def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["login", "ada"]) == Exit.USAGE
+    assert run(["users", "create", "ada"]) == Exit.USAGE
+    assert "--password-stdin" in capsys.readouterr().err

@@ -1,0 +1,25 @@
+"""The client without `await` is the one with it, converted."""
+
+from __future__ import annotations
+
+import inspect
+
+from llamesh.client import aio, sync
+from tools.sync_client import CLIENT, converted
+
+
+def test_the_file_is_what_the_tool_writes() -> None:
+    assert (CLIENT / "sync.py").read_text() == converted((CLIENT / "aio.py").read_text())
+
+
+def test_both_have_the_same_calls() -> None:
+    for name in ("Client", "Models", "Servers", "Keys", "Users", "Contracts", "Pull"):
+        with_await = inspect.getmembers(getattr(aio, f"Async{name}"), inspect.isfunction)
+        without = dict(inspect.getmembers(getattr(sync, name), inspect.isfunction))
+        for method, function in with_await:
+            if not method.startswith("__"):
+                assert list(inspect.signature(function).parameters) == list(
+                    inspect.signature(without[method]).parameters
+                )
+                assert not inspect.iscoroutinefunction(without[method])
+                assert not inspect.isasyncgenfunction(without[method])
