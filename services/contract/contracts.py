@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -28,7 +29,7 @@ _ORDER = (ContractRow.create_time, ContractRow.contract_id)
 class Contracts:
     """The contracts in SQL."""
 
-    def __init__(self, database: Database, clock: Clock, new_id: NewId, limits: Limits) -> None:
+    def __init__(self, database: Database, clock: Clock, new_id: NewId, limits: ConcurrencyLimits) -> None:
         self._database = database
         self._clock = clock
         self._new_id = new_id
@@ -109,7 +110,7 @@ class Contracts:
         return row
 
 
-class Limits:
+class ConcurrencyLimits:
     """Requests at the same time that each contract allows, as last read. `monotonic` gives seconds."""
 
     def __init__(self, database: Database, monotonic: Callable[[], float]) -> None:
@@ -125,8 +126,14 @@ class Limits:
             return known[0]
         changes = self._changes
         query = select(ContractRow.max_concurrent_requests).where(ContractRow.contract_id == contract_id)
-        async with self._database.begin() as session:
-            limit = (await session.scalars(query)).first()
+        try:
+            async with self._database.begin() as session:
+                limit = (await session.scalars(query)).first()
+        except (SQLAlchemyError, OSError):
+            # A database that is away stops no inference that was allowed before.
+            if known is None:
+                raise
+            return known[0]
         # A change that was committed while we read must not be hidden by what we read before it.
         if changes == self._changes:
             if len(self._known) >= MAX_LIMITS:

@@ -19,7 +19,7 @@ from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.logs import log
 from services.contract.admission import Leases
-from services.contract.contracts import Limits, not_found
+from services.contract.contracts import ConcurrencyLimits, not_found
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.usage import Account, Ledger, day_of
@@ -53,7 +53,7 @@ class FrontDoor:
     """Answers Envoy."""
 
     def __init__(
-        self, leases: Leases, limits: Limits, ledger: Ledger, decisions: Decisions, stopping: asyncio.Event
+        self, leases: Leases, limits: ConcurrencyLimits, ledger: Ledger, decisions: Decisions, stopping: asyncio.Event
     ) -> None:
         self._leases = leases
         self._limits = limits

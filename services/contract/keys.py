@@ -31,7 +31,7 @@ _ORDER = (KeyRow.create_time, KeyRow.key_id)
 
 
 class Keys:
-    """The keys in SQL."""
+    """The keys in SQL. `resync_seconds` None: no other process shares them."""
 
     def __init__(
         self,
@@ -40,12 +40,14 @@ class Keys:
         signer: gateway_pb2_grpc.SigningKeyServiceAsyncStub,
         clock: Clock,
         new_id: NewId,
+        resync_seconds: float | None = RESYNC_SECONDS,
     ) -> None:
         self._database = database
         self._contracts = contracts
         self._signer = signer
         self._clock = clock
         self._new_id = new_id
+        self._resync_seconds = resync_seconds
         self._revoked = asyncio.Event()
 
     async def create(
@@ -130,7 +132,7 @@ class Keys:
                 synced = True
                 yield []
             try:
-                async with asyncio.timeout(RESYNC_SECONDS):
+                async with asyncio.timeout(self._resync_seconds):
                     await announced.wait()
             except TimeoutError:
                 continue

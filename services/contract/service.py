@@ -23,18 +23,18 @@ from llamesh.v1 import (
 )
 from services.contract.admission import Leases
 from services.contract.check import Checker
-from services.contract.contracts import Contracts, Limits
+from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.decisions import Decisions
 from services.contract.front_door import FrontDoor
 from services.contract.inventory import Inventory
-from services.contract.keys import Keys
-from services.contract.policy import Limits as PolicyLimits
+from services.contract.keys import RESYNC_SECONDS, Keys
+from services.contract.policy import Limits
 from services.contract.servicer import AdmissionServicer, ContractServicer
 from services.contract.usage import Ledger
 
 FLUSH_SECONDS = 1.0
 """How long usage and refusals stay in memory."""
-PRUNE_SECONDS = 3600.0
+PRUNE_SECONDS = 300.0
 """How often old decisions are forgotten."""
 
 
@@ -54,13 +54,15 @@ class ContractService:
             reserve_bytes=settings.memory_reserve_bytes,
         )
         signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
-        limits = Limits(database, time.monotonic)
+        limits = ConcurrencyLimits(database, time.monotonic)
         contracts = Contracts(database, utc_now, new_id, limits)
-        keys = Keys(database, contracts, signer, utc_now, new_id)
+        # A SQLite file belongs to one process: nobody else revokes keys in it.
+        resync = RESYNC_SECONDS if database.schema else None
+        keys = Keys(database, contracts, signer, utc_now, new_id, resync)
         leases = Leases(time.monotonic)
         self._decisions = Decisions(database, utc_now, new_id)
         self._ledger = Ledger(database)
-        checker = Checker(inventory, self._decisions, PolicyLimits(settings.max_replicas, settings.allowed_namespaces))
+        checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
         contract_pb2_grpc.add_ContractServiceServicer_to_server(
             ContractServicer(settings, checker, contracts, keys, self._ledger, self._decisions, leases, utc_now),
             member.server,

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from services.contract.contracts import Contracts, Limits
+from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.tables import DecisionRow
@@ -121,7 +121,7 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
 
 async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
     clock = Clock()
-    limits = Limits(database, lambda: clock.seconds)
+    limits = ConcurrencyLimits(database, lambda: clock.seconds)
     contracts = Contracts(database, clock, clock.new_id, limits)
     row = await contracts.create("team", 2, [])
     assert await limits.limit(row.contract_id) == 2
@@ -139,7 +139,7 @@ async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database:
 
 async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(database: Database) -> None:
     clock = Clock()
-    limits = Limits(database, lambda: clock.seconds)
+    limits = ConcurrencyLimits(database, lambda: clock.seconds)
     contracts = Contracts(database, clock, clock.new_id, limits)
     row = await contracts.create("team", 2, [])
     begin = database.begin
@@ -154,3 +154,16 @@ async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(datab
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 3"))
     assert await limits.limit(row.contract_id) == 3
+
+
+async def test_a_database_that_is_away_leaves_known_limits_in_force(database: Database) -> None:
+    clock = Clock()
+    limits = ConcurrencyLimits(database, lambda: clock.seconds)
+    row = await Contracts(database, clock, clock.new_id, limits).create("team", 2, [])
+    assert await limits.limit(row.contract_id) == 2
+    async with database.begin() as session:
+        await session.execute(text("ALTER TABLE contract RENAME TO away"))
+    clock.seconds += 5
+    assert await limits.limit(row.contract_id) == 2
+    with pytest.raises(Exception, match="contract"):
+        await limits.limit("ctr_other")

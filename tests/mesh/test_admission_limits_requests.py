@@ -20,7 +20,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.serving import Member
 from llamesh.v1 import contract_pb2, contract_pb2_grpc
-from services.contract.contracts import Contracts, Limits
+from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.service import ContractService, new_id, utc_now
 from services.contract.tables import UsageRow
 from services.contract.usage import Ledger
@@ -90,7 +90,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     settings = Settings(home=tmp_path, drain_seconds=1)
     database = open_database(settings, "contract")
     await database.migrate("services.contract")
-    contracts = Contracts(database, utc_now, new_id, Limits(database, lambda: 0.0))
+    contracts = Contracts(database, utc_now, new_id, ConcurrencyLimits(database, lambda: 0.0))
     contract = await contracts.create("two at once", 2, [])
     member = Member("contract", settings)
     service = ContractService(member, database)
