@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, text
+from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -25,6 +23,9 @@ from llamesh.kit.errors import MeshError, Reason
 
 DATA_EXCEPTION = "22"
 """Class of PostgreSQL's error codes (SQLSTATE) for values that are at fault, not the statement."""
+
+_REVISION = re.compile(r"""^revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
+_FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -141,10 +142,27 @@ def _tune_sqlite(connection: Any, _record: object) -> None:
 
 
 def _upgrade(connection: Connection, package: str) -> None:
-    root = Path(__file__).resolve().parent.parent.parent
+    versions = Path(__file__).resolve().parents[2].joinpath(*package.split("."), "migrations", "versions")
+    if _is_newest(connection, versions):
+        return
+    # Imported only when there is something to do: it takes longer than the rest of a service's start.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(root.joinpath(*package.split("."), "migrations", "versions")))
+    config.set_main_option("version_locations", str(versions))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _is_newest(connection: Connection, versions: Path) -> bool:
+    """Whether the tables are at the one version that no other version follows."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    scripts = [path.read_text() for path in versions.glob("*.py")]
+    names = {name for script in scripts for name in _REVISION.findall(script)}
+    followed = {name for script in scripts for name in _FOLLOWED.findall(script)}
+    present = set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
+    return len(present) == 1 and present == names - followed

@@ -11,6 +11,7 @@ import binascii
 import json
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llamesh.kit.errors import MeshError, Reason
 
@@ -51,6 +52,7 @@ def caller() -> Identity:
     return identity
 
 
+@lru_cache(maxsize=1024)
 def read_claims(header: str) -> Identity:
     """Read the forwarded payload of a verified token; UNAUTHENTICATED where it is not one of ours."""
     try:

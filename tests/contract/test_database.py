@@ -51,3 +51,29 @@ async def test_what_a_transaction_read_does_not_change_under_it(settings: Settin
     async with database.begin() as session:
         assert (await session.execute(text("SELECT value FROM probe_counter"))).scalar_one() == 20
     await database.close()
+
+
+async def test_tables_at_the_newest_version_are_left_alone_and_older_ones_are_brought_there(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second start reads one row and needs no migration tool; a version that is behind is noticed."""
+    from alembic import command
+
+    upgrades: list[str] = []
+    upgrade = command.upgrade
+    monkeypatch.setattr(command, "upgrade", lambda config, to: (upgrades.append(to), upgrade(config, to)))
+    for _ in range(2):
+        database = open_database(settings, "gateway")
+        await database.migrate("services.gateway")
+        assert upgrades == ["head"]
+        await database.close()
+    database = open_database(settings, "gateway")
+    async with database.begin() as session:
+        await session.execute(text("DROP TABLE users"))
+        await session.execute(text("DROP TABLE signing_keys"))
+        await session.execute(text("DELETE FROM alembic_version"))
+    await database.migrate("services.gateway")
+    assert upgrades == ["head", "head"]
+    async with database.begin() as session:
+        assert (await session.execute(text("SELECT count(*) FROM users"))).scalar_one() == 0
+    await database.close()
