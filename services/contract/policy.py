@@ -67,27 +67,26 @@ def memory_refusals(
     wanted = estimate(context)
     if fits(wanted, free_bytes):
         return []
-    most = max(free_bytes, default=0)
-    found = _refusal(
-        Reason.ERROR_REASON_DOES_NOT_FIT,
-        f"{wanted.replicas} x {size(wanted.engine_bytes)} are needed (weights {size(wanted.weights_bytes)}, KV cache of {context} tokens "
-        f"{size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}), and {_free(free_bytes)}",
-        {"neededBytes": str(wanted.total_bytes), "freeBytes": str(most)},
+    metadata = {"neededBytes": str(wanted.total_bytes), "freeBytes": str(max(free_bytes, default=0))}
+    message = (
+        f"{wanted.replicas} x {size(wanted.engine_bytes)} are needed (weights {size(wanted.weights_bytes)}, "
+        f"KV cache of {context} tokens {size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}), "
+        f"and {_free(free_bytes)}"
     )
     fitting = largest_fitting_context(estimate, least_context, context, free_bytes)
+    places = _places(wanted, free_bytes)
     if fitting:
-        found.metadata["fittingCtxSize"] = str(fitting)
-        return [Refusal(found.reason, found.message, f"--ctx-size {fitting} fits. {found.remedy}", found.metadata)]
-    places = sum(max(free, 0) // wanted.engine_bytes for free in free_bytes)
-    if places:
-        found.metadata["fittingReplicas"] = str(places)
-        return [Refusal(found.reason, found.message, f"{places} of these engines fit. {found.remedy}", found.metadata)]
-    return [found]
+        metadata["fittingCtxSize"] = str(fitting)
+        message += f"; --ctx-size {fitting} would fit"
+    elif places:
+        metadata["fittingReplicas"] = str(places)
+        message += f"; {places} of these engines would fit"
+    return [_refusal(Reason.ERROR_REASON_DOES_NOT_FIT, message, metadata)]
 
 
 def fits(wanted: MemoryEstimate, free_bytes: Sequence[int]) -> bool:
     """Whether every engine finds room on some machine."""
-    return sum(max(free, 0) // wanted.engine_bytes for free in free_bytes) >= wanted.replicas
+    return _places(wanted, free_bytes) >= wanted.replicas
 
 
 def largest_fitting_context(
@@ -110,6 +109,11 @@ def size(amount: int) -> str:
     """Bytes for people: "512 MiB", "21.4 GiB"."""
     gibibytes = amount / (1 << 30)
     return f"{gibibytes:.1f} GiB" if gibibytes >= 1 else f"{amount / (1 << 20):.0f} MiB"
+
+
+def _places(wanted: MemoryEstimate, free_bytes: Sequence[int]) -> int:
+    """How many such engines find room: none is spread over machines."""
+    return sum(max(free, 0) // wanted.engine_bytes for free in free_bytes)
 
 
 def _free(free_bytes: Sequence[int]) -> str:
