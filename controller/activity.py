@@ -1,0 +1,51 @@
+"""Which servers work: for those that are to sleep when idle, their engines are asked twice a second how much they have done.
+
+The engine's own counters are the source: they see every request, also one that is shorter than the pause between two questions, and they
+need nobody else to be up. A server that never sleeps is never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from controller.board import Board
+from controller.reconcile import Reconciler
+from controller.runtimes import Phase, Runtime
+
+POLL_SECONDS = 0.5
+
+
+class Activity:
+    """Asks, until closed."""
+
+    def __init__(self, board: Board, runtime: Runtime, reconciler: Reconciler) -> None:
+        self._board = board
+        self._runtime = runtime
+        self._reconciler = reconciler
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._task = asyncio.create_task(self._ask_for_ever())
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _ask_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.gather(
+                *(
+                    self._ask(server.server_uuid, engine.instance)
+                    for server in self._board.all()
+                    if server.spec.idle_sleep.ToMilliseconds()
+                    for engine in self._runtime.engines(server.server_uuid)
+                    if engine.phase is Phase.READY
+                )
+            )
+
+    async def _ask(self, server_uuid: str, instance: str) -> None:
+        self._reconciler.note_load(server_uuid, instance, await self._runtime.load(instance))

@@ -1,0 +1,60 @@
+"""How often an engine may be started again: at once after a single failure, with growing pauses while it goes on failing.
+
+An engine that has answered for a while has earned a fresh start: what happens later is another story.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from controller.runtimes import Exit
+
+FIRST_PAUSE = 1.0
+"""Seconds before the second restart in a row; the first is at once."""
+LONGEST_PAUSE = 60.0
+"""No pause is longer, in seconds."""
+STEADY_SECONDS = 60.0
+"""An engine that has answered for so long is no failure in a row."""
+FAILING_AFTER = 3
+"""Failures in a row after which a server counts as failing."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened to a replica's engines since its spec last changed."""
+
+    restarts: int = 0
+    """Ends that nobody asked for."""
+    failures: int = 0
+    """Those in a row."""
+    not_before: float = 0.0
+    """When the next start may be, on the monotonic clock."""
+    reason: str = ""
+    """Of the last failure."""
+    message: str = ""
+
+    @property
+    def failing(self) -> bool:
+        """Whether starting it again has been tried in vain."""
+        return self.failures >= FAILING_AFTER
+
+
+def after_exit(history: History, ended: Exit, ready_for: float | None, now: float) -> History:
+    """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
+    if ended.asked:
+        return history
+    steady = ready_for is not None and ready_for >= STEADY_SECONDS
+    failures = 1 if steady else history.failures + 1
+    return History(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message)
+
+
+def after_steady(history: History) -> History:
+    """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
+    return replace(history, failures=0, reason="", message="")
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    if failures <= 1:
+        return 0.0
+    return float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))

@@ -1,0 +1,66 @@
+"""What Envoy listens on, from the settings and the signing keys: the inference port and those of the public services.
+
+Invariant: nothing here depends on which servers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.xds.builders import InferenceSettings, ManagementSettings, ServiceSettings, TokenSettings
+from controller.xds.server import ControlPlane
+from llamesh.kit.config import Settings
+
+_DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
+_PUBLIC = {
+    "gateway": "llamesh.v1.GatewayService",
+    "contract": "llamesh.v1.ContractService",
+    "download": "llamesh.v1.DownloadService",
+}
+"""The public service of each member; its internal ones are never routed."""
+_OPEN = ("grpc.reflection.v1alpha.ServerReflection",)
+
+
+def listen(control: ControlPlane, settings: Settings, jwks: str) -> None:
+    """Set the listeners and the clusters of the mesh's own services."""
+    tokens = TokenSettings(jwks)
+    control.set_static(_services(settings), _inference(settings, tokens), _management(settings, tokens))
+
+
+def _services(settings: Settings) -> Sequence[ServiceSettings]:
+    members = [ServiceSettings(name, str(settings.socket(name))) for name in _PUBLIC]
+    return [*members, ServiceSettings("waker", str(settings.socket("waker")), http1=True)]
+
+
+def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
+    return InferenceSettings(
+        address=settings.bind,
+        port=settings.inference_port,
+        tokens=tokens,
+        allow_anonymous=settings.anonymous_allowed,
+        allowed_origins=frozenset(settings.allowed_origins),
+        allowed_hosts=frozenset(host.lower() for host in (*settings.allowed_hosts, settings.public_host)),
+        max_body_bytes=settings.max_body_bytes,
+    )
+
+
+def _management(settings: Settings, tokens: TokenSettings) -> Sequence[ManagementSettings]:
+    ports = {
+        "gateway": (settings.gateway_port, tuple(_PUBLIC)),
+        "contract": (settings.contract_port, ("contract",)),
+        "download": (settings.download_port, ("download",)),
+    }
+    return [
+        ManagementSettings(
+            name=name,
+            address=settings.bind,
+            port=port,
+            tokens=tokens,
+            services=tuple((_PUBLIC[member], member) for member in members),
+            descriptor_file=_DESCRIPTORS,
+            open_services=tuple((service, name) for service in _OPEN) if settings.reflection else (),
+            allowed_origins=frozenset(settings.allowed_origins),
+        )
+        for name, (port, members) in ports.items()
+    ]

@@ -1,0 +1,52 @@
+"""What the engines of a spec are started with. Two engines with the same hash are the same to everyone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from google.protobuf import json_format
+
+from controller.models import ModelFact
+from controller.runtimes import Order
+from llamesh.kit.config import Settings
+from llamesh.v1.server_pb2 import ServerSpec
+
+_SPARE_THREADS = 4
+"""HTTP threads of an engine for our own questions: is it ready, is it busy."""
+_CLUSTERS = 2
+"""Envoy reaches an engine through the cluster of its server and through that of its model name."""
+
+
+def connections(spec: ServerSpec, settings: Settings) -> int:
+    """Connections that each of the two clusters may open to an engine: enough for all its slots."""
+    return max(settings.engine_http_threads // _CLUSTERS, spec.parameters.parallel, 1)
+
+
+def spec_hash(spec: ServerSpec, settings: Settings) -> str:
+    """Changes with everything that an engine would have to be replaced for."""
+    return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def order(server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model: ModelFact) -> Order:
+    """The order for one engine; the model's file is known."""
+    essence = _essence(spec, settings)
+    return Order(
+        server_uuid=server_uuid,
+        replica=replica,
+        spec_hash=spec_hash(spec, settings),
+        model_path=model.path,
+        alias=str(essence["alias"]),
+        http_threads=_CLUSTERS * connections(spec, settings) + _SPARE_THREADS,
+        model_context=model.context_length,
+        parameters=json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+    )
+
+
+def _essence(spec: ServerSpec, settings: Settings) -> dict[str, object]:
+    return {
+        "model": spec.model_uuid,
+        "alias": spec.model_name or spec.model_uuid,
+        "connections": connections(spec, settings),
+        "parameters": json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+    }

@@ -1,0 +1,360 @@
+"""The loop of the controller: for one server, read what is declared and what is, plan, act, tell Envoy, write the status.
+
+Level-triggered: whatever happened, the same look is taken, so a missed event costs time at most (RESYNC_SECONDS), and a
+look after a crash goes on where the last one was. One look at a time for each server.
+
+Invariant: Envoy is told and the board is written in one go, without giving way in between: whoever reads the board never
+sees a server as ready that Envoy has been told to avoid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from controller import orders
+from controller.backoff import STEADY_SECONDS, History, after_exit, after_steady
+from controller.board import Board
+from controller.capacity import machine_memory
+from controller.declared import Declared, DeclaredServers, Rest, not_found
+from controller.models import RETRY_SECONDS, ModelFact, Models, Place
+from controller.plan import (
+    Action,
+    Decision,
+    Drain,
+    FallAsleep,
+    Forget,
+    Locate,
+    Resume,
+    Seen,
+    Situation,
+    Start,
+    Stop,
+    Wish,
+    plan,
+)
+from controller.queue import WorkQueue
+from controller.runtimes import Engine, Load, Phase, Runtime
+from controller.status import Memory, describe, stopped
+from controller.xds.builders import ServerEndpoints
+from controller.xds.server import ControlPlane
+from llamesh.kit.config import Settings
+from llamesh.kit.logs import log
+from llamesh.v1.server_pb2 import Server
+
+RESYNC_SECONDS = 10.0
+"""How often every server is looked at without a cause."""
+ACK_SECONDS = 5.0
+"""How long Envoy may take to acknowledge before it counts as absent."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one server between two looks. All of it can be lost without harm."""
+
+    spec_hash: str = ""
+    histories: dict[int, History] = field(default_factory=dict)
+    draining: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, Load | None] = field(default_factory=dict)
+    last_activity: float = 0.0
+    generation: int = 0
+    sent: ServerEndpoints | None = None
+    instances: frozenset[str] = frozenset()
+    """Those that `sent` speaks of."""
+    acknowledged: frozenset[str] = frozenset()
+    waiting: asyncio.Task[None] | None = None
+    """Waits for Envoy's word on `sent`."""
+    envoy: bool = True
+
+
+class Reconciler:
+    """Keeps declared servers running. Everything belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: DeclaredServers,
+        runtime: Runtime,
+        control: ControlPlane,
+        board: Board,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._runtime = runtime
+        self._control = control
+        self._board = board
+        self._clock = clock
+        self._memories: dict[str, _Memory] = {}
+        self._queue = WorkQueue(self._look)
+        self._resync: asyncio.Task[None] | None = None
+        self._models: Models | None = None
+
+    async def open(self, models: Models) -> None:
+        """Adopt what runs, look at every server once, then go on by events. Afterwards the control plane knows all endpoints."""
+        self._models = models
+        await self._runtime.open(self._queue.add)
+        for declared in await self._store.all():
+            await self._look(declared.server_uuid)
+        self._board.synced.set()
+        self._queue.start()
+        self._resync = asyncio.create_task(self._resync_for_ever())
+
+    async def close(self) -> None:
+        """Stop looking. Engines stay as they are."""
+        if self._resync:
+            self._resync.cancel()
+        await self._queue.close()
+        tasks = [memory.waiting for memory in self._memories.values() if memory.waiting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def changed(self, server_uuid: str) -> None:
+        """Something about a server may have changed: look at it soon."""
+        self._queue.add(server_uuid)
+
+    def model_changed(self, model_uuid: str) -> None:
+        """Something about a model may have changed: look at its servers soon."""
+        for server in self._board.all():
+            if server.model_uuid == model_uuid:
+                self._queue.add(server.server_uuid)
+
+    def touch(self, server_uuid: str) -> None:
+        """A server has work: it is not to fall asleep now."""
+        if memory := self._memories.get(server_uuid):
+            memory.last_activity = self._clock()
+
+    def note_load(self, server_uuid: str, instance: str, load: Load | None) -> None:
+        """Take in how busy an engine is; more work done since the last time is activity."""
+        memory = self._memories.get(server_uuid)
+        if memory is None:
+            return
+        before = memory.loads.get(instance)
+        memory.loads[instance] = load
+        if load is None or load.busy or before is None or load.work_done != before.work_done:
+            self.touch(server_uuid)
+
+    async def wake(self, server_uuid: str) -> None:
+        """Let a sleeping server's engines start; SERVER_NOT_FOUND where it is not declared or on its way out."""
+        if (await self._store.get(server_uuid)).removing:
+            raise not_found(server_uuid)
+        if await self._store.set_rest(server_uuid, Rest.AWAKE):
+            memory = self._memories.setdefault(server_uuid, _Memory())
+            memory.histories.clear()
+        self.touch(server_uuid)
+        self._queue.add(server_uuid)
+
+    def view(self, declared: Declared) -> Server:
+        """A server as it is now, in the light of its present spec."""
+        memory = self._memories.get(declared.server_uuid, _Memory())
+        wish = self._wish(declared)
+        return self._describe(declared, wish, self._situation(declared, wish, memory), memory)
+
+    async def _look(self, server_uuid: str) -> None:
+        declared = await self._store.find(server_uuid)
+        memory = self._memories.setdefault(server_uuid, _Memory(last_activity=self._clock()))
+        if declared is None:
+            self._disown(server_uuid, memory)
+            return
+        wish = self._wish(declared)
+        self._remember(wish, memory, server_uuid)
+        await self._ask_draining(server_uuid, memory)
+        decision = plan(wish, self._situation(declared, wish, memory))
+        if FallAsleep() in decision.actions and not await self._is_idle(server_uuid):
+            self._queue.add(server_uuid)
+            return
+        for action in decision.actions:
+            await self._act(action, declared, memory)
+        if Forget() in decision.actions:
+            return
+        self._tell(declared, wish, decision, memory)
+        self._look_again(decision, memory, server_uuid)
+
+    def _tell(self, declared: Declared, wish: Wish, decision: Decision, memory: _Memory) -> None:
+        """Tell Envoy and everyone else. Nothing here gives way to another task."""
+        self._publish(declared, decision, memory)
+        memory.generation = declared.generation
+        self._board.put(self._describe(declared, wish, self._situation(declared, wish, memory), memory))
+
+    def _wish(self, declared: Declared) -> Wish:
+        return Wish(
+            replicas=declared.replicas,
+            spec_hash=orders.spec_hash(declared.spec, self._settings),
+            rest=declared.rest,
+            removing=declared.removing,
+            idle_sleep=declared.spec.idle_sleep.ToMilliseconds() / 1000,
+            grace=self._settings.drain_seconds,
+        )
+
+    def _remember(self, wish: Wish, memory: _Memory, server_uuid: str) -> None:
+        """Take in what has ended and what has proved itself since the last look."""
+        if memory.spec_hash != wish.spec_hash:
+            memory.spec_hash = wish.spec_hash
+            memory.histories.clear()
+        now = self._clock()
+        for engine in self._runtime.engines(server_uuid):
+            history = memory.histories.get(engine.replica, History())
+            ready_for = None if engine.ready_since is None else now - engine.ready_since
+            if engine.exit is not None:
+                if engine.spec_hash == wish.spec_hash:
+                    memory.histories[engine.replica] = after_exit(history, engine.exit, ready_for, now)
+                memory.draining.pop(engine.instance, None)
+                memory.loads.pop(engine.instance, None)
+                self._runtime.forget(engine.instance)
+            elif history.failures and ready_for is not None and ready_for >= STEADY_SECONDS:
+                memory.histories[engine.replica] = after_steady(history)
+
+    async def _ask_draining(self, server_uuid: str, memory: _Memory) -> None:
+        for engine in self._runtime.engines(server_uuid):
+            if engine.instance in memory.draining and engine.phase is Phase.READY:
+                memory.loads[engine.instance] = await self._runtime.load(engine.instance)
+
+    def _situation(self, declared: Declared, wish: Wish, memory: _Memory) -> Situation:
+        model = self._model(declared)
+        return Situation(
+            engines=[self._seen(engine, memory) for engine in self._runtime.engines(declared.server_uuid)],
+            now=self._clock(),
+            histories=memory.histories if memory.spec_hash == wish.spec_hash else {},
+            model_available=model.place is Place.AVAILABLE,
+            last_activity=memory.last_activity,
+            envoy=memory.envoy,
+        )
+
+    def _seen(self, engine: Engine, memory: _Memory) -> Seen:
+        told = memory.sent is not None and engine.instance not in memory.instances
+        load = memory.loads.get(engine.instance)
+        return Seen(
+            engine,
+            published=engine.instance in memory.acknowledged,
+            withdrawn=told and (memory.waiting is None or not memory.envoy),
+            draining_since=memory.draining.get(engine.instance),
+            busy=load.busy if load else None,
+        )
+
+    async def _act(self, action: Action, declared: Declared, memory: _Memory) -> None:
+        match action:
+            case Start(replica):
+                model = self._model(declared)
+                order = orders.order(declared.server_uuid, replica, declared.spec, self._settings, model)
+                await self._runtime.start(order)
+            case Drain(instance):
+                memory.draining[instance] = self._clock()
+                memory.loads.pop(instance, None)
+            case Resume(instance):
+                memory.draining.pop(instance, None)
+            case Stop(instance, grace):
+                self._runtime.stop(instance, grace)
+            case Locate():
+                assert self._models is not None, "looks begin after open()"
+                self._models.locate(declared.spec.model_uuid)
+            case FallAsleep():
+                log.info("falls asleep", server=declared.server_uuid)
+                await self._store.set_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
+                self._queue.add(declared.server_uuid)
+            case Forget():
+                await self._store.forget(declared.server_uuid)
+                self._forget(declared.server_uuid)
+
+    def _publish(self, declared: Declared, decision: Decision, memory: _Memory) -> None:
+        addresses = {engine.instance: engine.address for engine in self._runtime.engines(declared.server_uuid)}
+        endpoints = ServerEndpoints(
+            server_uuid=declared.server_uuid,
+            model_names=(declared.spec.model_name,) if declared.spec.model_name else (),
+            ready=tuple(addresses[instance] for instance in decision.endpoints),
+            waker=str(self._settings.socket("waker")),
+            max_connections=orders.connections(declared.spec, self._settings),
+            ask=declared.spec.metered,
+        )
+        if endpoints == memory.sent:
+            return
+        self._control.set_server(endpoints)
+        memory.sent = endpoints
+        memory.instances = frozenset(decision.endpoints)
+        memory.acknowledged &= memory.instances
+        if memory.waiting:
+            memory.waiting.cancel()
+        memory.waiting = asyncio.create_task(self._await_envoy(declared.server_uuid, memory, memory.instances))
+
+    async def _await_envoy(self, server_uuid: str, memory: _Memory, instances: frozenset[str]) -> None:
+        """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
+        while not await self._control.acknowledged(server_uuid, ACK_SECONDS):
+            if memory.envoy:
+                memory.envoy = False
+                self._queue.add(server_uuid)
+        memory.acknowledged = instances
+        memory.envoy = True
+        memory.waiting = None
+        self._queue.add(server_uuid)
+
+    def _describe(self, declared: Declared, wish: Wish, situation: Situation, memory: _Memory) -> Server:
+        return describe(
+            declared,
+            wish,
+            situation,
+            self._model(declared),
+            Memory(machine_memory().available_bytes),
+            self._settings.endpoint(declared.server_uuid),
+            self._board.get(declared.server_uuid),
+            memory.generation,
+            datetime.now(UTC),
+        )
+
+    def _look_again(self, decision: Decision, memory: _Memory, server_uuid: str) -> None:
+        seconds = decision.look_again
+        if Locate() in decision.actions:
+            seconds = min(seconds, RETRY_SECONDS)
+        for engine in self._runtime.engines(server_uuid):
+            if engine.ready_since is not None and memory.histories.get(engine.replica, History()).failures:
+                seconds = min(seconds, max(0.0, engine.ready_since + STEADY_SECONDS - self._clock()))
+        if seconds < math.inf:
+            self._queue.add_after(server_uuid, seconds)
+
+    async def _is_idle(self, server_uuid: str) -> bool:
+        """Ask the engines themselves, once more, before they are put to sleep."""
+        for engine in self._runtime.engines(server_uuid):
+            if engine.phase is Phase.READY:
+                before = self._memories[server_uuid].last_activity
+                self.note_load(server_uuid, engine.instance, await self._runtime.load(engine.instance))
+                if self._memories[server_uuid].last_activity != before:
+                    return False
+        return True
+
+    def _disown(self, server_uuid: str, memory: _Memory) -> None:
+        """Engines of a server that nobody has declared end."""
+        for engine in self._runtime.engines(server_uuid):
+            if engine.phase is Phase.ENDED:
+                self._runtime.forget(engine.instance)
+            else:
+                self._runtime.stop(engine.instance, self._settings.drain_seconds)
+        if not self._runtime.engines(server_uuid):
+            self._forget(server_uuid)
+
+    def _forget(self, server_uuid: str) -> None:
+        memory = self._memories.pop(server_uuid, None)
+        if memory and memory.waiting:
+            memory.waiting.cancel()
+        self._control.remove_server(server_uuid)
+        self._runtime.drop_logs(server_uuid)
+        last = self._board.get(server_uuid)
+        if last is not None:
+            log.info("removed", server=server_uuid)
+            self._board.remove(stopped(last, datetime.now(UTC)))
+
+    def _model(self, declared: Declared) -> ModelFact:
+        return self._models.fact(declared.spec.model_uuid) if self._models else ModelFact(Place.UNKNOWN)
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                names = {declared.server_uuid for declared in await self._store.all()}
+            except Exception as error:
+                log.error("cannot read the declared servers", exc_info=error)
+                continue
+            for name in names | set(self._runtime.servers()) | set(self._memories):
+                self._queue.add(name)

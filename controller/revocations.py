@@ -1,0 +1,59 @@
+"""The tokens that no longer count: the contract service's stream, kept open, goes to Envoy as it comes.
+
+Invariant: a service that is away never brings a revoked token back; what was learned stays until a full list replaces it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import grpc
+
+from llamesh.kit.logs import log
+from llamesh.v1.admission_pb2 import WatchRevocationsRequest
+from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
+
+_RETRY_SECONDS = 0.5
+
+
+class Revocations:
+    """Watches, until closed. `on_change(ids)` is called with all revoked ids whenever they change."""
+
+    def __init__(self, contract: grpc.aio.Channel, on_change: Callable[[Iterable[str]], None]) -> None:
+        self._stub = AdmissionServiceStub(contract)
+        self._on_change = on_change
+        self._known: frozenset[str] = frozenset()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._watch_for_ever())
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch_for_ever(self) -> None:
+        while True:
+            try:
+                await self._watch()
+            except grpc.aio.AioRpcError as error:
+                log.debug("revocations cannot be watched", code=error.code().name)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _watch(self) -> None:
+        """One stream: a full list, `synced`, then additions."""
+        listed: set[str] = set()
+        synced = False
+        async for response in self._stub.WatchRevocations(WatchRevocationsRequest(), wait_for_ready=True):
+            listed.update(response.key_ids)
+            synced = synced or response.synced
+            self._take(frozenset(listed) if synced else self._known | listed)
+
+    def _take(self, ids: frozenset[str]) -> None:
+        if ids != self._known:
+            self._known = ids
+            self._on_change(ids)

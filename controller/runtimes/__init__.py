@@ -1,0 +1,117 @@
+"""Where engines run. A runtime starts and ends single engines and says what there is; what should be is decided elsewhere.
+
+Invariant: everything a runtime knows it can find again after the controller was killed; nothing that it does needs to be
+remembered by the caller.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+
+class Phase(enum.Enum):
+    """Where an engine is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    """Told to end; finishes its running requests."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How an engine ended."""
+
+    reason: str
+    """One word in CamelCase, for instance "OutOfMemory"."""
+    message: str
+    """For people."""
+    asked: bool
+    """It had been told to end: no failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine as it is now."""
+
+    instance: str
+    """Its name on this runtime, for instance "0f0c6a0e-00"."""
+    server_uuid: str
+    replica: int
+    spec_hash: str
+    """Of what it was started with; see `Order`."""
+    phase: Phase
+    address: str
+    """Where it answers HTTP: the path of a Unix socket, or host:port."""
+    process: str
+    """Process id, or name of the pod."""
+    start_time: datetime
+    ready_since: float | None = None
+    """Seconds of the monotonic clock; None: it never was."""
+    exit: Exit | None = None
+    """Set where ENDED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an engine is to be started with."""
+
+    server_uuid: str
+    replica: int
+    spec_hash: str
+    model_path: str
+    alias: str
+    http_threads: int
+    model_context: int = 0
+    """Tokens the model was trained for; 0: not known."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """ProtoJSON of RuntimeParameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy an engine is."""
+
+    busy: bool
+    """A request is being worked on, or waits."""
+    work_done: float
+    """Grows with every request; comparable only with an earlier value of the same engine."""
+
+
+class Runtime(Protocol):
+    """What the reconciler needs of the place where engines run."""
+
+    async def open(self, on_change: Callable[[str], None]) -> None:
+        """Find the engines that run already, then call `on_change(server_uuid)` whenever one changes."""
+
+    async def close(self) -> None:
+        """Stop looking. The engines stay."""
+
+    def servers(self) -> Collection[str]:
+        """Every server that has an engine here, declared or not."""
+
+    def engines(self, server_uuid: str) -> Sequence[Engine]:
+        """A server's engines, the ended ones that are not forgotten included."""
+
+    async def start(self, order: Order) -> None:
+        """Start an engine. Returns before it is ready; an engine that cannot even be started shows as ENDED."""
+
+    def stop(self, instance: str, grace: float) -> None:
+        """Tell an engine to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
+
+    def forget(self, instance: str) -> None:
+        """Remove what is left of an ended engine."""
+
+    async def load(self, instance: str) -> Load | None:
+        """Ask an engine how busy it is; None where it does not say."""
+
+    def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
+        """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
+
+    def drop_logs(self, server_uuid: str) -> None:
+        """Remove the logs of a server that is gone."""

@@ -1,0 +1,105 @@
+"""The log of each replica: one file, of bounded length, that goes on through restarts.
+
+The engine itself holds the file open for appending, so its words are kept while no controller runs. When a file has grown too long
+its newer half is kept and the rest is cut off in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+MOST_BYTES = 4 << 20
+"""Longest file."""
+_FOLLOW_SECONDS = 0.25
+_BLOCK = 64 << 10
+
+
+class EngineLogs:
+    """The logs of one directory."""
+
+    def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
+        self._directory = directory
+        self._most_bytes = most_bytes
+
+    def open(self, server_uuid: str, replica: int) -> int:
+        """A descriptor to append to; close it once the engine has inherited it."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(self._path(server_uuid, replica), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def trim(self) -> None:
+        """Shorten the files that have grown too long."""
+        for path in self._directory.glob("*.log"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size > self._most_bytes:
+                    self._shorten(path)
+
+    def drop(self, server_uuid: str) -> None:
+        """Remove a server's logs."""
+        for path in self._directory.glob(f"{server_uuid}-*.log"):
+            path.unlink(missing_ok=True)
+
+    async def read(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
+        """The last `tail` lines, then, with `follow`, new ones as they come, in batches."""
+        path = self._path(server_uuid, replica)
+        data, position = _tail(path, tail)
+        lines = data.split(b"\n")
+        rest = b"" if not follow else lines[-1]
+        complete = lines[:-1] if follow or not lines[-1] else lines
+        if complete:
+            yield _decoded(complete[-tail:])
+        while follow:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            fresh, position = _since(path, position)
+            *whole, rest = (rest + fresh).split(b"\n")
+            if whole:
+                yield _decoded(whole)
+
+    def _shorten(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(-self._most_bytes // 2, os.SEEK_END)
+            kept = file.read().partition(b"\n")[2]
+            # Writers append: what they write meanwhile lands at the new end. A line between read and truncate may be lost.
+            file.truncate(0)
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            os.write(file.fileno(), kept)
+
+    def _path(self, server_uuid: str, replica: int) -> Path:
+        return self._directory / f"{server_uuid}-{replica}.log"
+
+
+def _tail(path: Path, lines: int) -> tuple[bytes, int]:
+    """The end of a file that holds at least so many lines, and the file's length."""
+    try:
+        with path.open("rb") as file:
+            end = position = file.seek(0, os.SEEK_END)
+            data = b""
+            while position > 0 and data.count(b"\n") <= lines:
+                step = min(_BLOCK, position)
+                position -= step
+                file.seek(position)
+                data = file.read(step) + data
+            return data, end
+    except FileNotFoundError:
+        return b"", 0
+
+
+def _since(path: Path, position: int) -> tuple[bytes, int]:
+    """What was written after a position, and the new one. A file that became shorter was trimmed: on from its end."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end < position:
+                return b"", end
+            file.seek(position)
+            data = file.read()
+            return data, position + len(data)
+    except FileNotFoundError:
+        return b"", 0
+
+
+def _decoded(lines: Sequence[bytes]) -> list[str]:
+    return [line.decode(errors="replace").rstrip("\r") for line in lines]

@@ -1,0 +1,150 @@
+# ruff: noqa: N802 - the names are the contract's
+"""ControllerService: decodes, asks the store and the reconciler, encodes. What is decided is decided there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from controller.board import Board
+from controller.capacity import capacity, machine_memory, promised
+from controller.declared import Declared, DeclaredServers, Rest
+from controller.reconcile import Reconciler
+from controller.runtimes import Phase, Runtime
+from controller.xds.server import ControlPlane
+from llamesh.kit.calls import Context
+from llamesh.v1 import controller_pb2 as pb
+from llamesh.v1 import server_pb2
+from llamesh.v1.controller_pb2_grpc import ControllerServiceServicer
+from llamesh.v1.server_pb2 import Server
+
+_LOG_LINES = 100
+_REMOVAL_SECONDS = 60.0
+"""How long RemoveServer waits for the end where the caller sets no deadline."""
+_MARGIN_SECONDS = 1.0
+"""An answer is given so long before the caller's deadline."""
+
+
+class ControllerServicer(ControllerServiceServicer):
+    """See the contract."""
+
+    def __init__(
+        self, store: DeclaredServers, reconciler: Reconciler, board: Board, runtime: Runtime, control: ControlPlane
+    ) -> None:
+        self._store = store
+        self._reconciler = reconciler
+        self._board = board
+        self._runtime = runtime
+        self._control = control
+
+    async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
+        """Declares a server."""
+        declared = await self._store.declare(
+            request.spec, request.owner, request.request_id, request.engine_memory_bytes
+        )
+        return self._changed(declared)
+
+    async def GetDeclaredServer(self, request: pb.GetDeclaredServerRequest, context: Context) -> Server:
+        """Reads one."""
+        return self._reconciler.view(await self._store.get(request.server_uuid))
+
+    async def ListDeclaredServers(
+        self, request: pb.ListDeclaredServersRequest, context: Context
+    ) -> pb.ListDeclaredServersResponse:
+        """Lists all."""
+        page, token = await self._store.page(request.page_size, request.page_token, request.model_uuid)
+        return pb.ListDeclaredServersResponse(
+            servers=[self._reconciler.view(declared) for declared in page], next_page_token=token
+        )
+
+    async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
+        """Changes what is set."""
+        declared = await self._store.change(
+            request.server_uuid, request.changes, request.etag, request.engine_memory_bytes
+        )
+        return self._changed(declared)
+
+    async def RemoveServer(self, request: pb.RemoveServerRequest, context: Context) -> Server:
+        """Stops the engines and forgets the server."""
+        await self._store.begin_removal(request.server_uuid)
+        last = self._changed(await self._store.get(request.server_uuid))
+        remaining = context.time_remaining()
+        seconds = _REMOVAL_SECONDS if remaining is None else remaining - _MARGIN_SECONDS
+        gone = await self._removed(request.server_uuid, time.monotonic() + max(0.0, seconds))
+        if gone:
+            last.state = server_pb2.SERVER_STATE_STOPPED
+            last.ready_replicas = 0
+            del last.replica_statuses[:]
+        return last
+
+    async def SleepDeclaredServer(self, request: pb.SleepDeclaredServerRequest, context: Context) -> Server:
+        """Stops the engines now."""
+        await self._store.get(request.server_uuid)
+        await self._store.set_rest(request.server_uuid, Rest.ASKED)
+        return self._changed(await self._store.get(request.server_uuid))
+
+    async def WakeDeclaredServer(self, request: pb.WakeDeclaredServerRequest, context: Context) -> Server:
+        """Starts the engines of a sleeping server."""
+        await self._reconciler.wake(request.server_uuid)
+        return self._changed(await self._store.get(request.server_uuid))
+
+    async def WatchServers(
+        self, request: pb.WatchServersRequest, context: Context
+    ) -> AsyncIterator[pb.WatchServersResponse]:
+        """The present servers, then every change."""
+        async for response in self._board.watch():
+            yield response
+
+    async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
+        """Memory for engines."""
+        sizes = {
+            declared.server_uuid: declared.engine_memory_bytes
+            for declared in await self._store.all()
+            if not declared.removing
+        }
+        servers = [(server, sizes[server.server_uuid]) for server in self._board.all() if server.server_uuid in sizes]
+        return capacity(machine_memory(), promised(servers))
+
+    async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
+        """How the data plane does."""
+        stats = self._control.stats
+        running = sum(
+            engine.phase is not Phase.ENDED
+            for server_uuid in self._runtime.servers()
+            for engine in self._runtime.engines(server_uuid)
+        )
+        return pb.MeshStatus(
+            connected_envoys=stats.connected,
+            refused_configurations=stats.refused.total(),
+            last_refusal=stats.last_refusal.message if stats.last_refusal else "",
+            declared_servers=len(self._board.all()),
+            running_engines=running,
+        )
+
+    async def ReadEngineLog(
+        self, request: pb.ReadEngineLogRequest, context: Context
+    ) -> AsyncIterator[pb.ReadEngineLogResponse]:
+        """The last lines of an engine's log, then the new ones."""
+        await self._store.get(request.server_uuid)
+        batches = self._runtime.read_log(
+            request.server_uuid, request.replica, request.tail_lines or _LOG_LINES, follow=request.follow
+        )
+        async for lines in batches:
+            response = pb.ReadEngineLogResponse(lines=lines)
+            response.time.GetCurrentTime()
+            yield response
+
+    def _changed(self, declared: Declared) -> Server:
+        self._reconciler.changed(declared.server_uuid)
+        return self._reconciler.view(declared)
+
+    async def _removed(self, server_uuid: str, deadline: float) -> bool:
+        """Wait until nothing is left of a server; False where it is not done by the deadline."""
+        while await self._store.find(server_uuid) is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self._board.until(server_uuid, lambda server: server is None, min(left, 1.0))
+            await asyncio.sleep(0)
+        return True

@@ -1,0 +1,251 @@
+"""Says how a server is: state, conditions with reasons, replicas. Pure, like the plan it speaks of.
+
+Invariant: the same situation gives the same words; only a condition whose status changed gets a new transition time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller.declared import Declared, Rest
+from controller.flags import flags
+from controller.models import ModelFact, Place
+from controller.plan import Seen, Situation, Wish
+from controller.runtimes import Phase
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Condition, Replica, Server
+
+_TRUE = server_pb2.CONDITION_STATUS_TRUE
+_FALSE = server_pb2.CONDITION_STATUS_FALSE
+_UNKNOWN = server_pb2.CONDITION_STATUS_UNKNOWN
+_OUT_OF_MEMORY = "OutOfMemory"
+_GOING = "Stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a machine could give to a new engine now."""
+
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    status: server_pb2.ConditionStatus.ValueType
+    reason: str
+    message: str
+
+
+def describe(
+    declared: Declared,
+    wish: Wish,
+    situation: Situation,
+    model: ModelFact,
+    memory: Memory | None,
+    endpoint: str,
+    previous: Server | None,
+    observed_generation: int,
+    now: datetime,
+) -> Server:
+    """The whole server as it is told to others."""
+    view = _View(wish, situation, model)
+    server = Server(
+        server_uuid=declared.server_uuid,
+        model_uuid=declared.spec.model_uuid,
+        model_name=declared.spec.model_name,
+        state=view.state(),
+        endpoint=endpoint,
+        replicas=declared.replicas,
+        ready_replicas=view.serving if situation.envoy else 0,
+        runtime_params=flags(declared.spec.parameters),
+        spec=declared.spec,
+        replica_statuses=view.replicas(),
+        generation=declared.generation,
+        observed_generation=observed_generation,
+        etag=declared.etag,
+        owner=declared.owner,
+    )
+    server.create_time.FromDatetime(declared.create_time)
+    verdicts = {
+        "Ready": view.ready(),
+        "Progressing": view.progressing(),
+        "ModelAvailable": view.model_available(),
+        "FitsMemory": view.fits_memory(declared.engine_memory_bytes, memory),
+    }
+    before = {condition.type: condition for condition in previous.conditions} if previous else {}
+    for kind, verdict in verdicts.items():
+        server.conditions.append(_condition(kind, verdict, before.get(kind), observed_generation, now))
+    if previous is None or (previous.state, previous.generation) != (server.state, server.generation):
+        server.update_time.FromDatetime(now if previous else declared.update_time)
+    else:
+        server.update_time.CopyFrom(previous.update_time)
+    return server
+
+
+def stopped(last: Server, now: datetime) -> Server:
+    """The last word about a server that was removed."""
+    server = Server()
+    server.CopyFrom(last)
+    server.state = server_pb2.SERVER_STATE_STOPPED
+    server.ready_replicas = 0
+    del server.replica_statuses[:]
+    del server.conditions[:]
+    server.update_time.FromDatetime(now)
+    return server
+
+
+def is_going(server: Server) -> bool:
+    """Whether a server is being removed, rather than falling asleep."""
+    return any(condition.type == "Ready" and condition.reason == _GOING for condition in server.conditions)
+
+
+def why_not_ready(server: Server) -> str:
+    """Why not every engine answers, for people."""
+    return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")
+
+
+class _View:
+    def __init__(self, wish: Wish, situation: Situation, model: ModelFact) -> None:
+        self._wish = wish
+        self._now = situation
+        self._model = model
+        self._running = [seen for seen in situation.engines if seen.engine.phase is not Phase.ENDED]
+        serving = [seen for seen in self._running if situation.serves(seen)]
+        self.serving = len({seen.engine.replica for seen in serving if seen.engine.replica < wish.wanted})
+        self._replacing = any(seen.engine.spec_hash != wish.spec_hash for seen in serving)
+        histories = [situation.history(replica) for replica in range(wish.wanted)]
+        self._worst = max(histories, key=lambda history: history.failures, default=None)
+
+    def state(self) -> server_pb2.ServerState.ValueType:
+        """In one word."""
+        if self._wish.removing:
+            return server_pb2.SERVER_STATE_STOPPING
+        if not self._wish.wanted:
+            return server_pb2.SERVER_STATE_STOPPING if self._running else server_pb2.SERVER_STATE_SLEEPING
+        if self.serving and not self._now.envoy:
+            return server_pb2.SERVER_STATE_STARTING
+        if self.serving == self._wish.wanted and not self._failing:
+            return server_pb2.SERVER_STATE_READY
+        if self.serving:
+            return server_pb2.SERVER_STATE_DEGRADED
+        if self._failing or self._model.place is Place.MISSING:
+            return server_pb2.SERVER_STATE_FAILING
+        return server_pb2.SERVER_STATE_STARTING
+
+    def ready(self) -> _Verdict:
+        """Whether every wanted engine answers."""
+        wanted = self._wish.wanted
+        if self._wish.removing:
+            return _Verdict(_FALSE, _GOING, "the server is being stopped")
+        if not wanted:
+            why = "it was told to" if self._wish.rest is Rest.ASKED else "no request came"
+            return _Verdict(_FALSE, "Asleep", f"asleep, because {why}; the next request wakes it")
+        if self.serving and not self._now.envoy:
+            return _Verdict(_UNKNOWN, "EnvoyNotConnected", "engines answer, but no Envoy has said that it knows them")
+        if self.serving == wanted and not self._failing:
+            return _Verdict(_TRUE, "AllReady", f"{wanted} of {wanted} engines answer")
+        so_far = f"{self.serving} of {wanted} engines answer"
+        if self._model.place in (Place.MISSING, Place.UNREACHABLE):
+            reason = "ModelNotFound" if self._model.place is Place.MISSING else "ModelUnreachable"
+            return _Verdict(_FALSE, reason, f"{so_far}: {self._model.message}")
+        if self._worst and self._worst.failures:
+            return _Verdict(_FALSE, self._worst.reason, f"{so_far}: {self._worst.message}")
+        return _Verdict(_FALSE, "Starting", so_far)
+
+    def progressing(self) -> _Verdict:
+        """Whether something is under way."""
+        if self._wish.removing or not self._wish.wanted:
+            if self._running:
+                return _Verdict(_TRUE, "Draining", "running requests are finished")
+            return _Verdict(_FALSE, "Stable", "nothing runs, as it should be")
+        if self._failing:
+            return _Verdict(_FALSE, "BackingOff", "engines are started again with growing pauses")
+        if self._replacing:
+            return _Verdict(_TRUE, "Replacing", "engines are replaced one after the other")
+        if self.serving < self._wish.wanted:
+            return _Verdict(_TRUE, "Starting", "engines are being started")
+        return _Verdict(_FALSE, "Stable", "everything is as it should be")
+
+    def model_available(self) -> _Verdict:
+        """Whether the model's file is there."""
+        place = self._model.place
+        if place is Place.AVAILABLE or (place is Place.UNKNOWN and self._running):
+            return _Verdict(_TRUE, "Located", "the model's file is on this machine")
+        if place is Place.MISSING:
+            return _Verdict(_FALSE, "ModelNotFound", self._model.message)
+        if place is Place.UNREACHABLE:
+            return _Verdict(_UNKNOWN, "ModelUnreachable", self._model.message)
+        if place is Place.LOCATING:
+            return _Verdict(_UNKNOWN, "Locating", "the model's file is being brought to this machine")
+        return _Verdict(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
+
+    def fits_memory(self, needed: int, memory: Memory | None) -> _Verdict:
+        """Whether one more engine has room."""
+        if self._worst and self._worst.failures and self._worst.reason == _OUT_OF_MEMORY:
+            return _Verdict(_FALSE, _OUT_OF_MEMORY, self._worst.message)
+        if self.serving and self.serving == self._wish.wanted:
+            return _Verdict(_TRUE, "Running", "the engines are in memory")
+        if not needed or memory is None:
+            return _Verdict(_UNKNOWN, "NotEstimated", "what an engine needs is not known")
+        numbers = f"an engine needs about {needed} bytes, {memory.available_bytes} are available"
+        if needed > memory.available_bytes:
+            return _Verdict(_FALSE, "NotEnoughMemory", numbers)
+        return _Verdict(_TRUE, "Estimated", numbers)
+
+    def replicas(self) -> Sequence[Replica]:
+        """One entry an engine; and one for a replica that waits for its next start."""
+        entries = [self._replica(seen) for seen in sorted(self._running, key=lambda seen: seen.engine.replica)]
+        present = {entry.index for entry in entries}
+        for index in range(self._wish.wanted):
+            history = self._now.history(index)
+            if index not in present and history.restarts:
+                entries.append(
+                    Replica(
+                        index=index,
+                        state=server_pb2.REPLICA_STATE_BACKOFF,
+                        restarts=history.restarts,
+                        message=history.message,
+                    )
+                )
+        return sorted(entries, key=lambda entry: entry.index)
+
+    def _replica(self, seen: Seen) -> Replica:
+        history = self._now.history(seen.engine.replica)
+        draining = seen.engine.phase is Phase.STOPPING or seen.draining_since is not None
+        state, message = server_pb2.REPLICA_STATE_STARTING, "the model is being loaded"
+        if draining:
+            state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
+        elif self._now.serves(seen) and self._now.envoy:
+            state, message = server_pb2.REPLICA_STATE_READY, ""
+        elif seen.engine.phase is Phase.READY:
+            message = "Envoy has not acknowledged it yet"
+        entry = Replica(
+            index=seen.engine.replica,
+            state=state,
+            instance=seen.engine.process,
+            restarts=history.restarts,
+            message=message,
+        )
+        entry.start_time.FromDatetime(seen.engine.start_time)
+        return entry
+
+    @property
+    def _failing(self) -> bool:
+        return self._worst is not None and self._worst.failing
+
+
+def _condition(kind: str, verdict: _Verdict, before: Condition | None, generation: int, now: datetime) -> Condition:
+    condition = Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=verdict.message,
+        observed_generation=generation,
+    )
+    if before is not None and before.status == verdict.status:
+        condition.last_transition_time.CopyFrom(before.last_transition_time)
+    else:
+        condition.last_transition_time.FromDatetime(now)
+    return condition

@@ -1,0 +1,114 @@
+"""The endpoint of last resort of every server: Envoy comes here while no engine is ready, and for the list of models.
+
+An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request's body is read and dropped (Envoy keeps it and sends it to the engine
+itself); what is decided here is when that may be. See `waking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from aiohttp import web
+
+from controller.board import Board
+from controller.status import is_going
+from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
+from llamesh.v1.server_pb2 import Server
+
+CLUSTER_HEADER = "x-llamesh-cluster"
+AWAKE_HEADER = "x-llamesh-awake"
+_CHUNK = 1 << 16
+
+
+class Waker:
+    """Serves until closed."""
+
+    def __init__(self, waking: Waking, board: Board, socket: Path) -> None:
+        self._waking = waking
+        self._board = board
+        self._socket = socket
+        application = web.Application()
+        application.router.add_get("/v1/models", self._models)
+        application.router.add_get("/v1/models/{name:.+}", self._model)
+        application.router.add_get("/{server}/v1/models", self._models)
+        application.router.add_get("/{server}/v1/models/{name:.+}", self._model)
+        application.router.add_post("/{path:.*}", self._hold)
+        # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
+        self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        await self._runner.setup()
+        self._socket.unlink(missing_ok=True)
+        await web.UnixSite(self._runner, str(self._socket)).start()
+
+    async def close(self) -> None:
+        """Stop; held requests are cut off."""
+        await self._runner.cleanup()
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        async for _ in request.content.iter_chunked(_CHUNK):
+            pass
+        cluster = request.headers.get(CLUSTER_HEADER, "")
+        return _answer(await self._waking.hold(cluster), cluster)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        servers = self._servers(request.match_info.get("server"))
+        if "server" in request.match_info and not servers:
+            return _answer(Unknown(), "s:")
+        return web.json_response({"object": "list", "data": _listed(servers)})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        found = [model for model in _listed(self._servers(request.match_info.get("server"))) if model["id"] == name]
+        return web.json_response(found[0]) if found else _answer(Unknown(), f"m:{name}")
+
+    def _servers(self, server_uuid: str | None) -> list[Server]:
+        if server_uuid is None:
+            return [server for server in self._board.all() if not is_going(server)]
+        server = self._board.get(server_uuid)
+        return [server] if server is not None and not is_going(server) else []
+
+
+def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:
+    """The model names, each once, as old as the oldest server of the name."""
+    created: dict[str, int] = {}
+    for server in servers:
+        seconds = server.create_time.seconds
+        created[server.model_name] = min(created.get(server.model_name, seconds), seconds)
+    return [
+        {"id": name, "object": "model", "created": seconds, "owned_by": "llamesh"}
+        for name, seconds in sorted(created.items())
+    ]
+
+
+def _answer(verdict: Verdict, cluster: str) -> web.Response:
+    match verdict:
+        case Awake():
+            response = _error(
+                503, "The engine is ready now: send the request again.", "server_error", "engine_ready", 1
+            )
+            response.headers[AWAKE_HEADER] = "1"
+            return response
+        case Refused(message, retry_after):
+            return _error(503, message, "server_error", "engine_not_ready", retry_after)
+        case TooMany():
+            return _error(
+                429, "Too many requests wait for engines that start.", "rate_limit_error", "too_many_waiting", 1
+            )
+        case Unknown():
+            if cluster.startswith("m:"):
+                text = f"No model is served under the name {cluster[2:]}. GET /v1/models lists those that are."
+                return _error(404, text, "invalid_request_error", "model_not_found", param="model")
+            text = "There is no server of this id. GET /status of the management API lists the servers."
+            return _error(404, text, "invalid_request_error", "server_not_found")
+
+
+def _error(
+    status: int, message: str, kind: str, code: str, retry_after: int | None = None, param: str | None = None
+) -> web.Response:
+    """A refusal in OpenAI's shape."""
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    return web.json_response(body, status=status, headers=headers)
