@@ -11,11 +11,12 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 import protovalidate
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
 
 from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
@@ -33,16 +34,27 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id", default="
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def access_of(method: str) -> options_pb2.Access | None:
-    """What a method demands; None for services that are not the mesh's (health, reflection, Envoy's own)."""
-    service, _, name = method.strip("/").rpartition("/")
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as its contract has it."""
+
+    name: str
+    """As on the wire, for instance "/llamesh.v1.GatewayService/Serve"."""
+    access: options_pb2.Access | None
+    """What it demands; None for a method that no contract of the mesh has."""
+    quiet: bool
+    """Whether success is worth no line: members and probes read the mesh's state all the time."""
+
+
+def method_of(name: str) -> Method:
+    """Look a method up in its contract."""
     try:
-        found = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+        options = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", ".")).GetOptions()
     except KeyError:
-        return None
-    if not service.startswith("llamesh."):
-        return None
-    return found.GetOptions().Extensions[options_pb2.access]
+        return Method(name, None, quiet=False)
+    access = options.Extensions[options_pb2.access]
+    reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    return Method(name, access, quiet=reads and (access.internal or access.anonymous))
 
 
 def validate(request: Message) -> None:
@@ -94,7 +106,7 @@ def authorise(access: options_pb2.Access | None, claims: str | None, *, from_out
 class _Call:
     """One call while it is served."""
 
-    def __init__(self, method: str, access: options_pb2.Access | None, context: Context) -> None:
+    def __init__(self, method: Method, context: Context) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -105,7 +117,7 @@ class _Call:
         self.identity: Identity | None = None
         try:
             self.identity = authorise(
-                access,
+                method.access,
                 cast("str | None", metadata.get(CLAIMS_HEADER)),
                 from_outside=FRONT_DOOR_HEADER in metadata,
             )
@@ -123,12 +135,12 @@ class _Call:
         if isinstance(error, MeshError):
             mesh_error = error
         elif isinstance(error, NotImplementedError):
-            call = self.method.strip("/")
+            call = self.method.name.strip("/")
             mesh_error = MeshError(
                 Reason.ERROR_REASON_NOT_IMPLEMENTED, f"{call} is not in this release", {"call": call}
             )
         else:
-            log.error("call failed", method=self.method, request_id=self.request_id, exc_info=error)
+            log.error("call failed", method=self.method.name, request_id=self.request_id, exc_info=error)
             mesh_error = MeshError(
                 Reason.ERROR_REASON_INTERNAL,
                 f"internal error; request id {self.request_id}",
@@ -140,10 +152,10 @@ class _Call:
 
     def line(self, code: str, **extra: object) -> None:
         """Write the canonical line."""
-        write = log.debug if code == "OK" and self.method.endswith(("/Check", "/GetHealth")) else log.info
+        write = log.debug if self.method.quiet and code == "OK" else log.info
         write(
             "call",
-            method=self.method,
+            method=self.method.name,
             code=code,
             ms=round((time.perf_counter() - self.started) * 1000, 2),
             request_id=self.request_id,
@@ -210,14 +222,14 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _wrap(method: str, handler: Any, streams: Streams) -> grpc.RpcMethodHandler[Any, Any]:
-    access = access_of(method)
+    known = method_of(method)
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(
-            _unary(method, access, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            _unary(known, handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
     if handler.unary_stream:
         return grpc.unary_stream_rpc_method_handler(
-            _stream(method, access, handler.unary_stream, streams),
+            _stream(known, handler.unary_stream, streams),
             handler.request_deserializer,
             handler.response_serializer,
         )
@@ -225,10 +237,10 @@ def _wrap(method: str, handler: Any, streams: Streams) -> grpc.RpcMethodHandler[
 
 
 def _unary(
-    method: str, access: options_pb2.Access | None, behaviour: Callable[[Any, Context], Awaitable[Any]]
+    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]]
 ) -> Callable[[Message, Context], Awaitable[Any]]:
     async def serve(request: Message, context: Context) -> Any:
-        call = _Call(method, access, context)
+        call = _Call(method, context)
         try:
             call.check(request)
             response = await behaviour(request, context)
@@ -248,13 +260,12 @@ def _unary(
 
 
 def _stream(
-    method: str,
-    access: options_pb2.Access | None,
+    method: Method,
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     streams: Streams,
 ) -> Callable[[Message, Context], AsyncIterator[Any]]:
     async def serve(request: Message, context: Context) -> AsyncIterator[Any]:
-        call = _Call(method, access, context)
+        call = _Call(method, context)
         try:
             call.check(request)
             if streams.draining:

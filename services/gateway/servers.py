@@ -5,7 +5,6 @@ Invariant: nothing is declared or changed that the contract service did not allo
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
@@ -32,14 +31,13 @@ class Servers:
         self._contract = siblings.contract
         self._controller = siblings.controller
         self._catalogue = siblings.catalogue
-        self._declared: OrderedDict[str, str] = OrderedDict()
+        self._declared: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str) -> server_pb2.Server:
         """Declare a server. Raises the reason of the first rule that refuses it, and MODEL_NOT_FOUND."""
-        request_id = _own_id(request.request_id, subject)
-        if request_id in self._declared:
-            # Its own engines may have taken the memory since: the first answer stands, whatever would be allowed now.
-            return await self.get(self._declared[request_id])
+        first = await self._first_answer(subject, request.request_id)
+        if first is not None:
+            return first
         checked = await self._check(
             contract_pb2.CheckRequest(
                 model_uuid=request.model_uuid,
@@ -61,11 +59,11 @@ class Servers:
         )
         validate(spec)
         declaration = controller_pb2.DeclareServerRequest(
-            spec=spec, request_id=request_id, owner=subject, engine_memory_bytes=engine_memory(checked.memory)
+            spec=spec, request_id=request.request_id, owner=subject, engine_memory_bytes=engine_memory(checked.memory)
         )
         with asking("controller"):
             server = await self._controller.DeclareServer(declaration, **call_options())
-        self._remember(request_id, server.server_uuid)
+        self._remember(subject, request.request_id, server.server_uuid)
         return server
 
     async def update(self, server_uuid: str, changes: server_pb2.ServerChanges, etag: str) -> server_pb2.Server:
@@ -140,9 +138,26 @@ class Servers:
             model = await self._catalogue.GetCatalogueModel(request, **call_options())
         return served_name(model.name, model_uuid)
 
-    def _remember(self, request_id: str, server_uuid: str) -> None:
+    async def _first_answer(self, subject: str, request_id: str) -> server_pb2.Server | None:
+        """The server that this request_id has declared before; None where it has not, or the server is gone.
+
+        The controller knows request ids too; this is for the check before it, which could refuse the repetition because
+        of the memory that the first server has taken.
+        """
+        known = self._declared.get((subject, request_id))
+        if known is None:
+            return None
+        try:
+            return await self.get(known)
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_SERVER_NOT_FOUND:
+                raise
+            del self._declared[(subject, request_id)]
+            return None
+
+    def _remember(self, subject: str, request_id: str, server_uuid: str) -> None:
         if request_id:
-            self._declared[request_id] = server_uuid
+            self._declared[(subject, request_id)] = server_uuid
             if len(self._declared) > REMEMBERED_REQUESTS:
                 self._declared.popitem(last=False)
 
@@ -201,8 +216,3 @@ def changed(spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges) -> s
     if changes.HasField("wake_budget"):
         result.wake_budget.CopyFrom(changes.wake_budget)
     return result
-
-
-def _own_id(request_id: str, subject: str) -> str:
-    """The request_id as the controller gets it: two subjects that choose the same id never meet."""
-    return hashlib.sha256(f"{subject}\0{request_id}".encode()).hexdigest() if request_id else ""

@@ -180,3 +180,22 @@ async def test_a_client_that_leaves_ends_its_handler(start_gateway, as_caller) -
     stream.cancel()
     async with asyncio.timeout(5):
         await servicer.cancelled.wait()
+
+
+async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(start_gateway) -> None:
+    class Healthy(gateway_pb2_grpc.GatewayServiceServicer):
+        fail = False
+
+        async def GetHealth(self, request, context):
+            if self.fail:
+                raise RuntimeError
+            return gateway_pb2.Health()
+
+    gateway = await start_gateway(servicer := Healthy())
+    with structlog.testing.capture_logs() as lines:
+        await gateway.GetHealth(gateway_pb2.GetHealthRequest())
+    assert [line["log_level"] for line in lines] == ["debug"]
+    servicer.fail = True
+    with structlog.testing.capture_logs() as lines, refused("INTERNAL"):
+        await gateway.GetHealth(gateway_pb2.GetHealthRequest())
+    assert [line["log_level"] for line in lines] == ["error", "info"]

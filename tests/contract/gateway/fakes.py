@@ -187,7 +187,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
     async def DeclareServer(self, request, context):
         self.declared.append(request)
         for known, server in zip(self.declared, self.servers.values(), strict=False):
-            if request.request_id and known.request_id == request.request_id:
+            if request.request_id and (known.owner, known.request_id) == (request.owner, request.request_id):
                 return server
         return self.put(
             server_pb2.Server(

@@ -104,9 +104,7 @@ async def test_a_repeated_request_id_answers_with_the_first_server(mesh, ada, as
     mesh.contract.refusals = []
     other = await serve(mesh, as_caller("bob", "manage"), request_id="r1")
     assert other.server_uuid != first.server_uuid
-    ids = [item.request_id for item in mesh.controller.declared]
-    assert len(set(ids)) == 2
-    assert all(0 < len(item) <= 128 for item in ids)
+    assert [(item.owner, item.request_id) for item in mesh.controller.declared] == [("ada", "r1"), ("bob", "r1")]
 
 
 async def test_a_change_is_checked_as_the_server_would_be(mesh, ada) -> None:

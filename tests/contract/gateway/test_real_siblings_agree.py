@@ -1,0 +1,85 @@
+"""The gateway with the real contract and download services: what they decide arrives as they said it."""
+
+from __future__ import annotations
+
+import json
+
+import jwt
+import pytest
+
+from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2, gateway_pb2_grpc
+from services.contract.service import serve as contract_service
+from services.download.service import serve as download_service
+from services.gateway.__main__ import main as gateway_service
+from tests.conftest import SECRET
+from tests.contract.gateway.conftest import Mesh
+from tests.contract.gateway.fakes import FakeController
+from tests.contract.rich_status import refused
+
+
+@pytest.fixture
+async def real_mesh(settings, start_main, start_member, connect) -> Mesh:
+    controller = FakeController()
+    await start_member(settings, "controller", controller.register)
+    await start_main(settings, "download", download_service)
+    await start_main(settings, "contract", contract_service)
+    await start_main(settings, "gateway", gateway_service)
+    channel = connect(settings, "gateway")
+    return Mesh(
+        settings,
+        gateway_pb2_grpc.GatewayServiceStub(channel),
+        gateway_pb2_grpc.SigningKeyServiceStub(channel),
+        contract=contract_pb2_grpc.ContractServiceStub(connect(settings, "contract")),
+        download=None,
+        controller=controller,
+    )
+
+
+async def login(mesh: Mesh, username: str, password: str) -> tuple[dict, list[tuple[str, str]]]:
+    """Claims of the token, and the metadata that Envoy would make of it."""
+    answer = await mesh.gateway.CreateToken(gateway_pb2.CreateTokenRequest(username=username, password=password))
+    claims = jwt.decode(answer.access_token, SECRET, ["HS256"], audience="llamesh")
+    return claims, [("x-llamesh-claims", answer.access_token.split(".")[1])]
+
+
+async def test_tokens_carry_what_the_contract_service_grants(real_mesh) -> None:
+    claims, root = await login(real_mesh, "admin", "admin")
+    assert set(claims["scopes"]) == {"admin", "manage", "infer:*"}
+    limits = contract_pb2.CreateContractRequest(display_name="two at once", max_concurrent_requests=2)
+    contract = await real_mesh.contract.CreateContract(limits, metadata=root)
+    granted = {}
+    for username, role in (("ada", gateway_pb2.ROLE_USER), ("eve", gateway_pb2.ROLE_INFERENCE)):
+        request = gateway_pb2.CreateUserRequest(
+            username=username, password="correct horse", role=role, contract_id=contract.contract_id
+        )
+        await real_mesh.gateway.CreateUser(request, metadata=root)
+        claims, _ = await login(real_mesh, username, "correct horse")
+        assert (claims["contract"], claims["ask"]) == (contract.contract_id, True)
+        granted[username] = set(claims["scopes"])
+    assert granted == {"ada": {"manage", "infer:*"}, "eve": {"infer:*"}}
+
+
+async def test_refusals_of_the_real_services_arrive(real_mesh) -> None:
+    _, root = await login(real_mesh, "admin", "admin")
+    assert not (await real_mesh.gateway.ListModels(gateway_pb2.ListModelsRequest(), metadata=root)).models
+    for more, reason in (
+        ({}, "MODEL_NOT_FOUND"),
+        ({"runtime_params": "--api-key-file /etc/passwd"}, "PARAMETER_UNKNOWN"),
+        ({"runtime_params": "--ctx-size 2K"}, "PARAMETER_INVALID"),
+    ):
+        with refused(reason):
+            await real_mesh.gateway.Serve(gateway_pb2.ServeRequest(model_uuid="m1", **more), metadata=root)
+    with refused("CONTRACT_NOT_FOUND"):
+        request = gateway_pb2.CreateUserRequest(username="bob", password="correct horse", contract_id="ctr_none")
+        await real_mesh.gateway.CreateUser(request, metadata=root)
+    assert real_mesh.controller.declared == []
+
+
+async def test_a_key_is_signed_by_the_gateway(real_mesh) -> None:
+    _, root = await login(real_mesh, "admin", "admin")
+    request = contract_pb2.CreateKeyRequest(display_name="ci", scopes=["infer:m"])
+    made = await real_mesh.contract.CreateKey(request, metadata=root)
+    keys = await real_mesh.keys.ListSigningKeys(gateway_pb2.ListSigningKeysRequest())
+    (key,) = jwt.PyJWKSet.from_dict(json.loads(keys.jwks_json)).keys
+    claims = jwt.decode(made.token, key, ["HS256"], audience="llamesh", issuer="llamesh")
+    assert (claims["sub"], claims["jti"], claims["scopes"]) == ("admin", made.key.key_id, ["infer:m"])
