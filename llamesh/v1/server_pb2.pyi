@@ -389,7 +389,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     ubatch_size: builtins.int
     """Physical batch: tokens computed at once. Default 512."""
     threads: builtins.int
-    """CPU threads for generation. Default: the physical cores."""
+    """CPU threads for generation. Default: half of the cores that the engine may use; llama.cpp's threads spin while they wait."""
     threads_batch: builtins.int
     """CPU threads for prompts. Default: as threads."""
     gpu_layers: builtins.int
@@ -447,7 +447,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     jinja: builtins.bool
     """Use the model's chat template. Default on."""
     chat_template: builtins.str
-    """Name of one of llama.cpp's built-in chat templates, for instance "chatml". Never a template's text."""
+    """Name of one of llama.cpp's built-in chat templates (build 11434). Never a template's text: llama.cpp takes any other name for one."""
     reasoning_format: Global___ReasoningFormat.ValueType
     """Where reasoning is put in the answer. Default deepseek: in reasoning_content."""
     reasoning_budget: builtins.int

@@ -143,7 +143,7 @@ BAD_CALLS = [
     ("GET", "/models/nothing", None, 404),
     ("GET", "/servers/nothing", None, 404),
     ("GET", "/nowhere", None, 404),
-    ("PATCH", "/models", None, 405),
+    ("PATCH", "/models", None, 404),
     ("DELETE", "/stop/nothing", None, 404),
     ("POST", "/users", b'{"username":"","password":"12345678"}', 400),
     ("POST", "/users", b'{"username":"a b","password":"12345678"}', 400),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
+from engine import sentence
 from engine.sentence import COMPLETION_TOKENS, SENTENCE
 from tests.mesh.conftest import Served
 
@@ -54,38 +56,58 @@ def test_the_raw_stream_ends_with_done(served: Served) -> None:
 
 
 def test_an_unknown_model_is_not_found(served: Served) -> None:
-    with openai.OpenAI(base_url=served.mesh.url("inference", "/v1"), api_key="sk-x", max_retries=0) as client:
-        with pytest.raises(openai.NotFoundError) as caught:
-            client.chat.completions.create(model="nobody-serves-this", messages=MESSAGES)
+    with (
+        openai.OpenAI(base_url=served.mesh.url("inference", "/v1"), api_key="sk-x", max_retries=0) as client,
+        pytest.raises(openai.NotFoundError) as caught,
+    ):
+        client.chat.completions.create(model="nobody-serves-this", messages=MESSAGES)
     assert caught.value.code == "model_not_found"
 
 
 def test_a_bad_token_is_an_authentication_error(served: Served) -> None:
-    with openai.OpenAI(base_url=served.path("/v1"), api_key="a.b.c", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            client.chat.completions.create(model=served.model, messages=MESSAGES)
+    with (
+        openai.OpenAI(base_url=served.path("/v1"), api_key="a.b.c", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        client.chat.completions.create(model=served.model, messages=MESSAGES)
 
 
 @pytest.mark.parametrize("field", ["n_discard", "chat_parser", "id_slot"])
 def test_a_field_no_client_may_send_is_named(served: Served, field: str) -> None:
-    with openai.OpenAI(base_url=served.path("/v1"), api_key="sk-x", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model=served.model, messages=MESSAGES, extra_body={field: 1})
+    with (
+        openai.OpenAI(base_url=served.path("/v1"), api_key="sk-x", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError) as caught,
+    ):
+        client.chat.completions.create(model=served.model, messages=MESSAGES, extra_body={field: 1})
     assert caught.value.param == field
 
 
-def test_a_server_that_cannot_start_is_unavailable_and_says_when_to_come_back(served: Served) -> None:
+def test_a_server_that_cannot_start_is_unavailable_and_says_when_to_come_back(served: Served, tmp_path: Path) -> None:
     mesh = served.mesh
-    mesh.add_model("broken", "broken.gguf")
-    answer = mesh.call("POST", "/serve", json={"model_uuid": "broken", "wake_budget": "2s",
-                       "runtime_params": "--chat-template no-such-template"})  # fmt: skip
+    # A sound file of an architecture that llama.cpp does not know: only the engine can find out.
+    whole = sentence.write(tmp_path / "whole.gguf").read_bytes()
+    strange = tmp_path / "strange.gguf"
+    strange.write_bytes(
+        whole.replace(
+            b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
+            b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0xlama",
+        )
+    )
+    mesh.add_model("strange", "strange.gguf", strange)
+    answer = mesh.call("POST", "/serve", json={"model_uuid": "strange", "wake_budget": "2s"})
     assert answer.status_code == 200, answer.text
     uuid = answer.json()["server_uuid"]
     try:
-        with openai.OpenAI(base_url=mesh.url("inference", f"/{uuid}/v1"), api_key="sk-x", max_retries=0) as client:
-            with pytest.raises(openai.InternalServerError) as caught:
-                client.chat.completions.create(model="broken.gguf", messages=MESSAGES)
+        with (
+            openai.OpenAI(base_url=mesh.url("inference", f"/{uuid}/v1"), api_key="sk-x", max_retries=0) as client,
+            pytest.raises(openai.InternalServerError) as caught,
+        ):
+            client.chat.completions.create(model="strange.gguf", messages=MESSAGES)
         assert caught.value.status_code == 503
         assert int(caught.value.response.headers["retry-after"]) >= 1
+        state = mesh.until_state(uuid, "SERVER_STATE_FAILING")
+        ready = next(item for item in state["conditions"] if item["type"] == "Ready")
+        assert ready["status"] == "CONDITION_STATUS_FALSE"
+        assert "xlama" in ready["message"]
     finally:
         mesh.call("DELETE", f"/stop/{uuid}")
