@@ -97,7 +97,9 @@ async def test_the_end_comes_in_stages_after_the_drain(tmp_path: Path) -> None:
 
 
 async def test_a_second_stop_kills_what_will_not_end(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
     component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 60.0)
     async with running(tmp_path, component) as (supervisor, _):
         await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
@@ -110,7 +112,9 @@ async def test_a_second_stop_kills_what_will_not_end(tmp_path: Path) -> None:
 
 
 async def test_a_component_that_ignores_the_end_is_killed_after_its_time(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
     component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 0.2)
     async with running(tmp_path, component) as (supervisor, said):
         await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
@@ -164,7 +168,7 @@ async def test_a_new_start_ends_what_is_recorded_and_only_that(tmp_path: Path) -
         reused = leftovers.ProcessId(other.pid, "before")
         leftovers.record(tmp_path, [ours_id, reused])
         reaper = asyncio.create_task(asyncio.to_thread(ours.wait))
-        assert await asyncio.to_thread(leftovers.clear, tmp_path) == 1
+        assert await asyncio.to_thread(leftovers.clear, tmp_path, 0.1) == 1
         await reaper
         assert other.poll() is None
         assert not (tmp_path / "gateway.sock").exists()

@@ -66,7 +66,7 @@ async def drain(settings: MeshSettings) -> None:
     loop = asyncio.get_running_loop()
     try:
         await loop.run_in_executor(None, _admin, settings, "POST", "/healthcheck/fail")
-        await loop.run_in_executor(None, _admin, settings, "POST", "/drain_listeners?inboundonly")
+        await loop.run_in_executor(None, _admin, settings, "POST", "/drain_listeners")
         await loop.run_in_executor(None, _await_requests, settings)
     except OSError:
         return  # It is gone or was never up: there is nothing to drain.

@@ -24,12 +24,12 @@ def record(run_dir: Path, processes: Iterable[ProcessId]) -> None:
     unfinished.replace(_path(run_dir))
 
 
-def clear(run_dir: Path) -> int:
+def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
     """End what is left of an earlier mesh and remove its sockets; how many processes had to be ended by force."""
     forced = 0
     left = [process for process in _recorded(run_dir) if process.alive]
     for process in left:
-        if not process.wait_gone(GRACE_SECONDS):
+        if not process.wait_gone(grace):
             process.signal(signal.SIGKILL)
             process.wait_gone(GRACE_SECONDS)
             forced += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +29,9 @@ def _why_not(address: str, port: int) -> str:
             probe.bind((address, port))
             probe.listen()
         except PermissionError:
-            return f"needs more rights than user {socket.gethostname()} gives"
+            return "is one of the system's (below 1024), which this user may not listen on"
         except OSError as error:
-            if error.errno == 98 or "in use" in str(error):
+            if error.errno == errno.EADDRINUSE:
                 owner = owner_of(port)
                 return f"is taken by {owner}" if owner else "is taken by another process"
             return f"on {address}: {error.strerror}"

@@ -1,0 +1,215 @@
+"""`llamesh up` with everything real: what it refuses, how it ends, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import psutil
+import pytest
+
+from tests.mesh.running import RunningMesh, free_ports, mesh_processes, running_mesh, until
+
+LLAMESH = [sys.executable, "-m", "llamesh.cli.main"]
+
+
+def llamesh(environment: dict[str, str], *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LLAMESH, *arguments], env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[RunningMesh]:
+    with running_mesh() as running:
+        yield running
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
+        yield Path(folder) / "home"
+
+
+@pytest.fixture
+def environment(home: Path) -> Iterator[dict[str, str]]:
+    """A mesh's own, on free ports; whatever was started in it is ended after the test."""
+    names = ("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD")
+    ports = {f"LLAMESH_{name}_PORT": str(port) for name, port in zip(names, free_ports(4), strict=True)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMESH_", "JWT_"))}
+    yield {
+        **kept,
+        **ports,
+        "LLAMESH_HOME": str(home),
+        "LLAMESH_URL": f"http://localhost:{ports['LLAMESH_GATEWAY_PORT']}",
+        "XDG_CONFIG_HOME": str(home.parent / "config"),
+    }
+    for process in mesh_processes(home):
+        process.kill()
+
+
+def test_a_second_mesh_of_the_same_home_is_refused(mesh: RunningMesh) -> None:
+    assert mesh.process is not None
+    refused = llamesh(mesh.environment, "up")
+    assert refused.returncode == 1
+    assert f"(process {mesh.process.pid})" in refused.stderr
+    assert mesh.healthy()
+
+
+def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: Path) -> None:
+    refused = llamesh({**mesh.environment, "LLAMESH_HOME": str(home)}, "up")
+    assert refused.returncode == 1
+    for name, port in mesh.ports.items():
+        owner = mesh.processes()["envoy"]
+        assert (
+            f"port {port} is taken by process {owner.pid} (envoy); LLAMESH_{name.upper()}_PORT moves it"
+            in refused.stderr
+        )
+    assert mesh_processes(home) == []
+
+
+def test_a_wrong_setting_is_named_before_anything_starts(environment: dict[str, str], home: Path) -> None:
+    refused = llamesh({**environment, "JWT_SECRET": "short"}, "up")
+    assert refused.returncode == 2
+    assert "JWT_SECRET" in refused.stderr
+    assert "short" not in refused.stderr
+    assert not home.exists()
+
+
+def test_a_missing_envoy_is_said(environment: dict[str, str]) -> None:
+    refused = llamesh({**environment, "ENVOY_BIN": "/nowhere/envoy"}, "up")
+    assert refused.returncode == 1
+    assert "ENVOY_BIN names /nowhere/envoy" in refused.stderr
+
+
+def test_doctor_finds_a_healthy_mesh_healthy(mesh: RunningMesh) -> None:
+    import json
+
+    found = llamesh(mesh.environment, "doctor", "--output", "json")
+    findings = {item["check"]: item["state"] for item in json.loads(found.stdout)}
+    assert found.returncode == 0, found.stdout
+    assert {"gateway", "contract", "download", "controller", "envoy", "disk", "clock"} <= set(findings)
+
+
+def test_doctor_names_what_to_mend(mesh: RunningMesh, home: Path) -> None:
+    found = llamesh({**mesh.environment, "LLAMESH_HOME": str(home), "ENVOY_BIN": "/nowhere"}, "doctor")
+    assert found.returncode == 1
+    assert f"port {mesh.ports['gateway']} is taken" in found.stdout
+    assert "or set ENVOY_BIN" in found.stdout
+
+
+def test_logs_of_a_component_are_read(mesh: RunningMesh) -> None:
+    found = llamesh(mesh.environment, "logs", "gateway", "--tail", "1000")
+    assert found.returncode == 0
+    assert '"event": "serving"' in found.stdout
+
+
+def test_each_component_that_is_killed_comes_back(mesh: RunningMesh) -> None:
+    before = mesh.processes()
+    for name in ("gateway", "contract", "download", "controller", "envoy"):
+        before[name].kill()
+
+    def all_new() -> bool:
+        now = mesh.processes()
+        return all(name in now and now[name] != before[name] for name in before if name != "supervisor")
+
+    started = time.monotonic()
+    until(lambda: all_new() and mesh.healthy(), 20, "the whole mesh to be back")
+    # All five at once on a busy machine; one alone is measured by test_crash_recovery.py.
+    assert time.monotonic() - started < 15
+    assert mesh.processes()["supervisor"] == before["supervisor"]
+
+
+def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
+    environment: dict[str, str], home: Path
+) -> None:
+    assert llamesh(environment, "down").returncode == 0
+    up = llamesh(environment, "up", "--detach")
+    assert up.returncode == 0, up.stderr
+    assert environment["LLAMESH_URL"] in llamesh(environment, "version").stdout
+    again = llamesh(environment, "up", "--detach")
+    assert again.returncode == 1
+    assert "running already" in again.stderr
+
+    below = mesh_processes(home)
+    supervisors = {item.parent() for item in below} - {None, *below}
+    assert len(supervisors) == 1
+    supervisor = supervisors.pop()
+    assert supervisor is not None
+    supervisor.kill()
+    # At once: what is still ending is waited for, and its sockets are not in the way.
+    up = llamesh(environment, "up", "--detach")
+    assert up.returncode == 0, up.stderr
+    _, left = psutil.wait_procs(below, timeout=5)
+    assert left == []
+
+    down = llamesh(environment, "down")
+    assert down.returncode == 0
+    assert down.stderr.endswith("stopped\n")
+    assert mesh_processes(home) == []
+
+
+def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:
+    terminal = pexpect.spawn(LLAMESH[0], [*LLAMESH[1:], "up"], env=environment, encoding="utf-8", timeout=60)  # type: ignore[arg-type]
+    try:
+        terminal.expect("the mesh is ready after")
+        terminal.sendintr()
+        terminal.expect("stopping")
+        terminal.expect("stopped")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 0
+    finally:
+        if terminal.isalive():
+            terminal.kill(signal.SIGKILL)
+        terminal.close()
+    assert mesh_processes(home) == []
+
+
+def test_running_answers_are_finished_before_the_end() -> None:
+    with running_mesh(LLAMESH_DRAIN_SECONDS="30") as mesh:
+        mesh.add_model("sentence", "sentence.gguf")
+        mesh.serve("sentence", runtime_params="--ctx-size 4096 --parallel 1")
+        assert mesh.process is not None
+        body = {
+            "model": "sentence.gguf",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 3000,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        with mesh.http.stream("POST", mesh.url("inference", "/v1/chat/completions"), json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            mesh.process.send_signal(signal.SIGINT)
+            *_, last = [line for line in lines if line]
+        assert last == "data: [DONE]"
+        assert mesh.process.wait(30) == 0
+
+
+def test_the_demo_answers_without_a_registry_and_is_idempotent(environment: dict[str, str]) -> None:
+    offline = {**environment, "PIP_NO_INDEX": "1"}
+    first = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    assert first.returncode == 0, first.stderr
+    assert "a stand-in that knows one sentence" in first.stderr
+    assert "What is the capital of France?" in first.stdout
+    assert f":{environment['LLAMESH_INFERENCE_PORT']}/v1" in first.stdout
+    assert "admin / admin" in first.stdout
+    assert llamesh(offline, "down").returncode == 0
+    second = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    assert second.returncode == 0, second.stderr
+    assert "fetching" not in second.stderr
+    # The first run logged this user in.
+    assert len(llamesh(environment, "models", "--output", "name").stdout.split()) == 1
+    assert len(llamesh(environment, "status", "--output", "name").stdout.split()) == 1
+    answer = llamesh(environment, "chat", "sentence", "Hi", "--max-tokens", "8")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip()
+    assert llamesh(environment, "down").returncode == 0
