@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from pydantic import SecretStr
 from sqlalchemy import String, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -27,6 +26,9 @@ from services.gateway.throttle import Throttle
 
 FIRST_ADMIN = "admin"
 """Name of the user that the first start makes."""
+
+DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
+"""Its password where none is set."""
 
 Role: TypeAlias = gateway_pb2.Role.ValueType
 
@@ -158,16 +160,15 @@ class Users:
 
 def first_password(settings: Settings) -> str:
     """The first administrator's password: the one that is set, else "admin" where only this machine can use it."""
-    chosen: SecretStr | None = settings.admin_password
-    if chosen is not None:
-        return chosen.get_secret_value()
-    if not settings.loopback:
+    chosen = settings.admin_password.get_secret_value() if settings.admin_password else ""
+    if not settings.loopback and chosen in ("", DEFAULT_PASSWORD):
         raise StartRefused(
-            f"LLAMESH_BIND={settings.bind} lets other machines in, and the first administrator has no password: "
-            "set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
+            f"LLAMESH_BIND={settings.bind} lets other machines in, and the first administrator has no password of its "
+            "own: set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
         )
-    log.warning("the password of the user admin is admin: change it before others can reach this machine")
-    return "admin"
+    if not chosen:
+        log.warning("the password of the user admin is admin: change it before others can reach this machine")
+    return chosen or DEFAULT_PASSWORD
 
 
 async def _found(session: AsyncSession, username: str) -> User:

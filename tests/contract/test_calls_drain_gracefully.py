@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import stat
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from llamesh.kit.config import make_private
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
 from tests.contract.rich_status import refused
 
@@ -99,3 +102,15 @@ async def test_the_socket_is_free_for_the_next_process(slow, one_settings, start
     health = health_pb2_grpc.HealthStub(channel)
     answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True, timeout=5)
     assert answer.status == SERVING
+
+
+async def test_a_socket_that_a_killed_process_left_behind_is_replaced(one_settings, start_member, connect) -> None:
+    path = make_private(one_settings.run_dir) / "gateway.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    assert path.exists()
+    await start_member(one_settings, "gateway", lambda member: member.announce(SERVICE))
+    health = health_pb2_grpc.HealthStub(connect(one_settings, "gateway"))
+    assert (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)).status == SERVING
+    assert stat.S_IMODE(one_settings.run_dir.stat().st_mode) == 0o700

@@ -100,9 +100,18 @@ async def test_a_password_that_is_set_is_the_first_one(one_settings, start_mesh)
         await login(mesh)
 
 
-async def test_the_default_password_is_refused_where_other_machines_can_come(one_settings, start_mesh) -> None:
+@pytest.mark.parametrize("password", [None, "", "admin"])
+async def test_the_default_password_is_refused_where_other_machines_can_come(
+    one_settings, start_mesh, password
+) -> None:
+    chosen = None if password is None else SecretStr(password)
     with pytest.raises(StartRefused, match="LLAMESH_ADMIN_PASSWORD"):
-        await start_mesh(one_settings.model_copy(update={"bind": "0.0.0.0"}))
+        await start_mesh(one_settings.model_copy(update={"bind": "0.0.0.0", "admin_password": chosen}))
+
+
+async def test_an_empty_password_counts_as_none(one_settings, start_mesh) -> None:
+    mesh = await start_mesh(one_settings.model_copy(update={"admin_password": SecretStr("")}))
+    assert (await login(mesh)).access_token
 
 
 async def test_a_changed_password_outlives_a_restart(stored_mesh, start_main, stop_member, as_caller) -> None:
