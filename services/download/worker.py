@@ -60,7 +60,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._running: dict[str, tuple[TransferRow, Progress]] = {}
-        self._ended: set[str] = set()
+        self._stopped: set[str] = set()
 
     def wake(self) -> None:
         """Look at the rows now: one of them changed."""
@@ -110,11 +110,11 @@ class Worker:
             return
 
     async def _follow_rows(self) -> None:
-        while self._ended:
+        while self._stopped:
             # Its last progress may have been told after its row moved on: what counts is told last.
-            ended = await self._transfers.find(self._ended.pop())
-            if ended is not None:
-                self._changes.download(download_message(ended))
+            stopped = await self._transfers.find(self._stopped.pop())
+            if stopped is not None:
+                self._changes.download(download_message(stopped))
         rows = await self._transfers.active()
         wanted = {(row.model_uuid, row.attempt) for row in rows}
         for model_uuid, (attempt, task) in self._tasks.items():
@@ -130,12 +130,13 @@ class Worker:
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
-        self._ended.add(model_uuid)
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled():
+            self._stopped.add(model_uuid)
+        elif error := task.exception():
             # Not even the failure could be written down: the row is still active and is taken up again.
             log.error("transfer not settled", model_uuid=model_uuid, error=str(error))
-        else:
-            self.wake()
+            return
+        self.wake()
 
     async def _transfer(self, model_uuid: str, attempt: int) -> None:
         row = await self._transfers.begin(model_uuid, attempt)
@@ -168,13 +169,20 @@ class Worker:
             self._changes.download(download_message(transfer))
 
     async def _fetch(self, row: TransferRow) -> StagedObject:
-        async with self._source.open(row.source) as found:
-            progress = Progress(found.size or 0, self._clock)
-            self._running[row.model_uuid] = (row, progress)
-            try:
-                return await self._store.stage(counted(found.chunks, progress.add), expected_size=found.size)
-            finally:
-                del self._running[row.model_uuid]
+        staged: StagedObject | None = None
+        try:
+            async with self._source.open(row.source) as found:
+                progress = Progress(found.size or 0, self._clock)
+                self._running[row.model_uuid] = (row, progress)
+                staged = await self._store.stage(counted(found.chunks, progress.add), expected_size=found.size)
+        except BaseException:
+            # Also the closing of the source can fail or be cancelled, when all bytes are there.
+            if staged is not None:
+                await staged.discard()
+            raise
+        finally:
+            self._running.pop(row.model_uuid, None)
+        return staged
 
     async def _fail(self, row: TransferRow, error: Exception) -> None:
         reason = failure(error, row.shown_source)

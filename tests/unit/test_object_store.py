@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -124,6 +125,17 @@ async def test_a_cancelled_write_leaves_nothing(
     if isinstance(store, S3Store):
         server: FakeS3 = request.getfixturevalue("s3")
         assert (server.objects, server.uploads) == ({}, {})
+
+
+async def test_a_write_cancelled_at_any_moment_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    for moment in range(40):
+        task = asyncio.create_task(store.stage(chunks(CONTENT[:200_000])))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await task).discard()
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()], moment
 
 
 async def test_read_gives_any_range(store: ObjectStore) -> None:

@@ -115,7 +115,8 @@ class DirectoryStore:
         with store_errors("cannot write to the object store"):
             if expected_size is not None:
                 self._check_room(expected_size)
-            file = await asyncio.to_thread(StagingFile, self._staging)
+            # Not in a thread: a task cancelled meanwhile would leave a locked file that nobody discards.
+            file = StagingFile(self._staging)
         try:
             async for block in blocks(chunks):
                 with store_errors("cannot write to the object store"):

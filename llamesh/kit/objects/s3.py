@@ -209,7 +209,7 @@ class S3Store:
 
     async def _fetch(self, key: str, target: Path) -> Path:
         with store_errors(f"cannot write {key} to the cache"):
-            file = await asyncio.to_thread(StagingFile, self._cache_staging)
+            file = StagingFile(self._cache_staging)
             try:
                 async for block in self.read(key):
                     await asyncio.to_thread(file.write, block)

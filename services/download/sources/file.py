@@ -37,7 +37,7 @@ class FileSource:
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
         """See Source."""
         path = self._resolve(source)
-        fd = await asyncio.to_thread(self._open, path)
+        fd = self._open(path)
         try:
             stats = os.fstat(fd)
             yield SourceObject(

@@ -1,0 +1,79 @@
+"""A web server that holds model files and fails as a test orders, and small models with contents of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from aiohttp import web
+
+from tests.unit.gguf_bytes import STRING, File, pair, tensor
+
+
+def model_bytes(name: str = "tiny", size: int = 128) -> bytes:
+    """A valid GGUF file of that name with `size` bytes (a multiple of 32) of tensors."""
+    return replace(
+        File(),
+        tensors=(tensor("token_embd.weight", [size // 4], 0, 0),),
+        data=bytes(size),
+        extra=(pair("test.name", STRING, name),),
+    ).build()
+
+
+class ModelServer:
+    """What is served, who asked, and when an answer goes on."""
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.promised: dict[str, int] = {}
+        """Content-Length of a path, where it is not the file's."""
+        self.hold_after: dict[str, int] = {}
+        """Bytes of a path after which the answer waits for `go_on`."""
+        self.holding = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.break_off = False
+
+    def url(self, path: str) -> str:
+        return f"http://{self.host}/{path}"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path[1:]
+        self.asked.append(path)
+        if path not in self.files:
+            return web.Response(status=404)
+        data = self.files[path]
+        response = web.StreamResponse()
+        response.content_length = self.promised.get(path, len(data))
+        await response.prepare(request)
+        first = self.hold_after.get(path, len(data))
+        await response.write(data[:first])
+        if first < len(data):
+            self.holding.set()
+            await self.go_on.wait()
+            if not self.break_off:
+                await response.write(data[first:])
+        if self.break_off or path in self.promised:
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[ModelServer]:
+    """A running server on a free port of loopback."""
+    state = ModelServer()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", state.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    state.host = f"127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield state
+    finally:
+        state.go_on.set()
+        await runner.cleanup()
