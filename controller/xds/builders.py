@@ -154,7 +154,7 @@ def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
 def inference_listener(settings: InferenceSettings) -> Any:
     """The inference listener; its routes come apart."""
     values = {
-        "address": settings.address,
+        "address": _bind_address(settings.address),
         "port": settings.port,
         "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
@@ -205,7 +205,7 @@ def management_listener(settings: ManagementSettings) -> Any:
     rules = json.dumps(api.body_rules(), sort_keys=True)
     values = {
         "name": settings.name,
-        "address": settings.address,
+        "address": _bind_address(settings.address),
         "port": settings.port,
         "max_body_bytes": settings.max_body_bytes,
         "jwt_provider": _jwt_provider(settings.tokens, {"forward_payload_header": "x-llamesh-claims"}),
@@ -241,6 +241,11 @@ def _jwt_rules(api: PublicApi, open_services: Iterable[str]) -> list[dict[str, A
 
 def _verb_is(verb: str) -> dict[str, Any]:
     return {"name": ":method", "string_match": {"exact": verb}}
+
+
+def _bind_address(host: str) -> str:
+    """Envoy binds to addresses, not names."""
+    return "127.0.0.1" if host == "localhost" else host.strip("[]")
 
 
 def _jwt_provider(tokens: TokenSettings, forward: dict[str, Any], *, api_key: bool = False) -> dict[str, Any]:

@@ -9,6 +9,13 @@ local CLAIMS = "envoy.filters.http.jwt_authn"
 local FORBIDDEN = { "n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id", "grammar_file", "media_path" }
 -- Keys whose value llama.cpp would fetch when it is a URL, and what such a URL begins with.
 local MEDIA = { "url", "image_url", "video_url", "audio_url", "file_url", "data", "file_data" }
+-- Both as they stand in JSON, made once: a search begins with the quote, which is rare in prompts.
+local KEYS = {}
+for _, names in ipairs({ FORBIDDEN, MEDIA }) do
+  for _, name in ipairs(names) do
+    KEYS[name] = '"' .. name .. '"'
+  end
+end
 local REMOTE = { http = true, https = true, file = true, ftp = true }
 
 local function quoted(text)
@@ -47,12 +54,12 @@ local function unescaped(body)
   end))
 end
 
--- Calls `found` with the end of each `"name":` in the body until it returns true. The search is for plain text and begins with a quote, which is rare in prompts;
--- inside of a string the closing quote would be an escaped one, so only keys are found.
+-- Calls `found` with the end of each `"name":` in the body until it returns true. Inside of a string the closing quote would be an escaped one, so only
+-- keys are found.
 local function any_key(body, name, found)
-  local from = 1
+  local key, from = KEYS[name], 1
   while true do
-    local first, last = body:find('"' .. name .. '"', from, true)
+    local first, last = body:find(key, from, true)
     if not first then
       return false
     end

@@ -167,3 +167,9 @@ def test_the_wheels_launcher_is_passed_by_for_the_program(monkeypatch: pytest.Mo
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_envoy().parent.name == "_bin"
+
+
+@pytest.mark.parametrize(("bind", "address"), [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("[::1]", "::1")])
+def test_envoy_is_given_an_address_to_bind_to(bind: str, address: str) -> None:
+    listener = builders.inference_listener(InferenceSettings(bind, 8080, TOKENS, True))
+    assert listener.address.socket_address.address == address
