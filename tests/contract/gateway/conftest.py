@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
+from argon2 import PasswordHasher
 
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.__main__ import main
+from services.gateway.passwords import Passwords
 from tests.contract.conftest import Connect, StartMain, StartMember
 from tests.contract.gateway.fakes import FakeContract, FakeController, FakeDownload
 
@@ -26,6 +28,13 @@ class Mesh:
     download: FakeDownload
     controller: FakeController
     members: dict[str, Member] = field(default_factory=dict)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes at their real cost would take most of these tests' time; tests/unit has them."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    monkeypatch.setattr("services.gateway.__main__.Passwords", lambda: Passwords(cheap))
 
 
 @pytest.fixture
