@@ -28,7 +28,7 @@ def utc_now() -> datetime:
 def store_of(settings: Settings) -> ObjectStore:
     """The object store that the settings name: below LLAMESH_HOME unless an S3 server is set."""
     return object_store(
-        directory=settings.home / "models",
+        directory=settings.home / "objects",
         endpoint=settings.minio_endpoint or None,
         bucket=settings.minio_bucket,
         secure=settings.minio_secure,

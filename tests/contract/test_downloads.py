@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
@@ -25,6 +26,7 @@ from services.download.tables import UnownedObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartMain
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
+from tests.unit.fake_s3 import fake_s3
 from tests.unit.gguf_bytes import STRING, U32, File, pair
 
 TINY = model_bytes()
@@ -88,7 +90,7 @@ class Service:
     @property
     def stored(self) -> list[Path]:
         """Every file in the store, published or not."""
-        return [path for path in (self.settings.home / "models").rglob("*") if path.is_file()]
+        return [path for path in (self.settings.home / "objects").rglob("*") if path.is_file()]
 
     async def no_files(self) -> None:
         async with asyncio.timeout(10):
@@ -97,16 +99,15 @@ class Service:
 
 
 Open = Callable[[], Awaitable[Service]]
+OpenWith = Callable[..., Awaitable[Service]]
 
 
 @pytest.fixture
-def open_service(
-    settings: Settings, web: ModelServer, start_main: StartMain, connect: Connect, as_caller: AsCaller
-) -> Open:
-    """Starts the service, also again on the same data."""
-    mine = settings.model_copy(update={"http_source_hosts": (web.host,)})
+def open_with(web: ModelServer, start_main: StartMain, connect: Connect, as_caller: AsCaller) -> OpenWith:
+    """Starts the service with settings of the test's."""
 
-    async def start() -> Service:
+    async def start(settings: Settings, **changes: object) -> Service:
+        mine = settings.model_copy(update={"http_source_hosts": (web.host,), **changes})
         member = await start_main(mine, "download", serve)
         channel = connect(mine, "download")
         return Service(
@@ -117,8 +118,20 @@ def open_service(
 
 
 @pytest.fixture
+def open_service(settings: Settings, open_with: OpenWith) -> Open:
+    """Starts the service, also again on the same data."""
+    return lambda: open_with(settings)
+
+
+@pytest.fixture
 async def service(open_service: Open) -> Service:
     return await open_service()
+
+
+@pytest.fixture
+async def sqlite_service(one_settings: Settings, open_with: OpenWith) -> Service:
+    """For tests in which the database plays no part."""
+    return await open_with(one_settings)
 
 
 def import_file(service: Service, name: str, data: bytes) -> str:
@@ -175,27 +188,27 @@ NOT_SERVED = {
 
 
 @pytest.mark.parametrize("case", NOT_SERVED)
-async def test_what_llama_cpp_cannot_be_given_is_refused(service: Service, case: str) -> None:
+async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service, case: str) -> None:
     data, problem = NOT_SERVED[case]
-    download = await service.fetched("m1", import_file(service, "a.gguf", data))
+    download = await sqlite_service.fetched("m1", import_file(sqlite_service, "a.gguf", data))
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_INVALID")
     assert problem in download.error.message
-    assert service.stored == []
+    assert sqlite_service.stored == []
 
 
-async def test_a_wrong_file_is_given_up_at_its_first_bytes(service: Service, web: ModelServer) -> None:
+async def test_a_wrong_file_is_given_up_at_its_first_bytes(sqlite_service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = b"PK\x03\x04" + bytes(5 << 20)
     web.hold_after["a.gguf"] = 1 << 20
-    download = await service.fetched("m1", web.url("a.gguf"))
+    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
     assert download.error.reason == "MODEL_INVALID"
     assert not web.go_on.is_set()
 
 
-async def test_a_body_that_ends_early_is_a_mismatch(service: Service, web: ModelServer) -> None:
+async def test_a_body_that_ends_early_is_a_mismatch(sqlite_service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = TINY
     web.promised["a.gguf"] = len(TINY) + 1
-    download = await service.fetched("m1", web.url("a.gguf"))
-    assert (download.error.reason, service.stored) == ("CONTENT_MISMATCH", [])
+    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
+    assert (download.error.reason, sqlite_service.stored) == ("CONTENT_MISMATCH", [])
 
 
 async def test_a_source_that_vanishes_ends_the_download(service: Service, web: ModelServer) -> None:
@@ -218,10 +231,10 @@ async def test_a_source_that_is_not_there_is_said_so_and_can_be_tried_again(serv
     assert (again.state, again.error.reason) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
 
 
-async def test_a_file_that_does_not_fit_is_refused_with_the_numbers(service: Service, web: ModelServer) -> None:
+async def test_a_file_that_does_not_fit_is_refused_with_the_numbers(sqlite_service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = TINY
     web.promised["a.gguf"] = (2 << 40) - 1
-    download = await service.fetched("m1", web.url("a.gguf"))
+    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
     assert download.error.reason == "STORE_UNAVAILABLE"
     assert f"needs {(2 << 40) - 1} bytes" in download.error.message
 
@@ -237,23 +250,25 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("source", "rule"), REFUSED)
-async def test_sources_that_may_not_be_used_are_refused_at_once(service: Service, source: str, rule: str) -> None:
+async def test_sources_that_may_not_be_used_are_refused_at_once(
+    sqlite_service: Service, source: str, rule: str
+) -> None:
     with refused("SOURCE_REFUSED") as refusal:
-        await service.start("m1", source)
+        await sqlite_service.start("m1", source)
     assert refusal.metadata["rule"] == rule
     assert "hunter2" not in str(refusal)
     with refused("DOWNLOAD_NOT_FOUND"):
-        await service.get("m1")
+        await sqlite_service.get("m1")
 
 
-async def test_a_private_address_is_refused_when_it_is_looked_up(service: Service) -> None:
-    download = await service.fetched("m1", "https://localhost/a.gguf")
+async def test_a_private_address_is_refused_when_it_is_looked_up(sqlite_service: Service) -> None:
+    download = await sqlite_service.fetched("m1", "https://localhost/a.gguf")
     assert download.error.reason == "SOURCE_REFUSED"
 
 
-async def test_without_a_source_the_missing_quant_service_is_named(service: Service) -> None:
+async def test_without_a_source_the_missing_quant_service_is_named(sqlite_service: Service) -> None:
     with refused("QUANT_NOT_CONFIGURED"):
-        await service.start("m1")
+        await sqlite_service.start("m1")
 
 
 @pytest.mark.parametrize(
@@ -267,19 +282,19 @@ async def test_without_a_source_the_missing_quant_service_is_named(service: Serv
         ({"model_uuid": "m1", "source": "https://" + "a" * 2048}, "source"),
     ],
 )
-async def test_malformed_requests_name_the_field(service: Service, fields: dict[str, str], wrong: str) -> None:
+async def test_malformed_requests_name_the_field(sqlite_service: Service, fields: dict[str, str], wrong: str) -> None:
     with refused("INVALID_FIELD") as refusal:
-        await service.start(**fields)
+        await sqlite_service.start(**fields)
     assert refusal.fields == [wrong]
 
 
-async def test_a_token_without_the_scope_is_refused(service: Service, as_caller: AsCaller) -> None:
-    service.caller = as_caller("eve", "infer:*")
+async def test_a_token_without_the_scope_is_refused(sqlite_service: Service, as_caller: AsCaller) -> None:
+    sqlite_service.caller = as_caller("eve", "infer:*")
     with refused("SCOPE_MISSING"):
-        await service.start("m1", "/x")
-    service.caller = []
+        await sqlite_service.start("m1", "/x")
+    sqlite_service.caller = []
     with refused("UNAUTHENTICATED"):
-        await service.get("m1")
+        await sqlite_service.get("m1")
 
 
 async def test_many_who_ask_cause_one_download(service: Service, web: ModelServer) -> None:
@@ -394,11 +409,11 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
     try:
         await DownloadServiceStub(connect(settings, "download")).StartDownload(request, **patient)
         async with asyncio.timeout(40):
-            while not any(path.stat().st_size for path in (settings.home / "models").rglob("*.part")):
+            while not any(path.stat().st_size for path in (settings.home / "objects").rglob("*.part")):
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        assert [path.suffix for path in (settings.home / "models").rglob("*") if path.is_file()] == [".part"]
+        assert [path.suffix for path in (settings.home / "objects").rglob("*") if path.is_file()] == [".part"]
         web.go_on.set()
         process = await start()
         downloads = DownloadServiceStub(connect(settings, "download"))
@@ -409,7 +424,7 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
                     break
                 await asyncio.sleep(0.02)
         assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 1)
-        assert [path.suffix for path in (settings.home / "models").rglob("*") if path.is_file()] == [".gguf"]
+        assert [path.suffix for path in (settings.home / "objects").rglob("*") if path.is_file()] == [".gguf"]
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 40) == 0
     finally:
@@ -451,7 +466,7 @@ async def test_an_object_without_a_record_is_removed_at_the_next_start(
         yield b"orphan"
 
     keys = [object_key("models", sha256(data), ".gguf") for data in (b"orphan", TINY)]
-    await put(DirectoryStore(service.settings.home / "models"), keys[0], orphan())
+    await put(DirectoryStore(service.settings.home / "objects"), keys[0], orphan())
     database = open_database(service.settings, "download")
     async with database.begin() as session:
         session.add_all(UnownedObjectRow(object_key=key) for key in keys)
@@ -546,3 +561,23 @@ async def test_more_transfers_than_may_run_at_once_wait_their_turn(service: Serv
     web.go_on.set()
     for number in range(6):
         assert (await service.state(f"m{number}")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_on_s3_a_model_is_located_as_a_local_copy(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("s"),
+        )
+        await service.fetched("m1", web.url("a.gguf"))
+        assert list(s3.objects) == [f"models/{sha256(TINY)}.gguf"]
+        assert (await service.path("m1")).read_bytes() == TINY
+        assert (await service.fetched("m2", web.url("a.gguf"), sha256="0" * 64)).error.reason == "CONTENT_MISMATCH"
+        assert len(s3.objects) == 1
+        await service.delete("m1")
+        assert s3.objects == {}

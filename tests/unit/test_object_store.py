@@ -15,11 +15,11 @@ from llamesh.kit.objects import (
     DirectoryStore,
     ObjectNotFoundError,
     ObjectStore,
-    S3Store,
     object_key,
     object_store,
     put,
 )
+from llamesh.kit.objects.s3 import S3Store
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
 CONTENT = os.urandom(3_500_000)

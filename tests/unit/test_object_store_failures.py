@@ -18,7 +18,6 @@ import pytest
 from llamesh.kit.objects import (
     DirectoryStore,
     ObjectNotFoundError,
-    S3Store,
     StoreDeniedError,
     StoreFullError,
     StoreUnavailableError,
@@ -26,6 +25,7 @@ from llamesh.kit.objects import (
     put,
 )
 from llamesh.kit.objects.directory import StagingFile
+from llamesh.kit.objects.s3 import S3Store
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
 
 CONTENT = b"model" * 100_000

@@ -7,7 +7,6 @@ under their key in one step. Keys are content addresses made by `object_key`, ne
 from pathlib import Path
 
 from llamesh.kit.objects.directory import DirectoryStore
-from llamesh.kit.objects.s3 import S3Store
 from llamesh.kit.objects.store import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -26,7 +25,6 @@ __all__ = [
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectStore",
-    "S3Store",
     "StagedObject",
     "StoreDeniedError",
     "StoreError",
@@ -56,6 +54,9 @@ def object_store(
     if endpoint:
         if cache_directory is None:
             raise ValueError("an S3 object store needs a cache directory for the files that engines open")
+        # Imported where it is used: the S3 client costs 8 MB, which one machine need not pay.
+        from llamesh.kit.objects.s3 import S3Store
+
         return S3Store(
             endpoint=endpoint,
             bucket=bucket,
