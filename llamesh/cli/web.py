@@ -63,6 +63,9 @@ def refusal(response: http.client.HTTPResponse) -> CommandError:
     try:
         found = json.loads(content)
         error = found.get("error", found)
+        for detail in found.get("details", ()):
+            if str(detail.get("@type", "")).endswith("LocalizedMessage"):
+                hint = hint or str(detail["message"])
         return CommandError(str(error["message"]), parts=parts, hint=hint, code=code)
     except (ValueError, KeyError, TypeError, AttributeError):
         words = content[:500].decode(errors="replace") or response.reason

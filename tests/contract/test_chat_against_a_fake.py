@@ -1,0 +1,185 @@
+"""`llamesh chat` and `llamesh api` against a labelled fake of the inference address: a small HTTP server with prepared answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+
+Capture = pytest.CaptureFixture[str]
+UUID = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
+
+
+class FakeInference(ThreadingHTTPServer):
+    """Answers every chat with an echo in two pieces, or with the prepared refusal; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.refusal: tuple[int, object] | None = None
+        self.breaks_off = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeInference
+
+    def do_GET(self) -> None:
+        self._answer({})
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        self.server.asked.append((self.path, self.headers.get("authorization", ""), body))
+        if self.server.refusal:
+            status, document = self.server.refusal
+            self._send(status, json.dumps(document).encode())
+            return
+        said = body["messages"][-1]["content"] if body else "nothing"
+        pieces = ["You said: ", said]
+        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+        if self.server.breaks_off:
+            events[1] = {"error": {"message": "the engine ended"}}  # type: ignore[dict-item]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        self._send(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeInference]:
+    with FakeInference() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        monkeypatch.setenv("LLAMESH_INFERENCE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("LLAMESH_URL", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_answer_alone_is_on_standard_output(inference: FakeInference, capsys: Capture) -> None:
+    assert run(["chat", "smol", "Hi", "--temperature", "0", "--system", "Be brief."]) == Exit.OK
+    assert capsys.readouterr() == ("You said: Hi\n", "")
+    path, authorization, body = inference.asked[0]
+    assert (path, authorization) == ("/v1/chat/completions", "")
+    assert body == {
+        "model": "smol",
+        "stream": True,
+        "temperature": 0.0,
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    }
+
+
+def test_a_servers_id_goes_into_the_path(inference: FakeInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", "key")
+    assert run(["chat", UUID, "Hi"]) == Exit.OK
+    path, authorization, body = inference.asked[0]
+    assert (path, authorization) == (f"/{UUID}/v1/chat/completions", "Bearer key")
+    assert "model" not in body
+
+
+def test_json_is_one_object_a_line(inference: FakeInference, capsys: Capture) -> None:
+    assert run(["chat", "smol", "Hi", "--json"]) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["choices"][0]["delta"]["content"] for line in lines] == ["You said: ", "Hi"]
+
+
+def test_the_question_may_come_from_standard_input(
+    inference: FakeInference, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("two\nlines"))
+    assert run(["chat", "smol"]) == Exit.OK
+    assert inference.asked[0][2]["messages"][0]["content"] == "two\nlines"
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["chat", "smol"]) == Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code"),
+    [
+        (400, Exit.USAGE),
+        (401, Exit.NOT_SIGNED_IN),
+        (403, Exit.REFUSED),
+        (404, Exit.NOT_FOUND),
+        (429, Exit.REFUSED),
+        (500, Exit.FAILED),
+        (503, Exit.UNAVAILABLE),
+    ],
+)
+def test_refusals_are_words_and_exit_codes(
+    inference: FakeInference, capsys: Capture, status: int, exit_code: Exit
+) -> None:
+    inference.refusal = status, {"error": {"message": "that is so", "type": "t", "param": None, "code": "c"}}
+    assert run(["chat", "smol", "Hi"]) == exit_code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: that is so\n")
+
+
+def test_an_error_inside_the_stream_is_an_error(inference: FakeInference, capsys: Capture) -> None:
+    inference.breaks_off = True
+    assert run(["chat", "smol", "Hi"]) == Exit.FAILED
+    assert "error: the engine ended" in capsys.readouterr().err
+
+
+def test_any_call_can_be_made_and_its_remedy_is_shown(inference: FakeInference, capsys: Capture) -> None:
+    detail = {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "message": "Do this."}
+    inference.refusal = 404, {"code": 5, "message": "gone", "details": [detail]}
+    assert run(["api", "POST", "/stop", "-d", '{"a": 1}']) == Exit.NOT_FOUND
+    assert capsys.readouterr().err == "error: gone\nhint: Do this.\n"
+    assert inference.asked[0][::2] == ("/stop", {"a": 1})
+    inference.refusal = 200, {"fine": True}
+    assert run(["api", "get", "health"]) == Exit.OK
+
+
+def test_in_a_terminal_one_talks_and_it_remembers(inference: FakeInference) -> None:
+    terminal = pexpect.spawn(
+        sys.executable, ["-m", "llamesh.cli.main", "chat", "smol"], encoding="utf-8", timeout=30, echo=False
+    )
+    try:
+        terminal.expect("> ")
+        terminal.sendline("first")
+        terminal.expect("You said: first\r\n> ")
+        terminal.sendline("second")
+        terminal.expect("You said: second\r\n> ")
+        terminal.sendeof()
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 0
+    finally:
+        terminal.close(force=True)
+    said = [message["content"] for message in inference.asked[1][2]["messages"]]
+    assert said == ["first", "You said: first", "second"]
+
+
+def test_ctrl_c_is_130(inference: FakeInference) -> None:
+    terminal = pexpect.spawn(sys.executable, ["-m", "llamesh.cli.main", "chat", "smol"], encoding="utf-8", timeout=30)
+    try:
+        terminal.expect("> ")
+        terminal.sendintr()
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == Exit.INTERRUPTED
+    finally:
+        terminal.close(force=True)

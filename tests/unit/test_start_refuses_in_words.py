@@ -1,0 +1,87 @@
+"""What `llamesh up` checks before it starts anything, and the program that ties Envoy to its supervisor."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llamesh.cli import up
+from llamesh.cli.failure import CommandError
+from llamesh.cli.mesh import checks, ports
+from llamesh.cli.mesh.envoy import TETHER
+from llamesh.cli.mesh.lock import MeshRunningError, held, holder
+from llamesh.cli.mesh.settings import MeshSettings
+
+
+def settings(home: Path, port: int = 0) -> MeshSettings:
+    return MeshSettings(
+        home=home,
+        run_dir=home / "run",
+        bind="127.0.0.1",
+        public_host="localhost",
+        inference_port=port,
+        gateway_port=0,
+        contract_port=0,
+        download_port=0,
+        drain_seconds=1,
+    )
+
+
+def test_a_taken_port_is_named_with_its_owner() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (problem,) = ports.taken("127.0.0.1", {"LLAMESH_GATEWAY_PORT": port, "LLAMESH_CONTRACT_PORT": 0})
+    assert problem.startswith(f"port {port} is taken by process {os.getpid()} (")
+    assert problem.endswith("LLAMESH_GATEWAY_PORT moves it")
+
+
+def test_an_address_that_is_not_this_machines_is_named() -> None:
+    (problem,) = ports.taken("192.0.2.1", {"LLAMESH_GATEWAY_PORT": 0})
+    assert "on 192.0.2.1" in problem
+
+
+def test_a_full_disk_is_said_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(f_bavail=10, f_frsize=2**20)
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(CommandError, match="10 MiB are free, 200 are needed"):
+        up._check_machine(settings(tmp_path))
+    assert checks.disk(settings(tmp_path)).state == "problem"
+
+
+def test_a_clock_that_runs_behind_is_found() -> None:
+    assert checks.clock(lambda: 0.0).state == "problem"
+    assert checks.clock().state == "ok"
+
+
+def test_one_mesh_for_each_home(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    with held(tmp_path):
+        found = holder(tmp_path)
+        assert found is not None
+        assert found.pid == os.getpid()
+        with pytest.raises(MeshRunningError), held(tmp_path):
+            pass
+    assert holder(tmp_path) is None
+
+
+def test_a_lock_file_that_nobody_holds_names_nobody(tmp_path: Path) -> None:
+    (tmp_path / "mesh.lock").write_text(f'{{"pid": {os.getpid()}, "started": "1"}}')
+    assert holder(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's wish to end with the parent is Linux's")
+def test_what_is_tethered_does_not_start_where_the_parent_is_gone_already() -> None:
+    late = subprocess.run(
+        [sys.executable, "-I", "-S", TETHER, "1", "/bin/echo", "started"], capture_output=True, check=False
+    )
+    assert (late.returncode, late.stdout) == (1, b"")
+    in_time = subprocess.run(
+        [sys.executable, "-I", "-S", TETHER, str(os.getpid()), "/bin/echo", "started"], capture_output=True, check=False
+    )
+    assert (in_time.returncode, in_time.stdout) == (0, b"started\n")
