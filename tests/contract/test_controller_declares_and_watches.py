@@ -1,0 +1,356 @@
+"""The controller's contract over a real channel, on SQLite and PostgreSQL. Engines are a labelled fake: they are ready when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from controller.board import Board
+from controller.declared import DeclaredServers
+from controller.models import Models
+from controller.reconcile import Reconciler
+from controller.runtimes import Engine, Exit, Load, Order, Phase
+from controller.servicer import ControllerServicer
+from controller.xds.server import ControlPlane
+from llamesh.kit.config import Settings
+from llamesh.kit.database import open_database
+from llamesh.kit.errors import DETAILS_KEY
+from llamesh.v1 import controller_pb2 as pb
+from llamesh.v1 import server_pb2
+from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
+from llamesh.v1.download_pb2 import LocateModelResponse
+from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_CatalogueServiceServicer_to_server
+from llamesh.v1.server_pb2 import RuntimeParameters, ServerChanges, ServerSpec
+
+Until = Any
+
+
+class FakeRuntime:
+    """FAKE: engines that are only entries of a list. They start at once and become ready when the test says so."""
+
+    def __init__(self) -> None:
+        self.list: list[Engine] = []
+        self.orders: list[Order] = []
+        self.lines = ["first", "second", "third"]
+        self._changed: Callable[[str], None] = lambda _: None
+
+    async def open(self, on_change: Callable[[str], None]) -> None:
+        self._changed = on_change
+
+    async def close(self) -> None: ...
+
+    def servers(self) -> Collection[str]:
+        return {engine.server_uuid for engine in self.list}
+
+    def engines(self, server_uuid: str) -> Sequence[Engine]:
+        return [engine for engine in self.list if engine.server_uuid == server_uuid]
+
+    async def start(self, order: Order) -> None:
+        self.orders.append(order)
+        name = f"e{len(self.orders)}"
+        self.list.append(
+            Engine(
+                name,
+                order.server_uuid,
+                order.replica,
+                order.spec_hash,
+                Phase.STARTING,
+                f"/fake/{name}.sock",
+                name,
+                datetime.now(UTC),
+            )
+        )
+
+    def stop(self, instance: str, grace: float) -> None:
+        self._replace(instance, phase=Phase.ENDED, exit=Exit("EngineExited", "", asked=True))
+
+    def forget(self, instance: str) -> None:
+        self.list = [engine for engine in self.list if engine.instance != instance]
+
+    async def load(self, instance: str) -> Load | None:
+        return Load(False, 0)
+
+    async def read_log(
+        self, server_uuid: str, replica: int, tail: int, *, follow: bool
+    ) -> AsyncIterator[Sequence[str]]:
+        yield self.lines[-tail:]
+        while follow:
+            await asyncio.sleep(0.01)
+            yield ["more"]
+
+    def drop_logs(self, server_uuid: str) -> None: ...
+
+    @property
+    def alive(self) -> list[Engine]:
+        """The engines that have not ended."""
+        return [engine for engine in self.list if engine.phase is not Phase.ENDED]
+
+    def become_ready(self) -> None:
+        """Every engine that starts answers now."""
+        for engine in self.list:
+            if engine.phase is Phase.STARTING:
+                self._replace(engine.instance, phase=Phase.READY, ready_since=0.0)
+
+    def crash(self, reason: str) -> None:
+        """Every engine ends by itself."""
+        for engine in self.alive:
+            self._replace(engine.instance, phase=Phase.ENDED, exit=Exit(reason, "it broke", asked=False))
+
+    def _replace(self, instance: str, **changes: Any) -> None:
+        self.list = [replace(engine, **changes) if engine.instance == instance else engine for engine in self.list]
+        self._changed(next(engine.server_uuid for engine in self.list if engine.instance == instance))
+
+
+class FakeEnvoy(ControlPlane):
+    """FAKE: an Envoy that has acknowledged whatever it was sent."""
+
+    async def acknowledged(self, server_uuid: str, timeout: float) -> bool:
+        return server_uuid in self._servers
+
+
+class Catalogue(CatalogueServiceServicer):
+    """Every model is this file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    async def LocateModel(self, request: Any, context: Any) -> LocateModelResponse:
+        return LocateModelResponse(path=str(self._file))
+
+
+class Controller:
+    """A controller on a real socket, and what stands in for the world around it."""
+
+    def __init__(self, stub: Any, runtime: FakeRuntime, until: Until) -> None:
+        self.stub = stub
+        self.runtime = runtime
+        self.until = until
+
+    async def declare(self, name: str = "smol", *, request_id: str = "", owner: str = "ada", **spec: Any) -> Any:
+        wanted = ServerSpec(model_uuid=spec.pop("model", "m1"), model_name=name, **spec)
+        return await self.stub.DeclareServer(
+            pb.DeclareServerRequest(spec=wanted, request_id=request_id, owner=owner, engine_memory_bytes=1000)
+        )
+
+    async def get(self, server: Any) -> Any:
+        return await self.stub.GetDeclaredServer(pb.GetDeclaredServerRequest(server_uuid=server.server_uuid))
+
+    async def until_state(self, server: Any, state: int) -> Any:
+        async with asyncio.timeout(10):
+            while (found := await self.get(server)).state != state:
+                await asyncio.sleep(0.005)
+        return found
+
+    async def ready(self, server: Any, engines: int = 1) -> Any:
+        """Wait for the engines to be started, and let them answer."""
+        await self.until(lambda: len(self.runtime.engines(server.server_uuid)) == engines)
+        self.runtime.become_ready()
+        return await self.until_state(server, server_pb2.SERVER_STATE_READY)
+
+    async def update(self, server: Any, etag: str = "", **changes: Any) -> Any:
+        return await self.stub.UpdateDeclaredServer(
+            pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, changes=ServerChanges(**changes), etag=etag)
+        )
+
+
+@pytest.fixture
+async def controller(
+    settings: Settings, start_member: Any, connect: Any, until: Until, tmp_path: Path
+) -> AsyncIterator[Controller]:
+    database = open_database(settings, "controller")
+    await database.migrate("controller")
+    store, board, runtime, control = DeclaredServers(database), Board(), FakeRuntime(), FakeEnvoy()
+    reconciler = Reconciler(settings, store, runtime, control, board)
+    model = tmp_path / "model.gguf"
+    model.touch()
+    await start_member(
+        settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
+    )
+    models = Models(connect(settings, "download"), reconciler.model_changed)
+    await reconciler.open(models)
+
+    def register(member: Any) -> None:
+        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        add_ControllerServiceServicer_to_server(servicer, member.server)
+        member.announce("llamesh.v1.ControllerService")
+
+    await start_member(settings, "controller", register)
+    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, until)
+    await reconciler.close()
+    await models.close()
+    await database.close()
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> bytes:
+    return b"".join(value for key, value in error.trailing_metadata() if key == DETAILS_KEY)
+
+
+async def refused(call: Any, reason: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert reason.encode() in reason_of(caught.value)
+
+
+async def test_a_declared_server_starts_and_becomes_ready(controller: Controller) -> None:
+    server = await controller.declare(parameters=RuntimeParameters(ctx_size=2048, warmup=False), replicas=2)
+    assert server.state == server_pb2.SERVER_STATE_STARTING
+    assert server.endpoint.endswith(f"/{server.server_uuid}/v1")
+    assert (server.runtime_params, server.owner, server.replicas) == ("--ctx-size 2048 --no-warmup", "ada", 2)
+    found = await controller.ready(server, 2)
+    assert found.ready_replicas == 2
+    assert found.observed_generation == found.generation == 1
+    assert [condition.type for condition in found.conditions] == [
+        "Ready",
+        "Progressing",
+        "ModelAvailable",
+        "FitsMemory",
+    ]
+    assert [order.parameters for order in controller.runtime.orders] == [{"ctx_size": 2048, "warmup": False}] * 2
+
+
+async def test_a_repeated_request_id_gives_the_first_server_of_its_owner(controller: Controller) -> None:
+    first = await controller.declare(request_id="r1")
+    again = await controller.declare(request_id="r1", replicas=3)
+    assert again.server_uuid == first.server_uuid
+    assert again.replicas == 1
+    other = await controller.declare(request_id="r1", owner="bob")
+    assert other.server_uuid != first.server_uuid
+    assert (await controller.declare()).server_uuid != (await controller.declare()).server_uuid
+
+
+async def test_twenty_equal_calls_at_once_declare_one_server(controller: Controller) -> None:
+    servers = await asyncio.gather(*(controller.declare(request_id="same") for _ in range(20)))
+    assert len({server.server_uuid for server in servers}) == 1
+
+
+async def test_a_change_needs_the_etag_that_was_read(controller: Controller) -> None:
+    server = await controller.ready(await controller.declare())
+    changed = await controller.update(server, server.etag, replicas=2)
+    assert (changed.replicas, changed.generation) == (2, 2)
+    assert changed.etag != server.etag
+    await refused(controller.update(server, server.etag, replicas=3), "ETAG_MISMATCH")
+    same = await controller.update(server, replicas=2)
+    assert same.etag == changed.etag
+
+
+async def test_changed_parameters_replace_the_engine_without_a_gap(controller: Controller) -> None:
+    server = await controller.ready(await controller.declare())
+    await controller.update(server, parameters=RuntimeParameters(ctx_size=4096))
+    await controller.until(lambda: len(controller.runtime.orders) == 2)
+    during = await controller.get(server)
+    assert during.ready_replicas == 1
+    assert during.state == server_pb2.SERVER_STATE_READY
+    controller.runtime.become_ready()
+    await controller.until(lambda: [engine.instance for engine in controller.runtime.list] == ["e2"])
+    assert (await controller.until_state(server, server_pb2.SERVER_STATE_READY)).ready_replicas == 1
+
+
+async def test_sleep_ends_the_engines_and_wake_starts_them(controller: Controller) -> None:
+    server = await controller.ready(await controller.declare())
+    request = pb.SleepDeclaredServerRequest(server_uuid=server.server_uuid)
+    for _ in range(2):
+        await controller.stub.SleepDeclaredServer(request)
+        asleep = await controller.until_state(server, server_pb2.SERVER_STATE_SLEEPING)
+    assert asleep.conditions[0].reason == "Asleep"
+    assert asleep.generation == server.generation
+    await controller.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=server.server_uuid))
+    await controller.ready(server)
+
+
+async def test_a_removed_server_is_gone_and_said_to_be_stopped(controller: Controller) -> None:
+    server = await controller.ready(await controller.declare())
+    request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
+    last = await controller.stub.RemoveServer(request, timeout=10)
+    assert last.state == server_pb2.SERVER_STATE_STOPPED
+    assert controller.runtime.list == []
+    await refused(controller.get(server), "SERVER_NOT_FOUND")
+    await refused(controller.stub.RemoveServer(request), "SERVER_NOT_FOUND")
+    await refused(controller.update(server, replicas=2), "SERVER_NOT_FOUND")
+    await refused(
+        controller.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=server.server_uuid)),
+        "SERVER_NOT_FOUND",
+    )
+
+
+async def test_engines_that_fail_are_reported_with_their_reason(controller: Controller) -> None:
+    server = await controller.declare()
+    for _ in range(3):
+        await controller.until(lambda: controller.runtime.alive)
+        controller.runtime.crash("BadModel")
+    found = await controller.until_state(server, server_pb2.SERVER_STATE_FAILING)
+    ready = found.conditions[0]
+    assert (ready.status, ready.reason) == (server_pb2.CONDITION_STATUS_FALSE, "BadModel")
+    assert "it broke" in ready.message
+    assert found.replica_statuses[0].state == server_pb2.REPLICA_STATE_BACKOFF
+    assert found.replica_statuses[0].restarts == 3
+
+
+async def test_pages_hold_every_server_once_in_order(controller: Controller) -> None:
+    declared = [(await controller.declare(model=f"m{number % 2}")).server_uuid for number in range(7)]
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await controller.stub.ListDeclaredServers(pb.ListDeclaredServersRequest(page_size=3, page_token=token))
+        assert len(page.servers) <= 3
+        seen += [server.server_uuid for server in page.servers]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == declared
+    some = await controller.stub.ListDeclaredServers(pb.ListDeclaredServersRequest(model_uuid="m1"))
+    assert [server.server_uuid for server in some.servers] == declared[1::2]
+    await refused(
+        controller.stub.ListDeclaredServers(pb.ListDeclaredServersRequest(page_token="x")), "INVALID_PAGE_TOKEN"
+    )
+
+
+async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Controller) -> None:
+    server = await controller.ready(await controller.declare())
+    watch = controller.stub.WatchServers(pb.WatchServersRequest())
+    first = await watch.read()
+    assert first.server.server_uuid == server.server_uuid
+    assert (await watch.read()).synced
+    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid), timeout=10)
+    last: pb.WatchServersResponse | None = None
+    async with asyncio.timeout(10):
+        while last is None or last.WhichOneof("change") != "removed":
+            last = await watch.read()
+    assert last.removed.state == server_pb2.SERVER_STATE_STOPPED
+    watch.cancel()
+
+
+async def test_capacity_counts_what_sleeping_servers_will_take(controller: Controller) -> None:
+    await controller.ready(await controller.declare())
+    sleeping = await controller.declare(replicas=3)
+    await controller.stub.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=sleeping.server_uuid))
+    await controller.until_state(sleeping, server_pb2.SERVER_STATE_SLEEPING)
+    (node,) = (await controller.stub.GetCapacity(pb.GetCapacityRequest())).nodes
+    assert node.promised_bytes == 3000
+    assert 0 < node.available_bytes <= node.total_bytes
+
+
+async def test_a_log_is_read_and_followed(controller: Controller) -> None:
+    server = await controller.declare()
+    request = pb.ReadEngineLogRequest(server_uuid=server.server_uuid, tail_lines=2)
+    assert [list(part.lines) async for part in controller.stub.ReadEngineLog(request)] == [["second", "third"]]
+    follow = controller.stub.ReadEngineLog(
+        pb.ReadEngineLogRequest(server_uuid=server.server_uuid, tail_lines=1, follow=True)
+    )
+    assert [list((await follow.read()).lines) for _ in range(3)] == [["third"], ["more"], ["more"]]
+    follow.cancel()
+    missing = controller.stub.ReadEngineLog(pb.ReadEngineLogRequest(server_uuid="none"))
+    await refused(missing.read(), "SERVER_NOT_FOUND")
+
+
+async def test_the_mesh_status_counts(controller: Controller) -> None:
+    await controller.ready(await controller.declare(idle_sleep=Duration(seconds=60)))
+    status = await controller.stub.GetMeshStatus(pb.GetMeshStatusRequest())
+    assert (status.declared_servers, status.running_engines, status.connected_envoys) == (1, 1, 0)

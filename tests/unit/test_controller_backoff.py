@@ -1,0 +1,42 @@
+"""A single failure is repaired at once; one after the other costs growing pauses; what has worked for a while starts afresh."""
+
+from __future__ import annotations
+
+from controller.backoff import (
+    FAILING_AFTER,
+    LONGEST_PAUSE,
+    STEADY_SECONDS,
+    History,
+    after_exit,
+    after_steady,
+    pause,
+)
+from controller.runtimes import Exit
+
+FAILED = Exit("BadModel", "no such tensor", asked=False)
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    assert [pause(failures) for failures in range(7)] == [0, 0, 1, 2, 4, 8, 16]
+    assert pause(9) == pause(10**6) == LONGEST_PAUSE
+
+
+def test_failures_in_a_row_are_counted_with_their_reason() -> None:
+    history = History()
+    for number in range(1, FAILING_AFTER + 1):
+        assert not history.failing
+        history = after_exit(history, FAILED, None, now=100.0)
+        assert history == History(number, number, 100.0 + pause(number), "BadModel", "no such tensor")
+    assert history.failing
+
+
+def test_an_end_that_was_asked_for_is_no_failure() -> None:
+    assert after_exit(History(), Exit("EngineExited", "", asked=True), 5.0, 100.0) == History()
+
+
+def test_an_engine_that_answered_for_a_while_starts_afresh() -> None:
+    history = History(restarts=5, failures=5)
+    assert after_exit(history, FAILED, STEADY_SECONDS, 100.0).failures == 1
+    assert after_exit(history, FAILED, STEADY_SECONDS - 1, 100.0).failures == 6
+    assert after_exit(history, FAILED, STEADY_SECONDS, 100.0).restarts == 6
+    assert after_steady(history) == History(restarts=5)

@@ -1,0 +1,69 @@
+"""Memory is that of the container where it has a limit, of the machine otherwise. The files are hand-made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controller.capacity import MachineMemory, machine_memory, promised
+from llamesh.v1.server_pb2 import Server
+
+GIB = 1 << 30
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(tmp_path, proc__meminfo=f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {8 << 20} kB\n")
+    return tmp_path
+
+
+def test_a_machine_without_limits_gives_what_it_has(root: Path) -> None:
+    assert machine_memory(root) == MachineMemory(16 * GIB, 8 * GIB)
+
+
+def test_a_limit_of_the_second_kind_counts_without_pages_that_can_be_given_back(root: Path) -> None:
+    write(root, proc__self__cgroup="0::/box\n")
+    folder = root / "sys/fs/cgroup/box"
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text(f"{4 * GIB}\n")
+    (folder / "memory.current").write_text(f"{3 * GIB}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {GIB}\n")
+    assert machine_memory(root) == MachineMemory(4 * GIB, 2 * GIB)
+
+
+def test_a_limit_of_the_first_kind_counts_and_no_limit_does_not(root: Path) -> None:
+    write(root, proc__self__cgroup="3:cpu,cpuacct:/\n2:memory:/pod/box\n")
+    folder = root / "sys/fs/cgroup/memory/pod"
+    (folder / "box").mkdir(parents=True)
+    for directory, limit in ((folder, 2 * GIB), (folder / "box", 9223372036854771712)):
+        (directory / "memory.limit_in_bytes").write_text(str(limit))
+        (directory / "memory.usage_in_bytes").write_text(str(GIB))
+        (directory / "memory.stat").write_text("total_inactive_file 0\n")
+    assert machine_memory(root) == MachineMemory(2 * GIB, GIB)
+
+
+def test_inside_a_container_the_mount_is_the_own_group(root: Path) -> None:
+    write(root, proc__self__cgroup="0::/host/path/that/is/not/here\n")
+    folder = root / "sys/fs/cgroup"
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text(str(GIB))
+    (folder / "memory.current").write_text(str(2 * GIB))
+    (folder / "memory.stat").write_text("")
+    assert machine_memory(root) == MachineMemory(GIB, 0)
+
+
+def test_what_runs_is_not_promised_again() -> None:
+    servers = [
+        (Server(replicas=3, ready_replicas=1), 10),
+        (Server(replicas=1, ready_replicas=1), 100),
+        (Server(replicas=1, ready_replicas=2), 1000),
+    ]
+    assert promised(servers) == 20

@@ -1,0 +1,229 @@
+"""A held request ends in one of four ways, in time, and wakes a server once however many wait. The clock and the servers are the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from controller.board import Board
+from controller.waking import DEFAULT_BUDGET, Awake, Refused, TooMany, Unknown, Waking
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
+
+STARTING = server_pb2.SERVER_STATE_STARTING
+READY = server_pb2.SERVER_STATE_READY
+SLEEPING = server_pb2.SERVER_STATE_SLEEPING
+STOPPING = server_pb2.SERVER_STATE_STOPPING
+FAILING = server_pb2.SERVER_STATE_FAILING
+
+
+def server(uuid: str = "a", state: int = STARTING, *, name: str = "smol", ready: int = 0, **more: Any) -> Server:
+    reason, message = more.pop("reason", "Starting"), more.pop("message", "0 of 1 engines answer")
+    budget = Duration(seconds=more.pop("budget", 60))
+    return Server(
+        server_uuid=uuid,
+        model_name=name,
+        state=state,  # type: ignore[arg-type]
+        ready_replicas=ready,
+        spec=ServerSpec(wake_budget=budget if budget.seconds else None),
+        conditions=[Condition(type="Ready", reason=reason, message=message)],
+    )
+
+
+class Bench:
+    """A waker without HTTP, around a board that the test writes."""
+
+    def __init__(self, most_held: int = 100) -> None:
+        self.board = Board()
+        self.now = 0.0
+        self.woken: list[str] = []
+        self.touched: list[str] = []
+        self.waking = Waking(self.board, self._wake, self.touched.append, lambda: self.now, most_held)
+
+    async def _wake(self, server_uuid: str) -> None:
+        self.woken.append(server_uuid)
+        await asyncio.sleep(0)
+
+    def hold(self, cluster: str = "s:a") -> asyncio.Task[Any]:
+        return asyncio.create_task(self.waking.hold(cluster))
+
+    async def settle(self) -> None:
+        """Let every task go as far as it can."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.mark.parametrize("cluster", ["s:b", "m:other", "m:", "s:", "", "nonsense", "x:a"])
+async def test_an_unknown_server_or_model_is_said_at_once(bench: Bench, cluster: str) -> None:
+    bench.board.put(server())
+    assert await bench.waking.hold(cluster) == Unknown()
+
+
+@pytest.mark.parametrize("cluster", ["s:a", "m:smol"])
+async def test_an_engine_that_is_ready_lets_the_request_go(bench: Bench, cluster: str) -> None:
+    bench.board.put(server(state=READY, ready=1))
+    assert await bench.waking.hold(cluster) == Awake()
+    assert bench.woken == []
+    assert bench.touched == ["a"]
+
+
+async def test_many_requests_wake_a_sleeping_server_once_and_are_let_go_together(bench: Bench) -> None:
+    bench.board.put(server(state=SLEEPING))
+    held = [bench.hold() for _ in range(50)]
+    await bench.settle()
+    assert bench.waking.held == 50
+    assert bench.woken == ["a"]
+    bench.board.put(server(state=STARTING))
+    await bench.settle()
+    assert bench.woken == ["a"]
+    bench.board.put(server(state=READY, ready=1))
+    assert await asyncio.gather(*held) == [Awake()] * 50
+    assert bench.waking.held == 0
+
+
+async def test_an_engine_that_answers_but_is_not_acknowledged_lets_nobody_go(bench: Bench) -> None:
+    bench.board.put(server(state=STARTING, ready=0))
+    held = bench.hold()
+    await bench.settle()
+    assert not held.done()
+    held.cancel()
+
+
+async def test_a_server_that_is_starting_already_is_not_woken(bench: Bench) -> None:
+    bench.board.put(server(state=STARTING))
+    held = bench.hold()
+    await bench.settle()
+    assert bench.woken == []
+    held.cancel()
+
+
+async def test_a_server_that_falls_asleep_while_requests_wait_is_woken_again(bench: Bench) -> None:
+    bench.board.put(server(state=STARTING))
+    held = bench.hold()
+    await bench.settle()
+    bench.board.put(server(state=SLEEPING, reason="Asleep"))
+    await bench.settle()
+    assert bench.woken == ["a"]
+    held.cancel()
+
+
+async def test_the_end_of_the_budget_is_a_refusal_with_the_reason(bench: Bench) -> None:
+    bench.board.put(server(message="0 of 1 engines answer: no such tensor"))
+    held = bench.hold()
+    await bench.settle()
+    bench.now = 60.0
+    bench.board.put(server(message="0 of 1 engines answer: out of memory"))
+    verdict = await held
+    assert isinstance(verdict, Refused)
+    assert "out of memory" in verdict.message
+    assert verdict.retry_after > 0
+
+
+async def test_without_a_budget_of_its_own_a_server_has_the_default(bench: Bench) -> None:
+    bench.board.put(server(budget=0))
+    held = bench.hold()
+    await bench.settle()
+    bench.now = DEFAULT_BUDGET - 1
+    bench.board.put(server(budget=0, message="x"))
+    await bench.settle()
+    assert not held.done()
+    bench.now = DEFAULT_BUDGET
+    bench.board.put(server(budget=0, message="y"))
+    assert isinstance(await held, Refused)
+
+
+async def test_a_server_that_fails_is_not_waited_for(bench: Bench) -> None:
+    bench.board.put(server())
+    held = bench.hold()
+    await bench.settle()
+    bench.board.put(server(state=FAILING, reason="BadModel", message="0 of 1 engines answer: no such tensor"))
+    verdict = await held
+    assert isinstance(verdict, Refused)
+    assert "no such tensor" in verdict.message
+
+
+async def test_a_server_that_is_removed_while_requests_wait_is_unknown(bench: Bench) -> None:
+    bench.board.put(server())
+    held = bench.hold()
+    await bench.settle()
+    bench.board.put(server(state=STOPPING, reason="Stopping"))
+    assert await held == Unknown()
+    again = bench.hold()
+    bench.board.remove(server())
+    assert await again == Unknown()
+
+
+async def test_of_two_servers_with_the_name_one_is_woken_and_either_will_do(bench: Bench) -> None:
+    bench.board.put(server("a", SLEEPING))
+    bench.board.put(server("b", SLEEPING))
+    held = bench.hold("m:smol")
+    await bench.settle()
+    assert bench.woken == ["a"]
+    bench.board.put(server("b", READY, ready=1))
+    assert await held == Awake()
+    assert bench.touched == ["b"]
+
+
+async def test_a_sleeping_server_is_woken_in_place_of_a_failing_one(bench: Bench) -> None:
+    bench.board.put(server("a", FAILING))
+    bench.board.put(server("b", SLEEPING))
+    held = bench.hold("m:smol")
+    await bench.settle()
+    assert bench.woken == ["b"]
+    held.cancel()
+
+
+async def test_a_client_that_leaves_is_released_and_the_others_go_on() -> None:
+    bench = Bench()
+    bench.board.put(server(state=SLEEPING))
+    first, second = bench.hold(), bench.hold()
+    await asyncio.sleep(0)
+    first.cancel()
+    await bench.settle()
+    assert first.cancelled()
+    assert bench.waking.held == 1
+    bench.board.put(server(state=READY, ready=1))
+    assert await second == Awake()
+
+
+async def test_more_than_may_be_held_are_turned_away() -> None:
+    bench = Bench(most_held=2)
+    bench.board.put(server())
+    held = [bench.hold() for _ in range(2)]
+    await bench.settle()
+    assert await bench.waking.hold("s:a") == TooMany()
+    held[0].cancel()
+    await bench.settle()
+    third = bench.hold()
+    await bench.settle()
+    assert not third.done()
+    for task in (held[1], third):
+        task.cancel()
+
+
+async def test_a_wake_that_fails_is_tried_again_by_the_next_request() -> None:
+    bench = Bench()
+    calls: list[str] = []
+
+    async def broken(server_uuid: str) -> None:
+        calls.append(server_uuid)
+        raise OSError("the database is away")
+
+    waking = Waking(bench.board, broken, bench.touched.append, lambda: bench.now)
+    bench.board.put(server(state=SLEEPING))
+    held = [asyncio.create_task(waking.hold("s:a"))]
+    await bench.settle()
+    held.append(asyncio.create_task(waking.hold("s:a")))
+    await bench.settle()
+    assert calls == ["a", "a"]
+    assert not any(task.done() for task in held)
+    for task in held:
+        task.cancel()

@@ -1,0 +1,362 @@
+"""What is done for one server in every situation, and that doing it leads from anywhere to what is wanted."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from controller.backoff import History, after_exit
+from controller.declared import Rest
+from controller.plan import (
+    IDLE_POLL_SECONDS,
+    PATIENCE,
+    Action,
+    Decision,
+    Drain,
+    FallAsleep,
+    Forget,
+    Locate,
+    Resume,
+    Seen,
+    Situation,
+    Start,
+    Stop,
+    Wish,
+    plan,
+)
+from controller.runtimes import Engine, Exit, Phase
+
+NEW, OLD = "new", "old"
+NOW = 1000.0
+GRACE = 20.0
+
+
+def engine(instance: str, replica: int = 0, phase: Phase = Phase.READY, spec_hash: str = NEW, **more: Any) -> Engine:
+    started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=more.pop("age", 0))
+    ready_since = 0.0 if phase is Phase.READY else None
+    return Engine(instance, "s", replica, spec_hash, phase, f"/{instance}.sock", "1", started, ready_since, **more)
+
+
+def ready(instance: str, replica: int = 0, spec_hash: str = NEW, **more: Any) -> Seen:
+    return Seen(engine(instance, replica, spec_hash=spec_hash), published=more.pop("published", True), **more)
+
+
+def starting(instance: str, replica: int = 0, spec_hash: str = NEW) -> Seen:
+    return Seen(engine(instance, replica, Phase.STARTING, spec_hash))
+
+
+def stopping(instance: str, replica: int = 0, spec_hash: str = NEW) -> Seen:
+    return Seen(engine(instance, replica, Phase.STOPPING, spec_hash), withdrawn=True)
+
+
+def draining(instance: str, replica: int = 0, spec_hash: str = NEW, since: float = NOW, **more: Any) -> Seen:
+    return Seen(engine(instance, replica, spec_hash=spec_hash), draining_since=since, **more)
+
+
+def decide(wish: Wish, *engines: Seen, **more: Any) -> Decision:
+    return plan(wish, Situation(engines, more.pop("now", NOW), **more))
+
+
+ONE, TWO = Wish(1, NEW, grace=GRACE), Wish(2, NEW, grace=GRACE)
+ASKED = replace(ONE, rest=Rest.ASKED)
+IDLE = replace(ONE, rest=Rest.IDLE)
+GOING = replace(ONE, removing=True)
+
+CASES: dict[str, tuple[Wish, list[Seen], list[Action], list[str]]] = {
+    # from nothing
+    "nothing runs: start": (ONE, [], [Start(0)], []),
+    "two wanted: start both": (TWO, [], [Start(0), Start(1)], []),
+    "one of two is missing: start that one": (TWO, [ready("a")], [Start(1)], ["a"]),
+    "one starts: wait": (ONE, [starting("a")], [], []),
+    "an engine that ends does not count": (ONE, [stopping("a")], [Start(0)], []),
+    # as it should be
+    "ready: publish": (ONE, [ready("a", published=False)], [], ["a"]),
+    "ready and published: nothing": (ONE, [ready("a")], [], ["a"]),
+    "endpoints go by replica": (TWO, [ready("z", 0), ready("b", 1)], [], ["z", "b"]),
+    # fewer
+    "one too many: drain it": (ONE, [ready("a"), ready("b", 1)], [Drain("b")], ["a"]),
+    "one too many that starts: end it": (ONE, [ready("a"), starting("b", 1)], [Stop("b", 0.0)], ["a"]),
+    "twice the same replica: keep the one that is ready": (ONE, [starting("a"), ready("b")], [Stop("a", 0.0)], ["b"]),
+    "twice the same, both ready: keep the first": (ONE, [ready("a"), ready("b")], [Drain("b")], ["a"]),
+    # draining
+    "Envoy still knows it: wait": (ONE, [ready("a"), draining("b", 1)], [], ["a"]),
+    "Envoy has let go, busy: wait": (ONE, [ready("a"), draining("b", 1, withdrawn=True, busy=True)], [], ["a"]),
+    "Envoy has let go, it does not say: wait": (ONE, [ready("a"), draining("b", 1, withdrawn=True)], [], ["a"]),
+    "Envoy has let go, idle: end it": (
+        ONE,
+        [ready("a"), draining("b", 1, withdrawn=True, busy=False)],
+        [Stop("b", GRACE)],
+        ["a"],
+    ),
+    "Envoy still knows it, idle: wait all the same": (ONE, [ready("a"), draining("b", 1, busy=False)], [], ["a"]),
+    "patience is over: end it": (
+        ONE,
+        [ready("a"), draining("b", 1, since=NOW - PATIENCE, withdrawn=True, busy=True)],
+        [Stop("b", GRACE)],
+        ["a"],
+    ),
+    "wanted again before it ended: take it back": (ONE, [draining("a", withdrawn=True)], [Resume("a")], ["a"]),
+    # changed parameters
+    "changed: start the new one beside the old": (ONE, [ready("a", 0, OLD)], [Start(0)], ["a"]),
+    "the new one starts: the old one answers": (ONE, [ready("a", 0, OLD), starting("b")], [], ["a"]),
+    "the new one is ready, Envoy does not know it: both": (
+        ONE,
+        [ready("a", 0, OLD), ready("b", published=False)],
+        [],
+        ["a", "b"],
+    ),
+    "Envoy knows the new one: drain the old": (ONE, [ready("a", 0, OLD), ready("b")], [Drain("a")], ["b"]),
+    "two: one after the other": (TWO, [ready("a", 0, OLD), ready("b", 1, OLD)], [Start(0)], ["a", "b"]),
+    "two: the second waits for the first": (
+        TWO,
+        [ready("a", 0, OLD), ready("b", 1, OLD), starting("c", 0)],
+        [],
+        ["a", "b"],
+    ),
+    "two: the first is replaced, then the second begins": (
+        TWO,
+        [ready("a", 0, OLD), ready("b", 1, OLD), ready("c", 0)],
+        [Drain("a"), Start(1)],
+        ["c", "b"],
+    ),
+    "changed while starting: the old start is given up": (ONE, [starting("a", 0, OLD)], [Stop("a", 0.0), Start(0)], []),
+    "changed back while draining: the old one is the new one": (
+        ONE,
+        [draining("a", 0, NEW), ready("b", 0, OLD)],
+        [Resume("a")],
+        ["a", "b"],
+    ),
+    "the old one drains and the new one died: take the old one back": (
+        ONE,
+        [draining("a", 0, OLD, withdrawn=True)],
+        [Resume("a"), Start(0)],
+        ["a"],
+    ),
+    "changed and fewer: the one too many goes": (
+        ONE,
+        [ready("a", 0, OLD), ready("b", 1, OLD)],
+        [Drain("b"), Start(0)],
+        ["a"],
+    ),
+    "changed and more: what is missing starts at once": (
+        TWO,
+        [ready("a", 0, OLD)],
+        [Start(0), Start(1)],
+        ["a"],
+    ),
+    # asleep
+    "told to sleep: drain": (ASKED, [ready("a")], [Drain("a")], []),
+    "told to sleep, Envoy has let go: end it though busy": (
+        ASKED,
+        [draining("a", withdrawn=True, busy=True)],
+        [Stop("a", GRACE)],
+        [],
+    ),
+    "told to sleep, starting: end it": (ASKED, [starting("a")], [Stop("a", 0.0)], []),
+    "idle, a request slipped in: let it finish": (IDLE, [draining("a", withdrawn=True, busy=True)], [], []),
+    "idle, nothing runs: end it": (IDLE, [draining("a", withdrawn=True, busy=False)], [Stop("a", GRACE)], []),
+    "asleep: nothing": (IDLE, [], [], []),
+    # removed
+    "removed: drain": (GOING, [ready("a")], [Drain("a")], []),
+    "removed, Envoy has let go: end it": (GOING, [draining("a", withdrawn=True)], [Stop("a", GRACE)], []),
+    "removed, still ending: wait": (GOING, [stopping("a")], [], []),
+    "removed, nothing left: forget": (GOING, [], [Forget()], []),
+    "removed and asleep: forget": (replace(IDLE, removing=True), [], [Forget()], []),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_situation_leads_to_its_actions(case: str) -> None:
+    wish, engines, actions, endpoints = CASES[case]
+    decision = decide(wish, *engines)
+    assert list(decision.actions) == actions
+    assert list(decision.endpoints) == endpoints
+
+
+def test_without_an_envoy_a_ready_engine_replaces_the_old_one() -> None:
+    engines = ready("a", 0, OLD, published=False), ready("b", published=False)
+    assert decide(ONE, *engines, envoy=True).actions == ()
+    assert decide(ONE, *engines, envoy=False).actions == (Drain("a"),)
+
+
+def test_an_engine_that_failed_waits_for_its_next_start() -> None:
+    histories = {0: History(restarts=2, failures=2, not_before=NOW + 3)}
+    waiting = decide(TWO, histories=histories)
+    assert waiting.actions == (Start(1),)
+    assert waiting.look_again == 3
+    assert decide(TWO, histories=histories, now=NOW + 3).actions == (Start(0), Start(1))
+
+
+def test_a_replacement_that_keeps_failing_holds_up_the_others() -> None:
+    histories = {0: History(restarts=3, failures=3, not_before=NOW + 9)}
+    decision = decide(TWO, ready("a", 0, OLD), ready("b", 1, OLD), histories=histories)
+    assert decision.actions == ()
+    assert decision.endpoints == ("a", "b")
+
+
+def test_a_model_that_is_not_there_is_asked_for_once_and_nothing_is_started() -> None:
+    assert decide(TWO, model_available=False).actions == (Locate(),)
+
+
+def test_a_draining_engine_is_looked_at_often() -> None:
+    assert decide(IDLE, draining("a", withdrawn=True, busy=True)).look_again == IDLE_POLL_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("engines", "last", "asleep"),
+    [
+        ([ready("a", busy=False)], NOW - 10, True),
+        ([ready("a", busy=None)], NOW - 10, True),
+        ([ready("a", busy=True)], NOW - 10, False),
+        ([ready("a", busy=False)], NOW - 9, False),
+        ([starting("a")], NOW - 10, False),
+        ([], NOW - 10, True),
+    ],
+)
+def test_a_server_sleeps_only_when_it_was_idle_for_long_enough(engines: list[Seen], last: float, asleep: bool) -> None:
+    decision = decide(replace(ONE, idle_sleep=10), *engines, last_activity=last, histories={0: History(not_before=9e9)})
+    assert (FallAsleep() in decision.actions) is asleep
+
+
+def test_an_engine_that_has_just_become_ready_waits_for_those_who_woke_it() -> None:
+    fresh = Seen(replace(engine("a"), ready_since=NOW - 1), published=True)
+    decision = decide(replace(ONE, idle_sleep=10), fresh, last_activity=NOW - 60)
+    assert decision.actions == ()
+    assert decision.look_again == 9
+
+
+def test_a_server_that_never_sleeps_never_does() -> None:
+    assert decide(ONE, ready("a", busy=False), last_activity=-1e9).actions == ()
+
+
+@dataclass
+class World:
+    """A runtime and an Envoy of chance: engines take their time, fail, and Envoy hears late. Everything from one seed."""
+
+    random: random.Random
+    wish: Wish
+    now: float = NOW
+    engines: dict[str, Seen] = field(default_factory=dict)
+    histories: dict[int, History] = field(default_factory=dict)
+    sent: tuple[str, ...] = ()
+    acknowledged: tuple[str, ...] = ()
+    asleep: bool = False
+    forgotten: bool = False
+    started: int = 0
+
+    def step(self, *, calm: bool) -> Decision:
+        """One look, its actions, and something happens."""
+        decision = plan(self.wish, Situation(list(self.engines.values()), self.now, self.histories))
+        again = plan(self.wish, Situation(list(self.engines.values()), self.now, self.histories))
+        assert decision == again
+        self._check(decision)
+        for action in decision.actions:
+            self._act(action)
+        self.sent = decision.endpoints
+        self._happen(calm)
+        self.now += 0.5
+        return decision
+
+    def _check(self, decision: Decision) -> None:
+        serving = [seen for seen in self.engines.values() if seen.ready and seen.published]
+        if self.wish.wanted and serving:
+            covered = {seen.engine.replica for seen in serving if seen.engine.replica < self.wish.wanted}
+            kept = {self.engines[name].engine.replica for name in decision.endpoints}
+            assert covered <= kept, "a replica that answered was taken away"
+        for action in decision.actions:
+            if isinstance(action, Stop):
+                target = self.engines[action.instance]
+                assert target.withdrawn or target.engine.phase is Phase.STARTING, "ended while Envoy sends requests"
+        running = sum(seen.engine.phase in (Phase.STARTING, Phase.READY) for seen in self.engines.values())
+        starts = sum(isinstance(action, Start) for action in decision.actions)
+        idle = sum(seen.draining_since is not None for seen in self.engines.values())
+        drains = sum(isinstance(action, Drain | Stop) for action in decision.actions)
+        assert running + starts - idle - drains <= self.wish.wanted + 1 or not starts, "more than one surges"
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Start(replica):
+                self.started += 1
+                name = f"e{self.started}"
+                self.engines[name] = Seen(
+                    engine(name, replica, Phase.STARTING, self.wish.spec_hash, age=self.started), withdrawn=True
+                )
+            case Drain(name):
+                self.engines[name] = replace(self.engines[name], draining_since=self.now, busy=None)
+            case Resume(name):
+                self.engines[name] = replace(self.engines[name], draining_since=None)
+            case Stop(name):
+                seen = self.engines[name]
+                self.engines[name] = replace(seen, engine=replace(seen.engine, phase=Phase.STOPPING))
+            case FallAsleep():
+                self.asleep = True
+            case Forget():
+                self.forgotten = True
+            case Locate():
+                raise AssertionError("the model is there")
+
+    def _happen(self, calm: bool) -> None:
+        if self.random.random() < 0.7:
+            self.acknowledged = self.sent
+        for name, seen in list(self.engines.items()):
+            phase = seen.engine.phase
+            if phase is Phase.STOPPING and self.random.random() < 0.5:
+                del self.engines[name]
+                continue
+            if phase is Phase.STARTING and self.random.random() < 0.5:
+                seen = replace(seen, engine=replace(seen.engine, phase=Phase.READY, ready_since=self.now))
+            elif not calm and self.random.random() < 0.05:
+                failed = after_exit(
+                    self.histories.get(seen.engine.replica, History()), Exit("X", "", asked=False), None, self.now
+                )
+                self.histories[seen.engine.replica] = failed
+                del self.engines[name]
+                continue
+            self.engines[name] = replace(
+                seen,
+                published=name in self.acknowledged,
+                withdrawn=name not in self.sent and name not in self.acknowledged,
+                busy=self.random.choice([True, False, None]) if seen.draining_since is not None else None,
+            )
+
+    def settled(self) -> bool:
+        """Whether everything is as wanted."""
+        current = [seen for seen in self.engines.values() if self.wish.wanted and seen.ready and seen.published]
+        return len(self.engines) == self.wish.wanted == len(current) and all(
+            seen.engine.spec_hash == self.wish.spec_hash for seen in current
+        )
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_from_anywhere_everything_becomes_as_wanted(seed: int) -> None:
+    chance = random.Random(seed)
+    world = World(chance, Wish(chance.randint(1, 4), "h0", grace=GRACE))
+    for change in range(chance.randint(1, 6)):
+        world.wish = chance.choice(
+            [
+                replace(world.wish, replicas=chance.randint(1, 4)),
+                replace(world.wish, spec_hash=f"h{change}"),
+                replace(world.wish, rest=chance.choice(list(Rest))),
+            ]
+        )
+        for _ in range(chance.randint(0, 12)):
+            world.step(calm=False)
+    world.wish = replace(world.wish, removing=chance.random() < 0.2)
+    for _ in range(400):
+        if world.settled() if world.wish.wanted else not world.engines:
+            break
+        world.step(calm=True)
+    else:
+        raise AssertionError(f"not settled: {world}")
+    final = world.step(calm=True)
+    assert [action for action in final.actions if not isinstance(action, Forget)] == []
+    assert world.forgotten is world.wish.removing
+
+
+def test_time_alone_changes_nothing_where_nothing_waits() -> None:
+    assert decide(ONE, ready("a")).look_again == math.inf
