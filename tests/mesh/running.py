@@ -21,6 +21,7 @@ from engine import sentence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
+MODULES = ("services.gateway", "services.contract", "services.download", "controller", "engine")
 ADMIN = {"username": "admin", "password": "admin"}
 
 
@@ -162,12 +163,15 @@ class RunningMesh:
 
 
 def mesh_processes(home: Path) -> list[psutil.Process]:
-    """Processes of the mesh in a folder, but for its supervisor: told by their environment."""
+    """Processes of the mesh in a folder, but for its supervisor: told by their environment or by their arguments."""
     wanted = str(home)
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("LLAMESH_HOME") == wanted and "llamesh.cli.main" not in process.cmdline():
+            words = process.cmdline()
+            # llama.cpp's own environment is scrubbed.
+            ours = process.environ().get("LLAMESH_HOME") == wanted or any(wanted in word for word in words)
+            if ours and "llamesh.cli.main" not in words:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -177,10 +181,8 @@ def mesh_processes(home: Path) -> list[psutil.Process]:
 def _kind(process: psutil.Process) -> str:
     words = process.cmdline()
     for word in words:
-        if word.startswith("services."):
+        if word in MODULES:
             return word.removeprefix("services.")
-        if word in ("controller", "engine"):
-            return word
     return "envoy" if words and Path(words[0]).name == "envoy" else " ".join(words)
 
 

@@ -27,7 +27,7 @@ def key(served: Served, *scopes: str) -> str:
     return str(answer.json()["token"])
 
 
-@pytest.mark.parametrize("credential", ["not-needed", "sk-x", "sk-proj-0123456789", "", "none"])
+@pytest.mark.parametrize("credential", ["not-needed", "sk-x", "sk-proj-0123456789", "none"])
 def test_a_dummy_key_counts_as_anonymous(served: Served, credential: str) -> None:
     assert ask(served, headers={"authorization": f"Bearer {credential}"}).status_code == 200
 
@@ -206,7 +206,7 @@ def test_a_remote_media_url_is_refused(served: Served, url: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
     answer = ask(served, json={"model": served.model, "messages": [{"role": "user", "content": [part]}]})
     assert answer.status_code == 400
-    assert "image_url" in answer.json()["error"]["message"]
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("remote_media", "url")
 
 
 def test_an_unknown_model_is_refused_fast(served: Served) -> None:

@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 import httpx
+import psutil
 
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import RunningMesh, mesh_processes
 
 MESSAGES = [{"role": "user", "content": "Hello!"}]
 
@@ -59,12 +60,13 @@ async def test_streams_and_plain_answers_mixed_never_fail(served: Served) -> Non
     assert [answer for answer in answers if answer[0] != 200] == []
 
 
-def engine_requests(mesh: RunningMesh, server_uuid: str) -> dict[int, int]:
-    """How many requests each replica's log has seen end, by replica."""
-    counts = {}
-    for replica in (0, 1):
-        lines = mesh.call("GET", f"/servers/{server_uuid}/log?replica={replica}&tail_lines=5000").text
-        counts[replica] = lines.count("stop processing") or lines.count("release") or lines.count("POST /v1")
+def engine_tokens(mesh: RunningMesh, server_uuid: str) -> list[float]:
+    """How many prompt tokens each replica has read, from its own metrics on its own socket."""
+    counts = []
+    for socket in sorted((mesh.home / "run" / "engines").glob(f"{server_uuid[:8]}-*.sock")):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as direct:
+            text = direct.get("http://engine/metrics").text
+        counts.append(float(text.split("\nllamacpp:prompt_tokens_total ")[1].split("\n")[0]))
     return counts
 
 
@@ -75,7 +77,9 @@ async def test_two_replicas_are_both_used(mesh: RunningMesh) -> None:
             url = mesh.url("inference", "/v1/chat/completions")
             answers = await asyncio.gather(*(chat(http, url, "pair") for _ in range(32)))
         assert answers == [(200, SENTENCE)] * 32
-        assert all(count > 0 for count in engine_requests(mesh, server["server_uuid"]).values())
+        tokens = engine_tokens(mesh, server["server_uuid"])
+        assert len(tokens) == 2
+        assert min(tokens) > 0
     finally:
         mesh.call("DELETE", f"/stop/{server['server_uuid']}")
 
@@ -93,28 +97,15 @@ async def test_twenty_first_requests_wake_a_server_once(mesh: RunningMesh) -> No
             assert answers == [(200, SENTENCE)] * 20
             state = mesh.until_state(uuid, "SERVER_STATE_READY")
             assert [item["restarts"] for item in state["replica_statuses"]] == [0]
-            assert sum(process.cmdline()[-1].endswith(".json") for process in engines(mesh, uuid)) == 1
+            assert len(engines(mesh, uuid)) == 1
     finally:
         mesh.call("DELETE", f"/stop/{uuid}")
 
 
-def engines(mesh: RunningMesh, server_uuid: str) -> list[Any]:
-    """Engine processes of one server: wrappers whose specification names it."""
-    import json
-    from pathlib import Path
-
-    from tests.mesh.running import mesh_processes
-
-    found = []
-    for process in mesh_processes(mesh.home):
-        words = process.cmdline()
-        if (
-            "engine" in words
-            and words[-1].endswith(".json")
-            and server_uuid in json.dumps(json.loads(Path(words[-1]).read_text()))
-        ):
-            found.append(process)
-    return found
+def engines(mesh: RunningMesh, server_uuid: str) -> list[psutil.Process]:
+    """Engines of one server: wrappers whose specification is named after it."""
+    found = [process for process in mesh_processes(mesh.home) if "engine" in process.cmdline()]
+    return [process for process in found if server_uuid[:8] in process.cmdline()[-1]]
 
 
 async def test_an_idle_server_sleeps_and_its_next_request_wakes_it(mesh: RunningMesh) -> None:
@@ -189,25 +180,27 @@ async def test_a_client_that_leaves_frees_its_slot(mesh: RunningMesh) -> None:
         mesh.call("DELETE", f"/stop/{server['server_uuid']}")
 
 
-async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh, served: Served) -> None:
+async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh) -> None:
+    # One slot with the model's whole context: the first request works long enough to be met by the second.
+    server = mesh.serve("sentence", model_name="metered", runtime_params="--ctx-size 8192 --parallel 1")
     contract = mesh.call(
         "POST", "/contracts", json={"display_name": "one at a time", "max_concurrent_requests": 1}
     ).json()
     key = mesh.call("POST", "/keys", json={"display_name": "k", "contract_id": contract["contract_id"]}).json()
     headers = {"authorization": f"Bearer {key['token']}"}
     url = mesh.url("inference", "/v1/chat/completions")
-    body = {"model": served.model, "messages": MESSAGES, "stream": True, "max_tokens": 4000, "ignore_eos": True}
+    body = {"model": "metered", "messages": MESSAGES, "stream": True, "max_tokens": 8000, "ignore_eos": True}
     async with httpx.AsyncClient(timeout=60, headers=headers) as http:
         async with http.stream("POST", url, json=body) as first:
             assert first.status_code == 200
             async for _ in first.aiter_lines():
                 break
-            second = await http.post(url, json={"model": served.model, "messages": MESSAGES})
+            second = await http.post(url, json={"model": "metered", "messages": MESSAGES})
             assert second.status_code == 429, second.text
-            assert second.json()["error"]["code"] == "rate_limit_exceeded"
+            assert second.json()["error"]["code"] == "concurrency_exceeded"
             assert int(second.headers["retry-after"]) >= 1
         deadline = time.monotonic() + 10
-        while (third := await http.post(url, json={"model": served.model, "messages": MESSAGES})).status_code == 429:
+        while (third := await http.post(url, json={"model": "metered", "messages": MESSAGES})).status_code == 429:
             assert time.monotonic() < deadline, "the first request's place was never given back"
             await asyncio.sleep(0.1)
         assert third.status_code == 200
@@ -219,3 +212,4 @@ async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh
             break
         assert time.monotonic() < deadline, usage
         await asyncio.sleep(0.2)
+    mesh.call("DELETE", f"/stop/{server['server_uuid']}")
