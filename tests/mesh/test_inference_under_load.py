@@ -193,8 +193,8 @@ async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh
     async with httpx.AsyncClient(timeout=60, headers=headers) as http:
         async with http.stream("POST", url, json=body) as first:
             assert first.status_code == 200
-            async for _ in first.aiter_lines():
-                break
+            lines = first.aiter_lines()
+            await anext(lines)
             second = await http.post(url, json={"model": "metered", "messages": MESSAGES})
             assert second.status_code == 429, second.text
             assert second.json()["error"]["code"] == "concurrency_exceeded"
