@@ -102,6 +102,8 @@ class Reconciler:
             await self._look(declared.server_uuid)
         self._board.synced.set()
         self._queue.start()
+        for server_uuid in self._runtime.servers():
+            self._queue.add(server_uuid)
         self._resync = asyncio.create_task(self._resync_for_ever())
 
     async def close(self) -> None:

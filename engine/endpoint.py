@@ -89,8 +89,9 @@ class Endpoint:
         path = self.address.socket
         if path is None or not path.exists():
             return self
-        # Shorter than the path it replaces, so within the limit, and still `.sock` for `Address`.
-        hidden = path.with_name(f"~{path.stem[:-1]}.sock")
+        # No longer than the path it replaces, so within the limit, and still `.sock` for `Address`. The end of the name is
+        # kept: it tells apart the engines of one server, which may retire at the same time.
+        hidden = path.with_name(f"~{path.stem[1:]}.sock")
         path.rename(hidden)
         return Endpoint(Address(str(hidden)), self.api_key)
 

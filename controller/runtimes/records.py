@@ -75,9 +75,9 @@ class Records:
         return record
 
     def remove(self, instance: str) -> None:
-        """Remove a record and all files beside it; the record last, so that none of them is ever an orphan."""
-        hidden = self.directory.glob(f"~{instance[:-1]}*.sock")
-        for path in (self.socket(instance), self.spec(instance), self.state(instance), *hidden, self._path(instance)):
+        """Remove a record and all files beside it (a retiring engine hides its socket); the record last, so that none of them is ever an orphan."""
+        hidden = self.directory / f"~{instance[1:]}.sock"
+        for path in (self.socket(instance), self.spec(instance), self.state(instance), hidden, self._path(instance)):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""The controller's contract over a real channel, on SQLite and PostgreSQL. Engines are a labelled fake: they are ready when the test says so."""
+"""The controller's contract over a real channel, on SQLite and PostgreSQL. Engines are a labelled fake: ready when the test says so."""
 
 from __future__ import annotations
 
@@ -112,7 +112,16 @@ class FakeRuntime:
 class FakeEnvoy(ControlPlane):
     """FAKE: an Envoy that has acknowledged whatever it was sent."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.there = asyncio.Event()
+        self.there.set()
+
     async def acknowledged(self, server_uuid: str, timeout: float) -> bool:
+        try:
+            await asyncio.wait_for(self.there.wait(), timeout)
+        except TimeoutError:
+            return False
         return server_uuid in self._servers
 
 
@@ -129,8 +138,9 @@ class Catalogue(CatalogueServiceServicer):
 class Controller:
     """A controller on a real socket, and what stands in for the world around it."""
 
-    def __init__(self, stub: Any, runtime: FakeRuntime, until: Until) -> None:
+    def __init__(self, stub: Any, runtime: FakeRuntime, envoy: FakeEnvoy, until: Until) -> None:
         self.stub = stub
+        self.envoy = envoy
         self.runtime = runtime
         self.until = until
 
@@ -183,7 +193,7 @@ async def controller(
         member.announce("llamesh.v1.ControllerService")
 
     await start_member(settings, "controller", register)
-    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, until)
+    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, control, until)
     await reconciler.close()
     await models.close()
     await database.close()
@@ -291,6 +301,23 @@ async def test_engines_that_fail_are_reported_with_their_reason(controller: Cont
     assert "it broke" in ready.message
     assert found.replica_statuses[0].state == server_pb2.REPLICA_STATE_BACKOFF
     assert found.replica_statuses[0].restarts == 3
+
+
+async def test_without_an_envoy_a_server_is_not_ready_and_says_why(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.reconcile.ACK_SECONDS", 0.05)
+    controller.envoy.there.clear()
+    server = await controller.declare()
+    await controller.until(lambda: controller.runtime.alive)
+    controller.runtime.become_ready()
+    async with asyncio.timeout(10):
+        while (found := await controller.get(server)).conditions[0].reason != "EnvoyNotConnected":
+            await asyncio.sleep(0.01)
+    assert found.conditions[0].status == server_pb2.CONDITION_STATUS_UNKNOWN
+    assert (found.state, found.ready_replicas) == (server_pb2.SERVER_STATE_STARTING, 0)
+    controller.envoy.there.set()
+    assert (await controller.until_state(server, server_pb2.SERVER_STATE_READY)).ready_replicas == 1
 
 
 async def test_pages_hold_every_server_once_in_order(controller: Controller) -> None:

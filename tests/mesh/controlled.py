@@ -38,6 +38,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_Catalogue
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysResponse
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
+from tests.mesh.engines import gone
 from tests.mesh.running import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -256,6 +257,15 @@ class ControlledMesh:
 def kill(pid: int) -> None:
     """kill -9."""
     os.kill(pid, signal.SIGKILL)
+
+
+async def kill_engine(pid: int) -> None:
+    """kill -9, and wait until llama.cpp has ended with it: what reaches it before is in flight on a killed process, and may fail."""
+    children = psutil.Process(pid).children()
+    assert children, "an engine has llama.cpp as its child"
+    kill(pid)
+    for child in children:
+        assert await gone(child.pid)
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = DEADLINE) -> Any:

@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from engine.sentence import SENTENCE
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
-from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill, until
-from tests.mesh.engines import gone
+from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill_engine, until
 
 SLEEPING = server_pb2.SERVER_STATE_SLEEPING
 FAILING = server_pb2.SERVER_STATE_FAILING
@@ -55,12 +53,7 @@ async def _listed(mesh: ControlledMesh) -> bool:
 async def test_a_killed_engine_is_replaced_while_requests_wait(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     (old,) = mesh.engine_pids()
-    children = [child.pid for child in psutil.Process(old).children()]
-    assert children
-    kill(old)
-    # llama.cpp ends with it. What reaches it before it has ended is in flight on a killed process, and may fail.
-    for pid in children:
-        assert await gone(pid)
+    await kill_engine(old)
     answers = await asyncio.gather(*(mesh.says() for _ in range(8)))
     assert answers == [SENTENCE] * 8
     state = await mesh.until_state(server.server_uuid, READY)
@@ -93,7 +86,7 @@ async def test_a_killed_controller_finds_its_engine_and_no_request_is_lost(mesh:
 
     assert mesh.starts() == 1
     # What was adopted is really in hand: its death is noticed, and it is replaced.
-    kill(before[0])
+    await kill_engine(before[0])
     assert await mesh.says() == SENTENCE
     assert mesh.starts() == 2
 

@@ -1,4 +1,4 @@
-"""A held request ends in one of four ways, in time, and wakes a server once however many wait. The clock and the servers are the test's own."""
+"""A held request ends in one of four ways, in time, and wakes a server once however many wait. Clock and servers are the test's own."""
 
 from __future__ import annotations
 

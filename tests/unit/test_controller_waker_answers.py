@@ -1,0 +1,143 @@
+"""What Envoy hears from the waker over HTTP: OpenAI's shape, the header that means "try again", bodies dropped, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from controller.board import Board
+from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, Waker
+from controller.waking import Waking
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
+
+
+class Bench:
+    """A waker on a real socket, around a board that the test writes."""
+
+    def __init__(self, board: Board, waking: Waking, session: aiohttp.ClientSession) -> None:
+        self.board = board
+        self.waking = waking
+        self.session = session
+
+    async def post(self, cluster: str, **more: Any) -> tuple[int, Mapping[str, str], Any]:
+        body = more.pop("data", b"{}")
+        async with self.session.post("/v1/chat/completions", data=body, headers={CLUSTER_HEADER: cluster}) as answer:
+            return answer.status, answer.headers, await answer.json()
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(path) as answer:
+            return answer.status, await answer.json()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    board = Board()
+
+    async def wake(server_uuid: str) -> None: ...
+
+    waking = Waking(board, wake, lambda _: None, most_held=2)
+    waker = Waker(waking, board, tmp_path / "waker.sock")
+    await waker.start()
+    connector = aiohttp.UnixConnector(str(tmp_path / "waker.sock"), force_close=True)
+    async with aiohttp.ClientSession("http://waker", connector=connector) as session:
+        yield Bench(board, waking, session)
+    await waker.close()
+
+
+def server(uuid: str = "a", name: str = "smol", state: int = server_pb2.SERVER_STATE_STARTING, **more: Any) -> Server:
+    condition = Condition(type="Ready", reason=more.pop("reason", "Starting"), message=more.pop("message", ""))
+    found = Server(server_uuid=uuid, model_name=name, state=state, spec=ServerSpec(), conditions=[condition], **more)  # type: ignore[arg-type]
+    found.create_time.seconds = 1000 + ord(uuid[0])
+    return found
+
+
+async def test_an_engine_that_is_ready_means_try_again(bench: Bench) -> None:
+    bench.board.put(server(ready_replicas=1))
+    status, headers, body = await bench.post("s:a")
+    assert (status, headers[AWAKE_HEADER]) == (503, "1")
+    assert body["error"]["code"] == "engine_ready"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "param", "code"), [("m:other", "model", "model_not_found"), ("s:x", None, "server_not_found")]
+)
+async def test_what_is_not_declared_is_404(bench: Bench, cluster: str, param: str | None, code: str) -> None:
+    status, headers, body = await bench.post(cluster)
+    assert status == 404
+    assert AWAKE_HEADER not in headers
+    assert (body["error"]["param"], body["error"]["code"]) == (param, code)
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+
+
+async def test_an_engine_that_fails_is_503_with_the_reason_and_a_time(bench: Bench) -> None:
+    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, message="no such tensor"))
+    status, headers, body = await bench.post("s:a")
+    assert status == 503
+    assert int(headers["retry-after"]) > 0
+    assert AWAKE_HEADER not in headers
+    assert "no such tensor" in body["error"]["message"]
+
+
+async def test_too_many_at_once_are_429(bench: Bench) -> None:
+    bench.board.put(server())
+    held = [asyncio.create_task(bench.post("s:a")) for _ in range(2)]
+    await until(bench, 2)
+    status, headers, body = await bench.post("s:a")
+    assert (status, body["error"]["type"]) == (429, "rate_limit_error")
+    assert int(headers["retry-after"]) > 0
+    bench.board.put(server(ready_replicas=1))
+    assert [answer[0] for answer in await asyncio.gather(*held)] == [503, 503]
+
+
+async def test_a_client_that_leaves_is_held_no_longer(bench: Bench) -> None:
+    bench.board.put(server())
+    held = asyncio.create_task(bench.post("s:a"))
+    await until(bench, 1)
+    held.cancel()
+    await until(bench, 0)
+
+
+async def until(bench: Bench, held: int) -> None:
+    async with asyncio.timeout(5):
+        while bench.waking.held != held:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_large_body_costs_no_memory(bench: Bench) -> None:
+    bench.board.put(server(ready_replicas=1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    async def chunks() -> AsyncIterator[bytes]:
+        piece = bytes(1 << 16)
+        for _ in range(1600):
+            yield piece
+
+    status, headers, _ = await bench.post("s:a", data=chunks())
+    assert (status, headers[AWAKE_HEADER]) == (503, "1")
+    # 100 MiB went through; ru_maxrss counts KiB on Linux.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 * 1024
+
+
+async def test_each_name_is_listed_once_awake_or_not(bench: Bench) -> None:
+    assert await bench.get("/v1/models") == (200, {"object": "list", "data": []})
+    bench.board.put(server("b", "smol"))
+    bench.board.put(server("a", "smol", server_pb2.SERVER_STATE_SLEEPING))
+    bench.board.put(server("c", "org/big:q4"))
+    bench.board.put(server("d", "going", server_pb2.SERVER_STATE_STOPPING, reason="Stopping"))
+    smol = {"id": "smol", "object": "model", "created": 1097, "owned_by": "llamesh"}
+    big = {"id": "org/big:q4", "object": "model", "created": 1099, "owned_by": "llamesh"}
+    assert await bench.get("/v1/models") == (200, {"object": "list", "data": [big, smol]})
+    assert await bench.get("/v1/models/org/big:q4") == (200, big)
+    assert await bench.get("/c/v1/models") == (200, {"object": "list", "data": [big]})
+    assert (await bench.get("/v1/models/going"))[0] == 404
+    status, body = await bench.get("/x/v1/models")
+    assert (status, body["error"]["code"]) == (404, "server_not_found")
+    status, body = await bench.get("/c/v1/models/smol")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
