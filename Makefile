@@ -6,7 +6,7 @@ GEN := .tools/gen
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help check-deps run test test-cluster lint format gen gen-check breaking accept-contracts bench status stop logs clean
+.PHONY: docs help check-deps run test test-cluster lint format gen gen-check breaking accept-contracts bench status stop logs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
 
 accept-contracts: $(GEN)/gen.stamp ## Take the contracts as they are now for what `make breaking` compares with
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py --accept
+
+docs: $(VENV)/dev.stamp ## Write the pages of docs/reference from the code
+	@PYTHONPATH=. $(BIN)/python tools/reference.py
 
 bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks

@@ -1,0 +1,1 @@
+"""Programs of the house: generation, checks, what tests are built with. Never imported by the product."""

@@ -1,0 +1,122 @@
+"""Write the pages of docs/reference that are lists of the code's own: settings, errors, runtime parameters. `make docs`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import grpc
+from pydantic import AliasChoices
+from pydantic_core import PydanticUndefined
+
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import name_of, spec_of
+from llamesh.v1 import error_reason_pb2, options_pb2, server_pb2
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+PROTO = Path(__file__).resolve().parent.parent / "proto" / "llamesh" / "v1"
+HTTP = {
+    3: 400,
+    5: 404,
+    6: 409,
+    7: 403,
+    8: 429,
+    9: 400,
+    10: 409,
+    11: 400,
+    12: 501,
+    13: 500,
+    14: 503,
+    15: 500,
+    16: 401,
+    4: 504,
+    2: 500,
+}
+"""HTTP status of each canonical code, as Envoy's transcoder has it."""
+
+
+def settings() -> str:
+    """Every setting with its default and meaning."""
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        name = str(alias.choices[0]) if isinstance(alias, AliasChoices) else str(alias)
+        default = "" if field.default in (None, PydanticUndefined, ()) else field.default
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        if hasattr(default, "get_secret_value"):
+            default = ""
+        rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', None) else ''} | {field.description} |")
+    head = (
+        "# Settings\n\nEnvironment first, then the file (`config.env` in LLAMESH_HOME, or the one that LLAMESH_CONFIG names, "
+        "lines `NAME=value`), then the default. Lists are separated by commas.\n\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def errors() -> str:
+    """Every error reason with its codes and remedy."""
+    rows = ["| reason | gRPC | HTTP | meaning | what to do |", "|---|---|---|---|---|"]
+    comments = comments_of("error_reason.proto")
+    for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values[1:]:
+        spec = spec_of(value.number)
+        code = next(item for item in grpc.StatusCode if item.value[0] == spec.code)
+        row = (f"`{name_of(value.number)}`", code.name, HTTP[spec.code], comments[value.name], spec.remedy)
+        rows.append(f"| {' | '.join(map(str, row))} |")
+    head = (
+        "# Errors\n\nEvery error of the management API is a `google.rpc.Status` with one `ErrorInfo` (domain `llamesh`, a reason of this "
+        "list, every variable of the message as metadata), the remedy as `LocalizedMessage`, `BadRequest` where fields are at fault, and "
+        "`RetryInfo` where a retry helps. At the inference port errors have OpenAI's shape.\n\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def parameters() -> str:
+    """Every runtime parameter: the allow-list."""
+    rows = ["| parameter | other spellings | meaning |", "|---|---|---|"]
+    comments = comments_of("server.proto")
+    for field in server_pb2.RuntimeParameters.DESCRIPTOR.fields:
+        flag = field.GetOptions().Extensions[options_pb2.llama]
+        others = [*flag.aliases, *([flag.negative] if flag.negative else []), *(item.flag for item in flag.implied)]
+        spelled = ", ".join(f"`{other}`" for other in others)
+        rows.append(f"| `{flag.flag}` | {spelled} | {comments[field.name]} |")
+    head = (
+        "# Runtime parameters\n\nWhat `runtime_params` may contain, and nothing else: as flags in one string, or typed as "
+        "`parameters` with the flag's name in snake_case.\n\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def comments_of(file: str) -> dict[str, str]:
+    """The comment above each field and value of a contract, on one line."""
+    found: dict[str, str] = {}
+    block: list[str] = []
+    for line in (PROTO / file).read_text().splitlines():
+        text = line.strip()
+        if text.startswith("//"):
+            block.append(text.removeprefix("//").strip())
+            continue
+        words = text.split("=")[0].split()
+        if words and "=" in text and not text.startswith("("):
+            found.setdefault(words[-1], " ".join(block))
+        block = []
+    return found
+
+
+PAGES = {"settings.md": settings, "errors.md": errors, "parameters.md": parameters}
+
+
+def main() -> None:
+    """Write the pages, or with --check exit 1 where one differs from the code."""
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name, make in PAGES.items():
+        page = REFERENCE / name
+        if "--check" in sys.argv:
+            if not page.exists() or page.read_text() != make():
+                sys.exit(f"{page.name} differs from the code: run `make docs`")
+        else:
+            page.write_text(make())
+
+
+if __name__ == "__main__":
+    main()
