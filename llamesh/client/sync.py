@@ -241,19 +241,25 @@ class Servers(Part):
     ) -> server_pb2.Server:
         """Wait until every wanted engine answers. EngineFailed where engines fail, DeadlineExceeded after `timeout` seconds."""
         wanted = _server(server)
-        for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], timeout=timeout):
-            kind = event.WhichOneof("event")
-            if kind == "server":
-                if on_change:
-                    on_change(event.server)
-                if event.server.state == server_pb2.SERVER_STATE_READY:
-                    return event.server
-                if event.server.state == server_pb2.SERVER_STATE_FAILING:
-                    raise errors.of_reason("ENGINE_FAILED", _why(event.server), metadata={"serverUuid": wanted})
-            elif kind == "stopped_server":
-                raise errors.of_reason("SERVER_NOT_FOUND", f"the server {wanted} was stopped")
-            elif kind == "synced":
-                self.get(wanted)  # Not found is an error, not something to wait for.
+        seen = server_pb2.Server(server_uuid=wanted)
+        try:
+            for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], timeout=timeout):
+                kind = event.WhichOneof("event")
+                if kind == "server":
+                    seen = event.server
+                    if on_change:
+                        on_change(seen)
+                    if seen.state == server_pb2.SERVER_STATE_READY:
+                        return seen
+                    if seen.state == server_pb2.SERVER_STATE_FAILING:
+                        raise errors.of_reason("ENGINE_FAILED", _why(seen), metadata={"serverUuid": wanted})
+                elif kind == "stopped_server":
+                    raise errors.of_reason("SERVER_NOT_FOUND", f"the server {wanted} was stopped")
+                elif kind == "synced":
+                    self.get(wanted)  # Not found is an error, not something to wait for.
+        except TimeoutError as error:
+            words = f"{wanted} is not ready after {timeout:g} s: {_why(seen)}"
+            raise errors.of_reason("DEADLINE_EXCEEDED", words) from error
         raise errors.MeshError(f"the watch of {wanted} ended")
 
     def logs(self, server: Server, *, replica: int = 0, tail: int = 100, follow: bool = False) -> Iterator[str]:
@@ -520,4 +526,4 @@ def _why(server: server_pb2.Server) -> str:
     for condition in server.conditions:
         if condition.type == "Ready" and condition.message:
             return condition.message
-    return f"the engines of {server.server_uuid} fail"
+    return f"the engines of {server.server_uuid} do not answer"

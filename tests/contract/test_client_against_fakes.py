@@ -170,8 +170,11 @@ def test_waiting_for_a_server_that_there_is_not_does_not_wait(mesh: Client, gate
         mesh.servers.wait_ready("none", timeout=5)
 
 
-def test_waiting_has_an_end(mesh: Client) -> None:
-    with pytest.raises(TimeoutError):
+def test_waiting_has_an_end_that_says_what_was_missing(mesh: Client, gateway: FakeGateway) -> None:
+    starting = changed("1", server_pb2.SERVER_STATE_STARTING)
+    starting.server.conditions.add(type="Ready", message="the model is being located")
+    gateway.watch_scripts = [[starting]]
+    with pytest.raises(TimeoutError, match="the model is being located"):
         mesh.servers.wait_ready("s1", timeout=0.3)
 
 
