@@ -34,6 +34,7 @@ def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         **mesh.environment,
         "HOME": str(tmp_path_factory.mktemp("user")),
         "LLAMESH_URL": mesh.url("gateway", ""),
+        "LLAMESH_INFERENCE_URL": mesh.url("inference", ""),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
 
