@@ -57,12 +57,13 @@ format: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Bring code and contracts into the 
 	@$(BIN)/ruff format --quiet .
 	@$(GEN)/bin/buf format -w proto
 
-gen: $(GEN)/gen.stamp ## Make stubs and descriptor set from proto/ (needs Go for one third-party contract)
+gen: $(GEN)/gen.stamp $(VENV)/dev.stamp ## Make stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
+	@$(BIN)/python tools/sync_client.py
 
 gen-check: gen ## Fail where what is generated differs from what is committed
-	@git diff --exit-code --stat -- llamesh/v1 buf envoy/llamesh.binpb
-	@test -z "$$(git status --porcelain -- llamesh/v1 buf envoy/llamesh.binpb)"
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync.py buf envoy/llamesh.binpb
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync.py buf envoy/llamesh.binpb)"
 
 breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py
