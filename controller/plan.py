@@ -226,8 +226,11 @@ class _Plan:
         """Rule 5."""
         if not self._wish.wanted or not self._wish.idle_sleep:
             return
-        unfinished = any(seen.engine.phase is Phase.STARTING or seen.busy for seen in self._live)
-        if unfinished or self._bridges:
+        if self._bridges or any(seen.engine.phase is Phase.STARTING for seen in self._live):
+            return
+        if any(seen.busy for seen in self._live):
+            # Idle from now on at the earliest, and no event tells of it.
+            self._again_in(self._wish.idle_sleep)
             return
         # A request that waited for the engine comes just after it was ready.
         latest = max(self._now.last_activity, *(seen.engine.ready_since or 0.0 for seen in self._live), 0.0)

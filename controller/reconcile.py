@@ -62,6 +62,8 @@ class _Memory:
     loads: dict[str, Load | None] = field(default_factory=dict)
     last_activity: float = 0.0
     generation: int = 0
+    looked: tuple[int, Rest, bool] | None = None
+    """What was wanted at the last look: see `_wishes`."""
     sent: ServerEndpoints | None = None
     instances: frozenset[str] = frozenset()
     """Those that `sent` speaks of."""
@@ -93,13 +95,14 @@ class Reconciler:
         self._queue = WorkQueue(self._look)
         self._resync: asyncio.Task[None] | None = None
         self._models: Models | None = None
+        self._available = (-1.0, 0)
 
     async def open(self, models: Models) -> None:
         """Adopt what runs, look at every server once, then go on by events. Afterwards the control plane knows all endpoints."""
         self._models = models
         await self._runtime.open(self._queue.add)
         for declared in await self._store.all():
-            await self._look(declared.server_uuid)
+            await self._look_at(declared, self._memory(declared.server_uuid))
         self._board.synced.set()
         self._queue.start()
         for server_uuid in self._runtime.servers():
@@ -146,8 +149,7 @@ class Reconciler:
         if (await self._store.get(server_uuid)).removing:
             raise not_found(server_uuid)
         if await self._store.set_rest(server_uuid, Rest.AWAKE):
-            memory = self._memories.setdefault(server_uuid, _Memory())
-            memory.histories.clear()
+            self._memory(server_uuid).histories.clear()
         self.touch(server_uuid)
         self._queue.add(server_uuid)
 
@@ -159,10 +161,13 @@ class Reconciler:
 
     async def _look(self, server_uuid: str) -> None:
         declared = await self._store.find(server_uuid)
-        memory = self._memories.setdefault(server_uuid, _Memory(last_activity=self._clock()))
         if declared is None:
-            self._disown(server_uuid, memory)
-            return
+            self._disown(server_uuid)
+        else:
+            await self._look_at(declared, self._memory(server_uuid))
+
+    async def _look_at(self, declared: Declared, memory: _Memory) -> None:
+        server_uuid = declared.server_uuid
         wish = self._wish(declared)
         self._remember(wish, memory, server_uuid)
         await self._ask_draining(server_uuid, memory)
@@ -181,6 +186,7 @@ class Reconciler:
         """Tell Envoy and everyone else. Nothing here gives way to another task."""
         self._publish(declared, decision, memory)
         memory.generation = declared.generation
+        memory.looked = _wishes(declared)
         self._board.put(self._describe(declared, wish, self._situation(declared, wish, memory), memory))
 
     def _wish(self, declared: Declared) -> Wish:
@@ -299,12 +305,18 @@ class Reconciler:
             wish,
             situation,
             self._model(declared),
-            Memory(machine_memory().available_bytes),
+            Memory(self._available_bytes()),
             self._settings.endpoint(declared.server_uuid),
             self._board.get(declared.server_uuid),
             memory.generation,
             datetime.now(UTC),
         )
+
+    def _available_bytes(self) -> int:
+        """Memory that is free, not older than a second."""
+        if self._clock() >= self._available[0] + 1:
+            self._available = self._clock(), machine_memory().available_bytes
+        return self._available[1]
 
     def _look_again(self, decision: Decision, memory: _Memory, server_uuid: str) -> None:
         seconds = decision.look_again
@@ -326,7 +338,12 @@ class Reconciler:
                     return False
         return True
 
-    def _disown(self, server_uuid: str, memory: _Memory) -> None:
+    def _memory(self, server_uuid: str) -> _Memory:
+        if server_uuid not in self._memories:
+            self._memories[server_uuid] = _Memory(last_activity=self._clock())
+        return self._memories[server_uuid]
+
+    def _disown(self, server_uuid: str) -> None:
         """Engines of a server that nobody has declared end."""
         for engine in self._runtime.engines(server_uuid):
             if engine.phase is Phase.ENDED:
@@ -354,9 +371,23 @@ class Reconciler:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
             try:
-                names = {declared.server_uuid for declared in await self._store.all()}
+                await self._resync_once()
             except Exception as error:
                 log.error("cannot read the declared servers", exc_info=error)
-                continue
-            for name in names | set(self._runtime.servers()) | set(self._memories):
-                self._queue.add(name)
+
+    async def _resync_once(self) -> None:
+        """Look at every server that has engines or differs from what was last looked at; one that sleeps on costs next to nothing."""
+        declared = {each.server_uuid: _wishes(each) for each in await self._store.all()}
+        asleep = {
+            name
+            for name, memory in self._memories.items()
+            if memory.looked is not None and memory.looked == declared.get(name) and memory.looked[1] is not Rest.AWAKE
+        }
+        with_engines = set(self._runtime.servers())
+        for name in (declared.keys() | self._memories.keys()) - asleep | with_engines:
+            self._queue.add(name)
+
+
+def _wishes(declared: Declared) -> tuple[int, Rest, bool]:
+    """Everything about a declared server that may change, in short."""
+    return declared.generation, declared.rest, declared.removing

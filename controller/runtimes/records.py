@@ -75,7 +75,7 @@ class Records:
         return record
 
     def remove(self, instance: str) -> None:
-        """Remove a record and all files beside it (a retiring engine hides its socket); the record last, so that none of them is ever an orphan."""
+        """Remove a record and all files beside it, the record last: none is ever an orphan. A retiring engine hides its socket."""
         hidden = self.directory / f"~{instance[1:]}.sock"
         for path in (self.socket(instance), self.spec(instance), self.state(instance), hidden, self._path(instance)):
             path.unlink(missing_ok=True)

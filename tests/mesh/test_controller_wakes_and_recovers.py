@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from engine.sentence import SENTENCE
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill_engine, until
 
 SLEEPING = server_pb2.SERVER_STATE_SLEEPING
@@ -133,6 +135,25 @@ async def test_a_server_falls_asleep_when_idle_and_only_then(mesh: ControlledMes
     assert mesh.engine_pids() == []
     assert await mesh.says() == SENTENCE
     assert mesh.starts() == 2
+
+
+async def test_a_request_longer_than_the_idle_time_is_not_cut_off(mesh: ControlledMesh) -> None:
+    parameters = RuntimeParameters(ctx_size=131072, parallel=1, warmup=False)
+    server = await mesh.serve(idle_sleep=1, parameters=parameters)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    body = {"model": "smol", "prompt": "Hi", "max_tokens": 130000, "ignore_eos": True, "stream": True}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{mesh.url}/v1/completions", json=body) as answer,
+    ):
+        async for line in answer.content:
+            assert b"[DONE]" not in line, "the answer has to outlast the idle time"
+            if loop.time() - began > 2.5:
+                break
+    assert mesh.starts() == 1
+    assert (await mesh.until_state(server.server_uuid, READY, SLEEPING)).replica_statuses
+    await mesh.until_state(server.server_uuid, SLEEPING)
 
 
 async def test_an_engine_that_cannot_start_is_refused_with_its_reason(mesh: ControlledMesh) -> None:

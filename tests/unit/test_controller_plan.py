@@ -223,6 +223,11 @@ def test_a_server_sleeps_only_when_it_was_idle_for_long_enough(engines: list[See
     assert (FallAsleep() in decision.actions) is asleep
 
 
+def test_a_busy_server_is_looked_at_again_when_it_could_have_been_idle() -> None:
+    decision = decide(replace(ONE, idle_sleep=10), ready("a", busy=True), last_activity=NOW - 60)
+    assert decision == Decision((), ("a",), look_again=10)
+
+
 def test_an_engine_that_has_just_become_ready_waits_for_those_who_woke_it() -> None:
     fresh = Seen(replace(engine("a"), ready_since=NOW - 1), published=True)
     decision = decide(replace(ONE, idle_sleep=10), fresh, last_activity=NOW - 60)

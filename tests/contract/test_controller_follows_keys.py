@@ -1,0 +1,104 @@
+"""Signing keys and revocations as the controller follows them: taken when they change, kept while their owner is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from controller import revocations, signing
+from controller.revocations import Revocations
+from controller.signing import SigningKeys
+from llamesh.kit.config import Settings
+from llamesh.v1.admission_pb2 import WatchRevocationsResponse
+from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
+from llamesh.v1.gateway_pb2 import ListSigningKeysResponse
+from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
+
+
+class Keys(SigningKeyServiceServicer):
+    """Says what the test says."""
+
+    version = "1"
+    asked = 0
+
+    async def ListSigningKeys(self, request: Any, context: Any) -> ListSigningKeysResponse:
+        self.asked += 1
+        return ListSigningKeysResponse(jwks_json=f"keys {self.version}", version=self.version)
+
+
+class Admission(AdmissionServiceServicer):
+    """A list, then whatever the test puts into the queue."""
+
+    def __init__(self, *revoked: str) -> None:
+        self.revoked = revoked
+        self.further: asyncio.Queue[str] = asyncio.Queue()
+
+    async def WatchRevocations(self, request: Any, context: Any) -> AsyncIterator[WatchRevocationsResponse]:
+        yield WatchRevocationsResponse(key_ids=self.revoked)
+        yield WatchRevocationsResponse(synced=True)
+        while True:
+            yield WatchRevocationsResponse(key_ids=[await self.further.get()])
+
+
+async def test_a_rotation_is_noticed_and_a_gateway_that_is_away_changes_nothing(
+    one_settings: Settings,
+    start_member: Any,
+    stop_member: Any,
+    connect: Any,
+    until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signing, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(signing, "DEADLINE", 0.2)
+    keys, taken = Keys(), list[str]()
+
+    def register(member: Any) -> None:
+        add_SigningKeyServiceServicer_to_server(keys, member.server)
+
+    follower = SigningKeys(connect(one_settings, "gateway"), taken.append)
+    follower.start()
+    member = await start_member(one_settings, "gateway", register)
+    await until(lambda: keys.asked > 3)
+    assert taken == ["keys 1"]
+    keys.version = "2"
+    await until(lambda: len(taken) == 2)
+    await stop_member(member)
+    await asyncio.sleep(0.3)
+    await start_member(one_settings, "gateway", register)
+    asked = keys.asked
+    await until(lambda: keys.asked > asked)
+    assert taken == ["keys 1", "keys 2"]
+    await follower.close()
+
+
+async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
+    one_settings: Settings,
+    start_member: Any,
+    stop_member: Any,
+    connect: Any,
+    until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(revocations, "_RETRY_SECONDS", 0.01)
+    taken: list[set[str]] = []
+    follower = Revocations(connect(one_settings, "contract"), lambda ids: taken.append(set(ids)))
+    follower.start()
+    first = Admission("k1")
+    member = await start_member(
+        one_settings, "contract", lambda each: add_AdmissionServiceServicer_to_server(first, each.server)
+    )
+    await until(lambda: taken == [{"k1"}])
+    first.further.put_nowait("k2")
+    await until(lambda: taken[-1] == {"k1", "k2"})
+    await stop_member(member)
+    # k1 has expired meanwhile; k3 was revoked. Nothing is forgotten before the new list is whole.
+    second = Admission("k2", "k3")
+    await start_member(
+        one_settings, "contract", lambda each: add_AdmissionServiceServicer_to_server(second, each.server)
+    )
+    await until(lambda: taken[-1] == {"k2", "k3"})
+    assert all({"k2"} <= ids for ids in taken[1:])
+    await follower.close()
