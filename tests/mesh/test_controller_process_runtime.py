@@ -140,6 +140,9 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     for replica in range(3):
         await runtime.start(order(model, replica))
     await until(lambda: all(engine.phase is Phase.READY for engine in runtime.engines(SERVER)))
+    # The engines must know it themselves: one that is told to end before it was ready has nothing to wait for.
+    states = [settings.run_dir / "engines" / f"{engine.instance}.state" for engine in runtime.engines(SERVER)]
+    await until(lambda: all(json.loads(state.read_text())["phase"] == "ready" for state in states))
     busy = [await asyncio.open_unix_connection(engine.address) for engine in runtime.engines(SERVER)]
     for engine in runtime.engines(SERVER):
         runtime.stop(engine.instance, 2)

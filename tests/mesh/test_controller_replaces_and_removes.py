@@ -171,5 +171,9 @@ async def test_a_request_held_for_a_server_that_is_removed_gets_404(mesh: Contro
 async def test_the_log_tells_what_the_engine_said(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     request = pb.ReadEngineLogRequest(server_uuid=server.server_uuid)
-    lines = [line async for part in mesh.control.ReadEngineLog(request) for line in part.lines]
-    assert any(line.startswith("engine: ready on ") for line in lines)
+
+    async def told() -> bool:
+        lines = [line async for part in mesh.control.ReadEngineLog(request) for line in part.lines]
+        return any(line.startswith("engine: ready on ") for line in lines)
+
+    await until(told, "the engine's own words")
