@@ -161,9 +161,9 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "max_body_bytes": settings.max_body_bytes,
         # Envoy takes the larger of this and the routes' limit for its own.
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
-        "jwt_provider": _jwt_provider(settings.tokens, {"payload_in_metadata": "claims"}, api_key=True),
-        "identity_lua": templates.lua("identity"),
-        "route_lua": templates.lua("route"),
+        "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
+        "api_key_tokens": _jwt_provider(settings.tokens, _API_KEY, _TO_METADATA),
+        "route_lua": templates.lua("route", "json_keys"),
         "usage_rules": _usage_rules(),
         "stream_usage_rules": [{"rule": rule} for rule in _usage_rules()],
         "cors": _cors_filter() if settings.allowed_origins else [],
@@ -208,7 +208,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         "address": _bind_address(settings.address),
         "port": settings.port,
         "max_body_bytes": settings.max_body_bytes,
-        "jwt_provider": _jwt_provider(settings.tokens, {"forward_payload_header": "x-llamesh-claims"}),
+        "jwt_provider": _jwt_provider(settings.tokens, _BEARER, {"forward_payload_header": "x-llamesh-claims"}),
         "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
         "strict_json_lua": f"local RULES = [==[{rules}]==]\n{templates.lua('strict_json')}",
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
@@ -248,15 +248,19 @@ def _bind_address(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host.strip("[]")
 
 
-def _jwt_provider(tokens: TokenSettings, forward: dict[str, Any], *, api_key: bool = False) -> dict[str, Any]:
-    headers = [{"name": "authorization", "value_prefix": "Bearer "}]
-    if api_key:
-        headers.append({"name": "x-api-key"})
+_BEARER = {"name": "authorization", "value_prefix": "Bearer "}
+# Where the listener has looked at the scheme already, which may be written in any case.
+_ANY_BEARER = {"name": "authorization", "value_prefix": " "}
+_API_KEY = {"name": "x-api-key"}
+_TO_METADATA = {"payload_in_metadata": "claims"}
+
+
+def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[str, str]) -> dict[str, Any]:
     return {
         "issuer": tokens.issuer,
         "audiences": [tokens.audience],
         "local_jwks": {"inline_string": tokens.jwks},
-        "from_headers": headers,
+        "from_headers": [header],
         "forward": False,
         "require_expiration": True,
         "clock_skew_seconds": tokens.clock_skew_seconds,

@@ -48,9 +48,10 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     return filled
 
 
-def lua(name: str) -> str:
-    """The source of the Lua filter `name`."""
-    return (FOLDER / "lua" / f"{name}.lua").read_text()
+def lua(name: str, *modules: str) -> str:
+    """The source of the Lua filter `name`, with the `modules` that it requires put before it: Envoy takes one text."""
+    loaded = [f"package.preload[{module!r}] = function(...)\n{lua(module)}\nend\n" for module in modules]
+    return "".join(loaded) + (FOLDER / "lua" / f"{name}.lua").read_text()
 
 
 @functools.cache

@@ -1,22 +1,26 @@
--- Chooses the cluster of an inference request and refuses what may not pass. Runs after jwt_authn (who) and json_to_metadata (which model).
+-- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, and what may not pass.
+-- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
--- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `ask <cluster>`, `revoked <token id>`.
+-- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin>`, `host <name>`,
+-- `ask <cluster>`, `revoked <token id>`. Header names that begin with x-llamesh- are gone by now (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
+
+local json_keys = require("json_keys")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
--- Fields of llama.cpp that reach another client's state, the machine, or a choice that is not a client's. Refused by name, never dropped in silence.
-local FORBIDDEN = { "n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id", "grammar_file", "media_path" }
--- Keys whose value llama.cpp would fetch when it is a URL, and what such a URL begins with.
-local MEDIA = { "url", "image_url", "video_url", "audio_url", "file_url", "data", "file_data" }
--- Both as they stand in JSON, made once: a search begins with the quote, which is rare in prompts.
-local KEYS = {}
-for _, names in ipairs({ FORBIDDEN, MEDIA }) do
-  for _, name in ipairs(names) do
-    KEYS[name] = '"' .. name .. '"'
-  end
+-- Keys that are looked at, at any depth. `forbidden`: fields of llama.cpp that reach another client's state, the machine, or a choice that is not a client's;
+-- refused by name, never dropped in silence. `media`: their value llama.cpp would fetch when it is a URL.
+local WATCHED = { model = "model" }
+for _, name in ipairs({ "n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id", "grammar_file", "media_path" }) do
+  WATCHED[name] = "forbidden"
+end
+for _, name in ipairs({ "url", "image_url", "video_url", "audio_url", "file_url", "data", "file_data" }) do
+  WATCHED[name] = "media"
 end
 local REMOTE = { http = true, https = true, file = true, ftp = true }
+-- A model's name becomes a header's value.
+local MAX_MODEL = 256
 
 local function quoted(text)
   return (text:gsub('[%c"\\\128-\255]', "?"))
@@ -33,6 +37,29 @@ local function refuse(request, status, kind, code, message, param)
   )
 end
 
+-- Whether a request without a token may go on; it is refused otherwise. A web page of another origin, or one that reached us by a host name of its own
+-- (DNS rebinding), must not use anonymous inference.
+local function may_be_anonymous(request, settings, headers)
+  if not settings:get("anonymous") then
+    refuse(request, "401", "authentication_error", "invalid_api_key",
+      "This mesh needs a token: send it as Authorization: Bearer. Get one with POST /auth/token or `llamesh keys create`.")
+    return false
+  end
+  local origin = headers:get("origin")
+  if origin and not settings:get("origin " .. origin) then
+    refuse(request, "403", "permission_error", "origin_not_allowed",
+      "Pages of this origin may not use this mesh without a token. Origins are allowed with LLAMESH_ALLOWED_ORIGINS.")
+    return false
+  end
+  local host = (headers:get(":authority") or ""):lower():gsub(":%d*$", "")
+  if not settings:get("host " .. host) then
+    refuse(request, "403", "permission_error", "host_not_allowed",
+      "Without a token the mesh answers only to its own host names, localhost among them.")
+    return false
+  end
+  return true
+end
+
 local function in_scope(claims, wanted)
   for _, scope in ipairs(claims.scopes or {}) do
     if scope == "infer:*" or scope == wanted then
@@ -42,74 +69,39 @@ local function in_scope(claims, wanted)
   return false
 end
 
--- JSON may write any character as \uXXXX: `"id\u005fslot"` is the same key. Printable ASCII is undone, but for quote and backslash, which must stay escaped.
-local function unescaped(body)
-  if not body:find("\\u00", 1, true) then
-    return body
-  end
-  return (body:gsub("\\u00([2-7]%x)", function(hex)
-    if hex ~= "22" and hex:lower() ~= "5c" then
-      return string.char(tonumber(hex, 16))
+-- What the body says: {model, forbidden, remote}, the latter two the names of keys that may not pass; nil where it is not JSON.
+local function read(body)
+  local said = {}
+  local readable = json_keys.each(body, WATCHED, function(name, depth, at)
+    local kind = WATCHED[name]
+    if kind == "forbidden" then
+      said.forbidden = said.forbidden or name
+    elseif kind == "media" then
+      local scheme = (json_keys.string_at(body, at, 64) or ""):match("^%s*(%a+):")
+      if scheme and REMOTE[scheme:lower()] then
+        said.remote = said.remote or name
+      end
+    elseif depth == 1 then
+      said.model = json_keys.string_at(body, at, 6 * MAX_MODEL + 6)
     end
-  end))
-end
-
--- Calls `found` with the end of each `"name":` in the body until it returns true. Inside of a string the closing quote would be an escaped one, so only
--- keys are found.
-local function any_key(body, name, found)
-  local key, from = KEYS[name], 1
-  while true do
-    local first, last = body:find(key, from, true)
-    if not first then
-      return false
-    end
-    local _, colon = body:find("^%s*:%s*", last + 1)
-    if colon and found(colon) then
-      return true
-    end
-    from = last + 1
-  end
-end
-
-local function present()
-  return true
-end
-
-local function forbidden_field(body)
-  for _, name in ipairs(FORBIDDEN) do
-    if any_key(body, name, present) then
-      return name
-    end
-  end
-end
-
-local function remote_media(body)
-  local function is_remote(colon)
-    local scheme = body:match('^"%s*(%a+):', colon + 1)
-    return scheme ~= nil and REMOTE[scheme:lower()] == true
-  end
-  for _, name in ipairs(MEDIA) do
-    if any_key(body, name, is_remote) then
-      return name
-    end
-  end
+  end)
+  return readable and said or nil
 end
 
 -- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
-local function target(request, fields)
-  local server = request:headers():get(":path"):match("^/([%w-]+)/v1/")
+local function target(request, path, model)
+  local server = path:match("^/([%w-]+)/v1/")
   if server then
     return "s:" .. server, "infer:" .. server
   end
-  local model = fields.model
-  if type(model) ~= "string" or model == "" then
+  if not model or model == "" then
     refuse(request, "400", "invalid_request_error", "missing_required_parameter",
       "The field model is missing: name a model that GET /v1/models lists.", "model")
     return nil
   end
-  if #model > 256 or model:find("[^\33-\126]") then -- it becomes a header value
+  if #model > MAX_MODEL or model:find("[^\33-\126]") then
     refuse(request, "404", "invalid_request_error", "model_not_found",
-      "No model is served under the name " .. quoted(model:sub(1, 256)) .. ".", "model")
+      "No model is served under the name " .. quoted(model:sub(1, MAX_MODEL)) .. ".", "model")
     return nil
   end
   return "m:" .. model, "infer:" .. model
@@ -122,52 +114,53 @@ function envoy_on_request(request)
     return -- no such path; the route says so
   end
 
-  local known = request:streamInfo():dynamicMetadata()
-  local verified = known:get(CLAIMS)
+  local headers = request:headers()
+  local verified = request:streamInfo():dynamicMetadata():get(CLAIMS)
   local claims = verified and verified.claims
-  if not claims and not settings:get("anonymous") then
-    return refuse(request, "401", "authentication_error", "invalid_api_key",
-      "This mesh needs a token: send it as Authorization: Bearer.")
-  end
-  if claims and claims.jti and settings:get("revoked " .. claims.jti) then
-    return refuse(request, "401", "authentication_error", "invalid_api_key", "The key was revoked.")
+  if claims then
+    if claims.jti and settings:get("revoked " .. claims.jti) then
+      return refuse(request, "401", "authentication_error", "invalid_api_key", "The key was revoked.")
+    end
+  elseif not may_be_anonymous(request, settings, headers) then
+    return
   end
   if kind ~= "inference" then
     return
   end
 
-  local content_type = request:headers():get("content-type") or ""
+  local content_type = headers:get("content-type") or ""
   if not content_type:lower():find("^application/json") then
     return refuse(request, "415", "invalid_request_error", "unsupported_media_type",
       "The body must be JSON: send content-type: application/json.")
   end
-  local fields = known:get("llamesh") or {}
-  if fields.unreadable then
-    return refuse(request, "400", "invalid_request_error", "invalid_json", "The body is not valid JSON.")
+  local path = headers:get(":path")
+  local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
+  local said = buffer and read(buffer:getBytes(0, buffer:length()))
+  if not said then
+    return refuse(request, "400", "invalid_request_error", "invalid_json", "The body is not a JSON object.")
   end
-  local cluster, scope = target(request, fields)
+  local cluster, scope = target(request, path, said.model)
   if not cluster then
     return
   end
   if claims and not in_scope(claims, scope) then
     return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
   end
-  local ask = (claims and claims.ask) or settings:get("ask " .. cluster)
-
-  local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
-  local body = buffer and unescaped(buffer:getBytes(0, buffer:length())) or ""
-  local field = forbidden_field(body)
-  if field then
-    return refuse(request, "400", "invalid_request_error", "unsupported_parameter", "The field " .. field .. " may not be sent.", field)
+  if said.forbidden then
+    return refuse(request, "400", "invalid_request_error", "unsupported_parameter",
+      "The field " .. said.forbidden .. " may not be sent.", said.forbidden)
   end
-  field = remote_media(body)
-  if field then
+  if said.remote then
     return refuse(request, "400", "invalid_request_error", "remote_media",
-      "Media is not fetched from elsewhere: send it in the request, as a data: URL.", field)
+      "Media is not fetched from elsewhere: send it in the request, as a data: URL.", said.remote)
   end
 
-  if ask then
-    request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
+  local known = request:streamInfo():dynamicMetadata()
+  if said.model then
+    known:set("llamesh", "model", said.model) -- for the message about a name that nothing serves
+  end
+  if (claims and claims.ask) or request:metadata():get("ask " .. cluster) then
+    known:set("llamesh", "ask", true)
   end
   request:headers():replace("x-llamesh-cluster", cluster)
 end

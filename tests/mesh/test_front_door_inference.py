@@ -186,11 +186,38 @@ async def test_a_bad_token_is_401_even_where_anonymous_is_allowed(door: FrontDoo
     )
 
 
-@pytest.mark.parametrize(
-    "headers", [{"authorization": f"Bearer {token()}"}, {"authorization": f"bearer {token()}"}, {"x-api-key": token()}]
-)
-async def test_a_good_token_passes(door: FrontDoor, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "BeArEr", "Bearer  "])
+async def test_a_good_token_passes(door: FrontDoor, scheme: str) -> None:
+    headers = {"authorization": f"{scheme} {token()}", "origin": "http://evil.example", "host": "evil.example"}
     assert (await door.chat("big", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("other", ["Bearer not-needed", "Basic YTpi", "Bearer", "a.b.c"])
+async def test_a_token_may_come_as_api_key(door: FrontDoor, other: str) -> None:
+    """Its scope counts, whatever else stands beside it."""
+    for model, status in (("big", 200), ("smol", 403)):
+        headers = {"x-api-key": token(scopes=["infer:big"]), "authorization": other}
+        assert (await door.chat(model, headers=headers)).status == status
+    assert not {"authorization", "x-api-key"} & engine(door, "b").received[-1].headers.keys()
+
+
+async def test_a_bearer_token_counts_before_an_api_key(door: FrontDoor) -> None:
+    for model, status in (("big", 200), ("smol", 403)):
+        headers = {"x-api-key": token(), "authorization": f"Bearer {token(scopes=['infer:big'])}"}
+        assert (await door.chat(model, headers=headers)).status == status
+    assert not {"authorization", "x-api-key"} & engine(door, "b").received[-1].headers.keys()
+
+
+@pytest.mark.parametrize("value", ["Bearer x y.z", "Bearer a.b.c, Bearer not-needed", "Bearer sk-x .", "bearer ."])
+async def test_what_looks_like_a_token_must_be_one(door: FrontDoor, value: str) -> None:
+    assert (await door.chat("big", headers={"authorization": value})).status == 401
+
+
+async def test_the_first_of_two_tokens_counts(door: FrontDoor) -> None:
+    first, second = f"Bearer {token(scopes=['infer:big'])}", f"Bearer {token()}"
+    body = {"model": "smol"}
+    given = [("authorization", first), ("authorization", second), ("content-type", "application/json")]
+    assert (await door.send("POST", CHAT, body, given)).status in (401, 403)
 
 
 @pytest.mark.parametrize(

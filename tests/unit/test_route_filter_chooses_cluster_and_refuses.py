@@ -1,4 +1,4 @@
-"""envoy/lua/route.lua: cluster, scope, forbidden fields, remote media, ask."""
+"""envoy/lua/route.lua: cluster, scope, forbidden fields, remote media, ask. Who may be anonymous has a file of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from controller.xds import templates
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(templates.lua("route"))
+ROUTE = LuaFilter(templates.lua("route", "json_keys"))
 UUID = "11111111-1111-4111-8111-111111111111"
-OPEN = {"kind": "inference", "anonymous": True}
+OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
 CLAIMS = "envoy.filters.http.jwt_authn"
 
 
@@ -23,17 +23,11 @@ def run(
     settings: dict[str, Any] = OPEN,
     claims: dict[str, Any] | None = None,
     content_type: str | None = "application/json",
-    fields: dict[str, Any] | None = None,
 ) -> Outcome:
     text = body if isinstance(body, bytes) else json.dumps(body if body is not None else {"model": "smol"}).encode()
-    if fields is None:
-        parsed = json.loads(text)
-        fields = {"model": parsed["model"]} if "model" in parsed else {}
-    headers = {":path": path, ":method": "POST"} | ({"content-type": content_type} if content_type else {})
-    metadata: dict[str, Any] = {"llamesh": fields} if fields else {}
-    if claims is not None:
-        metadata[CLAIMS] = {"claims": claims}
-    return ROUTE.run(headers, settings, metadata, text)
+    headers = {":path": path, ":method": "POST", ":authority": "localhost:8080"}
+    headers |= {"content-type": content_type} if content_type else {}
+    return ROUTE.run(headers, settings, {CLAIMS: {"claims": claims}} if claims is not None else {}, text)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +53,7 @@ def test_path_or_model_names_the_cluster(path: str, body: dict[str, Any], cluste
         ("a b", 404, "model_not_found"),
         ("a\r\nx-evil: 1", 404, "model_not_found"),
         ("é", 404, "model_not_found"),
+        ("smol\U0001f600", 404, "model_not_found"),
         ('a"b\\\n', 404, "model_not_found"),
         ("x" * 257, 404, "model_not_found"),
     ],
@@ -81,9 +76,37 @@ def test_json_with_a_charset_is_json() -> None:
     assert run(content_type="Application/JSON; charset=utf-8").status is None
 
 
-def test_a_body_that_is_not_json_is_400() -> None:
-    outcome = run(b"{", fields={"unreadable": "yes"})
+@pytest.mark.parametrize("path", ["/v1/completions", f"/{UUID}/v1/completions"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"model":"smol"', b'{"model":"smol"}}'])
+def test_a_body_that_is_no_json_object_is_400(body: bytes, path: str) -> None:
+    outcome = run(body, path=path)
     assert (outcome.status, outcome.code) == (400, "invalid_json")
+
+
+def test_a_request_without_a_body_is_400() -> None:
+    outcome = ROUTE.run(
+        {":path": "/v1/completions", ":authority": "localhost", "content-type": "application/json"}, OPEN
+    )
+    assert (outcome.status, outcome.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "cluster"),
+    [
+        (b'{"messages":[{"model":"inner"}],"model":"smol"}', "m:smol"),
+        (b'{"model":"smol","metadata":{"model":"inner"}}', "m:smol"),
+        (b'{"model":"first","model":"smol"}', "m:smol"),
+        (b'{"m\\u006fdel" : "smo\\u006c"}', "m:smol"),
+        (b'\r\n{"prompt":"\\"model\\":\\"no\\"","model"\t:\n"smol"}\n', "m:smol"),
+    ],
+)
+def test_the_model_is_the_last_key_of_that_name_at_the_top(body: bytes, cluster: str) -> None:
+    assert run(body).headers["x-llamesh-cluster"] == cluster
+
+
+@pytest.mark.parametrize("body", [b'{"model":"smol","model":7}', b'{"x":{"model":"smol"}}', b'{"x":"model"}'])
+def test_a_model_that_is_not_named_is_missing(body: bytes) -> None:
+    assert run(body).code == "missing_required_parameter"
 
 
 @pytest.mark.parametrize("name", ["n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id"])
@@ -92,7 +115,7 @@ def test_a_body_that_is_not_json_is_400() -> None:
 )
 def test_forbidden_fields_are_named(name: str, form: str) -> None:
     escaped = f"\\u00{ord(name[0]):02x}{name[1:]}".replace("_", "\\u005F")
-    outcome = run(form.format(name, escaped).encode(), fields={"model": "smol"})
+    outcome = run(form.format(name, escaped).encode())
     assert (outcome.status, outcome.code) == (400, "unsupported_parameter")
     assert outcome.answer["error"]["param"] == name
 
@@ -197,11 +220,11 @@ def test_admission_is_asked_for_metered_tokens_and_servers(
 ) -> None:
     outcome = run(claims=claims, settings=settings)
     assert outcome.status is None
-    assert outcome.metadata["llamesh"].get("ask") is ask
+    assert outcome.metadata.get("llamesh", {}).get("ask") is ask
 
 
 def test_paths_that_are_no_inference_are_left_to_the_routes() -> None:
-    assert run(b"", settings={}, path="/slots", fields={}, content_type=None).status is None
-    listing = run(b"", settings={"kind": "models", "anonymous": True}, path="/v1/models", fields={}, content_type=None)
+    assert run(b"", settings={}, path="/slots", content_type=None).status is None
+    listing = run(b"", settings=OPEN | {"kind": "models"}, path="/v1/models", content_type=None)
     assert listing.status is None
     assert "x-llamesh-cluster" not in listing.headers

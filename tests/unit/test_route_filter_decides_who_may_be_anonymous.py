@@ -1,0 +1,75 @@
+"""envoy/lua/route.lua: origins and hosts of requests that no verified token came with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller.xds import templates
+from tests.unit.lua_request import LuaFilter, Outcome
+
+ROUTE = LuaFilter(templates.lua("route", "json_keys"))
+OPEN = {
+    "kind": "inference",
+    "anonymous": True,
+    "host localhost": True,
+    "host [::1]": True,
+    "origin http://ui:5173": True,
+}
+CLOSED = {"kind": "inference", "host localhost": True}
+VERIFIED = {"envoy.filters.http.jwt_authn": {"claims": {"scopes": ["infer:*"]}}}
+
+
+def run(
+    settings: dict[str, Any] = OPEN,
+    *,
+    metadata: dict[str, Any] | None = None,
+    host: str = "localhost:8080",
+    **headers: str,
+) -> Outcome:
+    usual = {":authority": host, ":path": "/v1/completions", "content-type": "application/json"}
+    return ROUTE.run(usual | headers, settings, metadata, b'{"model":"smol"}')
+
+
+@pytest.mark.parametrize("kind", ["inference", "models"])
+def test_without_a_token_nobody_passes_where_anonymous_is_not_allowed(kind: str) -> None:
+    outcome = run(CLOSED | {"kind": kind})
+    assert (outcome.status, outcome.code) == (401, "invalid_api_key")
+    assert outcome.metadata["llamesh"]["refused"] is True
+
+
+def test_a_verified_token_passes_wherever_it_comes_from() -> None:
+    outcome = run(CLOSED, metadata=VERIFIED, host="evil.example", origin="http://evil")
+    assert outcome.status is None
+    assert outcome.headers["x-llamesh-cluster"] == "m:smol"
+
+
+@pytest.mark.parametrize("kind", ["inference", "models"])
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://ui:5173", None), ("http://evil.example", 403), ("null", 403), ("http://ui:5173.evil", 403)],
+)
+def test_pages_of_other_origins_cannot_be_anonymous(origin: str, status: int | None, kind: str) -> None:
+    outcome = run(OPEN | {"kind": kind}, origin=origin)
+    assert (outcome.status, outcome.code) == (status, status and "origin_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", None),
+        ("LOCALHOST:8080", None),
+        ("[::1]:8080", None),
+        ("evil.example:8080", 403),
+        ("localhost.evil", 403),
+        ("", 403),
+    ],
+)
+def test_a_name_that_was_rebound_to_this_machine_cannot_be_anonymous(host: str, status: int | None) -> None:
+    outcome = run(host=host)
+    assert (outcome.status, outcome.code) == (status, status and "host_not_allowed")
+
+
+def test_paths_that_do_not_exist_are_left_to_the_routes() -> None:
+    assert run({}, host="evil.example").status is None
