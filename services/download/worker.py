@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from llamesh.kit.logs import log
-from llamesh.kit.objects import ObjectStore, StagedObject, StoreError
+from llamesh.kit.objects import ObjectStore, StagedObject, StoreDeniedError, StoreError
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message, model_message
@@ -32,6 +32,8 @@ LOOK_SECONDS = 5.0
 """How often the rows are looked at without a wake-up, and progress is written to them."""
 TELL_SECONDS = 0.5
 """How often watchers hear of progress."""
+STORE_PATIENCE_SECONDS = 60.0
+"""How long transfers wait for an object store that is not there when this process starts."""
 
 T = TypeVar("T")
 
@@ -92,15 +94,28 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Make the store ready, however long it takes to answer, and remove what an earlier process left in it."""
+        began_at = self._clock()
         while True:
+            self._wake.clear()
             try:
                 await self._store.prepare()
                 await self._catalogue.sweep()
             except (StoreError, SQLAlchemyError, OSError) as error:
                 log.error("object store not ready", error=str(error))
-                await asyncio.sleep(LOOK_SECONDS)
+                waited = self._clock() - began_at
+                if isinstance(error, StoreDeniedError) or waited > STORE_PATIENCE_SECONDS:
+                    await self._fail_all(error)
+                await self._woken_or(LOOK_SECONDS)
             else:
                 return
+
+    async def _fail_all(self, error: Exception) -> None:
+        """End every transfer: to wait longer in silence would tell nobody what is wrong."""
+        try:
+            for row in await self._transfers.active():
+                await self._fail(row, error)
+        except (SQLAlchemyError, OSError) as unwritten:
+            log.error("transfers not settled", error=str(unwritten))
 
     async def _woken_or(self, seconds: float) -> None:
         try:

@@ -581,3 +581,46 @@ async def test_on_s3_a_model_is_located_as_a_local_copy(
         assert len(s3.objects) == 1
         await service.delete("m1")
         assert s3.objects == {}
+
+
+async def test_a_store_that_refuses_its_credentials_is_said_at_once_and_mended_without_a_restart(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        s3.refuse = {"GET": (403, "SignatureDoesNotMatch"), "HEAD": (403, "SignatureDoesNotMatch")}
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("wrong"),
+        )
+        download = await service.fetched("m1", web.url("a.gguf"))
+        assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+        assert "SignatureDoesNotMatch" in download.error.message
+        s3.refuse = {}
+        assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_a_store_that_stays_away_is_waited_for_and_then_said(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        s3.refuse = {"GET": (503, "SlowDown"), "HEAD": (503, "SlowDown")}
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("s"),
+        )
+        await service.start("m1", web.url("a.gguf"))
+        async with asyncio.timeout(20):
+            # One look at the bucket is asked four times: it has been given up when there is a fifth.
+            while len(s3.requests) < 5:
+                await asyncio.sleep(0.01)
+        assert (await service.get("m1")).state == pb.DOWNLOAD_STATE_QUEUED
+        monkeypatch.setattr("services.download.worker.STORE_PATIENCE_SECONDS", 0.0)
+        download = await service.fetched("m2", web.url("a.gguf"))
+        assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+        assert (await service.state("m1")).error.reason == "STORE_UNAVAILABLE"
