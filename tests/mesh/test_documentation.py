@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 
 from engine import sentence
 from tests.mesh.running import ROOT, RunningMesh, running_mesh
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 PORTS = {"8080": "inference", "8200": "gateway", "8201": "contract", "8202": "download"}
 
