@@ -1,0 +1,184 @@
+"""Models in a real MinIO: content under its key and nothing half-done, whatever dies in between."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import sentence
+from engine.sentence import SENTENCE
+from tests.cluster.minio_server import MinioServer, minio
+from tests.contract.model_source import model_bytes
+from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+
+__all__ = ["minio"]
+
+BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+BIG = 200 << 20
+
+
+@pytest.fixture(scope="module")
+def mesh(minio: MinioServer) -> Iterator[RunningMesh]:
+    with running_mesh(**minio.settings) as running:
+        running.add_model("sentence", "sentence.gguf")
+        running.serve("sentence", model_name="sentence.gguf")
+        yield running
+
+
+def start(mesh: RunningMesh, model_uuid: str, data: bytes | None = None) -> None:
+    """Begin to bring a model in, or begin again."""
+    body = {}
+    if data is not None:
+        path = mesh.home / "import" / f"{model_uuid}.gguf"
+        path.write_bytes(data)
+        body = {"source": path.as_uri()}
+    answer = mesh.call("POST", f"/download/{model_uuid}", "download", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+def state(mesh: RunningMesh, model_uuid: str) -> dict[str, Any]:
+    found: dict[str, Any] = mesh.call("GET", f"/status/{model_uuid}", "download").json()
+    return found
+
+
+def ended(mesh: RunningMesh, model_uuid: str) -> dict[str, Any]:
+    """The download once it has ended, either way."""
+
+    def there() -> dict[str, Any] | None:
+        found = state(mesh, model_uuid)
+        return found if found["state"] in ("DOWNLOAD_STATE_SUCCEEDED", "DOWNLOAD_STATE_FAILED") else None
+
+    return until(there, 60, f"the end of {model_uuid}") or {}
+
+
+def says(mesh: RunningMesh) -> str:
+    answer = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=BODY)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"]).strip()
+
+
+def test_a_model_lies_in_the_bucket_and_is_served_from_the_cache(mesh: RunningMesh, minio: MinioServer) -> None:
+    download = state(mesh, "sentence")
+    key = f"models/{download['sha256']}.gguf"
+    assert key in minio.objects()
+    stored = minio.client.get_object("inference-models", key)
+    try:
+        assert hashlib.sha256(stored.read()).hexdigest() == download["sha256"]
+    finally:
+        stored.close()
+        stored.release_conn()
+    assert not (mesh.home / "objects").exists()
+
+    assert says(mesh) == SENTENCE
+    copy = mesh.home / "cache" / key
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == download["sha256"]
+    opened = [path for process in mesh_processes(mesh.home) for path in mapped(process.pid)]
+    assert str(copy) in opened
+
+
+def mapped(pid: int) -> set[str]:
+    """Files that a process has mapped."""
+    try:
+        return {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
+    except OSError:
+        return set()
+
+
+def test_a_broken_file_leaves_no_object(mesh: RunningMesh, minio: MinioServer) -> None:
+    before = minio.objects()
+    start(mesh, "broken", model_bytes("broken", 1 << 20)[:-1])
+    assert ended(mesh, "broken")["error"]["reason"] == "MODEL_INVALID"
+    until(lambda: minio.objects() == before, 10, "the staged object to go")
+
+
+def test_the_same_bytes_are_one_object_until_the_last_model_goes(mesh: RunningMesh, minio: MinioServer) -> None:
+    data = model_bytes("shared", 1 << 20)
+    key = f"models/{hashlib.sha256(data).hexdigest()}.gguf"
+    for name in ("one", "other"):
+        start(mesh, name, data)
+        assert ended(mesh, name)["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    assert minio.objects("models/").count(key) == 1
+    assert mesh.call("DELETE", "/models/one").status_code == 200
+    assert key in minio.objects()
+    assert mesh.call("DELETE", "/models/other").status_code == 200
+    until(lambda: key not in minio.objects(), 10, "the object to go")
+    assert mesh.call("GET", "/models/other").status_code == 404
+
+
+def test_a_killed_upload_shows_nothing_and_starts_again(mesh: RunningMesh, minio: MinioServer) -> None:
+    before = minio.objects()
+    data = model_bytes("big", BIG)
+    key = f"models/{hashlib.sha256(data).hexdigest()}.gguf"
+    start(mesh, "big", data)
+    until(lambda: int(state(mesh, "big")["bytes_done"]) > BIG // 8, 30, "a part of the upload")
+    service = mesh.processes()["download"]
+    os.kill(service.pid, signal.SIGKILL)
+    seen = [name for name in minio.objects() if name not in before]
+    assert [name for name in seen if not name.startswith("staging/")] == []
+    until(lambda: mesh.processes().get("download", service) != service and mesh.healthy(), 20, "the service")
+    found = ended(mesh, "big")
+    assert (found["state"], found["resume_count"]) == ("DOWNLOAD_STATE_SUCCEEDED", 1), found
+    assert sorted(minio.objects("models/")) == sorted([*(name for name in before if "models/" in name), key])
+    assert mesh.call("DELETE", "/models/big").status_code == 200
+    until(lambda: key not in minio.objects(), 10, "the object to go")
+
+
+def test_a_store_that_goes_away_is_said_and_found_again(mesh: RunningMesh, minio: MinioServer) -> None:
+    data = model_bytes("late", 4 << 20)
+    minio.stop()
+    try:
+        start(mesh, "late", data)
+        lost = ended(mesh, "late")
+        assert (lost["state"], lost["error"]["reason"]) == ("DOWNLOAD_STATE_FAILED", "STORE_UNAVAILABLE"), lost
+        # What runs goes on, and what is cached can be started anew.
+        assert says(mesh) == SENTENCE
+        assert mesh.call("GET", "/models/sentence").status_code == 200
+        assert mesh.healthy()
+        mesh.serve("sentence", model_name="again.gguf")
+    finally:
+        minio.start()
+    start(mesh, "late")
+    assert ended(mesh, "late")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    assert f"models/{hashlib.sha256(data).hexdigest()}.gguf" in minio.objects()
+    until(lambda: minio.objects("staging/") == [], 10, "nothing staged")
+
+
+def test_a_server_whose_model_cannot_be_fetched_says_so_and_recovers(
+    mesh: RunningMesh, minio: MinioServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    sentence.write(path)
+    download = mesh.add_model("absent", "absent.gguf", path)
+    # Another machine's copy, or a cache that was emptied.
+    (mesh.home / "cache" / "models" / f"{download['sha256']}.gguf").unlink(missing_ok=True)
+    minio.stop()
+    try:
+        answer = mesh.call("POST", "/serve", json={"model_uuid": "absent", "model_name": "absent.gguf", "replicas": 1})
+        assert answer.status_code == 200, answer.text
+        uuid = answer.json()["server_uuid"]
+        until(lambda: "ModelUnreachable" in reasons(mesh.server(uuid)), 30, "the server to say what it lacks")
+    finally:
+        minio.start()
+    mesh.until_state(uuid, "SERVER_STATE_READY")
+
+
+def reasons(server: dict[str, Any]) -> set[str]:
+    return {condition["reason"] for condition in server.get("conditions", ())}
+
+
+def test_wrong_credentials_are_said_in_the_download(minio: MinioServer) -> None:
+    wrong = {**minio.settings, "MINIO_SECRET_KEY": "not-the-secret-of-this-server"}
+    with running_mesh(**wrong) as mesh:
+        (mesh.home / "import").mkdir()
+        start(mesh, "sentence", model_bytes())
+        found = ended(mesh, "sentence")
+        assert (found["state"], found["error"]["reason"]) == ("DOWNLOAD_STATE_FAILED", "STORE_UNAVAILABLE")
+        assert "SignatureDoesNotMatch" in found["error"]["message"]
+        assert "not-the-secret" not in str(found)
+        assert "not-the-secret" not in (mesh.home / "logs" / "download.log").read_text()
