@@ -32,6 +32,7 @@ class CheckRequest(google.protobuf.message.Message):
     PARAMETERS_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     REPLACES_SERVER_UUID_FIELD_NUMBER: builtins.int
+    SERVE_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model that would be served."""
     replicas: builtins.int
@@ -42,6 +43,8 @@ class CheckRequest(google.protobuf.message.Message):
     """Default "default"."""
     replaces_server_uuid: builtins.str
     """A server whose own memory counts as free: for a change of it."""
+    serve: builtins.bool
+    """The server is declared or changed where this allows it: the decision is recorded as "serve", otherwise as "check"."""
     @property
     def parameters(self) -> llamesh.v1.server_pb2.RuntimeParameters:
         """The same, typed."""
@@ -55,9 +58,10 @@ class CheckRequest(google.protobuf.message.Message):
         parameters: llamesh.v1.server_pb2.RuntimeParameters | None = ...,
         namespace: builtins.str = ...,
         replaces_server_uuid: builtins.str = ...,
+        serve: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "replaces_server_uuid", b"replaces_server_uuid", "replicas", b"replicas", "runtime_params", b"runtime_params"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "replaces_server_uuid", b"replaces_server_uuid", "replicas", b"replicas", "runtime_params", b"runtime_params", "serve", b"serve"]) -> None: ...
 
 Global___CheckRequest: typing_extensions.TypeAlias = CheckRequest
 

@@ -32,6 +32,8 @@ class Wish:
     parameters: RuntimeParameters
     namespace: str = DEFAULT_NAMESPACE
     replaces_server_uuid: str = ""
+    serve: bool = False
+    """Whether the server is declared or changed where this is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class Checker:
             *limit_refusals(self._limits, wish.replicas, wish.namespace),
             *memory_refusals(estimate, context, least_context(wish.parameters), free),
         ]
-        decided = Decided(subject, "check", wish.model_uuid, contract_id, refusals, memory)
+        action = "serve" if wish.serve else "check"
+        decided = Decided(subject, action, wish.model_uuid, contract_id, refusals, memory)
         return Outcome(refusals, memory, max(free, default=0), await self._decisions.record(decided))
 
     async def _with_replaced(self, free: list[int], server_uuid: str) -> list[int]:

@@ -61,6 +61,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             parameters,
             request.namespace or DEFAULT_NAMESPACE,
             request.replaces_server_uuid,
+            request.serve,
         )
         outcome = await self._checker.check(wish, identity.subject, identity.contract_id)
         return contract_pb2.CheckResponse(

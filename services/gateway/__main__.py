@@ -50,7 +50,7 @@ async def main(member: Member) -> None:
         tokens=tokens,
         token_lifetime=timedelta(hours=settings.jwt_expiry_hours),
         models=Models(siblings),
-        servers=Servers(siblings),
+        servers=Servers(siblings, settings.drain_seconds),
         watches=Watches(hub, time.monotonic, _now),
         health=Health(siblings, time.monotonic),
     )

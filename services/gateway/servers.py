@@ -15,8 +15,11 @@ from llamesh.kit.errors import PREFIX, MeshError, Reason
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
-REMOVE_DEADLINE = 60.0
-"""Seconds that stopping may take: running requests are finished first."""
+DEFAULT_NAMESPACE = "default"
+"""Where servers are that name no namespace."""
+
+STOP_MARGIN = 10.0
+"""Seconds that stopping may take beyond the drain, in which running requests are finished."""
 
 REMEMBERED_REQUESTS = 1000
 """Answers to Serve that are kept for repetitions of the same request_id."""
@@ -27,7 +30,8 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 class Servers:
     """The servers of the mesh, by way of the contract service and the controller."""
 
-    def __init__(self, siblings: Siblings) -> None:
+    def __init__(self, siblings: Siblings, drain_seconds: float) -> None:
+        self._stop_deadline = drain_seconds + STOP_MARGIN
         self._contract = siblings.contract
         self._controller = siblings.controller
         self._catalogue = siblings.catalogue
@@ -38,13 +42,15 @@ class Servers:
         first = await self._first_answer(subject, request.request_id)
         if first is not None:
             return first
+        namespace = request.namespace or DEFAULT_NAMESPACE
         checked = await self._check(
             contract_pb2.CheckRequest(
                 model_uuid=request.model_uuid,
                 replicas=request.replicas,
                 runtime_params=request.runtime_params,
                 parameters=request.parameters if request.HasField("parameters") else None,
-                namespace=request.namespace,
+                namespace=namespace,
+                serve=True,
             )
         )
         spec = server_pb2.ServerSpec(
@@ -54,7 +60,7 @@ class Servers:
             parameters=checked.parameters,
             idle_sleep=request.idle_sleep if request.HasField("idle_sleep") else None,
             wake_budget=request.wake_budget if request.HasField("wake_budget") else None,
-            namespace=request.namespace,
+            namespace=namespace,
             metered=request.metered,
         )
         validate(spec)
@@ -112,7 +118,7 @@ class Servers:
         """Stop a server and forget it."""
         request = controller_pb2.RemoveServerRequest(server_uuid=server_uuid)
         with asking("controller"):
-            return await self._controller.RemoveServer(request, **call_options(REMOVE_DEADLINE))
+            return await self._controller.RemoveServer(request, **call_options(self._stop_deadline))
 
     async def log(
         self, server_uuid: str, replica: int, tail_lines: int, follow: bool
@@ -194,6 +200,7 @@ def check_of_change(
         replicas=changes.replicas if changes.HasField("replicas") else spec.replicas,
         namespace=spec.namespace,
         replaces_server_uuid=server_uuid,
+        serve=True,
     )
     if changes.HasField("runtime_params"):
         request.runtime_params = changes.runtime_params

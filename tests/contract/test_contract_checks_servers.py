@@ -131,6 +131,13 @@ async def test_decisions_are_recorded_newest_first_and_seen_by_who_asked(mesh, a
     )
 
 
+async def test_a_check_before_a_server_is_declared_is_recorded_as_serve(mesh, as_caller) -> None:
+    made = [await check(mesh, as_caller, serve=serve) for serve in (False, True)]
+    requests = [contract_pb2.GetDecisionRequest(decision_id=each.decision_id) for each in made]
+    found = [await mesh.contract.GetDecision(each, metadata=as_caller("ada", "manage")) for each in requests]
+    assert [decision.action for decision in found] == ["check", "serve"]
+
+
 async def test_decisions_are_walked_page_by_page(mesh, as_caller) -> None:
     made = [(await check(mesh, as_caller)).decision_id for _ in range(5)]
     seen, token = [], ""

@@ -165,6 +165,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.declared: list[controller_pb2.DeclareServerRequest] = []
         self.updates: list[controller_pb2.UpdateDeclaredServerRequest] = []
         self.envoys = 1
+        self.removal_seconds = 0.0
         self.lines = ["one", "two"]
         self.changes = Changes()
         self.log_readers = 0
@@ -217,6 +218,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         return self.put(server)
 
     async def RemoveServer(self, request, context):
+        self.removal_seconds = context.time_remaining()
         server = self._server(request.server_uuid)
         del self.servers[request.server_uuid]
         server.state = server_pb2.SERVER_STATE_STOPPED

@@ -40,7 +40,21 @@ async def test_the_call_of_the_reference_deployment_declares_a_server(mesh, ada)
         model_name="Qwen.gguf",
         replicas=2,
         parameters=server_pb2.RuntimeParameters(ctx_size=2048),
+        namespace="default",
     )
+
+
+async def test_a_server_without_a_namespace_is_declared_and_checked_in_default(mesh, ada) -> None:
+    server = await serve(mesh, ada)
+    assert server.spec.namespace == "default"
+    assert mesh.contract.checks[-1].namespace == "default"
+
+
+async def test_the_contract_service_is_told_that_a_server_will_be_declared(mesh, ada) -> None:
+    server = await serve(mesh, ada)
+    request = gateway_pb2.ScaleServerRequest(server_uuid=server.server_uuid, replicas=2)
+    await mesh.gateway.ScaleServer(request, metadata=ada)
+    assert [check.serve for check in mesh.contract.checks] == [True, True]
 
 
 async def test_the_name_defaults_to_the_models_in_a_form_that_requests_can_use(mesh, ada) -> None:
@@ -118,6 +132,7 @@ async def test_a_change_is_checked_as_the_server_would_be(mesh, ada) -> None:
         parameters=server_pb2.RuntimeParameters(ctx_size=2048),
         namespace="inference",
         replaces_server_uuid=server.server_uuid,
+        serve=True,
     )
     assert mesh.controller.updates[-1].changes == server_pb2.ServerChanges(replicas=4)
     assert mesh.controller.updates[-1].engine_memory_bytes == 123
@@ -176,6 +191,13 @@ async def test_sleep_wake_list_and_stop(mesh, ada) -> None:
     ):
         with refused("SERVER_NOT_FOUND"):
             await call(request, metadata=ada)
+
+
+async def test_stopping_may_take_longer_than_the_drain_of_its_engines(mesh, ada) -> None:
+    server = await serve(mesh, ada)
+    await mesh.gateway.Stop(gateway_pb2.StopRequest(server_uuid=server.server_uuid), metadata=ada)
+    drain = mesh.settings.drain_seconds
+    assert drain + 9 < mesh.controller.removal_seconds < drain + 11
 
 
 async def test_a_log_ends_with_its_lines_or_is_followed_until_the_reader_leaves(mesh, ada, until) -> None:
