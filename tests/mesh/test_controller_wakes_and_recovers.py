@@ -118,8 +118,12 @@ async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> Non
         return mesh.engine_pids() == [] and not list((mesh.settings.run_dir / "engines").iterdir())
 
     await until(ended, "the orphan to end and its files to go")
-    status, body = await mesh.chat(f"/{server.server_uuid}/v1/chat/completions")
-    assert (status, body["error"]["code"]) == (404, "server_not_found")
+
+    async def unknown() -> bool:
+        status, body = await mesh.chat(f"/{server.server_uuid}/v1/chat/completions")
+        return (status, body["error"]["code"]) == (404, "server_not_found")
+
+    await until(unknown, "Envoy to forget the server")
 
 
 async def test_a_server_falls_asleep_when_idle_and_only_then(mesh: ControlledMesh) -> None:
