@@ -155,12 +155,8 @@ function envoy_on_request(request)
       "Media is not fetched from elsewhere: send it in the request, as a data: URL.", said.remote)
   end
 
-  local known = request:streamInfo():dynamicMetadata()
-  if said.model then
-    known:set("llamesh", "model", said.model) -- for the message about a name that nothing serves
-  end
   if (claims and claims.ask) or request:metadata():get("ask " .. cluster) then
-    known:set("llamesh", "ask", true)
+    request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end
   request:headers():replace("x-llamesh-cluster", cluster)
 end

@@ -112,6 +112,9 @@ async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> No
         assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
         assert f"nope-{number}" in answer.error["message"]
     assert (time.perf_counter() - started) / 50 < 0.02
+    for name in ("org/name:Q4:x", ":", 'm:"quoted"\\'):
+        answer = await door.chat(name)
+        assert answer.error["message"].startswith(f"No model is served under the name {name}. ")
     answer = await door.chat("smol", path=f"/{A[::-1]}{CHAT}")
     assert (answer.status, answer.error["code"]) == (404, "server_not_found")
 
