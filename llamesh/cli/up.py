@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import checks, envoy, health, leftovers, logfiles, ports
 from llamesh.cli.mesh.components import components
-from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_ready
+from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone, is_ready
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import Supervisor
 from llamesh.envoy_binary import EnvoyNotFoundError
@@ -21,6 +24,9 @@ from llamesh.locations import home_directory, make_private
 
 READY_SECONDS = 60.0
 """How long a start may take before it is called slow; nothing is given up then."""
+
+HOME_SECONDS = 2.0
+"""How often the mesh looks whether its folder is still there."""
 
 LEAST_FREE_BYTES = 200 * 1024 * 1024
 """A mesh is not started on a disk that has less."""
@@ -39,13 +45,13 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     began = time.monotonic()
     os.umask(0o077)
     settings = read_settings(os.environ)
-    make_private(settings.home)
-    make_private(settings.logs)
+    for folder in (settings.home, settings.logs):
+        _usable(folder)
     if detach:
         return _detached(settings, demo=demo, began=began)
     try:
-        with held(settings.home):
-            make_private(settings.run_dir)
+        with held(settings.home, settings.addresses):
+            _usable(settings.run_dir)
             if forced := leftovers.clear(settings.run_dir):
                 _say(f"ended {forced} processes of an earlier mesh")
             _check_machine(settings)
@@ -61,13 +67,13 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
         raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing") from error
 
 
-def down(*, timeout: float = 60.0) -> int:
+def down(*, timeout: Duration = 60.0) -> int:
     """End the mesh that runs on this machine.
 
     Parameters
     ----------
     timeout
-        Seconds to wait for running requests and the end; then it is killed.
+        How long to wait for running requests and the end: 30s, 2m, or seconds; then it is killed.
     """
     running = holder(home_directory(os.environ))
     if running is None:
@@ -81,6 +87,19 @@ def down(*, timeout: float = 60.0) -> int:
         running.wait_gone(5)
     _say("stopped")
     return Exit.OK
+
+
+def _usable(folder: Path) -> None:
+    """Make a folder of the mesh's own, or say why that cannot be."""
+    try:
+        make_private(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "this user may not write there", str(folder))
+    except OSError as error:
+        raise CommandError(
+            f"{folder} cannot be used: {error.strerror or error}",
+            hint="set LLAMESH_HOME to a folder that this user may write to",
+        ) from error
 
 
 def _check_machine(settings: MeshSettings) -> None:
@@ -114,15 +133,28 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked)
-    greeting = asyncio.create_task(_greet(settings, demo=demo, began=began))
+    beside = [
+        asyncio.create_task(_greet(settings, demo=demo, began=began)),
+        asyncio.create_task(_end_without_home(settings, supervisor)),
+    ]
     await supervisor.run()
-    greeting.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await greeting
+    for task in beside:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     if supervisor.killed:
         return Exit.INTERRUPTED
     _say("stopped")
     return Exit.OK
+
+
+async def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> None:
+    """A mesh whose folder was removed serves from nothing, and no command finds it any more: it ends."""
+    while not supervisor.stopping:
+        await asyncio.sleep(HOME_SECONDS)
+        if is_gone(settings.home):
+            _say(f"{settings.home} was removed while the mesh ran: the mesh ends")
+            supervisor.kill()
 
 
 async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
@@ -168,15 +200,14 @@ def _lacking(settings: MeshSettings) -> list[str]:
 
 
 def _show_addresses(settings: MeshSettings) -> None:
-    print(f"  management  {settings.url(settings.gateway_port)}")
-    print(f"  inference   {settings.url(settings.inference_port)}/v1")
+    print(f"  management  {settings.addresses.management}   (llamesh login)")
+    print(f"  inference   {settings.addresses.inference}/v1")
     print(f"  logs        {settings.logs}", flush=True)
 
 
 def _demo_command(settings: MeshSettings, began: float) -> list[str]:
-    management, inference = settings.url(settings.gateway_port), settings.url(settings.inference_port)
-    elapsed = f"{time.monotonic() - began:.3f}"
-    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", str(settings.home), management, inference, elapsed]
+    place = [str(settings.home), settings.addresses.management, settings.addresses.inference]
+    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", *place, f"{time.monotonic() - began:.3f}"]
 
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:

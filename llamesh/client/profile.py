@@ -1,6 +1,7 @@
 """Which mesh is meant and with which token: LLAMESH_URL and LLAMESH_TOKEN, else the profile that `llamesh login` wrote.
 
-Nothing heavy is imported: the command line reads it before it loads gRPC.
+A profile of this machine (or none) means the mesh that runs here, at whatever ports it runs now. Nothing heavy is imported: the
+command line reads it before it loads gRPC.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llamesh.local_mesh import running_here
+
 DEFAULT_URL = "http://localhost:8200"
 DEFAULT_INFERENCE_PORT = 8080
+_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,25 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     except (OSError, ValueError, TypeError, AttributeError):
         kept = Profile()
     url = environment.get("LLAMESH_URL", "").rstrip("/")
-    if url and url != kept.url:
+    here = running_here(environment) if _is_local(url or kept.url) else None
+    if here and (not url or urlsplit(url).port == urlsplit(here.management).port):
+        # A token that another mesh of this machine gave is refused there, not leaked.
+        kept = Profile(url or here.management, kept.token if _is_local(kept.url) else "", here.inference)
+    elif url and url != kept.url:
         kept = Profile(url)
     return replace(
         kept,
         token=environment.get("LLAMESH_TOKEN") or kept.token,
         inference_url=environment.get("LLAMESH_INFERENCE_URL") or kept.inference_url,
     )
+
+
+def _is_local(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname in _THIS_MACHINE and parts.port != 0
+    except ValueError:  # no address, or no port: who connects says so
+        return False
 
 
 def save_profile(profile: Profile, environment: Mapping[str, str] = os.environ) -> Path:

@@ -17,6 +17,9 @@ from llamesh.cli.mesh import checks, ports
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.lock import MeshRunningError, held, holder
 from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.local_mesh import Addresses
+
+ADDRESSES = Addresses("http://localhost:1", "http://localhost:2")
 
 
 def settings(home: Path, port: int = 0) -> MeshSettings:
@@ -61,11 +64,11 @@ def test_a_clock_that_runs_behind_is_found() -> None:
 
 def test_one_mesh_for_each_home(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
-    with held(tmp_path):
+    with held(tmp_path, ADDRESSES):
         found = holder(tmp_path)
         assert found is not None
         assert found.pid == os.getpid()
-        with pytest.raises(MeshRunningError), held(tmp_path):
+        with pytest.raises(MeshRunningError), held(tmp_path, ADDRESSES):
             pass
     assert holder(tmp_path) is None
 

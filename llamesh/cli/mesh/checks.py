@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import llamesh
 from llamesh.cli.failure import CommandError
@@ -22,6 +23,7 @@ from llamesh.cli.mesh import health, ports
 from llamesh.cli.mesh.lock import holder
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
+from llamesh.local_mesh import running_here
 from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
 
 ENVOY_VERSION = "1.40."
@@ -64,7 +66,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield free_ports(settings)
         return
     yield Finding("mesh", "ok", f"runs (process {running.pid})")
-    yield from components(settings)
+    here = running_here(environment)
+    yield from components(settings, here.management if here else settings.addresses.management)
 
 
 def python() -> Finding:
@@ -137,6 +140,8 @@ def disk(settings: MeshSettings) -> Finding:
     folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("disk", "problem", f"{folder} cannot be written to", "set LLAMESH_HOME to a folder that can")
     words = f"{free / 2**30:.1f} GiB free at {folder}"
     fix = "remove models (`llamesh rm`), or set LLAMESH_HOME to a folder on another disk"
     if free < NO_DISK:
@@ -168,13 +173,14 @@ def free_ports(settings: MeshSettings) -> Finding:
     )
 
 
-def components(settings: MeshSettings) -> Iterator[Finding]:
-    """Each part of the mesh that runs."""
+def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
+    """Each part of the mesh that runs and answers at this address."""
+    address = urlsplit(url)
     try:
-        found = health.ask(settings.host, settings.gateway_port)
+        found = health.ask(address.hostname or settings.host, address.port or settings.gateway_port)
     except OSError as error:
         fix = f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
-        yield Finding("front door", "problem", f"port {settings.gateway_port} does not answer ({error})", fix)
+        yield Finding("front door", "problem", f"{url} does not answer ({error})", fix)
         return
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]

@@ -194,7 +194,16 @@ def _ask(mesh: Client, model: str) -> str:
         return str(json.loads(response.read())["choices"][0]["message"]["content"]).strip()
 
 
+def command(path: str | None, here: Path) -> str:
+    """What to type for `llamesh`: its name where the shell finds this very one, else its path."""
+    program = Path(sys.executable).parent / "llamesh"
+    if path is not None and Path(path).resolve() == program.resolve():
+        return "llamesh"
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
+
+
 def _what_next(place: Place, model: str, login: str) -> str:
+    llamesh = command(shutil.which("llamesh"), Path.cwd())
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
     return f"""\
   inference    {place.inference}/v1   (any OpenAI SDK; the key may be anything)
@@ -203,8 +212,8 @@ def _what_next(place: Place, model: str, login: str) -> str:
 
   curl {place.inference}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
 
-  next: llamesh chat {model} | llamesh status | llamesh models | llamesh --help
-  Ctrl-C, or llamesh down, stops the mesh; models and servers stay declared for the next start."""
+  next: {llamesh} chat {model}   (or: status, models, --help)
+  Ctrl-C, or {llamesh} down, stops the mesh; models and servers stay declared for the next start."""
 
 
 def main(arguments: list[str]) -> int:

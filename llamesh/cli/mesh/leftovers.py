@@ -6,6 +6,7 @@ number and start time: a number that the system gave to somebody else in the mea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterable
@@ -18,10 +19,11 @@ GRACE_SECONDS = 2.0
 
 
 def record(run_dir: Path, processes: Iterable[ProcessId]) -> None:
-    """Write down, in one step, which processes run below the supervisor."""
+    """Write down, in one step, which processes run below the supervisor. A full disk costs the record, not the mesh."""
     unfinished = _path(run_dir).with_suffix(".tmp")
-    unfinished.write_text(json.dumps([{"pid": item.pid, "started": item.started} for item in processes]))
-    unfinished.replace(_path(run_dir))
+    with contextlib.suppress(OSError):
+        unfinished.write_text(json.dumps([{"pid": item.pid, "started": item.started} for item in processes]))
+        unfinished.replace(_path(run_dir))
 
 
 def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:

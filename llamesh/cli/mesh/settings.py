@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.local_mesh import Addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class MeshSettings:
             "LLAMESH_CONTRACT_PORT": self.contract_port,
             "LLAMESH_DOWNLOAD_PORT": self.download_port,
         }
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where this mesh answers, for people and programs on this machine."""
+        return Addresses(self.url(self.gateway_port), self.url(self.inference_port))
 
     def url(self, port: int) -> str:
         """Address of one of the ports, for people and programs on this machine."""

@@ -1,0 +1,38 @@
+"""Lengths of time as people write them: `90`, `30s`, `10m`, `1h30m`, `2d`. A number alone is seconds, as everywhere in the contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+LONGEST = 36500 * _UNITS["d"]
+"""A hundred years: what is longer is a mistake."""
+
+
+def seconds(words: str) -> float:
+    """The length in seconds. ValueError where the words are none."""
+    found = _PARTS.fullmatch(words.strip().lower())
+    if found is None or not any(found.groups()):
+        raise ValueError(f"{words!r} is not a length of time like 30s, 10m or 1h30m")
+    length = sum(float(count) * unit for count, unit in zip(found.groups(), _UNITS.values(), strict=True) if count)
+    if length > LONGEST:
+        raise ValueError(f"{words!r} is longer than a hundred years")
+    return length
+
+
+def _converted(_: object, tokens: Sequence[Token]) -> float:
+    return seconds(tokens[0].value)
+
+
+Duration = Annotated[float, Parameter(converter=_converted, metavar="TIME")]
+"""An option that is a length of time."""
+MaybeDuration = Annotated[float | None, Parameter(converter=_converted, metavar="TIME")]
+"""The same, or not given."""

@@ -1,0 +1,79 @@
+"""Commands find the mesh that runs in LLAMESH_HOME at whatever ports it has; LLAMESH_URL and a mesh elsewhere go before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
+from llamesh.client.profile import DEFAULT_URL, Profile, load_profile, save_profile
+from llamesh.local_mesh import Addresses, lock_file, running_here
+
+HERE = Addresses("http://localhost:18200", "http://localhost:18080")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {"LLAMESH_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Addresses]:
+    with held(tmp_path, HERE):
+        yield HERE
+
+
+def test_without_a_mesh_there_are_the_usual_ports(environment: dict[str, str], tmp_path: Path) -> None:
+    assert load_profile(environment).url == DEFAULT_URL
+    with held(tmp_path, HERE):
+        pass
+    lock_file(tmp_path).write_text('{"management": "http://localhost:1", "inference": "http://localhost:2"}')
+    assert running_here(environment) is None
+    assert load_profile(environment).url == DEFAULT_URL
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_mesh_that_runs_here_is_found(environment: dict[str, str], tmp_path: Path) -> None:
+    assert load_profile(environment) == Profile(HERE.management, "", HERE.inference)
+    announce_ready(tmp_path)
+    assert load_profile(environment) == Profile(HERE.management, "", HERE.inference)
+    found = holder(tmp_path)
+    assert found is not None
+    assert is_ready(tmp_path, found.pid)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_token_of_this_machine_stays_good_when_the_ports_move(environment: dict[str, str]) -> None:
+    save_profile(Profile("http://localhost:28200", "token", "http://localhost:28080"), environment)
+    assert load_profile(environment) == Profile(HERE.management, "token", HERE.inference)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_who_logged_in_elsewhere_stays_there(environment: dict[str, str]) -> None:
+    elsewhere = Profile("https://mesh.example", "secret")
+    save_profile(elsewhere, environment)
+    assert load_profile(environment) == elsewhere
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("url", ["http://localhost:9", "https://mesh.example", "http://localhost:x", "nonsense"])
+def test_llamesh_url_wins(environment: dict[str, str], url: str) -> None:
+    save_profile(Profile("http://localhost:28200", "token", ""), environment)
+    assert load_profile({**environment, "LLAMESH_URL": url}) == Profile(url)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_llamesh_url_of_the_mesh_here_knows_its_inference_address(environment: dict[str, str]) -> None:
+    url = "http://127.0.0.1:18200"
+    assert load_profile({**environment, "LLAMESH_URL": url}) == Profile(url, "", HERE.inference)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_home_that_was_removed_is_noticed(tmp_path: Path) -> None:
+    assert not is_gone(tmp_path)
+    lock_file(tmp_path).unlink()
+    assert is_gone(tmp_path)
+    announce_ready(tmp_path)
+    assert is_gone(tmp_path)
