@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from llamesh import __version__
 from llamesh.cli.connection import connected
@@ -76,7 +77,12 @@ def login(
         note(f"{username} is logged in at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}")
 
 
-def usage(*, subject: str = "", days: float | None = None, output: Output = "table") -> None:
+def usage(
+    *,
+    subject: str = "",
+    days: Annotated[float | None, Parameter(validator=Number(gt=0, lte=36500))] = None,
+    output: Output = "table",
+) -> None:
     """List requests and tokens by day, subject and model.
 
     Parameters

@@ -13,7 +13,10 @@ from cyclopts import Parameter
 from llamesh.cli import web
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import note
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import Profile, load_profile
+
+LIST_SECONDS = 5.0
+"""How long a refusal waits for the names that would have been right."""
 
 
 def chat(
@@ -75,7 +78,7 @@ def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
     said = []
     with web.answer(profile.inference, "POST", path, profile.token, json.dumps(body).encode()) as response:
         if response.status >= 400:
-            raise web.refusal(response)
+            raise _refused(web.refusal(response), profile)
         for event in _events(response):
             if "error" in event:
                 raise CommandError(str(event["error"].get("message", event["error"])))
@@ -85,6 +88,20 @@ def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
     if not json_lines:
         print()
     return "".join(said)
+
+
+def _refused(refusal: CommandError, profile: Profile) -> CommandError:
+    """The refusal; where nobody serves the model, with the names of those that are served."""
+    if refusal.code is not Exit.NOT_FOUND:
+        return refusal
+    try:
+        with web.answer(profile.inference, "GET", "/v1/models", profile.token, timeout=LIST_SECONDS) as response:
+            names = [str(item["id"]) for item in json.loads(response.read())["data"]]
+    except (CommandError, ValueError, KeyError, TypeError):
+        return refusal
+    if not names:
+        return CommandError(refusal.cause, hint="nothing is served yet: llamesh serve MODEL", code=refusal.code)
+    return CommandError(refusal.cause, parts=[f"served: {', '.join(names)}"], code=refusal.code)
 
 
 def _addressed(model: str, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.types import UInt32
 
 from llamesh.cli.connection import connected
 from llamesh.cli.output import Column, Output, note, show_list, show_one, when
@@ -33,7 +34,7 @@ def list_contracts(*, output: Output = "table") -> None:
 
 
 @app.command
-def create(name: str, *, concurrent: int = 0, models: Models = (), output: Output = "table") -> None:
+def create(name: str, *, concurrent: UInt32 = 0, models: Models = (), output: Output = "table") -> None:
     """Make a contract.
 
     Parameters
@@ -50,7 +51,7 @@ def update(
     contract: str,
     *,
     name: str | None = None,
-    concurrent: int | None = None,
+    concurrent: UInt32 | None = None,
     models: Models = (),
     output: Output = "table",
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -12,12 +11,12 @@ from cyclopts import Parameter
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.mesh.checks import examine
-from llamesh.cli.output import text
+from llamesh.cli.output import document, text
 
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 
-def doctor(*, output: Annotated[Literal["table", "json"], Parameter(name=("--output", "-o"))] = "table") -> int:
+def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> int:
     """Check this machine and the mesh that runs on it. Exit code 1 where something must be mended."""
     problems = 0
     found = []
@@ -28,8 +27,8 @@ def doctor(*, output: Annotated[Literal["table", "json"], Parameter(name=("--out
             print(text(f"{_MARKS[finding.state]} {finding.check:<12} {finding.found}"), flush=True)
             if finding.fix:
                 print(text(f"{'':<22}-> {finding.fix}"), flush=True)
-    if output == "json":
-        print(json.dumps(found, indent=2))
+    if output != "table":
+        print(document(found, output))
     elif problems:
         print(f"{problems} to mend", file=sys.stderr)
     return Exit.FAILED if problems else Exit.OK

@@ -35,3 +35,17 @@ class CommandError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+
+def unforeseen(error: Exception) -> CommandError:
+    """Words for what no command expected. What the system says is the user's to mend; the rest is a defect, which is said too."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return CommandError(f"{place}{error.strerror}")
+    if isinstance(error, EOFError):
+        return CommandError("the input ended before everything was answered", code=Exit.USAGE)
+    if isinstance(error, ValueError | OverflowError):
+        return CommandError(str(error), hint="correct the value; LLAMESH_LOG_LEVEL=debug shows where", code=Exit.USAGE)
+    return CommandError(
+        f"{type(error).__name__}: {error}", hint="this is a defect of llamesh; LLAMESH_LOG_LEVEL=debug shows where"
+    )

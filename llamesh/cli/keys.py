@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.types import UInt16
 
 from llamesh.cli.connection import connected
 from llamesh.cli.output import Column, Output, note, show_list, show_one, when
@@ -29,7 +30,7 @@ def create(
     *,
     scope: Annotated[Sequence[str], Parameter(negative="")] = (),
     contract: str = "",
-    days: int = 0,
+    days: UInt16 = 0,
     output: Output = "table",
 ) -> None:
     """Make a key. The token is printed this once, alone on standard output.

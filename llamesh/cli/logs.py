@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import UInt16
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
@@ -25,8 +26,8 @@ def logs(
     name: str = "",
     *,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative="")] = False,
-    tail: int = 100,
-    replica: int = 0,
+    tail: UInt16 = 100,
+    replica: UInt16 = 0,
 ) -> None:
     """Print the last log lines of a server's engine or of a component.
 

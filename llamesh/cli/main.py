@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llamesh import __version__
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, unforeseen
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -80,17 +80,26 @@ def run(arguments: list[str]) -> int:
         # The reader (`head`) has had enough; Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except Exception as error:
+        if os.environ.get("LLAMESH_LOG_LEVEL") == "debug":
+            raise
+        failure = unforeseen(error)
+        print(failure.render(), file=sys.stderr)
+        return failure.code
     return result
 
 
 def application() -> App:
     """The commands as cyclopts knows them, none of them imported yet."""
-    from cyclopts import App, Group
+    from cyclopts import App, Group, Parameter
 
     app = App(
         name="llamesh",
         help="Serve llama.cpp models on your own hardware.",
         version=__version__,
+        # Markdown would take the asterisk of `infer:*` for emphasis.
+        help_format="plaintext",
+        default_parameter=Parameter(show_default=_shown_default),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
@@ -103,6 +112,11 @@ def application() -> App:
     for flag in ("--help", "--version"):
         app[flag].group = (group,)
     return app
+
+
+def _shown_default(value: object) -> str | None:
+    """A default as help shows it; not at all where nothing is the default."""
+    return str(value) if value else None
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when, word
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def pull(
     wait
         Wait until the model can be served.
     """
+    if not source and not uuid:
+        raise CommandError("what is to be fetched?", hint="llamesh pull https://.../model.gguf", code=Exit.USAGE)
     with connected() as mesh:
         download = mesh.models.pull(source, uuid=uuid, name=name, sha256=sha256)
         if wait:

@@ -9,12 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+GAP = 3
+"""Characters between two columns in a terminal."""
 
 Format = Literal["table", "wide", "json", "yaml", "name"]
 Output = Annotated[Format, Parameter(name=("--output", "-o"), help="How to print.")]
@@ -28,56 +32,71 @@ class Column:
     value: Callable[[Any], object]
     wide: bool = False
     """Only in `--output wide`."""
+    spare: bool = False
+    """Left out where the terminal is too narrow for the whole table."""
 
 
 def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
     """Print a list. The first column is what `--output name` prints."""
     found = list(items)
     if output in {"json", "yaml"}:
-        print(_document([plain(item) for item in found], output))
+        print(document([plain(item) for item in found], output))
     elif output == "name":
         for item in found:
             print(columns[0].value(item))
     else:
-        chosen = [column for column in columns if output == "wide" or not column.wide]
-        show_table(
-            [column.title for column in chosen], [[text(column.value(item)) for column in chosen] for item in found]
-        )
+        show_table(found, [column for column in columns if output == "wide" or not column.wide], keep=output == "wide")
 
 
 def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
     """Print one resource."""
     if output in {"json", "yaml"}:
-        print(_document(plain(item), output))
+        print(document(plain(item), output))
     else:
         show_list([item], output, columns)
 
 
-def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: with lines in a terminal, in plain columns elsewhere."""
+def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool = False) -> None:
+    """Print a table: with lines in a terminal, in plain columns elsewhere. `keep` leaves no column out."""
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(table(titles, rows))
+        Console().print(table(items, columns if keep else fitting(items, columns, get_terminal_size().columns)))
         return
-    widths = [max(len(row[number]) for row in [titles, *rows]) for number in range(len(titles))]
-    for row in [titles, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in zip(*(_padded(cells) for cells in _cells(items, columns)), strict=True):
+        print("  ".join(line).rstrip())
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """The table as rich draws it."""
+def table(items: Sequence[object], columns: Sequence[Column]) -> Any:
+    """The table as rich draws it. The first column, which is what people copy, is never broken."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        drawn.add_column(title, overflow="fold")
-    for row in rows:
+    for number, column in enumerate(columns):
+        drawn.add_column(column.title, overflow="fold", no_wrap=number == 0)
+    for row in items:
         # Names come from users: they are text, never markup.
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(text(column.value(row))) for column in columns))
     return drawn
+
+
+def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that a terminal has room for: spare ones are left out where the whole is too wide."""
+    widths = [max(map(len, cells)) for cells in _cells(items, columns)]
+    whole = sum(widths) + GAP * len(columns)
+    return [column for column in columns if whole <= width or not column.spare]
+
+
+def _cells(items: Sequence[object], columns: Sequence[Column]) -> list[list[str]]:
+    """Each column's title and cells."""
+    return [[column.title, *(text(column.value(item)) for item in items)] for column in columns]
+
+
+def _padded(cells: Sequence[str]) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.ljust(width) for cell in cells]
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -124,7 +143,8 @@ def when(timestamp: Any) -> str:
     return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if timestamp.seconds else ""
 
 
-def _document(value: object, output: Format) -> str:
+def document(value: object, output: Format) -> str:
+    """JSON or YAML of what JSON can hold."""
     return json.dumps(value, indent=2) if output == "json" else "\n".join(_yaml(value))
 
 

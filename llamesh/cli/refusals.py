@@ -17,6 +17,16 @@ _EXITS = {
 }
 _REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
 """Refused by a rule, whatever their code."""
+_HINTS = {
+    "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
+    "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
+    "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
+    "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
+    "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
+    "USER_NOT_FOUND": "`llamesh users list` lists the users",
+    "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
+}
+"""The contract's remedies name REST calls; here the command that does the same."""
 
 
 def translate(error: Exception) -> CommandError | None:
@@ -27,9 +37,10 @@ def translate(error: Exception) -> CommandError | None:
         return None
     # The message often says what the fields say.
     parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
-    if decision := error.metadata.get("decisionId"):
+    decision = error.metadata.get("decisionId")
+    if decision and error.reason != "DECISION_NOT_FOUND":
         parts.append(f"details: llamesh why {decision}")
-    cause, hint = error.message, error.remedy
+    cause, hint = error.message, _HINTS.get(error.reason, error.remedy)
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
         cause, hint = (

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
 from llamesh.cli.connection import connected
+from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.servers import SERVER
@@ -22,8 +24,8 @@ from llamesh.client import parameters
 LLAMA = Group(
     "llama.cpp", sort_key=10, help="What each engine is started with; after -- llama.cpp's own flags are taken too."
 )
+Replicas = Annotated[int, Parameter(name=("--replicas", "-r"), validator=Number(gte=1, lte=1000))]
 Flags = Annotated[str, Parameter(help="llama.cpp's flags, after --, in place of the options.")]
-Seconds = float | None
 
 
 def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,9 +59,9 @@ def serve(
     /,
     *flags: Flags,
     name: str = "",
-    replicas: Annotated[int, Parameter(name=("--replicas", "-r"))] = 1,
-    idle_sleep: Seconds = None,
-    wake_budget: Seconds = None,
+    replicas: Replicas = 1,
+    idle_sleep: MaybeDuration = None,
+    wake_budget: MaybeDuration = None,
     namespace: str = "",
     metered: Annotated[bool, Parameter(negative="")] = False,
     wait: bool = False,
@@ -77,9 +79,9 @@ def serve(
     replicas
         Engines wanted.
     idle_sleep
-        Seconds without a request after which the engines are stopped until the next one.
+        Time without a request after which the engines are stopped until the next one: 10m, 1h, or seconds.
     wake_budget
-        Seconds that a request may wait for an engine that is starting.
+        How long a request may wait for an engine that is starting: 30s, 2m, or seconds.
     namespace
         Where on Kubernetes.
     metered
@@ -109,7 +111,7 @@ def fit(
     model: str,
     /,
     *flags: Flags,
-    replicas: Annotated[int, Parameter(name=("--replicas", "-r"))] = 1,
+    replicas: Replicas = 1,
     namespace: str = "",
     output: Output = "table",
     **runtime: parameters.Value | None,

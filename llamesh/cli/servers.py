@@ -6,9 +6,23 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from llamesh.cli.connection import connected
-from llamesh.cli.output import Column, Output, note, show_json_line, show_list, show_one, table, text, when, word
+from llamesh.cli.durations import Duration
+from llamesh.cli.output import (
+    Column,
+    Output,
+    fitting,
+    note,
+    show_json_line,
+    show_list,
+    show_one,
+    table,
+    text,
+    when,
+    word,
+)
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -32,7 +46,7 @@ SERVER = (
     Column("MODEL", lambda server: server.model_name),
     Column("STATE", _state),
     Column("READY", lambda server: f"{server.ready_replicas}/{server.replicas}"),
-    Column("ENDPOINT", lambda server: server.endpoint),
+    Column("ENDPOINT", lambda server: server.endpoint, spare=True),
     Column("PARAMETERS", lambda server: server.runtime_params, wide=True),
     Column("OWNER", lambda server: server.owner, wide=True),
     Column("SINCE", lambda server: when(server.update_time), wide=True),
@@ -79,19 +93,19 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
         print(text(words).rstrip())
 
 
-def wait(server: ServerName, *, timeout: float = 120.0, output: Output = "table") -> None:
+def wait(server: ServerName, *, timeout: Duration = 120.0, output: Output = "table") -> None:
     """Wait until every engine of a server answers.
 
     Parameters
     ----------
     timeout
-        Seconds to wait; exit code 6 after them.
+        How long to wait: 2m, or seconds; exit code 6 after it.
     """
     with connected() as mesh:
         show_one(mesh.servers.wait_ready(mesh.servers.find(server), timeout=timeout), output, SERVER)
 
 
-def scale(server: ServerName, replicas: int, *, output: Output = "table") -> None:
+def scale(server: ServerName, replicas: PositiveInt, *, output: Output = "table") -> None:
     """Change the number of engines.
 
     Parameters
@@ -149,5 +163,5 @@ def _live(mesh: Client) -> None:
                 known[event.server.server_uuid] = event.server
             elif event.WhichOneof("event") == "stopped_server":
                 known.pop(event.stopped_server.server_uuid, None)
-            rows = [[text(column.value(server)) for column in columns] for server in known.values()]
-            live.update(table([column.title for column in columns], rows), refresh=True)
+            servers = list(known.values())
+            live.update(table(servers, fitting(servers, columns, live.console.width)), refresh=True)

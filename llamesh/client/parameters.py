@@ -49,7 +49,7 @@ def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
             raise ValueError(f"{name} is one of {', '.join(known.words)}, not {value!r}")
         try:
             setattr(message, name, known.words[str(value)] if known.words else value)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
     return message
 

@@ -40,6 +40,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.refusal: tuple[grpc.StatusCode, str, str] | None = None
         self.servers: list[server_pb2.Server] = []
         self.stopped: list[str] = []
+        self.declared: list[gateway_pb2.ServeRequest] = []
         self.serve_requests: list[str] = []
         self.runtime_params: list[str] = []
         self.served: dict[str, server_pb2.Server] = {}
@@ -66,6 +67,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         raise AssertionError
 
     def Serve(self, request: gateway_pb2.ServeRequest, context: Any) -> server_pb2.Server:
+        self.declared.append(request)
         self.serve_requests.append(request.request_id)
         self.runtime_params.append(request.runtime_params)
         server = self.served.setdefault(

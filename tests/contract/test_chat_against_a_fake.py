@@ -28,12 +28,16 @@ class FakeInference(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.refusal: tuple[int, object] | None = None
         self.breaks_off = False
+        self.served: list[str] | None = None
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: FakeInference
 
     def do_GET(self) -> None:
+        if self.path == "/v1/models" and self.server.served is not None:
+            self._send(200, json.dumps({"data": [{"id": name} for name in self.server.served]}).encode())
+            return
         self._answer({})
 
     def do_POST(self) -> None:
@@ -135,6 +139,23 @@ def test_refusals_are_words_and_exit_codes(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: that is so\n")
+
+
+@pytest.mark.parametrize(
+    ("served", "shown"),
+    [
+        (["smol", "words"], "error: nobody serves that\n  served: smol, words\n"),
+        ([], "error: nobody serves that\nhint: nothing is served yet: llamesh serve MODEL\n"),
+        (None, "error: nobody serves that\n"),
+    ],
+)
+def test_a_name_that_nobody_serves_is_answered_with_those_that_are(
+    inference: FakeInference, capsys: Capture, served: list[str] | None, shown: str
+) -> None:
+    inference.refusal = 404, {"error": {"message": "nobody serves that"}}
+    inference.served = served
+    assert run(["chat", "nope", "Hi"]) == Exit.NOT_FOUND
+    assert capsys.readouterr().err == shown
 
 
 def test_an_error_inside_the_stream_is_an_error(inference: FakeInference, capsys: Capture) -> None:

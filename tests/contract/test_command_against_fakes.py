@@ -170,6 +170,79 @@ def test_a_refused_fit_prints_the_estimate_and_exits_5(capsys: Capture) -> None:
     assert shown.err.startswith("error: too big")
 
 
+def test_lengths_of_time_are_taken_as_people_write_them(gateway: FakeGateway, capsys: Capture) -> None:
+    assert run(["serve", "name3", "--idle-sleep", "10m", "--wake-budget", "90", "-o", "json"]) == Exit.OK
+    assert [request.idle_sleep.seconds for request in gateway.declared] == [600, 600]
+    assert gateway.declared[0].wake_budget.seconds == 90
+    capsys.readouterr()
+    assert run(["serve", "name3", "--idle-sleep", "10 weeks"]) == Exit.USAGE
+    assert "'10 weeks' is not a length of time like 30s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["keys", "create", "--help"], ["serve", "--help"]])
+def test_help_shows_what_is_written(arguments: list[str], capsys: Capture) -> None:
+    assert run(arguments) == Exit.OK
+    shown = capsys.readouterr().out
+    assert "()" not in shown
+    assert '""' not in shown
+    assert ("infer:*" in shown) is (arguments[0] == "keys")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scale", "smol", "-1"],
+        ["logs", "--tail", "-3"],
+        ["logs", "smol", "--tail", "-3"],
+        ["keys", "create", "x", "--days", "-1"],
+        ["serve", "name3", "--replicas", "99999999999"],
+        ["serve", "name3", "--ctx-size", "-5"],
+        ["serve", "name3", "--idle-sleep", "nan"],
+        ["usage", "--days", "inf"],
+        ["pull"],
+        ["api", "GET", "/status", "--data", "@/nowhere/at/all"],
+    ],
+)
+def test_values_that_cannot_be_are_words_not_tracebacks(arguments: list[str], capsys: Capture) -> None:
+    assert run(arguments) in {Exit.USAGE, Exit.FAILED}
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert "defect" not in shown.err
+
+
+def test_a_question_that_is_not_answered_ends_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    import io
+
+    def ended(_: str = "") -> str:
+        raise EOFError
+
+    terminal = io.StringIO("ada\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("getpass.getpass", ended)
+    assert run(["login", "ada"]) == Exit.USAGE
+    assert "the input ended" in capsys.readouterr().err
+
+
+def test_a_defect_is_called_one_and_shown_to_who_asks(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("by design")
+
+    monkeypatch.setattr("llamesh.client.sync.Client.__init__", broken)
+    assert run(["status"]) == Exit.FAILED
+    assert capsys.readouterr().err.startswith("error: RuntimeError: by design\nhint: this is a defect")
+    monkeypatch.setenv("LLAMESH_LOG_LEVEL", "debug")
+    with pytest.raises(RuntimeError):
+        run(["status"])
+
+
+def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.refusal = grpc.StatusCode.NOT_FOUND, "SERVER_NOT_FOUND", "no server nope"
+    run(["status"])
+    assert "hint: `llamesh status` lists the servers\n" in capsys.readouterr().err
+
+
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
