@@ -34,7 +34,8 @@ def _target(url: str) -> tuple[str, bool, list[tuple[str, Any]]]:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # By its name a pause, in truth also the time that a connection may take to be made: a distant mesh needs some.
+        ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]
     if parts.hostname in _LOOPBACK:
