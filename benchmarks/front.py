@@ -1,7 +1,9 @@
-"""The two Envoys of the inference comparison: a plain proxy, and the mesh's own listener with the mesh's own filters.
+"""The Envoys of the inference comparison: plain proxies, and the mesh's own listener with the mesh's own filters.
 
-Both reach the same stub over the same Unix socket, with one worker. The mesh's Envoy gets its configuration from the controller's own
-control plane (in this process) and asks the real contract service (a process of its own) where a token says so.
+All reach the same stub, with one worker. The plain ones are three: with one request a connection, which is the sound setting before llama.cpp (it closes
+after a stream without saying so) and what the mesh does; with pooled connections, as anyone starts, which fails after streams; and pooled over TCP.
+The mesh's Envoy gets its configuration from the controller's own control plane (in this process) and asks the real contract service (a process of
+its own) where a token says so.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import jwt
@@ -32,16 +35,23 @@ from tests.mesh.running import free_ports
 SECRET = "benchmark-benchmark-benchmark-benchmark"
 MODEL = "m1"
 SERVER = "11111111-1111-4111-8111-111111111111"
+ONE, POOLED, TCP = "plain Envoy, one request a connection", "plain Envoy, pooled", "plain Envoy, pooled, TCP"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An Envoy that is measured."""
+
+    port: int
+    pid: int
 
 
 @dataclass(frozen=True)
 class Front:
-    """What is measured: ports, process ids, and a token of each kind."""
+    """What is measured, and a token of each kind."""
 
-    plain_port: int
-    mesh_port: int
-    plain_pid: int
-    mesh_pid: int
+    plain: dict[str, Proxy]
+    mesh: Proxy
     contract_pid: int
     unmetered: str
     asked: str
@@ -49,10 +59,12 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronts(folder: Path) -> AsyncIterator[Front]:
-    """Start stub, both Envoys and the contract service; end them afterwards."""
+    """Start stub, Envoys and the contract service; end them afterwards."""
     stub, waker = folder / "stub.sock", folder / "waker.sock"
     home = folder / "home"
-    started = [processes.start([sys.executable, "-m", "benchmarks.stub", str(stub)], folder / "stub.log")]
+    stub_port, mesh_port, *plain_ports = free_ports(5)
+    stub_command = [sys.executable, "-m", "benchmarks.stub", str(stub), str(stub_port)]
+    started = [processes.start(stub_command, folder / "stub.log")]
     environment = {"LLAMESH_HOME": str(home), "LLAMESH_LOG_LEVEL": "warning"}
     contract = processes.start([sys.executable, "-m", "services.contract"], folder / "contract.log", environment)
     started.append(contract)
@@ -67,21 +79,23 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
         control.add_to(server)
         server.add_insecure_port(f"unix:{folder / 'controller.sock'}")
         await server.start()
-        plain_port, mesh_port = free_ports(2)
         services = [ServiceSettings("contract", str(contract_socket)), ServiceSettings("waker", str(waker), http1=True)]
         control.set_static(services, InferenceSettings("127.0.0.1", mesh_port, TokenSettings(_jwks()), True), ())
         control.set_server(ServerEndpoints(SERVER, (MODEL,), (str(stub),), str(waker), 64))
         control.publish()
-        mesh, plain = (
-            _envoy(folder, _mesh_bootstrap(folder)),
-            _envoy(folder, _plain_bootstrap(folder, plain_port, stub)),
-        )
-        started += [mesh, plain]
+        upstreams = {ONE: (_pipe(stub), 1), POOLED: (_pipe(stub), 0), TCP: (_tcp(stub_port), 0)}
+        plain = {}
+        for (name, (upstream, requests)), port in zip(upstreams.items(), plain_ports, strict=True):
+            process = _envoy(folder, _plain_bootstrap(folder, port, upstream, requests))
+            started.append(process)
+            plain[name] = Proxy(port, process.pid)
+        mesh = _envoy(folder, _mesh_bootstrap(folder))
+        started.append(mesh)
         if not await control.settled(20):
             raise RuntimeError(f"Envoy did not take the configuration: {folder}/mesh.log")
-        await _listening(plain_port)
-        await _listening(mesh_port)
-        yield Front(plain_port, mesh_port, plain.pid, mesh.pid, contract.pid, _token(""), _token(contract_id, ask=True))
+        for port in (mesh_port, *plain_ports):
+            await _listening(port)
+        yield Front(plain, Proxy(mesh_port, mesh.pid), contract.pid, _token(""), _token(contract_id, ask=True))
     finally:
         await server.stop(None)
         processes.end(*started)
@@ -124,8 +138,16 @@ def _mesh_bootstrap(folder: Path) -> Path:
     return target
 
 
-def _plain_bootstrap(folder: Path, port: int, upstream: Path) -> Path:
-    """The plainest proxy: any path to the stub, no filter, pooled connections, no time-out."""
+def _pipe(path: Path) -> dict[str, Any]:
+    return {"pipe": {"path": str(path)}}
+
+
+def _tcp(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _plain_bootstrap(folder: Path, port: int, upstream: dict[str, Any], requests_per_connection: int) -> Path:
+    """The plainest proxy: any path to the stub, no filter, no time-out. 0 requests: any number."""
     extension = "type.googleapis.com/envoy.extensions.filters"
     manager = {
         "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
@@ -143,16 +165,23 @@ def _plain_bootstrap(folder: Path, port: int, upstream: Path) -> Path:
     }
     listener = {
         "name": "plain",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "address": _tcp(port),
         "filter_chains": [{"filters": [{"name": "manager", "typed_config": manager}]}],
     }
-    endpoint = {"endpoint": {"address": {"pipe": {"path": str(upstream)}}}}
+    endpoint = {"endpoint": {"address": upstream}}
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = {
+        "@type": f"type.googleapis.com/{protocol}",
+        "common_http_protocol_options": {"max_requests_per_connection": requests_per_connection},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
     cluster = {
         "name": "stub",
         "type": "STATIC",
+        "typed_extension_protocol_options": {protocol: options},
         "load_assignment": {"cluster_name": "stub", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
-    target = folder / "plain.yaml"
+    target = folder / f"plain-{port}.yaml"
     target.write_text(yaml.safe_dump({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
     return target
 

@@ -1,4 +1,4 @@
-"""An inference request through the mesh against a plain Envoy to the same stub: CPU time, latency, and what a stream waits longer."""
+"""An inference request through the mesh against plain Envoys to the same stub: CPU time by size of prompt, latency, and what a stream waits."""
 
 from __future__ import annotations
 
@@ -7,56 +7,52 @@ import random
 from pathlib import Path
 
 from benchmarks import load, processes
-from benchmarks.front import MODEL, Front, fronts
+from benchmarks.front import MODEL, ONE, POOLED, TCP, Front, fronts
 from benchmarks.report import Row, Table
 
-MESSAGES = [{"role": "user", "content": "Hello! What is the capital of France?"}]
+QUESTION = "Hello! What is the capital of France? "
+# Names of the tables, with how often the question stands in the prompt and by how much fewer requests are sent.
+SIZES = {
+    "Inference request, plain answer, 200 B": (1, 1),
+    "The same, prompt of 4 KB": (105, 2),
+    "The same, prompt of 100 KB": (2630, 10),
+}
+COLUMNS = ("Envoy us", "Python us", "CPU us", "p50 ms", "p99 ms")
 
 
-def _request(port: int, token: str, *, stream: bool) -> load.Request:
-    body = json.dumps(
-        {"model": MODEL, "messages": MESSAGES, "temperature": 0, "max_tokens": 1, "stream": stream}
-    ).encode()
+def _request(port: int, token: str, *, repeat: int = 1, stream: bool = False) -> load.Request:
+    messages = [{"role": "user", "content": QUESTION * repeat}]
+    asked = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 1, "stream": stream}
     headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
-    return load.Request(port, "POST", "/v1/chat/completions", headers, body)
+    return load.Request(port, "POST", "/v1/chat/completions", headers, json.dumps(asked).encode())
 
 
 def _targets(front: Front) -> dict[str, tuple[int, str, tuple[int, ...]]]:
     """Port, token, and the processes whose CPU time counts."""
-    return {
-        "plain Envoy": (front.plain_port, front.unmetered, (front.plain_pid,)),
-        "mesh, unmetered": (front.mesh_port, front.unmetered, (front.mesh_pid, front.contract_pid)),
-        "mesh, Admission asked": (front.mesh_port, front.asked, (front.mesh_pid, front.contract_pid)),
+    mesh = (front.mesh.pid, front.contract_pid)
+    plain = {name: (proxy.port, front.unmetered, (proxy.pid,)) for name, proxy in front.plain.items()}
+    return plain | {
+        "mesh, anonymous": (front.mesh.port, "not-needed", mesh),
+        "mesh, unmetered": (front.mesh.port, front.unmetered, mesh),
+        "mesh, Admission asked": (front.mesh.port, front.asked, mesh),
     }
 
 
 async def measure(folder: Path, *, rounds: int, requests: int, chance: random.Random) -> list[Table]:
     """Rounds in random order, so that a noisy moment meets every target."""
-    plain = Table(
-        "Inference request, plain answer", "plain Envoy", ("Envoy us", "Python us", "CPU us", "p50 ms", "p99 ms")
-    )
-    stream = Table("Inference request, stream of 64 frames", "plain Envoy", ("first frame ms", "between frames ms"))
+    references = (ONE, POOLED, TCP)
+    tables = {title: Table(title, references, COLUMNS) for title in SIZES}
+    stream = Table("Inference request, stream of 64 frames", references, ("first frame ms", "between frames ms"))
     async with fronts(folder) as front:
         targets = _targets(front)
         for port, token, _ in targets.values():
-            await load.run(_request(port, token, stream=False), count=200, concurrency=4)
+            await load.run(_request(port, token), count=200, concurrency=4)
         for _ in range(rounds):
-            for name in chance.sample(list(targets), len(targets)):
-                port, token, pids = targets[name]
-                before = [processes.cpu_seconds([pid]) for pid in pids]
-                outcome = await load.run(_request(port, token, stream=False), count=requests, concurrency=8)
-                used = [
-                    (processes.cpu_seconds([pid]) - start) / requests * 1e6
-                    for pid, start in zip(pids, before, strict=True)
-                ]
-                values = (
-                    used[0],
-                    sum(used[1:]),
-                    sum(used),
-                    outcome.percentile(0.5) * 1e3,
-                    outcome.percentile(0.99) * 1e3,
-                )
-                plain.add(Row(name, values, requests, outcome.failures))
+            for title, (repeat, fewer) in SIZES.items():
+                for name in chance.sample(list(targets), len(targets)):
+                    port, token, pids = targets[name]
+                    request = _request(port, token, repeat=repeat)
+                    tables[title].add(await _round(name, request, pids, requests // fewer))
             for name in chance.sample(list(targets), len(targets)):
                 port, token, _ = targets[name]
                 count = max(20, requests // 40)
@@ -64,4 +60,13 @@ async def measure(folder: Path, *, rounds: int, requests: int, chance: random.Ra
                 first = sorted(outcome.first_byte)[len(outcome.first_byte) // 2] * 1e3
                 gap = sorted(outcome.gaps)[len(outcome.gaps) // 2] * 1e3
                 stream.add(Row(name, (first, gap), count, outcome.failures))
-    return [plain, stream]
+    return [*tables.values(), stream]
+
+
+async def _round(name: str, request: load.Request, pids: tuple[int, ...], count: int) -> Row:
+    """The first process is Envoy, the others Python."""
+    before = [processes.cpu_seconds([pid]) for pid in pids]
+    outcome = await load.run(request, count=count, concurrency=8)
+    used = [(processes.cpu_seconds([pid]) - start) / count * 1e6 for pid, start in zip(pids, before, strict=True)]
+    p50, p99 = outcome.percentile(0.5) * 1e3, outcome.percentile(0.99) * 1e3
+    return Row(name, (used[0], sum(used[1:]), sum(used), p50, p99), count, outcome.failures)

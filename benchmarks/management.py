@@ -27,7 +27,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, rounds: int, requests: int
     command = [sys.executable, "-m", "uvicorn", "benchmarks.fastapi_app:app", "--port", str(port), "--no-access-log"]
     app = processes.start([*command, "--log-level", "warning"], folder / "fastapi.log", environment)
     parts = mesh.processes()
-    table = Table("Management call", FASTAPI, ("Envoy us", "Python us", "CPU us", "p50 ms", "p99 ms"))
+    table = Table("Management call", (FASTAPI,), ("Envoy us", "Python us", "CPU us", "p50 ms", "p99 ms"))
     headers = {"authorization": f"Bearer {mesh.token}"}
     gateway = mesh.ports["gateway"]
     user, model = "/users/admin", "/models/sentence"

@@ -30,12 +30,26 @@ def end(*processes: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time that processes have used so far, user and system together."""
-    total = 0.0
-    for pid in pids:
+    """CPU time that processes have used so far, user and system together.
+
+    From the scheduler, in nanoseconds, where the system has its figures (of the threads that still run): the usual ones step by 10 ms.
+    """
+    return sum(_cpu_seconds(pid) for pid in pids)
+
+
+def _cpu_seconds(pid: int) -> float:
+    threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    if not threads:
         times = psutil.Process(pid).cpu_times()
-        total += times.user + times.system
-    return total
+        return float(times.user + times.system)
+    return sum(_nanoseconds(thread) for thread in threads) / 1e9
+
+
+def _nanoseconds(thread: Path) -> int:
+    try:
+        return int(thread.read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def memory_bytes(pids: Iterable[int]) -> int:

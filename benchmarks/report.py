@@ -21,7 +21,7 @@ class Table:
     """All rounds of one comparison."""
 
     title: str
-    reference: str
+    references: tuple[str, ...]
     columns: tuple[str, ...]
     rows: list[Row] = field(default_factory=list)
 
@@ -30,21 +30,27 @@ class Table:
         self.rows.append(row)
 
     def markdown(self) -> str:
-        """Median [least - most] of each column, and the ratio of medians to the reference."""
-        lines = [f"### {self.title}", ""]
-        head = [f"{column} | x" for column in self.columns]
-        lines += [f"| | {' | '.join(head)} | failed |", "|---|" + "---|---|" * len(self.columns) + "---|"]
-        for target in dict.fromkeys(row.target for row in self.rows):
+        """Median [least - most] of each column, and its ratio to the median of each reference, in their order. The cheapest come first."""
+        ratios = " / ".join(f"x {reference}" for reference in self.references)
+        lines = [f"### {self.title}", "", f"After each figure: {ratios}.", ""]
+        lines += [f"| | {' | '.join(self.columns)} | failed |", "|---|" + "---|" * len(self.columns) + "---|"]
+        targets = {row.target for row in self.rows}
+        for target in sorted(targets, key=lambda target: median(self._values(target, 0))):
+            cells = [self._cell(target, column) for column in range(len(self.columns))]
             rows = [row for row in self.rows if row.target == target]
-            cells = []
-            for column in range(len(self.columns)):
-                values = [row.values[column] for row in rows]
-                base = median(row.values[column] for row in self.rows if row.target == self.reference)
-                ratio = f"{median(values) / base:.2f}" if base else "-"
-                cells.append(f"{_figure(median(values))} [{_figure(min(values))} - {_figure(max(values))}] | {ratio}")
             failed = f"{sum(row.failures for row in rows)} of {sum(row.requests for row in rows)}"
             lines.append(f"| {target} | {' | '.join(cells)} | {failed} |")
         return "\n".join([*lines, ""])
+
+    def _cell(self, target: str, column: int) -> str:
+        values = self._values(target, column)
+        bases = [median(self._values(reference, column)) for reference in self.references]
+        ratios = " / ".join(f"{median(values) / base:.2f}" for base in bases if base)
+        figure = f"{_figure(median(values))} [{_figure(min(values))} - {_figure(max(values))}]"
+        return f"{figure} {ratios}".rstrip()
+
+    def _values(self, target: str, column: int) -> list[float]:
+        return [row.values[column] for row in self.rows if row.target == target]
 
 
 def _figure(value: float) -> str:

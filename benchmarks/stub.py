@@ -1,4 +1,4 @@
-"""The upstream of all inference targets: `python -m benchmarks.stub SOCKET` answers like llama.cpp, at no cost of a model.
+"""The upstream of all inference targets: `python -m benchmarks.stub SOCKET PORT` answers like llama.cpp, at no cost of a model.
 
 A plain answer carries usage; a stream has 64 frames, one each millisecond, and then closes the connection, as llama.cpp does.
 """
@@ -57,7 +57,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def main() -> None:
-    """Listen until ended."""
+    """Listen on both until ended."""
+    await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[2]))
     server = await asyncio.start_unix_server(serve, sys.argv[1])
     await server.serve_forever()
 
