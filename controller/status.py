@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller.declared import Declared, Rest
-from controller.flags import flags
 from controller.models import ModelFact, Place
 from controller.plan import Seen, Situation, Wish
 from controller.runtimes import Phase
+from llamesh.parameters import flags
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server
 

@@ -114,11 +114,11 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
         # -B: its umask is for the socket, not for compiled modules that others could then not read.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
-    from engine.parameters import decode, listed, with_defaults
+    from engine.parameters import completed, decode
+    from llamesh.parameters import settings
 
-    return arguments(
-        program, spec, listed(with_defaults(decode(spec.parameters), spec.model_context, default_threads()))
-    )
+    told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
+    return arguments(program, spec, told)
 
 
 def _check_model(model: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from engine.cores import default_threads
 from engine.failure import REPORT_PREFIX, EngineError, Reason
 from engine.launch import VERBOSITY
-from engine.parameters import Parameter, decode, listed, with_defaults
+from engine.parameters import completed, decode
 from engine.spec import EngineSpec
+from llamesh.parameters import Setting, settings
 
 _LIBGOMP_REMEDY = (
     "libgomp.so.1 is missing, which llama.cpp needs. Install it: `apt-get install libgomp1` (Debian, Ubuntu), "
@@ -41,7 +42,7 @@ def library() -> Any:
     return xllamacpp
 
 
-def common_params(xllamacpp: Any, spec: EngineSpec, parameters: Sequence[Parameter]) -> Any:
+def common_params(xllamacpp: Any, spec: EngineSpec, told: Sequence[Setting]) -> Any:
     """The library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.model)
@@ -55,25 +56,23 @@ def common_params(xllamacpp: Any, spec: EngineSpec, parameters: Sequence[Paramet
     params.ui = False
     params.offline = True
     params.verbosity = VERBOSITY
-    for parameter in parameters:
-        assign(params, parameter)
+    for setting in told:
+        assign(params, setting)
     # One flag of llama-server, two attributes here.
     params.timeout_write = params.timeout_read
     return params
 
 
-def assign(params: Any, parameter: Parameter) -> None:
+def assign(params: Any, setting: Setting) -> None:
     """Set one parameter on CommonParams. Raises EngineError(BAD_SPEC) naming the flag."""
-    *parents, name = parameter.embedded.split(".")
+    *parents, name = setting.embedded.split(".")
     owner = params
     try:
         for parent in parents:
             owner = getattr(owner, parent)
-        setattr(owner, name, _converted(parameter.value, getattr(owner, name)))
+        setattr(owner, name, _converted(setting.value, getattr(owner, name)))
     except (AttributeError, ValueError, TypeError, OverflowError) as error:
-        raise EngineError(
-            Reason.BAD_SPEC, f"{parameter.flag}: the embedded llama.cpp cannot do this: {error}"
-        ) from error
+        raise EngineError(Reason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp cannot do this: {error}") from error
 
 
 def _converted(value: bool | int | float | str, current: Any) -> Any:
@@ -94,8 +93,8 @@ def main(spec_file: Path) -> int:
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
-        parameters = listed(with_defaults(decode(spec.parameters), spec.model_context, default_threads()))
-        params = common_params(xllamacpp, spec, parameters)
+        told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
+        params = common_params(xllamacpp, spec, told)
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
         return failure.reason.value

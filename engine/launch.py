@@ -18,7 +18,7 @@ from engine.failure import EngineError, Reason
 from engine.spec import EngineSpec
 
 if TYPE_CHECKING:
-    from engine.parameters import Parameter
+    from llamesh.parameters import Setting
 
 MINIMUM_BUILD = 11434
 """The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""
@@ -89,15 +89,15 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
     return Program(path, build)
 
 
-def arguments(program: Program, spec: EngineSpec, parameters: Sequence[Parameter]) -> list[str]:
+def arguments(program: Program, spec: EngineSpec, told: Sequence[Setting]) -> list[str]:
     """The whole command line. The API key is not on it (other users can read it there); see `scrubbed`."""
     command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
     if spec.listen.socket is None:
         command += ["--port", str(spec.listen.port)]
     command += ["--threads-http", str(spec.http_threads), "--metrics", "--slots", "--no-ui", "--offline"]
     command += ["--verbosity", str(VERBOSITY)]
-    for parameter in parameters:
-        command += _written(parameter)
+    for setting in told:
+        command += setting.arguments()
     return command
 
 
@@ -107,11 +107,3 @@ def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str
     if api_key:
         kept["LLAMA_API_KEY"] = api_key
     return kept
-
-
-def _written(parameter: Parameter) -> list[str]:
-    if parameter.value is True:
-        return [parameter.flag]
-    if parameter.value is False:
-        return [parameter.negative] if parameter.negative else []
-    return [parameter.flag, str(parameter.value)]

@@ -11,7 +11,8 @@ from pydantic_core import PydanticUndefined
 
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
-from llamesh.v1 import error_reason_pb2, options_pb2, server_pb2
+from llamesh.parameters import all_parameters
+from llamesh.v1 import error_reason_pb2
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PROTO = Path(__file__).resolve().parent.parent / "proto" / "llamesh" / "v1"
@@ -75,11 +76,10 @@ def parameters() -> str:
     """Every runtime parameter: the allow-list."""
     rows = ["| parameter | other spellings | meaning |", "|---|---|---|"]
     comments = comments_of("server.proto")
-    for field in server_pb2.RuntimeParameters.DESCRIPTOR.fields:
-        flag = field.GetOptions().Extensions[options_pb2.llama]
-        others = [*flag.aliases, *([flag.negative] if flag.negative else []), *(item.flag for item in flag.implied)]
+    for name, parameter in all_parameters().items():
+        others = [*parameter.aliases, *([parameter.negative] if parameter.negative else []), *parameter.implied]
         spelled = ", ".join(f"`{other}`" for other in others)
-        rows.append(f"| `{flag.flag}` | {spelled} | {comments[field.name]} |")
+        rows.append(f"| `{parameter.flag}` | {spelled} | {comments[name]} |")
     head = (
         "# Runtime parameters\n\nWhat `runtime_params` may contain, and nothing else: as flags in one string, or typed as "
         "`parameters` with the flag's name in snake_case.\n\n"

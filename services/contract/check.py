@@ -8,19 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from llamesh.parameters import DEFAULT_BATCH, DEFAULT_MICRO_BATCH, all_parameters, with_defaults
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import RuntimeParameters, Switch
-from services.contract import parameters as flags
 from services.contract.decisions import Decided, Decisions
 from services.contract.fit import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.inventory import Inventory
+from services.contract.parameters import MIN_SLOT_CONTEXT
 from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
 
 DEFAULT_NAMESPACE = "default"
-DEFAULT_SLOT_CONTEXT = 4096
-"""Most tokens of context for each slot where no context is asked for, as the contract says of `ctx_size`."""
-DEFAULT_MICRO_BATCH = 512
-"""Physical batch where none is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +57,12 @@ class Checker:
         free = await self._inventory.free_bytes()
         if wish.replaces_server_uuid:
             free = await self._with_replaced(free, wish.replaces_server_uuid)
-        context = context_of(wish.parameters, shape)
-        estimate = partial(estimate_for, shape, wish.parameters, wish.replicas)
-        memory = estimate(context)
+        parameters = with_defaults(wish.parameters, shape.context_length)
+        estimate = partial(estimate_for, shape, parameters, wish.replicas)
+        memory = estimate(parameters.ctx_size)
         refusals = [
             *limit_refusals(self._limits, wish.replicas, wish.namespace),
-            *memory_refusals(estimate, context, least_context(wish.parameters), free),
+            *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), free),
         ]
         action = "serve" if wish.serve else "check"
         decided = Decided(subject, action, wish.model_uuid, contract_id, refusals, memory)
@@ -75,8 +72,8 @@ class Checker:
         """Count what a server takes as free, on the machine that has the most: where it runs is not known here."""
         server = await self._inventory.server(server_uuid)
         shape = model_shape(await self._inventory.model(server.model_uuid))
-        parameters = server.spec.parameters
-        taken = estimate_for(shape, parameters, max(server.replicas, 1), context_of(parameters, shape)).total_bytes
+        parameters = with_defaults(server.spec.parameters, shape.context_length)
+        taken = estimate_for(shape, parameters, max(server.replicas, 1), parameters.ctx_size).total_bytes
         most = max(free, default=0)
         rest = list(free)
         if most in rest:
@@ -100,38 +97,25 @@ def model_shape(model: Model) -> ModelShape:
     )
 
 
-def context_of(parameters: RuntimeParameters, shape: ModelShape) -> int:
-    """Tokens of context of one engine, all slots together."""
-    if parameters.HasField("ctx_size"):
-        return parameters.ctx_size
-    slot = min(shape.context_length or DEFAULT_SLOT_CONTEXT, DEFAULT_SLOT_CONTEXT)
-    return slot if parameters.kv_unified else slot * _slots(parameters)
-
-
-def least_context(parameters: RuntimeParameters) -> int:
-    """The shortest context that could be asked for with as many slots."""
-    return flags.MIN_SLOT_CONTEXT * (1 if parameters.kv_unified else _slots(parameters))
+def sharing_slots(parameters: RuntimeParameters) -> int:
+    """How many slots an engine's context is divided among; `parameters` have their defaults."""
+    return 1 if parameters.kv_unified else parameters.parallel
 
 
 def estimate_for(shape: ModelShape, parameters: RuntimeParameters, replicas: int, context: int) -> MemoryEstimate:
-    """The memory of engines that are started with these parameters and this context."""
-    fields = RuntimeParameters.DESCRIPTOR.fields_by_name
+    """The memory of engines that are started with these parameters, which have their defaults, and this context."""
     cache_types = {
-        name: flags.written(fields[name], getattr(parameters, name))
+        name: str(all_parameters()[name].value(getattr(parameters, name)))
         for name in ("cache_type_k", "cache_type_v")
         if parameters.HasField(name)
     }
     return estimate_memory(
         shape,
         context=context,
-        slots=1 if parameters.kv_unified else _slots(parameters),
-        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, parameters.batch_size or flags.DEFAULT_BATCH),
+        slots=sharing_slots(parameters),
+        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, parameters.batch_size or DEFAULT_BATCH),
         flash_attention=parameters.flash_attn != Switch.SWITCH_OFF,
         prompt_cache_mib=parameters.cache_ram,
         replicas=replicas,
         **cache_types,
     )
-
-
-def _slots(parameters: RuntimeParameters) -> int:
-    return parameters.parallel or flags.DEFAULT_PARALLEL

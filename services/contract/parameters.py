@@ -1,4 +1,4 @@
-"""llama.cpp's flags in one string, read strictly into typed parameters, and written back in one canonical form.
+"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.parameters` writes them back.
 
 A parameter is a way into the engine's process: what is not on the allow-list (the fields of `RuntimeParameters`, their spellings
 read from the contract's options) is refused, and so is what llama.cpp itself would read in a lax way: `2K` as 2, `5;` as 5, the
@@ -14,23 +14,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import protovalidate
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.v1 import options_pb2
+from llamesh.parameters import DEFAULT_BATCH, DEFAULT_PARALLEL, Parameter, all_parameters
 from llamesh.v1.server_pb2 import CacheType, RuntimeParameters, Switch
 
 MAX_LENGTH = 4096
 """Longest text, in characters; the contract has the same bound."""
 
-DEFAULT_PARALLEL = 4
-"""Slots where none are asked for."""
-DEFAULT_BATCH = 2048
-"""Logical batch where none is asked for."""
 MIN_SLOT_CONTEXT = 64
 """Fewest tokens of context that a slot can work with."""
 
@@ -47,7 +42,7 @@ _TYPE_RANGE = {FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1), FieldDescriptor.TYPE
 class Spelling:
     """One way to write a parameter."""
 
-    field: FieldDescriptor
+    parameter: Parameter
     stands_for: bool | str | None
     """What a flag without a value means; None where a value follows."""
 
@@ -68,13 +63,12 @@ class _Token:
 def spellings() -> Mapping[str, Spelling]:
     """Every flag on the allow-list, aliases and implied ones included."""
     table: dict[str, Spelling] = {}
-    for field in RuntimeParameters.DESCRIPTOR.fields:
-        option = _option(field)
-        switch = field.type == FieldDescriptor.TYPE_BOOL
-        table |= dict.fromkeys((option.flag, *option.aliases), Spelling(field, True if switch else None))
-        table |= {item.flag: Spelling(field, item.value) for item in option.implied}
-        if option.negative:
-            table[option.negative] = Spelling(field, False)
+    for parameter in all_parameters().values():
+        plain = Spelling(parameter, True if parameter.switch else None)
+        table |= dict.fromkeys((parameter.flag, *parameter.aliases), plain)
+        table |= {flag: Spelling(parameter, value) for flag, value in parameter.implied.items()}
+        if parameter.negative:
+            table[parameter.negative] = Spelling(parameter, False)
     return table
 
 
@@ -94,7 +88,7 @@ def parse(text: str) -> RuntimeParameters:
         spelling = spellings().get(flag)
         if spelling is None:
             raise _unknown(flag)
-        name = spelling.field.name
+        name = spelling.parameter.name
         if name in spelt:
             raise _invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
         spelt[name] = flag
@@ -104,7 +98,7 @@ def parse(text: str) -> RuntimeParameters:
             raise _invalid(flag, token.text, "takes no value")
         else:
             value = spelling.stands_for
-        setattr(parameters, name, _typed(spelling.field, flag, value))
+        setattr(parameters, name, _typed(spelling.parameter, flag, value))
     check(parameters, spelt)
     return parameters
 
@@ -114,53 +108,31 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
 
     `spelt` says how the caller wrote a field's flag; without it the canonical flag is named.
     """
-    names = {field.name: _option(field).flag for field in RuntimeParameters.DESCRIPTOR.fields} | dict(spelt or {})
+    names = {name: parameter.flag for name, parameter in all_parameters().items()} | dict(spelt or {})
     try:
         protovalidate.validate(parameters)
     except protovalidate.ValidationError as error:
-        field = RuntimeParameters.DESCRIPTOR.fields_by_number[_field_at_fault(error)]
-        value = written(field, getattr(parameters, field.name))
-        raise _invalid(names[field.name], value, bounds(field)) from error
+        name = _field_at_fault(error)
+        value = all_parameters()[name].value(getattr(parameters, name))
+        raise _invalid(names[name], str(value), bounds(all_parameters()[name])) from error
     _check_together(parameters, names)
 
 
-def flags(parameters: RuntimeParameters) -> str:
-    """The canonical form: long flags in the contract's order, separated by one space.
-
-    A boolean that is off and has no flag to say so is llama.cpp's default and left out.
-    """
-    words: list[str] = []
-    for field, value in parameters.ListFields():
-        option = _option(field)
-        if field.type != FieldDescriptor.TYPE_BOOL:
-            words += (option.flag, written(field, value))
-        elif value or option.negative:
-            words.append(option.flag if value else option.negative)
-    return " ".join(words)
-
-
-def bounds(field: FieldDescriptor) -> str:
-    """What a field's value must be, for people: "must be 64 to 1048576"."""
-    if field.enum_type is not None:
-        return "must be one of " + ", ".join(_choices(field.enum_type))
-    rules = field.GetOptions().Extensions[validate_pb2.field]
+def bounds(parameter: Parameter) -> str:
+    """What a parameter's value must be, for people: "must be 64 to 1048576"."""
+    if parameter.words:
+        return "must be one of " + ", ".join(parameter.words)
+    rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     kind = rules.WhichOneof("type")
     if kind == "string":
         return f"must match {rules.string.pattern}"
     rule = getattr(rules, kind) if kind else None
-    low, high = _TYPE_RANGE.get(field.type, (0, 0))
+    low, high = _TYPE_RANGE.get(parameter.field.type, (0, 0))
     if rule is None:
         return f"must be {low} to {high}"
     if rule.HasField("gt"):
         return f"must be above {_number(rule.gt)}, at most {_number(rule.lte)}"
     return f"must be {_number(rule.gte if rule.HasField('gte') else low)} to {_number(rule.lte)}"
-
-
-def written(field: FieldDescriptor, value: Any) -> str:
-    """A value as it stands on the command line."""
-    if field.enum_type is not None:
-        return next((name for name, number in _choices(field.enum_type).items() if number == value), str(value))
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -193,25 +165,25 @@ def _following(flag: str, tokens: Iterator[_Token]) -> str:
     return token.text
 
 
-def _typed(field: FieldDescriptor, flag: str, value: bool | str) -> bool | int | float | str:
+def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | float | str:
     if isinstance(value, bool):
         return value
-    if field.enum_type is not None:
-        number = _choices(field.enum_type).get(value)
-        if number is None:
-            raise _invalid(flag, value, bounds(field))
-        return number
-    if field.type == FieldDescriptor.TYPE_STRING:
+    kind = parameter.field.type
+    if kind == FieldDescriptor.TYPE_ENUM:
+        if value not in parameter.words:
+            raise _invalid(flag, value, bounds(parameter))
+        return parameter.words[value]
+    if kind == FieldDescriptor.TYPE_STRING:
         return value
-    if field.type == FieldDescriptor.TYPE_DOUBLE:
+    if kind == FieldDescriptor.TYPE_DOUBLE:
         if not _NUMBER.fullmatch(value):
-            raise _invalid(flag, value, f"is not a decimal number; it {bounds(field)}")
+            raise _invalid(flag, value, f"is not a decimal number; it {bounds(parameter)}")
         return float(value) + 0.0  # -0.0 is 0.0
     if not _INTEGER.fullmatch(value):
-        raise _invalid(flag, value, f"is not a whole decimal number; it {bounds(field)}")
-    low, high = _TYPE_RANGE[field.type]
+        raise _invalid(flag, value, f"is not a whole decimal number; it {bounds(parameter)}")
+    low, high = _TYPE_RANGE[kind]
     if not low <= int(value) <= high:
-        raise _invalid(flag, value, bounds(field))
+        raise _invalid(flag, value, bounds(parameter))
     return int(value)
 
 
@@ -222,8 +194,8 @@ def _check_together(parameters: RuntimeParameters, names: Mapping[str, str]) -> 
         and value_type not in FULL_CACHE_TYPES
         and parameters.flash_attn == Switch.SWITCH_OFF
     ):
-        value = written(RuntimeParameters.DESCRIPTOR.fields_by_name["cache_type_v"], value_type)
-        raise _invalid(names["cache_type_v"], value, f"needs flash attention, and {names['flash_attn']} is off")
+        value = all_parameters()["cache_type_v"].value(value_type)
+        raise _invalid(names["cache_type_v"], str(value), f"needs flash attention, and {names['flash_attn']} is off")
     batch = parameters.batch_size or DEFAULT_BATCH
     if parameters.ubatch_size > batch:
         raise _invalid(
@@ -244,21 +216,11 @@ def _check_together(parameters: RuntimeParameters, names: Mapping[str, str]) -> 
         )
 
 
-def _field_at_fault(error: protovalidate.ValidationError) -> int:
-    """Number of the first field that breaks a rule. All rules of these parameters stand on fields."""
+def _field_at_fault(error: protovalidate.ValidationError) -> str:
+    """Name of the first field that breaks a rule. All rules of these parameters stand on fields."""
     path = error.violations[0].proto.field
     assert path is not None
-    return path.elements[0].field_number
-
-
-def _option(field: FieldDescriptor) -> options_pb2.LlamaFlag:
-    return field.GetOptions().Extensions[options_pb2.llama]
-
-
-@cache
-def _choices(enum: EnumDescriptor) -> Mapping[str, int]:
-    written = {value.GetOptions().Extensions[options_pb2.llama_value]: value.number for value in enum.values}
-    return {name: number for name, number in written.items() if name}
+    return path.elements[0].field_name
 
 
 def _number(value: float) -> str:

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
+from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import MemoryEstimate, RuntimeParameters
 from services.contract import fit
@@ -75,7 +76,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             memory=memory_message(outcome.memory),
             free_bytes=outcome.free_bytes,
             parameters=parameters,
-            runtime_params=runtime.flags(parameters),
+            runtime_params=flags(parameters),
             decision_id=outcome.decision_id,
         )
 

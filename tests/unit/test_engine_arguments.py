@@ -13,8 +13,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from engine import cores, embedded, launch, parameters
 from engine.failure import EngineError, Reason
-from engine.parameters import Parameter
 from engine.spec import Address, EngineSpec
+from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
@@ -32,7 +32,7 @@ KINDS = {
 def command(document: dict[str, Any]) -> list[str]:
     """The tail of the command line: what the parameters alone add."""
     plain = launch.arguments(PROGRAM, SPEC, [])
-    full = launch.arguments(PROGRAM, SPEC, parameters.listed(parameters.decode(document)))
+    full = launch.arguments(PROGRAM, SPEC, settings(parameters.decode(document)))
     assert full[: len(plain)] == plain
     return full[len(plain) :]
 
@@ -70,7 +70,7 @@ def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor)
     seen = []
     for value in values(field):
         params = xllamacpp.CommonParams()
-        [parameter] = parameters.listed(parameters.decode({field.name: value}))
+        [parameter] = settings(parameters.decode({field.name: value}))
         embedded.assign(params, parameter)
         seen.append(attribute(params, parameter.embedded))
     assert len({repr(value) for value in seen}) == len(seen), "two values became one"
@@ -93,21 +93,21 @@ def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor)
 )
 def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member: str) -> None:
     params = xllamacpp.CommonParams()
-    [parameter] = parameters.listed(parameters.decode({field: value}))
+    [parameter] = settings(parameters.decode({field: value}))
     embedded.assign(params, parameter)
     assert attribute(params, parameter.embedded).name == member
 
 
 def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
     with pytest.raises(EngineError, match="--no-such") as caught:
-        embedded.assign(xllamacpp.CommonParams(), Parameter("--no-such", "", "sampling.no_such", 1))
+        embedded.assign(xllamacpp.CommonParams(), Setting("--no-such", "", "sampling.no_such", 1))
     assert caught.value.reason is Reason.BAD_SPEC
     with pytest.raises(EngineError, match=r"--flash-attn.*perhaps"):
-        embedded.assign(xllamacpp.CommonParams(), Parameter("--flash-attn", "", "flash_attn_type", "perhaps"))
+        embedded.assign(xllamacpp.CommonParams(), Setting("--flash-attn", "", "flash_attn_type", "perhaps"))
 
 
 def test_the_timeout_holds_for_reading_and_writing() -> None:
-    typed = parameters.listed(parameters.decode({"timeout": 17}))
+    typed = settings(parameters.decode({"timeout": 17}))
     params = embedded.common_params(xllamacpp, SPEC, typed)
     assert (params.timeout_read, params.timeout_write) == (17, 17)
 
@@ -166,7 +166,7 @@ def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None
     ],
 )
 def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], model_context: int, ctx_size: int) -> None:
-    filled = parameters.with_defaults(parameters.decode(given), model_context, threads=3)
+    filled = parameters.completed(parameters.decode(given), model_context, threads=3)
     assert filled.ctx_size == ctx_size
     assert filled.parallel == given.get("parallel", 4)
     assert filled.cache_ram == 0
@@ -175,7 +175,7 @@ def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], mode
 
 def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
     asked = parameters.decode({"parallel": 2, "ctx_size": 100, "cache_ram": 64, "threads": 9})
-    assert parameters.with_defaults(asked, 0, threads=3) == asked
+    assert parameters.completed(asked, 0, threads=3) == asked
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Runtime parameters as their contract has them: how each is written for llama.cpp, and what llamesh assumes where it is not set.
+
+The service that checks a server, the controller that shows it, the engine that starts it and the command that asks for it
+must mean the same, so all of them read it here; nothing but the contract is imported.
+
+Invariant: no flag is named here; each stands once, in the options of its field of `RuntimeParameters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from llamesh.v1 import options_pb2
+from llamesh.v1.server_pb2 import RuntimeParameters
+
+Value = bool | int | float | str
+"""A value as llama.cpp's command line has it; an enum's is a word."""
+
+DEFAULT_PARALLEL = 4
+"""Slots where none are asked for."""
+DEFAULT_SLOT_CONTEXT = 4096
+"""Most tokens of context for each slot where no context is asked for: long enough for a chat, small enough for a laptop."""
+DEFAULT_CACHE_RAM = 0
+"""MiB of prompts kept where it is not said: none, as they would count for nobody."""
+DEFAULT_BATCH = 2048
+"""Logical batch where none is asked for, in tokens; llama.cpp's own."""
+DEFAULT_MICRO_BATCH = 512
+"""Physical batch where none is asked for, in tokens; llama.cpp's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One field of RuntimeParameters."""
+
+    field: FieldDescriptor
+    flag: str
+    """The canonical flag on the command line."""
+    aliases: tuple[str, ...]
+    """Other flags that mean the same."""
+    implied: Mapping[str, str]
+    """Flags that take no value and imply one."""
+    negative: str
+    """The flag that says no to a boolean; empty where there is none."""
+    embedded: str
+    """Attribute path in the embedded library's CommonParams."""
+    words: Mapping[str, int]
+    """Of an enum: its values as they are written."""
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
+        return self.field.name
+
+    @property
+    def switch(self) -> bool:
+        """Whether it is a boolean: its flag takes no value."""
+        return self.field.type == FieldDescriptor.TYPE_BOOL
+
+    def value(self, value: Value) -> Value:
+        """What the field holds, an enum's number as its word; a number that has no word stays as it is."""
+        return next((word for word, number in self.words.items() if number == value), value)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One parameter that is set, in both of llama.cpp's languages."""
+
+    flag: str
+    negative: str
+    embedded: str
+    value: Value
+
+    def arguments(self) -> list[str]:
+        """On the command line. A boolean that is off and has no flag to say so is llama.cpp's default and left out."""
+        if self.value is True:
+            return [self.flag]
+        if self.value is False:
+            return [self.negative] if self.negative else []
+        return [self.flag, str(self.value)]
+
+
+@cache
+def all_parameters() -> Mapping[str, Parameter]:
+    """All parameters by name, in the contract's order."""
+    return {field.name: _read(field) for field in RuntimeParameters.DESCRIPTOR.fields}
+
+
+def settings(message: RuntimeParameters) -> list[Setting]:
+    """What is set, in the contract's order."""
+    found = ((all_parameters()[field.name], value) for field, value in message.ListFields())
+    return [Setting(item.flag, item.negative, item.embedded, item.value(value)) for item, value in found]
+
+
+def flags(message: RuntimeParameters) -> str:
+    """The canonical form: long flags in the contract's order, separated by one space."""
+    return " ".join(word for setting in settings(message) for word in setting.arguments())
+
+
+def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimeParameters:
+    """A copy with llamesh's own defaults filled in, which keep an engine inside its share of memory.
+
+    `model_context` is what the model was trained for, in tokens, 0 where not known. llama.cpp shares `ctx_size` among the
+    slots, so the default is multiplied by them: each request may then use `DEFAULT_SLOT_CONTEXT` tokens whatever the others
+    do. (One unified cache would be smaller, but running out of it fails every request in flight.)
+    """
+    filled = RuntimeParameters()
+    filled.CopyFrom(message)
+    if not filled.HasField("parallel"):
+        filled.parallel = DEFAULT_PARALLEL
+    if not filled.HasField("ctx_size"):
+        slot = min(model_context or DEFAULT_SLOT_CONTEXT, DEFAULT_SLOT_CONTEXT)
+        filled.ctx_size = slot if filled.kv_unified else slot * filled.parallel
+    if not filled.HasField("cache_ram"):
+        filled.cache_ram = DEFAULT_CACHE_RAM
+    return filled
+
+
+def _read(field: FieldDescriptor) -> Parameter:
+    option = field.GetOptions().Extensions[options_pb2.llama]
+    values = field.enum_type.values if field.enum_type else ()
+    spelt = {value.GetOptions().Extensions[options_pb2.llama_value]: value.number for value in values}
+    return Parameter(
+        field=field,
+        flag=option.flag,
+        aliases=tuple(option.aliases),
+        implied={item.flag: item.value for item in option.implied},
+        negative=option.negative,
+        embedded=option.embedded,
+        words={word: number for word, number in spelt.items() if word},
+    )
