@@ -26,6 +26,8 @@ from llamesh.v1.server_pb2 import CacheType, RuntimeParameters, Switch
 MAX_LENGTH = 4096
 """Longest text, in characters; the contract has the same bound."""
 
+SHOWN_NAMES = 8
+"""Names that a message lists of those that a text must be one of; the contract has them all."""
 MIN_SLOT_CONTEXT = 64
 """Fewest tokens of context that a slot can work with."""
 
@@ -125,7 +127,8 @@ def bounds(parameter: Parameter) -> str:
     rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     kind = rules.WhichOneof("type")
     if kind == "string":
-        return f"must match {rules.string.pattern}"
+        names = getattr(rules.string, "in")
+        return f"must be one of {', '.join(names[:SHOWN_NAMES])} and {len(names) - SHOWN_NAMES} more"
     rule = getattr(rules, kind) if kind else None
     low, high = _TYPE_RANGE.get(parameter.field.type, (0, 0))
     if rule is None:
