@@ -71,7 +71,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 34
     """The bytes that came are not those that were promised (length or SHA-256)."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 35
-    """The object store is full or refuses to write."""
+    """The object store is full, refuses its credentials, or does not answer."""
     ERROR_REASON_QUANT_NOT_CONFIGURED: _ErrorReason.ValueType  # 36
     """No source was given and no Quant service is configured."""
     ERROR_REASON_SERVER_NOT_FOUND: _ErrorReason.ValueType  # 40
@@ -157,7 +157,7 @@ ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 33
 ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 34
 """The bytes that came are not those that were promised (length or SHA-256)."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 35
-"""The object store is full or refuses to write."""
+"""The object store is full, refuses its credentials, or does not answer."""
 ERROR_REASON_QUANT_NOT_CONFIGURED: ErrorReason.ValueType  # 36
 """No source was given and no Quant service is configured."""
 ERROR_REASON_SERVER_NOT_FOUND: ErrorReason.ValueType  # 40
