@@ -4,15 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 GEN := .tools/gen
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
+# Names of the reference deployment, kept for what takes their place on Kubernetes.
+KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
+	frontend port-forward logs-k8s rebuild-operator cluster-delete
 
 .DEFAULT_GOAL := help
-.PHONY: docs help check-deps run test test-cluster lint format gen gen-check breaking accept-contracts bench status stop logs clean
+.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-cluster lint format \
+	gen gen-check breaking accept-contracts docs bench $(KUBERNETES)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-
-check-deps: ## What this machine has, lacks, and how to get it
-	@$(PYTHON) tools/check_deps.py
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nWith the Kubernetes release\n'
+	@echo $(KUBERNETES) | fold -s -w 76 | sed 's/^/  /'
 
 # The environments are made once for each lock file: a second run costs nothing.
 $(VENV)/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml
@@ -33,8 +36,41 @@ $(GEN)/gen.stamp: requirements/gen.txt
 	@$(GEN)/bin/python $(PIP) -r requirements/gen.txt
 	@touch $@
 
+##@ The mesh on this machine
+
 run: $(VENV)/run.stamp ## Start the whole mesh here, serve a small model, ask it a question, stay up until Ctrl-C
 	@$(BIN)/llamesh up --demo
+
+all: run ## The same
+
+deps: $(VENV)/run.stamp ## Only install what the mesh needs, into this checkout
+
+check-deps: ## What this machine has, lacks, and how to get it
+	@$(PYTHON) tools/check_deps.py
+
+status: $(VENV)/run.stamp ## Servers and their state
+	@$(BIN)/llamesh status
+
+logs: $(VENV)/run.stamp ## Follow the logs of every process of the mesh
+	@$(BIN)/llamesh logs --follow
+
+stop: ## Stop the mesh that runs here
+	@test ! -x $(BIN)/llamesh || $(BIN)/llamesh down
+
+restart: $(VENV)/run.stamp ## Stop it and start it again in the background
+	@$(BIN)/llamesh down
+	@$(BIN)/llamesh up --detach
+
+clean: stop ## Stop it and remove the environments of this checkout (models and data stay in LLAMESH_HOME)
+	@rm -rf $(VENV) .tools
+
+db-status: $(VENV)/run.stamp ## Tables and their rows, SQLite or PostgreSQL
+	@PYTHONPATH=. $(BIN)/python tools/database.py status
+
+db-shell: $(VENV)/run.stamp ## Read the tables in SQL
+	@PYTHONPATH=. $(BIN)/python tools/database.py shell
+
+##@ Working on llamesh
 
 test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envoy, llama.cpp and PostgreSQL included
 	@$(BIN)/python -m pytest tests/unit tests/contract tests/mesh
@@ -77,14 +113,6 @@ docs: $(VENV)/dev.stamp ## Write the pages of docs/reference from the code
 bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
-status: ## Servers and their state
-	@$(BIN)/llamesh status
-
-stop: ## Stop the mesh that `llamesh up` started here
-	@$(BIN)/llamesh down
-
-logs: ## Follow the mesh's logs
-	@$(BIN)/llamesh logs --follow
-
-clean: stop ## Stop the mesh and remove the environments of this checkout (models and data stay in LLAMESH_HOME)
-	@rm -rf $(VENV) .tools
+$(KUBERNETES):
+	@echo "make $@ comes with the Kubernetes release; on one machine make run does it all (docs/from-the-reference-deployment.md)" >&2
+	@exit 1

@@ -1,0 +1,140 @@
+"""Look into the mesh's tables: `python tools/database.py status` counts rows, `shell` reads SQL. `make db-status`, `make db-shell`.
+
+Reads only: each service owns its tables, and a mesh may be running on them. SQLite files and PostgreSQL schemas look alike here,
+`gateway.users` in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+from pydantic import ValidationError
+
+from llamesh.kit.config import Settings, load_settings, problems
+
+SERVICES = ("gateway", "contract", "download", "controller")
+MOST_ROWS = 1000
+FAILURES = (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
+
+Rows = tuple[list[str], list[Sequence[Any]]]
+Ask = Callable[[str], Rows]
+
+
+def sqlite(settings: Settings) -> Ask:
+    """Ask the SQLite files below LLAMESH_HOME, each a schema of its own. FileNotFoundError where there are none."""
+    files = {name: settings.home / "data" / f"{name}.db" for name in SERVICES}
+    present = {name: path for name, path in files.items() if path.exists()}
+    if not present:
+        raise FileNotFoundError(f"there are no tables in {settings.home / 'data'} yet: `make run` makes them")
+    connection = sqlite3.connect("file::memory:", uri=True)
+    for name, path in present.items():
+        connection.execute(f"ATTACH ? AS {name}", (f"{path.as_uri()}?mode=ro",))
+
+    def ask(sql: str) -> Rows:
+        cursor = connection.execute(sql)
+        return [item[0] for item in cursor.description or ()], cursor.fetchmany(MOST_ROWS)
+
+    return ask
+
+
+def postgresql(url: str) -> Ask:
+    """Ask the PostgreSQL server of DATABASE_URL."""
+    loop = asyncio.new_event_loop()
+    address = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+    readonly = {"default_transaction_read_only": "on"}
+    connection: Any = loop.run_until_complete(asyncpg.connect(address, server_settings=readonly))
+
+    async def fetched(sql: str) -> Rows:
+        statement = await connection.prepare(sql)
+        rows = await statement.fetch()
+        return [item.name for item in statement.get_attributes()], [tuple(row) for row in rows[:MOST_ROWS]]
+
+    return lambda sql: loop.run_until_complete(fetched(sql))
+
+
+def status(ask: Ask, *, files: bool) -> None:
+    """Print every table with its number of rows."""
+    names = [f"'{name}'" for name in SERVICES]
+    if files:
+        attached = {row[1] for row in ask("PRAGMA database_list")[1]} & set(SERVICES)
+        each = [f"SELECT '{name}', name FROM {name}.sqlite_master WHERE type = 'table'" for name in attached]
+        query = " UNION ALL ".join(each)
+    else:
+        query = (
+            f"SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ({','.join(names)})"
+        )
+    found = sorted((schema, table) for schema, table in ask(query)[1] if table != "alembic_version")
+    counted = [
+        (f"{schema}.{table}", ask(f'SELECT count(*) FROM {schema}."{table}"')[1][0][0]) for schema, table in found
+    ]
+    show((["table", "rows"], counted))
+
+
+def shell(ask: Ask) -> None:
+    """Answer statements, each ended by a semicolon, until the input ends."""
+    talking = sys.stdin.isatty()
+    if talking:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - it gives input() a history
+        print("Reads only; tables are called like gateway.users. End a statement with ;  Ctrl-D ends.")
+    statement = ""
+    while True:
+        try:
+            statement += input(("... " if statement else "sql> ") if talking else "") + "\n"
+        except EOFError:
+            break
+        if statement.strip().endswith(";"):
+            answer(ask, statement)
+            statement = ""
+    if statement.strip():
+        answer(ask, statement)
+
+
+def answer(ask: Ask, statement: str) -> None:
+    """Print what a statement finds, or what is wrong with it."""
+    try:
+        show(ask(statement.strip().removesuffix(";")))
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def show(found: Rows) -> None:
+    """Print rows in columns."""
+    titles, rows = found
+    lines = [titles, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command."""
+    try:
+        settings = load_settings()
+    except ValidationError as error:
+        print("\n".join(problems(error)), file=sys.stderr)
+        return 2
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    try:
+        ask = postgresql(url) if url else sqlite(settings)
+        if list(arguments) == ["shell"]:
+            shell(ask)
+        else:
+            status(ask, files=not url)
+    except KeyboardInterrupt:
+        return 130
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
