@@ -1,9 +1,9 @@
 """The Envoys of the inference comparison: plain proxies, and the mesh's own listener with the mesh's own filters.
 
-All reach the same stub, with one worker. The plain ones are three: with one request a connection, which is the sound setting before llama.cpp (it closes
-after a stream without saying so) and what the mesh does; with pooled connections, as anyone starts, which fails after streams; and pooled over TCP.
-The mesh's Envoy gets its configuration from the controller's own control plane (in this process) and asks the real contract service (a process of
-its own) where a token says so.
+All reach the same stub, with one worker. The plain ones are three: with one request a connection, which is the sound setting before
+llama.cpp (it closes after a stream without saying so) and what the mesh does; with pooled connections, as anyone starts, which fails
+after streams; and pooled over TCP. The mesh's Envoy gets its configuration from the controller's own control plane (in this process)
+and asks the real contract service (a process of its own) where a token says so.
 """
 
 from __future__ import annotations
