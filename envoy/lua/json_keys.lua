@@ -11,7 +11,7 @@ local json_keys = {}
 
 -- Deeper bodies are refused: the engine turns schemas into grammars by recursion.
 json_keys.MAX_DEPTH = 256
--- Longer keys are not looked at, in bytes as sent: a watched key of 16 characters has 96 with each written as \uXXXX.
+-- Longer keys are not looked at, in bytes as sent. So a watched key has 20 characters at most: each may be written as \uXXXX.
 local MAX_KEY = 128
 
 -- Where the string ends whose first character stands at `at`: its closing quote, which has an even number of backslashes before it.
