@@ -6,11 +6,12 @@ A container's limit counts where there is one: what the machine has beyond it ca
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def machine_memory(root: Path = Path("/")) -> MachineMemory:
 def promised(servers: Iterable[tuple[Server, int]]) -> int:
     """Bytes that servers will take beyond what their engines take already. With each server: bytes of one engine."""
     return sum(max(0, server.replicas - server.ready_replicas) * engine_bytes for server, engine_bytes in servers)
+
+
+class FreeMemory:
+    """What `machine_memory` says is free, read once a second at most."""
+
+    def __init__(self, clock: Callable[[], float], read: Callable[[], MachineMemory] = machine_memory) -> None:
+        self._clock = clock
+        self._read = read
+        self._read_at = -math.inf
+        self._available = 0
+
+    def available(self) -> int:
+        """Bytes that are free, not older than a second."""
+        if self._clock() >= self._read_at + 1:
+            self._read_at, self._available = self._clock(), self._read().available_bytes
+        return self._available
 
 
 def capacity(memory: MachineMemory, promised_bytes: int) -> Capacity:

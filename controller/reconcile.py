@@ -13,13 +13,11 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from controller import orders
-from controller.backoff import STEADY_SECONDS, History, after_exit, after_steady
 from controller.board import Board
-from controller.capacity import machine_memory
+from controller.capacity import FreeMemory
 from controller.declared import Declared, DeclaredServers, Rest, not_found
 from controller.models import RETRY_SECONDS, ModelFact, Models, Place
 from controller.plan import (
@@ -30,15 +28,16 @@ from controller.plan import (
     Forget,
     Locate,
     Resume,
-    Seen,
     Situation,
     Start,
     Stop,
     Wish,
     plan,
 )
+from controller.publication import Publication
 from controller.queue import WorkQueue
-from controller.runtimes import Engine, Load, Phase, Runtime
+from controller.remembered import Remembered, wishes
+from controller.runtimes import Load, Phase, Runtime
 from controller.status import Memory, describe, stopped
 from controller.xds.builders import ServerEndpoints
 from controller.xds.server import ControlPlane
@@ -48,29 +47,6 @@ from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
 """How often every server is looked at without a cause."""
-ACK_SECONDS = 5.0
-"""How long Envoy may take to acknowledge before it counts as absent."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered of one server between two looks. All of it can be lost without harm."""
-
-    spec_hash: str = ""
-    histories: dict[int, History] = field(default_factory=dict)
-    draining: dict[str, float] = field(default_factory=dict)
-    loads: dict[str, Load | None] = field(default_factory=dict)
-    last_activity: float = 0.0
-    generation: int = 0
-    looked: tuple[int, Rest, bool] | None = None
-    """What was wanted at the last look: see `_wishes`."""
-    sent: ServerEndpoints | None = None
-    instances: frozenset[str] = frozenset()
-    """Those that `sent` speaks of."""
-    acknowledged: frozenset[str] = frozenset()
-    waiting: asyncio.Task[None] | None = None
-    """Waits for Envoy's word on `sent`."""
-    envoy: bool = True
 
 
 class Reconciler:
@@ -91,11 +67,11 @@ class Reconciler:
         self._control = control
         self._board = board
         self._clock = clock
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[str, Remembered] = {}
         self._queue = WorkQueue(self._look)
         self._resync: asyncio.Task[None] | None = None
         self._models: Models | None = None
-        self._available = (-1.0, 0)
+        self._free = FreeMemory(clock)
 
     async def open(self, models: Models) -> None:
         """Adopt what runs, look at every server once, then go on by events. Afterwards the control plane knows all endpoints."""
@@ -114,10 +90,7 @@ class Reconciler:
         if self._resync:
             self._resync.cancel()
         await self._queue.close()
-        tasks = [memory.waiting for memory in self._memories.values() if memory.waiting]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(memory.publication.close() for memory in self._memories.values()))
 
     def changed(self, server_uuid: str) -> None:
         """Something about a server may have changed: look at it soon."""
@@ -136,13 +109,8 @@ class Reconciler:
 
     def note_load(self, server_uuid: str, instance: str, load: Load | None) -> None:
         """Take in how busy an engine is; more work done since the last time is activity."""
-        memory = self._memories.get(server_uuid)
-        if memory is None:
-            return
-        before = memory.loads.get(instance)
-        memory.loads[instance] = load
-        if load is None or load.busy or before is None or load.work_done != before.work_done:
-            self.touch(server_uuid)
+        if memory := self._memories.get(server_uuid):
+            memory.note_load(instance, load, self._clock())
 
     async def wake(self, server_uuid: str) -> None:
         """Let a sleeping server's engines start; SERVER_NOT_FOUND where it is not declared or on its way out."""
@@ -155,7 +123,7 @@ class Reconciler:
 
     def view(self, declared: Declared) -> Server:
         """A server as it is now, in the light of its present spec."""
-        memory = self._memories.get(declared.server_uuid, _Memory())
+        memory = self._memories.get(declared.server_uuid) or self._nothing(declared.server_uuid)
         wish = self._wish(declared)
         return self._describe(declared, wish, self._situation(declared, wish, memory), memory)
 
@@ -166,10 +134,11 @@ class Reconciler:
         else:
             await self._look_at(declared, self._memory(server_uuid))
 
-    async def _look_at(self, declared: Declared, memory: _Memory) -> None:
+    async def _look_at(self, declared: Declared, memory: Remembered) -> None:
         server_uuid = declared.server_uuid
         wish = self._wish(declared)
-        self._remember(wish, memory, server_uuid)
+        for instance in memory.take_in(wish.spec_hash, self._runtime.engines(server_uuid), self._clock()):
+            self._runtime.forget(instance)
         await self._ask_draining(server_uuid, memory)
         decision = plan(wish, self._situation(declared, wish, memory))
         if FallAsleep() in decision.actions and not await self._is_idle(server_uuid):
@@ -182,11 +151,11 @@ class Reconciler:
         self._tell(declared, wish, decision, memory)
         self._look_again(decision, memory, server_uuid)
 
-    def _tell(self, declared: Declared, wish: Wish, decision: Decision, memory: _Memory) -> None:
+    def _tell(self, declared: Declared, wish: Wish, decision: Decision, memory: Remembered) -> None:
         """Tell Envoy and everyone else. Nothing here gives way to another task."""
         self._publish(declared, decision, memory)
         memory.generation = declared.generation
-        memory.looked = _wishes(declared)
+        memory.looked = wishes(declared)
         self._board.put(self._describe(declared, wish, self._situation(declared, wish, memory), memory))
 
     def _wish(self, declared: Declared) -> Wish:
@@ -199,52 +168,16 @@ class Reconciler:
             grace=self._settings.drain_seconds,
         )
 
-    def _remember(self, wish: Wish, memory: _Memory, server_uuid: str) -> None:
-        """Take in what has ended and what has proved itself since the last look."""
-        if memory.spec_hash != wish.spec_hash:
-            memory.spec_hash = wish.spec_hash
-            memory.histories.clear()
-        now = self._clock()
-        for engine in self._runtime.engines(server_uuid):
-            history = memory.histories.get(engine.replica, History())
-            ready_for = None if engine.ready_since is None else now - engine.ready_since
-            if engine.exit is not None:
-                if engine.spec_hash == wish.spec_hash:
-                    memory.histories[engine.replica] = after_exit(history, engine.exit, ready_for, now)
-                memory.draining.pop(engine.instance, None)
-                memory.loads.pop(engine.instance, None)
-                self._runtime.forget(engine.instance)
-            elif history.failures and ready_for is not None and ready_for >= STEADY_SECONDS:
-                memory.histories[engine.replica] = after_steady(history)
-
-    async def _ask_draining(self, server_uuid: str, memory: _Memory) -> None:
+    async def _ask_draining(self, server_uuid: str, memory: Remembered) -> None:
         for engine in self._runtime.engines(server_uuid):
             if engine.instance in memory.draining and engine.phase is Phase.READY:
                 memory.loads[engine.instance] = await self._runtime.load(engine.instance)
 
-    def _situation(self, declared: Declared, wish: Wish, memory: _Memory) -> Situation:
-        model = self._model(declared)
-        return Situation(
-            engines=[self._seen(engine, memory) for engine in self._runtime.engines(declared.server_uuid)],
-            now=self._clock(),
-            histories=memory.histories if memory.spec_hash == wish.spec_hash else {},
-            model_available=model.place is Place.AVAILABLE,
-            last_activity=memory.last_activity,
-            envoy=memory.envoy,
-        )
+    def _situation(self, declared: Declared, wish: Wish, memory: Remembered) -> Situation:
+        engines = self._runtime.engines(declared.server_uuid)
+        return memory.situation(wish.spec_hash, engines, self._clock(), self._model(declared).place is Place.AVAILABLE)
 
-    def _seen(self, engine: Engine, memory: _Memory) -> Seen:
-        told = memory.sent is not None and engine.instance not in memory.instances
-        load = memory.loads.get(engine.instance)
-        return Seen(
-            engine,
-            published=engine.instance in memory.acknowledged,
-            withdrawn=told and (memory.waiting is None or not memory.envoy),
-            draining_since=memory.draining.get(engine.instance),
-            busy=load.busy if load else None,
-        )
-
-    async def _act(self, action: Action, declared: Declared, memory: _Memory) -> None:
+    async def _act(self, action: Action, declared: Declared, memory: Remembered) -> None:
         match action:
             case Start(replica):
                 model = self._model(declared)
@@ -268,7 +201,7 @@ class Reconciler:
                 await self._store.forget(declared.server_uuid)
                 self._forget(declared.server_uuid)
 
-    def _publish(self, declared: Declared, decision: Decision, memory: _Memory) -> None:
+    def _publish(self, declared: Declared, decision: Decision, memory: Remembered) -> None:
         addresses = {engine.instance: engine.address for engine in self._runtime.engines(declared.server_uuid)}
         endpoints = ServerEndpoints(
             server_uuid=declared.server_uuid,
@@ -278,53 +211,26 @@ class Reconciler:
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
         )
-        if endpoints == memory.sent:
-            return
-        self._control.set_server(endpoints)
-        memory.sent = endpoints
-        memory.instances = frozenset(decision.endpoints)
-        memory.acknowledged &= memory.instances
-        if memory.waiting:
-            memory.waiting.cancel()
-        memory.waiting = asyncio.create_task(self._await_envoy(declared.server_uuid, memory, memory.instances))
+        memory.publication.tell(endpoints, decision.endpoints)
 
-    async def _await_envoy(self, server_uuid: str, memory: _Memory, instances: frozenset[str]) -> None:
-        """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
-        while not await self._control.acknowledged(server_uuid, ACK_SECONDS):
-            if memory.envoy:
-                memory.envoy = False
-                self._queue.add(server_uuid)
-        memory.acknowledged = instances
-        memory.envoy = True
-        memory.waiting = None
-        self._queue.add(server_uuid)
-
-    def _describe(self, declared: Declared, wish: Wish, situation: Situation, memory: _Memory) -> Server:
+    def _describe(self, declared: Declared, wish: Wish, situation: Situation, memory: Remembered) -> Server:
         return describe(
             declared,
             wish,
             situation,
             self._model(declared),
-            Memory(self._available_bytes()),
+            Memory(self._free.available()),
             self._settings.endpoint(declared.server_uuid),
             self._board.get(declared.server_uuid),
             memory.generation,
             datetime.now(UTC),
         )
 
-    def _available_bytes(self) -> int:
-        """Memory that is free, not older than a second."""
-        if self._clock() >= self._available[0] + 1:
-            self._available = self._clock(), machine_memory().available_bytes
-        return self._available[1]
-
-    def _look_again(self, decision: Decision, memory: _Memory, server_uuid: str) -> None:
+    def _look_again(self, decision: Decision, memory: Remembered, server_uuid: str) -> None:
         seconds = decision.look_again
         if Locate() in decision.actions:
             seconds = min(seconds, RETRY_SECONDS)
-        for engine in self._runtime.engines(server_uuid):
-            if engine.ready_since is not None and memory.histories.get(engine.replica, History()).failures:
-                seconds = min(seconds, max(0.0, engine.ready_since + STEADY_SECONDS - self._clock()))
+        seconds = min(seconds, memory.steady_in(self._runtime.engines(server_uuid), self._clock()))
         if seconds < math.inf:
             self._queue.add_after(server_uuid, seconds)
 
@@ -338,10 +244,14 @@ class Reconciler:
                     return False
         return True
 
-    def _memory(self, server_uuid: str) -> _Memory:
+    def _memory(self, server_uuid: str) -> Remembered:
         if server_uuid not in self._memories:
-            self._memories[server_uuid] = _Memory(last_activity=self._clock())
+            memory = self._memories[server_uuid] = self._nothing(server_uuid)
+            memory.last_activity = self._clock()
         return self._memories[server_uuid]
+
+    def _nothing(self, server_uuid: str) -> Remembered:
+        return Remembered(Publication(server_uuid, self._control, self._queue.add))
 
     def _disown(self, server_uuid: str) -> None:
         """Engines of a server that nobody has declared end."""
@@ -355,8 +265,8 @@ class Reconciler:
 
     def _forget(self, server_uuid: str) -> None:
         memory = self._memories.pop(server_uuid, None)
-        if memory and memory.waiting:
-            memory.waiting.cancel()
+        if memory:
+            memory.publication.cancel()
         self._control.remove_server(server_uuid)
         self._runtime.drop_logs(server_uuid)
         last = self._board.get(server_uuid)
@@ -377,7 +287,7 @@ class Reconciler:
 
     async def _resync_once(self) -> None:
         """Look at every server that has engines or differs from what was last looked at; one that sleeps on costs next to nothing."""
-        declared = {each.server_uuid: _wishes(each) for each in await self._store.all()}
+        declared = {each.server_uuid: wishes(each) for each in await self._store.all()}
         asleep = {
             name
             for name, memory in self._memories.items()
@@ -386,8 +296,3 @@ class Reconciler:
         with_engines = set(self._runtime.servers())
         for name in (declared.keys() | self._memories.keys()) - asleep | with_engines:
             self._queue.add(name)
-
-
-def _wishes(declared: Declared) -> tuple[int, Rest, bool]:
-    """Everything about a declared server that may change, in short."""
-    return declared.generation, declared.rest, declared.removing

@@ -306,7 +306,7 @@ async def test_engines_that_fail_are_reported_with_their_reason(controller: Cont
 async def test_without_an_envoy_a_server_is_not_ready_and_says_why(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.reconcile.ACK_SECONDS", 0.05)
+    monkeypatch.setattr("controller.publication.ACK_SECONDS", 0.05)
     controller.envoy.there.clear()
     server = await controller.declare()
     await controller.until(lambda: controller.runtime.alive)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.capacity import MachineMemory, machine_memory, promised
+from controller.capacity import FreeMemory, MachineMemory, machine_memory, promised
 from llamesh.v1.server_pb2 import Server
 
 GIB = 1 << 30
@@ -67,3 +67,10 @@ def test_what_runs_is_not_promised_again() -> None:
         (Server(replicas=1, ready_replicas=2), 1000),
     ]
     assert promised(servers) == 20
+
+
+def test_free_memory_is_read_once_a_second_at_most() -> None:
+    reads = iter([MachineMemory(16 * GIB, 8 * GIB), MachineMemory(16 * GIB, 4 * GIB)])
+    moments = iter([0.0, 0.0, 0.9, 1.0, 1.0])
+    free = FreeMemory(lambda: next(moments), lambda: next(reads))
+    assert [free.available() for _ in range(3)] == [8 * GIB, 8 * GIB, 4 * GIB]

@@ -1,0 +1,73 @@
+"""What Envoy was told of one server, and what of it Envoy has said that it took.
+
+Invariant: an engine counts as published only once every connected Envoy has acknowledged endpoints with it, and as withdrawn
+only once it has acknowledged endpoints without it, or none is there to send requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from controller.xds.builders import ServerEndpoints
+from controller.xds.server import ControlPlane
+
+ACK_SECONDS = 5.0
+"""How long Envoy may take to acknowledge before it counts as absent."""
+
+
+class Publication:
+    """One server as Envoy knows it. `changed(server_uuid)` is called whenever Envoy's knowledge has changed."""
+
+    def __init__(self, server_uuid: str, control: ControlPlane, changed: Callable[[str], None]) -> None:
+        self.envoy = True
+        """Whether an Envoy is there, as far as was seen when it was last told something."""
+        self._server_uuid = server_uuid
+        self._control = control
+        self._changed = changed
+        self._sent: ServerEndpoints | None = None
+        self._instances: frozenset[str] = frozenset()
+        self._acknowledged: frozenset[str] = frozenset()
+        self._waiting: asyncio.Task[None] | None = None
+
+    def tell(self, endpoints: ServerEndpoints, instances: Collection[str]) -> None:
+        """Tell Envoy where the server is now: at the engines `instances`. Does not give way to another task."""
+        if endpoints == self._sent:
+            return
+        self._control.set_server(endpoints)
+        self._sent = endpoints
+        self._instances = frozenset(instances)
+        self._acknowledged &= self._instances
+        self.cancel()
+        self._waiting = asyncio.create_task(self._await_envoy(self._instances))
+
+    def has(self, instance: str) -> bool:
+        """Envoy knows this engine and may send it requests."""
+        return instance in self._acknowledged
+
+    def has_left(self, instance: str) -> bool:
+        """Envoy sends this engine no more requests."""
+        told = self._sent is not None and instance not in self._instances
+        return told and (self._waiting is None or not self.envoy)
+
+    def cancel(self) -> None:
+        """Wait for Envoy's word no longer."""
+        if self._waiting:
+            self._waiting.cancel()
+
+    async def close(self) -> None:
+        """Wait for Envoy's word no longer, and return when nothing of that is left."""
+        self.cancel()
+        if self._waiting:
+            await asyncio.gather(self._waiting, return_exceptions=True)
+
+    async def _await_envoy(self, instances: frozenset[str]) -> None:
+        """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
+        while not await self._control.acknowledged(self._server_uuid, ACK_SECONDS):
+            if self.envoy:
+                self.envoy = False
+                self._changed(self._server_uuid)
+        self._acknowledged = instances
+        self.envoy = True
+        self._waiting = None
+        self._changed(self._server_uuid)

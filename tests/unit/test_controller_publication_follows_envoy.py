@@ -1,0 +1,65 @@
+"""An engine counts as known to Envoy, or as left by it, only by Envoy's own word or its absence."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from controller.publication import Publication
+from controller.xds.builders import ServerEndpoints
+from controller.xds.server import ControlPlane
+
+
+class Envoy(ControlPlane):
+    """FAKE: a control plane whose Envoy acknowledges when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes = asyncio.Event()
+
+    async def acknowledged(self, server_uuid: str, timeout: float) -> bool:
+        try:
+            await asyncio.wait_for(self.takes.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+def endpoints(*instances: str) -> ServerEndpoints:
+    return ServerEndpoints("a", (), tuple(f"/{name}.sock" for name in instances), "/w.sock", 4)
+
+
+async def test_an_engine_comes_and_goes_by_envoys_word() -> None:
+    envoy, told = Envoy(), asyncio.Event()
+    publication = Publication("a", envoy, lambda _: told.set())
+    publication.tell(endpoints("one"), ["one"])
+    assert not publication.has("one")
+    envoy.takes.set()
+    await asyncio.wait_for(told.wait(), 5)
+    assert publication.has("one")
+    assert not publication.has_left("one")
+
+    envoy.takes.clear()
+    told.clear()
+    publication.tell(endpoints("two"), ["two"])
+    assert not publication.has("one"), "it is not to be counted on any more"
+    assert not publication.has_left("one"), "requests may still come"
+    envoy.takes.set()
+    await asyncio.wait_for(told.wait(), 5)
+    assert publication.has_left("one")
+    assert publication.has("two")
+    await publication.close()
+
+
+async def test_nobody_sends_requests_where_no_envoy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.publication.ACK_SECONDS", 0.01)
+    told = asyncio.Event()
+    publication = Publication("a", Envoy(), lambda _: told.set())
+    assert not publication.has_left("one"), "nothing was said yet, and an Envoy may know it from before"
+    publication.tell(endpoints(), [])
+    assert not publication.has_left("one")
+    await asyncio.wait_for(told.wait(), 5)
+    assert not publication.envoy
+    assert publication.has_left("one")
+    await publication.close()
