@@ -56,7 +56,6 @@ def login(
         Read the password from standard input: for programs.
     """
     from llamesh.client.profile import Profile, save_profile
-    from llamesh.client.sync import Client
 
     asking = sys.stdin.isatty() and not password_stdin
     if not asking and not password_stdin:
@@ -65,7 +64,7 @@ def login(
         )
     if not username and not asking:
         raise CommandError("who is to log in?", hint="llamesh login NAME --password-stdin", code=Exit.USAGE)
-    with Client(url) as mesh:
+    with connected(url) as mesh:
         if not username:
             sys.stderr.write(f"user name at {mesh.profile.url}: ")
             sys.stderr.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
+from llamesh.client.profile import load_profile
 
 _EXITS = {
     "INVALID_ARGUMENT": Exit.USAGE,
@@ -43,13 +44,15 @@ def translate(error: Exception) -> CommandError | None:
     cause, hint = error.message, _HINTS.get(error.reason, error.remedy)
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
-        cause, hint = (
-            "the mesh does not answer",
-            "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains",
-        )
-        parts.append(error.message)
+        cause = f"the mesh at {load_profile().url} does not answer"
+        hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
+        parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
         hint = "llamesh login"
+        if error.message.startswith("Jwt"):
+            # Envoy's own words.
+            cause = "you are not signed in" if error.message == "Jwt is missing" else "your token is not good here"
+            parts.append(error.message)
     code = Exit.REFUSED if error.reason in _REFUSALS else _EXITS.get(error.code, Exit.FAILED)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")

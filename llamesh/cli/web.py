@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from llamesh.cli.connection import check_token, not_an_address
 from llamesh.cli.failure import CommandError, Exit
 
 _EXITS = {
@@ -27,13 +28,18 @@ def answer(
     base: str, method: str, path: str, token: str, body: bytes | None = None, timeout: float | None = None
 ) -> Iterator[http.client.HTTPResponse]:
     """The answer to one request. CommandError where nobody answers."""
-    parts = urlsplit(base)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError(f"{base!r} is not an address like http://localhost:8200", code=Exit.USAGE)
+    try:
+        parts = urlsplit(base)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise not_an_address(base) from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise not_an_address(base)
+    check_token(token)
     connection = (
-        http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context())
+        http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
         if parts.scheme == "https"
-        else http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+        else http.client.HTTPConnection(host, port, timeout=timeout)
     )
     headers: Mapping[str, str] = {
         **({"authorization": f"Bearer {token}"} if token else {}),

@@ -65,7 +65,7 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
         kept = Profile(url)
     return replace(
         kept,
-        token=environment.get("LLAMESH_TOKEN") or kept.token,
+        token=environment.get("LLAMESH_TOKEN", "").strip() or kept.token,
         inference_url=environment.get("LLAMESH_INFERENCE_URL") or kept.inference_url,
     )
 

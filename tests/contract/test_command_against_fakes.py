@@ -188,6 +188,31 @@ def test_help_shows_what_is_written(arguments: list[str], capsys: Capture) -> No
     assert ("infer:*" in shown) is (arguments[0] == "keys")
 
 
+@pytest.mark.parametrize("address", ["http://localhost:x", "http://localhost:99999", "ftp://localhost", "http://:8200"])
+@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"], ["login", "ada", "--password-stdin"]])
+def test_an_address_that_is_none_is_named(
+    address: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMESH_URL", address)
+    assert run(arguments) == Exit.USAGE
+    assert capsys.readouterr().err == f"error: {address!r} is not an address like http://localhost:8200\n"
+
+
+@pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
+@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
+def test_what_no_header_can_carry_is_no_token(
+    token: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", token)
+    assert run(arguments) == Exit.NOT_SIGNED_IN
+    assert capsys.readouterr().err == "error: LLAMESH_TOKEN holds no token\nhint: llamesh login\n"
+
+
+def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", "token\n")
+    assert run(["status"]) == Exit.OK
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

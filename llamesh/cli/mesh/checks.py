@@ -60,7 +60,11 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("settings", "ok", f"home {settings.home}")
     yield disk(settings)
     yield run_directory(settings)
-    running = holder(settings.home)
+    try:
+        running = holder(settings.home)
+    except OSError as error:
+        yield Finding("mesh", "problem", f"{error.filename}: {error.strerror}", "set LLAMESH_HOME to your own folder")
+        return
     if running is None:
         yield Finding("mesh", "ok", "not running: `llamesh up` starts it")
         yield free_ports(settings)
@@ -140,7 +144,7 @@ def disk(settings: MeshSettings) -> Finding:
     folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Finding("disk", "problem", f"{folder} cannot be written to", "set LLAMESH_HOME to a folder that can")
     words = f"{free / 2**30:.1f} GiB free at {folder}"
     fix = "remove models (`llamesh rm`), or set LLAMESH_HOME to a folder on another disk"

@@ -74,7 +74,7 @@ def holder(home: Path) -> ProcessId | None:
     """The supervisor of this home's mesh; None where none runs."""
     try:
         descriptor = os.open(lock_file(home), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return _written(home) if is_held(descriptor) else None
