@@ -1,0 +1,102 @@
+"""Every file of examples/ runs as its first line says, against a whole mesh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import sentence
+from engine.sentence import SENTENCE
+from tests.mesh.conftest import Served
+from tests.mesh.running import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
+    """What an example prints, run by a user with an empty home."""
+    mesh = served.mesh
+    answer = subprocess.run(
+        command,
+        cwd=cwd,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LLAMESH_URL": mesh.url("gateway", ""),
+            "LLAMESH_INFERENCE_URL": mesh.url("inference", ""),
+            "LLAMESH_TOKEN": mesh.token,
+        },
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def test_curl(served: Served, tmp_path: Path) -> None:
+    shown = example(served, tmp_path, "sh", "examples/curl.sh", served.model)
+    assert served.server_uuid in shown
+    assert SENTENCE in shown
+
+
+def test_the_openai_client(served: Served, tmp_path: Path) -> None:
+    assert example(served, tmp_path, sys.executable, "examples/openai_chat.py", served.model).strip() == SENTENCE
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_the_javascript_client(served: Served, tmp_path: Path) -> None:
+    """The client itself is tested in tests/cluster, where it is installed; here a stand-in records what it is asked."""
+    package = tmp_path / "node_modules" / "openai"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "openai", "type": "module", "exports": "./index.js"}')
+    (package / "index.js").write_text(STAND_IN)
+    shutil.copyfile(EXAMPLES / "openai_stream.mjs", tmp_path / "openai_stream.mjs")
+    shown = example(served, tmp_path, "node", "openai_stream.mjs", served.model, cwd=tmp_path)
+    assert shown.strip() == SENTENCE
+
+
+def test_the_sdk(served: Served, tmp_path: Path) -> None:
+    file = served.mesh.home / "import" / "example.gguf"
+    sentence.write(file)
+    shown = example(served, tmp_path, sys.executable, "examples/sdk.py", str(file)).splitlines()
+    assert shown[-1].strip() == SENTENCE
+    assert "example" in shown[-2]
+    assert shown[-3].endswith(" bytes")
+    assert [item["model_uuid"] for item in served.mesh.call("GET", "/status").json()["servers"]] == ["sentence"]
+    served.mesh.call("DELETE", "/models/example")
+
+
+def test_plain_grpc(served: Served, tmp_path: Path) -> None:
+    shown = example(served, tmp_path, sys.executable, "examples/grpc_client.py")
+    assert f"{served.model}: 1 of 1 engines answer at http" in shown
+    assert shown.splitlines()[-1] == "synced"
+
+
+def test_the_page_lists_them_all() -> None:
+    page = (EXAMPLES / "README.md").read_text()
+    files = [path.name for path in EXAMPLES.iterdir() if path.name != "README.md" and path.is_file()]
+    assert len(files) == 5
+    assert all(f"]({name})" in page for name in files)
+
+
+STAND_IN = """\
+export default class OpenAI {
+  constructor({ baseURL }) {
+    this.chat = { completions: { create: async (body) => events(await fetch(`${baseURL}/chat/completions`, {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+    })) } };
+  }
+}
+async function* events(answer) {
+  for (const line of (await answer.text()).split("\\n")) {
+    if (line.startsWith("data: {")) yield JSON.parse(line.slice(6));
+  }
+}
+"""
