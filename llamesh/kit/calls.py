@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
+from llamesh.kit.streams import Streams, restarting
 from llamesh.v1 import options_pb2
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -164,40 +165,6 @@ class _Call:
         )
 
 
-class Streams:
-    """The answers under way that have no end of their own. A drain ends them: their readers come back to the next process."""
-
-    def __init__(self) -> None:
-        self.draining = False
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Count the current task as a stream while it serves."""
-        task = asyncio.current_task()
-        assert task is not None, "a stream is served by a task"
-        self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-
-    def drain(self) -> None:
-        """End all streams, now and from now on."""
-        self.draining = True
-        for task in self._tasks:
-            task.cancel()
-
-
-def _restarting() -> MeshError:
-    return MeshError(
-        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-        "the service is being restarted",
-        {"component": "service"},
-        retry_after=1,
-    )
-
-
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method once; see the module."""
 
@@ -216,7 +183,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if found is None:
             handler = await continuation(handler_call_details)
             if handler is None or not method.startswith("/llamesh."):
-                return handler
+                return self.streams.ending(handler) if handler and handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self.streams)
         return found
 
@@ -269,7 +236,7 @@ def _stream(
         try:
             call.check(request)
             if streams.draining:
-                raise _restarting()
+                raise restarting()
             # Closed here and not whenever it is collected: what it holds is given back with the call.
             async with aclosing(behaviour(request, context)) as responses:
                 with streams.open():
@@ -277,7 +244,7 @@ def _stream(
                         yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             if streams.draining and isinstance(error, asyncio.CancelledError):
-                await call.fail(_restarting())
+                await call.fail(restarting())
             call.line("CANCELLED")
             raise
         except grpc.aio.AbortError:

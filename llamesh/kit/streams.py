@@ -1,0 +1,69 @@
+"""The answers under way that have no end of their own. A drain ends them: their readers come back to the next process.
+
+Invariant: whoever reads a stream that a drain has ended is told so (UNAVAILABLE), and never takes it for complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import grpc
+
+from llamesh.kit.errors import MeshError, Reason
+
+
+class Streams:
+    """All of one process."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Count the current task as a stream while it serves."""
+        task = asyncio.current_task()
+        assert task is not None, "a stream is served by a task"
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def drain(self) -> None:
+        """End all streams, now and from now on."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+
+    def ending(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method with a stream in both directions, of a protocol that is not the mesh's own (Envoy's), that ends with a drain."""
+        behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]] = handler.stream_stream
+
+        async def serve(
+            requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            try:
+                async with aclosing(behaviour(requests, context)) as responses:
+                    with self.open():
+                        async for response in responses:
+                            yield response
+            except asyncio.CancelledError:
+                if self.draining:
+                    await context.abort(restarting().code, restarting().message)
+                raise
+
+        return grpc.stream_stream_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
+
+
+def restarting() -> MeshError:
+    """Why a stream ends with a drain."""
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        "the service is being restarted",
+        {"component": "service"},
+        retry_after=1,
+    )
