@@ -30,11 +30,14 @@ class CommandError(Exception):
         self.code = code
 
     def render(self) -> str:
-        """The text for standard error."""
+        """The text for standard error. What came from outside is shown, never obeyed by the terminal."""
         lines = [f"error: {self.cause}", *(f"  {part}" for part in self.parts)]
         if self.hint:
             lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+        return "".join(
+            letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+            for letter in "\n".join(lines)
+        )
 
 
 def unforeseen(error: Exception) -> CommandError:
