@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controller.xds.builders import InferenceSettings, ManagementSettings, ServiceSettings, TokenSettings
 from controller.xds.server import ControlPlane
+from llamesh.kit import reflection
 from llamesh.kit.config import Settings
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
@@ -19,7 +20,6 @@ _PUBLIC = {
     "download": "llamesh.v1.DownloadService",
 }
 """The public service of each member; its internal ones are never routed."""
-_OPEN = ("grpc.reflection.v1alpha.ServerReflection",)
 
 
 def listen(control: ControlPlane, settings: Settings, jwks: str) -> None:
@@ -59,7 +59,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             tokens=tokens,
             services=tuple((_PUBLIC[member], member) for member in members),
             descriptor_file=_DESCRIPTORS,
-            open_services=tuple((service, name) for service in _OPEN) if settings.reflection else (),
+            open_services=tuple((service, name) for service in reflection.NAMES) if settings.reflection else (),
             allowed_origins=frozenset(settings.allowed_origins),
         )
         for name, (port, members) in ports.items()

@@ -11,25 +11,31 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
 from llamesh.kit.calls import MeshInterceptor
 from llamesh.kit.config import Settings, load_settings, make_private
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log
+from llamesh.kit.reflection import add_reflection
+from llamesh.kit.revocations import Revocations
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Longest message on the wire; contracts carry no bulk data."""
 
+MAX_METADATA_BYTES = 128 * 1024
+"""Most headers of a call: all that Envoy lets in (60 KiB), and the claims of a token a second time."""
+
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -59,11 +65,21 @@ class Member:
         """Set when the drain is over."""
         self._health = HealthServicer()
         self._services: list[str] = []
+        self._shown: list[str] = []
+        self._revocations: Revocations | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     def announce(self, *services: str) -> None:
         """Name the services that health and reflection speak of, for instance "llamesh.v1.GatewayService"."""
         self._services.extend(services)
+
+    def show(self, *services: str) -> None:
+        """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
+        self._shown.extend(services)
+
+    def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
+        """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
+        self._revocations = Revocations(contract, self._take_revoked)
 
     async def serve(self, address: str | None = None) -> None:
         """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
@@ -71,23 +87,30 @@ class Member:
         Then drain: health says so, streams end, calls are finished.
         """
         if self.settings.reflection:
-            reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self.server)
+            add_reflection(self.server, [*self._services, *self._shown])
         bound = address or f"unix:{self._fresh_socket()}"
         self.server.add_insecure_port(bound)
         await self.server.start()
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", address=bound, pid=os.getpid())
         self.started.set()
+        if self._revocations:
+            self._revocations.start()
         await self.stopping.wait()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
+        if self._revocations:
+            await self._revocations.close()
         self.stopped.set()
         log.info("stopped")
 
     def stop(self) -> None:
         """Begin the drain."""
         self.stopping.set()
+
+    def _take_revoked(self, token_ids: Iterable[str]) -> None:
+        self._calls.revoked = frozenset(token_ids)
 
     def _fresh_socket(self) -> str:
         make_private(self.settings.run_dir)

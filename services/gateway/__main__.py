@@ -57,6 +57,8 @@ async def main(member: Member) -> None:
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens), member.server)
     member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService")
+    member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
+    member.refuse_revoked(siblings.channels["contract"])
 
     try:
         async with asyncio.TaskGroup() as background:

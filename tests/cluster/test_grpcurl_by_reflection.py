@@ -28,14 +28,23 @@ def grpcurl(
 def test_services_are_listed_at_every_management_port(mesh: RunningMesh, port: str) -> None:
     answer = grpcurl(mesh, "list", port=port, token=False)
     assert answer.returncode == 0, answer.stderr
-    own = {"gateway": "GatewayService", "contract": "ContractService", "download": "DownloadService"}[port]
-    assert f"llamesh.v1.{own}" in answer.stdout.split()
+    own = {"contract": ["ContractService"], "download": ["DownloadService"]}
+    shown = own.get(port, ["ContractService", "DownloadService", "GatewayService"])
+    assert [name for name in answer.stdout.split() if name.startswith("llamesh.")] == [
+        f"llamesh.v1.{name}" for name in shown
+    ]
 
 
 def test_a_service_is_described(mesh: RunningMesh) -> None:
     answer = grpcurl(mesh, "describe", "llamesh.v1.GatewayService", token=False)
     assert answer.returncode == 0, answer.stderr
     assert "rpc Serve" in answer.stdout
+
+
+def test_a_call_is_described_by_its_own_name(mesh: RunningMesh) -> None:
+    answer = grpcurl(mesh, "describe", "llamesh.v1.DownloadService.StartDownload", token=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "rpc StartDownload ( .llamesh.v1.StartDownloadRequest )" in answer.stdout
 
 
 @pytest.mark.parametrize(

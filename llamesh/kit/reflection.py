@@ -1,0 +1,55 @@
+"""Server reflection: what grpcurl and its like ask, so that nobody needs the contracts' files.
+
+Invariant: services that only members may call are not shown. `v1` and `v1alpha` are the same messages under two names; clients ask for the
+newer first, and one that is refused for any other reason than UNIMPLEMENTED asks no further, so both are answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from llamesh.v1 import options_pb2
+
+NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+
+class _Pool:
+    """The default pool, in which the name of a method finds its service's file, as `grpcurl describe` asks for it."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's own name
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            method: MethodDescriptor = self._pool.FindMethodByName(symbol)
+            return method.containing_service.file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+def is_public(service: str) -> bool:
+    """Whether a service has a call for others than members."""
+    methods = descriptor_pool.Default().FindServiceByName(service).methods
+    return any(not method.GetOptions().Extensions[options_pb2.access].internal for method in methods)
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Answer reflection about the public ones of these services."""
+    servicer = ReflectionServicer([*filter(is_public, services), *NAMES], pool=_Pool())
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = (grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in NAMES)
+    server.add_generic_rpc_handlers(tuple(handlers))
