@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
-from llamesh.v1.server_pb2 import MemoryEstimate, RuntimeParameters
-from services.contract import fit
+from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import parameters as runtime
 from services.contract.admission import Leases
 from services.contract.check import DEFAULT_NAMESPACE, Checker, Wish
@@ -22,7 +19,16 @@ from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions
 from services.contract.grants import ADMIN, role_scopes
 from services.contract.keys import Keys
-from services.contract.tables import Clock, ContractRow, DecisionRow, KeyRow
+from services.contract.messages import (
+    contract_message,
+    decision_message,
+    key_message,
+    memory_message,
+    moment,
+    refusal_message,
+    usage_message,
+)
+from services.contract.tables import Clock, ContractRow
 from services.contract.usage import Ledger
 
 USAGE_WINDOW = timedelta(days=30)
@@ -67,12 +73,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         outcome = await self._checker.check(wish, identity.subject, identity.contract_id)
         return contract_pb2.CheckResponse(
             allowed=not outcome.refusals,
-            refusals=[
-                contract_pb2.Refusal(
-                    reason=item.reason, message=item.message, remedy=item.remedy, metadata=item.metadata
-                )
-                for item in outcome.refusals
-            ],
+            refusals=[refusal_message(refusal) for refusal in outcome.refusals],
             memory=memory_message(outcome.memory),
             free_bytes=outcome.free_bytes,
             parameters=parameters,
@@ -159,20 +160,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             raise invalid_field("start_time", "is after end_time")
         subject = usage_subject(caller(), request.subject)
         rows, token = await self._ledger.page(subject, start, end, request.page_size, request.page_token)
-        usage = [
-            contract_pb2.Usage(
-                day=row.day,
-                subject=row.subject,
-                model_name=row.model_name,
-                contract_id=row.contract_id,
-                requests=row.requests,
-                prompt_tokens=row.prompt_tokens,
-                completion_tokens=row.completion_tokens,
-                unknown_requests=row.unknown_requests,
-            )
-            for row in rows
-        ]
-        return contract_pb2.ListUsageResponse(usage=usage, next_page_token=token)
+        return contract_pb2.ListUsageResponse(usage=[usage_message(row) for row in rows], next_page_token=token)
 
     async def ListDecisions(  # noqa: N802
         self, request: contract_pb2.ListDecisionsRequest, context: Any
@@ -192,15 +180,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         return decision_message(await self._decisions.get(whose(caller()), request.decision_id))
 
     def _contract(self, row: ContractRow) -> contract_pb2.Contract:
-        return contract_pb2.Contract(
-            contract_id=row.contract_id,
-            display_name=row.display_name,
-            max_concurrent_requests=row.max_concurrent_requests,
-            models=row.models,
-            create_time=timestamp(row.create_time),
-            update_time=timestamp(row.update_time),
-            running_requests=self._leases.running(row.contract_id),
-        )
+        return contract_message(row, self._leases.running(row.contract_id))
 
 
 class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
@@ -247,58 +227,3 @@ def usage_subject(identity: Identity, asked: str) -> str | None:
             Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
         )
     return asked or whose(identity)
-
-
-def moment(timestamp: Timestamp, name: str) -> datetime:
-    """A moment of a request; INVALID_FIELD where it is none."""
-    try:
-        return timestamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise invalid_field(name, "is outside of the years 1 to 9999") from error
-
-
-def timestamp(value: datetime) -> Timestamp:
-    """A moment as a message."""
-    message = Timestamp()
-    message.FromDatetime(value)
-    return message
-
-
-def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
-    """An estimate as a message."""
-    return MemoryEstimate(
-        weights_bytes=memory.weights_bytes,
-        kv_cache_bytes=memory.kv_cache_bytes,
-        overhead_bytes=memory.overhead_bytes,
-        replicas=memory.replicas,
-        total_bytes=memory.total_bytes,
-    )
-
-
-def key_message(row: KeyRow) -> contract_pb2.Key:
-    """A key as a message."""
-    return contract_pb2.Key(
-        key_id=row.key_id,
-        display_name=row.display_name,
-        owner=row.owner,
-        contract_id=row.contract_id,
-        scopes=row.scopes,
-        create_time=timestamp(row.create_time),
-        expire_time=timestamp(row.expire_time),
-        revoke_time=timestamp(row.revoke_time) if row.revoke_time else None,
-    )
-
-
-def decision_message(row: DecisionRow) -> contract_pb2.Decision:
-    """A decision as a message."""
-    return contract_pb2.Decision(
-        decision_id=row.decision_id,
-        create_time=timestamp(row.create_time),
-        subject=row.subject,
-        action=row.action,
-        object=row.object,
-        allowed=row.allowed,
-        refusals=[contract_pb2.Refusal(**refusal) for refusal in row.refusals],
-        memory=MemoryEstimate(**row.memory) if row.memory else None,
-        contract_id=row.contract_id,
-    )

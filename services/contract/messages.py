@@ -1,0 +1,102 @@
+"""The contract service's rows and estimates as messages, and moments of messages as ours."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamesh.kit.errors import invalid_field
+from llamesh.v1 import contract_pb2
+from llamesh.v1.server_pb2 import MemoryEstimate
+from services.contract import fit, policy
+from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
+
+
+def moment(timestamp: Timestamp, name: str) -> datetime:
+    """A moment of a request; INVALID_FIELD where it is none."""
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise invalid_field(name, "is outside of the years 1 to 9999") from error
+
+
+def timestamp(value: datetime) -> Timestamp:
+    """A moment as a message."""
+    message = Timestamp()
+    message.FromDatetime(value)
+    return message
+
+
+def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
+    """An estimate as a message."""
+    return MemoryEstimate(
+        weights_bytes=memory.weights_bytes,
+        kv_cache_bytes=memory.kv_cache_bytes,
+        overhead_bytes=memory.overhead_bytes,
+        replicas=memory.replicas,
+        total_bytes=memory.total_bytes,
+    )
+
+
+def refusal_message(refusal: policy.Refusal) -> contract_pb2.Refusal:
+    """A refusal as a message."""
+    return contract_pb2.Refusal(
+        reason=refusal.reason, message=refusal.message, remedy=refusal.remedy, metadata=refusal.metadata
+    )
+
+
+def contract_message(row: ContractRow, running_requests: int) -> contract_pb2.Contract:
+    """A contract as a message."""
+    return contract_pb2.Contract(
+        contract_id=row.contract_id,
+        display_name=row.display_name,
+        max_concurrent_requests=row.max_concurrent_requests,
+        models=row.models,
+        create_time=timestamp(row.create_time),
+        update_time=timestamp(row.update_time),
+        running_requests=running_requests,
+    )
+
+
+def usage_message(row: UsageRow) -> contract_pb2.Usage:
+    """Usage as a message."""
+    return contract_pb2.Usage(
+        day=row.day,
+        subject=row.subject,
+        model_name=row.model_name,
+        contract_id=row.contract_id,
+        requests=row.requests,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        unknown_requests=row.unknown_requests,
+    )
+
+
+def key_message(row: KeyRow) -> contract_pb2.Key:
+    """A key as a message."""
+    return contract_pb2.Key(
+        key_id=row.key_id,
+        display_name=row.display_name,
+        owner=row.owner,
+        contract_id=row.contract_id,
+        scopes=row.scopes,
+        create_time=timestamp(row.create_time),
+        expire_time=timestamp(row.expire_time),
+        revoke_time=timestamp(row.revoke_time) if row.revoke_time else None,
+    )
+
+
+def decision_message(row: DecisionRow) -> contract_pb2.Decision:
+    """A decision as a message."""
+    return contract_pb2.Decision(
+        decision_id=row.decision_id,
+        create_time=timestamp(row.create_time),
+        subject=row.subject,
+        action=row.action,
+        object=row.object,
+        allowed=row.allowed,
+        refusals=[contract_pb2.Refusal(**refusal) for refusal in row.refusals],
+        memory=MemoryEstimate(**row.memory) if row.memory else None,
+        contract_id=row.contract_id,
+    )
