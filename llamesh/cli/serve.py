@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
+from llamesh import parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.servers import SERVER
-from llamesh.client import parameters
+from llamesh.client.parameters import bounds, kind
 
 LLAMA = Group(
     "llama.cpp", sort_key=10, help="What each engine is started with; after -- llama.cpp's own flags are taken too."
@@ -32,7 +33,7 @@ def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]
     """Give a command one option for each runtime parameter; it receives them as keyword arguments."""
     options = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item))
-        for item in parameters.parameters().values()
+        for item in parameters.all_parameters().values()
     ]
     own = inspect.signature(command, eval_str=True)
     kept = [item for item in own.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -46,11 +47,10 @@ def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]
 
 
 def _annotation(item: parameters.Parameter) -> Any:
-    kind: Any = Literal[tuple(item.words)] if item.words else item.kind
-    described = Parameter(
-        name=item.flags, negative=item.negative or "", help=item.bounds, group=LLAMA, show_default=False
-    )
-    return Annotated[kind | None, described]
+    value: Any = Literal[tuple(item.words)] if item.words else kind(item)
+    flags = (item.flag, *item.aliases)
+    described = Parameter(name=flags, negative=item.negative, help=bounds(item), group=LLAMA, show_default=False)
+    return Annotated[value | None, described]
 
 
 @with_runtime_parameters

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
-from llamesh.v1 import options_pb2, server_pb2
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One field of RuntimeParameters."""
-
-    name: str
-    flags: tuple[str, ...]
-    """The canonical flag, then its other spellings."""
-    negative: str
-    """The flag that says no to a boolean; empty where there is none."""
-    kind: type[bool] | type[int] | type[float] | type[str]
-    words: Mapping[str, int]
-    """Of an enum: its values as llama.cpp's command line has them."""
-    bounds: str
-    """For people; empty where there are none."""
-
-
-@cache
-def parameters() -> Mapping[str, Parameter]:
-    """All parameters by name, in the contract's order."""
-    return {field.name: _read(field) for field in server_pb2.RuntimeParameters.DESCRIPTOR.fields}
+from llamesh.parameters import Parameter, Value, all_parameters
+from llamesh.v1 import server_pb2
 
 
 def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
     """The message for the values that are not None. ValueError naming a parameter that there is not, or a word it does not know."""
     message = server_pb2.RuntimeParameters()
     for name, value in values.items():
-        known = parameters().get(name)
+        known = all_parameters().get(name)
         if known is None:
-            raise ValueError(f"{name} is not a runtime parameter; those are: {', '.join(parameters())}")
+            raise ValueError(f"{name} is not a runtime parameter; those are: {', '.join(all_parameters())}")
         if value is None:
             continue
         if known.words and value not in known.words:
@@ -54,35 +29,24 @@ def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
     return message
 
 
-def _read(field: FieldDescriptor) -> Parameter:
-    flag = field.GetOptions().Extensions[options_pb2.llama]
-    kinds: dict[int, type[bool] | type[int] | type[float] | type[str]] = {
+def kind(parameter: Parameter) -> type[bool] | type[int] | type[float] | type[str]:
+    """The Python type of its values; of an enum's, which are words, str."""
+    kinds: dict[int, type[bool] | type[float] | type[str]] = {
         FieldDescriptor.CPPTYPE_BOOL: bool,
         FieldDescriptor.CPPTYPE_DOUBLE: float,
         FieldDescriptor.CPPTYPE_STRING: str,
         FieldDescriptor.CPPTYPE_ENUM: str,
     }
-    words = {
-        value.GetOptions().Extensions[options_pb2.llama_value]: value.number
-        for value in (field.enum_type.values if field.enum_type else ())
-        if value.number
-    }
-    return Parameter(
-        name=field.name,
-        flags=(flag.flag, *flag.aliases),
-        negative=flag.negative,
-        kind=kinds.get(field.cpp_type, int),
-        words=words,
-        bounds=_bounds(field),
-    )
+    return kinds.get(parameter.field.cpp_type, int)
 
 
-def _bounds(field: FieldDescriptor) -> str:
-    rules = field.GetOptions().Extensions[validate_pb2.field]
+def bounds(parameter: Parameter) -> str:
+    """The least and the most of a number, for people; empty where there are none."""
+    rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     chosen = rules.WhichOneof("type")
     if chosen not in {"uint32", "int32", "double"}:
         return ""
-    bounds = {key.name: value for key, value in getattr(rules, chosen).ListFields()}
-    low = bounds.get("gte", bounds.get("gt", 0 if chosen == "uint32" else None))
-    high = bounds.get("lte", bounds.get("lt"))
+    limits = {key.name: value for key, value in getattr(rules, chosen).ListFields()}
+    low = limits.get("gte", limits.get("gt", 0 if chosen == "uint32" else None))
+    high = limits.get("lte", limits.get("lt"))
     return f"{low:g} to {high:.10g}" if low is not None and high is not None else ""

@@ -17,9 +17,10 @@ from google.protobuf.message import Message
 
 from llamesh.client import errors
 from llamesh.client.names import resolve
-from llamesh.client.parameters import Value, typed
+from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile
 from llamesh.client.transport import Transport
+from llamesh.parameters import Value
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
