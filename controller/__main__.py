@@ -17,7 +17,6 @@ from controller.declared import DeclaredServers
 from controller.lock import exclusive
 from controller.models import Models
 from controller.reconcile import Reconciler
-from controller.revocations import Revocations
 from controller.runtimes.process import ProcessRuntime
 from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
@@ -27,6 +26,7 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
+from llamesh.kit.revocations import Revocations
 from llamesh.kit.serving import Member, run
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, cast
 import grpc
 import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
@@ -83,10 +83,17 @@ def _path(field: Any) -> str:
     return ".".join(parts) or "(message)"
 
 
-def authorise(access: options_pb2.Access | None, claims: str | None, *, from_outside: bool = False) -> Identity | None:
+def authorise(
+    access: options_pb2.Access | None,
+    claims: str | None,
+    *,
+    from_outside: bool = False,
+    revoked: Collection[str] = frozenset(),
+) -> Identity | None:
     """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more.
 
     `from_outside`: the call came through Envoy, which must never route an internal method; if it does, it ends here.
+    `revoked`: ids of tokens that no longer count.
     """
     if access is not None and access.internal and from_outside:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call is for members of the mesh only")
@@ -95,6 +102,8 @@ def authorise(access: options_pb2.Access | None, claims: str | None, *, from_out
         return identity
     if identity is None:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call needs a token")
+    if identity.token_id in revoked:
+        raise _revoked()
     if access.scope and not identity.has(access.scope):
         raise MeshError(
             Reason.ERROR_REASON_SCOPE_MISSING,
@@ -104,10 +113,14 @@ def authorise(access: options_pb2.Access | None, claims: str | None, *, from_out
     return identity
 
 
+def _revoked() -> MeshError:
+    return MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")
+
+
 class _Call:
     """One call while it is served."""
 
-    def __init__(self, method: Method, context: Context) -> None:
+    def __init__(self, method: Method, context: Context, revoked: Collection[str]) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -121,14 +134,19 @@ class _Call:
                 method.access,
                 cast("str | None", metadata.get(CLAIMS_HEADER)),
                 from_outside=FRONT_DOOR_HEADER in metadata,
+                revoked=revoked,
             )
         except MeshError as error:
             self.refusal = error
         current_identity.set(self.identity)
 
-    def check(self, request: Message) -> None:
+    def check(self, request: Message | None) -> None:
         if self.refusal:
             raise self.refusal
+        if request is None:
+            raise MeshError(
+                Reason.ERROR_REASON_INVALID_FIELD, "the request cannot be decoded: its bytes are no such message"
+            )
         validate(request)
 
     async def fail(self, error: BaseException) -> None:
@@ -170,6 +188,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self.streams = Streams()
+        self.revoked: Collection[str] = frozenset()
+        """Ids of tokens that no longer count."""
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -184,30 +204,41 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or not method.startswith("/llamesh."):
                 return self.streams.ending(handler) if handler and handler.stream_stream else handler
-            found = self._wrapped[method] = _wrap(method, handler, self.streams)
+            found = self._wrapped[method] = _wrap(method, handler, self)
         return found
 
 
-def _wrap(method: str, handler: Any, streams: Streams) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHandler[Any, Any]:
     known = method_of(method)
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(
-            _unary(known, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            _unary(known, handler.unary_unary, calls), _decoder(handler), handler.response_serializer
         )
     if handler.unary_stream:
         return grpc.unary_stream_rpc_method_handler(
-            _stream(known, handler.unary_stream, streams),
-            handler.request_deserializer,
-            handler.response_serializer,
+            _stream(known, handler.unary_stream, calls), _decoder(handler), handler.response_serializer
         )
     raise TypeError(f"{method}: contracts of the mesh have no client streams")
 
 
+def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Message | None]:
+    """Reads a request; None for bytes that are no such message, so that the call is refused like any other."""
+    decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
+
+    def read(data: bytes) -> Message | None:
+        try:
+            return decode(data)
+        except DecodeError:
+            return None
+
+    return read
+
+
 def _unary(
-    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]]
-) -> Callable[[Message, Context], Awaitable[Any]]:
-    async def serve(request: Message, context: Context) -> Any:
-        call = _Call(method, context)
+    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
+) -> Callable[[Message | None, Context], Awaitable[Any]]:
+    async def serve(request: Message | None, context: Context) -> Any:
+        call = _Call(method, context, calls.revoked)
         try:
             call.check(request)
             response = await behaviour(request, context)
@@ -229,10 +260,12 @@ def _unary(
 def _stream(
     method: Method,
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
-    streams: Streams,
-) -> Callable[[Message, Context], AsyncIterator[Any]]:
-    async def serve(request: Message, context: Context) -> AsyncIterator[Any]:
-        call = _Call(method, context)
+    calls: MeshInterceptor,
+) -> Callable[[Message | None, Context], AsyncIterator[Any]]:
+    streams = calls.streams
+
+    async def serve(request: Message | None, context: Context) -> AsyncIterator[Any]:
+        call = _Call(method, context, calls.revoked)
         try:
             call.check(request)
             if streams.draining:
@@ -241,6 +274,9 @@ def _stream(
             async with aclosing(behaviour(request, context)) as responses:
                 with streams.open():
                     async for response in responses:
+                        # A heartbeat comes this way too, so a stream outlives its token by that much at most.
+                        if call.identity and call.identity.token_id in calls.revoked:
+                            raise _revoked()
                         yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             if streams.draining and isinstance(error, asyncio.CancelledError):

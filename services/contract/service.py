@@ -46,7 +46,7 @@ class ContractService:
         self._stopping = member.stopping
         self._database = database
         self._channels: dict[str, grpc.aio.Channel] = {
-            name: channel(settings, name) for name in ("gateway", "download", "controller")
+            name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")
         }
         inventory = Inventory(
             download_pb2_grpc.CatalogueServiceStub(self._channels["download"]),
@@ -70,6 +70,8 @@ class ContractService:
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server(AdmissionServicer(contracts, keys), member.server)
         FrontDoor(leases, limits, self._ledger, self._decisions, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.ContractService", "llamesh.v1.AdmissionService")
+        # Its own stream, through its own socket: told like every other member, at the same time.
+        member.refuse_revoked(self._channels["contract"])
 
     async def keep_books(self) -> None:
         """Write what is in memory and forget what is old, until the process stops. A database that fails is tried again."""

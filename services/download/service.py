@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.objects import ObjectStore, object_store
@@ -61,6 +62,8 @@ async def serve(member: Member, *, source: Source | None = None, clock: Callable
     add_DownloadServiceServicer_to_server(downloads, member.server)
     add_CatalogueServiceServicer_to_server(CatalogueServicer(catalogue, transfers, worker, changes), member.server)
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
+    contract = channel(settings, "contract")
+    member.refuse_revoked(contract)
     await database.migrate("services.download")
     working = asyncio.create_task(worker.run())
     try:
@@ -69,5 +72,6 @@ async def serve(member: Member, *, source: Source | None = None, clock: Callable
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
+        await contract.close()
         await store.close()
         await database.close()

@@ -23,15 +23,16 @@ class Siblings:
     """grpc.health of each sibling by its name."""
 
     def __init__(self, settings: Settings) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {
+        self.channels: dict[str, grpc.aio.Channel] = {
             name: channel(settings, name) for name in ("contract", "download", "controller")
         }
-        self.contract = contract_pb2_grpc.ContractServiceStub(self._channels["contract"])
-        self.admission = admission_pb2_grpc.AdmissionServiceStub(self._channels["contract"])
-        self.catalogue = download_pb2_grpc.CatalogueServiceStub(self._channels["download"])
-        self.controller = controller_pb2_grpc.ControllerServiceStub(self._channels["controller"])
-        self.health = {name: health_pb2_grpc.HealthStub(own) for name, own in self._channels.items()}
+        """The channels by the name of the sibling."""
+        self.contract = contract_pb2_grpc.ContractServiceStub(self.channels["contract"])
+        self.admission = admission_pb2_grpc.AdmissionServiceStub(self.channels["contract"])
+        self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])
+        self.controller = controller_pb2_grpc.ControllerServiceStub(self.channels["controller"])
+        self.health = {name: health_pb2_grpc.HealthStub(own) for name, own in self.channels.items()}
 
     async def close(self) -> None:
         """Close all channels; calls under way are cancelled."""
-        await asyncio.gather(*(own.close() for own in self._channels.values()))
+        await asyncio.gather(*(own.close() for own in self.channels.values()))

@@ -103,6 +103,29 @@ async def test_streams_are_guarded_like_single_answers(gateway, as_caller) -> No
     assert lines == ["one"]
 
 
+async def test_bytes_that_are_no_such_message_are_refused_in_words_of_our_own(
+    gateway, one_settings, connect, as_caller
+) -> None:
+    channel, ada = connect(one_settings, "gateway"), as_caller("ada", "manage")
+    for data in (b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f", b"\x07"):
+        with refused("INVALID_FIELD") as refusal:
+            await channel.unary_unary("/llamesh.v1.GatewayService/GetServer")(data, metadata=ada)
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "protobuf" not in refusal.message
+        with refused("INVALID_FIELD"):
+            await anext(aiter(channel.unary_stream("/llamesh.v1.GatewayService/ReadServerLog")(data, metadata=ada)))
+        with refused("UNAUTHENTICATED"):
+            await channel.unary_unary("/llamesh.v1.GatewayService/GetServer")(data)
+
+
+async def test_a_token_with_many_scopes_is_no_matter(gateway, as_caller) -> None:
+    many = [f"infer:model-of-a-team-{number}" for number in range(1000)]
+    answer = await gateway.GetServer(
+        gateway_pb2.GetServerRequest(server_uuid="x"), metadata=as_caller("ada", "manage", *many)
+    )
+    assert answer.server_uuid == "x"
+
+
 async def test_a_method_without_handler_is_not_implemented(gateway, as_caller) -> None:
     with refused("NOT_IMPLEMENTED") as refusal:
         await gateway.GetUser(gateway_pb2.GetUserRequest(username="ada"), metadata=as_caller("root", "admin"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import grpc
+
 from llamesh.v1 import admission_pb2, contract_pb2
 from llamesh.v1.gateway_pb2 import Role
 from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
@@ -164,6 +166,20 @@ async def test_revocations_come_first_as_they_are_then_each_at_once(mesh, as_cal
         assert list((await asyncio.wait_for(watch.read(), 5)).key_ids) == [keys[1]]
         watch.cancel()
     assert datetime.now(UTC) - started < timedelta(seconds=1)
+
+
+async def test_a_revoked_key_manages_nothing_more(mesh, as_caller) -> None:
+    ada = as_caller("ada", "infer:*", "manage")
+    key_id = (await create_key(mesh, ada)).key.key_id
+    program = as_caller("ada", "infer:*", "manage", jti=key_id)
+    await mesh.contract.ListKeys(contract_pb2.ListKeysRequest(), metadata=program)
+    await mesh.contract.RevokeKey(contract_pb2.RevokeKeyRequest(key_id=key_id), metadata=program)
+    refused = None
+    async with asyncio.timeout(1):
+        while not refused:
+            answered = mesh.contract.ListKeys(contract_pb2.ListKeysRequest(), metadata=program)
+            refused = await answered.code() is grpc.StatusCode.UNAUTHENTICATED
+    await mesh.contract.ListKeys(contract_pb2.ListKeysRequest(), metadata=ada)
 
 
 async def test_a_key_that_is_not_signed_is_not_recorded(mesh, as_caller) -> None:

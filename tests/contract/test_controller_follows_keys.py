@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from controller import revocations, signing
-from controller.revocations import Revocations
+from controller import signing
 from controller.signing import SigningKeys
+from llamesh.kit import revocations
 from llamesh.kit.config import Settings
+from llamesh.kit.revocations import Revocations
 from llamesh.v1.admission_pb2 import WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysResponse

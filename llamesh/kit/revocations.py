@@ -1,4 +1,5 @@
-"""The tokens that no longer count: the contract service's stream, kept open, goes to Envoy as it comes.
+"""The tokens that no longer count, as the contract service's stream, kept open, tells them: the controller hands them to
+Envoy for inference, the public services refuse them themselves.
 
 Invariant: a service that is away never brings a revoked token back; what was learned stays until a full list replaces it.
 """
