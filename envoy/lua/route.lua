@@ -18,6 +18,11 @@ end
 for _, name in ipairs({ "url", "image_url", "video_url", "audio_url", "file_url", "data", "file_data" }) do
   WATCHED[name] = "media"
 end
+-- Windows of samplers: llama.cpp allocates as many entries as the number says, and one request could take the machine's memory.
+local LARGEST = 131072
+for _, name in ipairs({ "repeat_last_n", "dry_penalty_last_n" }) do
+  WATCHED[name] = "bounded"
+end
 local REMOTE = { http = true, https = true, file = true, ftp = true }
 -- A model's name becomes a header's value.
 local MAX_MODEL = 256
@@ -69,7 +74,7 @@ local function in_scope(claims, wanted)
   return false
 end
 
--- What the body says: {model, forbidden, remote}, the latter two the names of keys that may not pass; nil where it is not JSON.
+-- What the body says: {model, forbidden, remote, excess}, all but the first the names of keys that may not pass; nil where it is not JSON.
 local function read(body)
   local said = {}
   local readable = json_keys.each(body, WATCHED, function(name, depth, at)
@@ -80,6 +85,11 @@ local function read(body)
       local scheme = (json_keys.string_at(body, at, 64) or ""):match("^%s*(%a+):")
       if scheme and REMOTE[scheme:lower()] then
         said.remote = said.remote or name
+      end
+    elseif kind == "bounded" then
+      local number = tonumber(body:match("^-?[%d.eE+-]+", at) or "")
+      if number and number > LARGEST then
+        said.excess = said.excess or name
       end
     elseif depth == 1 then
       said.model = json_keys.string_at(body, at, 6 * MAX_MODEL + 6)
@@ -153,6 +163,10 @@ function envoy_on_request(request)
   if said.remote then
     return refuse(request, "400", "invalid_request_error", "remote_media",
       "Media is not fetched from elsewhere: send it in the request, as a data: URL.", said.remote)
+  end
+  if said.excess then
+    return refuse(request, "400", "invalid_request_error", "invalid_value",
+      "The field " .. said.excess .. " may be " .. LARGEST .. " at most.", said.excess)
   end
 
   if (claims and claims.ask) or request:metadata():get("ask " .. cluster) then

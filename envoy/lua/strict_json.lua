@@ -6,7 +6,7 @@
 
 local MAX_DEPTH = 32
 
--- A reader for JSON that is here to find names, not to judge: what it cannot read it leaves to the transcoder, whose messages are better. Objects become tables
+-- A reader for JSON that is here to find names; finer mistakes in values are the transcoder's to refuse. Objects become tables
 -- with their names, arrays tables with numbers; all else becomes true, strings themselves.
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 local read
@@ -145,7 +145,10 @@ function envoy_on_request(request)
     return refuse(request, "415", 3, "The body must be JSON: send content-type: application/json.")
   end
   local readable, body = pcall(parse, text)
-  if not readable then return end
+  if not readable then
+    -- The transcoder reads more than JSON, keys without quotes for instance, and would drop those that are no fields.
+    return refuse(request, "400", 3, "The body cannot be read as JSON.")
+  end
   local name = binding.message ~= "" and unknown_field(body, binding.message, "") or nil
   if binding.message == "" and next(type(body) == "table" and body or {}) then
     return refuse(request, "400", 3, "This call takes no body.")

@@ -120,6 +120,19 @@ def test_forbidden_fields_are_named(name: str, form: str) -> None:
     assert outcome.answer["error"]["param"] == name
 
 
+@pytest.mark.parametrize("name", ["repeat_last_n", "dry_penalty_last_n"])
+@pytest.mark.parametrize("value", [b"131073", b"2147483647", b"2e9", b"1.5E+8 "])
+def test_windows_that_would_take_the_machines_memory_are_refused(name: str, value: bytes) -> None:
+    outcome = run(b'{"model":"smol","%s": %s}' % (name.encode(), value))
+    assert (outcome.status, outcome.code) == (400, "invalid_value")
+    assert outcome.answer["error"]["param"] == name
+
+
+@pytest.mark.parametrize("value", [-1, 0, 64, 131072, None, "2147483647"])
+def test_windows_of_a_usual_size_pass(value: object) -> None:
+    assert run({"model": "smol", "repeat_last_n": value, "dry_penalty_last_n": value}).status is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
