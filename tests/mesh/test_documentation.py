@@ -18,6 +18,10 @@ from tests.mesh.running import ROOT, RunningMesh, running_mesh
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 PORTS = {"8080": "inference", "8200": "gateway", "8201": "contract", "8202": "download"}
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +29,8 @@ def mesh() -> Iterator[RunningMesh]:
     """A mesh of its own: the commands change it."""
     with running_mesh() as running:
         (running.home / "import").mkdir(parents=True, exist_ok=True)
-        sentence.write(running.home / "import" / "words.gguf")
-        sentence.write(running.home / "import" / "Qwen.gguf")
+        for name in ("words", "Qwen", "Phi"):
+            sentence.write(running.home / "import" / f"{name}.gguf")
         yield running
 
 
@@ -58,18 +62,28 @@ def shown(output: str, expected: str) -> bool:
     return re.search(pattern, output, re.DOTALL) is not None
 
 
-def test_the_guide(mesh: RunningMesh, shell: dict[str, str]) -> None:
-    ran = 0
-    for block in fences("docs/guide.md", "console"):
-        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = step.partition("\n")
-            answer = subprocess.run(
-                ["bash", "-c", at_home(command, mesh)], env=shell, capture_output=True, text=True, timeout=90
-            )
-            assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
-            assert shown(answer.stdout + answer.stderr, expected), f"{command}\n{answer.stdout}\n{answer.stderr}"
-            ran += 1
-    assert ran >= 14
+def steps(block: str) -> Iterator[tuple[str, str]]:
+    """The commands of a console block, each with what the page shows it to print."""
+    for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, expected = step.partition("\n")
+        yield command, expected
+
+
+def typed(command: str, mesh: RunningMesh, shell: dict[str, str], expected: str = "...") -> None:
+    """Run a command as a user types it; it succeeds and prints what is expected."""
+    answer = subprocess.run(
+        ["bash", "-c", at_home(command, mesh)], env=shell, capture_output=True, text=True, timeout=90
+    )
+    assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
+    assert shown(answer.stdout + answer.stderr, expected), f"{command}\n{answer.stdout}\n{answer.stderr}"
+
+
+@pytest.mark.parametrize(("page", "least"), [("docs/guide.md", 14), ("docs/from-the-reference-deployment.md", 5)])
+def test_the_commands_of_a_page(mesh: RunningMesh, shell: dict[str, str], page: str, least: int) -> None:
+    commands = [step for block in fences(page, "console") for step in steps(block)]
+    assert len(commands) >= least
+    for command, expected in commands:
+        typed(command, mesh, shell, expected)
 
 
 def test_the_calls_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> None:
@@ -95,3 +109,30 @@ def test_the_calls_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> No
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert answer.stdout.count(sentence.SENTENCE) == 2
     assert '"state":"SERVER_STATE_STOPPED"' in answer.stdout
+
+
+def test_the_command_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> None:
+    block = next(block for block in fences("README.md", "console") if "llamesh login" in block)
+    block = block.replace("https://models.example/Phi.gguf", (mesh.home / "import" / "Phi.gguf").as_uri())
+    # A terminal asks for the password; here it comes by a pipe.
+    block = block.replace("llamesh login admin", "echo admin | llamesh login admin --password-stdin")
+    commands = [command for command, _ in steps(block)]
+    assert len(commands) == 6
+    for command in commands[:-1]:
+        typed(command, mesh, shell)
+    typed(commands[-1], mesh, shell, sentence.SENTENCE)
+
+
+def test_the_python_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> None:
+    (snippet,) = fences("README.md", "python")
+    snippet = at_home(snippet, mesh).replace("SmolLM2-135M-Instruct", "words")
+    answer = subprocess.run([sys.executable, "-c", snippet], env=shell, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert sentence.SENTENCE in answer.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / page).read_text())
+    missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    assert missing == []
