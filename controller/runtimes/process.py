@@ -21,12 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.runtimes import Engine, Exit, Load, Order, Phase, probe
+from controller.runtimes.ending import gone
 from controller.runtimes.enginelog import EngineLogs
-from controller.runtimes.identity import ProcessId, find_by_argument
 from controller.runtimes.records import Record, Records, new_record, with_process
 from llamesh.kit.config import Settings, make_private
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log
+from llamesh.processes import ProcessId, find_by_argument
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _READY_POLL_SECONDS = 0.02
@@ -159,7 +160,7 @@ class ProcessRuntime:
         log.info("engine adopted", server=record.server_uuid, instance=record.instance, pid=record.pid)
         if record.stopping:
             self._kill_later(held, self._grace)
-        held.watch = asyncio.create_task(self._live(held, record.process.gone()))
+        held.watch = asyncio.create_task(self._live(held, gone(record.process)))
 
     async def _live(self, held: _Held, ended: Awaitable[int | None]) -> None:
         waiting = asyncio.create_task(self._until_ready(held))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from controller.runtimes.identity import ProcessId
+from llamesh.processes import ProcessId
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -17,11 +17,11 @@ from pydantic import SecretStr
 
 from controller.runtimes import Engine, Exit, Order, Phase
 from controller.runtimes.enginelog import EngineLogs
-from controller.runtimes.identity import ProcessId, find_by_argument
 from controller.runtimes.process import ProcessRuntime
 from controller.runtimes.records import Records, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
+from llamesh.processes import ProcessId, find_by_argument
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
 ENVIRONMENT = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded", "JWT_SECRET": "secret" * 8, "MINIO_SECRET_KEY": "x"}

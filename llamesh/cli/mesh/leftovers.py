@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from llamesh.cli.mesh.identity import ProcessId
+from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
 """Children end by themselves when their supervisor dies; so long they are left to it."""

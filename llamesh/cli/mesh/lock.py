@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llamesh.cli.mesh.identity import ProcessId
 from llamesh.local_mesh import Addresses, is_held, lock_file
+from llamesh.processes import ProcessId
 
 
 class MeshRunningError(Exception):

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamesh.cli.mesh.identity import program_of
+from llamesh.processes import program_of
 
 
 def taken(address: str, ports: Mapping[str, int]) -> list[str]:

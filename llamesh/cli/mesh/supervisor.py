@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh.cli.mesh import leftovers, logfiles
-from llamesh.cli.mesh.identity import ProcessId
 from llamesh.cli.mesh.restarts import Restarts
+from llamesh.processes import ProcessId
 
 LIFELINE = "LLAMESH_LIFELINE_FD"
 ROTATE_SECONDS = 10.0

@@ -1,17 +1,22 @@
-"""Which process a pid means. A number alone is reused by the system; with its start time it names one process for good."""
+"""Which process a pid means. A number alone is reused by the system; with its start time it names one process for good.
+
+The supervisor keeps its children so, and the controller its engines. Invariant: nothing here acts on a process that has only
+come to have the number.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc/self/stat")
-"""There on Linux."""
+# Not a literal comparison: the type checker would take the other branch for dead.
+_LINUX = platform.system() == "Linux"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +54,14 @@ class ProcessId:
 
 def start_time(pid: int) -> str | None:
     """When the process started, as the system says it; None where there is none, or only its unreaped entry is left."""
-    if _PROC.exists():
+    if _LINUX:
         try:
             # The program's name, in parentheses, may itself hold spaces and parentheses.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] == "Z" else fields[19]
-    asked = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
+        return None if fields[0] in "ZX" else fields[19]
+    asked = _ps("-o", "stat=,lstart=", "-p", str(pid))
     return None if not asked or asked.startswith("Z") else asked.partition(" ")[2].strip()
 
 
@@ -68,3 +71,23 @@ def program_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+def find_by_argument(argument: str) -> ProcessId | None:
+    """The process that was started with this argument; None where there is none."""
+    if _LINUX:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                        return ProcessId.of(int(entry.name))
+        return None
+    for line in _ps("-axo", "pid=,command=").splitlines():
+        pid, _, command = line.strip().partition(" ")
+        if argument in command:
+            return ProcessId.of(int(pid))
+    return None
+
+
+def _ps(*arguments: str) -> str:
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout.strip()

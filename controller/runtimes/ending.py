@@ -1,0 +1,36 @@
+"""Waiting for the end of a process that need not be our child: an engine may have been started by a controller before us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from llamesh.processes import ProcessId
+
+_POLL_SECONDS = 0.2
+
+
+async def gone(process: ProcessId) -> None:
+    """Return when the process has ended; it need not be a child."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not Linux, or it is gone, or the kernel has no such call
+        while process.alive:  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(_POLL_SECONDS)
+        return
+    try:
+        # Opened by number: between the record and now it may have gone to somebody else.
+        if process.alive:
+            await _readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
