@@ -32,6 +32,9 @@ from llamesh.processes import ProcessId, find_by_argument
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _READY_POLL_SECONDS = 0.02
 _TRIM_SECONDS = 10.0
+SILENT_PROBES = 6
+"""So many questions in a row without an answer, and an engine counts as hung; each waits 2 s. The engine has HTTP threads to spare
+for them, so one that is merely busy answers. Counted and not timed: a machine that was suspended has hung nobody."""
 _KILL_MARGIN = 2.0
 """Beyond the grace: the engine itself cuts off what still runs when the grace is over."""
 _SIGNAL_WORDS = {signal.SIGKILL: "killed", signal.SIGSEGV: "crashed", signal.SIGABRT: "stopped itself"}
@@ -47,12 +50,17 @@ class _Held:
     exit: Exit | None = None
     watch: asyncio.Task[None] | None = None
     kill: asyncio.TimerHandle | None = None
+    hung: bool = False
 
 
 class ProcessRuntime:
     """The engines of this machine. All methods belong to one event loop."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str] | None = None, probe_seconds: float = 5.0
+    ) -> None:
+        """`probe_seconds`: how often an engine that is ready is asked whether it still answers."""
+        self._probe_seconds = probe_seconds
         self._grace = settings.drain_seconds
         self._environment = _without_secrets(os.environ if environment is None else environment)
         if settings.llama_server_bin:
@@ -163,12 +171,28 @@ class ProcessRuntime:
         held.watch = asyncio.create_task(self._live(held, gone(record.process)))
 
     async def _live(self, held: _Held, ended: Awaitable[int | None]) -> None:
-        waiting = asyncio.create_task(self._until_ready(held))
+        waiting = asyncio.create_task(self._watch(held))
         try:
             code = await ended
         finally:
             waiting.cancel()
         self._end(held, self._explain(held, code))
+
+    async def _watch(self, held: _Held) -> None:
+        await self._until_ready(held)
+        await self._until_silent(held)
+        if held.phase is Phase.READY:
+            log.error("engine killed: it does not answer any more", instance=held.record.instance)
+            held.hung = True
+            held.record.process.signal(signal.SIGKILL)
+
+    async def _until_silent(self, held: _Held) -> None:
+        """Until an engine that was ready has hung. Without this its requests would wait for ever, its server seeming well."""
+        socket = str(self._records.socket(held.record.instance))
+        silent = 0
+        while held.phase is Phase.READY and silent < SILENT_PROBES:
+            await asyncio.sleep(self._probe_seconds)
+            silent = 0 if await probe.is_ready(socket) else silent + 1
 
     async def _until_ready(self, held: _Held) -> None:
         socket = str(self._records.socket(held.record.instance))
@@ -199,6 +223,8 @@ class ProcessRuntime:
         left = self._records.explanation(held.record.instance)
         if left is not None:
             return Exit("".join(word.capitalize() for word in left[0].split("_")), left[1], asked)
+        if held.hung:
+            return Exit("EngineHung", "the engine did not answer any more and was killed", asked)
         if code is not None and code < 0:
             number = signal.Signals(-code)
             words = _SIGNAL_WORDS.get(number, "ended")

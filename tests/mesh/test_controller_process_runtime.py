@@ -12,10 +12,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Engine, Exit, Order, Phase
+from controller.runtimes import Engine, Exit, Order, Phase, probe
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.process import ProcessRuntime
 from controller.runtimes.records import Records, new_record
@@ -116,6 +117,29 @@ async def test_a_killed_engine_is_said_to_be_killed(runtime: ProcessRuntime, mod
     os.kill(int(engine.process), signal.SIGKILL)
     assert await ended(runtime) == Exit("EngineKilled", "the engine was killed (signal 9, SIGKILL)", asked=False)
     assert not Path(engine.address).exists()
+
+
+async def test_an_engine_that_hangs_is_found_out_and_killed(
+    settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_SECONDS", 0.2)
+    made = ProcessRuntime(settings, ENVIRONMENT, probe_seconds=0.05)
+    await made.open(lambda _: None)
+    engine = await ready(made, model)
+    group = [psutil.Process(int(engine.process)), *psutil.Process(int(engine.process)).children(recursive=True)]
+    # Busy for a moment only, then for good.
+    for pause in (0.2, None):
+        for process in group:
+            process.suspend()
+        if pause:
+            await asyncio.sleep(pause)
+            for process in group:
+                process.resume()
+            assert only(made).phase is Phase.READY
+    assert (await ended(made)).reason == "EngineHung"
+    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in group))
+    await made.stop_all(1)
+    await made.close()
 
 
 async def test_a_broken_model_is_said_to_be_broken(runtime: ProcessRuntime, tmp_path: Path) -> None:
