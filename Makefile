@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GEN := .tools/gen
+ENVOY_API := .tools/envoy-api
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 # Names of the reference deployment, kept for what takes their place on Kubernetes.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
@@ -34,6 +35,11 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 $(GEN)/gen.stamp: requirements/gen.txt
 	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)
 	@$(GEN)/bin/python $(PIP) -r requirements/gen.txt
+	@touch $@
+
+$(ENVOY_API)/gen.stamp: requirements/envoy-api.txt
+	@test -x $(ENVOY_API)/bin/python || $(PYTHON) -m venv $(ENVOY_API)
+	@$(ENVOY_API)/bin/python $(PIP) -r requirements/envoy-api.txt
 	@touch $@
 
 ##@ The mesh on this machine
@@ -93,13 +99,14 @@ format: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Bring code and contracts into the 
 	@$(BIN)/ruff format --quiet .
 	@$(GEN)/bin/buf format -w proto
 
-gen: $(GEN)/gen.stamp $(VENV)/dev.stamp ## Make stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
+gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Make stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
 	@$(BIN)/python tools/sync_client.py
+	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail where what is generated differs from what is committed
-	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync.py buf envoy/llamesh.binpb
-	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync.py buf envoy/llamesh.binpb)"
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb)"
 
 breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py

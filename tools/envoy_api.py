@@ -1,10 +1,7 @@
 """Writes envoy/api.binpb: the part of Envoy's API that the mesh speaks, as one FileDescriptorSet.
 
 It runs where the wheel `xds-protos` is installed, an environment of its own, because that wheel overwrites files of opentelemetry-proto and
-googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes.
-
-    python -m venv .tools/envoy-api && .tools/envoy-api/bin/pip install -r tools/envoy_api/requirements.txt
-    .tools/envoy-api/bin/python tools/envoy_api/generate.py envoy/api.binpb
+googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes. `make gen` runs it.
 """
 
 import importlib
