@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from functools import cached_property
 from ipaddress import ip_address
@@ -28,6 +29,9 @@ def _named(name: str, default: object, description: str) -> Any:
     return Field(default=default, validation_alias=AliasChoices(name, name.lower()), description=description)
 
 
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Raises pydantic.ValidationError, naming the setting, where a value is wrong."""
 
@@ -39,10 +43,10 @@ class Settings(BaseSettings):
     home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
     bind: str = _named("LLAMESH_BIND", "127.0.0.1", "Address that Envoy listens on.")
     public_host: str = _named("LLAMESH_PUBLIC_HOST", "localhost", "Host name in the endpoints that are shown.")
-    inference_port: int = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
-    gateway_port: int = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
-    contract_port: int = _named("LLAMESH_CONTRACT_PORT", 8201, "Envoy: the contract service.")
-    download_port: int = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Envoy: the download service.")
+    inference_port: Port = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
+    gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
+    contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Envoy: the contract service.")
+    download_port: Port = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Envoy: the download service.")
 
     database_url: SecretStr | None = _named(
         "DATABASE_URL",
@@ -134,6 +138,13 @@ class Settings(BaseSettings):
             raise ValueError("JWT_SECRET needs at least 32 characters; make one with: openssl rand -base64 48")
         return value
 
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(postgres(ql)?(\+\w+)?://|$)", value.get_secret_value()):
+            raise ValueError("it must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
+        return value
+
     @cached_property
     def run_dir(self) -> Path:
         """Directory of sockets: LLAMESH_HOME/run, or a short one where that would exceed the limit of Unix sockets."""
@@ -174,6 +185,10 @@ def problems(error: ValidationError) -> list[str]:
 
 def main() -> int:
     """Print the settings in force, secrets left out, and the run directory; exit 2 with the setting named where one is wrong."""
+    named = os.environ.get("LLAMESH_CONFIG")
+    if named and not Path(named).is_file():
+        sys.stderr.write(f"setting LLAMESH_CONFIG: there is no file {named}\n")
+        return 2
     try:
         settings = load_settings()
     except ValidationError as error:

@@ -6,6 +6,7 @@ Each service's migrations lie in `<package>/migrations/versions` and are brought
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -81,11 +82,20 @@ class Database:
             raise
 
     async def migrate(self, package: str) -> None:
-        """Bring the tables of a package (for instance "services.gateway") to the newest version."""
-        async with self.engine.begin() as connection:
-            if self.schema:
-                await self._own_schema(connection)
-            await connection.run_sync(_upgrade, package)
+        """Bring the tables of a package (for instance "services.gateway") to the newest version.
+
+        ConnectionError where the server does not answer.
+        """
+        try:
+            async with self.engine.begin() as connection:
+                if self.schema:
+                    await self._own_schema(connection)
+                await connection.run_sync(_upgrade, package)
+        except (ConnectionError, TimeoutError, socket.gaierror) as error:
+            server = f"{self.engine.url.host}:{self.engine.url.port or 5432}"
+            raise ConnectionError(
+                f"the database at {server} does not answer ({error.strerror or error}): start it, or correct DATABASE_URL"
+            ) from error
 
     async def _own_schema(self, connection: AsyncConnection) -> None:
         # Two replicas of a service may start at once: the lock lets one migrate and the other find it done.

@@ -77,3 +77,11 @@ async def test_tables_at_the_newest_version_are_left_alone_and_older_ones_are_br
     async with database.begin() as session:
         assert (await session.execute(text("SELECT count(*) FROM users"))).scalar_one() == 0
     await database.close()
+
+
+async def test_a_server_that_does_not_answer_is_named(settings: Settings) -> None:
+    nobody = type(settings.jwt_secret)("postgresql://ada:secret@127.0.0.1:1/x")
+    database = open_database(settings.model_copy(update={"database_url": nobody}), "probe")
+    with pytest.raises(ConnectionError, match=r"^the database at 127.0.0.1:1 does not answer .*DATABASE_URL$"):
+        await database.migrate("services.gateway")
+    await database.close()

@@ -16,7 +16,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import checks, ports
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.lock import MeshRunningError, held, holder
-from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.local_mesh import Addresses
 
 ADDRESSES = Addresses("http://localhost:1", "http://localhost:2")
@@ -46,7 +46,33 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
 
 def test_an_address_that_is_not_this_machines_is_named() -> None:
     (problem,) = ports.taken("192.0.2.1", {"LLAMESH_GATEWAY_PORT": 0})
-    assert "on 192.0.2.1" in problem
+    assert problem.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
+
+
+def test_one_port_for_two_listeners_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (problem,) = ports.taken("127.0.0.1", {"LLAMESH_INFERENCE_PORT": port, "LLAMESH_GATEWAY_PORT": port})
+    assert problem == f"LLAMESH_INFERENCE_PORT and LLAMESH_GATEWAY_PORT are both {port}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LLAMESH_GATEWAY_PORT", "99999", "less than or equal to 65535"),
+        ("DATABASE_URL", "mysql://ada:secret@db/x", "must begin with postgresql://"),
+        ("LLAMESH_CONFIG", "/nowhere/at/all", "there is no file /nowhere/at/all"),
+        ("MAX_REPLICAS", "many", "valid integer"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_without_its_secrets(
+    name: str, value: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError) as refused:
+        read_settings({"PATH": os.environ["PATH"], "HOME": str(tmp_path), name: value})
+    shown = refused.value.render()
+    assert (refused.value.code, f"setting {name}: " in shown, words in shown) == (2, True, True), shown
+    assert "secret" not in shown
 
 
 def test_a_full_disk_is_said_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

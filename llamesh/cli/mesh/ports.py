@@ -13,11 +13,17 @@ from llamesh.processes import program_of
 def taken(address: str, ports: Mapping[str, int]) -> list[str]:
     """Say of each port (by the setting that moves it) that cannot be listened on why; empty where all are free."""
     problems = []
+    first: dict[int, str] = {}
     for setting, port in ports.items():
+        # Envoy would share a port between two listeners, and answer with either.
+        if port and port in first:
+            problems.append(f"{first[port]} and {setting} are both {port}")
+            continue
+        first[port] = setting
         reason = _why_not(address, port)
         if reason:
-            problems.append(f"port {port} {reason}; {setting} moves it")
-    return problems
+            problems.append(reason if address in reason else f"port {port} {reason}; {setting} moves it")
+    return list(dict.fromkeys(problems))
 
 
 def _why_not(address: str, port: int) -> str:
@@ -34,7 +40,7 @@ def _why_not(address: str, port: int) -> str:
             if error.errno == errno.EADDRINUSE:
                 owner = owner_of(port)
                 return f"is taken by {owner}" if owner else "is taken by another process"
-            return f"on {address}: {error.strerror}"
+            return f"LLAMESH_BIND is {address}, port {port}: {error.strerror}"
     return ""
 
 
