@@ -26,7 +26,7 @@ from services.gateway.users import Users
 from services.gateway.watch import Watches
 
 ROTATION_CHECK = 600.0
-"""Seconds between looks at whether a signing key is due for replacement."""
+"""Most seconds between looks at whether a signing key is due for replacement."""
 
 
 async def main(member: Member) -> None:
@@ -38,6 +38,7 @@ async def main(member: Member) -> None:
     users = Users(database, Passwords(), Throttle(time.monotonic), _now)
     await users.ensure_first(settings)
     signer = open_signer(settings, database, _now)
+    rotation_check = max(1.0, min(ROTATION_CHECK, timedelta(days=settings.jwt_rotation_days).total_seconds()))
     await signer.rotate()
     tokens = Tokens(signer, _now, lambda: str(uuid.uuid4()))
 
@@ -55,7 +56,7 @@ async def main(member: Member) -> None:
         health=Health(siblings, time.monotonic),
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
-    gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens), member.server)
+    gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
     member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService")
     member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
     member.refuse_revoked(siblings.channels["contract"])
@@ -65,7 +66,7 @@ async def main(member: Member) -> None:
             tasks = [
                 background.create_task(feeds.follow_servers()),
                 background.create_task(feeds.follow_catalogue()),
-                background.create_task(_every(ROTATION_CHECK, signer.rotate)),
+                background.create_task(_every(rotation_check, signer.rotate)),
             ]
             await member.serve()
             for task in tasks:

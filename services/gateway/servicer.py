@@ -171,8 +171,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
     """llamesh.v1.SigningKeyService; see its contract."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, users: Users) -> None:
         self._tokens = tokens
+        self._users = users
 
     async def ListSigningKeys(
         self, request: gateway_pb2.ListSigningKeysRequest, context: Context
@@ -181,6 +182,12 @@ class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
         return gateway_pb2.ListSigningKeysResponse(jwks_json=keys.jwks_json, version=keys.version)
 
     async def SignToken(self, request: gateway_pb2.SignTokenRequest, context: Context) -> gateway_pb2.SignTokenResponse:
+        # The token that asks may be older than what its holder may do now: no key comes of it that would outlast it.
+        user = await self._users.get(request.subject)
+        if "admin" in request.scopes and user.role != gateway_pb2.ROLE_ADMIN:
+            raise MeshError(
+                Reason.ERROR_REASON_SCOPE_MISSING, f"{user.username} is no administrator any more", {"scope": "admin"}
+            )
         grant = Grant(tuple(request.scopes), request.contract_id, request.ask)
         lifetime = timedelta(seconds=request.lifetime_seconds)
         token = await self._tokens.issue(request.subject, request.token_id, grant, lifetime)

@@ -136,7 +136,9 @@ async def test_the_key_that_envoy_gets_verifies_the_token(mesh) -> None:
     assert answer.version
 
 
-async def test_programs_get_tokens_with_their_own_id(mesh) -> None:
+async def test_programs_get_tokens_with_their_own_id(mesh, as_caller) -> None:
+    user = gateway_pb2.CreateUserRequest(username="ada", password="correct horse")
+    await mesh.gateway.CreateUser(user, metadata=as_caller("admin", "admin"))
     request = gateway_pb2.SignTokenRequest(
         subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1", ask=True
     )
@@ -149,6 +151,22 @@ async def test_programs_get_tokens_with_their_own_id(mesh) -> None:
         "contract": "ctr_1",
         "ask": True,
     }
+
+
+async def test_no_key_is_made_with_the_token_of_a_user_who_is_gone_or_may_less_now(stored_mesh, as_caller) -> None:
+    root = as_caller("admin", "admin")
+    user = gateway_pb2.CreateUserRequest(username="eve", password="correct horse", role=gateway_pb2.ROLE_ADMIN)
+    await stored_mesh.gateway.CreateUser(user, metadata=root)
+    request = gateway_pb2.SignTokenRequest(subject="eve", lifetime_seconds=60, token_id="key_1", scopes=["admin"])
+    await stored_mesh.keys.SignToken(request)
+    change = gateway_pb2.UpdateUserRequest(username="eve", role=gateway_pb2.ROLE_USER)
+    await stored_mesh.gateway.UpdateUser(change, metadata=root)
+    with refused("SCOPE_MISSING"):
+        await stored_mesh.keys.SignToken(request)
+    await stored_mesh.gateway.DeleteUser(gateway_pb2.DeleteUserRequest(username="eve"), metadata=root)
+    request.scopes[:] = ["infer:*"]
+    with refused("USER_NOT_FOUND"):
+        await stored_mesh.keys.SignToken(request)
 
 
 async def test_the_front_door_never_reaches_the_signing_keys(mesh, as_caller) -> None:
