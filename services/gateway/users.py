@@ -70,11 +70,14 @@ class Users:
         """Make the first administrator where there is no user yet.
 
         Raises:
-            StartRefused: without LLAMESH_ADMIN_PASSWORD while other machines can reach Envoy.
+            StartRefused: without LLAMESH_ADMIN_PASSWORD, or with the default password kept, while other machines can reach Envoy.
         """
         async with self._database.begin() as session:
-            if await session.scalar(select(User.username).limit(1)):
-                return
+            there = await session.scalar(select(User.username).limit(1))
+            admin = await session.get(User, FIRST_ADMIN)
+        if there:
+            await self._refuse_default_password(settings, admin)
+            return
         password = first_password(settings)
         try:
             await self.create(FIRST_ADMIN, password, gateway_pb2.ROLE_ADMIN, "")
@@ -82,6 +85,16 @@ class Users:
             # Another gateway on the same database was faster.
             if error.reason != Reason.ERROR_REASON_USER_EXISTS:
                 raise
+
+    async def _refuse_default_password(self, settings: Settings, admin: User | None) -> None:
+        """A mesh that began on a loopback address may not be opened with the password that everyone knows."""
+        if settings.loopback or admin is None:
+            return
+        if await self._passwords.check(DEFAULT_PASSWORD, admin.password_hash) is not None:
+            raise StartRefused(
+                f"LLAMESH_BIND={settings.bind} lets other machines in, and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}: start "
+                f"with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
+            )
 
     async def authenticate(self, username: str, password: str) -> User:
         """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise."""

@@ -109,6 +109,23 @@ async def test_the_default_password_is_refused_where_other_machines_can_come(
         await start_mesh(one_settings.model_copy(update={"bind": "0.0.0.0", "admin_password": chosen}))
 
 
+async def test_a_mesh_with_the_default_password_is_not_opened_later(
+    stored_mesh, start_main, stop_member, as_caller
+) -> None:
+    from services.gateway.__main__ import main
+
+    opened = stored_mesh.settings.model_copy(update={"bind": "0.0.0.0"})
+    await stop_member(stored_mesh.members["gateway"])
+    with pytest.raises(StartRefused, match="llamesh users password admin"):
+        await start_main(opened, "gateway", main)
+    again = await start_main(stored_mesh.settings, "gateway", main)
+    change = gateway_pb2.UpdateUserRequest(username="admin", password="much better", old_password="admin")
+    await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"))
+    await stop_member(again)
+    await start_main(opened, "gateway", main)
+    assert (await login(stored_mesh, "admin", "much better")).access_token
+
+
 async def test_an_empty_password_counts_as_none(one_settings, start_mesh) -> None:
     mesh = await start_mesh(one_settings.model_copy(update={"admin_password": SecretStr("")}))
     assert (await login(mesh)).access_token
