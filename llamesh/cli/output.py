@@ -61,21 +61,23 @@ def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(table(items, columns if keep else fitting(items, columns, get_terminal_size().columns)))
+        width = get_terminal_size().columns
+        Console().print(table(items, columns if keep else fitting(items, columns, width), width))
         return
     for line in zip(*(_padded(cells) for cells in _cells(items, columns)), strict=True):
         print("  ".join(line).rstrip())
 
 
-def table(items: Sequence[object], columns: Sequence[Column]) -> Any:
-    """The table as rich draws it. The first column, which is what people copy, is never broken."""
+def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any:
+    """The table as rich draws it. Titles are never broken, nor is what people copy, the first column, where it has room."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    whole = _width(items, columns) <= width
     for number, column in enumerate(columns):
-        drawn.add_column(column.title, overflow="fold", no_wrap=number == 0)
+        drawn.add_column(column.title, overflow="fold", no_wrap=whole and number == 0, min_width=len(column.title))
     for row in items:
         # Names come from users: they are text, never markup.
         drawn.add_row(*(Text(text(column.value(row))) for column in columns))
@@ -84,9 +86,12 @@ def table(items: Sequence[object], columns: Sequence[Column]) -> Any:
 
 def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
     """The columns that a terminal has room for: spare ones are left out where the whole is too wide."""
-    widths = [max(map(len, cells)) for cells in _cells(items, columns)]
-    whole = sum(widths) + GAP * len(columns)
+    whole = _width(items, columns)
     return [column for column in columns if whole <= width or not column.spare]
+
+
+def _width(items: Sequence[object], columns: Sequence[Column]) -> int:
+    return sum(max(map(len, cells)) for cells in _cells(items, columns)) + GAP * len(columns)
 
 
 def _cells(items: Sequence[object], columns: Sequence[Column]) -> list[list[str]]:

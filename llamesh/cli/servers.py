@@ -164,4 +164,5 @@ def _live(mesh: Client) -> None:
             elif event.WhichOneof("event") == "stopped_server":
                 known.pop(event.stopped_server.server_uuid, None)
             servers = list(known.values())
-            live.update(table(servers, fitting(servers, columns, live.console.width)), refresh=True)
+            width = live.console.width
+            live.update(table(servers, fitting(servers, columns, width), width), refresh=True)

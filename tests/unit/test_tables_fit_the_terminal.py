@@ -18,14 +18,25 @@ SERVERS = [
 COLUMNS = [column for column in SERVER if not column.wide]
 
 
-@pytest.mark.parametrize(("width", "endpoint"), [(60, False), (80, False), (120, False), (160, True)])
-def test_an_id_is_never_broken(width: int, endpoint: bool) -> None:
+def drawn(width: int) -> list[str]:
     shown = io.StringIO()
-    Console(file=shown, width=width, force_terminal=True).print(table(SERVERS, fitting(SERVERS, COLUMNS, width)))
-    lines = shown.getvalue().splitlines()
-    assert any(UUID in line.split("v1")[0] for line in lines)
-    assert ("ENDPOINT" in shown.getvalue()) is endpoint
-    assert all(len(line) <= width for line in lines if "\x1b" not in line)
+    Console(file=shown, width=width).print(table(SERVERS, fitting(SERVERS, COLUMNS, width), width))
+    return shown.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "endpoint"), [(80, False), (120, False), (160, True)])
+def test_an_id_is_never_broken(width: int, endpoint: bool) -> None:
+    lines = drawn(width)
+    assert any(UUID in line.split() for line in lines)
+    assert any("ENDPOINT" in line for line in lines) is endpoint
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_breaks_cells_never_titles(width: int) -> None:
+    lines = drawn(width)
+    assert lines[1].split() == ["SERVER", "MODEL", "STATE", "READY"]
+    assert max(map(len, lines)) <= width
 
 
 def test_what_fits_is_shown() -> None:
