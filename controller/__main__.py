@@ -26,9 +26,13 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
+from llamesh.kit.logs import log
 from llamesh.kit.revocations import Revocations
 from llamesh.kit.serving import Member, run
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
+
+_REVOCATIONS_SECONDS = 5.0
+"""How long the list of revoked keys is waited for."""
 
 
 async def main(member: Member) -> None:
@@ -76,6 +80,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
         revocations = Revocations(contract, control.set_revoked)
         revocations.start()
         stack.push_async_callback(revocations.close)
+        # Envoy has the list of our predecessor until we serve: it is not replaced by an empty one.
+        if not await revocations.first(_REVOCATIONS_SECONDS):
+            log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
         servicer = ControllerServicer(store, reconciler, board, runtime, control)

@@ -25,11 +25,21 @@ class Revocations:
         self._stub = AdmissionServiceStub(contract)
         self._on_change = on_change
         self._known: frozenset[str] = frozenset()
+        self._synced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to watch."""
         self._task = asyncio.create_task(self._watch_for_ever())
+
+    async def first(self, timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait until a full list was taken. False where there was none in `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._synced.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def close(self) -> None:
         """Stop watching."""
@@ -53,6 +63,8 @@ class Revocations:
             listed.update(response.key_ids)
             synced = synced or response.synced
             self._take(frozenset(listed) if synced else self._known | listed)
+            if synced:
+                self._synced.set()
 
     def _take(self, ids: frozenset[str]) -> None:
         if ids != self._known:

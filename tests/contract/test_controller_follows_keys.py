@@ -87,11 +87,13 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
     taken: list[set[str]] = []
     follower = Revocations(connect(one_settings, "contract"), lambda ids: taken.append(set(ids)))
     follower.start()
+    assert not await follower.first(0.01)
     first = Admission("k1")
     member = await start_member(
         one_settings, "contract", lambda each: add_AdmissionServiceServicer_to_server(first, each.server)
     )
-    await until(lambda: taken == [{"k1"}])
+    assert await follower.first(5)
+    assert taken == [{"k1"}]
     first.further.put_nowait("k2")
     await until(lambda: taken[-1] == {"k1", "k2"})
     await stop_member(member)
