@@ -34,10 +34,12 @@ class Publication:
         """Tell Envoy where the server is now: at the engines `instances`. Does not give way to another task."""
         if endpoints == self._sent:
             return
+        # Under a new name nothing is published yet: who asks for it would be told that there is no such model.
+        renamed = self._sent is not None and endpoints.model_names != self._sent.model_names
         self._control.set_server(endpoints)
         self._sent = endpoints
         self._instances = frozenset(instances)
-        self._acknowledged &= self._instances
+        self._acknowledged = frozenset() if renamed else self._acknowledged & self._instances
         self.cancel()
         self._waiting = asyncio.create_task(self._await_envoy(self._instances))
 
