@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,22 @@ async def test_an_engine_comes_and_goes_by_envoys_word() -> None:
     await asyncio.wait_for(told.wait(), 5)
     assert publication.has_left("one")
     assert publication.has("two")
+    await publication.close()
+
+
+async def test_a_server_is_not_known_under_a_new_name_before_envoy_says_so() -> None:
+    envoy, told = Envoy(), asyncio.Event()
+    publication = Publication("a", envoy, lambda _: told.set())
+    envoy.takes.set()
+    publication.tell(endpoints("one"), ["one"])
+    await asyncio.wait_for(told.wait(), 5)
+    envoy.takes.clear()
+    told.clear()
+    publication.tell(replace(endpoints("one"), model_names=("new",)), ["one"])
+    assert not publication.has("one")
+    envoy.takes.set()
+    await asyncio.wait_for(told.wait(), 5)
+    assert publication.has("one")
     await publication.close()
 
 
