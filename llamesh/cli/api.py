@@ -17,7 +17,7 @@ def api(
     path: str,
     /,
     *,
-    data: Annotated[str, Parameter(name=("--data", "-d"))] = "",
+    data: Annotated[str, Parameter(name=("--data", "-d"), allow_leading_hyphen=True)] = "",
     inference: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Make a REST call and print the answer's body.

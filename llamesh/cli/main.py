@@ -102,6 +102,7 @@ def application() -> App:
         default_parameter=Parameter(show_default=_shown_default),
         result_action="return_value",
         exit_on_error=False,
+        suppress_keyboard_interrupt=False,
         print_error=False,
         help_on_error=False,
     )

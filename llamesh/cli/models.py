@@ -61,7 +61,12 @@ def pull(
     with connected() as mesh:
         download = mesh.models.pull(source, uuid=uuid, name=name, sha256=sha256)
         if wait:
-            show_one(_followed(download), output, MODEL)
+            try:
+                model = _followed(download)
+            except KeyboardInterrupt:
+                note(f"the mesh goes on fetching {download.model_uuid}; `llamesh models` lists it when it is there")
+                raise
+            show_one(model, output, MODEL)
         else:
             from llamesh.v1 import download_pb2
 

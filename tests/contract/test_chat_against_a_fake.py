@@ -174,6 +174,15 @@ def test_any_call_can_be_made_and_its_remedy_is_shown(inference: FakeInference, 
     assert run(["api", "get", "health"]) == Exit.OK
 
 
+def test_a_body_may_come_from_standard_input(inference: FakeInference, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 2}')))
+    inference.refusal = 200, {"fine": True}
+    assert run(["api", "POST", "/serve", "-d", "-"]) == Exit.OK
+    assert inference.asked[0][::2] == ("/serve", {"a": 2})
+
+
 def test_in_a_terminal_one_talks_and_it_remembers(inference: FakeInference) -> None:
     terminal = pexpect.spawn(
         sys.executable, ["-m", "llamesh.cli.main", "chat", "smol"], encoding="utf-8", timeout=30, echo=False

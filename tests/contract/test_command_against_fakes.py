@@ -262,6 +262,15 @@ def test_a_defect_is_called_one_and_shown_to_who_asks(monkeypatch: pytest.Monkey
         run(["status"])
 
 
+def test_ctrl_c_while_a_model_comes_says_that_it_still_comes(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llamesh.client.sync.Pull.wait", interrupted)
+    assert run(["pull", "https://models.example/x.gguf"]) == Exit.INTERRUPTED
+    assert "the mesh goes on fetching x.gguf" in capsys.readouterr().err
+
+
 def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:
     gateway.refusal = grpc.StatusCode.NOT_FOUND, "SERVER_NOT_FOUND", "no server nope"
     run(["status"])
