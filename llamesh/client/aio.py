@@ -513,7 +513,11 @@ class AsyncClient:
         """The official OpenAI client for one server, or for all by model name. ImportError where it is not installed."""
         from openai import AsyncOpenAI
 
-        address = server.endpoint if server else f"{self.profile.inference}/v1"
+        address = f"{self.profile.inference}/v1"
+        if server:
+            # A client that was told its way to the inference address keeps to it: the mesh's own name for it may lead elsewhere.
+            own = f"{self.profile.inference}/{server.server_uuid}/v1"
+            address = own if self.profile.inference_url else server.endpoint
         return AsyncOpenAI(base_url=address, api_key=self.transport.token or "not-needed", **options)
 
 

@@ -208,3 +208,11 @@ def test_the_openai_client_is_set_up_for_a_server(mesh: Client) -> None:
     client = mesh.openai(server_pb2.Server(endpoint="http://localhost:8080/s1/v1"), max_retries=0)
     assert str(client.base_url) == "http://localhost:8080/s1/v1/"
     assert client.api_key == "token"
+
+
+def test_the_openai_client_goes_the_way_that_this_client_was_told() -> None:
+    pytest.importorskip("openai")
+    server = server_pb2.Server(server_uuid="s1", endpoint="http://inside:8080/s1/v1")
+    with Client("https://mesh.example", "token", inference_url="https://models.example") as mesh:
+        assert str(mesh.openai(server).base_url) == "https://models.example/s1/v1/"
+        assert str(mesh.openai().base_url) == "https://models.example/v1/"

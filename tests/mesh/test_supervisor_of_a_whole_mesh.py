@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def test_doctor_names_what_to_mend(mesh: RunningMesh, home: Path) -> None:
     assert "or set ENVOY_BIN" in found.stdout
 
 
+def test_another_shell_finds_the_mesh_at_its_ports(mesh: RunningMesh, tmp_path: Path) -> None:
+    shell = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMESH_", "JWT_"))}
+    shell |= {"LLAMESH_HOME": str(mesh.home), "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    unsigned = llamesh(shell, "status")
+    assert (unsigned.returncode, unsigned.stderr.splitlines()[0]) == (4, "error: you are not signed in")
+    login = subprocess.run(
+        [*LLAMESH, "login", "admin", "--password-stdin"], env=shell, input="admin\n", text=True, capture_output=True
+    )
+    assert f"localhost:{mesh.ports['gateway']}" in login.stderr
+    assert llamesh(shell, "status", "-o", "json").stdout == "[]\n"
+    nobody = llamesh(shell, "chat", "nope", "Hi")
+    assert (nobody.returncode, "nothing is served yet" in nobody.stderr) == (3, True), nobody.stderr
+    assert llamesh(shell, "doctor").returncode == 0
+    elsewhere = llamesh({**shell, "LLAMESH_URL": "http://127.0.0.1:1"}, "status")
+    assert elsewhere.returncode == 6
+
+
 def test_logs_of_a_component_are_read(mesh: RunningMesh) -> None:
     found = llamesh(mesh.environment, "logs", "gateway", "--tail", "1000")
     assert found.returncode == 0
@@ -154,6 +172,17 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert down.returncode == 0
     assert down.stderr.endswith("stopped\n")
     assert mesh_processes(home) == []
+
+
+def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
+    with running_mesh() as doomed:
+        assert doomed.process is not None
+        shutil.rmtree(doomed.home)
+        assert doomed.process.wait(20) == 130
+        said = (doomed.home.parent / "up.log").read_text()
+        assert f"{doomed.home} was removed while the mesh ran: the mesh ends" in said
+        assert "Traceback" not in said
+    assert mesh.healthy()
 
 
 def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:
