@@ -142,6 +142,8 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    if supervisor.refused:
+        raise CommandError(supervisor.refused)
     if supervisor.killed:
         return Exit.INTERRUPTED
     _say("stopped")

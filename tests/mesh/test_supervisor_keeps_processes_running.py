@@ -66,6 +66,14 @@ async def test_what_is_killed_comes_back_and_it_is_said(tmp_path: Path) -> None:
         assert said == ["one was ended by SIGKILL; starting it again"]
 
 
+async def test_a_component_that_may_not_start_as_it_is_configured_ends_all(tmp_path: Path) -> None:
+    refusing = member("strict", code="import sys; print('strict: set the password'); sys.exit(2)")
+    async with running(tmp_path, member("one"), refusing) as (supervisor, said):
+        await eventually(lambda: supervisor.stopping and not supervisor.running())
+        assert supervisor.refused == "strict: set the password"
+        assert said == []
+
+
 async def test_the_last_words_of_a_component_that_fails_are_shown(tmp_path: Path) -> None:
     failing = member("sad", code="import sys; print('no database'); sys.exit(3)")
     async with running(tmp_path, failing) as (_, said):

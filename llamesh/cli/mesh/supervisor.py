@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh.cli.mesh import leftovers, logfiles
-from llamesh.cli.mesh.restarts import Restarts
+from llamesh.cli.mesh.restarts import STABLE_SECONDS, Restarts
 from llamesh.processes import ProcessId
 
 LIFELINE = "LLAMESH_LIFELINE_FD"
 ROTATE_SECONDS = 10.0
+REFUSED_CODE = 2
+"""What a member ends with that may not start as it is configured; its last words say what to do."""
 TOLD_SECONDS = 60.0
 """A component that keeps ending is spoken of at most so often."""
 
@@ -64,6 +66,8 @@ class Supervisor:
         self._identities: dict[str, ProcessId] = {}
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
+        self.refused = ""
+        """Why a component may not start as it is configured; the others were ended then."""
         self._lifeline, self._held = os.pipe()
         self._environment = {**environment, LIFELINE: str(self._lifeline)}
 
@@ -117,6 +121,11 @@ class Supervisor:
                 code = error.errno or 1
                 self._say(f"{component.name} cannot be started: {error.strerror}")
             if self._stopping.is_set():
+                return
+            if code == REFUSED_CODE and not restarts.in_a_row and self._clock() - started < STABLE_SECONDS:
+                # No other try would end differently. A mesh that was up once goes on with what runs.
+                self.refused = self._last_words(component) or f"{component.name} ended with exit code {code}"
+                self.stop()
                 return
             pause = restarts.pause_after(self._clock() - started)
             if pause < 1 or self._clock() - told > TOLD_SECONDS:
@@ -175,8 +184,11 @@ class Supervisor:
     def _obituary(self, component: Component, code: int, pause: float) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"
-        last = logfiles.last_lines(logfiles.path_of(self._logs, component.name), 1) if code > 0 else []
-        return f"{component.name} {how}; {then}" + "".join(f"\n    its last words: {line[:500]}" for line in last)
+        last = self._last_words(component) if code > 0 else ""
+        return f"{component.name} {how}; {then}" + (f"\n    its last words: {last}" if last else "")
+
+    def _last_words(self, component: Component) -> str:
+        return "".join(logfiles.last_lines(logfiles.path_of(self._logs, component.name), 1))[:500]
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
