@@ -46,6 +46,7 @@ class Waker:
     async def close(self) -> None:
         """Stop; held requests are cut off."""
         await self._runner.cleanup()
+        self._socket.unlink(missing_ok=True)
 
     async def _hold(self, request: web.Request) -> web.Response:
         async for _ in request.content.iter_chunked(_CHUNK):

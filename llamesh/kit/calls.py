@@ -145,7 +145,8 @@ class _Call:
             raise self.refusal
         if request is None:
             raise MeshError(
-                Reason.ERROR_REASON_INVALID_FIELD, "the request cannot be decoded: its bytes are no such message"
+                Reason.ERROR_REASON_INVALID_FIELD,
+                "the request cannot be read: a text in it is no UTF-8, or its bytes are damaged",
             )
         validate(request)
 
