@@ -30,6 +30,7 @@ def _named(name: str, default: object, description: str) -> Any:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseSettings):
@@ -66,15 +67,15 @@ class Settings(BaseSettings):
         "Secret for HS256, at least 32 characters. Unset: made once and kept in LLAMESH_HOME/secrets.",
     )
     jwt_algorithm: Literal["HS256", "EdDSA", "RS256"] = _named("JWT_ALGORITHM", "HS256", "How tokens are signed.")
-    jwt_expiry_hours: float = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
-    jwt_rotation_days: float = _named(
+    jwt_expiry_hours: Positive = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
+    jwt_rotation_days: Positive = _named(
         "LLAMESH_JWT_ROTATION_DAYS", 30.0, "Age at which EdDSA and RS256 keys are replaced, in days."
     )
     admin_password: SecretStr | None = _named(
         "LLAMESH_ADMIN_PASSWORD", None, "First password of the user admin. Unset: admin, on a loopback address only."
     )
 
-    max_replicas: int = _named("MAX_REPLICAS", 5, "Most replicas of one server.")
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = _named("MAX_REPLICAS", 5, "Most replicas of one server.")
     allowed_namespaces: Annotated[tuple[str, ...], NoDecode] = _named(
         "ALLOWED_NAMESPACES", ("default", "inference"), "Namespaces that servers may be declared in."
     )
@@ -87,7 +88,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
     )
-    max_body_bytes: int = _named("LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = _named("LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request.")
     reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
 
     import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
@@ -103,13 +104,13 @@ class Settings(BaseSettings):
     llama_server_bin: str = _named(
         "LLAMA_SERVER_BIN", "", "llama-server to use; unset: the one on PATH, else the embedded library."
     )
-    engine_http_threads: int = _named(
+    engine_http_threads: Annotated[int, Field(ge=4, le=4096)] = _named(
         "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and Envoy's connections to it."
     )
     memory_reserve_bytes: int = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )
-    drain_seconds: float = _named("LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish.")
+    drain_seconds: Annotated[float, Field(ge=0)] = _named("LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish.")
     log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
 
     @field_validator(

@@ -111,6 +111,13 @@ async def test_bounds_of_the_spec_are_checked_with_the_callers_field_names(mesh,
     assert mesh.controller.declared == []
 
 
+async def test_a_name_that_looks_like_a_servers_id_is_refused(mesh, ada) -> None:
+    with refused("INVALID_FIELD") as refusal:
+        await serve(mesh, ada, model_name="0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10")
+    assert refusal.fields == ["model_name"]
+    assert mesh.controller.declared == []
+
+
 async def test_a_repeated_request_id_answers_with_the_first_server(mesh, ada, as_caller) -> None:
     first = await serve(mesh, ada, request_id="r1")
     mesh.contract.refusals = [contract_pb2.Refusal(reason="DOES_NOT_FIT", message="full now")]
