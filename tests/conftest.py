@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Tests start processes beside running gRPC servers: its fork handlers would now and then abort such a child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 import pytest
 from pydantic import SecretStr
 

@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
     )
-    max_body_bytes: Annotated[int, Field(ge=1024)] = _named("LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = _named(
+        "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
+    )
     reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
 
     import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
@@ -110,7 +112,9 @@ class Settings(BaseSettings):
     memory_reserve_bytes: int = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )
-    drain_seconds: Annotated[float, Field(ge=0)] = _named("LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish.")
+    drain_seconds: Annotated[float, Field(ge=0)] = _named(
+        "LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
 
     @field_validator(

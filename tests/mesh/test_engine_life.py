@@ -34,17 +34,17 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sentence.write(tmp_path_factory.mktemp("model") / "prefill.gguf", size=sentence.PREFILL)
 
 
-async def test_health_says_503_until_the_model_is_loaded(tmp_path: Path, large_model: Path) -> None:
+async def test_health_says_200_only_once_the_model_answers(tmp_path: Path, large_model: Path) -> None:
     statuses: list[int] = []
-    async with engine(tmp_path / "e", large_model) as running:
-        async with running.client() as client, asyncio.timeout(20):
-            while 200 not in statuses:
-                with contextlib.suppress(aiohttp.ClientConnectionError):
-                    async with client.get("/health") as answer:
-                        statuses.append(answer.status)
-        await running.until("ready")
-    assert set(statuses) == {200, 503}
-    assert statuses == sorted(statuses, reverse=True)
+    async with engine(tmp_path / "e", large_model) as running, running.client() as client, asyncio.timeout(20):
+        while 200 not in statuses:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                async with client.get("/health") as answer:
+                    statuses.append(answer.status)
+        async with client.post("/v1/chat/completions", json=chat()) as answer:
+            assert answer.status == 200, await answer.text()
+    # Whether the moment between listening and loaded is met at all depends on the machine.
+    assert statuses[:-1] == [503] * (len(statuses) - 1)
 
 
 async def test_the_larger_model_says_the_same(tmp_path: Path, large_model: Path) -> None:
