@@ -114,7 +114,7 @@ class DeclaredServers:
             async with self._database.begin() as session:
                 session.add(row)
         except IntegrityError:
-            async with self._database.begin() as session:
+            async with self._database.read() as session:
                 wanted = (ServerRow.owner == owner) & (ServerRow.request_id == request_id)
                 first = (await session.execute(select(ServerRow).where(wanted))).scalar_one_or_none()
             if first is None:
@@ -131,13 +131,13 @@ class DeclaredServers:
 
     async def find(self, server_uuid: str) -> Declared | None:
         """Read one, if there is one."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             row = await session.get(ServerRow, server_uuid)
         return _declared(row) if row else None
 
     async def all(self) -> Sequence[Declared]:
         """All of them, the oldest first."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.execute(select(ServerRow).order_by(*_ORDER))).scalars()
             return [_declared(row) for row in rows]
 
@@ -149,7 +149,7 @@ class DeclaredServers:
             statement = statement.where(ServerRow.model_uuid == model_uuid)
         if key := page_key(query, token):
             statement = statement.where(_after(key))
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = list((await session.execute(statement)).scalars())
         if len(rows) <= page_size(size):
             return [_declared(row) for row in rows], ""

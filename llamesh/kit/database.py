@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,28 +58,34 @@ class Timestamp(TypeDecorator[datetime]):
 class Database:
     """One service's tables. Close it when done."""
 
-    def __init__(self, engine: AsyncEngine, schema: str | None) -> None:
+    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, schema: str | None) -> None:
         self.engine = engine
         self.schema = schema
+        self._reader = reader
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._readers = async_sessionmaker(reader, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """A session in one transaction: committed at the end, rolled back on an error.
+        """A session in one transaction: committed at the end, rolled back on an error. To write, or to read what belongs together.
 
         INVALID_FIELD where PostgreSQL cannot represent a value, for instance text with a zero character.
 
         On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
         """
-        try:
+        with _refused_values():
             async with self._sessions() as session, session.begin():
                 yield session
-        except DBAPIError as error:
-            if str(getattr(error.orig, "sqlstate", "")).startswith(DATA_EXCEPTION):
-                raise MeshError(
-                    Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""}
-                ) from error
-            raise
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for one statement that reads, without the cost of a transaction: what was committed before is seen.
+
+        INVALID_FIELD as in `begin`.
+        """
+        with _refused_values():
+            async with self._readers() as session:
+                yield session
 
     async def migrate(self, package: str) -> None:
         """Bring the tables of a package (for instance "services.gateway") to the newest version.
@@ -106,6 +112,7 @@ class Database:
 
     async def close(self) -> None:
         """Give back all connections."""
+        await self._reader.dispose()
         await self.engine.dispose()
 
 
@@ -121,21 +128,41 @@ def open_database(settings: Settings, service: str) -> Database:
             hide_parameters=True,
             connect_args={"server_settings": {"search_path": service}},
         )
-        return Database(engine, service)
+        return Database(engine, engine.execution_options(isolation_level="AUTOCOMMIT"), service)
     if url:
         raise ValueError("DATABASE_URL must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
     directory = make_private(settings.home / "data")
+    address = f"sqlite+aiosqlite:///{directory / service}.db"
     # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{directory / service}.db",
-        hide_parameters=True,
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=10,
-    )
+    engine = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0, pool_timeout=10)
     event.listen(engine.sync_engine, "connect", _tune_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return Database(engine, None)
+    # Readers never wait for the writer (WAL); each step of a transaction that they spare is a change of threads.
+    reader = create_async_engine(
+        address,
+        hide_parameters=True,
+        pool_size=2,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+    )
+    event.listen(reader.sync_engine, "connect", _tune_sqlite)
+    return Database(engine, reader, None)
+
+
+@contextmanager
+def _refused_values() -> Iterator[None]:
+    """Tell a value that PostgreSQL cannot represent from a failure of the database."""
+    try:
+        yield
+    except DBAPIError as error:
+        if str(getattr(error.orig, "sqlstate", "")).startswith(DATA_EXCEPTION):
+            raise MeshError(
+                Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""}
+            ) from error
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -57,7 +57,7 @@ class Contracts:
         key = moment_key(_QUERY, token)
         if key:
             query = query.where(beyond(_ORDER, key))
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query)).all()
         if len(rows) <= page_size(size):
             return rows, ""
@@ -66,7 +66,7 @@ class Contracts:
 
     async def get(self, contract_id: str) -> ContractRow:
         """One contract; CONTRACT_NOT_FOUND."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return await _found(session, contract_id)
 
     async def terms(self, contract_id: str) -> Terms:
@@ -127,7 +127,7 @@ class ConcurrencyLimits:
         changes = self._changes
         query = select(ContractRow.max_concurrent_requests).where(ContractRow.contract_id == contract_id)
         try:
-            async with self._database.begin() as session:
+            async with self._database.read() as session:
                 limit = (await session.scalars(query)).first()
         except (SQLAlchemyError, OSError):
             # A database that is away stops no inference that was allowed before.

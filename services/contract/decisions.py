@@ -101,7 +101,7 @@ class Decisions:
         key = moment_key(name, token)
         if key:
             query = query.where(beyond(_ORDER, key, backwards=True))
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query)).all()
         if len(rows) <= page_size(size):
             return rows, ""
@@ -110,7 +110,7 @@ class Decisions:
 
     async def get(self, subject: str | None, decision_id: str) -> DecisionRow:
         """One decision; DECISION_NOT_FOUND also where it is another subject's. `subject` None: anyone's."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             row = await session.get(DecisionRow, decision_id)
         if row is None or subject not in (None, row.subject):
             raise MeshError(

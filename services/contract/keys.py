@@ -97,7 +97,7 @@ class Keys:
         key = moment_key(name, token)
         if key:
             query = query.where(beyond(_ORDER, key))
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query)).all()
         if len(rows) <= page_size(size):
             return rows, ""
@@ -139,7 +139,7 @@ class Keys:
 
     async def _revoked_ids(self) -> Sequence[str]:
         query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > self._clock())
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return (await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all()
 
     async def _terms(self, maker: Identity, contract_id: str) -> Terms:

@@ -98,7 +98,7 @@ class Ledger:
         key = page_key(name, token)
         if key:
             query = query.where(beyond(_ORDER, Account(*map(str, key))))
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query.limit(page_size(size) + 1))).all()
         if len(rows) <= page_size(size):
             return rows, ""

@@ -37,9 +37,13 @@ class Catalogue:
 
     async def get(self, model_uuid: str) -> ModelRow:
         """One model. Raises MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
+        async with self._database.read() as session:
+            model = await session.get(ModelRow, model_uuid)
+        if model is not None:
+            return model
         async with self._database.begin() as session:
             model = await session.get(ModelRow, model_uuid)
-            transfer = await session.get(TransferRow, model_uuid) if model is None else None
+            transfer = await session.get(TransferRow, model_uuid)
         if model is None:
             raise _absent(model_uuid, transfer)
         return model
@@ -52,7 +56,7 @@ class Catalogue:
         key = moment_key("models", token)
         if key:
             query = query.where(tuple_(*order) > key)
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query)).all()
         if len(rows) <= limit:
             return rows, ""
@@ -61,7 +65,7 @@ class Catalogue:
 
     async def all(self) -> Sequence[ModelRow]:
         """Every model by create time."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return (await session.scalars(select(ModelRow).order_by(ModelRow.create_time))).all()
 
     async def admit(

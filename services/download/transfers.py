@@ -94,7 +94,7 @@ class Transfers:
 
     async def find(self, model_uuid: str) -> TransferRow | None:
         """The last transfer of a model, where there is one."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return await session.get(TransferRow, model_uuid)
 
     async def get(self, model_uuid: str) -> TransferRow:
@@ -112,7 +112,7 @@ class Transfers:
         key = moment_key("downloads", token)
         if key:
             query = query.where(tuple_(*order) < key)
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             rows = (await session.scalars(query)).all()
         if len(rows) <= limit:
             return rows, ""
@@ -121,13 +121,13 @@ class Transfers:
 
     async def all(self) -> Sequence[TransferRow]:
         """Every transfer, in the order they were asked for."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return (await session.scalars(select(TransferRow).order_by(TransferRow.create_time))).all()
 
     async def active(self) -> Sequence[TransferRow]:
         """Those that somebody works on or should, in the order they were asked for."""
         query = select(TransferRow).where(TransferRow.state.in_(ACTIVE)).order_by(TransferRow.create_time)
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
     async def cancel(self, model_uuid: str) -> TransferRow:

@@ -99,7 +99,7 @@ class Users:
     async def authenticate(self, username: str, password: str) -> User:
         """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise."""
         self._throttle.check(username)
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             user = await session.get(User, username)
         kept = await self._passwords.check(password, user.password_hash if user else None)
         if user is None or kept is None:
@@ -135,13 +135,13 @@ class Users:
 
     async def get(self, username: str) -> User:
         """One user; USER_NOT_FOUND where there is none."""
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return await _found(session, username)
 
     async def page(self, after: str, size: int) -> Sequence[User]:
         """At most `size` users by name, beginning after a name."""
         query = select(User).where(User.username > after).order_by(User.username).limit(size)
-        async with self._database.begin() as session:
+        async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
     async def change(self, username: str, change: Change) -> User:

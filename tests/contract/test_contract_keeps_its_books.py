@@ -142,15 +142,15 @@ async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(datab
     limits = ConcurrencyLimits(database, lambda: clock.seconds)
     contracts = Contracts(database, clock, clock.new_id, limits)
     row = await contracts.create("team", 2, [])
-    begin = database.begin
+    read = database.read
 
-    def begin_and_change():
+    def read_and_change():
         limits.forget(row.contract_id)
-        return begin()
+        return read()
 
-    database.begin = begin_and_change  # type: ignore[method-assign]
+    database.read = read_and_change  # type: ignore[method-assign]
     assert await limits.limit(row.contract_id) == 2
-    database.begin = begin  # type: ignore[method-assign]
+    database.read = read  # type: ignore[method-assign]
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 3"))
     assert await limits.limit(row.contract_id) == 3

@@ -85,3 +85,22 @@ async def test_a_server_that_does_not_answer_is_named(settings: Settings) -> Non
     with pytest.raises(ConnectionError, match=r"^the database at 127.0.0.1:1 does not answer .*DATABASE_URL$"):
         await database.migrate("services.gateway")
     await database.close()
+
+
+async def test_a_reader_sees_what_was_committed_and_waits_for_no_writer(settings: Settings) -> None:
+    database = open_database(settings, "probe")
+    async with database.engine.begin() as connection:
+        if database.schema:
+            await connection.execute(text('CREATE SCHEMA "probe"'))
+        await connection.execute(text("CREATE TABLE probe_row (id INTEGER PRIMARY KEY)"))
+        await connection.execute(text("INSERT INTO probe_row VALUES (1)"))
+
+    async def count() -> int | None:
+        async with database.read() as session:
+            return (await session.execute(text("SELECT count(*) FROM probe_row"))).scalar()
+
+    async with database.begin() as session:
+        await session.execute(text("INSERT INTO probe_row VALUES (2)"))
+        assert await count() == 1
+    assert await count() == 2
+    await database.close()
