@@ -25,6 +25,12 @@ from llamesh.kit.errors import MeshError, Reason
 DATA_EXCEPTION = "22"
 """Class of PostgreSQL's error codes (SQLSTATE) for values that are at fault, not the statement."""
 
+DISK_FULL = "53100"
+"""PostgreSQL's code for it."""
+
+SQLITE_FULL = "database or disk is full"
+"""SQLite's words for it (SQLITE_FULL)."""
+
 _REVISION = re.compile(r"""^revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
 _FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
 
@@ -69,11 +75,11 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """A session in one transaction: committed at the end, rolled back on an error. To write, or to read what belongs together.
 
-        INVALID_FIELD where PostgreSQL cannot represent a value, for instance text with a zero character.
+        INVALID_FIELD where PostgreSQL cannot represent a value, for instance text with a zero character; STORAGE_FULL.
 
         On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
         """
-        with _refused_values():
+        with _told_apart():
             async with self._sessions() as session, session.begin():
                 yield session
 
@@ -81,9 +87,9 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session for one statement that reads, without the cost of a transaction: what was committed before is seen.
 
-        INVALID_FIELD as in `begin`.
+        Errors as in `begin`.
         """
-        with _refused_values():
+        with _told_apart():
             async with self._readers() as session:
                 yield session
 
@@ -153,14 +159,19 @@ def open_database(settings: Settings, service: str) -> Database:
 
 
 @contextmanager
-def _refused_values() -> Iterator[None]:
-    """Tell a value that PostgreSQL cannot represent from a failure of the database."""
+def _told_apart() -> Iterator[None]:
+    """Tell a value that PostgreSQL cannot represent, and a full disk, from a failure of the database."""
     try:
         yield
     except DBAPIError as error:
-        if str(getattr(error.orig, "sqlstate", "")).startswith(DATA_EXCEPTION):
+        state = str(getattr(error.orig, "sqlstate", ""))
+        if state.startswith(DATA_EXCEPTION):
             raise MeshError(
                 Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""}
+            ) from error
+        if state == DISK_FULL or SQLITE_FULL in str(error.orig):
+            raise MeshError(
+                Reason.ERROR_REASON_STORAGE_FULL, "the disk is full: nothing was written", retry_after=30
             ) from error
         raise
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
+from llamesh.kit.errors import MeshError, name_of
 
 
 async def test_a_transaction_that_fails_leaves_nothing(settings: Settings) -> None:
@@ -103,4 +104,20 @@ async def test_a_reader_sees_what_was_committed_and_waits_for_no_writer(settings
         await session.execute(text("INSERT INTO probe_row VALUES (2)"))
         assert await count() == 1
     assert await count() == 2
+    await database.close()
+
+
+async def test_a_full_disk_is_said_and_what_is_there_stays_readable(one_settings: Settings) -> None:
+    database = open_database(one_settings, "probe")
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE probe_row (content TEXT)"))
+        await connection.execute(text("INSERT INTO probe_row VALUES ('kept')"))
+        # SQLite's own limit stands for the disk's: the error is the same.
+        await connection.execute(text("PRAGMA max_page_count = 4"))
+    with pytest.raises(MeshError) as caught:
+        async with database.begin() as session:
+            await session.execute(text("INSERT INTO probe_row VALUES (:content)"), {"content": "x" * 100_000})
+    assert name_of(caught.value.reason) == "STORAGE_FULL"
+    async with database.read() as session:
+        assert (await session.execute(text("SELECT content FROM probe_row"))).scalars().all() == ["kept"]
     await database.close()
