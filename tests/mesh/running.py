@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,7 +140,8 @@ class RunningMesh:
         assert self.process is not None
         found = {"supervisor": psutil.Process(self.process.pid)}
         for process in mesh_processes(self.home):
-            found.setdefault(_kind(process), process)
+            with suppress(psutil.NoSuchProcess):  # it may end at any moment
+                found.setdefault(_kind(process), process)
         return found
 
     def stop(self) -> None:
@@ -155,7 +156,8 @@ class RunningMesh:
         finally:
             left = mesh_processes(self.home)
             for process in left:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
@@ -171,11 +173,11 @@ def mesh_processes(home: Path) -> list[psutil.Process]:
             words = process.cmdline()
             # llama.cpp's own environment is scrubbed.
             ours = process.environ().get("LLAMESH_HOME") == wanted or any(wanted in word for word in words)
-            if ours and "llamesh.cli.main" not in words:
+            if ours and "llamesh.cli.main" not in words and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def _kind(process: psutil.Process) -> str:
