@@ -32,6 +32,8 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.serving import Member
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
+from llamesh.v1.admission_pb2 import WatchRevocationsRequest, WatchRevocationsResponse
+from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_CatalogueServiceServicer_to_server
@@ -69,6 +71,16 @@ class Catalogue(CatalogueServiceServicer):
         if request.model_uuid == "missing":
             raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model has the id missing", {})
         return LocateModelResponse(path=str(self._broken if request.model_uuid == "broken" else self._good))
+
+
+class Nothing(AdmissionServiceServicer):
+    """FAKE: a contract service that has never revoked a key."""
+
+    async def WatchRevocations(
+        self, request: WatchRevocationsRequest, context: Any
+    ) -> AsyncIterator[WatchRevocationsResponse]:
+        yield WatchRevocationsResponse(synced=True)
+        await asyncio.Event().wait()
 
 
 class ControlledMesh:
@@ -114,6 +126,7 @@ class ControlledMesh:
         catalogue = Catalogue(self.folder)
         await self._serve("gateway", lambda server: add_SigningKeyServiceServicer_to_server(Keys(), server))
         await self._serve("download", lambda server: add_CatalogueServiceServicer_to_server(catalogue, server))
+        await self._serve("contract", lambda server: add_AdmissionServiceServicer_to_server(Nothing(), server))
         await self.start_controller()
         await self.start_envoy()
 

@@ -40,6 +40,7 @@ def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
     return answer.stdout
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(served: Served, tmp_path: Path) -> None:
     shown = example(served, tmp_path, "sh", "examples/curl.sh", served.model)
     assert served.server_uuid in shown
