@@ -10,7 +10,7 @@ KUBERNETES := cluster docker-build docker-load infra operator-deploy services-de
 	frontend port-forward logs-k8s rebuild-operator cluster-delete
 
 .DEFAULT_GOAL := help
-.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-cluster lint format \
+.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-cluster lint format \
 	gen gen-check breaking accept-contracts docs bench $(KUBERNETES)
 
 help: ## This list
@@ -80,6 +80,9 @@ db-shell: $(VENV)/run.stamp ## Read the tables in SQL
 
 test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envoy, llama.cpp and PostgreSQL included
 	@$(BIN)/python -m pytest tests/unit tests/contract tests/mesh
+
+test-failed: $(VENV)/dev.stamp ## Only what failed in the last run
+	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
 
 test-cluster: $(VENV)/dev.stamp ## What needs built programs: grpcurl, MinIO, Node (see tools/)
 	@$(BIN)/python tools/build.py
