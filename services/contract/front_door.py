@@ -26,7 +26,6 @@ from services.contract.usage import Account, Ledger, day_of
 
 CLAIMS = "envoy.filters.http.jwt_authn"
 """Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-ROUTE = "llamesh"
 USAGE = "llamesh.usage"
 CLUSTER_HEADER = "x-llamesh-cluster"
 CLUSTER_PREFIX = len("m:")
@@ -143,7 +142,7 @@ class FrontDoor:
         account = Account(
             day_of(common.start_time.seconds),
             claims["sub"].string_value[:128] if "sub" in claims else "",
-            _target(entry.request.request_headers, common.metadata)[:256],
+            _target(entry.request.request_headers)[:256],
             claims["contract"].string_value[:64] if "contract" in claims else "",
         )
         self._ledger.add(account, _tokens(common.metadata))
@@ -153,7 +152,7 @@ class FrontDoor:
         refusal = Refusal(name_of(error.reason), error.message, error.remedy, metadata)
         subject = claims["sub"].string_value if "sub" in claims else ""
         contract_id = claims["contract"].string_value
-        target = _target(attributes.request.http.headers, attributes.metadata_context)
+        target = _target(attributes.request.http.headers)
         self._decisions.note(Decided(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
         return _refusal(status, error)
@@ -191,13 +190,9 @@ def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
     return fields[key].struct_value.fields if key in fields else {}
 
 
-def _target(headers: Any, metadata: Any) -> str:
+def _target(headers: Any) -> str:
     """The name that was asked for, or the server's id where the path named one (its "model" is then any text)."""
-    cluster: str = headers.get(CLUSTER_HEADER, "")
-    if cluster:
-        return cluster[CLUSTER_PREFIX:]
-    route = _fields(metadata, ROUTE)
-    return str(route["model"].string_value) if "model" in route else ""
+    return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
 
 
 def _tokens(metadata: Any) -> tuple[int, int] | None:

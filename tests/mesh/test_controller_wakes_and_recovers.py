@@ -89,12 +89,6 @@ async def test_a_killed_controller_finds_its_engine_and_no_request_is_lost(mesh:
     assert mesh.starts() == 1
     # What was adopted is really in hand: its death is noticed, and it is replaced.
     await kill_engine(before[0])
-
-    async def answers() -> bool:
-        # A connection that Envoy had opened ahead may die under the first request: in flight on the killed process.
-        return (await mesh.chat("/v1/chat/completions", "smol"))[0] == 200
-
-    await until(answers, "the next engine")
     assert await mesh.says() == SENTENCE
     assert mesh.starts() == 2
 
