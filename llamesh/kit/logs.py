@@ -11,7 +11,10 @@ import logging
 import sys
 from typing import TextIO, cast
 
+import grpc
 import structlog
+
+from llamesh.kit.errors import MeshError
 
 
 class _StandardError(io.TextIOBase):
@@ -56,3 +59,14 @@ def configure_logs(component: str, level: str = "info", *, console: bool | None 
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 """The logger of the process: `log.info("event", key=value)`."""
+
+
+def report_failure(name: str, failure: Exception) -> None:
+    """Log one failure of a background task; the `report` of `llamesh.background.BackgroundTask`.
+
+    A failure of the environment (disk, network, database, sibling) is one line; anything else is a fault of ours and shows its traceback.
+    """
+    if isinstance(failure, MeshError | OSError | grpc.RpcError):
+        log.warning("background task failed", task=name, error=str(failure) or type(failure).__name__)
+    else:
+        log.error("background task failed", task=name, exc_info=failure)
