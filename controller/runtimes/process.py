@@ -28,6 +28,7 @@ from llamesh.kit.config import Settings, make_private
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log
 from llamesh.processes import ProcessId, find_by_argument
+from llamesh.shutdown import STOP
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _READY_POLL_SECONDS = 0.02
@@ -132,7 +133,7 @@ class ProcessRuntime:
             return
         held.phase = Phase.STOPPING
         held.record = self._records.write(replace(held.record, stopping=True))
-        held.record.process.signal(signal.SIGTERM)
+        held.record.process.signal(STOP)
         self._kill_later(held, grace)
 
     def forget(self, instance: str) -> None:

@@ -198,6 +198,11 @@ def management_listener(settings: ManagementSettings) -> Any:
         for method in api.methods
         if method.internal
     ]
+    health = [
+        templates.tree("routes/health.yaml", {"cluster": cluster})
+        for service, cluster in settings.services
+        if service == _HEALTH_OF
+    ]
     routed = [
         templates.tree("routes/service.yaml", {"service": service, "cluster": cluster})
         for service, cluster in (*settings.services, *settings.open_services)
@@ -214,10 +219,12 @@ def management_listener(settings: ManagementSettings) -> Any:
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
-        "routes": [*internal, *routed, _NOWHERE],
+        "routes": [*internal, *health, *routed, _NOWHERE],
     }
     return templates.render("listeners/management.yaml", LISTENER, values)
 
+
+_HEALTH_OF = "llamesh.v1.GatewayService"
 
 # A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until
 # it is transcoded. Nothing sets the header.

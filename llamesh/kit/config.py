@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = _named(
         "LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish."
     )
+    member_patience_seconds: Annotated[float, Field(ge=1, le=3600)] = _named(
+        "LLAMESH_MEMBER_PATIENCE_SECONDS",
+        20.0,
+        "How long Envoy, a service or the controller may leave liveness probes unanswered before it is killed and restarted.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
 
     @field_validator(

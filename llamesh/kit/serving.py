@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -25,6 +24,7 @@ from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
+from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Longest message on the wire; contracts carry no bulk data."""
@@ -125,6 +125,8 @@ class Member:
 
 def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     """Run a process of the mesh; exit 2, naming the setting and the remedy, where it may not start."""
+    if is_supervised(os.environ):
+        ignore_sigterm()
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -136,7 +138,7 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     async def supervised() -> None:
         member = Member(name, settings)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals(os.environ):
             loop.add_signal_handler(number, member.stop)
         # Whoever started us is gone: nothing is left to drain for.
         watch_lifeline(lambda: os._exit(1))

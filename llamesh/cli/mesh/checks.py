@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import health, ports
+from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
+from llamesh.cli.mesh.open_files import ENOUGH, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.local_mesh import running_here
@@ -59,6 +61,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("settings", "ok", f"home {settings.home}")
     yield disk(settings)
+    yield open_files()
     yield run_directory(settings)
     try:
         running = holder(settings.home)
@@ -153,6 +156,15 @@ def disk(settings: MeshSettings) -> Finding:
     return Finding("disk", "ok", words) if free > LOW_DISK else Finding("disk", "warning", words, fix)
 
 
+def open_files() -> Finding:
+    """Connections and files of a process that is started from here."""
+    limit = attainable()
+    if limit < ENOUGH:
+        fix = f"raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit) to {ENOUGH} or more"
+        return Finding("open files", "warning", f"{limit} for each process; {ENOUGH} serve 10,000 connections", fix)
+    return Finding("open files", "ok", f"{limit} for each process")
+
+
 def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: short enough, and nobody else's."""
     folder = settings.run_dir
@@ -186,7 +198,16 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
         fix = f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
         yield Finding("front door", "problem", f"{url} does not answer ({error})", fix)
         return
+    remembered = lives(settings.run_dir)
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
         fix = "" if state == "ok" else f"llamesh logs {part.name}"
-        yield Finding(part.name, state, part.message or part.state.lower(), fix)
+        yield Finding(part.name, state, (part.message or part.state.lower()) + restarts(remembered.get(part.name)), fix)
+
+
+def restarts(life: Life | None) -> str:
+    """Words about a component that was restarted; none for one that was not."""
+    if life is None or not life.restarts:
+        return ""
+    silent = f", {life.silences} times because it did not answer" if life.silences else ""
+    return f" (restarted {life.restarts} times{silent})"
