@@ -1,4 +1,8 @@
-"""What all tests share: settings in a folder of the test's own, on SQLite and on a real PostgreSQL."""
+"""What all tests share: settings in a folder of the test's own, on SQLite and on a real PostgreSQL.
+
+No test reaches anything that it did not start: the settings, the home and the profile of the person who
+runs the tests are taken away first (tools/isolation.py proves it for a whole run).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ import pytest
 from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
+from tests.isolation import leave_the_persons_own
+
+leave_the_persons_own(os.environ)
 
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""
@@ -90,15 +97,3 @@ def settings(tmp_path: Path, database_url: str | None) -> Settings:
         database_url=SecretStr(database_url) if database_url else None,
         drain_seconds=1,
     )
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's shell may steer a test."""
-    for name in list(os.environ):
-        if name.startswith(("LLAMESH_", "MINIO_", "JWT_")) or name in (
-            "DATABASE_URL",
-            "MAX_REPLICAS",
-            "ALLOWED_NAMESPACES",
-        ):
-            monkeypatch.delenv(name)

@@ -57,7 +57,7 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
         with held(settings.home, settings.addresses):
             open_files.raise_limit()
             _usable(settings.run_dir)
-            if forced := leftovers.clear(settings.run_dir):
+            if forced := leftovers.clear(settings.home, settings.run_dir):
                 _say(f"ended {forced} processes of an earlier mesh")
             _check_machine(settings)
             _usable(settings.run_dir)
@@ -65,7 +65,7 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
                 return asyncio.run(_supervise(settings, demo=demo, began=began))
             finally:
                 # After a forced end engines still notice that the mesh is gone.
-                leftovers.clear(settings.run_dir)
+                leftovers.clear(settings.home, settings.run_dir)
     except MeshRunningError as error:
         by = f" (process {error.holder.pid})" if error.holder else ""
         raise CommandError(
@@ -97,7 +97,7 @@ def down(*, timeout: Duration = 60.0) -> int:
         running.wait_gone(5)
         # Its processes end with it, which is waited for, and a supervisor that was killed could not clean up itself.
         with contextlib.suppress(MeshRunningError, OSError), held(home, Addresses("", "")):
-            leftovers.clear(run_directory(home, os.environ))
+            leftovers.clear(home, run_directory(home, os.environ))
     _say("stopped")
     return Exit.OK
 

@@ -32,6 +32,9 @@ def _named(name: str, default: object, description: str) -> Any:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 
+MIN_ROTATION_DAYS = 1 / 24
+"""Every key pair is named to verifiers until its last token has ended: replaced too often, they would be without number."""
+
 
 class Settings(BaseSettings):
     """Everything that can be set. Raises pydantic.ValidationError, naming the setting, where a value is wrong."""
@@ -67,9 +70,13 @@ class Settings(BaseSettings):
         "Secret for HS256, at least 32 characters. Unset: made once and kept in LLAMESH_HOME/secrets.",
     )
     jwt_algorithm: Literal["HS256", "EdDSA", "RS256"] = _named("JWT_ALGORITHM", "HS256", "How tokens are signed.")
-    jwt_expiry_hours: Positive = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
-    jwt_rotation_days: Positive = _named(
-        "LLAMESH_JWT_ROTATION_DAYS", 30.0, "Age at which EdDSA and RS256 keys are replaced, in days."
+    jwt_expiry_hours: Annotated[Positive, Field(le=87_600)] = _named(
+        "JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours; ten years at most."
+    )
+    jwt_rotation_days: Annotated[float, Field(ge=MIN_ROTATION_DAYS, le=3650)] = _named(
+        "LLAMESH_JWT_ROTATION_DAYS",
+        30.0,
+        "Age at which EdDSA and RS256 keys are replaced, in days; an hour (0.042) at least.",
     )
     admin_password: SecretStr | None = _named(
         "LLAMESH_ADMIN_PASSWORD", None, "First password of the user admin. Unset: admin, on a loopback address only."
@@ -88,7 +95,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
     )
-    max_body_bytes: Annotated[int, Field(ge=1024)] = _named(
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
     )
     reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
@@ -109,10 +116,10 @@ class Settings(BaseSettings):
     engine_http_threads: Annotated[int, Field(ge=4, le=4096)] = _named(
         "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and Envoy's connections to it."
     )
-    memory_reserve_bytes: int = _named(
+    memory_reserve_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )
-    drain_seconds: Annotated[float, Field(ge=0)] = _named(
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = _named(
         "LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish."
     )
     member_patience_seconds: Annotated[float, Field(ge=1, le=3600)] = _named(

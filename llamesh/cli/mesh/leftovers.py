@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamesh.local_mesh import is_held
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
@@ -60,7 +62,7 @@ def lives(run_dir: Path) -> dict[str, Life]:
     return found
 
 
-def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
+def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
     """End what is left of an earlier mesh and remove its files; how many processes had to be ended by force."""
     forced = 0
     left = [process for process in _recorded(run_dir) if process.alive]
@@ -69,19 +71,32 @@ def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
             process.signal(signal.SIGKILL)
             process.wait_gone(GRACE_SECONDS)
             forced += 1
-    _sweep(run_dir)
+    _sweep(home, run_dir)
     return forced
 
 
-def _sweep(run_dir: Path) -> None:
+def _sweep(home: Path, run_dir: Path) -> None:
     """Remove the files of a mesh that is over, and the folder if it is empty then. Files that no mesh writes stay."""
-    written = [*run_dir.glob("*.sock"), *run_dir.glob("*.lock"), *run_dir.glob("envoy.*"), *run_dir.glob("processes.*")]
-    for path in [*written, *(run_dir / "engines").glob("*")]:
+    sockets = [path for path in run_dir.glob("*.sock") if not _has_owner(home, path.stem)]
+    records = [*run_dir.glob("envoy.*"), *run_dir.glob("processes.*"), run_dir / "controller.lock"]
+    for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     for folder in (run_dir / "engines", run_dir):
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _has_owner(home: Path, member: str) -> bool:
+    """Whether a process that this supervisor did not start is this member now: its socket is in use."""
+    try:
+        descriptor = os.open(home / "locks" / f"{member}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return is_held(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(run_dir: Path) -> Path:
