@@ -83,8 +83,9 @@ def _owner(port: int) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the tests; exit 1 where a test failed or anything connected."""
+    tests_to_run = () if any(not item.startswith("-") for item in arguments) else DEFAULT
     with Listeners() as listeners:
-        tests = subprocess.run([sys.executable, "-m", "pytest", *(arguments or DEFAULT)], cwd=ROOT, check=False)
+        tests = subprocess.run([sys.executable, "-m", "pytest", *arguments, *tests_to_run], cwd=ROOT, check=False)
     for line in listeners.connections:
         print(line)
     print(

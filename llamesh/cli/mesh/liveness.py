@@ -12,7 +12,6 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamesh.cli.mesh import envoy, health
 from llamesh.cli.mesh.settings import MeshSettings
@@ -47,7 +46,6 @@ class MemberProbe:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._check: Any = None
 
     async def __call__(self, seconds: float) -> bool:
         """Whether the member answered, whatever its health is."""
@@ -55,17 +53,17 @@ class MemberProbe:
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         import grpc
 
-        if self._check is None:
-            options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
-            channel = grpc.aio.insecure_channel(f"unix:{self._socket}", options=options)
+        # A new connection each time: one that is kept would not notice that the socket's file is gone.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=options) as channel:
             # An empty HealthCheckRequest has no bytes, and the content of the answer does not matter.
-            self._check = channel.unary_unary(
+            check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
             )
-        try:
-            await self._check(b"", timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            try:
+                await check(b"", timeout=seconds)
+            except grpc.aio.AioRpcError as error:
+                return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         return True
 
 
