@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -27,6 +28,8 @@ from llamesh.kit.config import Settings
 from tests.isolation import leave_the_persons_own
 
 leave_the_persons_own(os.environ)
+# A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""
