@@ -176,6 +176,8 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
             supervisor.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup: the end of the terminal is not the end of the mesh
         asyncio.get_running_loop().add_signal_handler(number, asked, number)
 
 
