@@ -1,8 +1,7 @@
 """Starts the controller: `python -m controller`.
 
-Order matters. The lock: two controllers would fight over the engines. Then what is declared and what runs is learned,
-then the signing keys; only then does Envoy get its first configuration, which is thus never less than what it may have
-from before.
+Order matters. What is declared and what runs is learned first, then the signing keys; only then does Envoy get its first
+configuration, which is thus never less than what it may have from before.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from controller import front
 from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
-from controller.lock import exclusive
 from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes.process import ProcessRuntime
@@ -37,8 +35,7 @@ _REVOCATIONS_SECONDS = 5.0
 
 async def main(member: Member) -> None:
     """Wire the parts, serve, and end what was started."""
-    settings = member.settings
-    async with exclusive(settings.run_dir), _controller(settings, member):
+    async with _controller(member.settings, member):
         await member.serve()
 
 

@@ -52,7 +52,7 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     try:
         with held(settings.home, settings.addresses):
             _usable(settings.run_dir)
-            if forced := leftovers.clear(settings.run_dir):
+            if forced := leftovers.clear(settings.home, settings.run_dir):
                 _say(f"ended {forced} processes of an earlier mesh")
             _check_machine(settings)
             envoy.write_bootstrap(settings)

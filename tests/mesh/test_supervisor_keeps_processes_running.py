@@ -176,7 +176,7 @@ async def test_a_new_start_ends_what_is_recorded_and_only_that(tmp_path: Path) -
         reused = leftovers.ProcessId(other.pid, "before")
         leftovers.record(tmp_path, [ours_id, reused])
         reaper = asyncio.create_task(asyncio.to_thread(ours.wait))
-        assert await asyncio.to_thread(leftovers.clear, tmp_path, 0.1) == 1
+        assert await asyncio.to_thread(leftovers.clear, tmp_path, tmp_path, 0.1) == 1
         await reaper
         assert other.poll() is None
         assert not (tmp_path / "gateway.sock").exists()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+from llamesh.local_mesh import is_held
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
@@ -26,7 +28,7 @@ def record(run_dir: Path, processes: Iterable[ProcessId]) -> None:
         unfinished.replace(_path(run_dir))
 
 
-def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
+def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
     """End what is left of an earlier mesh and remove its sockets; how many processes had to be ended by force."""
     forced = 0
     left = [process for process in _recorded(run_dir) if process.alive]
@@ -36,9 +38,22 @@ def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
             process.wait_gone(GRACE_SECONDS)
             forced += 1
     for socket in [*run_dir.glob("*.sock"), *(run_dir / "engines").glob("*.sock")]:
-        socket.unlink(missing_ok=True)
+        if not _has_owner(home, socket.stem):
+            socket.unlink(missing_ok=True)
     _path(run_dir).unlink(missing_ok=True)
     return forced
+
+
+def _has_owner(home: Path, member: str) -> bool:
+    """Whether a process that this supervisor did not start is this member now: its socket is in use."""
+    try:
+        descriptor = os.open(home / "locks" / f"{member}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return is_held(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(run_dir: Path) -> Path:
