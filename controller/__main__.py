@@ -61,7 +61,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         lease = Lease(database, "controller", owner_of(settings.home, "controller"), end)
         shared = database.schema is not None
         if shared:
-            await _become_owner(lease)
+            await _become_owner(lease, member)
             lease.start()
             stack.push_async_callback(lease.close)
         download, gateway, contract = (channel(settings, name) for name in ("download", "gateway", "contract"))
@@ -107,9 +107,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         yield followers
 
 
-async def _become_owner(lease: Lease) -> None:
+async def _become_owner(lease: Lease, member: Member) -> None:
     try:
-        await lease.acquire()
+        await lease.acquire(member.stopping)
     except LeaseHeldError as held:
         raise StartRefused(f"a mesh runs on this database already, {held}: {_ONE_MESH}") from held
 

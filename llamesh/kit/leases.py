@@ -66,12 +66,15 @@ class Lease:
         self._lost = False
         self._renewing = BackgroundTask(f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS)
 
-    async def acquire(self) -> None:
-        """Become the owner, waiting for the lease of one that died; LeaseHeldError as soon as the present owner renews it."""
+    async def acquire(self, stopping: asyncio.Event | None = None) -> None:
+        """Become the owner, waiting for the lease of one that died.
+
+        LeaseHeldError as soon as the present owner renews it, or `stopping` is set meanwhile.
+        """
         seen: datetime | None = None
         while not await self._take():
             words, expires_at = await self._present()
-            if seen is not None and expires_at > seen:
+            if (seen is not None and expires_at > seen) or (stopping is not None and stopping.is_set()):
                 raise LeaseHeldError(words)
             if seen is None:
                 log.warning("waiting for a lease that another owner may still renew", lease=self._name, owner=words)

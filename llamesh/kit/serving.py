@@ -73,6 +73,7 @@ class Member:
         self._shown: list[str] = []
         self._revocations: Revocations | None = None
         self._on_stopping: list[Callable[[], None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     def announce(self, *services: str) -> None:
@@ -82,6 +83,13 @@ class Member:
     def show(self, *services: str) -> None:
         """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
         self._shown.extend(services)
+
+    def show_part(self, name: str, well: bool) -> None:
+        """Let the health service say of a part that this member depends on, for instance "store", whether it can be used."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        task = asyncio.get_running_loop().create_task(self._health.set(name, state))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
         """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
