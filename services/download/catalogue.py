@@ -281,16 +281,18 @@ class Catalogue:
     async def _published(self, sha256: str, size: int) -> tuple[str, frozenset[str]]:
         """The key of a record with these bytes whose object is there, empty without one; and the keys whose objects are not."""
         async with self._database.read() as session:
-            query = select(ModelRow.object_key, ModelRow.damage).where(ModelRow.sha256 == sha256).distinct()
+            query = select(ModelRow.object_key, ModelRow.damage).where(ModelRow.sha256 == sha256)
             known = (await session.execute(query)).all()
+        # One record of several with a key may be the one in which damage was noted.
+        damaged = {(key, damage) for key, damage in known}
         unsound = set()
-        for key, damage in known:
+        for key in sorted({key for key, _ in damaged}):
             try:
                 info = await self._store.stat(key)
             except ObjectNotFoundError:
                 unsound.add(key)
                 continue
-            if info.size == size and version_of(info) != damage:
+            if info.size == size and (key, version_of(info)) not in damaged:
                 return key, frozenset(unsound)
             unsound.add(key)
         return "", frozenset(unsound)
@@ -369,7 +371,8 @@ class Catalogue:
             row = await session.get(ModelRow, model.model_uuid, with_for_update=True)
             if row is None or row.object_key != model.object_key:
                 return transfer
-            row.damage = damage
+            # Models with the same bytes share the object, and what is known of it.
+            await session.execute(update(ModelRow).where(ModelRow.object_key == row.object_key).values(damage=damage))
             if transfer is None:
                 return None
             changed = transfer.state
