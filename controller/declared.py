@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
 from sqlalchemy import ColumnElement, UniqueConstraint, delete, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp
@@ -81,18 +82,27 @@ class Declared:
         return self.spec.replicas or 1
 
 
+async def _unguarded(_: AsyncSession) -> None:
+    """Nobody else writes."""
+
+
 class DeclaredServers:
-    """The store. `clock` and `new_id` make what is otherwise chance and time."""
+    """The store. `clock` and `new_id` make what is otherwise chance and time.
+
+    `guard` is called in every transaction that writes and raises where this process may not write any more (`Lease.guard`).
+    """
 
     def __init__(
         self,
         database: Database,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        guard: Callable[[AsyncSession], Awaitable[None]] = _unguarded,
     ) -> None:
         self._database = database
         self._clock = clock
         self._new_id = new_id
+        self._guard = guard
 
     async def declare(self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int) -> Declared:
         """Declare a server; the first one again where the owner has used the request id before."""
@@ -112,6 +122,7 @@ class DeclaredServers:
         )
         try:
             async with self._database.begin() as session:
+                await self._guard(session)
                 session.add(row)
         except IntegrityError:
             async with self._database.read() as session:
@@ -198,11 +209,13 @@ class DeclaredServers:
     async def forget(self, server_uuid: str) -> None:
         """Remove the row."""
         async with self._database.begin() as session:
+            await self._guard(session)
             await session.execute(delete(ServerRow).where(ServerRow.server_uuid == server_uuid))
 
     async def _update(self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]) -> bool:
         statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
         async with self._database.begin() as session:
+            await self._guard(session)
             result = await session.execute(statement.returning(ServerRow.server_uuid))
             return result.first() is not None
 

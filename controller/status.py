@@ -22,6 +22,12 @@ _FALSE = server_pb2.CONDITION_STATUS_FALSE
 _UNKNOWN = server_pb2.CONDITION_STATUS_UNKNOWN
 _OUT_OF_MEMORY = "OutOfMemory"
 _GOING = "Stopping"
+_NO_MODEL = {
+    Place.MISSING: "ModelNotFound",
+    Place.CORRUPT: "ModelCorrupt",
+    Place.UNREACHABLE: "ModelUnreachable",
+}
+"""Why there is no file to start an engine with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class _View:
             return server_pb2.SERVER_STATE_READY
         if self.serving:
             return server_pb2.SERVER_STATE_DEGRADED
-        if self._failing or self._model.place is Place.MISSING:
+        if self._failing or self._model.place in (Place.MISSING, Place.CORRUPT):
             return server_pb2.SERVER_STATE_FAILING
         return server_pb2.SERVER_STATE_STARTING
 
@@ -147,9 +153,8 @@ class _View:
         if self.serving == wanted and not self._failing:
             return _Verdict(_TRUE, "AllReady", f"{wanted} of {wanted} engines answer")
         so_far = f"{self.serving} of {wanted} engines answer"
-        if self._model.place in (Place.MISSING, Place.UNREACHABLE):
-            reason = "ModelNotFound" if self._model.place is Place.MISSING else "ModelUnreachable"
-            return _Verdict(_FALSE, reason, f"{so_far}: {self._model.message}")
+        if self._model.place in _NO_MODEL:
+            return _Verdict(_FALSE, _NO_MODEL[self._model.place], f"{so_far}: {self._model.message}")
         if self._worst and self._worst.failures:
             return _Verdict(_FALSE, self._worst.reason, f"{so_far}: {self._worst.message}")
         return _Verdict(_FALSE, "Starting", so_far)
@@ -173,8 +178,8 @@ class _View:
         place = self._model.place
         if place is Place.AVAILABLE or (place is Place.UNKNOWN and self._running):
             return _Verdict(_TRUE, "Located", "the model's file is on this machine")
-        if place is Place.MISSING:
-            return _Verdict(_FALSE, "ModelNotFound", self._model.message)
+        if place in (Place.MISSING, Place.CORRUPT):
+            return _Verdict(_FALSE, _NO_MODEL[place], self._model.message)
         if place is Place.UNREACHABLE:
             return _Verdict(_UNKNOWN, "ModelUnreachable", self._model.message)
         if place is Place.LOCATING:

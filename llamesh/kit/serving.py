@@ -22,6 +22,7 @@ from llamesh.kit.calls import MeshInterceptor
 from llamesh.kit.config import Settings, load_settings, make_private
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log
+from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
@@ -43,6 +44,10 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
 )
+
+
+_END_SECONDS = 10.0
+"""What a process that is asked to end needs beside its drains."""
 
 
 class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
@@ -67,6 +72,8 @@ class Member:
         self._services: list[str] = []
         self._shown: list[str] = []
         self._revocations: Revocations | None = None
+        self._on_stopping: list[Callable[[], None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     def announce(self, *services: str) -> None:
@@ -76,6 +83,13 @@ class Member:
     def show(self, *services: str) -> None:
         """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
         self._shown.extend(services)
+
+    def show_part(self, name: str, well: bool) -> None:
+        """Let the health service say of a part that this member depends on, for instance "store", whether it can be used."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        task = asyncio.get_running_loop().create_task(self._health.set(name, state))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
         """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
@@ -107,7 +121,13 @@ class Member:
 
     def stop(self) -> None:
         """Begin the drain."""
+        for act in self._on_stopping:
+            act()
         self.stopping.set()
+
+    def on_stopping(self, act: Callable[[], None]) -> None:
+        """Call this when the drain begins, possibly more than once."""
+        self._on_stopping.append(act)
 
     def _take_revoked(self, token_ids: Iterable[str]) -> None:
         self._calls.revoked = frozenset(token_ids)
@@ -142,7 +162,16 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
             loop.add_signal_handler(number, member.stop)
         # Whoever started us is gone: nothing is left to drain for.
         watch_lifeline(lambda: os._exit(1))
-        await main(member)
+        try:
+            # Before anything of the home is touched: its database, its engines, the live socket of a process that serves.
+            async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
+                member.on_stopping(lock.say_ending)
+                await main(member)
+        except HeldError as error:
+            raise StartRefused(
+                f"{error} ({settings.home}): end it with `llamesh down` or `kill {error.holder or 'PID'}`,"
+                " or set LLAMESH_HOME to another directory"
+            ) from error
 
     try:
         uvloop.run(supervised())
