@@ -47,7 +47,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
     async with AsyncExitStack() as stack:
         database = open_database(settings, "controller")
         stack.push_async_callback(database.close)
-        await database.migrate("controller")
+        await member.prepare(database, "controller")
         download, gateway, contract = (channel(settings, name) for name in ("download", "gateway", "contract"))
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)

