@@ -84,6 +84,7 @@ class Member:
         self._services: list[str] = []
         self._shown: list[str] = []
         self._revocations: Revocations | None = None
+        self._drain_until: float | None = None
         self._listening = False
         self._database: BackgroundTask | None = None
         self._database_answers = True
@@ -153,8 +154,14 @@ class Member:
         log.info("stopped")
 
     def stop(self) -> None:
-        """Begin the drain."""
+        """Begin the drain; a second call changes nothing."""
+        if not self.stopping.is_set():
+            self._drain_until = time.monotonic() + self.settings.drain_seconds
         self.stopping.set()
+
+    def drain_left(self) -> float:
+        """Seconds that are left of the drain; all of them before it has begun."""
+        return self.settings.drain_seconds if self._drain_until is None else self._drain_until - time.monotonic()
 
     async def _listen(self, address: str | None = None) -> None:
         """Accept connections; a second call changes nothing."""
