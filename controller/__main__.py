@@ -52,7 +52,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
     async with AsyncExitStack() as stack:
         database = open_database(settings, "controller")
         stack.push_async_callback(database.close)
-        await database.migrate("controller")
+        await member.prepare(database, "controller")
 
         def end(follower: str) -> None:
             followers.append(follower)

