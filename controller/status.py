@@ -12,7 +12,7 @@ from datetime import datetime
 from controller.declared import Declared, Rest
 from controller.models import ModelFact, Place
 from controller.plan import Seen, Situation, Wish
-from controller.runtimes import Phase
+from controller.runtimes import Liveness, Phase
 from llamesh.parameters import flags
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server
@@ -28,6 +28,12 @@ _NO_MODEL = {
     Place.UNREACHABLE: "ModelUnreachable",
 }
 """Why there is no file to start an engine with."""
+_DOUBTS = {
+    Liveness.SUSPECT: "InferenceSilent",
+    Liveness.LOST: "EngineUnreachable",
+    Liveness.STUCK: "InferenceStuck",
+}
+"""Reasons of the Ready condition while an engine is in doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,11 @@ class _View:
         self._replacing = any(seen.engine.spec_hash != wish.spec_hash for seen in serving)
         histories = [situation.history(replica) for replica in range(wish.wanted)]
         self._worst = max(histories, key=lambda history: history.failures, default=None)
+        self._doubtful = [
+            seen
+            for seen in self._running
+            if seen.engine.phase is Phase.READY and seen.engine.liveness is not Liveness.ALIVE
+        ]
 
     def state(self) -> server_pb2.ServerState.ValueType:
         """In one word."""
@@ -134,7 +145,7 @@ class _View:
             return server_pb2.SERVER_STATE_STARTING
         if self.serving == self._wish.wanted and not self._failing:
             return server_pb2.SERVER_STATE_READY
-        if self.serving:
+        if self.serving or self._doubtful:
             return server_pb2.SERVER_STATE_DEGRADED
         if self._failing or self._model.place in (Place.MISSING, Place.CORRUPT):
             return server_pb2.SERVER_STATE_FAILING
@@ -155,6 +166,9 @@ class _View:
         so_far = f"{self.serving} of {wanted} engines answer"
         if self._model.place in _NO_MODEL:
             return _Verdict(_FALSE, _NO_MODEL[self._model.place], f"{so_far}: {self._model.message}")
+        if self._doubtful:
+            engine = min((seen.engine for seen in self._doubtful), key=lambda engine: engine.replica)
+            return _Verdict(_FALSE, _DOUBTS[engine.liveness], f"{so_far}; replica {engine.replica}: {engine.complaint}")
         if self._worst and self._worst.failures:
             return _Verdict(_FALSE, self._worst.reason, f"{so_far}: {self._worst.message}")
         return _Verdict(_FALSE, "Starting", so_far)
@@ -222,8 +236,11 @@ class _View:
         state, message = server_pb2.REPLICA_STATE_STARTING, "the model is being loaded"
         if draining:
             state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
+        elif seen in self._doubtful:
+            # As with one that drains: it gets no new requests, and may finish those that it has.
+            state, message = server_pb2.REPLICA_STATE_DRAINING, seen.engine.complaint
         elif self._now.serves(seen) and self._now.envoy:
-            state, message = server_pb2.REPLICA_STATE_READY, ""
+            state, message = server_pb2.REPLICA_STATE_READY, history.summary
         elif seen.engine.phase is Phase.READY:
             message = "Envoy has not acknowledged it yet"
         entry = Replica(

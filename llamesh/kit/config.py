@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     engine_http_threads: Annotated[int, Field(ge=4, le=4096)] = _named(
         "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and Envoy's connections to it."
     )
+    engine_stall_seconds: Annotated[float, Field(ge=5, le=86400)] = _named(
+        "LLAMESH_ENGINE_STALL_SECONDS",
+        300.0,
+        "How long an engine whose speed is not known yet may work without progress before it is ended, in seconds.",
+    )
     memory_reserve_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )

@@ -22,7 +22,7 @@ from llamesh.background import BackgroundTask
 from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.liveness import SILENT_PROBES, Liveness, Probe
 from llamesh.cli.mesh.restarts import STABLE_SECONDS, Restarts
-from llamesh.processes import ProcessId
+from llamesh.processes import ProcessId, exit_words
 from llamesh.shutdown import LIFELINE, STOP
 
 OWN_LOG = "supervisor"
@@ -253,10 +253,9 @@ class Supervisor:
         return self._clock() - self._told.get(name, float("-inf")) > TOLD_SECONDS
 
     def _obituary(self, component: Component, code: int, pause: float) -> str:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"
         last = self._last_words(component) if code > 0 else ""
-        return f"{component.name} {how}; {then}" + (f"\n    its last words: {last}" if last else "")
+        return f"{component.name} {exit_words(code)}; {then}" + (f"\n    its last words: {last}" if last else "")
 
     def _last_words(self, component: Component) -> str:
         return "".join(logfiles.last_lines(logfiles.path_of(self._logs, component.name), 1))[:500]
