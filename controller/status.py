@@ -74,6 +74,7 @@ def describe(
         "Progressing": view.progressing(),
         "ModelAvailable": view.model_available(),
         "FitsMemory": view.fits_memory(declared.engine_memory_bytes, memory),
+        "Routable": view.routable(),
     }
     _set_next_start(server, view.next_start_in(), previous, now)
     before = {condition.type: condition for condition in previous.conditions} if previous else {}
@@ -106,6 +107,12 @@ def is_going(server: Server) -> bool:
 def ready_reason(server: Server) -> str:
     """Why not every engine answers, in one word."""
     return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def is_routable(server: Server, generation: int) -> bool:
+    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    routable = any(condition.type == "Routable" and condition.status == _TRUE for condition in server.conditions)
+    return routable and server.observed_generation >= generation
 
 
 def why_not_ready(server: Server) -> str:
@@ -220,6 +227,14 @@ class _View:
         if needed > memory.available_bytes:
             return _Verdict(_FALSE, "NotEnoughMemory", numbers)
         return _Verdict(_TRUE, "Estimated", numbers)
+
+    def routable(self) -> _Verdict:
+        """Whether a request for the server, by id or name, gets here."""
+        if self._now.routable:
+            return _Verdict(_TRUE, "Acknowledged", "Envoy routes requests for this server")
+        if not self._now.envoy:
+            return _Verdict(_UNKNOWN, "EnvoyNotConnected", "no Envoy has said that it routes requests for this server")
+        return _Verdict(_FALSE, "NotAcknowledged", "Envoy has not yet said that it routes requests for this server")
 
     def replicas(self) -> Sequence[Replica]:
         """One entry an engine; and one for a replica that waits for its next start."""
