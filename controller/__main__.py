@@ -79,7 +79,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waker = Waker(Waking(board, reconciler.wake, reconciler.touch), board, settings.socket("waker"))
+        waking = Waking(board, reconciler.wake, reconciler.touch)
+        stack.push_async_callback(waking.close)
+        waker = Waker(waking, board, settings.socket("waker"))
         await waker.start()
         stack.push_async_callback(waker.close)
         activity = Activity(board, runtime, reconciler)

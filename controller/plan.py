@@ -89,6 +89,8 @@ class Situation:
     """When it last had a request or woke."""
     envoy: bool = True
     """Whether an Envoy acknowledges what it is sent."""
+    routable: bool = False
+    """Whether Envoy routes requests by the server's present name."""
 
     def history(self, replica: int) -> History:
         """What happened to a replica."""

@@ -181,7 +181,8 @@ class Reconciler:
 
     def _situation(self, declared: Declared, wish: Wish, memory: Remembered) -> Situation:
         engines = self._runtime.engines(declared.server_uuid)
-        return memory.situation(wish.spec_hash, engines, self._clock(), self._model(declared).place is Place.AVAILABLE)
+        available = self._model(declared).place is Place.AVAILABLE
+        return memory.situation(wish.spec_hash, engines, self._clock(), available, _names(declared))
 
     async def _act(self, action: Action, declared: Declared, memory: Remembered) -> None:
         match action:
@@ -211,7 +212,7 @@ class Reconciler:
         addresses = {engine.instance: engine.address for engine in self._runtime.engines(declared.server_uuid)}
         endpoints = ServerEndpoints(
             server_uuid=declared.server_uuid,
-            model_names=(declared.spec.model_name,) if declared.spec.model_name else (),
+            model_names=_names(declared),
             ready=tuple(addresses[instance] for instance in decision.endpoints),
             waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
@@ -301,3 +302,7 @@ class Reconciler:
         with_engines = set(self._runtime.servers())
         for name in (declared.keys() | self._memories.keys()) - asleep | with_engines:
             self._queue.add(name)
+
+
+def _names(declared: Declared) -> tuple[str, ...]:
+    return (declared.spec.model_name,) if declared.spec.model_name else ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from controller.declared import Declared, Rest
 from controller.models import ModelFact, Place
@@ -34,6 +34,7 @@ _DOUBTS = {
     Liveness.STUCK: "InferenceStuck",
 }
 """Reasons of the Ready condition while an engine is in doubt."""
+_SAME_MOMENT_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ def describe(
         "Progressing": view.progressing(),
         "ModelAvailable": view.model_available(),
         "FitsMemory": view.fits_memory(declared.engine_memory_bytes, memory),
+        "Routable": view.routable(),
     }
+    _set_next_start(server, view.next_start_in(), previous, now)
     before = {condition.type: condition for condition in previous.conditions} if previous else {}
     for kind, verdict in verdicts.items():
         server.conditions.append(_condition(kind, verdict, before.get(kind), observed_generation, now))
@@ -113,9 +116,31 @@ def is_going(server: Server) -> bool:
     return any(condition.type == "Ready" and condition.reason == _GOING for condition in server.conditions)
 
 
+def ready_reason(server: Server) -> str:
+    """Why not every engine answers, in one word."""
+    return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def is_routable(server: Server, generation: int) -> bool:
+    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    routable = any(condition.type == "Routable" and condition.status == _TRUE for condition in server.conditions)
+    return routable and server.observed_generation >= generation
+
+
 def why_not_ready(server: Server) -> str:
     """Why not every engine answers, for people."""
     return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def _set_next_start(server: Server, seconds: float | None, previous: Server | None, now: datetime) -> None:
+    """Note the moment, the same as before if it is the same but for the grain of the clock."""
+    if seconds is None:
+        return
+    server.next_start_time.FromDatetime(now + timedelta(seconds=seconds))
+    if previous is not None and previous.HasField("next_start_time"):
+        apart = previous.next_start_time.ToMilliseconds() - server.next_start_time.ToMilliseconds()
+        if abs(apart) < _SAME_MOMENT_MS:
+            server.next_start_time.CopyFrom(previous.next_start_time)
 
 
 class _View:
@@ -150,6 +175,15 @@ class _View:
         if self._failing or self._model.place in (Place.MISSING, Place.CORRUPT):
             return server_pb2.SERVER_STATE_FAILING
         return server_pb2.SERVER_STATE_STARTING
+
+    def next_start_in(self) -> float | None:
+        """Seconds until a failed engine may be started again; None if none failed, or one is starting or answers."""
+        if any(seen.engine.phase in (Phase.STARTING, Phase.READY) for seen in self._running) or not self._worst:
+            return None
+        if not self._worst.failures:
+            return None
+        moments = [self._now.history(replica).not_before for replica in range(self._wish.wanted)]
+        return max(0.0, min(moments) - self._now.now)
 
     def ready(self) -> _Verdict:
         """Whether every wanted engine answers."""
@@ -212,6 +246,14 @@ class _View:
         if needed > memory.available_bytes:
             return _Verdict(_FALSE, "NotEnoughMemory", numbers)
         return _Verdict(_TRUE, "Estimated", numbers)
+
+    def routable(self) -> _Verdict:
+        """Whether a request for the server, by id or name, gets here."""
+        if self._now.routable:
+            return _Verdict(_TRUE, "Acknowledged", "Envoy routes requests for this server")
+        if not self._now.envoy:
+            return _Verdict(_UNKNOWN, "EnvoyNotConnected", "no Envoy has said that it routes requests for this server")
+        return _Verdict(_FALSE, "NotAcknowledged", "Envoy has not yet said that it routes requests for this server")
 
     def replicas(self) -> Sequence[Replica]:
         """One entry an engine; and one for a replica that waits for its next start."""
