@@ -65,8 +65,14 @@ def lua_value(value: Any) -> str:
     if isinstance(value, list):
         return "{" + ",".join(map(lua_value, value)) + "}"
     if isinstance(value, str):
-        return '"' + "".join(f"\\{byte:03d}" if byte < 32 or byte in b'"\\' else chr(byte) for byte in value.encode("latin-1")) + '"'
-    return {True: "true", False: "false", None: "nil"}[value] if value is None or isinstance(value, bool) else str(value)
+        return (
+            '"'
+            + "".join(f"\\{byte:03d}" if byte < 32 or byte in b'"\\' else chr(byte) for byte in value.encode("latin-1"))
+            + '"'
+        )
+    return (
+        {True: "true", False: "false", None: "nil"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
 
 
 @functools.cache

@@ -14,6 +14,8 @@ local exceeded, broken, unescaped = json_text.exceeded, json_text.broken, json_t
 local request_limits = {}
 
 local ANYTHING = { any = true }
+-- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
+local LONGEST_MODEL = 2048
 
 -- The shapes with each name replaced by what it stands for.
 local shapes = {}
@@ -119,7 +121,7 @@ end
 -- The text between `first` and `last`, as it was sent.
 local function check_text(rule, first, last)
   local size = last - first + 1
-  if rule.bytes and size > limits[rule.bytes] and rule.reads ~= "model" then
+  if rule.bytes and size > limits[rule.bytes] then
     return exceeded(rule.bytes, size)
   end
   if rule.total then
@@ -133,7 +135,7 @@ local function check_text(rule, first, last)
   elseif rule.reads == "grammar" then
     grammar_cost.check(unescaped(sub(text, first, last)), limits)
   elseif rule.reads == "model" then
-    model = unescaped(sub(text, first, math.min(last, first + 6 * limits[rule.bytes] + 6)))
+    model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
   end
 end
 
