@@ -94,7 +94,8 @@ def request_limits() -> str:
     for name, limit in limits.table().items():
         rows.append(f"| `{name}` | {limit.default} | {limit.least} | {limit.most} | {limit.about} |")
     head = (
-        "# Limits of an inference request\n\nThe front door refuses a request that exceeds one with 400 and code `limit_exceeded`; `param` is the "
+        "# Limits of an inference request\n\nThe front door refuses a request that exceeds one with 400 and code "
+        "`limit_exceeded`; `param` is the "
         "field, the message has the limit, its number and what was sent. Bytes are counted as they are sent, with their escapes. "
         "`LLAMESH_INFERENCE_LIMITS=name=value,...` changes them between the two bounds; what a higher one costs is in "
         "[ADR 10](../adr/0010-the-front-door-bounds-cost.md).\n\n"
