@@ -177,10 +177,15 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 
 def route_lua(changed: Mapping[str, int]) -> str:
-    """The filter that decides about an inference request, with the table of limits in it."""
+    """The filter that decides about an inference request, with limits that differ from the table's."""
+    return limits_lua(changed) + templates.lua("route")
+
+
+def limits_lua(changed: Mapping[str, int]) -> str:
+    """The modules that hold a body against the table of limits, with the table in them."""
     table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
     modules = ("json_text", "grammar_cost", "schema_cost", "request_limits")
-    return templates.lua_module("limits_table", f"return {table}") + templates.lua("route", *modules)
+    return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*modules)
 
 
 def inference_routes(

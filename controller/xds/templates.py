@@ -48,9 +48,14 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     return filled
 
 
-def lua(name: str, *modules: str) -> str:
-    """The source of the Lua filter `name`, with the `modules` that it requires put before it: Envoy takes one text."""
-    return "".join(lua_module(module, lua(module)) for module in modules) + (FOLDER / "lua" / f"{name}.lua").read_text()
+def lua(name: str) -> str:
+    """The source of a Lua script below envoy/lua. Envoy takes one text: put the modules that it requires before it."""
+    return (FOLDER / "lua" / f"{name}.lua").read_text()
+
+
+def lua_modules(*names: str) -> str:
+    """A Lua text after which `require` finds these modules."""
+    return "".join(lua_module(name, lua(name)) for name in names)
 
 
 def lua_module(name: str, source: str) -> str:

@@ -204,11 +204,7 @@ local function check_list(at, rule)
   return ended
 end
 
-local function check_number(rule, written)
-  local number = tonumber(written)
-  if not number or not find(written, "^[-%d]") then
-    return broken()
-  end
+local function check_number(rule, number, written)
   if rule.most and number > limits[rule.most] then
     return exceeded(rule.most, written)
   end
@@ -259,8 +255,11 @@ function value(at, shape)
       return wrong_kind(shape, "flag")
     end
   elseif word ~= "null" then
-    if shape.number then
-      check_number(shape.number, word)
+    local number = find(word, "^-?%d[%d.eE+-]*$") and tonumber(word)
+    if not number then
+      return broken()
+    elseif shape.number then
+      check_number(shape.number, number, word)
     elseif not shape.any then
       return wrong_kind(shape, "number")
     end
