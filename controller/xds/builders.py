@@ -184,7 +184,7 @@ def route_lua(changed: Mapping[str, int]) -> str:
 def limits_lua(changed: Mapping[str, int]) -> str:
     """The modules that hold a body against the table of limits, with the table in them."""
     table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
-    modules = ("json_text", "grammar_cost", "schema_cost", "request_limits")
+    modules = ("json_text", "word_length", "grammar_cost", "schema_cost", "request_limits")
     return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*modules)
 
 

@@ -5,6 +5,7 @@
 -- One body is read at a time (`open`); Envoy runs a script of one worker to its next wait, and nothing here waits.
 
 local find, byte, sub, gsub, char = string.find, string.byte, string.sub, string.gsub, string.char
+local floor = math.floor
 local QUOTE, BACKSLASH, COLON, COMMA, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 92, 58, 44, 123, 91, 125, 93
 
 local json_text = {}
@@ -29,9 +30,19 @@ end
 
 local broken, exceeded = json_text.broken, json_text.exceeded
 
--- What lies between the quotes of a string, read. A character beyond ASCII that is written as an escape becomes the bytes 255: as many as it has in UTF-8,
--- half a pair of surrogates two.
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+
+-- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text.
+local function utf8(code)
+  if code < 128 then
+    return char(code)
+  elseif code < 2048 then
+    return char(192 + floor(code / 64), 128 + code % 64)
+  end
+  return char(224 + floor(code / 4096), 128 + floor(code / 64) % 64, 128 + code % 64)
+end
+
+-- What lies between the quotes of a string, read.
 function json_text.unescaped(raw)
   if not find(raw, "\\", 1, true) then
     return raw
@@ -41,10 +52,7 @@ function json_text.unescaped(raw)
       return (ESCAPES[letter] or letter) .. digits
     end
     local code = tonumber(digits, 16)
-    if code and code < 128 then
-      return char(code)
-    end
-    return (code and code > 2047 and (code < 55296 or code > 57343)) and "\255\255\255" or "\255\255"
+    return code and utf8(code) or "?"
   end))
 end
 

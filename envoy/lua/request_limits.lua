@@ -4,6 +4,7 @@
 local json_text = require("json_text")
 local schema_cost = require("schema_cost")
 local grammar_cost = require("grammar_cost")
+local word_length = require("word_length")
 local table_of_limits = require("limits_table")
 
 local byte, find, sub, lower, match = string.byte, string.find, string.sub, string.lower, string.match
@@ -68,47 +69,6 @@ local function refused(code, message)
   error({ code = code, message = message }, 0)
 end
 
--- Characters of one class that follow each other are one word to most tokenizers. A body may write each of them as an escape.
-local CLASSES = {
-  { written = "[A-Za-z\128-\255\\0-9]", read = "[A-Za-z\128-\255]" },
-  { written = "[0-9\\ua-fA-F]", read = "%d" },
-  { written = "[ \t\r\n\\nrtbfu0-9a-fA-F]", read = "%s" },
-  { written = "[^%sg-tv-zG-Z\128-\255]", read = "[^A-Za-z0-9%s\128-\255]" },
-}
-
--- Calls found(first, last) for each stretch of characters of `set` that has `least` of them or more. One that long covers the whole way from one of the places
--- that are looked at to the next.
-local function stretches(written, set, least, found)
-  local step = math.max(1, math.floor(least / 2))
-  local run, one, at = "^" .. set .. "+", "^" .. set, 1
-  while at <= #written do
-    local _, last = find(written, run, at)
-    if last and last - at + 1 >= step then
-      local first = at
-      while first > 1 and find(written, one, first - 1) do
-        first = first - 1
-      end
-      if last - first + 1 >= least then
-        found(first, last)
-      end
-      at = at + step * math.ceil((last + 1 - at) / step)
-    else
-      at = at + step
-    end
-  end
-end
-
-local function check_stretches(written, name)
-  local least = limits[name] + 1
-  for _, class in ipairs(CLASSES) do
-    stretches(written, class.written, least, function(first, last)
-      stretches(unescaped(sub(written, first, last)), class.read, least, function(from, to)
-        return exceeded(name, to - from + 1)
-      end)
-    end)
-  end
-end
-
 local function check_media(first, last)
   add("media.items", 1)
   local start = lower(unescaped(sub(text, first, math.min(last, first + 383))))
@@ -128,7 +88,7 @@ local function check_text(rule, first, last)
     add(rule.total, size)
   end
   if rule.run and size > limits[rule.run] then
-    check_stretches(sub(text, first, last), rule.run)
+    word_length.check(sub(text, first, last), rule.run, limits)
   end
   if rule.reads == "media" then
     check_media(first, last)

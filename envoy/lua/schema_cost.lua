@@ -5,6 +5,7 @@
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
+local word_length = require("word_length")
 local exceeded, unescaped = json_text.exceeded, json_text.unescaped
 local byte, sub, gmatch = string.byte, string.sub, string.gmatch
 local max = math.max
@@ -58,6 +59,11 @@ function read(at)
   local mark = byte(text, at)
   if mark == QUOTE then
     local quote = json_text.string(at)
+    if quote > last then
+      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
+    elseif quote - at - 1 > limits["prompt.run_bytes"] then
+      word_length.check(sub(text, at + 1, quote - 1), "prompt.run_bytes", limits)
+    end
     return unescaped(sub(text, at + 1, quote - 1)), quote + 1
   elseif mark == BRACE then
     return read_object(at)

@@ -199,7 +199,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.properties": lambda amount: schema(_required(amount)),
     "schema.optional": lambda amount: schema(_properties(amount)),
     "schema.enum": lambda amount: schema({"enum": ["a"] * amount}),
-    "schema.enum_bytes": lambda amount: schema({"enum": ["a" * (amount - 2)]}),
+    "schema.enum_bytes": lambda amount: schema({"enum": [words(amount - 2)]}),
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
     "schema.alternatives": lambda amount: schema({"anyOf": [{}] * amount}),
     "schema.grammar_bytes": _grammar_bytes,
