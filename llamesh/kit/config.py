@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llamesh.kit import limits
 from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
@@ -101,6 +102,11 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
     )
+    inference_limits: Annotated[dict[str, int], NoDecode] = _named(
+        "LLAMESH_INFERENCE_LIMITS",
+        {},
+        "Limits of inference requests that differ from the defaults, as name=value,...: docs/reference/limits.md lists them.",
+    )
     reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
 
     import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
@@ -150,6 +156,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Read lists as the reference deployment writes them: separated by commas."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("inference_limits", mode="before")
+    @classmethod
+    def _known_limits(cls, value: object) -> object:
+        return limits.parse(value) if isinstance(value, str) else value
 
     @field_validator("home", mode="after")
     @classmethod
