@@ -96,8 +96,9 @@ local function is_list(value)
   return type(value) == "table" and value.list == true
 end
 
--- Of the schema that is walked: its root, and for each reference the alternatives of what it stands for.
-local root, referred
+-- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
+-- and how many times one led back so far.
+local root, referred, leading_back, turns
 
 local function target_of(reference)
   if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
@@ -256,6 +257,31 @@ local function visit_type(of, kind, depth, way)
   return 1
 end
 
+-- How a value of the schema begins: its bracket, and for an object the name of its first property, with its value if there is only one.
+local function beginning_of(schema, steps)
+  if not is_object(schema) or steps > limits["schema.depth"] then
+    return "any"
+  end
+  local of = schema.of
+  if of["$ref"] ~= nil then
+    return beginning_of(target_of(of["$ref"]), steps + 1)
+  elseif is_object(of.properties) then
+    local required = names_in(of.required)
+    for _, name in ipairs(of.properties.names) do
+      if required[name] then
+        local first = of.properties.of[name]
+        local only = is_object(first) and first.of.const
+        if only == nil and is_object(first) and is_list(first.of.enum) and #first.of.enum == 1 then
+          only = first.of.enum[1]
+        end
+        return "{" .. name .. "\0" .. ((type(only) == "string" or type(only) == "number") and only or "")
+      end
+    end
+    return "{"
+  end
+  return "["
+end
+
 -- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses.
 function visit(schema, depth, way)
   if not is_object(schema) then
@@ -269,9 +295,15 @@ function visit(schema, depth, way)
   local of = schema.of
   local reference = of["$ref"]
   if reference ~= nil then
-    if type(reference) == "string" and not referred[reference] then
-      referred[reference] = 1
+    if type(reference) ~= "string" then
+      return 1
+    elseif leading_back[reference] then
+      turns = turns + 1
+    elseif not referred[reference] then
+      local before = turns
+      leading_back[reference] = true
       referred[reference] = visit(target_of(reference), depth + 1, #reference + 3)
+      leading_back[reference] = turns > before or nil
     end
     return referred[reference] or 1
   end
@@ -281,8 +313,17 @@ function visit(schema, depth, way)
     either = of.anyOf
   end
   if either ~= nil then
+    local alike = {}
     for _, alternative in ipairs(is_list(either) and either or {}) do
+      local before = turns
       alternatives = alternatives + visit(alternative, depth + 1, way + 4)
+      if turns > before then
+        local beginning = beginning_of(alternative, 1)
+        alike[beginning] = (alike[beginning] or 0) + 1
+        if alike[beginning] > limits["grammar.branches"] then
+          return exceeded("grammar.branches", alike[beginning], true)
+        end
+      end
     end
   elseif is_list(of.type) then
     for _, kind in ipairs(of.type) do
@@ -309,7 +350,7 @@ end
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
   text, limits, sums = body, most, totals
-  referred = {}
+  referred, leading_back, turns = {}, {}, 0
   last = at + limits["schema.bytes"] - (sums["schema.bytes"] or 0)
   local ended
   root, ended = read(at)
