@@ -5,80 +5,15 @@
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
-local word_length = require("word_length")
-local exceeded, unescaped = json_text.exceeded, json_text.unescaped
-local byte, sub, gmatch = string.byte, string.sub, string.gmatch
+local schema_text = require("schema_text")
+local exceeded = json_text.exceeded
+local is_object, is_list = schema_text.is_object, schema_text.is_list
+local sub, gmatch = string.sub, string.gmatch
 local max = math.max
-local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
 
 local schema_cost = {}
 
--- What is not built into the text of a schema: null, for one. Objects and lists are tables; a list has the field `list`, an object its names in order as `names`.
-local NOTHING = {}
-
-local text, limits, sums
--- Where the schema must have ended.
-local last
-
-local read
-
-local function read_object(at)
-  local names, of, ended = {}, {}, nil
-  at, ended = json_text.enter(at)
-  while at do
-    if at > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    end
-    local quote, start = json_text.key(at)
-    local name = unescaped(sub(text, at + 1, quote - 1))
-    if of[name] ~= nil then
-      error({ code = "invalid_value", message = "has the key " .. sub(name, 1, 64) .. " twice." }, 0)
-    end
-    names[#names + 1] = name
-    of[name], at = read(start)
-    at, ended = json_text.next(at, CLOSING_BRACE)
-  end
-  return { names = names, of = of }, ended
-end
-
-local function read_list(at)
-  local list, ended = { list = true }, nil
-  at, ended = json_text.enter(at)
-  while at do
-    if at > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    end
-    list[#list + 1], at = read(at)
-    at, ended = json_text.next(at, CLOSING_BRACKET)
-  end
-  return list, ended
-end
-
--- The value that begins at `at`, and where it ends.
-function read(at)
-  local mark = byte(text, at)
-  if mark == QUOTE then
-    local quote = json_text.string(at)
-    if quote > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    elseif quote - at - 1 > limits["prompt.run_bytes"] then
-      word_length.check(sub(text, at + 1, quote - 1), "prompt.run_bytes", limits)
-    end
-    return unescaped(sub(text, at + 1, quote - 1)), quote + 1
-  elseif mark == BRACE then
-    return read_object(at)
-  elseif mark == BRACKET then
-    return read_list(at)
-  end
-  local word, stop = json_text.word(at)
-  local number = tonumber(word)
-  if number then
-    return number, stop
-  elseif word == "true" or word == "false" then
-    return word == "true", stop
-  end
-  return NOTHING, stop
-end
+local limits, sums
 
 local function add(name, amount)
   local sum = (sums[name] or 0) + amount
@@ -86,14 +21,6 @@ local function add(name, amount)
   if sum > limits[name] then
     return exceeded(name, sum, true)
   end
-end
-
-local function is_object(value)
-  return type(value) == "table" and value.of ~= nil
-end
-
-local function is_list(value)
-  return type(value) == "table" and value.list == true
 end
 
 -- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
@@ -349,14 +276,13 @@ end
 
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
-  text, limits, sums = body, most, totals
+  limits, sums = most, totals
   referred, leading_back, turns = {}, {}, 0
-  last = at + limits["schema.bytes"] - (sums["schema.bytes"] or 0)
   local ended
-  root, ended = read(at)
+  root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
   add("schema.bytes", ended - at)
   visit(root, 1, 4)
-  text, root = nil, nil
+  root = nil
   return ended
 end
 
