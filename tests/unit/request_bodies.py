@@ -51,17 +51,17 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "nested repetition in a pattern": (
         CHAT,
         answer_of({"type": "string", "pattern": _DEEP_PATTERN}),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same in a tool": (
         CHAT,
         chat(tools=[tool({"type": "object", "properties": {"x": {"type": "string", "pattern": _DEEP_PATTERN}}})]),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same behind a reference": (
         CHAT,
         answer_of({"$ref": "#/examples/0/x", "examples": [{"x": {"type": "string", "pattern": _DEEP_PATTERN}}]}),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same with escapes": (
         CHAT,
@@ -69,12 +69,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         .replace("pattern", "p\\u0061ttern")
         .replace("a{0,30}", "a\\u007b0,30}")
         .encode(),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same by rules": (
         COMPLETIONS,
         {"prompt": "x", "grammar": "root ::= b{0,30}\nb ::= c{0,30}\nc ::= d{0,30}\nd ::= [a]{0,30}"},
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "an enum of 20,000 strings": (CHAT, answer_of({"enum": [f"value {n}" for n in range(20000)]}), "schema."),
     "10,000 sequence breakers": (
@@ -100,7 +100,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         answer_of({"properties": {f"p{n}": {"type": "string"} for n in range(200)}, "required": ["p1"]}),
         "schema.optional",
     ),
-    "300 samplers": (COMPLETIONS, {"prompt": "x", "samplers": ["dry"] * 300}, "samplers.items"),
+    "300 samplers": (COMPLETIONS, {"prompt": "x", "samplers": [f"{n}" for n in range(300)]}, "samplers.items"),
     "300 samplers by letters": (COMPLETIONS, {"prompt": "x", "samplers": "d" * 300}, "samplers.items"),
     "a large window": (COMPLETIONS, {"prompt": "x", "repeat_last_n": 2**31 - 1}, "window.tokens"),
     "a large window as a fraction": (
@@ -293,7 +293,7 @@ LEGITIMATE: dict[str, tuple[str, dict[str, Any] | bytes]] = {
             }
         ),
     ),
-    "an enum of 200 countries": (CHAT, answer_of({"enum": [f"Country {n}" for n in range(200)]})),
+    "an enum of 120 words": (CHAT, answer_of({"enum": [f"Word {n}" for n in range(120)]})),
     "an image of 10 MB": (
         CHAT,
         chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _IMAGE}}]}]),
