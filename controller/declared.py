@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
 from sqlalchemy import ColumnElement, UniqueConstraint, delete, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp
@@ -86,18 +87,27 @@ class Declared:
         return self.spec.replicas or 1
 
 
+async def _unguarded(_: AsyncSession) -> None:
+    """Nobody else writes."""
+
+
 class DeclaredServers:
-    """The store. `clock` and `new_id` make what is otherwise chance and time."""
+    """The store. `clock` and `new_id` make what is otherwise chance and time.
+
+    `guard` is called in every transaction that writes and raises where this process may not write any more (`Lease.guard`).
+    """
 
     def __init__(
         self,
         database: Database,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        guard: Callable[[AsyncSession], Awaitable[None]] = _unguarded,
     ) -> None:
         self._database = database
         self._clock = clock
         self._new_id = new_id
+        self._guard = guard
         self._known: dict[str, Declared] | None = None
         """The copy; None until the rows were read once."""
         self._changes = 0
@@ -135,6 +145,7 @@ class DeclaredServers:
         )
         try:
             async with self._database.begin() as session:
+                await self._guard(session)
                 session.add(row)
         except IntegrityError:
             async with self._database.read() as session:
@@ -248,6 +259,7 @@ class DeclaredServers:
     async def forget(self, server_uuid: str) -> None:
         """Remove the row."""
         async with self._database.begin() as session:
+            await self._guard(session)
             await session.execute(delete(ServerRow).where(ServerRow.server_uuid == server_uuid))
         self._changes += 1
         self._unwritten.pop(server_uuid, None)
@@ -260,6 +272,7 @@ class DeclaredServers:
         """Change a row if it is as `present` says; None if it is not."""
         statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
         async with self._database.begin() as session:
+            await self._guard(session)
             row = (await session.execute(statement.returning(ServerRow))).scalar_one_or_none()
         if row is None:
             return None

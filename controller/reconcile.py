@@ -44,6 +44,7 @@ from controller.xds.server import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log, report_failure
+from llamesh.parameters import slot_context
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
@@ -181,7 +182,8 @@ class Reconciler:
 
     def _situation(self, declared: Declared, wish: Wish, memory: Remembered) -> Situation:
         engines = self._runtime.engines(declared.server_uuid)
-        return memory.situation(wish.spec_hash, engines, self._clock(), self._model(declared).place is Place.AVAILABLE)
+        available = self._model(declared).place is Place.AVAILABLE
+        return memory.situation(wish.spec_hash, engines, self._clock(), available, _names(declared))
 
     async def _act(self, action: Action, declared: Declared, memory: Remembered) -> None:
         match action:
@@ -211,11 +213,12 @@ class Reconciler:
         addresses = {engine.instance: engine.address for engine in self._runtime.engines(declared.server_uuid)}
         endpoints = ServerEndpoints(
             server_uuid=declared.server_uuid,
-            model_names=(declared.spec.model_name,) if declared.spec.model_name else (),
+            model_names=_names(declared),
             ready=tuple(addresses[instance] for instance in decision.endpoints),
             waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
+            context=slot_context(declared.spec.parameters, self._model(declared).context_length),
         )
         memory.publication.tell(endpoints, decision.endpoints)
 
@@ -301,3 +304,7 @@ class Reconciler:
         with_engines = set(self._runtime.servers())
         for name in (declared.keys() | self._memories.keys()) - asleep | with_engines:
             self._queue.add(name)
+
+
+def _names(declared: Declared) -> tuple[str, ...]:
+    return (declared.spec.model_name,) if declared.spec.model_name else ()

@@ -59,7 +59,14 @@ class Remembered:
         if load is None or load.busy or before is None or load.work_done != before.work_done:
             self.last_activity = now
 
-    def situation(self, spec_hash: str, engines: Sequence[Engine], now: float, model_available: bool) -> Situation:
+    def situation(
+        self,
+        spec_hash: str,
+        engines: Sequence[Engine],
+        now: float,
+        model_available: bool,
+        model_names: Sequence[str] = (),
+    ) -> Situation:
         """How it stands with the server now, in the light of its present spec."""
         return Situation(
             engines=[self._seen(engine) for engine in engines],
@@ -68,6 +75,7 @@ class Remembered:
             model_available=model_available,
             last_activity=self.last_activity,
             envoy=self.publication.envoy,
+            routable=self.publication.routes(*model_names),
         )
 
     def steady_in(self, engines: Sequence[Engine], now: float) -> float:

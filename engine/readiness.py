@@ -1,7 +1,6 @@
 """From started to ready, and from busy to idle: the two waits in an engine's life.
 
-Invariant: neither wait is a guess about time. Ready is what /health says; idle is no request in llama.cpp and no
-connection on its socket.
+Invariant: neither wait is a guess about time. Ready is what /health says; idle is what `llamesh.kit.occupancy` says.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ async def until_idle(endpoint: Endpoint, known_as: Endpoint, pid: int, grace_sec
     """
     try:
         async with asyncio.timeout(grace_seconds):
-            while await endpoint.busy() or known_as.clients(pid):  # noqa: ASYNC110  # as above
+            while await endpoint.busy(lambda: known_as.clients(pid)):  # noqa: ASYNC110  # as above
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         return False

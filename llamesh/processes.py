@@ -12,6 +12,7 @@ import platform
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,20 +74,38 @@ def program_of(pid: int) -> str:
         return ""
 
 
+def signal_name(number: int) -> str:
+    """A signal by its name, for people; real-time signals, most of which have none of their own, are counted from SIGRTMIN."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    first: int | None = getattr(signal, "SIGRTMIN", None)
+    if first is not None and first < number <= signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - first}"
+    return f"signal {number}"
+
+
+def exit_words(code: int) -> str:
+    """How a process ended, for people. `code` is that of `subprocess`: a negative one is the number of the signal."""
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
 def find_by_argument(argument: str) -> ProcessId | None:
     """The process that was started with this argument; None where there is none."""
+    return next((process for process, words in command_lines() if argument in words), None)
+
+
+def command_lines() -> Iterator[tuple[ProcessId, Sequence[str]]]:
+    """Every process that runs and the words of its command line. Where the system has no /proc, words end at spaces."""
     if _LINUX:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                        return ProcessId.of(int(entry.name))
-        return None
+                    words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
+                    yield ProcessId.of(int(entry.name)), words[:-1]
+        return
     for line in _ps("-axo", "pid=,command=").splitlines():
-        pid, _, command = line.strip().partition(" ")
-        if argument in command:
-            return ProcessId.of(int(pid))
-    return None
+        pid, *words = line.split()
+        yield ProcessId.of(int(pid)), words
 
 
 def _ps(*arguments: str) -> str:

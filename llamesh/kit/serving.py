@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -28,8 +27,10 @@ from llamesh.kit.database import Database, DatabaseRefusedError
 from llamesh.kit.errors import MeshError, Reason, StartRefused
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log, report_failure
+from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
+from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 
 __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run"]
 
@@ -51,6 +52,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),
 )
 
+
+_END_SECONDS = 10.0
+"""What a process that is asked to end needs beside its drains."""
 
 DATABASE_SERVICE = "database"
 """Name under which a member's gRPC health speaks of its database."""
@@ -84,6 +88,8 @@ class Member:
         self._services: list[str] = []
         self._shown: list[str] = []
         self._revocations: Revocations | None = None
+        self._on_stopping: list[Callable[[], None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
         self._drain_until: float | None = None
         self._listening = False
         self._database: BackgroundTask | None = None
@@ -102,6 +108,13 @@ class Member:
     def show(self, *services: str) -> None:
         """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
         self._shown.extend(services)
+
+    def show_part(self, name: str, well: bool) -> None:
+        """Let the health service say of a part that this member depends on, for instance "store", whether it can be used."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        task = asyncio.get_running_loop().create_task(self._health.set(name, state))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
         """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
@@ -154,10 +167,16 @@ class Member:
         log.info("stopped")
 
     def stop(self) -> None:
-        """Begin the drain; a second call changes nothing."""
+        """Begin the drain."""
+        for act in self._on_stopping:
+            act()
         if not self.stopping.is_set():
             self._drain_until = time.monotonic() + self.settings.drain_seconds
         self.stopping.set()
+
+    def on_stopping(self, act: Callable[[], None]) -> None:
+        """Call this when the drain begins, possibly more than once."""
+        self._on_stopping.append(act)
 
     def drain_left(self) -> float:
         """Seconds that are left of the drain; all of them before it has begun."""
@@ -266,6 +285,8 @@ def _cause(failure: MeshError) -> str:
 
 def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     """Run a process of the mesh; exit 2, naming the setting and the remedy, where it may not start."""
+    if is_supervised(os.environ):
+        ignore_sigterm()
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -277,11 +298,20 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     async def supervised() -> None:
         member = Member(name, settings)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals(os.environ):
             loop.add_signal_handler(number, member.stop)
         # Whoever started us is gone: nothing is left to drain for.
         watch_lifeline(lambda: os._exit(1))
-        await main(member)
+        try:
+            # Before anything of the home is touched: its database, its engines, the live socket of a process that serves.
+            async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
+                member.on_stopping(lock.say_ending)
+                await main(member)
+        except HeldError as error:
+            raise StartRefused(
+                f"{error} ({settings.home}): end it with `llamesh down` or `kill {error.holder or 'PID'}`,"
+                " or set LLAMESH_HOME to another directory"
+            ) from error
 
     try:
         uvloop.run(supervised())

@@ -64,6 +64,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A declared server uses the model."""
     ERROR_REASON_MODEL_INVALID: _ErrorReason.ValueType  # 23
     """The file is not a model llama.cpp can be given: not GGUF, truncated, damaged, or of hostile make."""
+    ERROR_REASON_MODEL_CORRUPT: _ErrorReason.ValueType  # 24
+    """The model's object is missing from the store, or its bytes are not those that were verified."""
     ERROR_REASON_DOWNLOAD_NOT_FOUND: _ErrorReason.ValueType  # 30
     """No transfer for this model."""
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
@@ -154,6 +156,8 @@ ERROR_REASON_MODEL_IN_USE: ErrorReason.ValueType  # 22
 """A declared server uses the model."""
 ERROR_REASON_MODEL_INVALID: ErrorReason.ValueType  # 23
 """The file is not a model llama.cpp can be given: not GGUF, truncated, damaged, or of hostile make."""
+ERROR_REASON_MODEL_CORRUPT: ErrorReason.ValueType  # 24
+"""The model's object is missing from the store, or its bytes are not those that were verified."""
 ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 """No transfer for this model."""
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31

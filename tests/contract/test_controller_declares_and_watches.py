@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from controller import servicer as controller_servicer
 from controller.board import Board
 from controller.declared import DeclaredServers
 from controller.models import Models
@@ -222,6 +223,7 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
         "Progressing",
         "ModelAvailable",
         "FitsMemory",
+        "Routable",
     ]
     assert [order.parameters for order in controller.runtime.orders] == [{"ctx_size": 2048, "warmup": False}] * 2
 
@@ -381,3 +383,45 @@ async def test_the_mesh_status_counts(controller: Controller) -> None:
     await controller.ready(await controller.declare(idle_sleep=Duration(seconds=60)))
     status = await controller.stub.GetMeshStatus(pb.GetMeshStatusRequest())
     assert (status.declared_servers, status.running_engines, status.connected_envoys) == (1, 1, 0)
+
+
+def routable(server: Any) -> Any:
+    return next(condition for condition in server.conditions if condition.type == "Routable")
+
+
+async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controller) -> None:
+    controller.envoy.stats.connected = 1
+    controller.envoy.there.clear()
+    declaring = asyncio.ensure_future(controller.declare())
+    await controller.until(lambda: bool(controller.runtime.orders))
+    assert not declaring.done()
+    controller.envoy.there.set()
+    server = await declaring
+    assert routable(server).status == server_pb2.CONDITION_STATUS_TRUE
+
+    controller.envoy.there.clear()
+    renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
+    await controller.until(lambda: "m:other" in controller.envoy._members)
+    assert not renaming.done()
+    controller.envoy.there.set()
+    assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE
+
+
+async def test_an_envoy_that_does_not_acknowledge_is_not_waited_for_longer_than_stated(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", 0.05)
+    controller.envoy.stats.connected = 1
+    controller.envoy.there.clear()
+    server = await controller.declare()
+    assert routable(server).status == server_pb2.CONDITION_STATUS_FALSE
+    assert routable(server).reason == "NotAcknowledged"
+
+
+async def test_without_an_envoy_nothing_is_waited_for(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", 3600.0)
+    controller.envoy.there.clear()
+    server = await controller.declare()
+    assert routable(server).status != server_pb2.CONDITION_STATUS_TRUE
+    await controller.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=server.server_uuid))
+    await controller.update(server, model_name="other")
