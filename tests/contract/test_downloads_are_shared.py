@@ -175,6 +175,31 @@ async def test_a_process_that_ends_in_order_hands_over_at_once(new_replica: NewR
                 await asyncio.sleep(0.05)
 
 
+async def test_a_watch_of_one_process_sees_what_another_does(
+    new_replica: NewReplica, web: ModelServer, connect: Connect
+) -> None:
+    web.files["a.gguf"] = model_bytes("a")
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        catalogue = CatalogueServiceStub(connect(two.settings, "download"))
+        stream = catalogue.WatchCatalogue(pb.WatchCatalogueRequest(), wait_for_ready=True)
+        assert (await stream.read()).synced
+        await one.download("m1", web.url("a.gguf"))
+        seen: list[str] = []
+        async with asyncio.timeout(SECONDS):
+            while "model m1" not in seen or "SUCCEEDED" not in seen:
+                change = await stream.read()
+                if change.HasField("model"):
+                    seen.append(f"model {change.model.model_uuid}")
+                else:
+                    seen.append(pb.DownloadState.Name(change.download.state)[15:])
+            await one.delete("m1")
+            while not (change := await stream.read()).removed_model_uuid:
+                pass
+        assert change.removed_model_uuid == "m1"
+        stream.cancel()
+
+
 async def test_a_frozen_process_that_comes_back_changes_nothing(
     new_replica: NewReplica, web: ModelServer, database: Database
 ) -> None:
