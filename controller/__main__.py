@@ -14,6 +14,7 @@ from controller import front
 from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
+from controller.demand import Demand
 from controller.lock import exclusive
 from controller.models import Models
 from controller.reconcile import Reconciler
@@ -54,7 +55,8 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
 
         store, board, control = DeclaredServers(database), Board(), ControlPlane()
         runtime = ProcessRuntime(settings)
-        reconciler = Reconciler(settings, store, runtime, control, board)
+        demand = Demand()
+        reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)
         models = Models(download, reconciler.model_changed)
         stack.push_async_callback(models.close)
         stack.push_async_callback(runtime.close)
@@ -63,7 +65,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waking = Waking(board, reconciler.wake, reconciler.touch)
+        waking = Waking(board, reconciler.wake, reconciler.touch, demand=demand)
         stack.push_async_callback(waking.close)
         waker = Waker(waking, board, settings.socket("waker"))
         await waker.start()
@@ -87,7 +89,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
             log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Nothing(AdmissionServiceServicer):
 class ControlledMesh:
     """One mesh in a folder of its own, on free ports."""
 
-    def __init__(self, folder: Path, drain_seconds: float) -> None:
+    def __init__(self, folder: Path, drain_seconds: float, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         ports = free_ports(4)
         self.variables = {
@@ -98,6 +98,7 @@ class ControlledMesh:
                 f"LLAMESH_{name}_PORT": str(port)
                 for name, port in zip(("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD"), ports, strict=True)
             },
+            **(settings or {}),
         }
         self.settings = Settings(
             home=folder / "home", inference_port=ports[0], drain_seconds=drain_seconds, jwt_secret=None
@@ -299,10 +300,12 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 @contextlib.asynccontextmanager
-async def controlled_mesh(drain_seconds: float = 5) -> AsyncIterator[ControlledMesh]:
-    """A mesh for a `with` block; no process of it is left."""
+async def controlled_mesh(
+    drain_seconds: float = 5, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[ControlledMesh]:
+    """A mesh for a `with` block; no process of it is left. `settings` are further variables of the controller."""
     with tempfile.TemporaryDirectory(prefix="cm") as folder:
-        mesh = ControlledMesh(Path(folder), drain_seconds)
+        mesh = ControlledMesh(Path(folder), drain_seconds, settings)
         try:
             await mesh.start()
             yield mesh
