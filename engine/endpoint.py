@@ -11,15 +11,12 @@ import enum
 import re
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.failure import EngineError, Reason
 from engine.spec import Address
+from llamesh import listeners
 
 _PROBE_SECONDS = 2.0
-_UNIX_TABLE = Path("/proc/net/unix")
-_CONNECTED = "03"
-"""The state of a connected socket in the kernel's table."""
 
 
 class Health(enum.Enum):
@@ -101,11 +98,8 @@ class Endpoint:
         0 also where the system does not say (TCP, or no /proc): `busy` must then do.
         """
         path = self.address.socket
-        if path is None or not _UNIX_TABLE.exists():
-            return 0
-        rows = (line.split(maxsplit=7) for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:])
-        connected = {row[6] for row in rows if len(row) == 8 and row[5] == _CONNECTED and row[7] == str(path)}
-        return len(connected & _open_sockets(pid)) if connected else 0
+        accepted = listeners.connected(str(path)) if path is not None else set()
+        return len(accepted & listeners.open_sockets(pid).keys()) if accepted else 0
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         async with asyncio.timeout(_PROBE_SECONDS):
@@ -125,13 +119,3 @@ class Endpoint:
         if status is None:
             raise ConnectionError(f"no HTTP answer from {self.address}")
         return int(status[1]), body
-
-
-def _open_sockets(pid: int) -> set[str]:
-    """The inode numbers of a process's sockets. Empty once it is gone."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
-    return found

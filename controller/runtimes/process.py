@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.runtimes import Engine, Exit, Load, Order, Phase, probe
+from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.ending import gone
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.records import Record, Records, new_record, with_process
@@ -68,6 +69,7 @@ class ProcessRuntime:
         self._records = Records(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
         self._held: dict[str, _Held] = {}
+        self._backlogs = Backlogs()
         self._on_change: Callable[[str], None] = lambda _: None
         self._trimming: asyncio.Task[None] | None = None
 
@@ -89,6 +91,7 @@ class ProcessRuntime:
             if task:
                 task.cancel()
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
+        await self._backlogs.close()
 
     async def stop_all(self, grace: float) -> None:
         """End every engine and wait until all are gone: the mesh of this machine is stopped."""
@@ -172,6 +175,7 @@ class ProcessRuntime:
 
     async def _live(self, held: _Held, ended: Awaitable[int | None]) -> None:
         waiting = asyncio.create_task(self._watch(held))
+        self._backlogs.hold(held.record.instance, self._records.hand_over(held.record.instance))
         try:
             code = await ended
         finally:
@@ -208,6 +212,7 @@ class ProcessRuntime:
         if held.kill:
             held.kill.cancel()
         held.phase, held.exit = Phase.ENDED, ended
+        self._backlogs.turn_away(held.record.instance)
         self._records.socket(held.record.instance).unlink(missing_ok=True)
         log.info(
             "engine ended",
@@ -267,6 +272,7 @@ class ProcessRuntime:
             "parameters": dict(order.parameters),
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),
+            "hand_over": str(self._records.hand_over(instance)),
         }
 
     def _engine(self, held: _Held) -> Engine:

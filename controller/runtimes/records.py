@@ -50,6 +50,10 @@ class Records:
         """Where the engine answers. The name is as long as it may be: see llamesh.locations."""
         return self.directory / f"{instance}.sock"
 
+    def hand_over(self, instance: str) -> Path:
+        """Where the engine hands over its listening socket."""
+        return self.directory / f"{instance}.hand"
+
     def spec(self, instance: str) -> Path:
         """What the engine is told."""
         return self.directory / f"{instance}.spec"
@@ -77,7 +81,8 @@ class Records:
     def remove(self, instance: str) -> None:
         """Remove a record and all files beside it, the record last: none is ever an orphan. A retiring engine hides its socket."""
         hidden = self.directory / f"~{instance[1:]}.sock"
-        for path in (self.socket(instance), self.spec(instance), self.state(instance), hidden, self._path(instance)):
+        beside = (self.socket(instance), self.hand_over(instance), self.spec(instance), self.state(instance), hidden)
+        for path in (*beside, self._path(instance)):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[Record]:

@@ -23,6 +23,7 @@ from controller.runtimes.records import Records, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, find_by_argument
+from tests.mesh.engines import alive
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
 ENVIRONMENT = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded", "JWT_SECRET": "secret" * 8, "MINIO_SECRET_KEY": "x"}
@@ -137,7 +138,7 @@ async def test_an_engine_that_hangs_is_found_out_and_killed(
                 process.resume()
             assert only(made).phase is Phase.READY
     assert (await ended(made)).reason == "EngineHung"
-    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in group))
+    await until(lambda: not any(alive(process.pid) for process in group))
     await made.stop_all(1)
     await made.close()
 
