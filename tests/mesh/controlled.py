@@ -40,7 +40,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_Catalogue
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysResponse
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
-from tests.mesh.engines import gone
+from tests.mesh.engines import alive, gone
 from tests.mesh.running import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -294,8 +294,7 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
 
 def _process(pid: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return process if process.status() != psutil.STATUS_ZOMBIE else None
+        return psutil.Process(pid) if alive(pid) else None
     return None
 
 
