@@ -212,13 +212,20 @@ def test_a_server_whose_model_cannot_be_fetched_says_so_and_recovers(
         copy.unlink()
     minio.stop()
     try:
-        answer = mesh.call("POST", "/serve", json={"model_uuid": "absent", "model_name": "absent.gguf", "replicas": 1})
+        answer = mesh.call(
+            "POST",
+            "/serve",
+            json={"model_uuid": "absent", "model_name": "absent.gguf", "replicas": 1, "wake_budget": "3s"},
+        )
         assert answer.status_code == 200, answer.text
         uuid = answer.json()["server_uuid"]
         until(lambda: "ModelUnreachable" in reasons(mesh.server(uuid)), 30, "the server to say what it lacks")
         words = next(item["message"] for item in mesh.server(uuid)["conditions"] if item["type"] == "ModelAvailable")
         assert "the object store cannot be reached" in words
         assert "HTTPConnectionPool" not in words
+        # A request for it is held for its budget, and its refusal says why.
+        refused = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json={**BODY, "model": "absent.gguf"})
+        assert (refused.status_code, "the object store cannot be reached" in refused.text) == (503, True), refused.text
     finally:
         minio.start()
     mesh.until_state(uuid, "SERVER_STATE_READY")

@@ -1,6 +1,7 @@
 """Several download services on one PostgreSQL and one bucket: they share the work, follow each other, and never lose an object.
 
-The services are processes of their own with homes of their own; PostgreSQL is real, the S3 server is the fake of tests/unit.
+The services are processes of their own with homes of their own; PostgreSQL is real; the S3 server is the fake of tests/unit here,
+and a real MinIO in tests/cluster/test_downloads_are_shared_on_minio.py.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ async def new_replica(
         environment = {
             "DATABASE_URL": database_url,
             "MINIO_ENDPOINT": s3.endpoint,
-            "MINIO_ACCESS_KEY": "k",
-            "MINIO_SECRET_KEY": "s",
+            "MINIO_ACCESS_KEY": s3.access_key,
+            "MINIO_SECRET_KEY": s3.secret_key,
             "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
         }
         made.append(Replica(tmp_path / name, environment | changes, connect, as_caller("ada", "manage")))
