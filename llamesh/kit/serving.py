@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from llamesh.kit.calls import MeshInterceptor
 from llamesh.kit.config import Settings, load_settings, make_private
 from llamesh.kit.lifeline import watch_lifeline
+from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
@@ -45,6 +46,12 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
+LOST_CODE = 3
+"""What a process ends with whose socket has vanished."""
+_LOST_GRACE = 2.0
+"""Seconds that calls under way get then; nobody can reach the service meanwhile."""
+
+
 class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
     """The process may not start as it is configured; the message says what to do. `run` prints it and exits 2."""
 
@@ -52,9 +59,12 @@ class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
 class Member:
     """One process of the mesh: its name, settings, gRPC server and health."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, give_up: Callable[[], None] | None = None) -> None:
+        """`give_up`: ends the process as a kill would, so that it is started again; called if the service's socket has vanished, for gRPC
+        cannot listen anew. None: the socket is not looked after."""
         self.name = name
         self.settings = settings
+        self._give_up = give_up
         self._calls = MeshInterceptor()
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
@@ -96,7 +106,11 @@ class Member:
         self.started.set()
         if self._revocations:
             self._revocations.start()
+        watch = SocketWatch(self.settings.socket(self.name), self._lost)
+        if address is None and self._give_up is not None:
+            watch.start()
         await self.stopping.wait()
+        await watch.close()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
@@ -108,6 +122,15 @@ class Member:
     def stop(self) -> None:
         """Begin the drain."""
         self.stopping.set()
+
+    async def _lost(self) -> None:
+        """Nobody new finds us: finish what runs, in short, and make room for a process that listens."""
+        assert self._give_up is not None, "only then is the socket looked after"
+        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._calls.streams.drain()
+        await self.server.stop(min(self.settings.drain_seconds, _LOST_GRACE))
+        log.error("ending, to be started again with a new socket")
+        self._give_up()
 
     def _take_revoked(self, token_ids: Iterable[str]) -> None:
         self._calls.revoked = frozenset(token_ids)
@@ -134,7 +157,7 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     configure_logs(name, settings.log_level)
 
     async def supervised() -> None:
-        member = Member(name, settings)
+        member = Member(name, settings, lambda: os._exit(LOST_CODE))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, member.stop)
