@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from engine.failure import EngineError, Reason
+from llamesh.shutdown import STOP
 
 LOG_LINES = 40
 """Lines of llama.cpp's log that are kept to explain a failure."""
@@ -71,7 +72,7 @@ class Child:
 
     async def stop(self) -> None:
         """End it, by force if it does not listen."""
-        self._signal(signal.SIGTERM)
+        self._signal(STOP)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._process.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.launch import VERBOSITY
 from engine.parameters import completed, decode
 from engine.spec import EngineSpec
 from llamesh.parameters import Setting, settings
+from llamesh.shutdown import STOP
 
 _LIBGOMP_REMEDY = (
     "libgomp.so.1 is missing, which llama.cpp needs. Install it: `apt-get install libgomp1` (Debian, Ubuntu), "
@@ -90,6 +92,8 @@ def _converted(value: bool | int | float | str, current: Any) -> Any:
 
 def main(spec_file: Path) -> int:
     """Serve until standard input ends. The exit code is a `Reason`'s, and the last line says it in words."""
+    # Asked to end, it ends at once: whoever asks has waited for its requests.
+    signal.signal(STOP, signal.SIG_DFL)
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()

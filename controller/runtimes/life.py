@@ -23,6 +23,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import Counters, client_connections, is_busy
 from llamesh.processes import ProcessId, exit_words
+from llamesh.shutdown import STOP
 
 _FIRST_READY_POLL = 0.02
 _LONGEST_READY_POLL = 0.5
@@ -88,7 +89,7 @@ class Life:
             return
         self.phase = Phase.STOPPING
         self.record = replace(self.record, stopping=True)
-        self.record.process.signal(signal.SIGTERM)
+        self.record.process.signal(STOP)
         self._kill_after(grace)
         # After the signal: a full disk must not keep an engine running.
         self.save()

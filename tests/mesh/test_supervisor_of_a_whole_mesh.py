@@ -152,9 +152,13 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     up = llamesh(environment, "up", "--detach")
     assert up.returncode == 0, up.stderr
     assert environment["LLAMESH_URL"] in llamesh(environment, "version").stdout
+    log = home / "logs" / "supervisor.log"
+    written = log.read_text()
+    assert "the mesh is ready" in written
     again = llamesh(environment, "up", "--detach")
     assert again.returncode == 1
     assert "running already" in again.stderr
+    assert log.read_text() == written
 
     below = mesh_processes(home)
     supervisors = {item.parent() for item in below} - {None, *below}
@@ -172,6 +176,29 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert down.returncode == 0
     assert down.stderr.endswith("stopped\n")
     assert mesh_processes(home) == []
+    assert not (home / "run").exists()
+
+
+def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str, str], home: Path) -> None:
+    refused = llamesh({**environment, "LLAMESH_BIND": "0.0.0.0"}, "up")
+    assert refused.returncode == 2
+    assert "LLAMESH_ADMIN_PASSWORD" in refused.stderr
+    assert "starting it again" not in refused.stderr
+    assert mesh_processes(home) == []
+    assert not (home / "run").exists()
+
+
+def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dict[str, str], home: Path) -> None:
+    assert llamesh(environment, "up", "--detach").returncode == 0
+    below = mesh_processes(home)
+    supervisor = below[0].parent()
+    assert supervisor is not None
+    supervisor.suspend()
+    down = llamesh(environment, "down", "--timeout", "0.5")
+    assert (down.returncode, "it is killed" in down.stderr) == (0, True)
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == []
+    assert not (home / "run").exists()
 
 
 def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:

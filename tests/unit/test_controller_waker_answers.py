@@ -77,7 +77,7 @@ async def test_what_is_not_declared_is_404(bench: Bench, cluster: str, param: st
 
 
 async def test_an_engine_that_fails_is_503_with_the_reason_and_a_time(bench: Bench) -> None:
-    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, message="no such tensor"))
+    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, reason="BadModel", message="no such tensor"))
     status, headers, body = await bench.post("s:a")
     assert status == 503
     assert int(headers["retry-after"]) > 0
