@@ -253,6 +253,17 @@ class ControlledMesh:
                     found.append(pid)
         return sorted(found)
 
+    def engine_processes(self) -> list[psutil.Process]:
+        """The engines that run, as their command lines say, whatever files are there."""
+        folder = f"{self.settings.run_dir / 'engines'}/"
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if words[-2:-1] == ["engine"] and words[-1].startswith(folder) and _process(process.pid):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
     def starts(self) -> int:
         """How many engines have been started in all."""
         return self.log().count('"event": "engine started"') + self.log().count("engine started ")
