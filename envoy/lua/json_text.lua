@@ -12,6 +12,7 @@ local json_text = {}
 
 local text, limits = "", {}
 local depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
+local of_object = {} -- Keys that were read of the object at each depth.
 
 -- Begins with another body. `most`: the number of each limit by its name.
 function json_text.open(body, most)
@@ -105,19 +106,27 @@ function json_text.string(at)
   return closing_quote(at + 1)
 end
 
+-- One more key of so many bytes.
+local function one_more_key(size)
+  keys = keys + 1
+  local here = of_object[depth] + 1
+  of_object[depth] = here
+  if keys > limits["body.keys"] then
+    return exceeded("body.keys", keys, true)
+  elseif here > limits["body.object_keys"] then
+    return exceeded("body.object_keys", here, true)
+  elseif size > limits["body.key_bytes"] then
+    return exceeded("body.key_bytes", size)
+  end
+end
+
 -- The closing quote of the key that begins with the quote at `at`, and where its value begins.
 function json_text.key(at)
   if byte(text, at) ~= QUOTE then
     return broken()
   end
-  keys = keys + 1
-  if keys > limits["body.keys"] then
-    return exceeded("body.keys", keys, true)
-  end
   local quote = closing_quote(at + 1)
-  if quote - at - 1 > limits["body.key_bytes"] then
-    return exceeded("body.key_bytes", quote - at - 1)
-  end
+  one_more_key(quote - at - 1)
   local colon = json_text.space(quote + 1)
   if byte(text, colon) ~= COLON then
     return broken()
@@ -140,6 +149,7 @@ function json_text.enter(at)
   if depth > limits["body.depth"] then
     return exceeded("body.depth", depth, true)
   end
+  of_object[depth] = 0
   local closing = byte(text, at) == BRACE and CLOSING_BRACE or CLOSING_BRACKET
   at = json_text.space(at + 1)
   if byte(text, at) == closing then
@@ -200,13 +210,7 @@ function json_text.skip(at)
       local quote = closing_quote(at)
       at = json_text.space(quote + 1)
       if byte(text, at) == COLON then
-        keys = keys + 1
-        if keys > limits["body.keys"] then
-          return exceeded("body.keys", keys, true)
-        end
-        if quote - stop - 1 > limits["body.key_bytes"] then
-          return exceeded("body.key_bytes", quote - stop - 1)
-        end
+        one_more_key(quote - stop - 1)
         at = at + 1
       else
         strings = strings + 1
@@ -222,6 +226,7 @@ function json_text.skip(at)
       if depth > limits["body.depth"] then
         return exceeded("body.depth", depth, true)
       end
+      of_object[depth] = 0
     else
       depth = depth - 1
       if depth == outside then

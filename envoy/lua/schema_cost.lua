@@ -15,6 +15,9 @@ local schema_cost = {}
 
 local limits, sums
 
+-- Schemas that an integer with bounds counts for: the conversion writes out the ranges of its digits.
+local BOUNDED_INTEGER = 20
+
 local function add(name, amount)
   local sum = (sums[name] or 0) + amount
   sums[name] = sum
@@ -113,6 +116,9 @@ local function gather(part, is_required, into, required, depth)
   add("schema.nodes", 1)
   local of = part.of
   if of["$ref"] ~= nil then
+    if type(of["$ref"]) == "string" and #of["$ref"] > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #of["$ref"])
+    end
     return gather(target_of(of["$ref"]), is_required, into, required, depth + 1)
   end
   if is_object(of.properties) then
@@ -172,6 +178,10 @@ local function visit_type(of, kind, depth, way)
     for _, item in ipairs(is_list(items) and items or { items }) do
       visit(item, depth + 1, way + 8)
     end
+  elseif kind == "integer" then
+    if of.minimum ~= nil or of.maximum ~= nil or of.exclusiveMinimum ~= nil or of.exclusiveMaximum ~= nil then
+      add("schema.nodes", BOUNDED_INTEGER - 1)
+    end
   elseif kind == "string" or kind == nil then
     repetitions(of, "minLength", "maxLength")
     if type(of.pattern) == "string" then
@@ -224,6 +234,8 @@ function visit(schema, depth, way)
   if reference ~= nil then
     if type(reference) ~= "string" then
       return 1
+    elseif #reference > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #reference)
     elseif leading_back[reference] then
       turns = turns + 1
     elseif not referred[reference] then
