@@ -33,7 +33,7 @@ local broken, exceeded = json_text.broken, json_text.exceeded
 
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
--- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text.
+-- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text, until `pair` finds the other half.
 local function utf8(code)
   if code < 128 then
     return char(code)
@@ -43,18 +43,27 @@ local function utf8(code)
   return char(224 + floor(code / 4096), 128 + floor(code / 64) % 64, 128 + code % 64)
 end
 
--- What lies between the quotes of a string, read.
+local function pair(high, next_to_high, low, next_to_low)
+  local code = 65536 + ((byte(high) - 160) * 64 + byte(next_to_high) - 128) * 1024 + (byte(low) - 176) * 64 + byte(next_to_low) - 128
+  return char(240 + floor(code / 262144), 128 + floor(code / 4096) % 64, 128 + floor(code / 64) % 64, 128 + code % 64)
+end
+
+-- What lies between the quotes of a string, read. Two ways to write one name must give the same bytes.
 function json_text.unescaped(raw)
   if not find(raw, "\\", 1, true) then
     return raw
   end
-  return (gsub(raw, "\\(.)(%x?%x?%x?%x?)", function(letter, digits)
+  local written = gsub(raw, "\\(.)(%x?%x?%x?%x?)", function(letter, digits)
     if letter ~= "u" then
       return (ESCAPES[letter] or letter) .. digits
     end
     local code = tonumber(digits, 16)
     return code and utf8(code) or "?"
-  end))
+  end)
+  if find(written, "\237[\160-\175]") then
+    written = gsub(written, "\237([\160-\175])([\128-\191])\237([\176-\191])([\128-\191])", pair)
+  end
+  return written
 end
 
 -- The next place at or after `at` that is not white space.

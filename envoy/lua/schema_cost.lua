@@ -8,7 +8,7 @@ local grammar_cost = require("grammar_cost")
 local schema_text = require("schema_text")
 local exceeded = json_text.exceeded
 local is_object, is_list = schema_text.is_object, schema_text.is_list
-local sub, gmatch = string.sub, string.gmatch
+local sub, gmatch, match = string.sub, string.gmatch, string.match
 local max = math.max
 
 local schema_cost = {}
@@ -30,16 +30,17 @@ end
 -- and how many times one led back so far.
 local root, referred, leading_back, turns
 
+-- As the conversion finds it: names may be empty, and an index is what a number begins with.
 local function target_of(reference)
   if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
     return nil
   end
   local found = root
-  for step in gmatch(sub(reference, 3), "[^/]+") do
+  for step in gmatch(sub(reference, 2), "/([^/]*)") do
     if is_object(found) then
       found = found.of[step]
     elseif is_list(found) then
-      found = found[(tonumber(step) or -1) + 1]
+      found = found[(tonumber(match(step, "^%s*%+?(%d+)")) or -1) + 1]
     else
       return nil
     end
@@ -158,6 +159,9 @@ end
 
 -- A schema of one type, or of none. Returns among how many alternatives it chooses.
 local function visit_type(of, kind, depth, way)
+  if type(kind) ~= "string" or kind == "" then
+    kind = nil -- As with none, which null and an empty name are.
+  end
   local bounded = of.additionalProperties ~= nil and of.additionalProperties ~= true
   if is_list(of.allOf) and (kind == "string" or ((kind == nil or kind == "object") and of.properties == nil and not bounded)) then
     visit_all_of(of.allOf, depth, way)

@@ -201,7 +201,12 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
     "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
     "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
-    "grammar.ways": lambda amount: schema({"type": "string", "pattern": "^" + "[a-z]?" * amount + "$"}),
+    "grammar.ways": lambda amount: schema(
+        {
+            "type": "string",
+            "pattern": "^" + "[a-z]*" * (amount % 2) + "[a-z]?" * ((amount - 3 * (amount % 2)) // 2) + "$",
+        }
+    ),
     "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
     "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),
     "schema.bytes": _schema_bytes,

@@ -63,6 +63,30 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         answer_of({"$ref": "#/examples/0/x", "examples": [{"x": {"type": "string", "pattern": _DEEP_PATTERN}}]}),
         "grammar.ways",
     ),
+    "the same behind a name in two writings": (
+        CHAT,
+        b'{"messages":[],"json_schema":{"$ref":"#/\xf0\x9f\x98\x80","\\ud83d\\ude00":{"pattern":"'
+        + _DEEP_PATTERN.encode()
+        + b'"}}}',
+        "grammar.ways",
+    ),
+    "the same behind an empty name": (
+        CHAT,
+        answer_of({"$ref": "#/a//b", "a": {"b": {}, "": {"b": {"type": "string", "pattern": _DEEP_PATTERN}}}}),
+        "grammar.ways",
+    ),
+    "the same behind an index": (
+        CHAT,
+        answer_of({"$ref": "#/a/ 1x", "a": [{}, {"pattern": _DEEP_PATTERN}]}),
+        "grammar.ways",
+    ),
+    "the same without a type": (CHAT, answer_of({"type": None, "pattern": _DEEP_PATTERN}), "grammar.ways"),
+    "the same with an empty type": (CHAT, answer_of({"type": "", "items": {"pattern": _DEEP_PATTERN}}), "grammar.ways"),
+    "the same as one of several types": (
+        CHAT,
+        answer_of({"type": ["null", "string"], "pattern": _DEEP_PATTERN}),
+        "grammar.ways",
+    ),
     "the same with escapes": (
         CHAT,
         json.dumps(chat() | {"json_schema": {"pattern": _DEEP_PATTERN}})
