@@ -8,12 +8,15 @@ local grammar_cost = require("grammar_cost")
 local schema_text = require("schema_text")
 local exceeded = json_text.exceeded
 local is_object, is_list = schema_text.is_object, schema_text.is_list
-local sub, gmatch = string.sub, string.gmatch
+local sub, gmatch, match = string.sub, string.gmatch, string.match
 local max = math.max
 
 local schema_cost = {}
 
 local limits, sums
+
+-- Schemas that an integer with bounds counts for: the conversion writes out the ranges of its digits.
+local BOUNDED_INTEGER = 20
 
 local function add(name, amount)
   local sum = (sums[name] or 0) + amount
@@ -27,16 +30,17 @@ end
 -- and how many times one led back so far.
 local root, referred, leading_back, turns
 
+-- As the conversion finds it: names may be empty, and an index is what a number begins with.
 local function target_of(reference)
   if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
     return nil
   end
   local found = root
-  for step in gmatch(sub(reference, 3), "[^/]+") do
+  for step in gmatch(sub(reference, 2), "/([^/]*)") do
     if is_object(found) then
       found = found.of[step]
     elseif is_list(found) then
-      found = found[(tonumber(step) or -1) + 1]
+      found = found[(tonumber(match(step, "^%s*%+?(%d+)")) or -1) + 1]
     else
       return nil
     end
@@ -113,6 +117,9 @@ local function gather(part, is_required, into, required, depth)
   add("schema.nodes", 1)
   local of = part.of
   if of["$ref"] ~= nil then
+    if type(of["$ref"]) == "string" and #of["$ref"] > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #of["$ref"])
+    end
     return gather(target_of(of["$ref"]), is_required, into, required, depth + 1)
   end
   if is_object(of.properties) then
@@ -152,6 +159,9 @@ end
 
 -- A schema of one type, or of none. Returns among how many alternatives it chooses.
 local function visit_type(of, kind, depth, way)
+  if type(kind) ~= "string" or kind == "" then
+    kind = nil -- As with none, which null and an empty name are.
+  end
   local bounded = of.additionalProperties ~= nil and of.additionalProperties ~= true
   if is_list(of.allOf) and (kind == "string" or ((kind == nil or kind == "object") and of.properties == nil and not bounded)) then
     visit_all_of(of.allOf, depth, way)
@@ -171,6 +181,10 @@ local function visit_type(of, kind, depth, way)
     repetitions(of, "minItems", "maxItems")
     for _, item in ipairs(is_list(items) and items or { items }) do
       visit(item, depth + 1, way + 8)
+    end
+  elseif kind == "integer" then
+    if of.minimum ~= nil or of.maximum ~= nil or of.exclusiveMinimum ~= nil or of.exclusiveMaximum ~= nil then
+      add("schema.nodes", BOUNDED_INTEGER - 1)
     end
   elseif kind == "string" or kind == nil then
     repetitions(of, "minLength", "maxLength")
@@ -224,6 +238,8 @@ function visit(schema, depth, way)
   if reference ~= nil then
     if type(reference) ~= "string" then
       return 1
+    elseif #reference > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #reference)
     elseif leading_back[reference] then
       turns = turns + 1
     elseif not referred[reference] then
