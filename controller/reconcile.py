@@ -43,6 +43,7 @@ from controller.xds.builders import ServerEndpoints
 from controller.xds.server import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log
+from llamesh.parameters import slot_context
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
@@ -210,6 +211,7 @@ class Reconciler:
             waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
+            context=slot_context(declared.spec.parameters, self._model(declared).context_length),
         )
         memory.publication.tell(endpoints, decision.endpoints)
 

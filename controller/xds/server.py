@@ -50,6 +50,8 @@ class ControlPlane:
         self._servers: dict[str, ServerEndpoints] = {}
         self._members: dict[str, dict[str, ServerEndpoints]] = {}
         self._asked: set[str] = set()
+        self._contexts: Counter[int] = Counter()
+        self._context = 0
         self._revoked: frozenset[str] = frozenset()
         self._inference: InferenceSettings | None = None
 
@@ -96,6 +98,7 @@ class ControlPlane:
             self._members.setdefault(name, {})[server.server_uuid] = server
             self._build(name)
         self._set_asked({*server.clusters, *(previous.clusters if previous else ())})
+        self._set_context(previous, server)
 
     def remove_server(self, server_uuid: str) -> None:
         """Forgets a server. Nothing happens where it is not known."""
@@ -105,6 +108,7 @@ class ControlPlane:
         for name in server.clusters:
             self._leave(name, server_uuid)
         self._set_asked(server.clusters)
+        self._set_context(server, None)
 
     def set_revoked(self, token_ids: Iterable[str]) -> None:
         """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
@@ -187,12 +191,23 @@ class ControlPlane:
             self._asked = asked
             self._set_inference_routes()
 
+    def _set_context(self, before: ServerEndpoints | None, now: ServerEndpoints | None) -> None:
+        """Tell the routes the largest context of all servers. It is seldom another server's after a change, so a change
+        costs the same however many servers there are."""
+        self._contexts.subtract([before.context] if before else ())
+        self._contexts.update([now.context] if now else ())
+        self._contexts = +self._contexts
+        # A server whose context is not known may have any.
+        context = 0 if self._contexts[0] else max(self._contexts, default=0)
+        if context != self._context:
+            self._context = context
+            self._set_inference_routes()
+
     def _set_inference_routes(self) -> None:
-        routes = (
-            {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))}
-            if self._inference
-            else {}
-        )
+        routes = {}
+        if self._inference:
+            known = (sorted(self._asked), sorted(self._revoked), self._context)
+            routes["inference"] = builders.inference_routes(self._inference, *known)
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:

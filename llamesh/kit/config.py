@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llamesh.kit import limits
 from llamesh.locations import home_directory, make_private, run_directory
 
 __all__ = ["Settings", "load_settings", "make_private", "problems"]
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
     )
+    inference_limits: Annotated[dict[str, int], NoDecode] = _named(
+        "LLAMESH_INFERENCE_LIMITS",
+        {},
+        "Limits of inference requests that differ from the defaults, as name=value,...: docs/reference/limits.md lists them.",
+    )
     reflection: bool = _named("LLAMESH_REFLECTION", True, "gRPC server reflection, without a token.")
 
     import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
@@ -130,6 +136,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Read lists as the reference deployment writes them: separated by commas."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("inference_limits", mode="before")
+    @classmethod
+    def _known_limits(cls, value: object) -> object:
+        return limits.parse(value) if isinstance(value, str) else value
 
     @field_validator("home", mode="after")
     @classmethod

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from llamesh.kit import limits
 from llamesh.kit.config import Settings, problems
 
 
@@ -28,3 +29,41 @@ def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
         Settings()
     (line,) = problems(caught.value)
     assert name in line
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("stop.items", "no value"),
+        ("stop.things=3", "there is no limit 'stop.things'"),
+        ("stop.items=0", "stop.items must be a whole number from 1 to 1024, not '0'"),
+        ("stop.items=1025", "from 1 to 1024, not '1025'"),
+        ("stop.items=-1", "from 1 to 1024"),
+        ("stop.items=1e3", "from 1 to 1024"),
+        ("stop.items=\u0663", "from 1 to 1024"),
+        ("stop.items=", "from 1 to 1024"),
+        ("stop.items=" + "9" * 5000, "from 1 to 1024"),
+        ("stop.items=3,stop.items=4", "stop.items is given twice"),
+        ("prompt.bytes=2048,grammar.depth=100000", "grammar.depth must be"),
+    ],
+)
+def test_a_limit_that_cannot_be_meant_is_named(monkeypatch: pytest.MonkeyPatch, value: str, words: str) -> None:
+    monkeypatch.setenv("LLAMESH_INFERENCE_LIMITS", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (line,) = problems(caught.value)
+    assert line.startswith("setting LLAMESH_INFERENCE_LIMITS: ")
+    assert words in line
+
+
+def test_limits_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_INFERENCE_LIMITS", " stop.items = 3, prompt.bytes=4096,")
+    assert Settings().inference_limits == {"stop.items": 3, "prompt.bytes": 4096}
+    monkeypatch.delenv("LLAMESH_INFERENCE_LIMITS")
+    assert Settings().inference_limits == {}
+
+
+def test_every_default_is_inside_its_bounds() -> None:
+    for name, limit in limits.table().items():
+        assert limit.least <= limit.default <= limit.most, name
+        assert limit.about.endswith("."), name
