@@ -54,7 +54,7 @@ def test_there_are_numbers() -> None:
         for name, field in Settings.model_fields.items()
         if name not in NUMBERS and {int, float} & set(typing.get_args(field.annotation))
     ]
-    # Each of its numbers has bounds of its own: see envoy/limits.yaml.
+    # A table of numbers: each has bounds of its own.
     assert unseen == ["inference_limits"]
 
 
