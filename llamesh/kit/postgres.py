@@ -106,7 +106,7 @@ class PostgresAddress:
         except ConnectionError as error:
             if "rejected SSL upgrade" in str(error):
                 raise PostgresRefusedError(
-                    "it does not speak TLS, which sslmode demands: set up TLS on the server, or choose another sslmode"
+                    "it does not speak TLS, which sslmode demands: set up TLS on the server, or choose another sslmode in DATABASE_URL"
                 ) from error
             raise
 

@@ -131,7 +131,7 @@ class ConcurrencyLimits:
         known = self._known.get(contract_id)
         if known is None:
             return await self._read(contract_id)
-        if known[1] > self._monotonic():
+        if known[1] > self._monotonic() or self._database.outage.cause is not None:
             return known[0]
         try:
             async with asyncio.timeout(STALE_PATIENCE):

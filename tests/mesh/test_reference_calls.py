@@ -53,6 +53,10 @@ def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh) -> No
     )
 
 
+def test_a_shared_secret_is_no_public_key(mesh: RunningMesh) -> None:
+    assert curl(mesh.url("gateway", "/.well-known/jwks.json")) == (200, {"keys": []})
+
+
 @pytest.mark.parametrize("path", ["/models", "/status", "/users", "/watch", "/policy", "/downloads"])
 def test_everything_else_needs_a_token(mesh: RunningMesh, path: str) -> None:
     status, body = curl(mesh.url("gateway", path))
