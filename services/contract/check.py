@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from llamesh.parameters import DEFAULT_BATCH, DEFAULT_MICRO_BATCH, all_parameters, with_defaults
+from llamesh.parameters import DEFAULT_MICRO_BATCH, all_parameters, batch_size, with_defaults
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import RuntimeParameters, Switch
 from services.contract.decisions import Decided, Decisions
@@ -113,7 +113,7 @@ def estimate_for(shape: ModelShape, parameters: RuntimeParameters, replicas: int
         shape,
         context=context,
         slots=sharing_slots(parameters),
-        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, parameters.batch_size or DEFAULT_BATCH),
+        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, batch_size(parameters)),
         flash_attention=parameters.flash_attn != Switch.SWITCH_OFF,
         prompt_cache_mib=parameters.cache_ram,
         replicas=replicas,
