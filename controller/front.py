@@ -42,6 +42,7 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=frozenset(host.lower() for host in (*settings.allowed_hosts, settings.public_host)),
         max_body_bytes=settings.max_body_bytes,
+        limits=settings.inference_limits,
     )
 
 

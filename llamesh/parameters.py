@@ -119,6 +119,12 @@ def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimePara
     return filled
 
 
+def slot_context(message: RuntimeParameters, model_context: int) -> int:
+    """Tokens that one request may use, its answer included. `model_context` is as for `with_defaults`."""
+    filled = with_defaults(message, model_context)
+    return filled.ctx_size if filled.kv_unified else filled.ctx_size // filled.parallel
+
+
 def _read(field: FieldDescriptor) -> Parameter:
     option = field.GetOptions().Extensions[options_pb2.llama]
     values = field.enum_type.values if field.enum_type else ()

@@ -9,6 +9,7 @@ import grpc
 from pydantic import AliasChoices
 from pydantic_core import PydanticUndefined
 
+from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
 from llamesh.parameters import all_parameters
@@ -42,7 +43,7 @@ def settings() -> str:
     for field in Settings.model_fields.values():
         alias = field.validation_alias
         name = str(alias.choices[0]) if isinstance(alias, AliasChoices) else str(alias)
-        default = "" if field.default in (None, PydanticUndefined, ()) else field.default
+        default = "" if field.default in (None, PydanticUndefined, (), {}) else field.default
         if isinstance(default, tuple):
             default = ",".join(default)
         if hasattr(default, "get_secret_value"):
@@ -87,6 +88,21 @@ def parameters() -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def request_limits() -> str:
+    """Every limit of an inference request with its default and bounds."""
+    rows = ["| limit | default | from | to | what it counts |", "|---|---|---|---|---|"]
+    for name, limit in limits.table().items():
+        rows.append(f"| `{name}` | {limit.default} | {limit.least} | {limit.most} | {limit.about} |")
+    head = (
+        "# Limits of an inference request\n\nThe front door refuses a request that exceeds one with 400 and code "
+        "`limit_exceeded`; `param` is the "
+        "field, the message has the limit, its number and what was sent. Bytes are counted as they are sent, with their escapes. "
+        "`LLAMESH_INFERENCE_LIMITS=name=value,...` changes them between the two bounds; what a higher one costs is in "
+        "[ADR 10](../adr/0010-the-front-door-bounds-cost.md).\n\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
 def comments_of(file: str) -> dict[str, str]:
     """The comment above each field and value of a contract, on one line."""
     found: dict[str, str] = {}
@@ -103,7 +119,7 @@ def comments_of(file: str) -> dict[str, str]:
     return found
 
 
-PAGES = {"settings.md": settings, "errors.md": errors, "parameters.md": parameters}
+PAGES = {"settings.md": settings, "errors.md": errors, "parameters.md": parameters, "limits.md": request_limits}
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ told by the access log, the rest are the services' own names.
 
 import base64
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from controller.xds import templates
 from controller.xds.public_api import PublicApi
+from llamesh.kit import limits
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -53,6 +54,8 @@ class InferenceSettings:
     """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is held in memory until an engine has answered."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Limits of a request that differ from the table's defaults (llamesh.kit.limits)."""
     stream_idle_timeout_seconds: int = 600
     """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
     admission_timeout_seconds: int = 10
@@ -106,6 +109,8 @@ class ServerEndpoints:
     cluster of its own and one per name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
     ask: bool = False
     """Admission is asked about each request to it."""
+    context: int = 0
+    """Tokens that a prompt and its answer may have together on it. 0: not known."""
 
     @property
     def own_cluster(self) -> str:
@@ -163,7 +168,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
         "api_key_tokens": _jwt_provider(settings.tokens, _API_KEY, _TO_METADATA),
-        "route_lua": templates.lua("route", "json_keys"),
+        "route_lua": route_lua(settings.limits),
         "usage_rules": _usage_rules(),
         "stream_usage_rules": [{"rule": rule} for rule in _usage_rules()],
         "cors": _cors_filter() if settings.allowed_origins else [],
@@ -171,15 +176,43 @@ def inference_listener(settings: InferenceSettings) -> Any:
     return templates.render("listeners/inference.yaml", LISTENER, values)
 
 
-def inference_routes(settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = ()) -> Any:
+def route_lua(changed: Mapping[str, int]) -> str:
+    """The filter that decides about an inference request, with limits that differ from the table's."""
+    return limits_lua(changed) + templates.lua("route")
+
+
+def limits_lua(changed: Mapping[str, int]) -> str:
+    """The modules that hold a body against the table of limits, with the table in them."""
+    table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
+    return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*_LIMITS_MODULES)
+
+
+_LIMITS_MODULES = (
+    "json_text",
+    "word_length",
+    "character_sets",
+    "grammar_text",
+    "grammar_branches",
+    "grammar_cost",
+    "schema_text",
+    "schema_cost",
+    "request_limits",
+)
+
+
+def inference_routes(
+    settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = (), context: int = 0
+) -> Any:
     """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that
-    no longer count."""
+    no longer count, `context` is the largest number of tokens that a server takes as a prompt, 0 if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= {f"revoked {token}": True for token in revoked}
-    asking = {f"ask {cluster}": True for cluster in asked}
+    asking: dict[str, Any] = {f"ask {cluster}": True for cluster in asked}
+    if context:
+        asking["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
     values = {
         "max_body_bytes": settings.max_body_bytes,
         "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
@@ -198,6 +231,11 @@ def management_listener(settings: ManagementSettings) -> Any:
         for method in api.methods
         if method.internal
     ]
+    health = [
+        templates.tree("routes/health.yaml", {"cluster": cluster})
+        for service, cluster in settings.services
+        if service == _HEALTH_OF
+    ]
     routed = [
         templates.tree("routes/service.yaml", {"service": service, "cluster": cluster})
         for service, cluster in (*settings.services, *settings.open_services)
@@ -214,10 +252,12 @@ def management_listener(settings: ManagementSettings) -> Any:
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
-        "routes": [*internal, *routed, _NOWHERE],
+        "routes": [*internal, *health, *routed, _NOWHERE],
     }
     return templates.render("listeners/management.yaml", LISTENER, values)
 
+
+_HEALTH_OF = "llamesh.v1.GatewayService"
 
 # A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until
 # it is transcoded. Nothing sets the header.

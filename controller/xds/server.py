@@ -50,6 +50,8 @@ class ControlPlane:
         self._servers: dict[str, ServerEndpoints] = {}
         self._members: dict[str, dict[str, ServerEndpoints]] = {}
         self._asked: set[str] = set()
+        self._contexts: Counter[int] = Counter()
+        self._context = 0
         self._revoked: frozenset[str] = frozenset()
         self._inference: InferenceSettings | None = None
 
@@ -96,6 +98,7 @@ class ControlPlane:
             self._members.setdefault(name, {})[server.server_uuid] = server
             self._build(name)
         self._set_asked({*server.clusters, *(previous.clusters if previous else ())})
+        self._set_context(previous, server)
 
     def remove_server(self, server_uuid: str) -> None:
         """Forgets a server. Nothing happens where it is not known."""
@@ -105,6 +108,7 @@ class ControlPlane:
         for name in server.clusters:
             self._leave(name, server_uuid)
         self._set_asked(server.clusters)
+        self._set_context(server, None)
 
     def set_revoked(self, token_ids: Iterable[str]) -> None:
         """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
@@ -120,7 +124,8 @@ class ControlPlane:
         self._wake_streams()
 
     async def acknowledged(self, server_uuid: str, timeout: float) -> bool:  # noqa: ASYNC109
-        """Waits until every connected Envoy has acknowledged the present clusters and endpoints of a server.
+        """Waits until every connected Envoy has acknowledged the present clusters and endpoints of a server, and that admission is asked
+        for its requests if it is.
 
         False where that did not happen within `timeout` seconds, where no Envoy was connected in that time, or where
         the server is unknown.
@@ -128,9 +133,11 @@ class ControlPlane:
 
         def done() -> bool:
             server = self._servers.get(server_uuid)
-            return server is not None and all(
-                stream.has(CDS, name) and stream.has(EDS, name) for stream in self._streams for name in server.clusters
-            )
+            if server is None:
+                return False
+            clusters = [(type_url, name) for name in server.clusters for type_url in (CDS, EDS)]
+            routes = [(RDS, name) for name in self._snapshot.of(RDS)] if server.ask else []
+            return all(stream.has(*resource) for stream in self._streams for resource in (*clusters, *routes))
 
         return await self._until(done, timeout)
 
@@ -187,12 +194,23 @@ class ControlPlane:
             self._asked = asked
             self._set_inference_routes()
 
+    def _set_context(self, before: ServerEndpoints | None, now: ServerEndpoints | None) -> None:
+        """Tell the routes the largest context of all servers. It is seldom another server's after a change, so a change
+        costs the same however many servers there are."""
+        self._contexts.subtract([before.context] if before else ())
+        self._contexts.update([now.context] if now else ())
+        self._contexts = +self._contexts
+        # A server whose context is not known may have any.
+        context = 0 if self._contexts[0] else max(self._contexts, default=0)
+        if context != self._context:
+            self._context = context
+            self._set_inference_routes()
+
     def _set_inference_routes(self) -> None:
-        routes = (
-            {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))}
-            if self._inference
-            else {}
-        )
+        routes = {}
+        if self._inference:
+            known = (sorted(self._asked), sorted(self._revoked), self._context)
+            routes["inference"] = builders.inference_routes(self._inference, *known)
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:

@@ -48,10 +48,36 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     return filled
 
 
-def lua(name: str, *modules: str) -> str:
-    """The source of the Lua filter `name`, with the `modules` that it requires put before it: Envoy takes one text."""
-    loaded = [f"package.preload[{module!r}] = function(...)\n{lua(module)}\nend\n" for module in modules]
-    return "".join(loaded) + (FOLDER / "lua" / f"{name}.lua").read_text()
+def lua(name: str) -> str:
+    """The source of a Lua script below envoy/lua. Envoy takes one text: put the modules that it requires before it."""
+    return (FOLDER / "lua" / f"{name}.lua").read_text()
+
+
+def lua_modules(*names: str) -> str:
+    """A Lua text after which `require` finds these modules."""
+    return "".join(lua_module(name, lua(name)) for name in names)
+
+
+def lua_module(name: str, source: str) -> str:
+    """A Lua text after which `require` finds the module `name`."""
+    return f"package.preload[{name!r}] = function(...)\n{source}\nend\n"
+
+
+def lua_value(value: Any) -> str:
+    """Lua's literal of a value that JSON has too."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"[{lua_value(key)}]={lua_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ",".join(map(lua_value, value)) + "}"
+    if isinstance(value, str):
+        return (
+            '"'
+            + "".join(f"\\{byte:03d}" if byte < 32 or byte in b'"\\' else chr(byte) for byte in value.encode("latin-1"))
+            + '"'
+        )
+    return (
+        {True: "true", False: "false", None: "nil"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
 
 
 @functools.cache

@@ -1,29 +1,15 @@
--- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, and what may not pass.
+-- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, and whether the body keeps the limits
+-- (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
 -- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin>`, `host <name>`,
--- `ask <cluster>`, `revoked <token id>`. Header names that begin with x-llamesh- are gone by now (early_header_mutation).
+-- `ask <cluster>`, `revoked <token id>`, `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
-local json_keys = require("json_keys")
+local request_limits = require("request_limits")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
--- Keys that are looked at, at any depth. `forbidden`: fields of llama.cpp that reach another client's state, the machine, or a choice that is not a client's;
--- refused by name, never dropped in silence. `media`: their value llama.cpp would fetch when it is a URL.
-local WATCHED = { model = "model" }
-for _, name in ipairs({ "n_discard", "chat_parser", "id_slot", "slot_id", "lora", "conversation_id", "grammar_file", "media_path" }) do
-  WATCHED[name] = "forbidden"
-end
-for _, name in ipairs({ "url", "image_url", "video_url", "audio_url", "file_url", "data", "file_data" }) do
-  WATCHED[name] = "media"
-end
--- Windows of samplers: llama.cpp allocates as many entries as the number says, and one request could take the machine's memory.
-local LARGEST = 131072
-for _, name in ipairs({ "repeat_last_n", "dry_penalty_last_n" }) do
-  WATCHED[name] = "bounded"
-end
-local REMOTE = { http = true, https = true, file = true, ftp = true }
 -- A model's name becomes a header's value.
 local MAX_MODEL = 256
 
@@ -74,30 +60,6 @@ local function in_scope(claims, wanted)
   return false
 end
 
--- What the body says: {model, forbidden, remote, excess}, all but the first the names of keys that may not pass; nil where it is not JSON.
-local function read(body)
-  local said = {}
-  local readable = json_keys.each(body, WATCHED, function(name, depth, at)
-    local kind = WATCHED[name]
-    if kind == "forbidden" then
-      said.forbidden = said.forbidden or name
-    elseif kind == "media" then
-      local scheme = (json_keys.string_at(body, at, 64) or ""):match("^%s*(%a+):")
-      if scheme and REMOTE[scheme:lower()] then
-        said.remote = said.remote or name
-      end
-    elseif kind == "bounded" then
-      local number = tonumber(body:match("^-?[%d.eE+-]+", at) or "")
-      if number and number > LARGEST then
-        said.excess = said.excess or name
-      end
-    elseif depth == 1 then
-      said.model = json_keys.string_at(body, at, 6 * MAX_MODEL + 6)
-    end
-  end)
-  return readable and said or nil
-end
-
 -- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
 local function target(request, path, model)
   local server = path:match("^/([%w-]+)/v1/")
@@ -145,9 +107,10 @@ function envoy_on_request(request)
   end
   local path = headers:get(":path")
   local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
-  local said = buffer and read(buffer:getBytes(0, buffer:length()))
+  local most_prompt = request:metadata():get("most_prompt_bytes")
+  local said, problem = request_limits.read(buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
   if not said then
-    return refuse(request, "400", "invalid_request_error", "invalid_json", "The body is not a JSON object.")
+    return refuse(request, "400", "invalid_request_error", problem.code, quoted(problem.message), problem.param and quoted(problem.param))
   end
   local cluster, scope = target(request, path, said.model)
   if not cluster then
@@ -156,19 +119,6 @@ function envoy_on_request(request)
   if claims and not in_scope(claims, scope) then
     return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
   end
-  if said.forbidden then
-    return refuse(request, "400", "invalid_request_error", "unsupported_parameter",
-      "The field " .. said.forbidden .. " may not be sent.", said.forbidden)
-  end
-  if said.remote then
-    return refuse(request, "400", "invalid_request_error", "remote_media",
-      "Media is not fetched from elsewhere: send it in the request, as a data: URL.", said.remote)
-  end
-  if said.excess then
-    return refuse(request, "400", "invalid_request_error", "invalid_value",
-      "The field " .. said.excess .. " may be " .. LARGEST .. " at most.", said.excess)
-  end
-
   if (claims and claims.ask) or request:metadata():get("ask " .. cluster) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end

@@ -68,7 +68,9 @@ def report_failure(name: str, failure: Exception) -> None:
     A failure of the environment (disk, network, database, object store, sibling) is one line; anything else is a fault of ours and shows
     its traceback.
     """
-    if isinstance(failure, MeshError | OSError | StoreError | grpc.RpcError):
+    if isinstance(failure, grpc.aio.AioRpcError):
+        log.warning("background task failed", task=name, error=f"{failure.code().name}: {failure.details()}")
+    elif isinstance(failure, MeshError | OSError | StoreError | grpc.RpcError):
         log.warning("background task failed", task=name, error=str(failure) or type(failure).__name__)
     else:
         log.error("background task failed", task=name, exc_info=failure)

@@ -38,6 +38,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The deadline passed before the answer was there."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 7
     """The disk of the database is full; nothing was written."""
+    ERROR_REASON_DATABASE_DAMAGED: _ErrorReason.ValueType  # 8
+    """The database file is damaged, missing or not the one that was opened."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 10
     """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
     ERROR_REASON_WRONG_CREDENTIALS: _ErrorReason.ValueType  # 11
@@ -128,6 +130,8 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 6
 """The deadline passed before the answer was there."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 7
 """The disk of the database is full; nothing was written."""
+ERROR_REASON_DATABASE_DAMAGED: ErrorReason.ValueType  # 8
+"""The database file is damaged, missing or not the one that was opened."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
 ERROR_REASON_WRONG_CREDENTIALS: ErrorReason.ValueType  # 11

@@ -1,7 +1,7 @@
 """The ledger: tokens and requests by day, subject, model and contract, as Envoy reports them when a request has ended.
 
-Entries are added up in memory and written in batches, so a request costs no SQL. Invariant: what could not be written stays to be written;
-only a process that is killed loses what it heard within the last second.
+Entries are added up in memory and written in batches, so a request costs no SQL. Invariant: what could not be written stays to be written,
+in bounded memory; only a process that is killed loses what it heard since it last wrote: a second, or the length of an outage.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ _INSERT: dict[str, Callable[[type[UsageRow]], sqlite.Insert | postgresql.Insert]
     "postgresql": postgresql.insert,
 }
 _ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id)
+MAX_PENDING = 100_000
+"""Accounts that wait to be written (some 50 MB); what is used beyond them is counted together, by day."""
+UNATTRIBUTED = "(not attributed)"
+"""Model name of what is counted together."""
+BATCH = 500
+"""Accounts of one transaction: it ends well within the deadline of the database."""
+
 _EPOCH = date(1970, 1, 1)
 
 
@@ -62,9 +69,9 @@ class Ledger:
 
     def add(self, account: Account, tokens: tuple[int, int] | None) -> None:
         """Count one answered request with its tokens of prompt and answer; None where the answer did not say."""
-        total = self._pending.get(account)
-        if total is None:
-            total = self._pending[account] = Total()
+        if account not in self._pending and len(self._pending) >= MAX_PENDING:
+            account = Account(account.day, "", UNATTRIBUTED, "")
+        total = self._pending.setdefault(account, Total())
         total.requests += 1
         if tokens is None:
             total.unknown_requests += 1
@@ -76,14 +83,22 @@ class Ledger:
         """Write what has come; it stays to be written where that fails."""
         if not self._pending:
             return
-        batch, self._pending = self._pending, {}
+        taken, self._pending = self._pending, {}
+        # In one order, so that two replicas that write the same rows never wait for each other in a circle.
+        left = sorted(taken.items())
         try:
-            # In one order, so that two replicas that write the same rows never wait for each other in a circle.
-            await self._write(sorted(batch.items()))
+            while left:
+                await self._write(left[:BATCH])
+                del left[:BATCH]
         except BaseException:
-            for account, total in batch.items():
+            for account, total in left:
                 self._pending.setdefault(account, Total()).add(total)
             raise
+
+    @property
+    def pending(self) -> int:
+        """Accounts that wait to be written."""
+        return len(self._pending)
 
     async def page(
         self, subject: str | None, start: datetime, end: datetime, size: int, token: str
@@ -106,27 +121,29 @@ class Ledger:
         return rows[:-1], page_token(name, end_row.day, end_row.subject, end_row.model_name, end_row.contract_id)
 
     async def _write(self, batch: Sequence[tuple[Account, Total]]) -> None:
+        rows = [
+            {
+                **account._asdict(),
+                "requests": total.requests,
+                "prompt_tokens": total.prompt_tokens,
+                "completion_tokens": total.completion_tokens,
+                "unknown_requests": total.unknown_requests,
+            }
+            for account, total in batch
+        ]
+        statement = self._insert(UsageRow).values(rows)
+        new = statement.excluded
+        statement = statement.on_conflict_do_update(
+            index_elements=list(_ORDER),
+            set_={
+                "requests": UsageRow.requests + new.requests,
+                "prompt_tokens": UsageRow.prompt_tokens + new.prompt_tokens,
+                "completion_tokens": UsageRow.completion_tokens + new.completion_tokens,
+                "unknown_requests": UsageRow.unknown_requests + new.unknown_requests,
+            },
+        )
         async with self._database.begin() as session:
-            for account, total in batch:
-                statement = self._insert(UsageRow).values(
-                    **account._asdict(),
-                    requests=total.requests,
-                    prompt_tokens=total.prompt_tokens,
-                    completion_tokens=total.completion_tokens,
-                    unknown_requests=total.unknown_requests,
-                )
-                new = statement.excluded
-                await session.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=list(_ORDER),
-                        set_={
-                            "requests": UsageRow.requests + new.requests,
-                            "prompt_tokens": UsageRow.prompt_tokens + new.prompt_tokens,
-                            "completion_tokens": UsageRow.completion_tokens + new.completion_tokens,
-                            "unknown_requests": UsageRow.unknown_requests + new.unknown_requests,
-                        },
-                    )
-                )
+            await session.execute(statement)
 
 
 def day_of(seconds: int) -> str:

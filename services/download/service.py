@@ -65,7 +65,7 @@ async def serve(member: Member, *, source: Source | None = None, clock: Callable
     settings = member.settings
     database = open_database(settings, "download")
     try:
-        await database.migrate("services.download")
+        await member.prepare(database, "services.download")
         owner = owner_of(settings.home, "download")
         async with _store_of_database(member, database, store_owner(settings, owner)):
             await _serve(member, database, owner, source or sources_of(settings), clock)

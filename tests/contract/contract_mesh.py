@@ -127,11 +127,10 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
     await start_member(settings, "controller", lambda member: add_controller(mesh.controller, member.server))
     await start_member(settings, "gateway", lambda member: add_signer(mesh.signer, member.server))
     await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
-    books = asyncio.create_task(services[0].keep_books())
+    services[0].start()
     yield mesh
     member.stop()
     await asyncio.wait_for(member.stopped.wait(), 10)
-    await books
     await services[0].close()
 
 

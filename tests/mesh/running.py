@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from engine import sentence
+from llamesh.processes import start_time
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -180,7 +181,7 @@ def mesh_processes(home: Path) -> list[psutil.Process]:
             words = process.cmdline()
             # llama.cpp's own environment is scrubbed.
             ours = process.environ().get("LLAMESH_HOME") == wanted or any(wanted in word for word in words)
-            if ours and "llamesh.cli.main" not in words and process.status() != psutil.STATUS_ZOMBIE:
+            if ours and "llamesh.cli.main" not in words and start_time(process.pid) is not None:
                 found.append(process)
         except (psutil.Error, OSError):
             continue

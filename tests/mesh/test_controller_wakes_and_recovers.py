@@ -63,6 +63,18 @@ async def test_a_killed_engine_is_replaced_while_requests_wait(mesh: ControlledM
     assert mesh.engine_pids() != [old]
 
 
+async def test_requests_wait_for_an_engine_that_was_killed_three_times_within_a_minute(mesh: ControlledMesh) -> None:
+    server = await mesh.serve()
+    for kills in range(1, 4):
+        (old,) = mesh.engine_pids()
+        await kill_engine(old)
+        answers = await asyncio.gather(*(mesh.says() for _ in range(4)))
+        assert answers == [SENTENCE] * 4
+        assert mesh.starts() == kills + 1
+    state = await mesh.server(server.server_uuid)
+    assert [replica.restarts for replica in state.replica_statuses] == [3]
+
+
 async def test_a_killed_controller_finds_its_engine_and_no_request_is_lost(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     before = mesh.engine_pids()

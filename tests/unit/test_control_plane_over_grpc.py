@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.xds.builders import ServerEndpoints
+from controller.xds.builders import InferenceSettings, ServerEndpoints, TokenSettings
 from controller.xds.server import ControlPlane
-from controller.xds.snapshot import CDS, EDS
+from controller.xds.snapshot import CDS, EDS, RDS
 from llamesh.kit import envoy_api
 
 REQUEST = envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
@@ -98,6 +98,42 @@ async def test_acknowledged_waits_for_clusters_and_endpoints(plane: tuple[Contro
         assert not waiting.done()
         await envoy.take(response)
         assert await waiting
+
+
+async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane: tuple[ControlPlane, str]) -> None:
+    control, address = plane
+    settings = InferenceSettings(
+        "127.0.0.1", 1, TokenSettings("{}"), allow_anonymous=True, limits={"prompt.bytes_per_token": 10}
+    )
+    control.set_static([], settings, [])
+    control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=4096))
+    control.publish()
+
+    async def told(envoy: Client) -> Any:
+        response = await envoy.read()
+        await envoy.take(response)
+        routes = envoy_api.message_class("envoy.config.route.v3.RouteConfiguration").FromString(
+            response.resources[0].resource.value
+        )
+        known = routes.virtual_hosts[0].routes[0].metadata.filter_metadata["envoy.filters.http.lua"]
+        return dict(known).get("most_prompt_bytes")
+
+    async with Client(address) as envoy:
+        await envoy.ask(RDS, "inference")
+        assert await told(envoy) == 40960
+        for number in range(20):
+            control.set_server(ServerEndpoints(f"b{number}", (), (), "/w.sock", 4, context=2048))
+            control.remove_server(f"b{number - 1}")
+        control.set_server(ServerEndpoints("c", (), (), "/w.sock", 4, context=32768))
+        assert await told(envoy) == 327680
+        control.set_server(ServerEndpoints("d", (), (), "/w.sock", 4))
+        assert await told(envoy) is None
+        control.remove_server("d")
+        assert await told(envoy) == 327680
+        control.remove_server("c")
+        assert await told(envoy) == 40960
+        control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=8192))
+        assert await told(envoy) == 81920
 
 
 async def test_a_refusal_is_counted_with_envoys_words(plane: tuple[ControlPlane, str]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from controller.xds import templates
+from controller.xds import builders
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(templates.lua("route", "json_keys"))
+ROUTE = LuaFilter(builders.route_lua({}))
 UUID = "11111111-1111-4111-8111-111111111111"
 OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
 CLAIMS = "envoy.filters.http.jwt_authn"
@@ -120,19 +120,6 @@ def test_forbidden_fields_are_named(name: str, form: str) -> None:
     assert outcome.answer["error"]["param"] == name
 
 
-@pytest.mark.parametrize("name", ["repeat_last_n", "dry_penalty_last_n"])
-@pytest.mark.parametrize("value", [b"131073", b"2147483647", b"2e9", b"1.5E+8 "])
-def test_windows_that_would_take_the_machines_memory_are_refused(name: str, value: bytes) -> None:
-    outcome = run(b'{"model":"smol","%s": %s}' % (name.encode(), value))
-    assert (outcome.status, outcome.code) == (400, "invalid_value")
-    assert outcome.answer["error"]["param"] == name
-
-
-@pytest.mark.parametrize("value", [-1, 0, 64, 131072, None, "2147483647"])
-def test_windows_of_a_usual_size_pass(value: object) -> None:
-    assert run({"model": "smol", "repeat_last_n": value, "dry_penalty_last_n": value}).status is None
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -157,19 +144,45 @@ def _image(url: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (_image("http://169.254.169.254/latest"), "url"),
-        (_image("HTTPS://example.org/cat.png"), "url"),
-        (_image("file:///etc/passwd"), "url"),
-        ({"model": "smol", "input": [{"type": "input_image", "image_url": "http://x/y"}]}, "image_url"),
+        (_image("http://169.254.169.254/latest"), "messages[0].content[0].image_url.url"),
+        (_image("HTTPS://example.org/cat.png"), "messages[0].content[0].image_url.url"),
+        (_image("file:///etc/passwd"), "messages[0].content[0].image_url.url"),
+        (_image("ftp://x/y"), "messages[0].content[0].image_url.url"),
+        (_image("gopher+x.y-z:x"), "messages[0].content[0].image_url.url"),
+        (_image("httpevil.example/x"), "messages[0].content[0].image_url.url"),
+        (_image(" //evil.example/x"), "messages[0].content[0].image_url.url"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x/y"}]}]},
+            "input[0].content[0].image_url",
+        ),
+        (
+            {"messages": [{"content": [{"type": "image", "source": {"type": "url", "url": "https://x"}}]}]},
+            "messages[0].content[0].source.url",
+        ),
+        (
+            {
+                "messages": [
+                    {"content": [{"type": "tool_result", "content": [{"type": "image", "source": {"url": "http:x"}}]}]}
+                ]
+            },
+            "messages[0].content[0].content[0].source.url",
+        ),
+        ({"prompt": {"prompt_string": "x", "multimodal_data": ["http://x"]}}, "prompt.multimodal_data[0]"),
         (
             {
                 "model": "smol",
                 "messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "http://x"}}]}],
             },
-            "data",
+            "messages[0].content[0].input_audio.data",
         ),
-        (b'{"model":"smol","m":[{"image_url":{"u\\u0072l":"\\u0068ttp:\\/\\/x"}}]}', "url"),
-        (b'{"model":"smol","m":[{"url":"data:,"},{"url": {"url" :\n"http:x"}}]}', "url"),
+        (
+            b'{"messages":[{"content":[{"image_url":{"u\\u0072l":"\\u0068ttp:\\/\\/x"}}]}]}',
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            b'{"messages":[{"content":[{"url":"data:,"},{"url": {"url" :\n"http:x"}}]}]}',
+            "messages[0].content[1].url.url",
+        ),
     ],
 )
 def test_remote_media_is_refused(body: Any, param: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from controller.xds import templates
+from controller.xds import builders
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(templates.lua("route", "json_keys"))
+ROUTE = LuaFilter(builders.route_lua({}))
 OPEN = {
     "kind": "inference",
     "anonymous": True,

@@ -42,7 +42,7 @@ def states(report: gateway_pb2.Health) -> dict[str, str]:
 
 async def test_health_needs_no_token_and_names_every_part(mesh) -> None:
     report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
-    names = ("", "gateway", "contract", "download", "controller", "envoy")
+    names = ("", "gateway", "contract", "download", "controller", "envoy", "database")
     assert states(report) == dict.fromkeys(names, "OK")
     assert report.version
 
@@ -59,6 +59,7 @@ async def test_health_says_which_part_is_down(mesh, stop_member, monkeypatch) ->
         "download": "DOWN",
         "controller": "OK",
         "envoy": "DOWN",
+        "database": "OK",
     }
     await stop_member(mesh.members["controller"])
     found = states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))

@@ -1,0 +1,302 @@
+-- Holds the body of an inference request against the table of limits (envoy/limits.yaml): what each field may be and how much of it, by its place, in one pass.
+-- A name counts only at the place that llama.cpp reads it from: a tool may have a parameter `model`, `url` or `id_slot`.
+
+local json_text = require("json_text")
+local schema_cost = require("schema_cost")
+local grammar_cost = require("grammar_cost")
+local word_length = require("word_length")
+local table_of_limits = require("limits_table")
+
+local byte, find, sub, lower, match = string.byte, string.find, string.sub, string.lower, string.match
+local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
+local space, skip = json_text.space, json_text.skip
+local exceeded, broken, unescaped = json_text.exceeded, json_text.broken, json_text.unescaped
+
+local request_limits = {}
+
+local ANYTHING = { any = true }
+-- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
+local LONGEST_MODEL = 2048
+
+-- The shapes with each name replaced by what it stands for.
+local shapes = {}
+local function shape_of(given)
+  if type(given) == "string" then
+    if not shapes[given] then
+      local made = {}
+      shapes[given] = made
+      for key, part in pairs(shape_of(table_of_limits.shapes[given])) do
+        made[key] = part
+      end
+    end
+    return shapes[given]
+  end
+  local shape = {}
+  for kind, rule in pairs(given) do
+    shape[kind] = rule
+  end
+  if given.list then
+    shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, distinct = given.list.distinct, of = shape_of(given.list.of) }
+  end
+  if given.object then
+    local fields = {}
+    for name, field in pairs(given.object.fields or {}) do
+      fields[name] = shape_of(field)
+    end
+    shape.object = {
+      entries = given.object.entries, total = given.object.total, keys = given.object.keys, fields = fields,
+      others = given.object.others and shape_of(given.object.others) or ANYTHING,
+    }
+  end
+  return shape
+end
+local BODY = shape_of("body")
+
+-- Of the body that is read now.
+local text, limits, sums, model = "", {}, {}, nil
+-- The names and numbers that lead to the value that is read.
+local trail, level = {}, 0
+
+local function add(name, amount)
+  local sum = (sums[name] or 0) + amount
+  sums[name] = sum
+  if sum > limits[name] then
+    return exceeded(name, sum, true)
+  end
+end
+
+local function refused(code, message)
+  error({ code = code, message = message }, 0)
+end
+
+local function check_distinct(seen, item)
+  if seen[item] then
+    return refused("invalid_value", "names " .. item .. " twice.")
+  end
+  seen[item] = true
+end
+
+local function check_media(first, last)
+  add("media.items", 1)
+  local start = lower(unescaped(sub(text, first, math.min(last, first + 383))))
+  -- Anything with a scheme is an address, and llama.cpp takes all that begins with http for one.
+  if not find(start, "^data:") and (find(start, "^%s*%a[%w+.-]*:") or find(start, "^%s*http") or find(start, "^%s*//")) then
+    return refused("remote_media", "Media is not fetched from elsewhere: send it in the request, as a data: URL.")
+  end
+end
+
+-- The text between `first` and `last`, as it was sent.
+local function check_text(rule, first, last)
+  local size = last - first + 1
+  if rule.bytes and size > limits[rule.bytes] then
+    return exceeded(rule.bytes, size)
+  end
+  if rule.total then
+    add(rule.total, size)
+  end
+  if rule.run and size > limits[rule.run] then
+    word_length.check(sub(text, first, last), rule.run, limits)
+  end
+  if rule.distinct then
+    local seen = {}
+    for letter in string.gmatch(unescaped(sub(text, first, last)), ".") do
+      check_distinct(seen, letter)
+    end
+  end
+  if rule.reads == "media" then
+    check_media(first, last)
+  elseif rule.reads == "grammar" then
+    grammar_cost.check(unescaped(sub(text, first, last)), limits)
+  elseif rule.reads == "model" then
+    model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
+  end
+end
+
+local value
+
+local function check_object(at, rule)
+  local entries, ended = 0, nil
+  local most, keys, fields, others = rule.entries and limits[rule.entries], rule.keys, rule.fields, rule.others
+  at, ended = json_text.enter(at)
+  level = level + 1
+  while at do
+    entries = entries + 1
+    if most and entries > most then
+      trail[level] = nil
+      return exceeded(rule.entries, entries, true)
+    end
+    local quote, start = json_text.key(at)
+    local name = unescaped(sub(text, at + 1, quote - 1))
+    trail[level] = name
+    if level == 1 and name == "model" then
+      model = nil -- The last key of a name counts, as for the engine.
+    end
+    if keys then
+      check_text(keys, at + 1, quote - 1)
+    end
+    at, ended = json_text.next(value(start, fields[name] or others), CLOSING_BRACE)
+  end
+  trail[level] = nil
+  level = level - 1
+  return ended
+end
+
+-- How many members the list has of which `counted` were read, the last at `at`.
+local function members(at, counted)
+  local all = pcall(function()
+    while at do
+      at = json_text.next(skip(at), CLOSING_BRACKET)
+      counted = counted + (at and 1 or 0)
+    end
+  end)
+  return counted, not all
+end
+
+local function check_list(at, rule)
+  local items, index, ended = 0, -1, nil
+  local most, shape, seen = rule.items and limits[rule.items], rule.of, rule.distinct and {} or nil
+  at, ended = json_text.enter(at)
+  level = level + 1
+  while at do
+    index = index + 1
+    if not (rule.except_numbers and find(text, "^[-%d]", at)) then
+      items = items + 1
+      if most and items > most then
+        trail[level] = nil
+        return exceeded(rule.items, members(at, items))
+      end
+      if rule.total then
+        add(rule.total, 1)
+      end
+    end
+    trail[level] = index
+    local stop = value(at, shape)
+    if seen and byte(text, at) == QUOTE then
+      check_distinct(seen, unescaped(sub(text, at + 1, stop - 2)))
+    end
+    at, ended = json_text.next(stop, CLOSING_BRACKET)
+  end
+  trail[level] = nil
+  level = level - 1
+  return ended
+end
+
+local function check_number(rule, number, written)
+  if rule.most and number > limits[rule.most] then
+    return exceeded(rule.most, written)
+  end
+  if rule.least and number < limits[rule.least] then
+    return exceeded(rule.least, written)
+  end
+end
+
+local KINDS = { text = "a string", number = "a number", flag = "a boolean", list = "a list", object = "an object" }
+
+local function wrong_kind(shape, kind)
+  local wanted = {}
+  for _, each in ipairs({ "text", "number", "flag", "list", "object" }) do
+    wanted[#wanted + 1] = shape[each] and KINDS[each] or nil
+  end
+  return refused("invalid_type", "is " .. KINDS[kind] .. " and may be " .. table.concat(wanted, " or ") .. ".")
+end
+
+-- Checks the value at `at` against its shape. Returns where it ends.
+function value(at, shape)
+  local mark = byte(text, at)
+  if shape.schema then
+    return schema_cost.check(text, at, limits, sums)
+  elseif shape.refused then
+    return refused("unsupported_parameter", "may not be sent.")
+  elseif mark == QUOTE then
+    local quote = json_text.string(at)
+    if shape.text then
+      check_text(shape.text, at + 1, quote - 1)
+    elseif not shape.any then
+      return wrong_kind(shape, "text")
+    end
+    return quote + 1
+  elseif mark == BRACE then
+    if shape.object then
+      return check_object(at, shape.object)
+    end
+    return shape.any and skip(at) or wrong_kind(shape, "object")
+  elseif mark == BRACKET then
+    if shape.list then
+      return check_list(at, shape.list)
+    end
+    return shape.any and skip(at) or wrong_kind(shape, "list")
+  end
+  local word, ended = json_text.word(at)
+  if word == "true" or word == "false" then
+    if not shape.flag and not shape.any then
+      return wrong_kind(shape, "flag")
+    end
+  elseif word ~= "null" then
+    local number = find(word, "^-?%d[%d.eE+-]*$") and tonumber(word)
+    if not number then
+      return broken()
+    elseif shape.number then
+      check_number(shape.number, number, word)
+    elseif not shape.any then
+      return wrong_kind(shape, "number")
+    end
+  end
+  return ended
+end
+
+-- The way to the value that was refused, as in messages[3].content.
+local function place()
+  local way = {}
+  for step = 1, level do
+    local name = trail[step]
+    if type(name) == "number" then
+      way[#way + 1] = "[" .. name .. "]"
+    elseif name then
+      way[#way + 1] = (step > 1 and "." or "") .. sub(name, 1, 64)
+    end
+  end
+  return sub(table.concat(way), 1, 200)
+end
+
+local function read()
+  local at = find(text, "[^ \t\r\n]")
+  if not at or byte(text, at) ~= BRACE then
+    return broken()
+  end
+  at = value(at, BODY)
+  if find(text, "[^ \t\r\n]", at) then
+    return broken()
+  end
+end
+
+-- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
+-- `most_prompt`: the longest prompt that fits the context of any server, or nil.
+function request_limits.read(body, most_prompt)
+  text, limits, sums, model, level = body, table_of_limits.limits, {}, nil, 0
+  if most_prompt and most_prompt < limits["prompt.bytes"] then
+    limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
+  end
+  json_text.open(text, limits)
+  local passed, why = pcall(read)
+  text = ""
+  if passed then
+    return { model = model }
+  end
+  if type(why) ~= "table" then
+    error(why, 0)
+  end
+  local at = place()
+  if why.code == "limit_exceeded" then
+    local field = at == "" and "The body" or "The field " .. at
+    why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s.",
+      field, why.name, limits[why.name], why.more and "at least " or "", why.sent)
+  elseif why.code == "invalid_json" then
+    why.message = "The body is not a JSON object."
+  elseif why.code ~= "remote_media" then
+    why.message = "The field " .. at .. " " .. why.message
+  end
+  why.param = why.code ~= "invalid_json" and at ~= "" and at or nil
+  return nil, why
+end
+
+return request_limits

@@ -1,0 +1,66 @@
+"""The table of what an inference request may contain (envoy/limits.yaml), and the changes of it that the settings make.
+
+Invariant: whatever the settings say, every limit stays inside the bounds that the table gives it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_FILE = Path(__file__).parents[2] / "envoy" / "limits.yaml"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit: its number, the numbers that a setting may give it, and what it counts."""
+
+    default: int
+    least: int
+    most: int
+    about: str
+
+
+def table() -> dict[str, Limit]:
+    """Every limit by its name, in the order of the file."""
+    return {name: Limit(**row) for name, row in _document()["limits"].items()}
+
+
+def shapes() -> dict[str, Any]:
+    """The places of a request at which the limits count; the head of the file explains them."""
+    return dict(_document()["shapes"])
+
+
+def changed(changes: Mapping[str, int]) -> dict[str, int]:
+    """The number of every limit, with `changes` made. `changes` are those that `parse` accepts."""
+    return {name: changes.get(name, limit.default) for name, limit in table().items()}
+
+
+def parse(text: str) -> dict[str, int]:
+    """Read `name=value,...`. Raises ValueError naming the limit and what it may be."""
+    limits = table()
+    changes: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise ValueError(f"{name!r} has no value: limits are written name=value,name=value")
+        if name not in limits:
+            raise ValueError(f"there is no limit {name!r}; docs/reference/limits.md lists them")
+        limit = limits[name]
+        if name in changes:
+            raise ValueError(f"{name} is given twice")
+        if not (value.isascii() and value.isdigit() and limit.least <= int(value[:12]) <= limit.most):
+            raise ValueError(f"{name} must be a whole number from {limit.least} to {limit.most}, not {value[:40]!r}")
+        changes[name] = int(value)
+    return changes
+
+
+@functools.cache
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(_FILE.read_text())
+    return document

@@ -1,0 +1,169 @@
+"""Each limit of envoy/limits.yaml at, below and above its number, at each place that the table names; examples are made from the table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from controller.xds import builders
+from llamesh.kit import limits
+from tests.unit.limit_examples import DERIVED, Example, examples
+from tests.unit.lua_request import LuaFilter, Outcome
+from tests.unit.request_bodies import CHAT, HOSTILE, LEGITIMATE
+
+ROUTE = LuaFilter(builders.route_lua({}))
+OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
+TABLE = limits.table()
+EXAMPLES = examples()
+
+
+def run(body: bytes, lua: LuaFilter = ROUTE, *, path: str = CHAT, settings: dict[str, Any] = OPEN) -> Outcome:
+    headers = {":path": path, ":method": "POST", ":authority": "localhost", "content-type": "application/json"}
+    return lua.run(headers, settings, {}, body)
+
+
+def name(example: Example) -> str:
+    return f"{example.limit}@{example.place}"
+
+
+def test_every_limit_has_an_example() -> None:
+    assert {example.limit for example in EXAMPLES} | DERIVED == TABLE.keys()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
+    most = TABLE[example.limit].default
+    # Lowered limits are as good a test of the counting, and the bodies stay small.
+    lowered = max(TABLE[example.limit].least, min(most, 300))
+    lua = LuaFilter(builders.route_lua({example.limit: lowered}))
+    for amount in (lowered - 1, lowered):
+        outcome = run(example.make(amount), lua)
+        assert outcome.status is None, outcome.answer
+    refused = run(example.make(lowered + 1), lua)
+    assert (refused.status, refused.code) == (400, "limit_exceeded")
+    said = refused.answer["error"]["message"]
+    assert f" {example.limit}: at most {lowered}, sent " in said
+    assert refused.answer["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [each for each in EXAMPLES if each.largest is None or TABLE[each.limit].default <= each.largest],
+    ids=name,
+)
+def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
+    most = TABLE[example.limit].default
+    outcome = run(example.make(most))
+    assert outcome.status is None, outcome.answer
+    above = run(example.make(most + max(1, most // 50)))
+    assert above.code == "limit_exceeded"
+    assert example.limit in above.answer["error"]["message"]
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_costs_the_engine_too_much_is_refused(case: str) -> None:
+    path, given, limit = HOSTILE[case]
+    outcome = run(_encoded(given), path=path)
+    assert (outcome.status, outcome.code) == (400, "limit_exceeded"), outcome.answer
+    assert f"exceeds the limit {limit}" in outcome.answer["error"]["message"]
+
+
+@pytest.mark.parametrize("case", LEGITIMATE)
+def test_what_looks_like_it_passes(case: str) -> None:
+    path, given = LEGITIMATE[case]
+    outcome = run(_encoded(given), path=path)
+    assert outcome.status is None, outcome.answer
+    assert outcome.headers["x-llamesh-cluster"] == "m:smol"
+
+
+def _encoded(given: dict[str, Any] | bytes) -> bytes:
+    text = given if isinstance(given, bytes) else json.dumps(given).encode()
+    return b'{"model":"smol",' + text[1:]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "number", "sent"),
+    [
+        ({"stop": ["a"] * 70}, "stop", 64, "70"),
+        ({"messages": [{"content": "x"}, {"content": [{"type": "text", "text": "a" * 5000}]}]}, "messages[1].content[0].text", 4096, "5000"),  # noqa: E501
+        ({"n": 1e300}, "n", 16, "1e+300"),
+        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(300))}}}]}, "tools[1].function.parameters", 128, "300"),
+        ({"messages": [{'a"\\\n\x00é' * 4: "a" * 5000}]}, "messages[0]." + "a??????" * 4, 4096, "5000"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_field_the_limit_and_what_was_sent(
+    body: dict[str, Any], param: str, number: int, sent: str
+) -> None:
+    answer = run(_encoded(body)).answer["error"]
+    assert answer["param"] == param
+    assert answer["message"].startswith(f"The field {param} exceeds the limit ")
+    assert answer["message"].endswith(f": at most {number}, sent {sent}.")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"repeat_last_n":"99999999"}', "repeat_last_n"),
+        (b'{"stop":{"0":"a"}}', "stop"),
+        (b'{"stop":[["a"]]}', "stop[0]"),
+        (b'{"grammar":["root ::= [a]"]}', "grammar"),
+        (b'{"messages":{"0":{}}}', "messages"),
+        (b'{"messages":["text"]}', "messages[0]"),
+        (b'{"n_probs":[1]}', "n_probs"),
+        (b'{"logit_bias":7}', "logit_bias"),
+        (b'{"chat_template_kwargs":"x"}', "chat_template_kwargs"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(body: bytes, param: str) -> None:
+    outcome = run(_encoded(body))
+    assert (outcome.status, outcome.code) == (400, "invalid_type")
+    assert outcome.answer["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"n":1,"n":17}',
+        b'{"n":17,"n":1}',
+        b'{"\\u006e":17}',
+        b'{"n":1.7e1}',
+        b'{"n":17e0}',
+        b'{"n":170e-1}',
+        b'{ "n" :\t17 }',
+        b'{"n":16.0000001}',
+        b'{"n":1e999}',
+    ],
+)
+def test_a_number_counts_however_it_is_written(body: bytes) -> None:
+    outcome = run(_encoded(body))
+    assert (outcome.code, outcome.answer["error"]["param"]) == ("limit_exceeded", "n")
+
+
+@pytest.mark.parametrize("body", [b'{"N":17}', b'{"n ":17}', b'{"n":-17}', b'{"n":null}', b'{"x":{"n":17}}'])
+def test_names_that_the_engine_does_not_read_do_not_count(body: bytes) -> None:
+    assert run(_encoded(body)).status is None
+
+
+def test_a_key_twice_in_a_schema_is_refused() -> None:
+    """Which of them counts would decide what the schema costs."""
+    outcome = run(_encoded(b'{"json_schema":{"required":["a"],"properties":{"a":{}},"required":[]}}'))
+    assert (outcome.status, outcome.code) == (400, "invalid_value")
+
+
+def test_a_prompt_that_fits_no_server_is_refused() -> None:
+    settings = OPEN | {"most_prompt_bytes": 1000}
+    at, above = ({"prompt": "word " * 200}, {"prompt": "word " * 200 + "x"})
+    assert run(_encoded(at), settings=settings).status is None
+    refused = run(_encoded(above), settings=settings)
+    assert refused.code == "limit_exceeded"
+    assert (
+        refused.answer["error"]["message"]
+        == "The field prompt exceeds the limit prompt.bytes: at most 1000, sent 1001."
+    )
+    parts = {"messages": [{"content": "word " * 150}, {"content": "word " * 150}]}
+    assert run(_encoded(parts), settings=settings).code == "limit_exceeded"
+    # Each prompt of a list is one of its own.
+    assert run(_encoded({"prompt": ["word " * 150, "word " * 150]}), settings=settings).status is None
+    assert run(_encoded(parts), settings=OPEN | {"most_prompt_bytes": 1 << 40}).status is None
