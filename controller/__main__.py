@@ -14,6 +14,7 @@ from controller import front
 from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
+from controller.demand import Demand
 from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes.process import ProcessRuntime
@@ -70,7 +71,8 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
 
         store, board, control = _declared(database, lease if shared else None), Board(), ControlPlane()
         runtime = ProcessRuntime(settings)
-        reconciler = Reconciler(settings, store, runtime, control, board)
+        demand = Demand()
+        reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)
         models = Models(download, reconciler.model_changed)
         stack.push_async_callback(models.close)
         stack.push_async_callback(runtime.close)
@@ -79,7 +81,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waking = Waking(board, reconciler.wake, reconciler.touch)
+        waking = Waking(board, reconciler.wake, reconciler.touch, demand=demand)
         stack.push_async_callback(waking.close)
         waker = Waker(waking, board, settings.socket("waker"))
         await waker.start()
@@ -103,7 +105,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
             log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield followers

@@ -54,6 +54,7 @@ class ServerRow(Base):
     request_id: Mapped[str | None]
     """None: the call was not to be repeatable."""
     engine_memory_bytes: Mapped[int]
+    shared_weights_bytes: Mapped[int]
     rest: Mapped[str]
     removing: Mapped[bool]
     create_time: Mapped[datetime] = mapped_column(Timestamp, index=True)
@@ -71,6 +72,8 @@ class Declared:
     owner: str
     engine_memory_bytes: int
     """What one engine is expected to take; 0: not known."""
+    shared_weights_bytes: int
+    """The part of it that engines of the same model share."""
     rest: Rest
     removing: bool
     create_time: datetime
@@ -127,7 +130,9 @@ class DeclaredServers:
         for row in rows:
             self._keep(row)
 
-    async def declare(self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int) -> Declared:
+    async def declare(
+        self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int, shared_weights_bytes: int = 0
+    ) -> Declared:
         """Declare a server; the first one again where the owner has used the request id before."""
         now = self._clock()
         row = ServerRow(
@@ -138,6 +143,7 @@ class DeclaredServers:
             owner=owner,
             request_id=request_id or None,
             engine_memory_bytes=engine_memory_bytes,
+            shared_weights_bytes=shared_weights_bytes,
             rest=Rest.AWAKE,
             removing=False,
             create_time=now,
@@ -183,7 +189,14 @@ class DeclaredServers:
             return page, ""
         return page, page_token(query, page[-1].create_time.isoformat(), page[-1].server_uuid)
 
-    async def change(self, server_uuid: str, changes: ServerChanges, etag: str, engine_memory_bytes: int) -> Declared:
+    async def change(
+        self,
+        server_uuid: str,
+        changes: ServerChanges,
+        etag: str,
+        engine_memory_bytes: int,
+        shared_weights_bytes: int = 0,
+    ) -> Declared:
         """Change what is set; SERVER_NOT_FOUND, or ETAG_MISMATCH where it changed since it was read.
 
         A change that changes nothing leaves the generation alone.
@@ -199,13 +212,15 @@ class DeclaredServers:
                     {"etag": present.etag},
                 )
             spec = changed(present.spec, changes)
-            memory = engine_memory_bytes or present.engine_memory_bytes
-            if spec == present.spec and memory == present.engine_memory_bytes:
+            before = (present.engine_memory_bytes, present.shared_weights_bytes)
+            memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
+            if spec == present.spec and memory == before:
                 return present
             values = {
                 "spec": _written(spec),
                 "generation": present.generation + 1,
-                "engine_memory_bytes": memory,
+                "engine_memory_bytes": memory[0],
+                "shared_weights_bytes": memory[1],
                 "update_time": self._clock(),
             }
             if after := await self._update(server_uuid, ServerRow.generation == present.generation, values):
@@ -350,6 +365,7 @@ def _declared(row: ServerRow) -> Declared:
         row.generation,
         row.owner,
         row.engine_memory_bytes,
+        row.shared_weights_bytes,
         Rest(row.rest),
         row.removing,
         row.create_time,

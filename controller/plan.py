@@ -8,7 +8,8 @@ The rules, in the order of their weight:
 4. An engine that failed is started again at once, then with growing pauses.
 5. An engine that does not answer, or makes no progress, gets no new request until it does; its runtime ends it if it never does. One
    that nobody can reach any more is replaced, and may finish what it works on.
-6. A server that sleeps when idle falls asleep only with nothing running; woken before its engines have ended, it keeps them.
+6. If there is no room in memory for an engine beside the one that it replaces, the old one goes first, and requests wait meanwhile.
+7. A server that sleeps when idle falls asleep only with nothing running; woken before its engines have ended, it keeps them.
 
 Nothing is remembered between two plans but what `Seen` holds, so a plan made twice is the same, and one made after a crash goes on.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from controller.backoff import History
 from controller.declared import Rest
 from controller.runtimes import Engine, Liveness, Phase
+from controller.starts import NoRoom, WaitsForOthers
 
 PATIENCE = 600.0
 """Seconds that an engine which nobody waits for may take to become idle."""
@@ -91,6 +93,10 @@ class Situation:
     """Whether an Envoy acknowledges what it is sent."""
     routable: bool = False
     """Whether Envoy routes requests by the server's present name."""
+    no_room_beside: frozenset[int] = frozenset()
+    """Replicas whose old engine must go before there is room for the new one."""
+    waiting: Mapping[int, WaitsForOthers | NoRoom] = field(default_factory=dict)
+    """Replicas whose start is wanted and may not be yet."""
 
     def history(self, replica: int) -> History:
         """What happened to a replica."""
@@ -183,6 +189,7 @@ class _Plan:
             and seen.engine.phase is Phase.READY
             and not seen.lost
             and seen.engine.replica < wish.wanted
+            and seen.engine.replica not in situation.no_room_beside
             and not situation.serves(self._current.get(seen.engine.replica))
         )
 
@@ -240,7 +247,7 @@ class _Plan:
                 self._actions.append(Locate())
 
     def _fall_asleep(self) -> None:
-        """Rule 6."""
+        """Rule 7."""
         if not self._wish.wanted or not self._wish.idle_sleep:
             return
         if self._bridges or any(seen.engine.phase is Phase.STARTING for seen in self._live):

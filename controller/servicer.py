@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator
 
 from controller.board import Board
-from controller.capacity import capacity, machine_memory, promised
+from controller.capacity import capacity, machine_memory
 from controller.declared import Declared, DeclaredServers, Rest
+from controller.footprint import released
 from controller.reconcile import Reconciler
 from controller.runtimes import Phase, Runtime
 from controller.status import is_routable
@@ -34,18 +35,29 @@ class ControllerServicer(ControllerServiceServicer):
     """See the contract."""
 
     def __init__(
-        self, store: DeclaredServers, reconciler: Reconciler, board: Board, runtime: Runtime, control: ControlPlane
+        self,
+        store: DeclaredServers,
+        reconciler: Reconciler,
+        board: Board,
+        runtime: Runtime,
+        control: ControlPlane,
+        reserve_bytes: int,
     ) -> None:
         self._store = store
         self._reconciler = reconciler
         self._board = board
         self._runtime = runtime
         self._control = control
+        self._reserve_bytes = reserve_bytes
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
         """Declares a server."""
         declared = await self._store.declare(
-            request.spec, request.owner, request.request_id, request.engine_memory_bytes
+            request.spec,
+            request.owner,
+            request.request_id,
+            request.engine_memory_bytes,
+            request.shared_weights_bytes,
         )
         return await self._routed(declared, context)
 
@@ -65,7 +77,11 @@ class ControllerServicer(ControllerServiceServicer):
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
         """Changes what is set."""
         declared = await self._store.change(
-            request.server_uuid, request.changes, request.etag, request.engine_memory_bytes
+            request.server_uuid,
+            request.changes,
+            request.etag,
+            request.engine_memory_bytes,
+            request.shared_weights_bytes,
         )
         if request.changes.HasField("model_name"):
             return await self._routed(declared, context)
@@ -104,13 +120,13 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
         """Memory for engines."""
-        sizes = {
-            declared.server_uuid: declared.engine_memory_bytes
-            for declared in await self._store.all()
-            if not declared.removing
-        }
-        servers = [(server, sizes[server.server_uuid]) for server in self._board.all() if server.server_uuid in sizes]
-        return capacity(machine_memory(), promised(servers))
+        servers = await self._store.all()
+        left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
+        claims = self._reconciler.claims(each for each in servers if each.server_uuid != request.without_server_uuid)
+        memory = machine_memory()
+        for claim in left_out:
+            memory = released(memory, claim)
+        return capacity(memory, self._reserve_bytes, claims)
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
         """How the data plane does."""

@@ -13,7 +13,9 @@ from controller.declared import Declared, Rest
 from controller.models import ModelFact, Place
 from controller.plan import Seen, Situation, Wish
 from controller.runtimes import Liveness, Phase
+from controller.starts import NoRoom
 from llamesh.parameters import flags
+from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server
 
@@ -39,9 +41,10 @@ _SAME_MOMENT_MS = 500
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a machine could give to a new engine now."""
+    """What one more engine needs, and what it could have now."""
 
-    available_bytes: int
+    needed_bytes: int
+    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def describe(
         "Ready": view.ready(),
         "Progressing": view.progressing(),
         "ModelAvailable": view.model_available(),
-        "FitsMemory": view.fits_memory(declared.engine_memory_bytes, memory),
+        "FitsMemory": view.fits_memory(memory if declared.engine_memory_bytes else None),
         "Routable": view.routable(),
     }
     _set_next_start(server, view.next_start_in(), previous, now)
@@ -203,8 +206,12 @@ class _View:
         if self._doubtful:
             engine = min((seen.engine for seen in self._doubtful), key=lambda engine: engine.replica)
             return _Verdict(_FALSE, _DOUBTS[engine.liveness], f"{so_far}; replica {engine.replica}: {engine.complaint}")
+        if self._no_room:
+            return _Verdict(_FALSE, "WaitsForMemory", f"{so_far}: {self._no_room}")
         if self._worst and self._worst.failures:
             return _Verdict(_FALSE, self._worst.reason, f"{so_far}: {self._worst.message}")
+        if self._now.waiting:
+            return _Verdict(_FALSE, "WaitsForOtherStarts", f"{so_far}: {next(iter(self._now.waiting.values()))}")
         return _Verdict(_FALSE, "Starting", so_far)
 
     def progressing(self) -> _Verdict:
@@ -213,10 +220,14 @@ class _View:
             if self._running:
                 return _Verdict(_TRUE, "Draining", "running requests are finished")
             return _Verdict(_FALSE, "Stable", "nothing runs, as it should be")
+        if self._no_room:
+            return _Verdict(_FALSE, "WaitsForMemory", str(self._no_room))
         if self._failing:
             return _Verdict(_FALSE, "BackingOff", "engines are started again with growing pauses")
         if self._replacing:
             return _Verdict(_TRUE, "Replacing", "engines are replaced one after the other")
+        if self._now.waiting:
+            return _Verdict(_TRUE, "WaitsForOtherStarts", f"an engine {next(iter(self._now.waiting.values()))}")
         if self.serving < self._wish.wanted:
             return _Verdict(_TRUE, "Starting", "engines are being started")
         return _Verdict(_FALSE, "Stable", "everything is as it should be")
@@ -234,16 +245,18 @@ class _View:
             return _Verdict(_UNKNOWN, "Locating", "the model's file is being brought to this machine")
         return _Verdict(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 
-    def fits_memory(self, needed: int, memory: Memory | None) -> _Verdict:
+    def fits_memory(self, memory: Memory | None) -> _Verdict:
         """Whether one more engine has room."""
         if self._worst and self._worst.failures and self._worst.reason == _OUT_OF_MEMORY:
             return _Verdict(_FALSE, _OUT_OF_MEMORY, self._worst.message)
         if self.serving and self.serving == self._wish.wanted:
             return _Verdict(_TRUE, "Running", "the engines are in memory")
-        if not needed or memory is None:
+        if self._no_room:
+            return _Verdict(_FALSE, "NotEnoughMemory", str(self._no_room))
+        if memory is None:
             return _Verdict(_UNKNOWN, "NotEstimated", "what an engine needs is not known")
-        numbers = f"an engine needs about {needed} bytes, {memory.available_bytes} are available"
-        if needed > memory.available_bytes:
+        numbers = f"an engine needs about {size(memory.needed_bytes)}, {size(memory.free_bytes)} are free"
+        if memory.needed_bytes > memory.free_bytes:
             return _Verdict(_FALSE, "NotEnoughMemory", numbers)
         return _Verdict(_TRUE, "Estimated", numbers)
 
@@ -294,6 +307,10 @@ class _View:
         )
         entry.start_time.FromDatetime(seen.engine.start_time)
         return entry
+
+    @property
+    def _no_room(self) -> NoRoom | None:
+        return next((verdict for verdict in self._now.waiting.values() if isinstance(verdict, NoRoom)), None)
 
     @property
     def _failing(self) -> bool:

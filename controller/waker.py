@@ -14,6 +14,8 @@ from aiohttp import web
 from controller.board import Board
 from controller.status import is_going
 from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
+from llamesh.kit.listening import SocketWatch
+from llamesh.locations import make_private
 from llamesh.v1.server_pb2 import Server
 
 CLUSTER_HEADER = "x-llamesh-cluster"
@@ -36,17 +38,29 @@ class Waker:
         application.router.add_post("/{path:.*}", self._hold)
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
         self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
+        self._site: web.UnixSite | None = None
+        self._watch = SocketWatch(socket, self._listen)
 
     async def start(self) -> None:
         """Begin to serve."""
         await self._runner.setup()
-        self._socket.unlink(missing_ok=True)
-        await web.UnixSite(self._runner, str(self._socket)).start()
+        await self._listen()
+        self._watch.start()
 
     async def close(self) -> None:
         """Stop; held requests are cut off."""
+        await self._watch.close()
         await self._runner.cleanup()
         self._socket.unlink(missing_ok=True)
+
+    async def _listen(self) -> None:
+        """Listen at the socket's path, anew if it has vanished; requests that are held already stay so."""
+        if self._site:
+            await self._site.stop()
+        make_private(self._socket.parent)
+        self._socket.unlink(missing_ok=True)
+        self._site = web.UnixSite(self._runner, str(self._socket))
+        await self._site.start()
 
     async def _hold(self, request: web.Request) -> web.Response:
         async for _ in request.content.iter_chunked(_CHUNK):

@@ -30,7 +30,7 @@ DEFAULT_BUDGET = 120.0
 """Seconds that a request may wait where the server does not say."""
 MOST_HELD = 4096
 """Requests held at the same time, for all servers together."""
-HOPELESS = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound"})
+HOPELESS = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
 """Reasons for which another start of the same engine ends in the same way: nobody is made to wait for it."""
 _ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
 

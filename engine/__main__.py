@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.cores import default_threads
 from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
 from engine.launch import Program, arguments, find_program, scrubbed
+from engine.listener import Listener
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import Phase, StateFile
@@ -60,19 +61,37 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
         command = _command(program, spec, spec_file)
         endpoint = Endpoint(spec.listen, spec.api_key)
         endpoint.claim()
+        listener = Listener(spec.listen.socket, spec.hand_over, _say)
         state.publish(Phase.STARTING)
         child = await Child.start(command, scrubbed(environment, spec.api_key if program else ""))
     except EngineError as failure:
         return _fail(state, failure, ())
     _say(f"starting {spec.alias} with {state.engine}")
+    obtaining: asyncio.Task[None] | None = None
+
+    def ready() -> None:
+        nonlocal obtaining
+        obtaining = asyncio.create_task(listener.obtain(child, embedded=program is None))
+
     try:
-        return await _live(spec, endpoint, child, stopping, state)
+        listener.open()
+        return await _live(spec, endpoint, child, stopping, state, ready)
     finally:
         child.kill()
+        if obtaining is not None:
+            obtaining.cancel()
+        await listener.close()
         endpoint.release()
 
 
-async def _live(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: Stopping, state: StateFile) -> int:
+async def _live(
+    spec: EngineSpec,
+    endpoint: Endpoint,
+    child: Child,
+    stopping: Stopping,
+    state: StateFile,
+    on_ready: Callable[[], None],
+) -> int:
     started = time.monotonic()
     ended = asyncio.create_task(child.wait())
     ready = asyncio.create_task(until_ready(endpoint))
@@ -80,6 +99,7 @@ async def _live(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: St
     await _first(ended, ready, asked)
     if ready.done() and not ended.done():
         state.publish(Phase.READY)
+        on_ready()
         _say(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
         await _first(ended, asked)
     was_ready = ready.done()

@@ -54,16 +54,28 @@ class ProcessId:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, as the system says it; None where there is none, or only its unreaped entry is left."""
+    """When the process started, as the system says it; None where there is none, or only its unreaped entry is left.
+
+    A process whose main thread has ended while others have not (a killed one that frees much memory, or waits for a disk) is not gone: it
+    still holds its sockets and files.
+    """
     if _LINUX:
         try:
             # The program's name, in parentheses, may itself hold spaces and parentheses.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else fields[19]
+        return None if fields[0] in "ZX" and not _other_threads(pid) else fields[19]
     asked = _ps("-o", "stat=,lstart=", "-p", str(pid))
     return None if not asked or asked.startswith("Z") else asked.partition(" ")[2].strip()
+
+
+def _other_threads(pid: int) -> bool:
+    """Whether a process has threads beside its main one."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def program_of(pid: int) -> str:

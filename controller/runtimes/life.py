@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from controller.runtimes import Exit, Liveness, Load, Phase, probe
+from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.ending import gone
 from controller.runtimes.liveness import Judgement, Pulse, Sight, after, judge, judge_loading
 from controller.runtimes.records import Record, Records, with_process
@@ -49,13 +50,21 @@ class Terms:
 class Life:
     """One engine. `changed(server_uuid)` is called whenever something about it has changed."""
 
-    def __init__(self, record: Record, records: Records, terms: Terms, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        record: Record,
+        records: Records,
+        backlogs: Backlogs,
+        terms: Terms,
+        changed: Callable[[str], None],
+    ) -> None:
         self.record = record
         self.phase = Phase.STOPPING if record.stopping else Phase.STARTING
         self.ready_since: float | None = None
         self.exit: Exit | None = None
         self.judgement = Judgement(Liveness.ALIVE)
         self._records = records
+        self._backlogs = backlogs
         self._terms = terms
         self._changed = changed
         self._pulse = Pulse()
@@ -161,6 +170,7 @@ class Life:
     async def _live(self, wait: Callable[[], Awaitable[int | None]]) -> None:
         watch = BackgroundTask(f"watch engine {self.record.instance}", self._watch, report_failure)
         watch.start()
+        self._backlogs.hold(self.record.instance, self._records.hand_over(self.record.instance))
         try:
             code = await self._exit_code(wait)
         finally:
@@ -264,6 +274,7 @@ class Life:
         if self._kill:
             self._kill.cancel()
         self.phase, self.exit = Phase.ENDED, ended
+        self._backlogs.turn_away(self.record.instance)
         with contextlib.suppress(OSError):
             self.socket.unlink(missing_ok=True)
         log.info(

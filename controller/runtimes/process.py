@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.runtimes import Engine, Load, Order, Phase
+from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.life import Life, Terms
 from controller.runtimes.records import Record, Records, new_record, orphan_record, with_process
@@ -48,6 +49,7 @@ class ProcessRuntime:
         self._records = Records(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
         self._lives: dict[str, Life] = {}
+        self._backlogs = Backlogs()
         self._on_change: Callable[[str], None] = lambda _: None
         self._housekeeping = (
             BackgroundTask(
@@ -74,6 +76,7 @@ class ProcessRuntime:
         """Stop watching. The engines stay."""
         await asyncio.gather(*(task.close() for task in self._housekeeping))
         await asyncio.gather(*(life.close() for life in self._lives.values()))
+        await self._backlogs.close()
 
     async def stop_all(self, grace: float) -> None:
         """End every engine and wait until all are gone: the mesh of this machine is stopped."""
@@ -133,7 +136,9 @@ class ProcessRuntime:
         self._logs.drop(server_uuid)
 
     def _life(self, record: Record) -> Life:
-        return Life(record, self._records, self._terms, lambda server_uuid: self._on_change(server_uuid))
+        return Life(
+            record, self._records, self._backlogs, self._terms, lambda server_uuid: self._on_change(server_uuid)
+        )
 
     async def _adopt(self, record: Record, found: ProcessId | None) -> None:
         """`found`: the process that has the engine's command line. The record may not know it: see `Record.pid`."""
@@ -194,6 +199,7 @@ class ProcessRuntime:
             "parameters": dict(order.parameters),
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),
+            "hand_over": str(self._records.hand_over(instance)),
         }
 
 

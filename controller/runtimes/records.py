@@ -56,6 +56,10 @@ class Records:
         """Where the engine answers. The name is as long as it may be: see llamesh.locations."""
         return self.directory / f"{instance}.sock"
 
+    def hand_over(self, instance: str) -> Path:
+        """Where the engine hands over its listening socket."""
+        return self.directory / f"{instance}.hand"
+
     def spec(self, instance: str) -> Path:
         """What the engine is told."""
         return self.directory / f"{instance}.spec"
@@ -106,7 +110,8 @@ class Records:
         What cannot be removed stays: it is found again when its name is needed, or by the next controller.
         """
         hidden = self.directory / f"~{instance[1:]}.sock"
-        for path in (self.socket(instance), self.spec(instance), self.state(instance), hidden, self._path(instance)):
+        beside = (self.socket(instance), self.hand_over(instance), self.spec(instance), self.state(instance), hidden)
+        for path in (*beside, self._path(instance)):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 

@@ -184,8 +184,20 @@ def route_lua(changed: Mapping[str, int]) -> str:
 def limits_lua(changed: Mapping[str, int]) -> str:
     """The modules that hold a body against the table of limits, with the table in them."""
     table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
-    modules = ("json_text", "word_length", "grammar_cost", "schema_cost", "request_limits")
-    return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*modules)
+    return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*_LIMITS_MODULES)
+
+
+_LIMITS_MODULES = (
+    "json_text",
+    "word_length",
+    "character_sets",
+    "grammar_text",
+    "grammar_branches",
+    "grammar_cost",
+    "schema_text",
+    "schema_cost",
+    "request_limits",
+)
 
 
 def inference_routes(

@@ -1,192 +1,227 @@
--- Counts what makes a grammar (GBNF) or a pattern (regular expression in a JSON schema) costly for llama.cpp: nesting, which it follows by recursion;
--- repetitions, which it writes out; and nested repetitions, of which it follows every way to divide a text between them.
+-- Counts what makes a grammar or a pattern costly for llama.cpp. It follows every way in which a text can be read, for each token of the vocabulary; so what counts
+-- is not the length alone but how many ways there are.
 --
--- What it counts is an upper bound by construction of the text alone. A grammar can be ambiguous in ways that no count of its text tells (a recursive rule with two
--- alternatives that begin alike): these are left to the liveness probe of the engine.
+-- `ways` is what repetitions add: the more, the more ways to divide a text between them. What begins by another character tells where one ends.
 
-local exceeded = require("json_text").exceeded
-local find, sub, byte = string.find, string.sub, string.byte
-local max, min = math.max, math.min
+local json_text = require("json_text")
+local grammar_text = require("grammar_text")
+local grammar_branches = require("grammar_branches")
+local sets = require("character_sets")
+local exceeded = json_text.exceeded
+local join, overlap = sets.join, sets.overlap
+local max = math.max
 
 local grammar_cost = {}
 
-local UNBOUNDED = 2 -- Ways that * and + add: once more, or not.
-local LARGE = 1e9
+local ONE, ANY_NUMBER = 2, 3 -- What `?` adds, and what a repetition does.
 
--- Where the character class ends that opens at `at`.
-local function end_of_class(text, at)
-  at = at + 1
-  while true do
-    local stop = find(text, "[%]\\]", at)
-    if not stop then
-      return #text
-    elseif byte(text, stop) == 93 then
-      return stop
-    end
-    at = stop + 2
-  end
-end
+local rules, limits = {}, {} -- Rules by name: {alternatives}, with what is found out of them.
 
-local function end_of_literal(text, at)
-  at = at + 1
-  while true do
-    local stop = find(text, '["\\]', at)
-    if not stop then
-      return #text
-    elseif byte(text, stop) == 34 then
-      return stop
-    end
-    at = stop + 2
-  end
-end
+-- By which characters a sequence, or one of alternatives, may begin, and whether they may be empty.
+local first_of
 
--- Lowest and highest number of the repetition that opens with the brace at `at`, its end; nil if it is none.
-local function numbers(text, at)
-  local _, last, low, comma, high = find(text, "^{%s*(%d*)%s*(,?)%s*(%d*)%s*}", at)
-  if not last then
-    return nil
-  end
-  local least = tonumber(low) or 0
-  return least, comma == "" and least or tonumber(high), last
-end
-
--- Ways in which a repetition of something that has `ways` itself divides a text.
-local function repeated(ways, least, most)
-  local times
-  if not most then
-    times = ways > 1 and max(UNBOUNDED, least) or UNBOUNDED
-  else
-    times = ways > 1 and most or most - least + 1
-  end
-  return min(LARGE, ways * max(1, times))
-end
-
-local PATTERN = "[%(%)%[{*+?\\]"
-local GRAMMAR = '[%(%)%[{*+?"#%a:]'
-
--- Reads a text and calls ready(name, ways, references) for each rule; a pattern is one rule.
-local function scan(text, is_pattern, limits, sums, ready)
-  local marks = is_pattern and PATTERN or GRAMMAR
-  local rules, depth, at = 0, 0, 1
-  local groups = {} -- Ways of the groups that are open.
-  local ways, last = 1, 1 -- Of the group that is read, and of its last element.
-  local name, references = "", {}
-  local last_reference
-  while true do
-    at = find(text, marks, at)
-    if not at then
-      break
-    end
-    local mark = byte(text, at)
-    if mark == 92 then -- An escaped character of a pattern.
-      last, last_reference = 1, nil
-      at = at + 2
-    elseif mark == 40 then
-      depth = depth + 1
-      if depth > limits["grammar.depth"] then
-        return exceeded("grammar.depth", depth, true)
+local function first_of_items(items)
+  local first = {}
+  for _, item in ipairs(items) do
+    local mine, empty = item.first, false
+    if item.inner then
+      mine, empty = first_of(item.inner)
+    elseif item.name then
+      local rule = rules[item.name]
+      if rule and rule.first == nil then
+        rule.first, rule.empty = {}, false
+        rule.first, rule.empty = first_of(rule.alternatives)
       end
-      groups[depth] = ways
-      ways, last, last_reference = 1, 1, nil
-      at = at + 1
-    elseif mark == 41 then
-      last = ways
-      ways = max(groups[depth] or 1, last)
-      depth = max(0, depth - 1)
-      last_reference = nil
-      at = at + 1
-    elseif mark == 91 then
-      at = end_of_class(text, at) + 1
-      last, last_reference = 1, nil
-    elseif mark == 34 then
-      at = end_of_literal(text, at) + 1
-      last, last_reference = 1, nil
-    elseif mark == 35 then
-      at = find(text, "\n", at, true) or #text + 1
-    elseif mark == 58 then
-      at = at + 1
-    elseif mark == 42 or mark == 43 or mark == 63 or mark == 123 then
-      local least, most, stop = 0, nil, at
-      if mark == 63 then
-        most = 1
-      elseif mark == 123 then
-        least, most, stop = numbers(text, at)
-        if stop then
-          sums["grammar.repetitions"] = (sums["grammar.repetitions"] or 0) + max(least, most or 0)
-          if sums["grammar.repetitions"] > limits["grammar.repetitions"] then
-            return exceeded("grammar.repetitions", sums["grammar.repetitions"], true)
-          end
+      mine, empty = rule and rule.first or {}, rule and rule.empty
+    end
+    first = join(first, mine)
+    if not (empty or item.least == 0) then
+      return first, false
+    end
+  end
+  return first, true
+end
+
+function first_of(alternatives)
+  local first, empty = {}, false
+  for _, items in ipairs(alternatives) do
+    local mine, may = first_of_items(items)
+    first, empty = join(first, mine), empty or may
+  end
+  return first, empty
+end
+
+-- Among how many literals, classes and repetitions alternatives choose at their beginning.
+local function starts_of(alternatives)
+  local starts = 0
+  for _, items in ipairs(alternatives) do
+    for _, item in ipairs(items) do
+      local mine, empty = 1, item.least == 0
+      if item.inner then
+        mine = starts_of(item.inner)
+      elseif item.name and rules[item.name] then
+        local rule = rules[item.name]
+        if rule.starts == nil then
+          rule.starts = 0
+          rule.starts = starts_of(rule.alternatives)
         end
+        mine, empty = rule.starts, empty or rule.empty
       end
-      if stop then
-        if last_reference then
-          references[#references + 1] = { last_reference, least, most }
-          last_reference = nil
-        end
-        last = repeated(last, least, most)
-        ways = max(ways, last)
-        if ways > limits["grammar.ambiguity"] then
-          return exceeded("grammar.ambiguity", ways, ways >= LARGE)
-        end
+      starts = starts + mine
+      if starts > limits["grammar.alternatives"] then
+        return exceeded("grammar.alternatives", starts, true)
       end
-      at = (stop or at) + 1
-    else -- A name: of a rule that begins, or of one that is used.
-      local _, stop = find(text, "^[%w-_]+", at)
-      local word = sub(text, at, stop)
-      local _, begins = find(text, "^%s*::=", stop + 1)
-      if begins then
-        if rules > 0 then
-          ready(name, ways, references)
-        end
-        rules = rules + 1
-        if rules > limits["grammar.rules"] then
-          return exceeded("grammar.rules", rules, true)
-        end
-        name, references, ways, last, last_reference, depth = word, {}, 1, 1, nil, 0
-        stop = begins
+      if not empty then
+        break
+      end
+    end
+  end
+  return starts
+end
+
+local ways_of
+
+-- Of one item, without its own repetition: its ways, the repetitions that may go on at its end, by which characters it begins, and whether it may be empty.
+local function parts_of(item)
+  if item.inner then
+    local ways, open = ways_of(item.inner)
+    return ways, open, first_of(item.inner)
+  elseif item.name then
+    local rule = rules[item.name]
+    if not rule then
+      return 0, {}, {}, false
+    end
+    if rule.ways == nil then
+      rule.ways, rule.open = 0, {} -- What a rule that leads back to itself adds there.
+      rule.ways, rule.open = ways_of(rule.alternatives)
+    end
+    return rule.ways, rule.open, rule.first, rule.empty
+  end
+  return 0, {}, item.first, false
+end
+
+local function any_overlaps(first, open)
+  for _, one in ipairs(open) do
+    if overlap(first, one.set) then
+      return true
+    end
+  end
+  return false
+end
+
+-- More than so many repetitions that may go on are taken for one, which keeps the time linear.
+local MOST_OPEN = 32
+
+local function together(open, combined)
+  if #open <= MOST_OPEN then
+    return open
+  end
+  local ways, set = 0, {}
+  for _, one in ipairs(open) do
+    ways, set = combined(ways, one.ways), join(set, one.set)
+  end
+  return { { ways = ways, set = set } }
+end
+
+local function plus(one, other)
+  return one + other
+end
+
+-- Of a sequence: the most that repetitions add side by side, and those that may go on at its end.
+-- An item that begins by none of the characters by which a repetition before it may go on tells where that one ends.
+local function ways_of_items(items)
+  local most, open = 0, {} -- Repetitions that may go on: {ways, set}.
+  for _, item in ipairs(items) do
+    local ways, ending, first, empty = parts_of(item)
+    if item.repeats then
+      local least, highest = item.least, item.most
+      local varies = least ~= highest
+      if least == 0 and highest == 1 then
+        ways = ways + ONE
+      elseif ways > 0 and any_overlaps(first, ending) then
+        ways = ways * (highest or max(10, least)) + (varies and ANY_NUMBER or 0)
       else
-        references[#references + 1] = { word, 1, 1 }
-        last, last_reference = 1, word
+        ways = ways + (varies and ANY_NUMBER or 0)
       end
-      at = stop + 1
+      empty = empty or least == 0
+      if varies then
+        local set = join({}, first)
+        for _, one in ipairs(ending) do
+          set = join(set, one.set)
+        end
+        ending = { { ways = ways, set = set } }
+      end
     end
+    local still, beside = {}, 0
+    for _, one in ipairs(open) do
+      if overlap(first, one.set) then
+        beside = beside + one.ways
+        still[#still + 1] = one
+      elseif empty then
+        still[#still + 1] = one
+      end
+    end
+    most = max(most, beside + ways)
+    if most > limits["grammar.ways"] then
+      return exceeded("grammar.ways", most, true)
+    end
+    for _, one in ipairs(ending) do
+      still[#still + 1] = one
+    end
+    open = together(still, plus)
   end
-  ready(name, ways, references)
+  return most, open
 end
 
--- A pattern of a JSON schema. Sums over the body are kept in `sums`.
-function grammar_cost.pattern(text, limits, sums)
-  scan(text, true, limits, sums, function() end)
+-- Of alternatives: those of the costliest, and one for each that may begin as another does, unless both begin with literals.
+function ways_of(alternatives)
+  local most, open, alike = 0, {}, 0
+  local by_literal, by_others = {}, {}
+  for index, items in ipairs(alternatives) do
+    local ways, mine = ways_of_items(items)
+    most = max(most, ways)
+    for _, one in ipairs(mine) do
+      open[#open + 1] = one
+    end
+    if #alternatives > 1 then
+      local first = first_of_items(items)
+      local literal = items[1] and items[1].literal and not items[1].repeats
+      if index > 1 and (overlap(first, by_others) or (not literal and overlap(first, by_literal))) then
+        alike = alike + 1
+      end
+      if literal then
+        by_literal = join(by_literal, first)
+      else
+        by_others = join(by_others, first)
+      end
+    end
+  end
+  if most + alike > limits["grammar.ways"] then
+    return exceeded("grammar.ways", most + alike, true)
+  end
+  return most + alike, together(open, max)
+end
+
+-- A pattern of a JSON schema. Sums over the body are kept in `totals`.
+function grammar_cost.pattern(pattern, most, totals)
+  rules, limits = {}, most
+  for _, alternatives in ipairs(grammar_text.pattern(pattern, most, totals)) do
+    starts_of(alternatives)
+    ways_of(alternatives)
+  end
 end
 
 -- A whole grammar.
-function grammar_cost.check(text, limits)
-  local rules = {}
-  scan(text, false, limits, {}, function(name, ways, references)
-    rules[name] = { ways = ways, references = references }
-  end)
-  -- A repeated rule has the ways of that rule in each of its turns.
-  local function total(rule)
-    if rule.total then
-      return rule.total
-    end
-    rule.total = rule.ways -- What a rule that leads back to itself counts there.
-    local most = rule.ways
-    for _, reference in ipairs(rule.references) do
-      local inner = rules[reference[1]]
-      if inner and inner ~= rule then
-        most = max(most, repeated(total(inner), reference[2], reference[3]))
-      end
-    end
-    rule.total = most
-    if most > limits["grammar.ambiguity"] then
-      return exceeded("grammar.ambiguity", most, most >= LARGE)
-    end
-    return most
+function grammar_cost.check(grammar, most)
+  rules, limits = grammar_text.rules(grammar, most), most
+  for _, rule in pairs(rules) do
+    rule.first, rule.empty = first_of(rule.alternatives)
   end
   for _, rule in pairs(rules) do
-    total(rule)
+    starts_of(rule.alternatives)
+    ways_of(rule.alternatives)
   end
+  grammar_branches.check(rules, most, first_of_items)
 end
 
 return grammar_cost

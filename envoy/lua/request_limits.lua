@@ -36,7 +36,7 @@ local function shape_of(given)
     shape[kind] = rule
   end
   if given.list then
-    shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, of = shape_of(given.list.of) }
+    shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, distinct = given.list.distinct, of = shape_of(given.list.of) }
   end
   if given.object then
     local fields = {}
@@ -69,6 +69,13 @@ local function refused(code, message)
   error({ code = code, message = message }, 0)
 end
 
+local function check_distinct(seen, item)
+  if seen[item] then
+    return refused("invalid_value", "names " .. item .. " twice.")
+  end
+  seen[item] = true
+end
+
 local function check_media(first, last)
   add("media.items", 1)
   local start = lower(unescaped(sub(text, first, math.min(last, first + 383))))
@@ -89,6 +96,12 @@ local function check_text(rule, first, last)
   end
   if rule.run and size > limits[rule.run] then
     word_length.check(sub(text, first, last), rule.run, limits)
+  end
+  if rule.distinct then
+    local seen = {}
+    for letter in string.gmatch(unescaped(sub(text, first, last)), ".") do
+      check_distinct(seen, letter)
+    end
   end
   if rule.reads == "media" then
     check_media(first, last)
@@ -141,7 +154,7 @@ end
 
 local function check_list(at, rule)
   local items, index, ended = 0, -1, nil
-  local most, shape = rule.items and limits[rule.items], rule.of
+  local most, shape, seen = rule.items and limits[rule.items], rule.of, rule.distinct and {} or nil
   at, ended = json_text.enter(at)
   level = level + 1
   while at do
@@ -157,7 +170,11 @@ local function check_list(at, rule)
       end
     end
     trail[level] = index
-    at, ended = json_text.next(value(at, shape), CLOSING_BRACKET)
+    local stop = value(at, shape)
+    if seen and byte(text, at) == QUOTE then
+      check_distinct(seen, unescaped(sub(text, at + 1, stop - 2)))
+    end
+    at, ended = json_text.next(stop, CLOSING_BRACKET)
   end
   trail[level] = nil
   level = level - 1

@@ -133,6 +133,11 @@ class Settings(BaseSettings):
     memory_reserve_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )
+    concurrent_starts: Annotated[int, Field(ge=0, le=256)] = _named(
+        "LLAMESH_CONCURRENT_STARTS",
+        0,
+        "Engines that may start at the same time; 0: one for each usable core, at most 16.",
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = _named(
         "LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish."
     )

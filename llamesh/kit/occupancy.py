@@ -6,16 +6,14 @@ connections count because llama.cpp does not count a request that it still parse
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh import listeners
+
 METRICS_PATH = "/metrics"
 """Where llama.cpp counts. It is answered by the inference loop, unlike /health, which HTTP threads answer by themselves."""
-_UNIX_TABLE = Path("/proc/net/unix")
-_CONNECTED = "03"
-"""The state of a connected socket in the kernel's table."""
 _COUNTER = re.compile(rb"^llamacpp:(\w+) (\S+)$", re.MULTILINE)
 _WORK = (b"prompt_tokens_total", b"tokens_predicted_total", b"n_decode_total")
 
@@ -54,20 +52,7 @@ def client_connections(socket: Path, pid: int) -> int | None:
     The caller's own ones count too, so it closes them first. `socket` is the path that clients used, even if it is gone by now: the
     kernel's table goes by it. None if the system does not say (no /proc).
     """
-    try:
-        table = _UNIX_TABLE.read_text(errors="replace")
-    except OSError:
-        return None
-    rows = (line.split(maxsplit=7) for line in table.splitlines()[1:])
-    connected = {row[6] for row in rows if len(row) == 8 and row[5] == _CONNECTED and row[7] == str(socket)}
-    return len(connected & _open_sockets(pid)) if connected else 0
-
-
-def _open_sockets(pid: int) -> set[str]:
-    """The inode numbers of a process's sockets. Empty once it is gone."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
-    return found
+    accepted = listeners.connected(str(socket))
+    if not accepted:
+        return None if accepted is None else 0
+    return len(accepted & listeners.open_sockets(pid).keys())

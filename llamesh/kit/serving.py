@@ -26,6 +26,7 @@ from llamesh.kit.config import Settings, load_settings, make_private
 from llamesh.kit.database import Database, DatabaseRefusedError
 from llamesh.kit.errors import MeshError, Reason, StartRefused
 from llamesh.kit.lifeline import watch_lifeline
+from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
@@ -53,6 +54,11 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
+LOST_CODE = 3
+"""What a process ends with whose socket has vanished."""
+_LOST_GRACE = 2.0
+"""Seconds that calls under way get then; nobody can reach the service meanwhile."""
+
 _END_SECONDS = 10.0
 """What a process that is asked to end needs beside its drains."""
 
@@ -73,9 +79,13 @@ class StopRequested(Exception):  # noqa: N818 - it is no fault
 class Member:
     """One process of the mesh: its name, settings, gRPC server and health."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, give_up: Callable[[], None] | None = None) -> None:
+        """`give_up`: ends the process as a kill would, so that it is started again; called if the service's socket has vanished, for gRPC
+        cannot listen anew. None: the socket is not looked after."""
         self.name = name
         self.settings = settings
+        self._give_up = give_up
+        self._watch = SocketWatch(settings.socket(name), self._lost)
         self._calls = MeshInterceptor()
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
@@ -156,6 +166,7 @@ class Member:
         if self._revocations:
             self._revocations.start()
         await self.stopping.wait()
+        await self._watch.close()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
@@ -182,6 +193,15 @@ class Member:
         """Seconds that are left of the drain; all of them before it has begun."""
         return self.settings.drain_seconds if self._drain_until is None else self._drain_until - time.monotonic()
 
+    async def _lost(self) -> None:
+        """Nobody new finds us: finish what runs, in short, and make room for a process that listens."""
+        assert self._give_up is not None, "only then is the socket looked after"
+        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._calls.streams.drain()
+        await self.server.stop(min(self.settings.drain_seconds, _LOST_GRACE))
+        log.error("ending, to be started again with a new socket")
+        self._give_up()
+
     async def _listen(self, address: str | None = None) -> None:
         """Accept connections; a second call changes nothing."""
         if self._listening:
@@ -191,6 +211,8 @@ class Member:
         self.server.add_insecure_port(bound)
         await self.server.start()
         log.info("listening", address=bound, pid=os.getpid())
+        if address is None and self._give_up is not None:
+            self._watch.start()
 
     async def _wait_for(self, database: Database, package: str, failure: MeshError) -> None:
         self._calls.waits_for = DATABASE_SERVICE
@@ -228,6 +250,7 @@ class Member:
             await waiting.close()
             stop.cancel()
         if opened.cancelled():
+            await self._watch.close()
             await self.server.stop(None)
             self.stopped.set()
             raise StopRequested
@@ -296,7 +319,7 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     configure_logs(name, settings.log_level)
 
     async def supervised() -> None:
-        member = Member(name, settings)
+        member = Member(name, settings, lambda: os._exit(LOST_CODE))
         loop = asyncio.get_running_loop()
         for number in stop_signals(os.environ):
             loop.add_signal_handler(number, member.stop)

@@ -17,6 +17,7 @@ from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server,
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message
+from services.download.neighbours import Neighbours
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import Source, Sources
 from services.download.store_watch import StoreWatch
@@ -126,10 +127,14 @@ async def _serve(
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
     contract = channel(settings, "contract")
     member.refuse_revoked(contract)
+    neighbours = Neighbours(transfers, catalogue, changes)
+    if database.schema:
+        neighbours.start()
     worker.start()
     try:
         await member.serve()
     finally:
+        await neighbours.close()
         await worker.close()
         await contract.close()
         await store.close()

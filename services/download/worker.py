@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from llamesh.background import BackgroundTask, backoff
 from llamesh.kit.errors import MeshError
@@ -342,8 +341,6 @@ def is_outage(error: Exception) -> bool:
     """Whether a step failed because the database does not work now, so that the same step may succeed later."""
     if isinstance(error, MeshError):
         return error.code is grpc.StatusCode.UNAVAILABLE
-    if isinstance(error, SQLAlchemyError):
-        return not isinstance(error, DataError | IntegrityError | ProgrammingError)
     return isinstance(error, OSError | TimeoutError)
 
 

@@ -1,6 +1,7 @@
 """Several download services on one PostgreSQL and one bucket: they share the work, follow each other, and never lose an object.
 
-The services are processes of their own with homes of their own; PostgreSQL is real, the S3 server is the fake of tests/unit.
+The services are processes of their own with homes of their own; PostgreSQL is real; the S3 server is the fake of tests/unit here,
+and a real MinIO in tests/cluster/test_downloads_are_shared_on_minio.py.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ async def new_replica(
         environment = {
             "DATABASE_URL": database_url,
             "MINIO_ENDPOINT": s3.endpoint,
-            "MINIO_ACCESS_KEY": "k",
-            "MINIO_SECRET_KEY": "s",
+            "MINIO_ACCESS_KEY": s3.access_key,
+            "MINIO_SECRET_KEY": s3.secret_key,
             "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
         }
         made.append(Replica(tmp_path / name, environment | changes, connect, as_caller("ada", "manage")))
@@ -173,6 +174,31 @@ async def test_a_process_that_ends_in_order_hands_over_at_once(new_replica: NewR
         async with asyncio.timeout(20):  # far below the 30 s of a lease
             while (await two.state("m1")).state != pb.DOWNLOAD_STATE_SUCCEEDED:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_watch_of_one_process_sees_what_another_does(
+    new_replica: NewReplica, web: ModelServer, connect: Connect
+) -> None:
+    web.files["a.gguf"] = model_bytes("a")
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        catalogue = CatalogueServiceStub(connect(two.settings, "download"))
+        stream = catalogue.WatchCatalogue(pb.WatchCatalogueRequest(), wait_for_ready=True)
+        assert (await stream.read()).synced
+        await one.download("m1", web.url("a.gguf"))
+        seen: list[str] = []
+        async with asyncio.timeout(SECONDS):
+            while "model m1" not in seen or "SUCCEEDED" not in seen:
+                change = await stream.read()
+                if change.HasField("model"):
+                    seen.append(f"model {change.model.model_uuid}")
+                else:
+                    seen.append(pb.DownloadState.Name(change.download.state)[15:])
+            await one.delete("m1")
+            while not (change := await stream.read()).removed_model_uuid:
+                pass
+        assert change.removed_model_uuid == "m1"
+        stream.cancel()
 
 
 async def test_a_frozen_process_that_comes_back_changes_nothing(

@@ -40,7 +40,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_Catalogue
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysResponse
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
-from tests.mesh.engines import gone
+from tests.mesh.engines import alive, gone
 from tests.mesh.running import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -253,6 +253,17 @@ class ControlledMesh:
                     found.append(pid)
         return sorted(found)
 
+    def engine_processes(self) -> list[psutil.Process]:
+        """The engines that run, as their command lines say, whatever files are there."""
+        folder = f"{self.settings.run_dir / 'engines'}/"
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if words[-2:-1] == ["engine"] and words[-1].startswith(folder) and _process(process.pid):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
     def starts(self) -> int:
         """How many engines have been started in all."""
         return self.log().count('"event": "engine started"') + self.log().count("engine started ")
@@ -294,8 +305,7 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
 
 def _process(pid: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return process if process.status() != psutil.STATUS_ZOMBIE else None
+        return psutil.Process(pid) if alive(pid) else None
     return None
 
 

@@ -188,6 +188,23 @@ def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str
     assert not (home / "run").exists()
 
 
+@pytest.mark.parametrize("content", [b"this is no database", b"SQLite format 3\0" + bytes(range(256)) * 64])
+def test_a_damaged_database_ends_the_start_with_its_name_and_the_remedy(
+    environment: dict[str, str], home: Path, content: bytes
+) -> None:
+    (home / "data").mkdir(parents=True, mode=0o700)
+    damaged = home / "data" / "contract.db"
+    damaged.write_bytes(content)
+    refused = llamesh(environment, "up")
+    assert refused.returncode == 2, refused.stderr
+    assert "contract.db" in refused.stderr
+    assert "backup" in refused.stderr
+    assert "sqlalche.me" not in refused.stderr
+    assert "starting it again" not in refused.stderr
+    assert damaged.read_bytes() == content
+    assert mesh_processes(home) == []
+
+
 def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dict[str, str], home: Path) -> None:
     assert llamesh(environment, "up", "--detach").returncode == 0
     below = mesh_processes(home)

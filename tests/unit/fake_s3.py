@@ -23,6 +23,9 @@ XML = "application/xml"
 class FakeS3:
     """The server's state; a test looks at it and orders failures through it."""
 
+    access_key = "k"
+    secret_key = "s"
+
     def __init__(self) -> None:
         self.endpoint = ""
         self.buckets: set[str] = set()

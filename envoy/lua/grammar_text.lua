@@ -1,0 +1,248 @@
+-- Reads a grammar (GBNF) or a pattern (regular expression in a JSON schema) into parts: alternatives, each a list of items, each a literal, a class of characters,
+-- a name of a rule, or a group with alternatives of its own. What it reads is bounded by limits, nesting first: llama.cpp follows it by recursion.
+--
+-- An item: {first = by which characters it begins, literal, size} or {name} or {inner = alternatives}; with a repetition also {repeats, least, most}.
+
+local exceeded = require("json_text").exceeded
+local find, sub, byte = string.find, string.sub, string.byte
+local max = math.max
+
+local grammar_text = {}
+
+local text, limits, sums, is_pattern
+
+local function add(name, amount)
+  sums[name] = (sums[name] or 0) + amount
+  if sums[name] > limits[name] then
+    return exceeded(name, sums[name], true)
+  end
+end
+
+local HEX = { x = 2, u = 4, U = 8 }
+local ESCAPES = { n = 10, r = 13, t = 9 }
+
+-- The character of a class that begins at `at`, twice, and the next place; nil for an escape that stands for many. All beyond ASCII are 128.
+local function read_character(at)
+  local code = byte(text, at)
+  if code ~= 92 then
+    return code > 127 and 128 or code, code > 127 and 128 or code, at + 1
+  end
+  local letter = sub(text, at + 1, at + 1)
+  local digits = HEX[letter]
+  if digits then
+    code = math.min(128, tonumber(sub(text, at + 2, at + 1 + digits), 16) or 128)
+    return code, code, at + 2 + digits
+  elseif find(letter, "[dDwWsS]") then
+    return nil
+  end
+  code = math.min(128, ESCAPES[letter] or byte(letter) or 128)
+  return code, code, at + 2
+end
+
+-- Where the class ends that opens at `at`, and by which ASCII characters it may begin; beyond them all are one.
+local function read_class(at)
+  local stop = at + 1
+  while true do
+    stop = find(text, "[%]\\]", stop)
+    if not stop then
+      stop = #text
+      break
+    elseif byte(text, stop) == 93 then
+      break
+    end
+    stop = stop + 2
+  end
+  if stop - at > limits["grammar.class_bytes"] then
+    return exceeded("grammar.class_bytes", stop - at)
+  end
+  local first, from = {}, at + 1
+  local negated = byte(text, from) == 94
+  if negated then
+    from = from + 1
+  end
+  while from < stop do
+    local low, high, after = read_character(from)
+    if not low then
+      return stop, "any"
+    end
+    if byte(text, after) == 45 and after + 1 < stop then
+      high, _, after = read_character(after + 1)
+      high = high or 128
+    end
+    for code = low, max(low, high) do
+      first[code] = true
+    end
+    from = after
+  end
+  if negated then
+    local others = {}
+    for code = 0, 128 do
+      others[code] = not first[code] or nil
+    end
+    others[128] = true
+    first = others
+  end
+  return stop, first
+end
+
+local function read_literal(at)
+  local stop = at + 1
+  while true do
+    stop = find(text, '["\\]', stop)
+    if not stop then
+      stop = #text
+      break
+    elseif byte(text, stop) == 34 then
+      break
+    end
+    stop = stop + 2
+  end
+  return stop, { [read_character(at + 1) or 128] = true }, stop == at + 1
+end
+
+-- Lowest and highest number of the repetition that opens with the brace at `at`, and its end; nil if it is none.
+local function numbers(at)
+  local _, stop, low, comma, high = find(text, "^{%s*(%d*)%s*(,?)%s*(%d*)%s*}", at)
+  if not stop then
+    return nil
+  end
+  local least = tonumber(low) or 0
+  local most = comma == "" and least or tonumber(high)
+  return least, most, stop
+end
+
+local NAME = "^[%w-_]+"
+
+local SETS = { d = {}, s = { [9] = true, [10] = true, [13] = true, [32] = true }, w = { [95] = true } }
+for code = 48, 122 do
+  SETS.d[code] = code < 58 or nil
+  SETS.w[code] = (code < 58 or code > 96 or (code > 64 and code < 91) or code == 95) or nil
+end
+
+-- Reads alternatives from `at` to the end of their group, or of the rule. Returns them and the next place.
+local function read_alternatives(at, depth)
+  if depth > limits["grammar.depth"] then
+    return exceeded("grammar.depth", depth, true)
+  end
+  local items = {}
+  local alternatives = { items }
+  while true do
+    at = find(text, is_pattern and "." or "%S", at)
+    local mark = at and byte(text, at)
+    if not mark then
+      return alternatives, #text + 1
+    end
+    local last = items[#items]
+    local stop, first, empty
+    if mark == 41 then
+      return alternatives, at + 1
+    elseif mark == 40 then
+      local inner
+      if is_pattern and find(text, "^%?:", at + 1) then
+        at = at + 2
+      end
+      inner, at = read_alternatives(at + 1, depth + 1)
+      items[#items + 1] = { inner = inner }
+    elseif mark == 91 then
+      stop, first = read_class(at)
+      items[#items + 1] = { first = first }
+      at = stop + 1
+    elseif mark == 124 then
+      items = {}
+      alternatives[#alternatives + 1] = items
+      at = at + 1
+    elseif mark == 63 or mark == 42 or mark == 43 or mark == 123 then
+      local least, most
+      stop = at
+      if mark == 63 then
+        least, most = 0, 1
+      elseif mark == 43 then
+        least = 1
+      elseif mark == 42 then
+        least = 0
+      else
+        least, most, stop = numbers(at)
+      end
+      if stop and last then
+        if mark == 123 then
+          add("grammar.repetitions", max(least, most or 0) * max(1, last.size or 1))
+        end
+        if last.least then -- Repeated twice: as if in a group.
+          items[#items] = { inner = { { last } }, least = least, most = most }
+        else
+          last.least, last.most, last.repeats = least, most, true
+        end
+      end
+      at = (stop or at) + 1
+    elseif is_pattern then
+      if mark == 92 then
+        local escaped = sub(text, at + 1, at + 1)
+        if find(escaped, "[dDwWsSbBpP]") then
+          items[#items + 1] = { first = SETS[escaped] or "any" }
+          at = at + 1
+        else
+          local code, _, after = read_character(at)
+          items[#items + 1] = { first = { [code or 128] = true }, literal = true }
+          at = after - 1
+        end
+      elseif mark == 46 then
+        items[#items + 1] = { first = "any" }
+      else
+        items[#items + 1] = { first = { [mark > 127 and 128 or mark] = true }, literal = true }
+      end
+      at = at + 1
+    elseif mark == 34 then
+      stop, first, empty = read_literal(at)
+      if not empty then
+        items[#items + 1] = { first = first, literal = true, size = stop - at - 1 }
+      end
+      at = stop + 1
+    elseif mark == 35 then
+      at = find(text, "\n", at, true) or #text + 1
+    elseif find(text, NAME, at) then
+      _, stop = find(text, NAME, at)
+      if find(text, "^%s*::=", stop + 1) then
+        return alternatives, at -- The next rule.
+      end
+      items[#items + 1] = { name = sub(text, at, stop) }
+      at = stop + 1
+    else
+      items[#items + 1] = { first = "any" }
+      at = at + 1
+    end
+  end
+end
+
+-- The alternatives of a pattern, and of what follows a parenthesis too many. Sums over the body are kept in `totals`.
+function grammar_text.pattern(pattern, most, totals)
+  text, limits, sums, is_pattern = pattern, most, totals, true
+  local read, at = {}, 1
+  while at <= #text do
+    read[#read + 1], at = read_alternatives(at, 0)
+  end
+  return read
+end
+
+-- The rules of a grammar by their names, each {alternatives}.
+function grammar_text.rules(grammar, most)
+  text, limits, sums, is_pattern = grammar, most, {}, false
+  local rules, count, at = {}, 0, 1
+  while true do
+    local first, stop, name = find(text, "([%w-_]+)%s*::=", at)
+    if not first then
+      return rules
+    end
+    count = count + 1
+    if count > limits["grammar.rules"] then
+      return exceeded("grammar.rules", count, true)
+    end
+    local alternatives
+    alternatives, at = read_alternatives(stop + 1, 0)
+    while rules[name] do -- A name twice: both are counted.
+      name = name .. "'"
+    end
+    rules[name] = { alternatives = alternatives }
+  end
+end
+
+return grammar_text

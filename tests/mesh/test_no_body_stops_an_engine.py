@@ -1,0 +1,182 @@
+"""No body that passes the front door stops the engine for others: real Envoy, real llama.cpp, a vocabulary as large as a real model's.
+
+Time is counted in CPU seconds of the engine wherever a busy machine could be the reason of a wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from llamesh.kit import limits
+from tests.mesh import hostile_bodies, wide_model
+from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, FAMILIES, PATHS, Family
+from tests.mesh.running import RunningMesh, mesh_processes
+from tests.unit import limit_examples
+
+WAIT = 5.0
+"""Seconds in which a plain request of another client is answered, whatever one client sends."""
+GROWTH = 100 << 20
+"""Bytes by which one request may make the engine grow."""
+SECONDS, SECONDS_PER_TOKEN, SECONDS_PER_BYTE = 1.0, 0.1, 10e-6
+"""CPU time that an accepted body may cost the engine: so much, and so much for each token of its answer and for each of its bytes."""
+BYTES, BYTES_PER_BYTE = 64 << 20, 200
+"""Memory that an accepted body may cost the engine."""
+BODIES = int(os.environ.get("TEST_FUZZ_BODIES", "150"))
+"""Random bodies that are sent; 5,000 are a night's work."""
+SEED = int(os.environ.get("TEST_FUZZ_SEED", "1"))
+PATIENCE = 20.0
+"""Seconds after which a hostile client gives up; closing the connection ends its request."""
+
+
+@dataclass
+class Server:
+    """A server with one engine."""
+
+    mesh: RunningMesh
+    model: str
+    engine: psutil.Process
+
+    def post(self, path: str, body: bytes, timeout: float = 60.0) -> httpx.Response:
+        """One request on a connection of its own, as another client's would be."""
+        with httpx.Client(timeout=timeout) as client:
+            return client.post(
+                self.mesh.url("inference", path), content=body, headers={"content-type": "application/json"}
+            )
+
+    def plain(self) -> httpx.Response:
+        """What an ordinary client asks."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
+        return self.post(CHAT, json.dumps(body).encode())
+
+    def seconds(self) -> float:
+        """CPU time of the engine so far."""
+        used = self.engine.cpu_times()
+        return float(used.user + used.system)
+
+    def memory(self) -> int:
+        """Bytes that the engine has."""
+        return int(self.engine.memory_info().rss)
+
+    def largest(self) -> int:
+        """Bytes that it had at most since `forget`."""
+        status = Path(f"/proc/{self.engine.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+    def forget(self) -> None:
+        """Let `largest` begin anew."""
+        Path(f"/proc/{self.engine.pid}/clear_refs").write_text("5")
+
+
+@pytest.fixture(scope="module")
+def server(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the wide model; stopped afterwards."""
+    file = wide_model.write(tmp_path_factory.mktemp("wide") / "wide.gguf")
+    before = {process.pid for process in engines(mesh)}
+    mesh.add_model("wide", "wide.gguf", file)
+    served = mesh.serve("wide", model_name="wide.gguf", runtime_params="--ctx-size 16384 --parallel 4")
+    (engine,) = [process for process in engines(mesh) if process.pid not in before]
+    running = Server(mesh, "wide.gguf", engine)
+    running.plain()
+    yield running
+    mesh.call("DELETE", f"/stop/{served['server_uuid']}")
+
+
+def engines(mesh: RunningMesh) -> list[psutil.Process]:
+    """The processes of llama.cpp."""
+    return [process for process in mesh_processes(mesh.home) if "engine.embedded" in process.cmdline()]
+
+
+class Sent(threading.Thread):
+    """A request that a hostile client sends, and does not wait for."""
+
+    def __init__(self, server: Server, path: str, body: bytes) -> None:
+        super().__init__(daemon=True)
+        self._send = lambda: server.post(path, body, PATIENCE)
+        self.status: int | None = None
+        """None while it runs, 0 if it was given up."""
+        self.answer = ""
+
+    def run(self) -> None:
+        try:
+            answer = self._send()
+            self.status, self.answer = answer.status_code, answer.text[:300]
+        except httpx.HTTPError as error:
+            self.status, self.answer = 0, repr(error)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
+    for size in family.sizes:
+        server.forget()
+        before = server.memory()
+        sent = Sent(server, family.path, family.body(size, server.model))
+        sent.start()
+        while True:
+            began, used = time.monotonic(), server.seconds()
+            assert server.plain().status_code == 200
+            waited = min(time.monotonic() - began, server.seconds() - used)
+            assert waited < WAIT, f"{family.name} {size}: a plain request waited {waited:.1f} s"
+            if not sent.is_alive():
+                break
+        assert server.engine.is_running(), f"{family.name} {size} ended the engine"
+        assert sent.status in {200, 400, 404, 413, 500, 501}, f"{family.name} {size}: {sent.status} {sent.answer}"
+        grown = server.largest() - before
+        assert grown < GROWTH, f"{family.name} {size}: {grown >> 20} MiB"
+
+
+def test_random_accepted_bodies_cost_no_more_than_their_budget(server: Server) -> None:
+    """Rows of the table at their bounds and hostile families below them, alone and together."""
+    chance = random.Random(SEED)
+    passed = 0
+    for number in range(BODIES):
+        path, body = random_body(chance, server.model)
+        server.forget()
+        memory, used = server.memory(), server.seconds()
+        answer = server.post(path, body)
+        cost, grown = server.seconds() - used, server.largest() - memory
+        refused = answer.status_code == 400 and "code" in answer.json()["error"] and "limit" in answer.text
+        passed += not refused
+        told = f"seed {SEED} body {number}, {path}, {len(body)} bytes, {answer.status_code}: {body[:2000].decode()}"
+        tokens = hostile_bodies.TOKENS + 1
+        assert cost <= SECONDS + tokens * SECONDS_PER_TOKEN + len(body) * SECONDS_PER_BYTE, f"{cost:.1f} s; {told}"
+        assert grown <= BYTES + len(body) * BYTES_PER_BYTE, f"{grown >> 20} MiB; {told}"
+    assert passed > BODIES // 4, "too few of the bodies reached the engine to say anything"
+
+
+def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
+    """One to four fields, each at the bound of a row of the table or at a random size of a family."""
+    table = limits.table()
+    examples = limit_examples.examples()
+    fields: dict[str, Any] = {}
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        if chance.random() < 0.5:
+            example = chance.choice(examples)
+            amount = min(table[example.limit].default, example.largest or 1 << 62)
+            made = example.make(amount)
+        else:
+            family = chance.choice(FAMILIES)
+            made = family.body(int(max(1, family.sizes[0] * chance.random() ** 2)), model)
+        try:
+            fields |= json.loads(made)
+        except (ValueError, RecursionError):  # meant to be no JSON, or deeper than Python reads
+            return COMPLETIONS, made
+    fields |= {"model": model, "max_tokens": hostile_bodies.TOKENS}
+    if "input" in fields or "query" in fields:
+        path = chance.choice(PATHS)
+    elif "messages" in fields or chance.random() < 0.5:
+        path, fields = CHAT, {"messages": [{"role": "user", "content": "Hello"}], **fields}
+    else:
+        path, fields = COMPLETIONS, {"prompt": "Hello", **fields}
+    return path, json.dumps(fields).encode()

@@ -1,0 +1,162 @@
+"""Which grammars and patterns the front door lets through: those with one way to go on, not those that must be read in many."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lupa.luajit21 import LuaRuntime
+
+from controller.xds import builders
+
+_READ = b"""
+function(request_limits)
+  return function(text)
+    local said, problem = request_limits.read(text)
+    return said and "passes" or problem.name or problem.code
+  end
+end
+"""
+_lua = LuaRuntime(encoding=None)
+_lua.execute(builders.limits_lua({}).encode())
+_read = _lua.eval(_READ)(_lua.eval(b"require('request_limits')"))
+
+
+def grammar(text: str) -> str:
+    """The limit that refuses a grammar, or that it passes."""
+    return str(_read(json.dumps({"grammar": text}).encode()).decode())
+
+
+def pattern(text: str) -> str:
+    """The same for a pattern of a schema."""
+    return str(_read(json.dumps({"json_schema": {"type": "string", "pattern": text}}).encode()).decode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-((?:0|[1-9]\d*|\d*[a-z-][0-9a-z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-z-][0-9a-z-]*))*))?$",
+        r"^https?:\/\/(www\.)?[-a-zA-Z0-9@:%._\+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b([-a-zA-Z0-9()@:%_\+.~#?&//=]*)$",
+        r"^((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.){3}(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)$",
+        r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+        r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$",
+        r"^([a-z]+,)*[a-z]+$",
+        r"^[A-Za-z0-9 ,.!?]{1,200}$",
+        r"^\+?[1-9]\d{1,14}$",
+        r"^(red|green|blue)( (light|dark))?$",
+        "^" + "abc-" * 100 + "$",
+        ".*",
+        "",
+        "^[",
+        "^(",
+        "^a{",
+        "^a{1,2",
+        "*",
+        "^\\$",
+    ],
+)
+def test_usual_patterns_pass(text: str) -> None:
+    assert pattern(text) == "passes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "^((a{0,30}){0,30})$",
+        "^(((a{0,6}){0,6}){0,6})$",
+        "^((((a+)+)+)+)$",
+        "^(([a-z]+)*)*$",
+        r"^(\w+\s?)+$",
+        "^([a-z]?){40}$",
+        "^" + "[a-z]*" * 20 + "$",
+        "^" + "a?" * 100 + "$",
+        "^" + "a?a" * 50 + "$",
+        "^(a|a?)(a|a?)" + "(a?|a)" * 30 + "$",
+        "^(?:(?:a{0,30}){0,30})$",
+        "^((\\u0061{0,30}){0,30})$",
+        "^((\\x61{0,30}){0,30})$",
+        "^(([ab]{0,30}){0,30})$",
+        "^((.{0,30}){0,30})$",
+        "^(([^b]{0,30}){0,30})$",
+    ],
+)
+def test_patterns_that_divide_a_text_in_many_ways_do_not(text: str) -> None:
+    assert pattern(text) == "grammar.ways"
+
+
+ARITHMETIC = """
+root  ::= (expr "=" ws term "\\n")+
+expr  ::= term ([-+*/] term)*
+term  ::= ident | num | "(" ws expr ")" ws
+ident ::= [a-z] [a-z0-9_]* ws
+num   ::= [0-9]+ ws
+ws    ::= [ \\t\\n]*
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ARITHMETIC,
+        'root ::= "yes" | "no"',
+        'root ::= item+\nitem ::= "- " [^\\n]+ "\\n"',
+        'root ::= list\nlist ::= "[" (value ("," value)*)? "]"\nvalue ::= list | [0-9]+ | "\\"" [^"]* "\\""',
+        'root ::= node\nnode ::= "<" name ">" node* "</" name ">"\nname ::= [a-z]+',
+        "root ::= [0-9]{1,6} # comment ( [ {",
+        "root ::= right\nright ::= [a-z] | [a-z] right",
+        "root ::=\n  [a]\n  [b]\n",
+        "",
+        "root",
+        "root ::=",
+        'root ::= "unclosed',
+        "root ::= [unclosed",
+        "root ::= (unclosed",
+        "root ::= unknown",
+        "root ::= root",
+    ],
+)
+def test_usual_grammars_pass(text: str) -> None:
+    assert grammar(text) == "passes"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ('root ::= r\nr ::= "x" r "a" | "x" r "b" | "y"', "grammar.branches"),
+        ("root ::= s\ns ::= [a-z ] | [a-z ] s | [a-z ] s s", "grammar.branches"),
+        ('root ::= s\ns ::= "a" s*', "grammar."),
+        ('root ::= s\ns ::= "a" s* "a" | "b"', "grammar."),
+        ('root ::= s\ns ::= "a" (s s)?', "grammar.branches"),
+        ('root ::= a\na ::= "x" b "1" | "y"\nb ::= "x" a "2" | "x" a "3"', "grammar.branches"),
+        ('root ::= s\ns ::= (("a" s "b") | ("a" s "c"))?', "grammar.branches"),
+        ('root ::= a{0,5}\na ::= b{0,5}\nb ::= c{0,5}\nc ::= "a"{0,5}', "grammar.ways"),
+        ('root ::= "a"? ' + '"a"? ' * 40, "grammar.ways"),
+        ("root ::= r0\n" + "".join(f"r{n} ::= [a] r{n + 1} | [b] r{n + 1} | r{n + 1}\n" for n in range(200)), "grammar."),
+        ("root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} | r{n + 1}\n" for n in range(30)) + 'r30 ::= "a"', "grammar."),
+        ('root ::= "' + "a" * 4000 + '"{2000}', "grammar.repetitions"),
+        ("root ::= " + "(" * 60 + "[a]" + ")" * 60, "grammar.depth"),
+    ],
+)  # fmt: skip
+def test_grammars_that_branch_do_not(text: str, limit: str) -> None:
+    assert grammar(text).startswith(limit)
+
+
+def test_a_schema_that_leads_back_in_two_ways_does_not() -> None:
+    def schema(*alternatives: object) -> str:
+        both = {"$ref": "#/$defs/r", "$defs": {"r": {"anyOf": [*alternatives, {"const": "end"}]}}}
+        return str(_read(json.dumps({"json_schema": both}).encode()).decode())
+
+    again = {"$ref": "#/$defs/r"}
+
+    def node(kind: str, **more: object) -> dict[str, object]:
+        properties = {"kind": {"const": kind}, **more}
+        return {"type": "object", "properties": properties, "required": list(properties)}
+
+    assert schema(node("sum", left=again, right=again), node("minus", of=again)) == "passes"
+    assert schema({"type": "array", "items": again}, node("minus", of=again)) == "passes"
+    tuples = [{"type": "array", "prefixItems": [again, {"const": end}]} for end in "ab"]
+    assert schema(*tuples) == "grammar.branches"
+    assert schema(node("same", of=again), node("same", of=again, more=again)) == "grammar.branches"
+    assert schema(
+        {"properties": {"of": again}, "required": ["of"]}, {"properties": {"of": again}, "required": ["of"]}
+    ) == ("grammar.branches")
