@@ -63,11 +63,11 @@ class ContractService:
         keys = Keys(database, contracts, signer, utc_now, new_id, resync)
         leases = Leases(time.monotonic)
         self._decisions = Decisions(database, utc_now, new_id)
-        self._ledger = Ledger(database)
-        self._writing = asyncio.Lock()
+        self._ledger = Ledger(database, utc_now, new_id)
         self._tasks = [
-            BackgroundTask("write usage and refusals", self._flush_whole, report_failure, every=FLUSH_SECONDS),
+            BackgroundTask("write usage and refusals", self._flush, report_failure, every=FLUSH_SECONDS),
             BackgroundTask("forget old decisions", self._decisions.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("forget old batches of usage", self._ledger.prune, report_failure, every=PRUNE_SECONDS),
             BackgroundTask("read limits", limits.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
         ]
         checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
@@ -96,13 +96,8 @@ class ContractService:
             await self._database.close()
 
     async def _flush(self) -> None:
-        async with self._writing:
-            await self._ledger.flush()
-            await self._decisions.flush()
-
-    async def _flush_whole(self) -> None:
-        # Shielded: a transaction that is cut while it commits may have happened, and would be counted again.
-        await asyncio.shield(self._flush())
+        await self._ledger.flush()
+        await self._decisions.flush()
 
     async def _last_flush(self) -> None:
         while (error := await self._failure_of_flush()) is not None:

@@ -23,8 +23,8 @@ from services.contract import usage
 from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
-from services.contract.service import ContractService
-from services.contract.tables import DecisionRow, UsageRow
+from services.contract.service import ContractService, new_id
+from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -60,7 +60,7 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
 
 async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
-    ledger = Ledger(database)
+    ledger = Ledger(database, Clock(), new_id)
     ledger.add(ACCOUNT, (10, 5))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE usage_day RENAME TO away"))
@@ -75,7 +75,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
 
 
 async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
-    one, other = Ledger(database), Ledger(database)
+    one, other = Ledger(database, Clock(), new_id), Ledger(database, Clock(), new_id)
     for ledger in (one, other, one):
         ledger.add(ACCOUNT, (1, 2))
     await one.flush()
@@ -236,7 +236,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: MeshError
 ) -> None:
     clock = Clock()
-    ledger, decisions = Ledger(database), Decisions(database, clock, clock.new_id)
+    ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     fault = Fault(database, monkeypatch)
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
@@ -259,13 +259,48 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     assert (ledger.pending, decisions.pending) == (0, 0)
 
 
+async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(database, Clock(), new_id)
+    begin = database.begin
+
+    @asynccontextmanager
+    async def cut_off() -> AsyncIterator[AsyncSession]:
+        async with begin() as session:
+            yield session
+        raise away()
+
+    ledger.add(ACCOUNT, (10, 5))
+    monkeypatch.setattr(database, "begin", cut_off)
+    for _ in range(2):
+        with pytest.raises(MeshError):
+            await ledger.flush()
+    monkeypatch.setattr(database, "begin", begin)
+    ledger.add(ACCOUNT, (1, 1))
+    (row,), _ = await ledger.page(None, NOW, NOW, 0, "")
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
+
+
+async def test_batches_are_remembered_for_a_while(database: Database) -> None:
+    clock = Clock()
+    ledger = Ledger(database, clock, clock.new_id)
+    ledger.add(ACCOUNT, (1, 1))
+    await ledger.flush()
+    for elapsed, kept in ((usage.BATCHES_KEPT, 1), (timedelta(seconds=1), 0)):
+        clock.now += elapsed
+        await ledger.prune()
+        async with database.read() as session:
+            assert await session.scalar(select(func.count()).select_from(UsageBatchRow)) == kept
+
+
 async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "MAX_PENDING", 3)
     monkeypatch.setattr(decisions_module, "MAX_NOTED", 3)
     clock = Clock()
-    ledger, decisions = Ledger(database), Decisions(database, clock, clock.new_id)
+    ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
         ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), (1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))

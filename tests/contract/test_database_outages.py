@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -155,6 +156,17 @@ async def test_a_locked_table_is_unavailable_and_no_outage(database: Database, s
     await transaction.rollback()
     await locker.close()
     await write(database)
+
+
+async def test_a_server_that_the_network_cuts_off_is_unavailable(one_settings: Settings) -> None:
+    """Connections are accepted by the kernel, and nothing is ever answered: as behind a firewall that drops packets."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"postgresql://ada@127.0.0.1:{silent.getsockname()[1]}/x"
+        for parameters in ("", "?sslmode=require", "?connect_timeout=30"):
+            database = open_database(at(one_settings, address + parameters), "gateway")
+            assert_unavailable(await refused(database.migrate("services.gateway")))
+            assert_unavailable(await refused(database.probe()))
+            await database.close()
 
 
 async def test_broken_rules_of_a_table_stay_what_they_are(database: Database) -> None:

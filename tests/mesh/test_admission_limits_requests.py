@@ -72,7 +72,7 @@ class Admitted:
 
     async def usage(self) -> list[UsageRow]:
         now = datetime.now(UTC)
-        rows, _ = await Ledger(self.database).page(None, now, now, 0, "")
+        rows, _ = await Ledger(self.database, utc_now, new_id).page(None, now, now, 0, "")
         return list(rows)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,32 @@ def test_the_public_keys_are_published(mesh: RunningMesh) -> None:
     assert all("d" not in key and "k" not in key for key in answer.json()["keys"])
     key = jwt.PyJWKSet.from_dict(answer.json())[jwt.get_unverified_header(mesh.token)["kid"]]
     assert jwt.decode(mesh.token, key, ["EdDSA"], audience="llamesh")["sub"] == "admin"
+
+
+def test_a_mesh_that_starts_before_its_database_waits_for_it(postgres_of_the_mesh: OwnPostgres) -> None:
+    url = postgres_of_the_mesh.create("late")
+    postgres_of_the_mesh.stop()
+    folder = Path(tempfile.mkdtemp(prefix="mesh-"))
+    mesh = RunningMesh(folder / "home", DATABASE_URL=url, LLAMESH_DATABASE_SECONDS="2")
+    try:
+        with ThreadPoolExecutor() as pool:
+            starting = pool.submit(mesh.start)
+            logs = [mesh.home / "logs" / f"{name}.log" for name in ("gateway", "contract", "download", "controller")]
+            try:
+                until(lambda: all(_says(log, "waits for the database") for log in logs), 60, "all members to wait")
+                assert not starting.done()
+            finally:
+                postgres_of_the_mesh.start()
+            starting.result()
+        assert all(log.read_text().count('"event": "listening"') == 1 for log in logs), "a member was started again"
+        assert mesh.token
+    finally:
+        mesh.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _says(log: Path, words: str) -> bool:
+    return log.exists() and words in log.read_text()
 
 
 @pytest.fixture(scope="module")
