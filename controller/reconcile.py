@@ -207,7 +207,6 @@ class Reconciler:
             server_uuid=declared.server_uuid,
             model_names=(declared.spec.model_name,) if declared.spec.model_name else (),
             ready=tuple(addresses[instance] for instance in decision.endpoints),
-            waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
         )
