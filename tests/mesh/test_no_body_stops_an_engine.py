@@ -21,6 +21,7 @@ import pytest
 
 from llamesh.kit import limits
 from tests.mesh import hostile_bodies, wide_model
+from tests.mesh.accepted import FrontDoor
 from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, FAMILIES, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
 from tests.unit import limit_examples
@@ -36,6 +37,7 @@ BYTES, BYTES_PER_BYTE = 64 << 20, 200
 BODIES = int(os.environ.get("TEST_FUZZ_BODIES", "150"))
 """Random bodies that are sent; 5,000 are a night's work."""
 SEED = int(os.environ.get("TEST_FUZZ_SEED", "1"))
+DOOR = FrontDoor()
 PATIENCE = 20.0
 """Seconds after which a hostile client gives up; closing the connection ends its request."""
 
@@ -118,7 +120,8 @@ class Sent(threading.Thread):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
-    for size in family.sizes:
+    """At the sizes of the family, and at the largest that the front door lets through."""
+    for size in sorted({*family.sizes, DOOR.largest(family)}):
         server.forget()
         before = server.memory()
         sent = Sent(server, family.path, family.body(size, server.model))
