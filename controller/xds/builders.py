@@ -194,6 +194,7 @@ _LIMITS_MODULES = (
     "grammar_text",
     "grammar_branches",
     "grammar_cost",
+    "schema_text",
     "schema_cost",
     "request_limits",
 )

@@ -13,7 +13,7 @@ local max = math.max
 
 local grammar_cost = {}
 
-local ONE, ANY_NUMBER = 1, 3 -- What `?` adds, and what a repetition does.
+local ONE, ANY_NUMBER = 2, 3 -- What `?` adds, and what a repetition does.
 
 local rules, limits = {}, {} -- Rules by name: {alternatives}, with what is found out of them.
 

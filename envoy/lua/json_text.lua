@@ -12,6 +12,7 @@ local json_text = {}
 
 local text, limits = "", {}
 local depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
+local of_object = {} -- Keys that were read of the object at each depth.
 
 -- Begins with another body. `most`: the number of each limit by its name.
 function json_text.open(body, most)
@@ -32,7 +33,7 @@ local broken, exceeded = json_text.broken, json_text.exceeded
 
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
--- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text.
+-- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text, until `pair` finds the other half.
 local function utf8(code)
   if code < 128 then
     return char(code)
@@ -42,18 +43,27 @@ local function utf8(code)
   return char(224 + floor(code / 4096), 128 + floor(code / 64) % 64, 128 + code % 64)
 end
 
--- What lies between the quotes of a string, read.
+local function pair(high, next_to_high, low, next_to_low)
+  local code = 65536 + ((byte(high) - 160) * 64 + byte(next_to_high) - 128) * 1024 + (byte(low) - 176) * 64 + byte(next_to_low) - 128
+  return char(240 + floor(code / 262144), 128 + floor(code / 4096) % 64, 128 + floor(code / 64) % 64, 128 + code % 64)
+end
+
+-- What lies between the quotes of a string, read. Two ways to write one name must give the same bytes.
 function json_text.unescaped(raw)
   if not find(raw, "\\", 1, true) then
     return raw
   end
-  return (gsub(raw, "\\(.)(%x?%x?%x?%x?)", function(letter, digits)
+  local written = gsub(raw, "\\(.)(%x?%x?%x?%x?)", function(letter, digits)
     if letter ~= "u" then
       return (ESCAPES[letter] or letter) .. digits
     end
     local code = tonumber(digits, 16)
     return code and utf8(code) or "?"
-  end))
+  end)
+  if find(written, "\237[\160-\175]") then
+    written = gsub(written, "\237([\160-\175])([\128-\191])\237([\176-\191])([\128-\191])", pair)
+  end
+  return written
 end
 
 -- The next place at or after `at` that is not white space.
@@ -105,19 +115,27 @@ function json_text.string(at)
   return closing_quote(at + 1)
 end
 
+-- One more key of so many bytes.
+local function one_more_key(size)
+  keys = keys + 1
+  local here = of_object[depth] + 1
+  of_object[depth] = here
+  if keys > limits["body.keys"] then
+    return exceeded("body.keys", keys, true)
+  elseif here > limits["body.object_keys"] then
+    return exceeded("body.object_keys", here, true)
+  elseif size > limits["body.key_bytes"] then
+    return exceeded("body.key_bytes", size)
+  end
+end
+
 -- The closing quote of the key that begins with the quote at `at`, and where its value begins.
 function json_text.key(at)
   if byte(text, at) ~= QUOTE then
     return broken()
   end
-  keys = keys + 1
-  if keys > limits["body.keys"] then
-    return exceeded("body.keys", keys, true)
-  end
   local quote = closing_quote(at + 1)
-  if quote - at - 1 > limits["body.key_bytes"] then
-    return exceeded("body.key_bytes", quote - at - 1)
-  end
+  one_more_key(quote - at - 1)
   local colon = json_text.space(quote + 1)
   if byte(text, colon) ~= COLON then
     return broken()
@@ -140,6 +158,7 @@ function json_text.enter(at)
   if depth > limits["body.depth"] then
     return exceeded("body.depth", depth, true)
   end
+  of_object[depth] = 0
   local closing = byte(text, at) == BRACE and CLOSING_BRACE or CLOSING_BRACKET
   at = json_text.space(at + 1)
   if byte(text, at) == closing then
@@ -200,13 +219,7 @@ function json_text.skip(at)
       local quote = closing_quote(at)
       at = json_text.space(quote + 1)
       if byte(text, at) == COLON then
-        keys = keys + 1
-        if keys > limits["body.keys"] then
-          return exceeded("body.keys", keys, true)
-        end
-        if quote - stop - 1 > limits["body.key_bytes"] then
-          return exceeded("body.key_bytes", quote - stop - 1)
-        end
+        one_more_key(quote - stop - 1)
         at = at + 1
       else
         strings = strings + 1
@@ -222,6 +235,7 @@ function json_text.skip(at)
       if depth > limits["body.depth"] then
         return exceeded("body.depth", depth, true)
       end
+      of_object[depth] = 0
     else
       depth = depth - 1
       if depth == outside then

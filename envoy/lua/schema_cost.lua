@@ -5,80 +5,18 @@
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
-local word_length = require("word_length")
-local exceeded, unescaped = json_text.exceeded, json_text.unescaped
-local byte, sub, gmatch = string.byte, string.sub, string.gmatch
+local schema_text = require("schema_text")
+local exceeded = json_text.exceeded
+local is_object, is_list = schema_text.is_object, schema_text.is_list
+local sub, gmatch, match = string.sub, string.gmatch, string.match
 local max = math.max
-local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
 
 local schema_cost = {}
 
--- What is not built into the text of a schema: null, for one. Objects and lists are tables; a list has the field `list`, an object its names in order as `names`.
-local NOTHING = {}
+local limits, sums
 
-local text, limits, sums
--- Where the schema must have ended.
-local last
-
-local read
-
-local function read_object(at)
-  local names, of, ended = {}, {}, nil
-  at, ended = json_text.enter(at)
-  while at do
-    if at > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    end
-    local quote, start = json_text.key(at)
-    local name = unescaped(sub(text, at + 1, quote - 1))
-    if of[name] ~= nil then
-      error({ code = "invalid_value", message = "has the key " .. sub(name, 1, 64) .. " twice." }, 0)
-    end
-    names[#names + 1] = name
-    of[name], at = read(start)
-    at, ended = json_text.next(at, CLOSING_BRACE)
-  end
-  return { names = names, of = of }, ended
-end
-
-local function read_list(at)
-  local list, ended = { list = true }, nil
-  at, ended = json_text.enter(at)
-  while at do
-    if at > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    end
-    list[#list + 1], at = read(at)
-    at, ended = json_text.next(at, CLOSING_BRACKET)
-  end
-  return list, ended
-end
-
--- The value that begins at `at`, and where it ends.
-function read(at)
-  local mark = byte(text, at)
-  if mark == QUOTE then
-    local quote = json_text.string(at)
-    if quote > last then
-      return exceeded("schema.bytes", limits["schema.bytes"] + 1, true)
-    elseif quote - at - 1 > limits["prompt.run_bytes"] then
-      word_length.check(sub(text, at + 1, quote - 1), "prompt.run_bytes", limits)
-    end
-    return unescaped(sub(text, at + 1, quote - 1)), quote + 1
-  elseif mark == BRACE then
-    return read_object(at)
-  elseif mark == BRACKET then
-    return read_list(at)
-  end
-  local word, stop = json_text.word(at)
-  local number = tonumber(word)
-  if number then
-    return number, stop
-  elseif word == "true" or word == "false" then
-    return word == "true", stop
-  end
-  return NOTHING, stop
-end
+-- Schemas that an integer with bounds counts for: the conversion writes out the ranges of its digits.
+local BOUNDED_INTEGER = 20
 
 local function add(name, amount)
   local sum = (sums[name] or 0) + amount
@@ -88,28 +26,21 @@ local function add(name, amount)
   end
 end
 
-local function is_object(value)
-  return type(value) == "table" and value.of ~= nil
-end
-
-local function is_list(value)
-  return type(value) == "table" and value.list == true
-end
-
 -- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
 -- and how many times one led back so far.
 local root, referred, leading_back, turns
 
+-- As the conversion finds it: names may be empty, and an index is what a number begins with.
 local function target_of(reference)
   if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
     return nil
   end
   local found = root
-  for step in gmatch(sub(reference, 3), "[^/]+") do
+  for step in gmatch(sub(reference, 2), "/([^/]*)") do
     if is_object(found) then
       found = found.of[step]
     elseif is_list(found) then
-      found = found[(tonumber(step) or -1) + 1]
+      found = found[(tonumber(match(step, "^%s*%+?(%d+)")) or -1) + 1]
     else
       return nil
     end
@@ -186,6 +117,9 @@ local function gather(part, is_required, into, required, depth)
   add("schema.nodes", 1)
   local of = part.of
   if of["$ref"] ~= nil then
+    if type(of["$ref"]) == "string" and #of["$ref"] > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #of["$ref"])
+    end
     return gather(target_of(of["$ref"]), is_required, into, required, depth + 1)
   end
   if is_object(of.properties) then
@@ -225,6 +159,9 @@ end
 
 -- A schema of one type, or of none. Returns among how many alternatives it chooses.
 local function visit_type(of, kind, depth, way)
+  if type(kind) ~= "string" or kind == "" then
+    kind = nil -- As with none, which null and an empty name are.
+  end
   local bounded = of.additionalProperties ~= nil and of.additionalProperties ~= true
   if is_list(of.allOf) and (kind == "string" or ((kind == nil or kind == "object") and of.properties == nil and not bounded)) then
     visit_all_of(of.allOf, depth, way)
@@ -244,6 +181,10 @@ local function visit_type(of, kind, depth, way)
     repetitions(of, "minItems", "maxItems")
     for _, item in ipairs(is_list(items) and items or { items }) do
       visit(item, depth + 1, way + 8)
+    end
+  elseif kind == "integer" then
+    if of.minimum ~= nil or of.maximum ~= nil or of.exclusiveMinimum ~= nil or of.exclusiveMaximum ~= nil then
+      add("schema.nodes", BOUNDED_INTEGER - 1)
     end
   elseif kind == "string" or kind == nil then
     repetitions(of, "minLength", "maxLength")
@@ -297,6 +238,8 @@ function visit(schema, depth, way)
   if reference ~= nil then
     if type(reference) ~= "string" then
       return 1
+    elseif #reference > limits["schema.reference_bytes"] then
+      return exceeded("schema.reference_bytes", #reference)
     elseif leading_back[reference] then
       turns = turns + 1
     elseif not referred[reference] then
@@ -349,14 +292,13 @@ end
 
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
-  text, limits, sums = body, most, totals
+  limits, sums = most, totals
   referred, leading_back, turns = {}, {}, 0
-  last = at + limits["schema.bytes"] - (sums["schema.bytes"] or 0)
   local ended
-  root, ended = read(at)
+  root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
   add("schema.bytes", ended - at)
   visit(root, 1, 4)
-  text, root = nil, nil
+  root = nil
   return ended
 end
 

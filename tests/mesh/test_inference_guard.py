@@ -206,7 +206,10 @@ def test_a_remote_media_url_is_refused(served: Served, url: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
     answer = ask(served, json={"model": served.model, "messages": [{"role": "user", "content": [part]}]})
     assert answer.status_code == 400
-    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("remote_media", "url")
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (
+        "remote_media",
+        "messages[0].content[0].image_url.url",
+    )
 
 
 def test_an_unknown_model_is_refused_fast(served: Served) -> None:

@@ -181,7 +181,13 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.depth": lambda amount: (
         _dump({"model": "smol"})[:-1] + b',"x":' + b"[" * (amount - 1) + b"]" * (amount - 1) + b"}"
     ),
-    "body.keys": lambda amount: _dump({"model": "smol", **{f"k{n}": 1 for n in range(amount - 1)}}),
+    "body.keys": lambda amount: _dump(
+        {
+            "model": "smol",
+            "x": [{f"k{k}": 1 for k in range(min(100, amount - 2 - n))} for n in range(0, amount - 2, 100)],
+        }
+    ),
+    "body.object_keys": lambda amount: _dump({"model": "smol", "x": {f"k{n}": 1 for n in range(amount)}}),
     "body.values": lambda amount: _dump({"model": "smol", "x": [1] * (amount - 2)}),
     "body.strings": lambda amount: _dump({"model": "smol", "x": [""] * (amount - 1)}),
     "body.escaped_quotes": lambda amount: _dump({"model": "smol", "x": '"' * amount}),
@@ -195,7 +201,12 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
     "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
     "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
-    "grammar.ways": lambda amount: schema({"type": "string", "pattern": "^" + "[a-z]?" * amount + "$"}),
+    "grammar.ways": lambda amount: schema(
+        {
+            "type": "string",
+            "pattern": "^" + "[a-z]*" * (amount % 2) + "[a-z]?" * ((amount - 3 * (amount % 2)) // 2) + "$",
+        }
+    ),
     "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
     "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),
     "schema.bytes": _schema_bytes,
@@ -210,6 +221,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
     "schema.alternatives": lambda amount: schema({"anyOf": [{}] * amount}),
     "schema.grammar_bytes": _grammar_bytes,
+    "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2)}),
     "schema.repetitions": lambda amount: schema({"type": "array", "items": {"type": "null"}, "maxItems": amount}),
     "schema.pattern_bytes": lambda amount: schema({"type": "string", "pattern": "^" + "a" * (amount - 2) + "$"}),
 }

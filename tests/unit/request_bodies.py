@@ -63,6 +63,30 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         answer_of({"$ref": "#/examples/0/x", "examples": [{"x": {"type": "string", "pattern": _DEEP_PATTERN}}]}),
         "grammar.ways",
     ),
+    "the same behind a name in two writings": (
+        CHAT,
+        b'{"messages":[],"json_schema":{"$ref":"#/\xf0\x9f\x98\x80","\\ud83d\\ude00":{"pattern":"'
+        + _DEEP_PATTERN.encode()
+        + b'"}}}',
+        "grammar.ways",
+    ),
+    "the same behind an empty name": (
+        CHAT,
+        answer_of({"$ref": "#/a//b", "a": {"b": {}, "": {"b": {"type": "string", "pattern": _DEEP_PATTERN}}}}),
+        "grammar.ways",
+    ),
+    "the same behind an index": (
+        CHAT,
+        answer_of({"$ref": "#/a/ 1x", "a": [{}, {"pattern": _DEEP_PATTERN}]}),
+        "grammar.ways",
+    ),
+    "the same without a type": (CHAT, answer_of({"type": None, "pattern": _DEEP_PATTERN}), "grammar.ways"),
+    "the same with an empty type": (CHAT, answer_of({"type": "", "items": {"pattern": _DEEP_PATTERN}}), "grammar.ways"),
+    "the same as one of several types": (
+        CHAT,
+        answer_of({"type": ["null", "string"], "pattern": _DEEP_PATTERN}),
+        "grammar.ways",
+    ),
     "the same with escapes": (
         CHAT,
         json.dumps(chat() | {"json_schema": {"pattern": _DEEP_PATTERN}})
@@ -93,7 +117,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "3,000 optional properties": (
         CHAT,
         answer_of({"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(3000)}}),
-        "schema.properties",
+        "body.object_keys",
     ),
     "200 optional properties": (
         CHAT,
@@ -120,7 +144,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "200 KB without spaces": (COMPLETIONS, {"prompt": "abcdefgh" * 25_000}, "prompt.run_bytes"),
     "200 KB without spaces in a message": (
         CHAT,
-        chat(messages=[{"role": "user", "content": "é" * 100_000}]),
+        chat(messages=[{"role": "user", "content": "é" * 50_000}]),
         "prompt.run_bytes",
     ),
     "200 KB without spaces as escapes": (
@@ -187,6 +211,28 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         ),
         "schema.grammar_bytes",
     ),
+    "a reference of odd characters": (
+        CHAT,
+        answer_of({"$ref": "#/" + "/".join(["$" * 100] * 30), "$" * 100: {}}),
+        "schema.reference_bytes",
+    ),
+    "integers with bounds": (
+        CHAT,
+        answer_of(
+            {
+                "properties": {
+                    f"p{n}": {
+                        "properties": {
+                            f"q{k}": {"type": "integer", "minimum": 17, "maximum": 98765432} for k in range(50)
+                        }
+                    }
+                    for n in range(20)
+                }
+            }
+        ),
+        "schema.nodes",
+    ),
+    "20,000 keys in one object": (CHAT, chat(metadata={f"k{n}": n for n in range(20_000)}), "body.object_keys"),
     "a deep body": (CHAT, b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "body.depth"),
     "1.2 million keys": (CHAT, b'{"x":[' + b'{"a":1},' * 1_200_000 + b"1]}", "body.keys"),
     "5 million numbers": (COMPLETIONS, b'{"prompt":[' + b"1," * 5_000_000 + b"1]}", "body.values"),

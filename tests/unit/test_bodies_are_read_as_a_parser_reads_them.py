@@ -134,6 +134,16 @@ def test_the_same_as_a_parser_in_random_json() -> None:
     assert named > 500
 
 
+def test_a_string_is_read_the_same_however_it_is_written() -> None:
+    """What is told apart by its bytes (two keys of a schema, a reference and its target) must be the engine's own."""
+    unescaped = _lua.eval(b"require('json_text').unescaped")
+    chance = random.Random(9)
+    for _ in range(3000):
+        alphabet = 'a"\\/\n\x00\x7f\x80\u07ff\u0800\u3002\ud7ff\ue000\uffff\U00010000\U0001f600\U0010ffff'
+        text = "".join(chance.choices(alphabet, k=chance.randrange(8)))
+        assert unescaped(_written(chance, text)[1:-1].encode()).decode() == text
+
+
 def test_random_text_that_is_cut_or_changed_never_fails_and_never_hides_a_field() -> None:
     """Whatever is still JSON after the change is read as JSON; the rest may be refused, but not stumble."""
     chance = random.Random(8)

@@ -1,0 +1,82 @@
+"""Requests that would hold up everybody, through real Envoy: each is refused at once, and another client is answered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from llamesh.kit import limits
+from tests.mesh.conftest import Served
+from tests.unit.limit_examples import DERIVED, examples
+from tests.unit.request_bodies import HOSTILE, LEGITIMATE
+
+PATIENCE = 5.0
+"""Seconds in which anybody's request is answered, whatever others send."""
+
+
+def body(served: Served, given: dict[str, Any] | bytes) -> bytes:
+    text = given if isinstance(given, bytes) else json.dumps(given).encode()
+    return b'{"model":"%s",' % served.model.encode() + text[1:]
+
+
+def send(served: Served, path: str, content: bytes) -> httpx.Response:
+    return served.mesh.http.post(
+        served.mesh.url("inference", path),
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=PATIENCE,
+    )
+
+
+def answered(served: Served) -> None:
+    plain = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    assert send(served, "/v1/chat/completions", body(served, plain)).status_code == 200
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_it_is_refused_and_others_are_answered(served: Served, case: str) -> None:
+    path, given, limit = HOSTILE[case]
+    answer = send(served, path, body(served, given))
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "limit_exceeded")
+    # This mesh has a small context, so the bytes of a prompt may come first.
+    assert f"the limit {limit}" in error["message"] or "the limit prompt.bytes" in error["message"]
+    answered(served)
+
+
+@pytest.mark.parametrize("case", LEGITIMATE)
+def test_what_looks_like_it_is_answered(served: Served, case: str) -> None:
+    """By the engine: what it says to a model of a few hundred words and no images is its own matter, but not the front door's refusal."""
+    path, given = LEGITIMATE[case]
+    text = body(served, given)
+    answer = send(served, path, text)
+    code = answer.json().get("error", {}).get("code")
+    if len(text) > 80_000 and "image" not in case:
+        # These are for a larger context than this mesh has.
+        assert (answer.status_code, code) in ((200, None), (400, "limit_exceeded"), (400, 400)), answer.text
+    else:
+        assert code not in ("limit_exceeded", "invalid_type", "unsupported_parameter", "remote_media"), answer.text
+    answered(served)
+
+
+@pytest.mark.parametrize(
+    "example", [each for each in examples() if each.limit not in DERIVED], ids=lambda each: f"{each.limit}@{each.place}"
+)
+def test_at_its_limits_a_request_holds_up_nobody(served: Served, example: Any) -> None:
+    """The engine may take or refuse it; Envoy lets it pass, or refuses it by the smaller bound that this mesh's context gives."""
+    most = limits.table()[example.limit].default
+    answer = send(served, "/v1/completions", example.make(min(most, example.largest or most)))
+    assert answer.status_code in (200, 400, 404, 500), answer.text
+    answered(served)
+
+
+def test_three_bodies_of_a_million_keys_hold_up_nobody(served: Served) -> None:
+    keys = b'{"model":"%s","x":[' % served.model.encode() + b'{"a":1},' * 1_200_000 + b"1]}"
+    for _ in range(3):
+        refused = send(served, "/v1/chat/completions", keys)
+        assert refused.json()["error"]["code"] == "limit_exceeded"
+        answered(served)
