@@ -15,6 +15,7 @@ class FrontDoor:
 
     def __init__(self) -> None:
         self._filter = LuaFilter(builders.route_lua({}))
+        self._largest: dict[str, int] = {}
 
     def lets_through(self, path: str, body: bytes) -> bool:
         """Whether the body would reach an engine."""
@@ -23,6 +24,11 @@ class FrontDoor:
 
     def largest(self, family: Family) -> int:
         """The largest size of a family that passes, as far as its own sizes go; 0 if none does."""
+        if family.name not in self._largest:
+            self._largest[family.name] = self._bisect(family)
+        return self._largest[family.name]
+
+    def _bisect(self, family: Family) -> int:
         low, high = 0, family.sizes[-1]
         while low < high:
             middle = (low + high + 1) // 2
