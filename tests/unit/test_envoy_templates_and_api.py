@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lupa.luajit21 import LuaRuntime
 
 from controller.xds import builders, templates
 from controller.xds.builders import (
@@ -25,6 +26,16 @@ TOKENS = TokenSettings(
     '{"keys":[{"kty":"oct","alg":"HS256","kid":"k","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}'
 )
 CLUSTER = "envoy.config.cluster.v3.Cluster"
+
+
+def test_a_value_reaches_lua_as_it_is() -> None:
+    lua = LuaRuntime(encoding=None)
+    text = 'a"b\\c\n\0]]é' + "".join(map(chr, range(256)))
+    found = lua.execute(f"return {templates.lua_value({'x': [1, -2.5, True, {}, {text: text}]})}".encode())[b"x"]
+    assert (found[1], found[2], found[3]) == (1, -2.5, True)
+    assert list(found[4].items()) == []
+    assert list(found[5].items()) == [(text.encode(), text.encode())]
+    assert lua.execute(f"return {templates.lua_value(None)}".encode()) is None
 
 
 def test_a_placeholder_alone_is_its_value_and_a_list_is_spliced() -> None:
