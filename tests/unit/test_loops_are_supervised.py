@@ -30,7 +30,7 @@ ALLOWED = {
     "controller/waking.py::Waking._wake_repeatedly": "see above",
     "controller/runtimes/life.py::Life.start": "one task for each engine, which ends with it",
     "controller/runtimes/life.py::Life.adopt": "one task for each engine, which ends with it",
-    "controller/runtimes/probe.py::_connected": "one connection",
+    "controller/runtimes/probe.py::_get": "waits for one connection, for a bounded time",
     "controller/runtimes/backlogs.py::Backlogs.hold": "asks one engine once, for a bounded time",
     "controller/runtimes/backlogs.py::Backlogs.turn_away": "answers what waits for one engine that has ended",
     "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
