@@ -206,13 +206,14 @@ function ways_of(alternatives)
   return most + alike, together(open, max)
 end
 
--- A pattern of a JSON schema. Sums over the body are kept in `totals`.
+-- A pattern of a JSON schema. Sums over the body are kept in `totals`. Returns among how many ways to go on it chooses.
 function grammar_cost.pattern(pattern, most, totals)
   rules, limits = {}, most
+  local ways = 1
   for _, alternatives in ipairs(grammar_text.pattern(pattern, most, totals)) do
-    starts_of(alternatives)
-    ways_of(alternatives)
+    ways = max(ways, starts_of(alternatives), (ways_of(alternatives)))
   end
+  return ways
 end
 
 -- A whole grammar.

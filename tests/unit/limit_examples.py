@@ -194,6 +194,9 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.key_bytes": lambda amount: _dump({"model": "smol", "k" * amount: 1}),
     "body.gap_bytes": lambda amount: _dump({"model": "smol"})[:-1] + b',"x":' + b" " * amount + b"1}",
     "prompts.constrained": lambda amount: _dump({"model": "smol", "grammar": "root ::= [a]", "prompt": ["a"] * amount}),
+    "messages.argument_depth": lambda amount: _request(
+        ("messages", 0, "tool_calls", 0, "function", "arguments"), "[" * amount + "]" * amount
+    ),
     "media.items": lambda amount: _request(
         ("messages", 0, "content"), [{"type": "image_url", "image_url": {"url": "data:"}}] * amount
     ),
