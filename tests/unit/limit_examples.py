@@ -204,7 +204,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.depth": lambda amount: _grammar("root ::= " + "(" * amount + "[a]" + ")" * amount),
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
     "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
-    "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
+    "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(f'"{n:04d}"' for n in range(amount))),
     "grammar.ways": lambda amount: schema({"type": "string", "pattern": "^" + "[a-z]?" * amount + "$"}),
     "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
     "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),
