@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "controller_0002"
-down_revision = "controller_0001"
+revision = "controller_0003"
+down_revision = "controller_0002"
 branch_labels = None
 depends_on = None
 
