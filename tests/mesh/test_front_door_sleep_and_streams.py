@@ -87,7 +87,7 @@ async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDo
     door.waker.handler = hold
     door.serve(U, names=("smol",), max_connections=16)
     assert await door.control.acknowledged(U, 5)
-    long = "x" * 300_000
+    long = "word " * 60_000
     asked = [asyncio.create_task(door.chat(prompt=long)) for _ in range(10)]
     for lives in (1, 2):
         await wait_for(lambda: len(arrived) == 10 * lives)  # noqa: B023

@@ -106,7 +106,7 @@ async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane
         "127.0.0.1", 1, TokenSettings("{}"), allow_anonymous=True, limits={"prompt.bytes_per_token": 10}
     )
     control.set_static([], settings, [])
-    control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=4096))
+    control.set_server(ServerEndpoints("a", (), (), 4, context=4096))
     control.publish()
 
     async def told(envoy: Client) -> Any:
@@ -122,17 +122,17 @@ async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane
         await envoy.ask(RDS, "inference")
         assert await told(envoy) == 40960
         for number in range(20):
-            control.set_server(ServerEndpoints(f"b{number}", (), (), "/w.sock", 4, context=2048))
+            control.set_server(ServerEndpoints(f"b{number}", (), (), 4, context=2048))
             control.remove_server(f"b{number - 1}")
-        control.set_server(ServerEndpoints("c", (), (), "/w.sock", 4, context=32768))
+        control.set_server(ServerEndpoints("c", (), (), 4, context=32768))
         assert await told(envoy) == 327680
-        control.set_server(ServerEndpoints("d", (), (), "/w.sock", 4))
+        control.set_server(ServerEndpoints("d", (), (), 4))
         assert await told(envoy) is None
         control.remove_server("d")
         assert await told(envoy) == 327680
         control.remove_server("c")
         assert await told(envoy) == 40960
-        control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=8192))
+        control.set_server(ServerEndpoints("a", (), (), 4, context=8192))
         assert await told(envoy) == 81920
 
 
