@@ -64,7 +64,10 @@ class Lease:
         self._on_lost = on_lost
         self._sleep = sleep
         self._lost = False
-        self._renewing = BackgroundTask(f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS)
+        # A backoff that outlasts the lease would lose it after an outage that is over.
+        self._renewing = BackgroundTask(
+            f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
+        )
 
     async def acquire(self, stopping: asyncio.Event | None = None) -> None:
         """Become the owner, waiting for the lease of one that died.

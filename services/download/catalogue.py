@@ -147,7 +147,7 @@ class Catalogue:
             await self._lock_bytes(session, publication.sha256)
             row = await current(session, transfer.model_uuid, transfer.attempt, self._owner_id)
             if row is None:
-                return None
+                return await _recorded(session, publication, transfer)
             key = await self._key_for(session, publication)
             before = await session.get(ModelRow, row.model_uuid)
             left = {*publication.unsound, before.object_key if before else key} - {key}
@@ -390,6 +390,17 @@ class Catalogue:
         """Let one transaction at a time decide about objects with these bytes. A SQLite file has one writer anyway."""
         if self._database.schema:
             await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))
+
+
+async def _recorded(
+    session: AsyncSession, publication: Publication, transfer: TransferRow
+) -> tuple[ModelRow, TransferRow] | None:
+    """What an earlier try has recorded, whose commit seemed to fail; None where it has not."""
+    row = await session.get(TransferRow, transfer.model_uuid)
+    model = await session.get(ModelRow, transfer.model_uuid)
+    if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, State.SUCCEEDED):
+        return None
+    return (model, row) if model.sha256 == publication.sha256 else None
 
 
 def version_of(info: ObjectInfo) -> str:

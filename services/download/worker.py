@@ -103,7 +103,9 @@ class Worker:
             ),
             BackgroundTask("tell progress", self._tell_progress, report_failure, every=TELL_SECONDS),
             BackgroundTask("write progress", self._write_progress, report_failure, every=LOOK_SECONDS),
-            BackgroundTask("renew claims", self._renew_claims, report_failure, every=RENEW_SECONDS),
+            BackgroundTask(
+                "renew claims", self._renew_claims, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
+            ),
             BackgroundTask("sweep objects", self._sweep, report_failure, every=SWEEP_SECONDS, immediately=False),
         ]
 

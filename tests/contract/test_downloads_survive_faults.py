@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
+from llamesh.kit.database_failures import failure_of
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
@@ -38,13 +39,27 @@ from tests.unit.fake_s3 import FakeS3, fake_s3
 
 __all__ = ["open_with"]
 
+
+class _Locked(sqlite3.OperationalError):
+    """FAKE: as SQLite raises it when another process keeps its lock for too long."""
+
+    sqlite_errorname = "SQLITE_BUSY"
+
+
+def told(error: Exception) -> Exception:
+    """The failure as the database tells it."""
+    found = failure_of(error)
+    assert found is not None
+    return found
+
+
 FAULTS: dict[str, Callable[[], Exception]] = {
     "full disk": lambda: MeshError(Reason.ERROR_REASON_STORAGE_FULL, "the disk is full"),
     "database away": lambda: MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, "no answer", {"component": "database"}
     ),
-    "locked": lambda: OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked")),
-    "connection lost": lambda: InterfaceError("UPDATE", {}, ConnectionResetError(errno.ECONNRESET, "reset")),
+    "locked": lambda: told(OperationalError("UPDATE", {}, _Locked("database is locked"))),
+    "connection lost": lambda: told(InterfaceError("UPDATE", {}, OSError("reset"), connection_invalidated=True)),
     "system": lambda: OSError(errno.EIO, os.strerror(errno.EIO)),
     "too slow": lambda: TimeoutError("no answer in time"),
 }
@@ -59,6 +74,8 @@ class Faults:
     after: int = 0
     steps: int = 0
     """Operations so far."""
+    lost_answers: int = 0
+    """So many commits that follow happen, and seem to have failed."""
 
     def step(self) -> None:
         self.steps += 1
@@ -78,6 +95,10 @@ class Faults:
             self.step()
             async with begin() as session:
                 yield session
+            if self.lost_answers:
+                self.lost_answers -= 1
+                self.failed += 1
+                raise FAULTS["connection lost"]()
 
         @asynccontextmanager
         async def failing_read() -> AsyncIterator[AsyncSession]:
@@ -170,6 +191,30 @@ async def test_a_database_that_fails_at_any_step_of_the_end_loses_nothing(
     assert (await service.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
     assert web.asked == ["a.gguf"]
     assert (await service.path("m1")).read_bytes() == web.files["a.gguf"]
+    await until(lambda: len(service.stored) == 1)
+
+
+@pytest.mark.parametrize("commits", range(1, 8))
+async def test_commits_whose_answer_is_lost_are_not_taken_for_failures(
+    one_settings: Settings, open_with: OpenWith, web: ModelServer, faults: Faults, commits: int
+) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    service = await open_with(one_settings)
+    stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+    assert (await stream.read()).synced
+    await service.start("m1", web.url("a.gguf"))
+    await web.holding.wait()
+    faults.lost_answers = commits
+    web.go_on.set()
+    assert (await service.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert web.asked == ["a.gguf"]
+    assert (await service.path("m1")).read_bytes() == web.files["a.gguf"]
+    # Who watches is told of it, too.
+    async with asyncio.timeout(10):
+        while (await stream.read()).download.state != pb.DOWNLOAD_STATE_SUCCEEDED:
+            pass
+    stream.cancel()
     await until(lambda: len(service.stored) == 1)
 
 
