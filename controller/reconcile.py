@@ -268,7 +268,6 @@ class Reconciler:
             server_uuid=declared.server_uuid,
             model_names=_names(declared),
             ready=tuple(addresses[instance] for instance in decision.endpoints),
-            waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
             context=slot_context(declared.spec.parameters, self._model(declared).context_length),

@@ -1,11 +1,13 @@
 """The endpoint of last resort of every server: Envoy comes here while no engine is ready, and for the list of models.
 
-An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request's body is read and dropped (Envoy keeps it and sends it to the engine
-itself); what is decided here is when that may be. See `waking`.
+An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request comes without its body (Envoy keeps it and sends it to the engine
+itself); what is decided here is when that may be. See `waking`. Nothing is executed here, so a request that is lost with this process is
+sent to the next one: see envoy/listeners/held.yaml.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from llamesh.v1.server_pb2 import Server
 
 CLUSTER_HEADER = "x-llamesh-cluster"
 AWAKE_HEADER = "x-llamesh-awake"
+HELD_SINCE_HEADER = "x-llamesh-held-since"
+"""When Envoy began to hold the request, in seconds since 1970: what it waited at a waker before us counts."""
 _CHUNK = 1 << 16
 
 
@@ -66,7 +70,7 @@ class Waker:
         async for _ in request.content.iter_chunked(_CHUNK):
             pass
         cluster = request.headers.get(CLUSTER_HEADER, "")
-        return _answer(await self._waking.hold(cluster), cluster)
+        return _answer(await self._waking.hold(cluster, _waited(request, time.time())), cluster)
 
     async def _models(self, request: web.Request) -> web.Response:
         servers = self._servers(request.match_info.get("server"))
@@ -84,6 +88,14 @@ class Waker:
             return [server for server in self._board.all() if not is_going(server)]
         server = self._board.get(server_uuid)
         return [server] if server is not None and not is_going(server) else []
+
+
+def _waited(request: web.Request, now: float) -> float:
+    """Seconds that Envoy has held a request already; 0 where it does not say."""
+    try:
+        return max(0.0, now - float(request.headers.get(HELD_SINCE_HEADER, "")))
+    except ValueError:
+        return 0.0
 
 
 def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:

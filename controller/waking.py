@@ -99,21 +99,24 @@ class Waking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def hold(self, cluster: str) -> Verdict:
-        """Wait until a request for this cluster may go on. Cancelled where the client has gone."""
+    async def hold(self, cluster: str, waited: float = 0.0) -> Verdict:
+        """Wait until a request for this cluster may go on. Cancelled where the client has gone.
+
+        `waited`: seconds of the budget that are spent, because it was held by a controller that died.
+        """
         if self.held >= self._most_held:
             return TooMany()
         self.held += 1
         try:
-            return await self._hold(cluster)
+            return await self._hold(cluster, waited)
         finally:
             self.held -= 1
 
-    async def _hold(self, cluster: str) -> Verdict:
+    async def _hold(self, cluster: str, waited: float) -> Verdict:
         first = self._candidates(cluster)
         if not first:
             return Unknown()
-        deadline = self._clock() + max(_budget(server) for server in first)
+        deadline = self._clock() + max(_budget(server) for server in first) - waited
         names = [server.server_uuid for server in first]
         with self._board.listen(names) as changed, self._demand.held(names):
             while True:

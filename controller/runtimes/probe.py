@@ -16,6 +16,8 @@ SECONDS = 2.0
 """How long one question waits for its answer."""
 _MOST_BYTES = 1 << 20
 _RETRY_SECONDS = 0.02
+_QUEUE_FULL = (errno.EAGAIN, errno.ENOTCONN)
+"""The second is how asyncio's own loop says it."""
 _NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK, errno.EPROTOTYPE)
 
 
@@ -41,38 +43,36 @@ async def counters(socket: str) -> Counters | None:
         return Counters.read(body) if status == 200 else None
     except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError):
         return None
-    except OSError as error:
-        # How asyncio's own loop says that the engine's queue of connections is full.
-        if error.errno == errno.ENOTCONN:
-            return None
-        raise
 
 
 async def _get(socket: str, path: str) -> tuple[int, bytes]:
+    """Ask. While the engine's queue of connections is full, wait for room in it."""
     async with asyncio.timeout(SECONDS):
-        reader, writer = await _connected(socket)
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode())
-            answer = await reader.read(_MOST_BYTES)
-            while not reader.at_eof() and len(answer) < _MOST_BYTES:
-                answer += await reader.read(_MOST_BYTES)
-        finally:
-            writer.close()
+        while True:
+            try:
+                return await _ask(socket, path)
+            except OSError as error:
+                if error.errno not in _QUEUE_FULL:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _ask(socket: str, path: str) -> tuple[int, bytes]:
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError as error:
+        if error.errno in _NOBODY_THERE:
+            raise UnreachableError(error.errno, f"nobody listens at {socket}") from error
+        raise
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read(_MOST_BYTES)
+        while not reader.at_eof() and len(answer) < _MOST_BYTES:
+            answer += await reader.read(_MOST_BYTES)
+    finally:
+        writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
     status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
     if status is None:
         raise ConnectionResetError(f"no HTTP answer from {socket}")
     return int(status[1]), body
-
-
-async def _connected(socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect. While the engine's queue of connections is full, wait for room in it."""
-    while True:
-        try:
-            return await asyncio.open_unix_connection(socket)
-        except BlockingIOError:
-            await asyncio.sleep(_RETRY_SECONDS)
-        except OSError as error:
-            if error.errno in _NOBODY_THERE:
-                raise UnreachableError(error.errno, f"nobody listens at {socket}") from error
-            raise

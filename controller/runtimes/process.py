@@ -9,11 +9,14 @@ Invariant: one process for one record; no engine of this run directory runs unwa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from google.protobuf import json_format
 
 from controller.runtimes import Engine, Load, Order, Phase
 from controller.runtimes.backlogs import Backlogs
@@ -24,8 +27,9 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings, make_private
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
-from llamesh.parameters import DEFAULT_BATCH
+from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
+from llamesh.v1.server_pb2 import RuntimeParameters
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _TRIM_SECONDS = 10.0
@@ -98,12 +102,11 @@ class ProcessRuntime:
 
     async def start(self, order: Order) -> None:
         """Start an engine. Returns before it is ready, and never fails: one that cannot even be started shows as ENDED."""
-        batch = int(order.parameters.get("batch_size") or DEFAULT_BATCH)
         try:
             instance, problem = self._records.free_instance(order.server_uuid, self._lives), ""
         except (OSError, RuntimeError) as error:
             instance, problem = f"{order.server_uuid[:8]}-no-name-{order.replica}", str(error)
-        record = new_record(instance, order.server_uuid, order.replica, order.spec_hash, batch)
+        record = new_record(instance, order.server_uuid, order.replica, order.spec_hash, _batch(order))
         life = self._lives[instance] = self._life(record)
         if problem:
             life.fail(problem)
@@ -201,6 +204,14 @@ class ProcessRuntime:
             "state_file": str(self._records.state(instance)),
             "hand_over": str(self._records.hand_over(instance)),
         }
+
+
+def _batch(order: Order) -> int:
+    parameters = RuntimeParameters()
+    # Parameters that cannot be read are the engine's to refuse, with a reason.
+    with contextlib.suppress(json_format.ParseError):
+        json_format.ParseDict(dict(order.parameters), parameters)
+    return batch_size(parameters)
 
 
 def _engine(life: Life) -> Engine:

@@ -81,6 +81,7 @@ class ControlPlane:
         listeners = {settings.name: builders.management_listener(settings) for settings in management}
         if inference:
             listeners["inference"] = builders.inference_listener(inference)
+            listeners["held"] = builders.held_listener(inference)
         own = {name for name in self._snapshot.of(CDS) if name not in self._members}
         self._replace(CDS, clusters, own - clusters.keys())
         self._replace(LDS, listeners, self._snapshot.of(LDS).keys() - listeners.keys())

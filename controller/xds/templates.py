@@ -64,20 +64,21 @@ def lua_module(name: str, source: str) -> str:
 
 
 def lua_value(value: Any) -> str:
-    """Lua's literal of a value that JSON has too."""
+    """Lua's literal of a value that JSON has too, in ASCII."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"[{lua_value(key)}]={lua_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "{" + ",".join(map(lua_value, value)) + "}"
     if isinstance(value, str):
-        return (
-            '"'
-            + "".join(f"\\{byte:03d}" if byte < 32 or byte in b'"\\' else chr(byte) for byte in value.encode("latin-1"))
-            + '"'
-        )
-    return (
-        {True: "true", False: "false", None: "nil"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
+        return f'"{"".join(_lua_byte(byte) for byte in value.encode())}"'
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "nil"}[value]
+    return str(value)
+
+
+def _lua_byte(byte: int) -> str:
+    plain = 32 <= byte < 127 and byte not in b'"\\'
+    return chr(byte) if plain else f"\\{byte:03d}"
 
 
 @functools.cache

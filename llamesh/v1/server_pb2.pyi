@@ -385,7 +385,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     parallel: builtins.int
     """Slots: requests worked on at the same time, each with ctx_size / parallel tokens. Default 4."""
     batch_size: builtins.int
-    """Logical batch: tokens of prompt submitted at once. Default 2048."""
+    """Logical batch: tokens of prompt submitted at once. Default: 512, or the physical batch if that is larger."""
     ubatch_size: builtins.int
     """Physical batch: tokens computed at once. Default 512."""
     threads: builtins.int

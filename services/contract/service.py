@@ -53,7 +53,6 @@ class ContractService:
         inventory = Inventory(
             download_pb2_grpc.CatalogueServiceStub(self._channels["download"]),
             controller_pb2_grpc.ControllerServiceStub(self._channels["controller"]),
-            reserve_bytes=settings.memory_reserve_bytes,
         )
         signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
         limits = ConcurrencyLimits(database, time.monotonic)

@@ -128,7 +128,7 @@ class Worker:
         await asyncio.gather(self._store_watch.close(), *(task.close() for task in self._background))
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
-            task.cancel()
+            _cancel(task)
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self._transfers.release()
@@ -158,7 +158,7 @@ class Worker:
         wanted = {(row.model_uuid, row.attempt) for row in rows}
         for model_uuid, (attempt, task) in self._tasks.items():
             if (model_uuid, attempt) not in wanted:
-                task.cancel()
+                _cancel(task)
         if not self._store_watch.usable:
             await self._await_store(rows)
             return
@@ -342,6 +342,12 @@ def is_outage(error: Exception) -> bool:
     if isinstance(error, MeshError):
         return error.code is grpc.StatusCode.UNAVAILABLE
     return isinstance(error, OSError | TimeoutError)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a transfer, once: a second cancellation would interrupt the cleaning up after the first."""
+    if not task.cancelling():
+        task.cancel()
 
 
 async def _quietly(name: str, work: Awaitable[None]) -> None:

@@ -10,9 +10,11 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,11 @@ class Faults:
     fault: Callable[[], Exception] | None = None
     failed: int = 0
     after: int = 0
-    seen: list[str] = field(default_factory=list)
+    steps: int = 0
+    """Operations so far."""
 
     def step(self) -> None:
+        self.steps += 1
         if self.fault is None:
             return
         if self.after > 0:
@@ -183,6 +187,30 @@ async def test_a_failure_that_cannot_be_written_is_written_later(
     faults.fault = None
     found = await service.state("m1")
     assert (found.error.reason, web.asked) == ("MODEL_INVALID", ["a.gguf"])
+
+
+async def test_the_rows_may_be_looked_at_often_while_a_cancelled_transfer_cleans_up(
+    one_settings: Settings, open_with: OpenWith, web: ModelServer, faults: Faults
+) -> None:
+    """Each look used to cancel the transfer again, and with it the removal of its file."""
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    service = await open_with(one_settings)
+    await service.start("m1", web.url("a.gguf"))
+    await web.holding.wait()
+    await until(lambda: any(path.stat().st_size >= 1 << 20 for path in service.stored))
+    go_on = threading.Event()
+    # The one thread is busy: what removes the file waits for it.
+    threads = ThreadPoolExecutor(1)
+    threads.submit(go_on.wait)
+    asyncio.get_running_loop().set_default_executor(threads)
+    try:
+        await service.cancel("m1")
+        looked = faults.steps
+        await until(lambda: faults.steps > looked + 20)
+    finally:
+        go_on.set()
+    await service.no_files()
 
 
 async def store_is_well(service: Service, part: str = "store") -> bool:

@@ -140,8 +140,15 @@ class ControlledMesh:
                 stdout=log,
                 stderr=log,
             )
-        async with asyncio.timeout(DEADLINE):
-            await self.control.GetMeshStatus(pb.GetMeshStatusRequest(), wait_for_ready=True)
+
+        async def answers() -> bool:
+            # The first call may still go out on the connection to the controller before it.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self.control.GetMeshStatus(pb.GetMeshStatusRequest(), wait_for_ready=True, timeout=DEADLINE)
+                return True
+            return False
+
+        await until(answers, "the controller to answer")
 
     async def kill_controller(self) -> None:
         assert self._controller

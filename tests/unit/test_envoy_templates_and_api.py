@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lupa.luajit21 import LuaRuntime
 
 from controller.xds import builders, templates
 from controller.xds.builders import (
@@ -25,6 +26,16 @@ TOKENS = TokenSettings(
     '{"keys":[{"kty":"oct","alg":"HS256","kid":"k","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}'
 )
 CLUSTER = "envoy.config.cluster.v3.Cluster"
+
+
+def test_a_value_reaches_lua_as_it_is() -> None:
+    lua = LuaRuntime(encoding=None)
+    text = 'a"b\\c\n\0]]é' + "".join(map(chr, range(256)))
+    found = lua.execute(f"return {templates.lua_value({'x': [1, -2.5, True, {}, {text: text}]})}".encode())[b"x"]
+    assert (found[1], found[2], found[3]) == (1, -2.5, True)
+    assert list(found[4].items()) == []
+    assert list(found[5].items()) == [(text.encode(), text.encode())]
+    assert lua.execute(f"return {templates.lua_value(None)}".encode()) is None
 
 
 def test_a_placeholder_alone_is_its_value_and_a_list_is_spliced() -> None:
@@ -128,6 +139,7 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     static = bootstrap.static_resources
     static.listeners.add().CopyFrom(listener)
     static.listeners.add().CopyFrom(builders.management_listener(management))
+    static.listeners.add().CopyFrom(builders.held_listener(inference))
     for service in ("contract", "gateway", "download", "waker"):
         static.clusters.add().CopyFrom(
             builders.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker"))
@@ -144,10 +156,14 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
 
 def test_the_waker_stands_behind_every_server() -> None:
     for ready in ((), ("/e.sock",)):
-        assignment = builders.endpoints("s:u", [ServerEndpoints("u", (), ready, "/w.sock", 4)])
+        assignment = builders.endpoints("s:u", [ServerEndpoints("u", (), ready, 4)])
         assert [group.priority for group in assignment.endpoints] == [0, 1]
         assert len(assignment.endpoints[0].lb_endpoints) == len(ready)
-        assert assignment.endpoints[1].lb_endpoints[0].endpoint.address.pipe.path == "/w.sock"
+        waker = assignment.endpoints[1].lb_endpoints[0].endpoint.address.envoy_internal_address
+        assert (
+            waker.server_listener_name
+            == builders.held_listener(InferenceSettings("127.0.0.1", 8080, TOKENS, True)).name
+        )
 
 
 def test_envoy_is_found_by_its_variable_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
