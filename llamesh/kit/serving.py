@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 
 import grpc
 import uvloop
@@ -20,14 +19,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from pydantic import ValidationError
 
-from llamesh.background import BackgroundTask
 from llamesh.kit.calls import MeshInterceptor
 from llamesh.kit.config import Settings, load_settings, make_private
-from llamesh.kit.database import Database, DatabaseRefusedError
-from llamesh.kit.errors import MeshError, Reason, StartRefused
+from llamesh.kit.database import Database
+from llamesh.kit.database_watch import DatabaseWatch
+from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.listening import SocketWatch
-from llamesh.kit.logs import configure_logs, log, report_failure
+from llamesh.kit.logs import configure_logs, log
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
@@ -65,12 +64,6 @@ _END_SECONDS = 10.0
 DATABASE_SERVICE = "database"
 """Name under which a member's gRPC health speaks of its database."""
 
-DATABASE_LOOK_SECONDS = 2.0
-"""How often the database is asked for a sign of life."""
-
-WAITING_TOLD_SECONDS = 60.0
-"""A database that is waited for is spoken of in the log at most so often."""
-
 
 class StopRequested(Exception):  # noqa: N818 - it is no fault
     """The process was asked to stop before it was ready."""
@@ -102,14 +95,13 @@ class Member:
         self._telling: set[asyncio.Task[None]] = set()
         self._drain_until: float | None = None
         self._listening = False
-        self._database: BackgroundTask | None = None
-        self._database_answers = True
+        self._database_watch: DatabaseWatch | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     @property
     def database_answers(self) -> bool:
         """Whether the database gave a sign of life when it was last asked; true for a process without one."""
-        return self._database_answers
+        return self._database_watch is None or self._database_watch.answers
 
     def announce(self, *services: str) -> None:
         """Name the services that health and reflection speak of, for instance "llamesh.v1.GatewayService"."""
@@ -140,16 +132,19 @@ class Member:
             StartRefused: waiting would not help: wrong password, no such database, tables of a newer program, a damaged file.
             StopRequested: asked to stop while it waited.
         """
-        try:
-            await database.migrate(package)
-        except MeshError as failure:
-            self._refuse_start(database, failure)
-            await self._wait_for(database, package, failure)
-        await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        self._database = BackgroundTask(
-            "watch the database", partial(self._look_at, database), report_failure, every=DATABASE_LOOK_SECONDS
-        )
-        self._database.start()
+        self._database_watch = watch = DatabaseWatch(database, self._say_database)
+        failure = await watch.prepare(package)
+        if failure is not None:
+            self._calls.waits_for = DATABASE_SERVICE
+            await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+            await self._say_database(False)
+            await self._listen()
+            if not await watch.wait(package, failure, self.stopping):
+                await self.server.stop(None)
+                self.stopped.set()
+                raise StopRequested
+        await self._say_database(True)
+        watch.start()
 
     async def serve(self, address: str | None = None) -> None:
         """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
@@ -172,8 +167,8 @@ class Member:
         await self.server.stop(self.settings.drain_seconds)
         if self._revocations:
             await self._revocations.close()
-        if self._database:
-            await self._database.close()
+        if self._database_watch:
+            await self._database_watch.close()
         self.stopped.set()
         log.info("stopped")
 
@@ -214,77 +209,9 @@ class Member:
         if address is None and self._give_up is not None:
             self._watch.start()
 
-    async def _wait_for(self, database: Database, package: str, failure: MeshError) -> None:
-        self._calls.waits_for = DATABASE_SERVICE
-        self._database_answers = False
-        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._listen()
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        told = float("-inf")
-
-        async def attempt() -> None:
-            nonlocal told, failure
-            if time.monotonic() - told >= WAITING_TOLD_SECONDS:
-                told = time.monotonic()
-                log.warning("waits for the database", place=database.place, error=_cause(failure))
-            try:
-                await database.migrate(package)
-                self._settle(opened)
-            except MeshError as again:
-                failure = again
-                try:
-                    self._refuse_start(database, again)
-                except StartRefused as refusal:
-                    self._settle(opened, refusal)
-            except Exception as fault:
-                self._settle(opened, fault)
-
-        waiting = BackgroundTask("wait for the database", attempt, report_failure, every=1.0, immediately=True)
-        stop = asyncio.ensure_future(self.stopping.wait())
-        stop.add_done_callback(lambda _: opened.cancel())
-        waiting.start()
-        try:
-            await asyncio.wait({opened})
-        finally:
-            await waiting.close()
-            stop.cancel()
-        if opened.cancelled():
-            await self._watch.close()
-            await self.server.stop(None)
-            self.stopped.set()
-            raise StopRequested
-        opened.result()
-        self._database_answers = True
-        log.info("the database answers", place=database.place)
-
-    @staticmethod
-    def _settle(opened: asyncio.Future[None], error: Exception | None = None) -> None:
-        if not opened.done():
-            opened.set_result(None) if error is None else opened.set_exception(error)
-
-    @staticmethod
-    def _refuse_start(database: Database, failure: MeshError) -> None:
-        """StartRefused for a failure that waiting does not end."""
-        if isinstance(failure, DatabaseRefusedError):
-            raise StartRefused(f"the database at {database.place}: {_cause(failure)}") from failure
-        if failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
-            raise StartRefused(f"{database.place}: {failure.message}. {failure.remedy}") from failure
-
-    async def _look_at(self, database: Database) -> None:
-        """Ask the database for a sign of life, and let health say what was found."""
-        try:
-            await database.probe()
-        except MeshError as failure:
-            if self._database_answers:
-                log.warning("the database does not answer", place=database.place, error=_cause(failure))
-            self._database_answers = False
-            await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-        else:
-            if not self._database_answers:
-                log.info("the database answers again", place=database.place)
-            self._database_answers = True
-            await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    async def _say_database(self, answers: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(DATABASE_SERVICE, state)
 
     def _take_revoked(self, token_ids: Iterable[str]) -> None:
         self._calls.revoked = frozenset(token_ids)
@@ -298,12 +225,6 @@ class Member:
     async def _announce_health(self, state: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for service in ("", *self._services):
             await self._health.set(service, state)
-
-
-def _cause(failure: MeshError) -> str:
-    """What lies behind a failure of the database, in the words of where it came from."""
-    cause = failure.__cause__
-    return failure.message if cause is None else f"{failure.message}: {str(cause) or type(cause).__name__}"
 
 
 def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:

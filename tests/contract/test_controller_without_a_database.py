@@ -89,7 +89,7 @@ async def world(
     await reconciler.open(models)
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, 0)
         add_ControllerServiceServicer_to_server(servicer, member.server)
 
     await start_member(settings, "controller", register)

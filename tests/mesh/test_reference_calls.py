@@ -49,7 +49,7 @@ def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh) -> No
     assert status == 200
     assert body["status"] == "HEALTH_STATE_OK"
     assert {item["name"]: item["status"] for item in body["components"]} == dict.fromkeys(
-        ("gateway", "contract", "download", "controller", "envoy", "database"), "HEALTH_STATE_OK"
+        ("gateway", "contract", "download", "controller", "envoy", "database", "store"), "HEALTH_STATE_OK"
     )
 
 

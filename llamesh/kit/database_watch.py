@@ -1,0 +1,116 @@
+"""A process and its database over time: brought up or waited for at the start, then asked for a sign of life again and again.
+
+Invariant: what waiting does not cure ends the start (StartRefused); anything else never ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from llamesh.background import BackgroundTask
+from llamesh.kit.database import Database, DatabaseRefusedError
+from llamesh.kit.errors import MeshError, Reason, StartRefused
+from llamesh.kit.logs import log, report_failure
+
+LOOK_SECONDS = 2.0
+"""How often the database is asked for a sign of life."""
+ATTEMPT_SECONDS = 1.0
+"""How often a database that is waited for at the start is tried."""
+TOLD_SECONDS = 60.0
+"""A database that is waited for is spoken of in the log at most so often."""
+
+
+class DatabaseWatch:
+    """Watches one database. `say(answers)` is called with every finding."""
+
+    def __init__(self, database: Database, say: Callable[[bool], Awaitable[None]]) -> None:
+        self.answers = True
+        """Whether it gave a sign of life when it was last asked."""
+        self._database = database
+        self._say = say
+        self._told = float("-inf")
+        self._looking = BackgroundTask("watch the database", self._look, report_failure, every=LOOK_SECONDS)
+
+    async def prepare(self, package: str) -> MeshError | None:
+        """Bring the tables to the newest version; the failure if that has to be waited for, StartRefused if waiting is no use."""
+        try:
+            await self._database.migrate(package)
+        except MeshError as failure:
+            self._refuse_start(failure)
+            self.answers = False
+            return failure
+        return None
+
+    async def wait(self, package: str, failure: MeshError, stopping: asyncio.Event) -> bool:
+        """Try again until it works, or `stopping` is set (then False). Errors as in `prepare`."""
+        ready = asyncio.get_running_loop().create_future()
+
+        async def attempt() -> None:
+            nonlocal failure
+            self._tell(failure)
+            try:
+                again = await self.prepare(package)
+            except Exception as error:
+                ready.set_exception(error)
+            else:
+                failure = again or failure
+                if again is None:
+                    ready.set_result(True)
+            if ready.done():
+                await asyncio.Event().wait()  # until it is closed
+
+        attempts = BackgroundTask("wait for the database", attempt, report_failure, every=ATTEMPT_SECONDS)
+        stop = asyncio.ensure_future(stopping.wait())
+        attempts.start()
+        try:
+            await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            await attempts.close()
+        if not ready.done():
+            return False
+        ready.result()
+        self.answers = True
+        log.info("the database answers", place=self._database.place)
+        return True
+
+    def start(self) -> None:
+        """Begin to ask for signs of life."""
+        self._looking.start()
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._looking.close()
+
+    async def _look(self) -> None:
+        try:
+            await self._database.probe()
+        except MeshError as failure:
+            if self.answers:
+                log.warning("the database does not answer", place=self._database.place, error=_cause(failure))
+            self.answers = False
+        else:
+            if not self.answers:
+                log.info("the database answers again", place=self._database.place)
+            self.answers = True
+        await self._say(self.answers)
+
+    def _tell(self, failure: MeshError) -> None:
+        if time.monotonic() - self._told >= TOLD_SECONDS:
+            self._told = time.monotonic()
+            log.warning("waits for the database", place=self._database.place, error=_cause(failure))
+
+    def _refuse_start(self, failure: MeshError) -> None:
+        place = self._database.place
+        if isinstance(failure, DatabaseRefusedError):
+            raise StartRefused(f"the database at {place}: {_cause(failure)}") from failure
+        if failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
+            raise StartRefused(f"{place}: {failure.message}. {failure.remedy}") from failure
+
+
+def _cause(failure: MeshError) -> str:
+    """What lies behind a failure of the database, in the words of where it came from."""
+    cause = failure.__cause__
+    return failure.message if cause is None else f"{failure.message}: {str(cause) or type(cause).__name__}"
