@@ -108,6 +108,10 @@ async def test_an_engine_that_has_no_room_beside_the_new_one_goes_first_while_re
         )
         server = await mesh.control.DeclareServer(request)
         await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_READY)
+        # What the system has available has hardly changed, as with mapped weights: it is promised all the same.
+        after = (await mesh.control.GetCapacity(pb.GetCapacityRequest())).nodes[0]
+        assert after.free_bytes <= capacity.total_bytes - most
+        assert after.free_bytes < most
         (old,) = mesh.engine_pids()
         update = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, engine_memory_bytes=most)
         update.changes.parameters.ctx_size = 4096
