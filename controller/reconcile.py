@@ -209,6 +209,8 @@ class Reconciler:
             ready=tuple(addresses[instance] for instance in decision.endpoints),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
+            silence_seconds=orders.silence(declared.spec),
+            budget_seconds=orders.budget(declared.spec),
         )
         memory.publication.tell(endpoints, decision.endpoints)
 

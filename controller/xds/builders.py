@@ -8,9 +8,10 @@ told by the access log, the rest are the services' own names.
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from controller.xds import templates
@@ -31,6 +32,9 @@ with a deviation of 3 s never less than 45."""
 _HEALTH_RETRIES = 8
 """Of GetHealth, which is asked by those who want to know soon: some 3 s."""
 _HEALTH_TIMEOUT = "10s"
+
+SILENCE_SECONDS = 3600
+"""llama.cpp's own default for --timeout."""
 
 WAKER = "waker"
 CONTRACT = "contract"
@@ -64,8 +68,8 @@ class InferenceSettings:
     """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is held in memory until an engine has answered."""
-    stream_idle_timeout_seconds: int = 600
-    """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
+    request_seconds: int = 600
+    """How long a client may take to send its request."""
     admission_timeout_seconds: int = RESTART_BUDGET_SECONDS
     """How long Admission may take to answer, a restart of the contract service included."""
     restart_retries: int = RESTART_RETRIES
@@ -119,6 +123,15 @@ class ServerEndpoints:
     cluster of its own and one per name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
     ask: bool = False
     """Admission is asked about each request to it."""
+    silence_seconds: int = SILENCE_SECONDS
+    """How long it may take to begin an answer: llama.cpp does not end what is silent."""
+    budget_seconds: int = 0
+    """How long a request may be held until an engine is there, before that."""
+
+    @property
+    def idle_seconds(self) -> int:
+        """How long a request to it may be without a byte in either direction: it is held, then its engine is silent."""
+        return self.silence_seconds + self.budget_seconds
 
     @property
     def own_cluster(self) -> str:
@@ -129,6 +142,14 @@ class ServerEndpoints:
     def clusters(self) -> tuple[str, ...]:
         """Every cluster this server is in."""
         return (self.own_cluster, *(model_cluster(name) for name in self.model_names))
+
+
+def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
+    """What the route filter is told about a cluster of these servers; empty if it is as usual. Of several limits the largest counts."""
+    members = list(servers)
+    facts: dict[str, Any] = {"ask": True} if any(server.ask for server in members) else {}
+    silence = max((server.silence_seconds for server in members), default=SILENCE_SECONDS)
+    return facts if silence == SILENCE_SECONDS else facts | {"silence": silence}
 
 
 def model_cluster(name: str) -> str:
@@ -169,7 +190,9 @@ def inference_listener(settings: InferenceSettings) -> Any:
     values = {
         "address": _bind_address(settings.address),
         "port": settings.port,
-        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
+        "stream_idle_timeout": f"{SILENCE_SECONDS}s",
+        "request_timeout": f"{settings.request_seconds}s",
+        "silence": SILENCE_SECONDS,
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
@@ -198,19 +221,24 @@ def held_listener(settings: InferenceSettings) -> Any:
     return templates.render("listeners/held.yaml", LISTENER, values)
 
 
-def inference_routes(settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = ()) -> Any:
-    """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that
-    no longer count."""
+def inference_routes(
+    settings: InferenceSettings,
+    clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    revoked: Iterable[str] = (),
+    idle: int = SILENCE_SECONDS,
+) -> Any:
+    """The inference routes. `clusters` has the facts about those that are not as usual, `revoked` the ids of tokens that
+    no longer count; `idle`: how long any request may be without a byte in either direction."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= {f"revoked {token}": True for token in revoked}
-    asking = {f"ask {cluster}": True for cluster in asked}
     values = {
         "max_body_bytes": settings.max_body_bytes,
-        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
-        "inference_metadata": {"kind": "inference"} | known | asking,
+        "stream_idle_timeout": f"{idle}s",
+        "silence": f"{SILENCE_SECONDS}s",
+        "inference_metadata": {"kind": "inference"} | known | {name: dict(facts) for name, facts in clusters.items()},
         "models_metadata": {"kind": "models"} | known,
         "per_filter": _cors_policy(settings.allowed_origins),
         "restart_retries": settings.restart_retries,

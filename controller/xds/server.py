@@ -49,7 +49,11 @@ class ControlPlane:
         self._progress = asyncio.Event()
         self._servers: dict[str, ServerEndpoints] = {}
         self._members: dict[str, dict[str, ServerEndpoints]] = {}
-        self._asked: set[str] = set()
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._idle: Counter[int] = Counter()
+        """How many servers have which limit."""
+        self._routed: tuple[dict[str, dict[str, Any]], int] = ({}, 0)
+        """Facts and limit that the routes were last made with."""
         self._revoked: frozenset[str] = frozenset()
         self._inference: InferenceSettings | None = None
 
@@ -91,21 +95,25 @@ class ControlPlane:
         if previous == server:
             return
         self._servers[server.server_uuid] = server
+        self._idle += Counter((server.idle_seconds,))
+        if previous:
+            self._idle -= Counter((previous.idle_seconds,))
         for name in set(previous.clusters if previous else ()) - set(server.clusters):
             self._leave(name, server.server_uuid)
         for name in server.clusters:
             self._members.setdefault(name, {})[server.server_uuid] = server
             self._build(name)
-        self._set_asked({*server.clusters, *(previous.clusters if previous else ())})
+        self._set_facts({*server.clusters, *(previous.clusters if previous else ())})
 
     def remove_server(self, server_uuid: str) -> None:
         """Forgets a server. Nothing happens where it is not known."""
         server = self._servers.pop(server_uuid, None)
         if server is None:
             return
+        self._idle -= Counter((server.idle_seconds,))
         for name in server.clusters:
             self._leave(name, server_uuid)
-        self._set_asked(server.clusters)
+        self._set_facts(server.clusters)
 
     def set_revoked(self, token_ids: Iterable[str]) -> None:
         """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
@@ -177,23 +185,24 @@ class ControlPlane:
         if self._snapshot.put(cluster, builders.endpoints(cluster, members)):
             self._changed(EDS, (cluster,))
 
-    def _set_asked(self, clusters: Iterable[str]) -> None:
-        asked = set(self._asked)
+    def _set_facts(self, clusters: Iterable[str]) -> None:
         for name in clusters:
-            if any(server.ask for server in self._members.get(name, {}).values()):
-                asked.add(name)
+            if facts := builders.cluster_facts(self._members.get(name, {}).values()):
+                self._facts[name] = facts
             else:
-                asked.discard(name)
-        if asked != self._asked:
-            self._asked = asked
+                self._facts.pop(name, None)
+        idle = max(self._idle, default=builders.SILENCE_SECONDS)
+        if (self._facts, idle) != self._routed:
             self._set_inference_routes()
 
     def _set_inference_routes(self) -> None:
-        routes = (
-            {"inference": builders.inference_routes(self._inference, sorted(self._asked), sorted(self._revoked))}
-            if self._inference
-            else {}
-        )
+        if self._inference is None:
+            routes = {}
+        else:
+            facts = {name: self._facts[name] for name in sorted(self._facts)}
+            idle = max(self._idle, default=builders.SILENCE_SECONDS)
+            routes = {"inference": builders.inference_routes(self._inference, facts, sorted(self._revoked), idle)}
+            self._routed = facts, idle
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:
