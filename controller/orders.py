@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 
 from google.protobuf import json_format
 
 from controller.models import ModelFact
 from controller.runtimes import Order
+from controller.waking import DEFAULT_BUDGET
+from controller.xds.builders import SILENCE_SECONDS
 from llamesh.kit.config import Settings
 from llamesh.v1.server_pb2 import ServerSpec
 
@@ -17,10 +20,24 @@ _SPARE_THREADS = 4
 _CLUSTERS = 2
 """Envoy reaches an engine through the cluster of its server and through that of its model name."""
 
+_BUDGET_MARGIN = 5
+"""Seconds: a request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy."""
+
 
 def connections(spec: ServerSpec, settings: Settings) -> int:
     """Connections that each of the two clusters may open to an engine: enough for all its slots."""
     return max(settings.engine_http_threads // _CLUSTERS, spec.parameters.parallel, 1)
+
+
+def budget(spec: ServerSpec) -> int:
+    """Seconds that a request may be held for an engine."""
+    return math.ceil(spec.wake_budget.ToMilliseconds() / 1000) or int(DEFAULT_BUDGET)
+
+
+def silence(spec: ServerSpec) -> int:
+    """Seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
+    timeout = spec.parameters.timeout if spec.parameters.HasField("timeout") else SILENCE_SECONDS
+    return max(timeout, budget(spec) + _BUDGET_MARGIN)
 
 
 def spec_hash(spec: ServerSpec, settings: Settings) -> str:

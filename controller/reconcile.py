@@ -271,6 +271,8 @@ class Reconciler:
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
             context=slot_context(declared.spec.parameters, self._model(declared).context_length),
+            silence_seconds=orders.silence(declared.spec),
+            budget_seconds=orders.budget(declared.spec),
         )
         memory.publication.tell(endpoints, decision.endpoints)
 

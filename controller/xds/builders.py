@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from controller.xds import templates
@@ -33,6 +34,9 @@ _HEALTH_RETRIES = 8
 """Of GetHealth, which is asked by those who want to know soon: some 3 s."""
 _HEALTH_TIMEOUT = "3s"
 """Longer than the gateway waits for all others. If it is stopped, Envoy answers 504 then."""
+
+SILENCE_SECONDS = 3600
+"""llama.cpp's own default for --timeout."""
 
 WAKER = "waker"
 CONTRACT = "contract"
@@ -68,8 +72,8 @@ class InferenceSettings:
     """Largest request body; it is held in memory until an engine has answered."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Limits of a request that differ from the table's defaults (llamesh.kit.limits)."""
-    stream_idle_timeout_seconds: int = 600
-    """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
+    request_seconds: int = 600
+    """How long a client may take to send its request."""
     admission_timeout_seconds: int = RESTART_BUDGET_SECONDS
     """How long Admission may take to answer, a restart of the contract service included."""
     restart_retries: int = RESTART_RETRIES
@@ -125,6 +129,15 @@ class ServerEndpoints:
     """Admission is asked about each request to it."""
     context: int = 0
     """Tokens that a prompt and its answer may have together on it. 0: not known."""
+    silence_seconds: int = SILENCE_SECONDS
+    """How long it may take to begin an answer: llama.cpp does not end what is silent."""
+    budget_seconds: int = 0
+    """How long a request may be held until an engine is there, before that."""
+
+    @property
+    def idle_seconds(self) -> int:
+        """How long a request to it may be without a byte in either direction: it is held, then its engine is silent."""
+        return self.silence_seconds + self.budget_seconds
 
     @property
     def own_cluster(self) -> str:
@@ -135,6 +148,14 @@ class ServerEndpoints:
     def clusters(self) -> tuple[str, ...]:
         """Every cluster this server is in."""
         return (self.own_cluster, *(model_cluster(name) for name in self.model_names))
+
+
+def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
+    """What the route filter is told about a cluster of these servers; empty if it is as usual. Of several limits the largest counts."""
+    members = list(servers)
+    facts: dict[str, Any] = {"ask": True} if any(server.ask for server in members) else {}
+    silence = max((server.silence_seconds for server in members), default=SILENCE_SECONDS)
+    return facts if silence == SILENCE_SECONDS else facts | {"silence": silence}
 
 
 def model_cluster(name: str) -> str:
@@ -175,7 +196,9 @@ def inference_listener(settings: InferenceSettings) -> Any:
     values = {
         "address": _bind_address(settings.address),
         "port": settings.port,
-        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
+        "stream_idle_timeout": f"{SILENCE_SECONDS}s",
+        "request_timeout": f"{settings.request_seconds}s",
+        "silence": SILENCE_SECONDS,
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
@@ -229,22 +252,27 @@ def held_listener(settings: InferenceSettings) -> Any:
 
 
 def inference_routes(
-    settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = (), context: int = 0
+    settings: InferenceSettings,
+    clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    revoked: Iterable[str] = (),
+    idle: int = SILENCE_SECONDS,
+    context: int = 0,
 ) -> Any:
-    """The inference routes. `asked` are the clusters about which Admission is asked, `revoked` the ids of tokens that
-    no longer count, `context` is the largest number of tokens that a server takes as a prompt, 0 if not known."""
+    """The inference routes. `clusters` has the facts about those that are not as usual, `revoked` the ids of tokens that
+    no longer count; `idle`: how long any request may be without a byte in either direction; `context`: the largest number
+    of tokens that a server takes as a prompt, 0 if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= {f"revoked {token}": True for token in revoked}
-    asking: dict[str, Any] = {f"ask {cluster}": True for cluster in asked}
     if context:
-        asking["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
+        known["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
     values = {
         "max_body_bytes": settings.max_body_bytes,
-        "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
-        "inference_metadata": {"kind": "inference"} | known | asking,
+        "stream_idle_timeout": f"{idle}s",
+        "silence": f"{SILENCE_SECONDS}s",
+        "inference_metadata": {"kind": "inference"} | known | {name: dict(facts) for name, facts in clusters.items()},
         "models_metadata": {"kind": "models"} | known,
         "per_filter": _cors_policy(settings.allowed_origins),
         "restart_retries": settings.restart_retries,

@@ -49,9 +49,13 @@ class ControlPlane:
         self._progress = asyncio.Event()
         self._servers: dict[str, ServerEndpoints] = {}
         self._members: dict[str, dict[str, ServerEndpoints]] = {}
-        self._asked: set[str] = set()
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._idle: Counter[int] = Counter()
+        """How many servers have which limit."""
         self._contexts: Counter[int] = Counter()
-        self._context = 0
+        """How many servers have which context."""
+        self._routed: tuple[dict[str, dict[str, Any]], int, int] = ({}, 0, 0)
+        """Facts, limit and context that the routes were last made with."""
         self._revoked: frozenset[str] = frozenset()
         self._inference: InferenceSettings | None = None
 
@@ -93,23 +97,25 @@ class ControlPlane:
         if previous == server:
             return
         self._servers[server.server_uuid] = server
+        self._count(server, 1)
+        if previous:
+            self._count(previous, -1)
         for name in set(previous.clusters if previous else ()) - set(server.clusters):
             self._leave(name, server.server_uuid)
         for name in server.clusters:
             self._members.setdefault(name, {})[server.server_uuid] = server
             self._build(name)
-        self._set_asked({*server.clusters, *(previous.clusters if previous else ())})
-        self._set_context(previous, server)
+        self._set_facts({*server.clusters, *(previous.clusters if previous else ())})
 
     def remove_server(self, server_uuid: str) -> None:
         """Forgets a server. Nothing happens where it is not known."""
         server = self._servers.pop(server_uuid, None)
         if server is None:
             return
+        self._count(server, -1)
         for name in server.clusters:
             self._leave(name, server_uuid)
-        self._set_asked(server.clusters)
-        self._set_context(server, None)
+        self._set_facts(server.clusters)
 
     def set_revoked(self, token_ids: Iterable[str]) -> None:
         """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
@@ -184,34 +190,39 @@ class ControlPlane:
         if self._snapshot.put(cluster, builders.endpoints(cluster, members)):
             self._changed(EDS, (cluster,))
 
-    def _set_asked(self, clusters: Iterable[str]) -> None:
-        asked = set(self._asked)
+    def _set_facts(self, clusters: Iterable[str]) -> None:
         for name in clusters:
-            if any(server.ask for server in self._members.get(name, {}).values()):
-                asked.add(name)
+            if facts := builders.cluster_facts(self._members.get(name, {}).values()):
+                self._facts[name] = facts
             else:
-                asked.discard(name)
-        if asked != self._asked:
-            self._asked = asked
+                self._facts.pop(name, None)
+        if (self._facts, *self._largest()) != self._routed:
             self._set_inference_routes()
 
-    def _set_context(self, before: ServerEndpoints | None, now: ServerEndpoints | None) -> None:
-        """Tell the routes the largest context of all servers. It is seldom another server's after a change, so a change
-        costs the same however many servers there are."""
-        self._contexts.subtract([before.context] if before else ())
-        self._contexts.update([now.context] if now else ())
-        self._contexts = +self._contexts
+    def _count(self, server: ServerEndpoints, number: int) -> None:
+        """Take a server into the largest limit and context of all, or out of them."""
+        for counter, value in ((self._idle, server.idle_seconds), (self._contexts, server.context)):
+            counter[value] += number
+            if not counter[value]:
+                del counter[value]
+
+    def _largest(self) -> tuple[int, int]:
+        """The largest limit and context of all servers. They are seldom another server's after a change, so a change costs the
+        same however many servers there are."""
         # A server whose context is not known may have any.
-        context = 0 if self._contexts[0] else max(self._contexts, default=0)
-        if context != self._context:
-            self._context = context
-            self._set_inference_routes()
+        context = 0 if 0 in self._contexts else max(self._contexts, default=0)
+        return max(self._idle, default=builders.SILENCE_SECONDS), context
 
     def _set_inference_routes(self) -> None:
-        routes = {}
-        if self._inference:
-            known = (sorted(self._asked), sorted(self._revoked), self._context)
-            routes["inference"] = builders.inference_routes(self._inference, *known)
+        if self._inference is None:
+            routes = {}
+        else:
+            facts = {name: self._facts[name] for name in sorted(self._facts)}
+            idle, context = self._largest()
+            routes = {
+                "inference": builders.inference_routes(self._inference, facts, sorted(self._revoked), idle, context)
+            }
+            self._routed = facts, idle, context
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:

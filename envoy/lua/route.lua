@@ -119,8 +119,13 @@ function envoy_on_request(request)
   if claims and not in_scope(claims, scope) then
     return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
   end
-  if (claims and claims.ask) or request:metadata():get("ask " .. cluster) then
+  local facts = request:metadata():get(cluster) -- only if the cluster is not as usual
+  if (claims and claims.ask) or (facts and facts.ask) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
+  end
+  if facts and facts.silence then
+    request:headers():replace("x-envoy-upstream-rq-per-try-timeout-ms", ("%d000"):format(facts.silence))
+    request:streamInfo():dynamicMetadata():set("llamesh", "silence", ("%d"):format(facts.silence))
   end
   request:headers():replace("x-llamesh-cluster", cluster)
 end

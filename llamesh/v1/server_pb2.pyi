@@ -461,7 +461,9 @@ class RuntimeParameters(google.protobuf.message.Message):
     rope_freq_scale: builtins.float
     """Scale of rotary positions. Default: the model's."""
     timeout: builtins.int
-    """Seconds after which llama.cpp gives up reading or writing a request. Default 3600."""
+    """Seconds that a request may be silent until its answer begins: Envoy ends it then with code engine_timeout, but never before the
+    wake budget is over. llama.cpp itself gives up reading or writing a request after so long. Default 3600.
+    """
     warmup: builtins.bool
     """Run the model once before it is ready. Default on."""
     def __init__(

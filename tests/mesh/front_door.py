@@ -269,9 +269,10 @@ class FrontDoor:
         names: tuple[str, ...] = (),
         max_connections: int = 8,
         ask: bool = False,
+        **limits: int,
     ) -> None:
         at = tuple(engine.location for engine in engines)
-        self.control.set_server(ServerEndpoints(server_uuid, names, at, max_connections, ask))
+        self.control.set_server(ServerEndpoints(server_uuid, names, at, max_connections, ask, **limits))
 
     async def start_control(self) -> None:
         self._server = grpc.aio.server()

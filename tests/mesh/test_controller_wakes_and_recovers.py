@@ -122,36 +122,36 @@ async def test_requests_held_while_the_controller_dies_are_answered_by_the_next(
 
 async def test_requests_that_a_killed_controller_held_are_answered_by_the_next(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
-    (old,) = mesh.engine_pids()
     await sleep(mesh, server.server_uuid)
-    # Engines that never become ready: whatever is started now is stopped, until the controller has died twice.
-    stopped = asyncio.create_task(_stop_engines(mesh, old))
+    # No engine becomes ready: whatever is started is stopped, until the controller has died twice.
+    stopping = asyncio.create_task(_stop_engines(mesh))
     held = [asyncio.create_task(mesh.says()) for _ in range(10)]
-    for _ in range(2):
-        await until(lambda: _held_by_the_waker(mesh, 10), "the requests to be held")
-        await mesh.kill_controller()
-        await mesh.start_controller()
-    await until(lambda: _held_by_the_waker(mesh, 10), "the requests to be held once more")
-    stopped.cancel()
-    for pid in mesh.engine_pids():
-        os.kill(pid, signal.SIGCONT)
+
+    async def all_held() -> bool:
+        for task in held:
+            assert not task.done(), task
+        path = str(mesh.settings.socket("waker"))
+        rows = Path("/proc/net/unix").read_text().splitlines()
+        return sum(row.endswith(f" {path}") and " 03 " in row for row in rows) == 10
+
+    try:
+        for _ in range(2):
+            await until(all_held, "the requests to be held")
+            await mesh.kill_controller()
+            await mesh.start_controller()
+        await until(all_held, "the requests to be held once more")
+    finally:
+        stopping.cancel()
+        for pid in mesh.engine_pids():
+            os.kill(pid, signal.SIGCONT)
     assert await asyncio.gather(*held) == [SENTENCE] * 10
 
 
-async def _stop_engines(mesh: ControlledMesh, old: int) -> None:
+async def _stop_engines(mesh: ControlledMesh) -> None:
     while True:
         for pid in mesh.engine_pids():
-            if pid != old:
-                os.kill(pid, signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(0.005)
-
-
-async def _held_by_the_waker(mesh: ControlledMesh, count: int) -> bool:
-    path = str(mesh.settings.socket("waker"))
-    return (
-        sum(row.endswith(f" {path}") and " 03 " in row for row in Path("/proc/net/unix").read_text().splitlines())
-        >= count
-    )
 
 
 async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> None:

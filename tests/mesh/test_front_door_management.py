@@ -7,6 +7,7 @@ import base64
 import json
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -67,6 +68,7 @@ def management(door: FrontDoor) -> ManagementSettings:
         templates.FOLDER / "llamesh.binpb",
         allowed_origins=frozenset({"http://ui"}),
         max_body_bytes=64 << 10,
+        restart_retries=14,
     )
 
 
@@ -277,3 +279,37 @@ async def test_a_service_that_restarts_is_waited_for_and_one_that_stays_away_is_
         away = await door.send("GET", "/health")
         assert (away.status, away.headers["retry-after"]) == (503, "1")
         assert status_of(away, 14)["details"][0]["reason"] == "COMPONENT_UNAVAILABLE"
+
+
+async def test_a_call_that_only_reads_is_asked_again_if_it_was_lost_with_its_service() -> None:
+    async with front_door(running=False) as door:
+        await door.start(None, (management(door),))
+        lost: list[bytes] = []
+
+        async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """A service that dies with each request that it has."""
+            while b"GatewayService" not in b"".join(lost[-1:]) and (read := await reader.read(65536)):
+                lost.append(read)
+                if len(read) > 100:
+                    break
+            writer.transport.abort()
+
+        async def asked(method: str, path: str, body: dict[str, Any] | None) -> int:
+            """Status of a call whose first service dies with it and whose second is well."""
+            lost.clear()
+            dying = await asyncio.start_unix_server(lose, door.socket("gateway"))
+            call = asyncio.create_task(door.send(method, path, body))
+            async with asyncio.timeout(10):
+                while not lost and not call.done():
+                    await asyncio.sleep(0.01)
+            dying.close()
+            Path(door.socket("gateway")).unlink(missing_ok=True)
+            server = await serve(door, Gateway())
+            try:
+                return (await call).status
+            finally:
+                await server.stop(None)
+                Path(door.socket("gateway")).unlink(missing_ok=True)
+
+        assert await asked("GET", "/health", None) == 200
+        assert await asked("POST", "/auth/token", {"username": "a", "password": "b"}) == 503

@@ -16,6 +16,7 @@ from llamesh.kit import envoy_api
 from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
 
 U = "cccccccc-3333-4333-8333-333333333333"
+V = "dddddddd-4444-4444-8444-444444444444"
 CHAT = "/v1/chat/completions"
 AWAKE = (503, {"x-llamesh-awake": "1"}, b"")
 
@@ -151,6 +152,38 @@ async def test_the_list_of_models_is_asked_again_if_it_was_lost(door: FrontDoor)
     await asyncio.sleep(0.3)
     await door.waker.start()
     assert (await asked).status == 200
+
+
+async def test_a_silent_request_is_ended_by_its_servers_own_limit_and_told_so(door: FrontDoor) -> None:
+    silent = await door.engine("silent", _never)
+    slow = await door.engine("slow", _slow)
+    door.serve(U, silent, names=("silent",), silence_seconds=1)
+    door.serve(V, slow, names=("slow",), silence_seconds=30)
+    assert await door.control.settled(5)
+    patient = asyncio.create_task(door.chat("slow"))
+    for path in (CHAT, f"/{U}{CHAT}"):
+        answer = await door.chat("silent", path=path)
+        assert (answer.status, answer.error["code"]) == (504, "engine_timeout")
+        assert "within 1 s" in answer.error["message"]
+        assert "--timeout" in answer.error["message"]
+    # What it was given once is not sent again, and the limit of one server is not that of another.
+    assert len(silent.received) == 2
+    assert (await patient).status == 200
+
+
+async def test_a_stream_may_take_longer_than_its_server_may_be_silent(door: FrontDoor) -> None:
+    door.serve(U, await door.engine("slow", _slow), names=("smol",), silence_seconds=30, budget_seconds=0)
+    door.serve(V, await door.engine("other", _never), names=("other",), silence_seconds=1)
+    assert await door.control.settled(5)
+    assert (await door.chat()).status == 200
+    routes = json.loads(await door.admin("/config_dump?resource=dynamic_route_configs"))
+    (table,) = [each["route_config"] for each in routes["configs"] if each["route_config"]["name"] == "inference"]
+    assert table["virtual_hosts"][0]["routes"][0]["route"]["idle_timeout"] == "30s"
+
+
+async def _slow(_: Received) -> tuple[int, dict[str, str], bytes]:
+    await asyncio.sleep(2.5)
+    return 200, {}, b"{}"
 
 
 async def test_one_ready_replica_keeps_everything_off_the_waker(door: FrontDoor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import aiohttp
 import pytest
 
 from controller.board import Board
-from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, Waker
-from controller.waking import Waking
+from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, Waker
+from controller.waking import DEFAULT_BUDGET, Waking
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 
@@ -28,7 +29,8 @@ class Bench:
 
     async def post(self, cluster: str, **more: Any) -> tuple[int, Mapping[str, str], Any]:
         body = more.pop("data", b"{}")
-        async with self.session.post("/v1/chat/completions", data=body, headers={CLUSTER_HEADER: cluster}) as answer:
+        headers = {CLUSTER_HEADER: cluster, **more.pop("headers", {})}
+        async with self.session.post("/v1/chat/completions", data=body, headers=headers) as answer:
             return answer.status, answer.headers, await answer.json()
 
     async def get(self, path: str) -> tuple[int, Any]:
@@ -102,6 +104,20 @@ async def test_a_client_that_leaves_is_held_no_longer(bench: Bench) -> None:
     await until(bench, 1)
     held.cancel()
     await until(bench, 0)
+
+
+async def test_what_a_request_waited_at_the_waker_before_counts(bench: Bench) -> None:
+    bench.board.put(server(message="its model is read"))
+    for since in (str(time.time() - DEFAULT_BUDGET - 1), "1.5"):
+        status, headers, body = await bench.post("s:a", headers={HELD_SINCE_HEADER: since})
+        assert (status, body["error"]["code"]) == (503, "engine_not_ready")
+        assert AWAKE_HEADER not in headers
+    # A clock that was set back, or no time at all: the whole budget.
+    for since in (str(time.time() + 1000), "soon"):
+        held = asyncio.create_task(bench.post("s:a", headers={HELD_SINCE_HEADER: since}))
+        await until(bench, 1)
+        held.cancel()
+        await until(bench, 0)
 
 
 async def until(bench: Bench, held: int) -> None:

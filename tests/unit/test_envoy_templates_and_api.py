@@ -108,7 +108,10 @@ def test_addresses(location: str, expected: dict[str, Any]) -> None:
 def test_the_same_settings_give_the_same_bytes() -> None:
     settings = InferenceSettings("127.0.0.1", 8080, TOKENS, True, frozenset({"http://a", "http://b"}))
     first, second = (
-        builders.inference_routes(settings, ["m:x", "m:y"]).SerializeToString(deterministic=True) for _ in range(2)
+        builders.inference_routes(settings, {"m:x": {"ask": True}, "m:y": {"silence": 9}}).SerializeToString(
+            deterministic=True
+        )
+        for _ in range(2)
     )
     assert first == second
 
@@ -134,7 +137,9 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     listener = builders.inference_listener(inference)
     manager = listener.filter_chains[0].filters[0].typed_config
     inlined = envoy_api.message_class(manager.type_url.rpartition("/")[2]).FromString(manager.value)
-    inlined.route_config.CopyFrom(builders.inference_routes(inference, ["m:smol"], ["jti"]))
+    inlined.route_config.CopyFrom(
+        builders.inference_routes(inference, {"m:smol": {"ask": True, "silence": 9}}, ["jti"])
+    )
     manager.value = inlined.SerializeToString()
     static = bootstrap.static_resources
     static.listeners.add().CopyFrom(listener)

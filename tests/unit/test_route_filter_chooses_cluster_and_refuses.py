@@ -237,8 +237,8 @@ def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
     [
         ({"scopes": ["infer:*"], "ask": True}, OPEN, True),
         ({"scopes": ["infer:*"], "ask": False}, OPEN, None),
-        (None, OPEN | {"ask m:smol": True}, True),
-        (None, OPEN | {"ask m:other": True}, None),
+        (None, OPEN | {"m:smol": {"ask": True}}, True),
+        (None, OPEN | {"m:other": {"ask": True}}, None),
     ],
 )
 def test_admission_is_asked_for_metered_tokens_and_servers(
@@ -247,6 +247,15 @@ def test_admission_is_asked_for_metered_tokens_and_servers(
     outcome = run(claims=claims, settings=settings)
     assert outcome.status is None
     assert outcome.metadata.get("llamesh", {}).get("ask") is ask
+
+
+def test_a_server_with_a_limit_of_its_own_has_it_set() -> None:
+    header = "x-envoy-upstream-rq-per-try-timeout-ms"
+    own = run(settings=OPEN | {"m:smol": {"silence": 86400}})
+    assert own.headers[header] == "86400000"
+    assert own.metadata["llamesh"] == {"silence": "86400"}
+    for usual in (OPEN, OPEN | {"m:other": {"silence": 5}}, OPEN | {"m:smol": {"ask": True}}):
+        assert header not in run(settings=usual).headers
 
 
 def test_paths_that_are_no_inference_are_left_to_the_routes() -> None:
