@@ -13,7 +13,8 @@ local max = math.max
 
 local grammar_cost = {}
 
-local ONE, ANY_NUMBER = 2, 3 -- What `?` adds, and what a repetition does.
+-- Ways in which a repetition without an upper bound divides a text when it is repeated itself, and turns that are counted of it.
+local UNBOUNDED_SPAN, UNBOUNDED_TURNS = 4, 10
 
 local rules, limits = {}, {} -- Rules by name: {alternatives}, with what is found out of them.
 
@@ -100,13 +101,13 @@ local function parts_of(item)
   return 0, {}, item.first, false
 end
 
-local function any_overlaps(first, open)
+-- Ways in which the repetitions divide a text that may go on with `first`.
+local function spans(first, open)
+  local sum = 0
   for _, one in ipairs(open) do
-    if overlap(first, one.set) then
-      return true
-    end
+    sum = sum + (overlap(first, one.set) and one.span or 0)
   end
-  return false
+  return sum
 end
 
 -- More than so many repetitions that may go on are taken for one, which keeps the time linear.
@@ -116,40 +117,43 @@ local function together(open, combined)
   if #open <= MOST_OPEN then
     return open
   end
-  local ways, set = 0, {}
+  local ways, span, set = 0, 0, {}
   for _, one in ipairs(open) do
-    ways, set = combined(ways, one.ways), join(set, one.set)
+    ways, span, set = combined(ways, one.ways), combined(span, one.span), join(set, one.set)
   end
-  return { { ways = ways, set = set } }
+  return { { ways = ways, span = span, set = set } }
 end
 
 local function plus(one, other)
   return one + other
 end
 
--- Of a sequence: the most that repetitions add side by side, and those that may go on at its end.
+-- Of a sequence: the most ways that repetitions side by side make, and those that may go on at its end.
 -- An item that begins by none of the characters by which a repetition before it may go on tells where that one ends.
 local function ways_of_items(items)
-  local most, open = 0, {} -- Repetitions that may go on: {ways, set}.
+  local most, open = 0, {} -- Repetitions that may go on: {ways, span, set}.
   for _, item in ipairs(items) do
     local ways, ending, first, empty = parts_of(item)
     if item.repeats then
       local least, highest = item.least, item.most
       local varies = least ~= highest
-      if least == 0 and highest == 1 then
-        ways = ways + ONE
-      elseif ways > 0 and any_overlaps(first, ending) then
-        ways = ways * (highest or max(10, least)) + (varies and ANY_NUMBER or 0)
-      else
-        ways = ways + (varies and ANY_NUMBER or 0)
+      local span = highest and highest - least or UNBOUNDED_SPAN
+      local inside = ways > 0 and spans(first, ending) or 0
+      if inside > 0 and highest == 1 then
+        span = span + inside
+      elseif inside > 0 then
+        span = inside * (highest or max(UNBOUNDED_TURNS, least))
+        ways = max(ways, span)
+      elseif varies then
+        ways = max(ways, 1)
       end
       empty = empty or least == 0
-      if varies then
+      if varies or inside > 0 then
         local set = join({}, first)
         for _, one in ipairs(ending) do
           set = join(set, one.set)
         end
-        ending = { { ways = ways, set = set } }
+        ending = { { ways = ways, span = span, set = set } }
       end
     end
     local still, beside = {}, 0

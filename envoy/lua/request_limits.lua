@@ -54,6 +54,8 @@ local BODY = shape_of("body")
 
 -- Of the body that is read now.
 local text, limits, sums, model = "", {}, {}, nil
+-- Whether it has a grammar or a schema, and how many prompts.
+local constrained, prompts = false, 0
 -- The names and numbers that lead to the value that is read.
 local trail, level = {}, 0
 
@@ -106,6 +108,7 @@ local function check_text(rule, first, last)
   if rule.reads == "media" then
     check_media(first, last)
   elseif rule.reads == "grammar" then
+    constrained = true
     grammar_cost.check(unescaped(sub(text, first, last)), limits)
   elseif rule.reads == "model" then
     model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
@@ -178,6 +181,9 @@ local function check_list(at, rule)
   end
   trail[level] = nil
   level = level - 1
+  if rule.items == "prompts.items" then
+    prompts = math.max(prompts, items)
+  end
   return ended
 end
 
@@ -204,6 +210,7 @@ end
 function value(at, shape)
   local mark = byte(text, at)
   if shape.schema then
+    constrained = true
     return schema_cost.check(text, at, limits, sums)
   elseif shape.refused then
     return refused("unsupported_parameter", "may not be sent.")
@@ -267,12 +274,17 @@ local function read()
   if find(text, "[^ \t\r\n]", at) then
     return broken()
   end
+  if constrained and prompts > limits["prompts.constrained"] then
+    trail[1], level = "prompt", 1
+    return exceeded("prompts.constrained", prompts)
+  end
 end
 
 -- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil.
 function request_limits.read(body, most_prompt)
   text, limits, sums, model, level = body, table_of_limits.limits, {}, nil, 0
+  constrained, prompts = false, 0
   if most_prompt and most_prompt < limits["prompt.bytes"] then
     limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
   end

@@ -193,6 +193,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.escaped_quotes": lambda amount: _dump({"model": "smol", "x": '"' * amount}),
     "body.key_bytes": lambda amount: _dump({"model": "smol", "k" * amount: 1}),
     "body.gap_bytes": lambda amount: _dump({"model": "smol"})[:-1] + b',"x":' + b" " * amount + b"1}",
+    "prompts.constrained": lambda amount: _dump({"model": "smol", "grammar": "root ::= [a]", "prompt": ["a"] * amount}),
     "media.items": lambda amount: _request(
         ("messages", 0, "content"), [{"type": "image_url", "image_url": {"url": "data:"}}] * amount
     ),
@@ -201,12 +202,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
     "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
     "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
-    "grammar.ways": lambda amount: schema(
-        {
-            "type": "string",
-            "pattern": "^" + "[a-z]*" * (amount % 2) + "[a-z]?" * ((amount - 3 * (amount % 2)) // 2) + "$",
-        }
-    ),
+    "grammar.ways": lambda amount: schema({"type": "string", "pattern": "^" + "[a-z]?" * amount + "$"}),
     "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
     "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),
     "schema.bytes": _schema_bytes,
@@ -215,7 +211,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.properties": lambda amount: schema(_required(amount)),
     "schema.optional": lambda amount: schema(_properties(amount)),
     "schema.enum": lambda amount: schema(
-        {"type": "array", "prefixItems": [{"enum": ["a"] * min(100, amount - n)} for n in range(0, amount, 100)]}
+        {"type": "array", "prefixItems": [{"enum": ["a"] * min(50, amount - n)} for n in range(0, amount, 50)]}
     ),
     "schema.enum_bytes": lambda amount: schema({"enum": [words(amount - 2)]}),
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),

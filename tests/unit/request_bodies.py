@@ -181,6 +181,11 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "500,000 items": (CHAT, answer_of({"type": "array", "items": {}, "maxItems": 500_000}), "schema.repetitions"),
     "500,000 characters": (CHAT, answer_of({"type": "string", "minLength": 500_000}), "schema.repetitions"),
     "1,500 prompts": (COMPLETIONS, {"prompt": ["x"] * 1500}, "prompts.items"),
+    "16 prompts with a grammar": (
+        COMPLETIONS,
+        {"prompt": ["x"] * 16, "grammar": "root ::= [a-z]+"},
+        "prompts.constrained",
+    ),
     "30,000 messages": (CHAT, chat(messages=[{"role": "user", "content": "a"}] * 30_000), "messages.items"),
     "50,000 arguments of the template": (
         CHAT,
@@ -339,7 +344,7 @@ LEGITIMATE: dict[str, tuple[str, dict[str, Any] | bytes]] = {
             }
         ),
     ),
-    "an enum of 120 words": (CHAT, answer_of({"enum": [f"Word {n}" for n in range(120)]})),
+    "an enum of 60 words": (CHAT, answer_of({"enum": [f"Word {n}" for n in range(60)]})),
     "an image of 10 MB": (
         CHAT,
         chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _IMAGE}}]}]),

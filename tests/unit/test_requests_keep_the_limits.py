@@ -89,7 +89,7 @@ def _encoded(given: dict[str, Any] | bytes) -> bytes:
         ({"stop": ["a"] * 70}, "stop", 64, "70"),
         ({"messages": [{"content": "x"}, {"content": [{"type": "text", "text": "a" * 5000}]}]}, "messages[1].content[0].text", 4096, "5000"),  # noqa: E501
         ({"n": 1e300}, "n", 16, "1e+300"),
-        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(300))}}}]}, "tools[1].function.parameters", 128, "300"),
+        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(300))}}}]}, "tools[1].function.parameters", 64, "300"),
         ({"messages": [{'a"\\\n\x00é' * 4: "a" * 5000}]}, "messages[0]." + "a??????" * 4, 4096, "5000"),
     ],
 )  # fmt: skip

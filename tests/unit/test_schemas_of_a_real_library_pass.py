@@ -41,14 +41,19 @@ def schemas() -> dict[str, Any]:
     return found
 
 
-def test_they_pass_as_schemas_of_answers_and_of_tools() -> None:
+def test_nearly_all_pass_as_schemas_of_answers_and_of_tools() -> None:
     lua = LuaRuntime(encoding=None)
     lua.execute(builders.limits_lua({}).encode())
     read = lua.eval(_READ)(lua.eval(b"require('request_limits')"))
     found = schemas()
-    assert len(found) > 200
+    refused = set()
     for name, schema in found.items():
         answer = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
         tool = {"tools": [{"type": "function", "function": {"name": "x", "parameters": schema}}]}
         for body in (answer, tool):
-            assert read(json.dumps(body).encode()) == b"", name
+            if problem := read(json.dumps(body).encode()).decode():
+                # A choice among all models of OpenAI at one place is too much at once for a default.
+                assert "schema.alternatives" in problem, name
+                refused.add(name)
+    assert len(found) > 200
+    assert len(refused) < len(found) / 20
