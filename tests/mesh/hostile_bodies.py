@@ -21,6 +21,8 @@ RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
 COUNT, COUNT_MESSAGES = "/v1/chat/completions/input_tokens", "/v1/messages/count_tokens"
 PATHS = (COMPLETIONS, CHAT, RESPONSES, MESSAGES, EMBEDDINGS, RERANK, "/v1/reranking", COUNT, COUNT_MESSAGES)
+MODEL = "wide.gguf"
+"""The model that the bodies name."""
 TOKENS = 4
 """Tokens of an answer, where a family does not need more."""
 
@@ -36,7 +38,7 @@ class Family:
     make: Callable[[int], Body]
     sizes: tuple[int, ...]
 
-    def body(self, size: int, model: str) -> bytes:
+    def body(self, size: int, model: str = MODEL) -> bytes:
         """The body of a size, for a model."""
         made = self.make(size)
         if isinstance(made, bytes):
@@ -240,6 +242,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("merged items of responses", RESPONSES, lambda n: {"max_output_tokens": TOKENS, "input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}] * n + [{"role": "user", "content": "a"}]}, (50, 10_000)),
     Family("blocks of messages", MESSAGES, lambda n: {"max_tokens": TOKENS, "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "a"}] * n}]}, (50, 30_000)),
     Family("inputs", EMBEDDINGS, lambda n: {"input": ["a"] * n}, (100, 20_000)),
+    Family("long inputs", EMBEDDINGS, lambda n: {"input": [words(n)] * 16}, (1000, 400_000)),
+    Family("inputs of tokens", EMBEDDINGS, lambda n: {"input": [[5] * n] * 16}, (1000, 200_000)),
     Family("documents", RERANK, lambda n: {"query": words(1000), "documents": ["a"] * n}, (100, 20_000)),
     # The body itself.
     Family("keys", COMPLETIONS, lambda n: completion(**{f"x{k}": 0 for k in range(n)}), (500, 100_000)),
