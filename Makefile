@@ -10,7 +10,7 @@ KUBERNETES := cluster docker-build docker-load infra operator-deploy services-de
 	frontend port-forward logs-k8s rebuild-operator cluster-delete
 
 .DEFAULT_GOAL := help
-.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-cluster lint format \
+.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster lint format \
 	gen gen-check breaking accept-contracts docs bench $(KUBERNETES)
 
 help: ## This list
@@ -83,6 +83,9 @@ test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envo
 
 test-failed: $(VENV)/dev.stamp ## Only what failed in the last run
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
+
+test-isolation: $(VENV)/dev.stamp ## Unit and contract tests beside listeners at the default ports, which nothing may connect to
+	@$(BIN)/python tools/isolation.py
 
 test-cluster: $(VENV)/dev.stamp ## What needs built programs: grpcurl, MinIO, Node (see tools/)
 	@$(BIN)/python tools/build.py

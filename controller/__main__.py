@@ -1,8 +1,8 @@
 """Starts the controller: `python -m controller`.
 
-Order matters. The lock: two controllers would fight over the engines. Then what is declared and what runs is learned,
-then the signing keys; only then does Envoy get its first configuration, which is thus never less than what it may have
-from before.
+Order matters. On PostgreSQL the lease comes first: of several meshes on one database one runs the engines. Then what is declared and
+what runs is learned, then the signing keys; only then does Envoy get its first configuration, which is thus never less than what it
+may have from before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from controller import front
 from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
-from controller.lock import exclusive
+from controller.demand import Demand
 from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes.process import ProcessRuntime
@@ -25,36 +25,54 @@ from controller.waking import Waking
 from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.leases import Lease, LeaseHeldError
 from llamesh.kit.logs import log
+from llamesh.kit.ownership import owner_of
 from llamesh.kit.revocations import Revocations
-from llamesh.kit.serving import Member, run
+from llamesh.kit.serving import Member, StartRefused, run
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
+_ONE_MESH = "end it there with `llamesh down`, or set DATABASE_URL to a database of its own"
 _REVOCATIONS_SECONDS = 5.0
 """How long the list of revoked keys is waited for."""
 
 
 async def main(member: Member) -> None:
     """Wire the parts, serve, and end what was started."""
-    settings = member.settings
-    async with exclusive(settings.run_dir), _controller(settings, member):
+    async with _controller(member.settings, member) as followers:
         await member.serve()
+    if followers:
+        raise StartRefused(f"the mesh of {followers[0]} has taken over this database: {_ONE_MESH}")
 
 
 @asynccontextmanager
-async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]:
+async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[str]]:
+    """A controller ready to serve; yields who took its lease over, nobody as a rule."""
+    followers: list[str] = []
     async with AsyncExitStack() as stack:
         database = open_database(settings, "controller")
         stack.push_async_callback(database.close)
-        await database.migrate("controller")
+        await member.prepare(database, "controller")
+
+        def end(follower: str) -> None:
+            followers.append(follower)
+            member.stop()
+
+        lease = Lease(database, "controller", owner_of(settings.home, "controller"), end)
+        shared = database.schema is not None
+        if shared:
+            await _become_owner(lease, member)
+            lease.start()
+            stack.push_async_callback(lease.close)
         download, gateway, contract = (channel(settings, name) for name in ("download", "gateway", "contract"))
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
 
-        store, board, control = DeclaredServers(database), Board(), ControlPlane()
+        store, board, control = _declared(database, lease if shared else None), Board(), ControlPlane()
         runtime = ProcessRuntime(settings)
-        reconciler = Reconciler(settings, store, runtime, control, board)
+        demand = Demand()
+        reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)
         models = Models(download, reconciler.model_changed)
         stack.push_async_callback(models.close)
         stack.push_async_callback(runtime.close)
@@ -63,7 +81,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waker = Waker(Waking(board, reconciler.wake, reconciler.touch), board, settings.socket("waker"))
+        waking = Waking(board, reconciler.wake, reconciler.touch, demand=demand)
+        stack.push_async_callback(waking.close)
+        waker = Waker(waking, board, settings.socket("waker"))
         await waker.start()
         stack.push_async_callback(waker.close)
         activity = Activity(board, runtime, reconciler)
@@ -85,10 +105,21 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[None]
             log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
-        yield
+        yield followers
+
+
+async def _become_owner(lease: Lease, member: Member) -> None:
+    try:
+        await lease.acquire(member.stopping)
+    except LeaseHeldError as held:
+        raise StartRefused(f"a mesh runs on this database already, {held}: {_ONE_MESH}") from held
+
+
+def _declared(database: Database, lease: Lease | None) -> DeclaredServers:
+    return DeclaredServers(database, guard=lease.guard) if lease else DeclaredServers(database)
 
 
 if __name__ == "__main__":

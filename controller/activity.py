@@ -11,6 +11,8 @@ import asyncio
 from controller.board import Board
 from controller.reconcile import Reconciler
 from controller.runtimes import Phase, Runtime
+from llamesh.background import BackgroundTask
+from llamesh.kit.logs import report_failure
 
 POLL_SECONDS = 0.5
 
@@ -22,30 +24,28 @@ class Activity:
         self._board = board
         self._runtime = runtime
         self._reconciler = reconciler
-        self._task: asyncio.Task[None] | None = None
+        self._asking = BackgroundTask(
+            "ask engines what they have done", self._ask_all, report_failure, every=POLL_SECONDS, immediately=False
+        )
 
     def start(self) -> None:
         """Begin to ask."""
-        self._task = asyncio.create_task(self._ask_for_ever())
+        self._asking.start()
 
     async def close(self) -> None:
         """Stop asking."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._asking.close()
 
-    async def _ask_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            await asyncio.gather(
-                *(
-                    self._ask(server.server_uuid, engine.instance)
-                    for server in self._board.all()
-                    if server.spec.idle_sleep.ToMilliseconds()
-                    for engine in self._runtime.engines(server.server_uuid)
-                    if engine.phase is Phase.READY
-                )
+    async def _ask_all(self) -> None:
+        await asyncio.gather(
+            *(
+                self._ask(server.server_uuid, engine.instance)
+                for server in self._board.all()
+                if server.spec.idle_sleep.ToMilliseconds()
+                for engine in self._runtime.engines(server.server_uuid)
+                if engine.phase is Phase.READY
             )
+        )
 
     async def _ask(self, server_uuid: str, instance: str) -> None:
         self._reconciler.note_load(server_uuid, instance, await self._runtime.load(instance))

@@ -5,7 +5,8 @@ An engine that has answered for a while has earned a fresh start: what happens l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from controller.runtimes import Exit
 
@@ -30,13 +31,23 @@ class History:
     not_before: float = 0.0
     """When the next start may be, on the monotonic clock."""
     reason: str = ""
-    """Of the last failure."""
+    """Of the last end that nobody asked for."""
     message: str = ""
+    causes: Mapping[str, int] = field(default_factory=dict)
+    """How often each reason was the cause of a restart. Reasons are few: see `Exit`."""
 
     @property
     def failing(self) -> bool:
         """Whether starting it again has been tried in vain."""
         return self.failures >= FAILING_AFTER
+
+    @property
+    def summary(self) -> str:
+        """What ended its engines, for people; empty if nothing did."""
+        if not self.restarts:
+            return ""
+        causes = ", ".join(f"{reason} {count}" for reason, count in sorted(self.causes.items()))
+        return f"started again {self.restarts} times ({causes}); the last cause: {self.message}"
 
 
 def after_exit(history: History, ended: Exit, ready_for: float | None, now: float) -> History:
@@ -45,12 +56,13 @@ def after_exit(history: History, ended: Exit, ready_for: float | None, now: floa
         return history
     steady = ready_for is not None and ready_for >= STEADY_SECONDS
     failures = 1 if steady else history.failures + 1
-    return History(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message)
+    causes = {**history.causes, ended.reason: history.causes.get(ended.reason, 0) + 1}
+    return History(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message, causes)
 
 
 def after_steady(history: History) -> History:
     """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
-    return replace(history, failures=0, reason="", message="")
+    return replace(history, failures=0)
 
 
 def pause(failures: int) -> float:

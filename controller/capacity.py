@@ -1,4 +1,4 @@
-"""Memory of this machine: what there is, what is free, and what declared servers may yet ask for.
+"""Memory of this machine: what there is and what the system says is available. What of it engines may have is decided in `footprint`.
 
 A container's limit counts where there is one: what the machine has beyond it cannot be used.
 """
@@ -11,63 +11,56 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from llamesh.v1.controller_pb2 import Capacity, NodeCapacity
-from llamesh.v1.server_pb2 import Server
+from controller.footprint import Claim, MachineMemory, free, promised, shared_weights
+from llamesh.v1.controller_pb2 import Capacity, NodeCapacity, SharedWeights
 
+AGE_SECONDS = 0.25
+"""How old a reading may be."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of this size."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineMemory:
-    """Bytes of memory of this machine, or of the container that we run in."""
-
-    total_bytes: int
-    available_bytes: int
 
 
 def machine_memory(root: Path = Path("/")) -> MachineMemory:
     """Read it now. `root` is where proc and sys are found."""
     machine = _meminfo(root / "proc/meminfo") if sys.platform == "linux" else _sysctl()
-    for limit, usage, inactive in _cgroups(root):
-        # Inactive file pages are given back before anybody is killed.
-        free = max(0, limit - max(0, usage - inactive))
-        machine = MachineMemory(min(machine.total_bytes, limit), min(machine.available_bytes, free))
+    for limit, usage, files in _cgroups(root):
+        # Pages of files are given back before anybody is killed; the system's own number counts them as available too.
+        left = max(0, limit - max(0, usage - files))
+        machine = MachineMemory(min(machine.total_bytes, limit), min(machine.available_bytes, left))
     return machine
 
 
-def promised(servers: Iterable[tuple[Server, int]]) -> int:
-    """Bytes that servers will take beyond what their engines take already. With each server: bytes of one engine."""
-    return sum(max(0, server.replicas - server.ready_replicas) * engine_bytes for server, engine_bytes in servers)
-
-
-class FreeMemory:
-    """What `machine_memory` says is free, read once a second at most."""
+class RecentMemory:
+    """What `machine_memory` says, read again after AGE_SECONDS."""
 
     def __init__(self, clock: Callable[[], float], read: Callable[[], MachineMemory] = machine_memory) -> None:
         self._clock = clock
         self._read = read
         self._read_at = -math.inf
-        self._available = 0
+        self._last = MachineMemory(0, 0)
 
-    def available(self) -> int:
-        """Bytes that are free, not older than a second."""
-        if self._clock() >= self._read_at + 1:
-            self._read_at, self._available = self._clock(), self._read().available_bytes
-        return self._available
+    def read(self) -> MachineMemory:
+        """The memory as it was at most AGE_SECONDS ago."""
+        now = self._clock()
+        if now >= self._read_at + AGE_SECONDS:
+            self._read_at, self._last = now, self._read()
+        return self._last
 
 
-def capacity(memory: MachineMemory, promised_bytes: int) -> Capacity:
-    """The answer to GetCapacity for one machine."""
+def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim]) -> Capacity:
+    """The answer to GetCapacity for one machine on which these engines may run."""
     node = NodeCapacity(
         name=socket.gethostname(),
         total_bytes=memory.total_bytes,
         available_bytes=memory.available_bytes,
-        promised_bytes=promised_bytes,
+        promised_bytes=promised(claims),
+        free_bytes=free(memory, reserve, claims),
+        shared_weights=[
+            SharedWeights(model_uuid=model, shared_bytes=shared) for model, shared in shared_weights(claims).items()
+        ],
     )
     return Capacity(nodes=[node])
 
@@ -90,25 +83,26 @@ def _answer(*command: str) -> str:
 
 
 def _cgroups(root: Path) -> Iterable[tuple[int, int, int]]:
-    """Limit, usage and inactive file pages of every group we are in that has a limit."""
+    """Limit, usage and pages of files of every group we are in that has a limit."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
-                yield from _up(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+                yield from _up(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
             elif "memory" in controllers.split(","):
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
                 yield from _up(root / "sys/fs/cgroup/memory", path, *names)
 
 
-def _up(mount: Path, path: str, limit: str, usage: str, inactive: str) -> Iterable[tuple[int, int, int]]:
+def _up(mount: Path, path: str, limit: str, usage: str, prefix: str) -> Iterable[tuple[int, int, int]]:
     """This group and all above it. Inside a container the path is the host's and not there: then the mount itself is ours."""
     here = mount / path.strip("/")
     for directory in (here, *here.parents):
         with contextlib.suppress(OSError, ValueError):
             bound = (directory / limit).read_text().strip()
             if bound != "max" and int(bound) < _UNLIMITED:
-                pages = re.search(rf"^{inactive} (\d+)", (directory / "memory.stat").read_text(), re.MULTILINE)
-                yield int(bound), int((directory / usage).read_text()), int(pages[1]) if pages else 0
+                stat = (directory / "memory.stat").read_text()
+                pages = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", stat, re.MULTILINE)
+                yield int(bound), int((directory / usage).read_text()), sum(map(int, pages))
         if directory == mount:
             return

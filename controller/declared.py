@@ -1,20 +1,26 @@
 """The declared servers: what is wanted, and nothing of what is. Rows of one table, which only the controller reads.
 
+The rows are copied in memory and read from there, so that servers are looked after while the database is away. What people declare is in
+the database before it is answered. What the controller decides by itself (asleep when idle, awake for a request) counts at once and is
+written when the database takes it.
+
 Invariant: every change of a spec raises its generation by one, and the etag is the generation; wishes that are no part of the spec
 (asleep, being removed) leave it alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
-from sqlalchemy import ColumnElement, UniqueConstraint, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, UniqueConstraint, delete, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp
@@ -48,6 +54,7 @@ class ServerRow(Base):
     request_id: Mapped[str | None]
     """None: the call was not to be repeatable."""
     engine_memory_bytes: Mapped[int]
+    shared_weights_bytes: Mapped[int]
     rest: Mapped[str]
     removing: Mapped[bool]
     create_time: Mapped[datetime] = mapped_column(Timestamp, index=True)
@@ -65,6 +72,8 @@ class Declared:
     owner: str
     engine_memory_bytes: int
     """What one engine is expected to take; 0: not known."""
+    shared_weights_bytes: int
+    """The part of it that engines of the same model share."""
     rest: Rest
     removing: bool
     create_time: datetime
@@ -81,20 +90,49 @@ class Declared:
         return self.spec.replicas or 1
 
 
+async def _unguarded(_: AsyncSession) -> None:
+    """Nobody else writes."""
+
+
 class DeclaredServers:
-    """The store. `clock` and `new_id` make what is otherwise chance and time."""
+    """The store. `clock` and `new_id` make what is otherwise chance and time.
+
+    `guard` is called in every transaction that writes and raises where this process may not write any more (`Lease.guard`).
+    """
 
     def __init__(
         self,
         database: Database,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        guard: Callable[[AsyncSession], Awaitable[None]] = _unguarded,
     ) -> None:
         self._database = database
         self._clock = clock
         self._new_id = new_id
+        self._guard = guard
+        self._known: dict[str, Declared] | None = None
+        """The copy; None until the rows were read once."""
+        self._changes = 0
+        self._unwritten: dict[str, Rest] = {}
+        """Decisions of the controller that are not in the database yet."""
+        self._decided = asyncio.Event()
+        self._writing = asyncio.Lock()
 
-    async def declare(self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int) -> Declared:
+    async def refresh(self) -> None:
+        """Read all rows anew. Decisions that are not written yet stay in force."""
+        changes = self._changes
+        async with self._database.read() as session:
+            rows = (await session.execute(select(ServerRow))).scalars().all()
+        if self._known is not None and changes != self._changes:
+            return  # a change was made while these rows were read: they may be older
+        self._known = {}
+        for row in rows:
+            self._keep(row)
+
+    async def declare(
+        self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int, shared_weights_bytes: int = 0
+    ) -> Declared:
         """Declare a server; the first one again where the owner has used the request id before."""
         now = self._clock()
         row = ServerRow(
@@ -105,6 +143,7 @@ class DeclaredServers:
             owner=owner,
             request_id=request_id or None,
             engine_memory_bytes=engine_memory_bytes,
+            shared_weights_bytes=shared_weights_bytes,
             rest=Rest.AWAKE,
             removing=False,
             create_time=now,
@@ -112,6 +151,7 @@ class DeclaredServers:
         )
         try:
             async with self._database.begin() as session:
+                await self._guard(session)
                 session.add(row)
         except IntegrityError:
             async with self._database.read() as session:
@@ -119,8 +159,9 @@ class DeclaredServers:
                 first = (await session.execute(select(ServerRow).where(wanted))).scalar_one_or_none()
             if first is None:
                 raise
-            return _declared(first)
-        return _declared(row)
+            row = first
+        self._changes += 1
+        return self._keep(row)
 
     async def get(self, server_uuid: str) -> Declared:
         """Read one; SERVER_NOT_FOUND where there is none."""
@@ -131,33 +172,31 @@ class DeclaredServers:
 
     async def find(self, server_uuid: str) -> Declared | None:
         """Read one, if there is one."""
-        async with self._database.read() as session:
-            row = await session.get(ServerRow, server_uuid)
-        return _declared(row) if row else None
+        return (await self._copy()).get(server_uuid)
 
     async def all(self) -> Sequence[Declared]:
         """All of them, the oldest first."""
-        async with self._database.read() as session:
-            rows = (await session.execute(select(ServerRow).order_by(*_ORDER))).scalars()
-            return [_declared(row) for row in rows]
+        return sorted((await self._copy()).values(), key=_place)
 
     async def page(self, size: int, token: str, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
         """One page, by create time and id, and the token of the next; INVALID_PAGE_TOKEN for a strange one."""
         query = f"servers model={model_uuid}"
-        statement = select(ServerRow).order_by(*_ORDER).limit(page_size(size) + 1)
-        if model_uuid:
-            statement = statement.where(ServerRow.model_uuid == model_uuid)
+        found = [each for each in await self.all() if model_uuid in ("", each.spec.model_uuid)]
         if key := page_key(query, token):
-            statement = statement.where(_after(key))
-        async with self._database.read() as session:
-            rows = list((await session.execute(statement)).scalars())
-        if len(rows) <= page_size(size):
-            return [_declared(row) for row in rows], ""
-        last = rows[page_size(size) - 1]
-        following = page_token(query, last.create_time.isoformat(), last.server_uuid)
-        return [_declared(row) for row in rows[:-1]], following
+            found = [each for each in found if _place(each) > _after(key)]
+        page = found[: page_size(size)]
+        if len(found) == len(page):
+            return page, ""
+        return page, page_token(query, page[-1].create_time.isoformat(), page[-1].server_uuid)
 
-    async def change(self, server_uuid: str, changes: ServerChanges, etag: str, engine_memory_bytes: int) -> Declared:
+    async def change(
+        self,
+        server_uuid: str,
+        changes: ServerChanges,
+        etag: str,
+        engine_memory_bytes: int,
+        shared_weights_bytes: int = 0,
+    ) -> Declared:
         """Change what is set; SERVER_NOT_FOUND, or ETAG_MISMATCH where it changed since it was read.
 
         A change that changes nothing leaves the generation alone.
@@ -173,38 +212,106 @@ class DeclaredServers:
                     {"etag": present.etag},
                 )
             spec = changed(present.spec, changes)
-            memory = engine_memory_bytes or present.engine_memory_bytes
-            if spec == present.spec and memory == present.engine_memory_bytes:
+            before = (present.engine_memory_bytes, present.shared_weights_bytes)
+            memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
+            if spec == present.spec and memory == before:
                 return present
             values = {
                 "spec": _written(spec),
                 "generation": present.generation + 1,
-                "engine_memory_bytes": memory,
+                "engine_memory_bytes": memory[0],
+                "shared_weights_bytes": memory[1],
                 "update_time": self._clock(),
             }
-            if await self._update(server_uuid, ServerRow.generation == present.generation, values):
-                return await self.get(server_uuid)
+            if after := await self._update(server_uuid, ServerRow.generation == present.generation, values):
+                return after
+            # Someone else changed it in the database.
+            await self.refresh()
 
-    async def set_rest(self, server_uuid: str, rest: Rest, only_from: Rest | None = None) -> bool:
-        """Say whether the engines are to run. False where it was so already, or was not as `only_from` says."""
-        present = ServerRow.rest == only_from if only_from else ServerRow.rest != rest
-        return await self._update(server_uuid, present, {"rest": rest, "update_time": self._clock()})
+    async def set_rest(self, server_uuid: str, rest: Rest) -> bool:
+        """Say, for people, whether the engines are to run: written before it counts. False if it was so already."""
+        async with self._writing:
+            after = await self._update(
+                server_uuid, ServerRow.rest != rest, {"rest": rest, "update_time": self._clock()}
+            )
+            self._unwritten.pop(server_uuid, None)
+            self._override(server_uuid, rest)
+        return after is not None
+
+    def decide_rest(self, server_uuid: str, rest: Rest, only_from: Rest | None = None) -> bool:
+        """Say, for the controller itself, whether the engines are to run: it counts at once and is written by `write_decided`.
+
+        False if it was so already, or was not as `only_from` says, or the server is not known.
+        """
+        present = (self._known or {}).get(server_uuid)
+        if present is None or present.rest is rest or only_from not in (None, present.rest):
+            return False
+        self._unwritten[server_uuid] = rest
+        self._override(server_uuid, rest)
+        self._decided.set()
+        return True
+
+    async def write_decided(self) -> None:
+        """Wait for decisions of the controller and write them. What could not be written stays to be written."""
+        await self._decided.wait()
+        for server_uuid in list(self._unwritten):
+            async with self._writing:
+                rest = self._unwritten.get(server_uuid)
+                if rest is None:
+                    continue
+                values = {"rest": rest, "update_time": self._clock()}
+                await self._update(server_uuid, ServerRow.rest != rest, values)
+                if self._unwritten.get(server_uuid) is rest:
+                    del self._unwritten[server_uuid]
+        if not self._unwritten:
+            self._decided.clear()
 
     async def begin_removal(self, server_uuid: str) -> None:
-        """Mark a server as going; SERVER_NOT_FOUND where there is none."""
+        """Mark a server as going; SERVER_NOT_FOUND if there is none."""
         await self.get(server_uuid)
         await self._update(server_uuid, ~ServerRow.removing, {"removing": True, "update_time": self._clock()})
 
     async def forget(self, server_uuid: str) -> None:
         """Remove the row."""
         async with self._database.begin() as session:
+            await self._guard(session)
             await session.execute(delete(ServerRow).where(ServerRow.server_uuid == server_uuid))
+        self._changes += 1
+        self._unwritten.pop(server_uuid, None)
+        if self._known is not None:
+            self._known.pop(server_uuid, None)
 
-    async def _update(self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]) -> bool:
+    async def _update(
+        self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]
+    ) -> Declared | None:
+        """Change a row if it is as `present` says; None if it is not."""
         statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
         async with self._database.begin() as session:
-            result = await session.execute(statement.returning(ServerRow.server_uuid))
-            return result.first() is not None
+            await self._guard(session)
+            row = (await session.execute(statement.returning(ServerRow))).scalar_one_or_none()
+        if row is None:
+            return None
+        self._changes += 1
+        return self._keep(row)
+
+    async def _copy(self) -> dict[str, Declared]:
+        if self._known is None:
+            await self.refresh()
+        return self._known or {}
+
+    def _keep(self, row: ServerRow) -> Declared:
+        """Put a row into the copy, in the light of what was decided since."""
+        declared = _declared(row)
+        if (rest := self._unwritten.get(row.server_uuid)) is not None:
+            declared = replace(declared, rest=rest)
+        if self._known is not None:
+            self._known[row.server_uuid] = declared
+        return declared
+
+    def _override(self, server_uuid: str, rest: Rest) -> None:
+        if self._known is not None and server_uuid in self._known:
+            self._changes += 1
+            self._known[server_uuid] = replace(self._known[server_uuid], rest=rest)
 
 
 def changed(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
@@ -233,12 +340,16 @@ def not_found(server_uuid: str) -> MeshError:
     )
 
 
-_ORDER = (ServerRow.create_time, ServerRow.server_uuid)
+def _place(declared: Declared) -> tuple[datetime, str]:
+    return declared.create_time, declared.server_uuid
 
 
-def _after(key: Sequence[str | int | float]) -> ColumnElement[bool]:
-    time, server_uuid = key
-    return tuple_(*_ORDER) > tuple_(datetime.fromisoformat(str(time)), str(server_uuid))
+def _after(key: Sequence[str | int | float]) -> tuple[datetime, str]:
+    try:
+        time, server_uuid = key
+        return datetime.fromisoformat(str(time)).astimezone(UTC), str(server_uuid)
+    except (ValueError, OverflowError) as error:
+        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error
 
 
 def _written(spec: ServerSpec) -> str:
@@ -254,6 +365,7 @@ def _declared(row: ServerRow) -> Declared:
         row.generation,
         row.owner,
         row.engine_memory_bytes,
+        row.shared_weights_bytes,
         Rest(row.rest),
         row.removing,
         row.create_time,

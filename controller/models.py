@@ -1,6 +1,7 @@
 """Where the models' files are: asked of the download service, which may have to fetch one first, and remembered.
 
-Invariant: a path that is given exists now. Asking never blocks: the answer is a change that the asker is told of.
+Invariant: a path that is given exists now, and its file is the one that the download service vouched for. Asking never blocks: the
+answer is a change that the asker is told of.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 LOCATE_SECONDS = 3600.0
 """A large model that lies in a distant store takes its time."""
 RETRY_SECONDS = 2.0
-"""Between two questions while the answer is no."""
+"""Between two questions after the answer was no for the first time; doubled with every further no."""
+LONGEST_RETRY_SECONDS = 30.0
+"""No pause between two questions is longer."""
 
 
 class Place(enum.Enum):
@@ -33,6 +36,8 @@ class Place(enum.Enum):
     AVAILABLE = "available"
     MISSING = "missing"
     """The catalogue has no such model."""
+    CORRUPT = "corrupt"
+    """The catalogue has it, but its object is missing or damaged: somebody has to download it again."""
     UNREACHABLE = "unreachable"
     """The download service cannot say, or cannot fetch it."""
 
@@ -48,8 +53,22 @@ class ModelFact:
     """Tokens it was trained for; 0: not known."""
     asked_at: float = 0.0
     """When the answer came, on the monotonic clock."""
+    version: tuple[int, int, int] | None = None
+    """Inode, length and time of the file as it was when the answer came."""
+    failures: int = 0
+    """How often in a row the answer was no."""
+
+    @property
+    def not_before(self) -> float:
+        """When it may be asked again, on the monotonic clock."""
+        pause = min(RETRY_SECONDS * 2 ** min(self.failures - 1, 16), LONGEST_RETRY_SECONDS) if self.failures else 0.0
+        return self.asked_at + pause
 
 
+_PLACES = {
+    Reason.ERROR_REASON_MODEL_NOT_FOUND: Place.MISSING,
+    Reason.ERROR_REASON_MODEL_CORRUPT: Place.CORRUPT,
+}
 _NOTHING = ModelFact(Place.UNKNOWN)
 
 
@@ -70,9 +89,9 @@ class Models:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def fact(self, model_uuid: str) -> ModelFact:
-        """What is known now. A file that is gone since is not known any more."""
+        """What is known now. A file that is gone or was changed since is not known any more: whether it is sound is asked again."""
         known = self._facts.get(model_uuid, _NOTHING)
-        if known.place is Place.AVAILABLE and not Path(known.path).exists():
+        if known.place is Place.AVAILABLE and _version(known.path) != known.version:
             del self._facts[model_uuid]
             return _NOTHING
         return known
@@ -80,10 +99,9 @@ class Models:
     def locate(self, model_uuid: str) -> None:
         """Ask for a model, unless that is under way or was answered a moment ago."""
         known = self.fact(model_uuid)
-        failed = known.place in (Place.MISSING, Place.UNREACHABLE)
-        if model_uuid in self._asking or (failed and self._clock() < known.asked_at + RETRY_SECONDS):
+        if model_uuid in self._asking or self._clock() < known.not_before:
             return
-        if not failed:
+        if not known.failures:
             self._facts[model_uuid] = ModelFact(Place.LOCATING)
         self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
 
@@ -96,19 +114,33 @@ class Models:
 
     async def _ask(self, model_uuid: str) -> None:
         try:
-            self._facts[model_uuid] = await self._answer(model_uuid)
+            self._facts[model_uuid] = await self._answer(model_uuid, self._facts.get(model_uuid, _NOTHING).failures)
         finally:
             del self._asking[model_uuid]
         self._on_change(model_uuid)
 
-    async def _answer(self, model_uuid: str) -> ModelFact:
+    async def _answer(self, model_uuid: str, failures: int) -> ModelFact:
         request = LocateModelRequest(model_uuid=model_uuid)
         try:
             with asking("download"):
                 found = await self._catalogue.LocateModel(request, timeout=LOCATE_SECONDS)
         except MeshError as error:
-            missing = error.reason == Reason.ERROR_REASON_MODEL_NOT_FOUND
-            place = Place.MISSING if missing else Place.UNREACHABLE
-            return ModelFact(place, error.message, asked_at=self._clock())
+            place = _PLACES.get(error.reason, Place.UNREACHABLE)
+            message = f"{error.message}. {error.remedy}" if place is Place.CORRUPT else error.message
+            return ModelFact(place, message, asked_at=self._clock(), failures=failures + 1)
         context = found.model.gguf.context_length
-        return ModelFact(Place.AVAILABLE, "", found.path, context, self._clock())
+        version = _version(found.path)
+        if version is None:
+            # It was removed between the answer and now.
+            message = f"the file {found.path} is not there"
+            return ModelFact(Place.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
+        return ModelFact(Place.AVAILABLE, "", found.path, context, self._clock(), version)
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    """What tells a file from another one at its place, or from itself after a change; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

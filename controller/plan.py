@@ -6,7 +6,10 @@ The rules, in the order of their weight:
 2. An engine is told to end only when Envoy no longer sends it requests, and then once it is idle or patience is over.
 3. One engine more than wanted at most while parameters change: replicas are replaced one after the other.
 4. An engine that failed is started again at once, then with growing pauses.
-5. A server that sleeps when idle falls asleep only with nothing running; woken before its engines have ended, it keeps them.
+5. An engine that does not answer, or makes no progress, gets no new request until it does; its runtime ends it if it never does. One
+   that nobody can reach any more is replaced, and may finish what it works on.
+6. If there is no room in memory for an engine beside the one that it replaces, the old one goes first, and requests wait meanwhile.
+7. A server that sleeps when idle falls asleep only with nothing running; woken before its engines have ended, it keeps them.
 
 Nothing is remembered between two plans but what `Seen` holds, so a plan made twice is the same, and one made after a crash goes on.
 """
@@ -19,7 +22,8 @@ from dataclasses import dataclass, field
 
 from controller.backoff import History
 from controller.declared import Rest
-from controller.runtimes import Engine, Phase
+from controller.runtimes import Engine, Liveness, Phase
+from controller.starts import NoRoom, WaitsForOthers
 
 PATIENCE = 600.0
 """Seconds that an engine which nobody waits for may take to become idle."""
@@ -62,7 +66,17 @@ class Seen:
     @property
     def ready(self) -> bool:
         """It answers and is to go on."""
-        return self.engine.phase is Phase.READY and self.draining_since is None
+        return self.answers and self.draining_since is None
+
+    @property
+    def answers(self) -> bool:
+        """Requests may be sent to it."""
+        return self.engine.phase is Phase.READY and self.engine.liveness is Liveness.ALIVE
+
+    @property
+    def lost(self) -> bool:
+        """It can get no requests any more."""
+        return self.engine.phase is Phase.READY and self.engine.liveness is Liveness.LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,12 @@ class Situation:
     """When it last had a request or woke."""
     envoy: bool = True
     """Whether an Envoy acknowledges what it is sent."""
+    routable: bool = False
+    """Whether Envoy routes requests by the server's present name."""
+    no_room_beside: frozenset[int] = frozenset()
+    """Replicas whose old engine must go before there is room for the new one."""
+    waiting: Mapping[int, WaitsForOthers | NoRoom] = field(default_factory=dict)
+    """Replicas whose start is wanted and may not be yet."""
 
     def history(self, replica: int) -> History:
         """What happened to a replica."""
@@ -158,14 +178,18 @@ class _Plan:
         self._look_again = math.inf
         self._live = [seen for seen in situation.engines if seen.engine.phase in (Phase.STARTING, Phase.READY)]
         self._current = _one_each(
-            seen for seen in self._live if seen.engine.spec_hash == wish.spec_hash and seen.engine.replica < wish.wanted
+            seen
+            for seen in self._live
+            if seen.engine.spec_hash == wish.spec_hash and seen.engine.replica < wish.wanted and not seen.lost
         )
         self._bridges = _one_each(
             seen
             for seen in self._live
             if seen.engine.spec_hash != wish.spec_hash
             and seen.engine.phase is Phase.READY
+            and not seen.lost
             and seen.engine.replica < wish.wanted
+            and seen.engine.replica not in situation.no_room_beside
             and not situation.serves(self._current.get(seen.engine.replica))
         )
 
@@ -182,7 +206,7 @@ class _Plan:
         self._fall_asleep()
         if self._wish.removing and not self._now.engines:
             self._actions.append(Forget())
-        ready = sorted((seen for seen in kept if seen.engine.phase is Phase.READY), key=_place)
+        ready = sorted((seen for seen in kept if seen.answers), key=_place)
         return Decision(tuple(self._actions), tuple(seen.engine.instance for seen in ready), self._look_again)
 
     def _retire(self, seen: Seen) -> None:
@@ -223,7 +247,7 @@ class _Plan:
                 self._actions.append(Locate())
 
     def _fall_asleep(self) -> None:
-        """Rule 5."""
+        """Rule 7."""
         if not self._wish.wanted or not self._wish.idle_sleep:
             return
         if self._bridges or any(seen.engine.phase is Phase.STARTING for seen in self._live):
@@ -245,7 +269,7 @@ class _Plan:
 
 
 def _one_each(engines: Iterable[Seen]) -> dict[int, Seen]:
-    """The best engine of each replica: one that is ready before one that is not, then one that does not drain, then the oldest."""
+    """The best engine of each replica: one that answers before one that does not, then one that does not drain, then the oldest."""
     best: dict[int, Seen] = {}
     for seen in engines:
         replica = seen.engine.replica
@@ -254,9 +278,10 @@ def _one_each(engines: Iterable[Seen]) -> dict[int, Seen]:
     return best
 
 
-def _rank(seen: Seen) -> tuple[bool, bool, float, str]:
+def _rank(seen: Seen) -> tuple[bool, bool, bool, float, str]:
     engine = seen.engine
     return (
+        not seen.answers,
         engine.phase is not Phase.READY,
         seen.draining_since is not None,
         engine.start_time.timestamp(),

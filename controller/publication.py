@@ -28,6 +28,7 @@ class Publication:
         self._sent: ServerEndpoints | None = None
         self._instances: frozenset[str] = frozenset()
         self._acknowledged: frozenset[str] = frozenset()
+        self._routed: frozenset[str] | None = None
         self._waiting: asyncio.Task[None] | None = None
 
     def tell(self, endpoints: ServerEndpoints, instances: Collection[str]) -> None:
@@ -36,16 +37,21 @@ class Publication:
             return
         # Under a new name nothing is published yet: who asks for it would be told that there is no such model.
         renamed = self._sent is not None and endpoints.model_names != self._sent.model_names
+        self._routed = None if renamed else self._routed
         self._control.set_server(endpoints)
         self._sent = endpoints
         self._instances = frozenset(instances)
         self._acknowledged = frozenset() if renamed else self._acknowledged & self._instances
         self.cancel()
-        self._waiting = asyncio.create_task(self._await_envoy(self._instances))
+        self._waiting = asyncio.create_task(self._await_envoy(self._instances, frozenset(endpoints.model_names)))
 
     def has(self, instance: str) -> bool:
         """Envoy knows this engine and may send it requests."""
         return instance in self._acknowledged
+
+    def routes(self, *model_names: str) -> bool:
+        """Envoy routes requests for this server, by its id and by these names, to its engines or to the waker."""
+        return self._routed is not None and self._routed.issuperset(model_names)
 
     def has_left(self, instance: str) -> bool:
         """Envoy sends this engine no more requests."""
@@ -63,13 +69,14 @@ class Publication:
         if self._waiting:
             await asyncio.gather(self._waiting, return_exceptions=True)
 
-    async def _await_envoy(self, instances: frozenset[str]) -> None:
+    async def _await_envoy(self, instances: frozenset[str], model_names: frozenset[str]) -> None:
         """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
         while not await self._control.acknowledged(self._server_uuid, ACK_SECONDS):
             if self.envoy:
                 self.envoy = False
                 self._changed(self._server_uuid)
         self._acknowledged = instances
+        self._routed = model_names
         self.envoy = True
         self._waiting = None
         self._changed(self._server_uuid)

@@ -12,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from controller import orders
 from controller.board import Board
-from controller.capacity import FreeMemory
+from controller.capacity import RecentMemory
 from controller.declared import Declared, DeclaredServers, Rest, not_found
+from controller.demand import Demand
+from controller.footprint import Claim, Footprint, of_one_engine
 from controller.models import RETRY_SECONDS, ModelFact, Models, Place
 from controller.plan import (
     Action,
@@ -38,16 +41,23 @@ from controller.publication import Publication
 from controller.queue import WorkQueue
 from controller.remembered import Remembered, wishes
 from controller.runtimes import Load, Phase, Runtime
+from controller.starts import Go, NoRoom, Starts, default_limit
 from controller.status import Memory, describe, stopped
 from controller.xds.builders import ServerEndpoints
 from controller.xds.server import ControlPlane
+from llamesh.background import BackgroundTask
+from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
-from llamesh.kit.logs import log
+from llamesh.kit.logs import log, report_failure
 from llamesh.parameters import slot_context
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
 """How often every server is looked at without a cause."""
+MEMORY_POLL_SECONDS = 1.0
+"""How often a start that waits for memory is looked at: other programs free theirs without telling."""
+TURN_POLL_SECONDS = 5.0
+"""How often a start that waits for others is looked at without a cause, so that it is shown as it is."""
 
 
 class Reconciler:
@@ -61,6 +71,7 @@ class Reconciler:
         control: ControlPlane,
         board: Board,
         clock: Callable[[], float] = time.monotonic,
+        demand: Demand | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -70,9 +81,22 @@ class Reconciler:
         self._clock = clock
         self._memories: dict[str, Remembered] = {}
         self._queue = WorkQueue(self._look)
-        self._resync: asyncio.Task[None] | None = None
+        self._tasks = [
+            BackgroundTask(
+                "look at every server", self._resync_once, report_failure, every=RESYNC_SECONDS, immediately=False
+            ),
+            BackgroundTask("write what was decided", store.write_decided, report_failure, longest=RESYNC_SECONDS / 2),
+        ]
         self._models: Models | None = None
-        self._free = FreeMemory(clock)
+        self._memory_now = RecentMemory(clock)
+        self._demand = demand or Demand()
+        self._starts = Starts(
+            settings.concurrent_starts or default_limit(usable_cores()),
+            settings.memory_reserve_bytes,
+            self._memory_now.read,
+            self._demand.waits_for,
+            clock,
+        )
 
     async def open(self, models: Models) -> None:
         """Adopt what runs, look at every server once, then go on by events. Afterwards the control plane knows all endpoints."""
@@ -84,12 +108,12 @@ class Reconciler:
         self._queue.start()
         for server_uuid in self._runtime.servers():
             self._queue.add(server_uuid)
-        self._resync = asyncio.create_task(self._resync_for_ever())
+        for task in self._tasks:
+            task.start()
 
     async def close(self) -> None:
         """Stop looking. Engines stay as they are."""
-        if self._resync:
-            self._resync.cancel()
+        await asyncio.gather(*(task.close() for task in self._tasks))
         await self._queue.close()
         await asyncio.gather(*(memory.publication.close() for memory in self._memories.values()))
 
@@ -117,7 +141,7 @@ class Reconciler:
         """Let a sleeping server's engines start; SERVER_NOT_FOUND where it is not declared or on its way out."""
         if (await self._store.get(server_uuid)).removing:
             raise not_found(server_uuid)
-        if await self._store.set_rest(server_uuid, Rest.AWAKE):
+        if self._store.decide_rest(server_uuid, Rest.AWAKE):
             self._memory(server_uuid).histories.clear()
         self.touch(server_uuid)
         self._queue.add(server_uuid)
@@ -127,6 +151,16 @@ class Reconciler:
         memory = self._memories.get(declared.server_uuid) or self._nothing(declared.server_uuid)
         wish = self._wish(declared)
         return self._describe(declared, wish, self._situation(declared, wish, memory), memory)
+
+    def claims(self, servers: Iterable[Declared]) -> list[Claim]:
+        """The engines that these servers may run: all replicas of those that are awake, and whatever else still runs."""
+        found = []
+        for declared in servers:
+            running = self._starts.claim(declared.server_uuid)
+            wanted = 0 if declared.removing or declared.rest is not Rest.AWAKE else declared.replicas
+            engines = max(wanted, running.engines if running else 0)
+            found.append(Claim(_footprint(declared), engines, running.in_memory if running else 0))
+        return found
 
     async def _look(self, server_uuid: str) -> None:
         declared = await self._store.find(server_uuid)
@@ -141,16 +175,41 @@ class Reconciler:
         for instance in memory.take_in(wish.spec_hash, self._runtime.engines(server_uuid), self._clock()):
             self._runtime.forget(instance)
         await self._ask_draining(server_uuid, memory)
-        decision = plan(wish, self._situation(declared, wish, memory))
+        self._starts.saw(server_uuid, _footprint(declared), self._runtime.engines(server_uuid))
+        decision = self._admitted(plan(wish, self._situation(declared, wish, memory)), declared, memory)
         if FallAsleep() in decision.actions and not await self._is_idle(server_uuid):
             self._queue.add(server_uuid)
             return
         for action in decision.actions:
             await self._act(action, declared, memory)
         if Forget() in decision.actions:
+            self._look_at_due()
             return
+        self._starts.saw(server_uuid, _footprint(declared), self._runtime.engines(server_uuid))
         self._tell(declared, wish, decision, memory)
         self._look_again(decision, memory, server_uuid)
+        self._look_at_due()
+
+    def _admitted(self, decision: Decision, declared: Declared, memory: Remembered) -> Decision:
+        """The decision without the starts that have to wait."""
+        server_uuid, footprint = declared.server_uuid, _footprint(declared)
+        wanted = [action.replica for action in decision.actions if isinstance(action, Start)]
+        verdicts = self._starts.ask(server_uuid, wanted, footprint)
+        memory.waiting = {replica: verdict for replica, verdict in verdicts.items() if not isinstance(verdict, Go)}
+        no_room = any(isinstance(verdict, NoRoom) for verdict in memory.waiting.values())
+        if no_room and self._starts.room_without(server_uuid, footprint) is None:
+            memory.make_room(self._runtime.engines(server_uuid))
+        actions = [
+            action
+            for action in decision.actions
+            if not (isinstance(action, Start) and action.replica in memory.waiting)
+        ]
+        return replace(decision, actions=tuple(actions))
+
+    def _look_at_due(self) -> None:
+        """Others may start an engine now, since an engine has come, ended or become ready."""
+        for server_uuid in self._starts.due():
+            self._queue.add(server_uuid)
 
     def _tell(self, declared: Declared, wish: Wish, decision: Decision, memory: Remembered) -> None:
         """Tell Envoy and everyone else. Nothing here gives way to another task."""
@@ -176,7 +235,8 @@ class Reconciler:
 
     def _situation(self, declared: Declared, wish: Wish, memory: Remembered) -> Situation:
         engines = self._runtime.engines(declared.server_uuid)
-        return memory.situation(wish.spec_hash, engines, self._clock(), self._model(declared).place is Place.AVAILABLE)
+        available = self._model(declared).place is Place.AVAILABLE
+        return memory.situation(wish.spec_hash, engines, self._clock(), available, _names(declared))
 
     async def _act(self, action: Action, declared: Declared, memory: Remembered) -> None:
         match action:
@@ -196,7 +256,7 @@ class Reconciler:
                 self._models.locate(declared.spec.model_uuid)
             case FallAsleep():
                 log.info("falls asleep", server=declared.server_uuid)
-                await self._store.set_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
+                self._store.decide_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
                 self._queue.add(declared.server_uuid)
             case Forget():
                 await self._store.forget(declared.server_uuid)
@@ -206,9 +266,8 @@ class Reconciler:
         addresses = {engine.instance: engine.address for engine in self._runtime.engines(declared.server_uuid)}
         endpoints = ServerEndpoints(
             server_uuid=declared.server_uuid,
-            model_names=(declared.spec.model_name,) if declared.spec.model_name else (),
+            model_names=_names(declared),
             ready=tuple(addresses[instance] for instance in decision.endpoints),
-            waker=str(self._settings.socket("waker")),
             max_connections=orders.connections(declared.spec, self._settings),
             ask=declared.spec.metered,
             context=slot_context(declared.spec.parameters, self._model(declared).context_length),
@@ -221,7 +280,7 @@ class Reconciler:
             wish,
             situation,
             self._model(declared),
-            Memory(self._free.available()),
+            Memory(*self._starts.room(_footprint(declared))),
             self._settings.endpoint(declared.server_uuid),
             self._board.get(declared.server_uuid),
             memory.generation,
@@ -232,12 +291,17 @@ class Reconciler:
         seconds = decision.look_again
         if Locate() in decision.actions:
             seconds = min(seconds, RETRY_SECONDS)
+        for verdict in memory.waiting.values():
+            seconds = min(seconds, MEMORY_POLL_SECONDS if isinstance(verdict, NoRoom) else TURN_POLL_SECONDS)
         seconds = min(seconds, memory.steady_in(self._runtime.engines(server_uuid), self._clock()))
         if seconds < math.inf:
             self._queue.add_after(server_uuid, seconds)
 
     async def _is_idle(self, server_uuid: str) -> bool:
-        """Ask the engines themselves, once more, before they are put to sleep."""
+        """Ask the engines themselves, once more, before they are put to sleep; a server that requests wait for is not idle."""
+        if self._demand.waits_for(server_uuid):
+            self.touch(server_uuid)
+            return False
         for engine in self._runtime.engines(server_uuid):
             if engine.phase is Phase.READY:
                 before = self._memories[server_uuid].last_activity
@@ -267,6 +331,7 @@ class Reconciler:
 
     def _forget(self, server_uuid: str) -> None:
         memory = self._memories.pop(server_uuid, None)
+        self._starts.forget(server_uuid)
         if memory:
             memory.publication.cancel()
         self._control.remove_server(server_uuid)
@@ -279,15 +344,14 @@ class Reconciler:
     def _model(self, declared: Declared) -> ModelFact:
         return self._models.fact(declared.spec.model_uuid) if self._models else ModelFact(Place.UNKNOWN)
 
-    async def _resync_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(RESYNC_SECONDS)
-            try:
-                await self._resync_once()
-            except Exception as error:
-                log.error("cannot read the declared servers", exc_info=error)
-
     async def _resync_once(self) -> None:
+        """Read what is declared anew and look at every server: while the database is away, at those that are known."""
+        try:
+            await self._store.refresh()
+        finally:
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
         """Look at every server that has engines or differs from what was last looked at; one that sleeps on costs next to nothing."""
         declared = {each.server_uuid: wishes(each) for each in await self._store.all()}
         asleep = {
@@ -298,3 +362,11 @@ class Reconciler:
         with_engines = set(self._runtime.servers())
         for name in (declared.keys() | self._memories.keys()) - asleep | with_engines:
             self._queue.add(name)
+
+
+def _footprint(declared: Declared) -> Footprint:
+    return of_one_engine(declared.spec.model_uuid, declared.engine_memory_bytes, declared.shared_weights_bytes)
+
+
+def _names(declared: Declared) -> tuple[str, ...]:
+    return (declared.spec.model_name,) if declared.spec.model_name else ()

@@ -13,7 +13,8 @@ from controller.backoff import STEADY_SECONDS, History, after_exit, after_steady
 from controller.declared import Declared, Rest
 from controller.plan import Seen, Situation
 from controller.publication import Publication
-from controller.runtimes import Engine, Load
+from controller.runtimes import Engine, Load, Phase
+from controller.starts import NoRoom, WaitsForOthers
 
 
 @dataclass(slots=True)
@@ -28,6 +29,10 @@ class Remembered:
     draining: dict[str, float] = field(default_factory=dict)
     """Engines that are to take no more requests, and since when."""
     loads: dict[str, Load | None] = field(default_factory=dict)
+    waiting: dict[int, WaitsForOthers | NoRoom] = field(default_factory=dict)
+    """Replicas that may not start yet, as of the last look."""
+    no_room_beside: set[int] = field(default_factory=set)
+    """Replicas whose old engine must end before the new one has room."""
     generation: int = 0
     """That of the spec at the last look."""
     looked: tuple[int, Rest, bool] | None = None
@@ -38,6 +43,7 @@ class Remembered:
         if self.spec_hash != spec_hash:
             self.spec_hash = spec_hash
             self.histories.clear()
+            self.no_room_beside.clear()
         ended = []
         for engine in engines:
             history = self.histories.get(engine.replica, History())
@@ -59,7 +65,22 @@ class Remembered:
         if load is None or load.busy or before is None or load.work_done != before.work_done:
             self.last_activity = now
 
-    def situation(self, spec_hash: str, engines: Sequence[Engine], now: float, model_available: bool) -> Situation:
+    def make_room(self, engines: Sequence[Engine]) -> None:
+        """Let one more old engine go before its replacement starts: with it there is no room. One at a time: they may be enough."""
+        old = [engine for engine in engines if engine.spec_hash != self.spec_hash and engine.phase is not Phase.ENDED]
+        leaving = any(engine.phase is Phase.STOPPING or engine.instance in self.draining for engine in old)
+        replicas = {engine.replica for engine in old} - self.no_room_beside
+        if replicas and not leaving:
+            self.no_room_beside.add(min(replicas))
+
+    def situation(
+        self,
+        spec_hash: str,
+        engines: Sequence[Engine],
+        now: float,
+        model_available: bool,
+        model_names: Sequence[str] = (),
+    ) -> Situation:
         """How it stands with the server now, in the light of its present spec."""
         return Situation(
             engines=[self._seen(engine) for engine in engines],
@@ -68,6 +89,9 @@ class Remembered:
             model_available=model_available,
             last_activity=self.last_activity,
             envoy=self.publication.envoy,
+            routable=self.publication.routes(*model_names),
+            no_room_beside=frozenset(self.no_room_beside),
+            waiting=self.waiting,
         )
 
     def steady_in(self, engines: Sequence[Engine], now: float) -> float:

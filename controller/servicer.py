@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 
 from controller.board import Board
-from controller.capacity import capacity, machine_memory, promised
+from controller.capacity import capacity, machine_memory
 from controller.declared import Declared, DeclaredServers, Rest
+from controller.footprint import released
 from controller.reconcile import Reconciler
 from controller.runtimes import Phase, Runtime
+from controller.status import is_routable
 from controller.xds.server import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.v1 import controller_pb2 as pb
@@ -22,6 +25,8 @@ from llamesh.v1.server_pb2 import Server
 _LOG_LINES = 100
 _REMOVAL_SECONDS = 60.0
 """How long RemoveServer waits for the end where the caller sets no deadline."""
+ROUTABLE_SECONDS = 5.0
+"""How long Envoy may take to acknowledge a server's name before the answer is given without."""
 _MARGIN_SECONDS = 1.0
 """An answer is given so long before the caller's deadline."""
 
@@ -30,20 +35,31 @@ class ControllerServicer(ControllerServiceServicer):
     """See the contract."""
 
     def __init__(
-        self, store: DeclaredServers, reconciler: Reconciler, board: Board, runtime: Runtime, control: ControlPlane
+        self,
+        store: DeclaredServers,
+        reconciler: Reconciler,
+        board: Board,
+        runtime: Runtime,
+        control: ControlPlane,
+        reserve_bytes: int,
     ) -> None:
         self._store = store
         self._reconciler = reconciler
         self._board = board
         self._runtime = runtime
         self._control = control
+        self._reserve_bytes = reserve_bytes
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
         """Declares a server."""
         declared = await self._store.declare(
-            request.spec, request.owner, request.request_id, request.engine_memory_bytes
+            request.spec,
+            request.owner,
+            request.request_id,
+            request.engine_memory_bytes,
+            request.shared_weights_bytes,
         )
-        return self._changed(declared)
+        return await self._routed(declared, context)
 
     async def GetDeclaredServer(self, request: pb.GetDeclaredServerRequest, context: Context) -> Server:
         """Reads one."""
@@ -61,8 +77,14 @@ class ControllerServicer(ControllerServiceServicer):
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
         """Changes what is set."""
         declared = await self._store.change(
-            request.server_uuid, request.changes, request.etag, request.engine_memory_bytes
+            request.server_uuid,
+            request.changes,
+            request.etag,
+            request.engine_memory_bytes,
+            request.shared_weights_bytes,
         )
+        if request.changes.HasField("model_name"):
+            return await self._routed(declared, context)
         return self._changed(declared)
 
     async def RemoveServer(self, request: pb.RemoveServerRequest, context: Context) -> Server:
@@ -87,7 +109,7 @@ class ControllerServicer(ControllerServiceServicer):
     async def WakeDeclaredServer(self, request: pb.WakeDeclaredServerRequest, context: Context) -> Server:
         """Starts the engines of a sleeping server."""
         await self._reconciler.wake(request.server_uuid)
-        return self._changed(await self._store.get(request.server_uuid))
+        return await self._routed(await self._store.get(request.server_uuid), context)
 
     async def WatchServers(
         self, request: pb.WatchServersRequest, context: Context
@@ -98,13 +120,13 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
         """Memory for engines."""
-        sizes = {
-            declared.server_uuid: declared.engine_memory_bytes
-            for declared in await self._store.all()
-            if not declared.removing
-        }
-        servers = [(server, sizes[server.server_uuid]) for server in self._board.all() if server.server_uuid in sizes]
-        return capacity(machine_memory(), promised(servers))
+        servers = await self._store.all()
+        left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
+        claims = self._reconciler.claims(each for each in servers if each.server_uuid != request.without_server_uuid)
+        memory = machine_memory()
+        for claim in left_out:
+            memory = released(memory, claim)
+        return capacity(memory, self._reserve_bytes, claims)
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
         """How the data plane does."""
@@ -137,6 +159,23 @@ class ControllerServicer(ControllerServiceServicer):
 
     def _changed(self, declared: Declared) -> Server:
         self._reconciler.changed(declared.server_uuid)
+        return self._reconciler.view(declared)
+
+    async def _routed(self, declared: Declared, context: Context) -> Server:
+        """The server, once Envoy routes its requests: a client may send one as soon as it has our answer.
+
+        Waited for ROUTABLE_SECONDS at most, and not at all without an Envoy; then the condition Routable says how it stands.
+        """
+        name, generation = declared.server_uuid, declared.generation
+        self._reconciler.changed(name)
+        if self._control.stats.connected:
+            remaining = context.time_remaining()
+            left = math.inf if remaining is None else max(0.0, remaining - _MARGIN_SECONDS)
+            await self._board.until(
+                name,
+                lambda server: server is not None and is_routable(server, generation),
+                min(ROUTABLE_SECONDS, left),
+            )
         return self._reconciler.view(declared)
 
     async def _removed(self, server_uuid: str, deadline: float) -> bool:

@@ -5,17 +5,19 @@ Invariant: once keys are known there always are some: a gateway that is away lea
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import grpc
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import DEADLINE
-from llamesh.kit.logs import log
+from llamesh.kit.logs import log, report_failure
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceStub
 
 POLL_SECONDS = 3.0
+LONGEST_PAUSE = 10.0
+"""Seconds between attempts at most: far less than a new key is named before it signs."""
 
 
 class SigningKeys:
@@ -25,28 +27,22 @@ class SigningKeys:
         self._stub = SigningKeyServiceStub(gateway)
         self._on_change = on_change
         self._version: str | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(
+            "follow signing keys", self._ask, report_failure, every=POLL_SECONDS, longest=LONGEST_PAUSE
+        )
 
     def start(self) -> None:
         """Begin to ask."""
-        self._task = asyncio.create_task(self._ask_for_ever())
+        self._task.start()
 
     async def close(self) -> None:
         """Stop asking."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.close()
 
-    async def _ask_for_ever(self) -> None:
-        while True:
-            try:
-                # Waits for a gateway that is being started: at the start nothing else is worth doing.
-                keys = await self._stub.ListSigningKeys(ListSigningKeysRequest(), timeout=DEADLINE, wait_for_ready=True)
-            except grpc.aio.AioRpcError as error:
-                log.warning("signing keys cannot be asked for", code=error.code().name)
-            else:
-                if keys.version != self._version:
-                    self._version = keys.version
-                    self._on_change(keys.jwks_json)
-                    log.info("signing keys taken", version=keys.version)
-            await asyncio.sleep(POLL_SECONDS)
+    async def _ask(self) -> None:
+        # Waits for a gateway that is being started: at the start nothing else is worth doing.
+        keys = await self._stub.ListSigningKeys(ListSigningKeysRequest(), timeout=DEADLINE, wait_for_ready=True)
+        if keys.version != self._version:
+            self._on_change(keys.jwks_json)
+            self._version = keys.version
+            log.info("signing keys taken", version=keys.version)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from controller.declared import Declared, Rest
 from controller.models import ModelFact, Place
 from controller.plan import Seen, Situation, Wish
-from controller.runtimes import Phase
+from controller.runtimes import Liveness, Phase
+from controller.starts import NoRoom
 from llamesh.parameters import flags
+from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server
 
@@ -22,13 +24,27 @@ _FALSE = server_pb2.CONDITION_STATUS_FALSE
 _UNKNOWN = server_pb2.CONDITION_STATUS_UNKNOWN
 _OUT_OF_MEMORY = "OutOfMemory"
 _GOING = "Stopping"
+_NO_MODEL = {
+    Place.MISSING: "ModelNotFound",
+    Place.CORRUPT: "ModelCorrupt",
+    Place.UNREACHABLE: "ModelUnreachable",
+}
+"""Why there is no file to start an engine with."""
+_DOUBTS = {
+    Liveness.SUSPECT: "InferenceSilent",
+    Liveness.LOST: "EngineUnreachable",
+    Liveness.STUCK: "InferenceStuck",
+}
+"""Reasons of the Ready condition while an engine is in doubt."""
+_SAME_MOMENT_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a machine could give to a new engine now."""
+    """What one more engine needs, and what it could have now."""
 
-    available_bytes: int
+    needed_bytes: int
+    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +88,10 @@ def describe(
         "Ready": view.ready(),
         "Progressing": view.progressing(),
         "ModelAvailable": view.model_available(),
-        "FitsMemory": view.fits_memory(declared.engine_memory_bytes, memory),
+        "FitsMemory": view.fits_memory(memory if declared.engine_memory_bytes else None),
+        "Routable": view.routable(),
     }
+    _set_next_start(server, view.next_start_in(), previous, now)
     before = {condition.type: condition for condition in previous.conditions} if previous else {}
     for kind, verdict in verdicts.items():
         server.conditions.append(_condition(kind, verdict, before.get(kind), observed_generation, now))
@@ -101,9 +119,31 @@ def is_going(server: Server) -> bool:
     return any(condition.type == "Ready" and condition.reason == _GOING for condition in server.conditions)
 
 
+def ready_reason(server: Server) -> str:
+    """Why not every engine answers, in one word."""
+    return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def is_routable(server: Server, generation: int) -> bool:
+    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    routable = any(condition.type == "Routable" and condition.status == _TRUE for condition in server.conditions)
+    return routable and server.observed_generation >= generation
+
+
 def why_not_ready(server: Server) -> str:
     """Why not every engine answers, for people."""
     return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def _set_next_start(server: Server, seconds: float | None, previous: Server | None, now: datetime) -> None:
+    """Note the moment, the same as before if it is the same but for the grain of the clock."""
+    if seconds is None:
+        return
+    server.next_start_time.FromDatetime(now + timedelta(seconds=seconds))
+    if previous is not None and previous.HasField("next_start_time"):
+        apart = previous.next_start_time.ToMilliseconds() - server.next_start_time.ToMilliseconds()
+        if abs(apart) < _SAME_MOMENT_MS:
+            server.next_start_time.CopyFrom(previous.next_start_time)
 
 
 class _View:
@@ -117,6 +157,11 @@ class _View:
         self._replacing = any(seen.engine.spec_hash != wish.spec_hash for seen in serving)
         histories = [situation.history(replica) for replica in range(wish.wanted)]
         self._worst = max(histories, key=lambda history: history.failures, default=None)
+        self._doubtful = [
+            seen
+            for seen in self._running
+            if seen.engine.phase is Phase.READY and seen.engine.liveness is not Liveness.ALIVE
+        ]
 
     def state(self) -> server_pb2.ServerState.ValueType:
         """In one word."""
@@ -128,11 +173,20 @@ class _View:
             return server_pb2.SERVER_STATE_STARTING
         if self.serving == self._wish.wanted and not self._failing:
             return server_pb2.SERVER_STATE_READY
-        if self.serving:
+        if self.serving or self._doubtful:
             return server_pb2.SERVER_STATE_DEGRADED
-        if self._failing or self._model.place is Place.MISSING:
+        if self._failing or self._model.place in (Place.MISSING, Place.CORRUPT):
             return server_pb2.SERVER_STATE_FAILING
         return server_pb2.SERVER_STATE_STARTING
+
+    def next_start_in(self) -> float | None:
+        """Seconds until a failed engine may be started again; None if none failed, or one is starting or answers."""
+        if any(seen.engine.phase in (Phase.STARTING, Phase.READY) for seen in self._running) or not self._worst:
+            return None
+        if not self._worst.failures:
+            return None
+        moments = [self._now.history(replica).not_before for replica in range(self._wish.wanted)]
+        return max(0.0, min(moments) - self._now.now)
 
     def ready(self) -> _Verdict:
         """Whether every wanted engine answers."""
@@ -147,11 +201,17 @@ class _View:
         if self.serving == wanted and not self._failing:
             return _Verdict(_TRUE, "AllReady", f"{wanted} of {wanted} engines answer")
         so_far = f"{self.serving} of {wanted} engines answer"
-        if self._model.place in (Place.MISSING, Place.UNREACHABLE):
-            reason = "ModelNotFound" if self._model.place is Place.MISSING else "ModelUnreachable"
-            return _Verdict(_FALSE, reason, f"{so_far}: {self._model.message}")
+        if self._model.place in _NO_MODEL:
+            return _Verdict(_FALSE, _NO_MODEL[self._model.place], f"{so_far}: {self._model.message}")
+        if self._doubtful:
+            engine = min((seen.engine for seen in self._doubtful), key=lambda engine: engine.replica)
+            return _Verdict(_FALSE, _DOUBTS[engine.liveness], f"{so_far}; replica {engine.replica}: {engine.complaint}")
+        if self._no_room:
+            return _Verdict(_FALSE, "WaitsForMemory", f"{so_far}: {self._no_room}")
         if self._worst and self._worst.failures:
             return _Verdict(_FALSE, self._worst.reason, f"{so_far}: {self._worst.message}")
+        if self._now.waiting:
+            return _Verdict(_FALSE, "WaitsForOtherStarts", f"{so_far}: {next(iter(self._now.waiting.values()))}")
         return _Verdict(_FALSE, "Starting", so_far)
 
     def progressing(self) -> _Verdict:
@@ -160,10 +220,14 @@ class _View:
             if self._running:
                 return _Verdict(_TRUE, "Draining", "running requests are finished")
             return _Verdict(_FALSE, "Stable", "nothing runs, as it should be")
+        if self._no_room:
+            return _Verdict(_FALSE, "WaitsForMemory", str(self._no_room))
         if self._failing:
             return _Verdict(_FALSE, "BackingOff", "engines are started again with growing pauses")
         if self._replacing:
             return _Verdict(_TRUE, "Replacing", "engines are replaced one after the other")
+        if self._now.waiting:
+            return _Verdict(_TRUE, "WaitsForOtherStarts", f"an engine {next(iter(self._now.waiting.values()))}")
         if self.serving < self._wish.wanted:
             return _Verdict(_TRUE, "Starting", "engines are being started")
         return _Verdict(_FALSE, "Stable", "everything is as it should be")
@@ -173,26 +237,36 @@ class _View:
         place = self._model.place
         if place is Place.AVAILABLE or (place is Place.UNKNOWN and self._running):
             return _Verdict(_TRUE, "Located", "the model's file is on this machine")
-        if place is Place.MISSING:
-            return _Verdict(_FALSE, "ModelNotFound", self._model.message)
+        if place in (Place.MISSING, Place.CORRUPT):
+            return _Verdict(_FALSE, _NO_MODEL[place], self._model.message)
         if place is Place.UNREACHABLE:
             return _Verdict(_UNKNOWN, "ModelUnreachable", self._model.message)
         if place is Place.LOCATING:
             return _Verdict(_UNKNOWN, "Locating", "the model's file is being brought to this machine")
         return _Verdict(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 
-    def fits_memory(self, needed: int, memory: Memory | None) -> _Verdict:
+    def fits_memory(self, memory: Memory | None) -> _Verdict:
         """Whether one more engine has room."""
         if self._worst and self._worst.failures and self._worst.reason == _OUT_OF_MEMORY:
             return _Verdict(_FALSE, _OUT_OF_MEMORY, self._worst.message)
         if self.serving and self.serving == self._wish.wanted:
             return _Verdict(_TRUE, "Running", "the engines are in memory")
-        if not needed or memory is None:
+        if self._no_room:
+            return _Verdict(_FALSE, "NotEnoughMemory", str(self._no_room))
+        if memory is None:
             return _Verdict(_UNKNOWN, "NotEstimated", "what an engine needs is not known")
-        numbers = f"an engine needs about {needed} bytes, {memory.available_bytes} are available"
-        if needed > memory.available_bytes:
+        numbers = f"an engine needs about {size(memory.needed_bytes)}, {size(memory.free_bytes)} are free"
+        if memory.needed_bytes > memory.free_bytes:
             return _Verdict(_FALSE, "NotEnoughMemory", numbers)
         return _Verdict(_TRUE, "Estimated", numbers)
+
+    def routable(self) -> _Verdict:
+        """Whether a request for the server, by id or name, gets here."""
+        if self._now.routable:
+            return _Verdict(_TRUE, "Acknowledged", "Envoy routes requests for this server")
+        if not self._now.envoy:
+            return _Verdict(_UNKNOWN, "EnvoyNotConnected", "no Envoy has said that it routes requests for this server")
+        return _Verdict(_FALSE, "NotAcknowledged", "Envoy has not yet said that it routes requests for this server")
 
     def replicas(self) -> Sequence[Replica]:
         """One entry an engine; and one for a replica that waits for its next start."""
@@ -217,8 +291,11 @@ class _View:
         state, message = server_pb2.REPLICA_STATE_STARTING, "the model is being loaded"
         if draining:
             state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
+        elif seen in self._doubtful:
+            # As with one that drains: it gets no new requests, and may finish those that it has.
+            state, message = server_pb2.REPLICA_STATE_DRAINING, seen.engine.complaint
         elif self._now.serves(seen) and self._now.envoy:
-            state, message = server_pb2.REPLICA_STATE_READY, ""
+            state, message = server_pb2.REPLICA_STATE_READY, history.summary
         elif seen.engine.phase is Phase.READY:
             message = "Envoy has not acknowledged it yet"
         entry = Replica(
@@ -230,6 +307,10 @@ class _View:
         )
         entry.start_time.FromDatetime(seen.engine.start_time)
         return entry
+
+    @property
+    def _no_room(self) -> NoRoom | None:
+        return next((verdict for verdict in self._now.waiting.values() if isinstance(verdict, NoRoom)), None)
 
     @property
     def _failing(self) -> bool:

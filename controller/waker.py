@@ -1,11 +1,13 @@
 """The endpoint of last resort of every server: Envoy comes here while no engine is ready, and for the list of models.
 
-An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request's body is read and dropped (Envoy keeps it and sends it to the engine
-itself); what is decided here is when that may be. See `waking`.
+An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request comes without its body (Envoy keeps it and sends it to the engine
+itself); what is decided here is when that may be. See `waking`. Nothing is executed here, so a request that is lost with this process is
+sent to the next one: see envoy/listeners/held.yaml.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,10 +16,14 @@ from aiohttp import web
 from controller.board import Board
 from controller.status import is_going
 from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
+from llamesh.kit.listening import SocketWatch
+from llamesh.locations import make_private
 from llamesh.v1.server_pb2 import Server
 
 CLUSTER_HEADER = "x-llamesh-cluster"
 AWAKE_HEADER = "x-llamesh-awake"
+HELD_SINCE_HEADER = "x-llamesh-held-since"
+"""When Envoy began to hold the request, in seconds since 1970: what it waited at a waker before us counts."""
 _CHUNK = 1 << 16
 
 
@@ -36,23 +42,35 @@ class Waker:
         application.router.add_post("/{path:.*}", self._hold)
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
         self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
+        self._site: web.UnixSite | None = None
+        self._watch = SocketWatch(socket, self._listen)
 
     async def start(self) -> None:
         """Begin to serve."""
         await self._runner.setup()
-        self._socket.unlink(missing_ok=True)
-        await web.UnixSite(self._runner, str(self._socket)).start()
+        await self._listen()
+        self._watch.start()
 
     async def close(self) -> None:
         """Stop; held requests are cut off."""
+        await self._watch.close()
         await self._runner.cleanup()
         self._socket.unlink(missing_ok=True)
+
+    async def _listen(self) -> None:
+        """Listen at the socket's path, anew if it has vanished; requests that are held already stay so."""
+        if self._site:
+            await self._site.stop()
+        make_private(self._socket.parent)
+        self._socket.unlink(missing_ok=True)
+        self._site = web.UnixSite(self._runner, str(self._socket))
+        await self._site.start()
 
     async def _hold(self, request: web.Request) -> web.Response:
         async for _ in request.content.iter_chunked(_CHUNK):
             pass
         cluster = request.headers.get(CLUSTER_HEADER, "")
-        return _answer(await self._waking.hold(cluster), cluster)
+        return _answer(await self._waking.hold(cluster, _waited(request, time.time())), cluster)
 
     async def _models(self, request: web.Request) -> web.Response:
         servers = self._servers(request.match_info.get("server"))
@@ -70,6 +88,14 @@ class Waker:
             return [server for server in self._board.all() if not is_going(server)]
         server = self._board.get(server_uuid)
         return [server] if server is not None and not is_going(server) else []
+
+
+def _waited(request: web.Request, now: float) -> float:
+    """Seconds that Envoy has held a request already; 0 where it does not say."""
+    try:
+        return max(0.0, now - float(request.headers.get(HELD_SINCE_HEADER, "")))
+    except ValueError:
+        return 0.0
 
 
 def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:

@@ -1,7 +1,8 @@
 """`python -m engine SPEC.json`: one engine, from its start to its end.
 
-Supervises llama.cpp as its only child: starts it, says when it is ready, lets running requests finish on SIGTERM or SIGINT
-(a second one, or the end of the lifeline, ends it at once) and explains a failure. `python -m engine --check` says which
+Supervises llama.cpp as its only child: starts it, says when it is ready, lets running requests finish on SIGINT, and explains a
+failure. Without a supervisor SIGTERM does the same, and a second signal ends it at once; with one, SIGTERM is ignored
+(llamesh/shutdown.py) and only the end of the lifeline or SIGKILL ends it at once. `python -m engine --check` says which
 llama.cpp would be used. Exit codes: 0, or those of `engine.failure.Reason`.
 """
 
@@ -11,10 +12,9 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,26 @@ from engine.cores import default_threads
 from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
 from engine.launch import Program, arguments, find_program, scrubbed
+from engine.listener import Listener
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import Phase, StateFile
-
-LIFELINE = "LLAMESH_LIFELINE_FD"
-"""Names the read end of a pipe whose write end the supervisor of the whole mesh holds."""
+from llamesh.shutdown import LIFELINE, ignore_sigterm, is_supervised, stop_signals
 
 
 class Stopping:
     """The wish to stop: first in peace, then at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeated_is_forced: bool) -> None:
+        self._repeated_is_forced = repeated_is_forced
         self.asked = asyncio.Event()
         self.forced = asyncio.Event()
 
     def ask(self) -> None:
-        """A signal came. The second one means now."""
-        (self.forced if self.asked.is_set() else self.asked).set()
+        """A signal came."""
+        if self.asked.is_set() and self._repeated_is_forced:
+            self.forced.set()
+        self.asked.set()
 
     def force(self) -> None:
         """The mesh is gone: nobody waits for the answers any more."""
@@ -50,7 +52,7 @@ class Stopping:
 
 async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str]) -> int:
     """Run one engine to its end. Returns the exit code."""
-    stopping = Stopping()
+    stopping = Stopping(repeated_is_forced=not is_supervised(environment))
     state = StateFile(spec.state_file, "", time.time)
     try:
         _listen_for_the_end(stopping, environment)
@@ -59,19 +61,37 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
         command = _command(program, spec, spec_file)
         endpoint = Endpoint(spec.listen, spec.api_key)
         endpoint.claim()
+        listener = Listener(spec.listen.socket, spec.hand_over, _say)
         state.publish(Phase.STARTING)
         child = await Child.start(command, scrubbed(environment, spec.api_key if program else ""))
     except EngineError as failure:
         return _fail(state, failure, ())
     _say(f"starting {spec.alias} with {state.engine}")
+    obtaining: asyncio.Task[None] | None = None
+
+    def ready() -> None:
+        nonlocal obtaining
+        obtaining = asyncio.create_task(listener.obtain(child, embedded=program is None))
+
     try:
-        return await _live(spec, endpoint, child, stopping, state)
+        listener.open()
+        return await _live(spec, endpoint, child, stopping, state, ready)
     finally:
         child.kill()
+        if obtaining is not None:
+            obtaining.cancel()
+        await listener.close()
         endpoint.release()
 
 
-async def _live(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: Stopping, state: StateFile) -> int:
+async def _live(
+    spec: EngineSpec,
+    endpoint: Endpoint,
+    child: Child,
+    stopping: Stopping,
+    state: StateFile,
+    on_ready: Callable[[], None],
+) -> int:
     started = time.monotonic()
     ended = asyncio.create_task(child.wait())
     ready = asyncio.create_task(until_ready(endpoint))
@@ -79,6 +99,7 @@ async def _live(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: St
     await _first(ended, ready, asked)
     if ready.done() and not ended.done():
         state.publish(Phase.READY)
+        on_ready()
         _say(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
         await _first(ended, asked)
     was_ready = ready.done()
@@ -134,7 +155,7 @@ def _check_model(model: Path) -> None:
 
 def _listen_for_the_end(stopping: Stopping, environment: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals(environment):
         loop.add_signal_handler(number, stopping.ask)
     lifeline = environment.get(LIFELINE, "")
     if lifeline:
@@ -190,6 +211,8 @@ def main(arguments_given: list[str]) -> int:
     environment = dict(os.environ)
     if arguments_given == ["--check"]:
         return check(environment)
+    if is_supervised(environment):
+        ignore_sigterm()
     if len(arguments_given) != 1:
         _say("usage: python -m engine SPEC.json | --check")
         return Reason.BAD_SPEC.value

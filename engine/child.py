@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 from engine.failure import EngineError, Reason
+from llamesh.shutdown import STOP
 
 LOG_LINES = 40
 """Lines of llama.cpp's log that are kept to explain a failure."""
@@ -28,7 +30,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 class Child:
     """The running llama.cpp."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
+        self.channel = channel
+        """The other end of its standard input: the embedded engine sends its listening socket through it, and ends when it closes."""
         self._process = process
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._partial = b""
@@ -38,11 +42,12 @@ class Child:
     async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
         """Start a command in a session of its own (a terminal's Ctrl-C is ours to handle). Raises EngineError(NO_LLAMA_CPP)."""
         parent = os.getpid()
+        ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 env=dict(environment),
-                stdin=asyncio.subprocess.PIPE,
+                stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
@@ -50,8 +55,11 @@ class Child:
                 preexec_fn=lambda: _die_with(parent),
             )
         except OSError as error:
+            ours.close()
             raise EngineError(Reason.NO_LLAMA_CPP, f"{command[0]} cannot be run: {error}") from error
-        return cls(process)
+        finally:
+            theirs.close()
+        return cls(process, ours)
 
     @property
     def pid(self) -> int:
@@ -71,7 +79,7 @@ class Child:
 
     async def stop(self) -> None:
         """End it, by force if it does not listen."""
-        self._signal(signal.SIGTERM)
+        self._signal(STOP)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._process.wait()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,9 @@ from engine.failure import REPORT_PREFIX, EngineError, Reason
 from engine.launch import VERBOSITY
 from engine.parameters import completed, decode
 from engine.spec import EngineSpec
+from llamesh import listeners
 from llamesh.parameters import Setting, settings
+from llamesh.shutdown import STOP
 
 _LIBGOMP_REMEDY = (
     "libgomp.so.1 is missing, which llama.cpp needs. Install it: `apt-get install libgomp1` (Debian, Ubuntu), "
@@ -88,8 +92,22 @@ def _converted(value: bool | int | float | str, current: Any) -> Any:
     return type(current)[min(names, key=len)]
 
 
+def _hand_over(spec: EngineSpec) -> None:
+    """Send our listening socket to the supervising process, which keeps what waits in it if we die."""
+    if spec.listen.socket is None:
+        return
+    try:
+        with listeners.own(spec.listen.host) as listener, socket.socket(fileno=os.dup(0)) as channel:
+            listeners.hand_over(channel, listener)
+    except (OSError, listeners.NoListenerError) as error:
+        # It goes on without: see engine.listener.
+        sys.stderr.write(f"{REPORT_PREFIX}the listening socket is not handed over: {error}\n")
+
+
 def main(spec_file: Path) -> int:
     """Serve until standard input ends. The exit code is a `Reason`'s, and the last line says it in words."""
+    # Asked to end, it ends at once: whoever asks has waited for its requests.
+    signal.signal(STOP, signal.SIG_DFL)
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
@@ -103,6 +121,7 @@ def main(spec_file: Path) -> int:
     except RuntimeError:
         # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
         return 1
+    _hand_over(spec)
     sys.stdin.buffer.read()
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
     os._exit(0)

@@ -10,16 +10,14 @@ import contextlib
 import enum
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.failure import EngineError, Reason
 from engine.spec import Address
+from llamesh.kit.occupancy import METRICS_PATH, Counters, client_connections, is_busy
 
 _PROBE_SECONDS = 2.0
-_UNIX_TABLE = Path("/proc/net/unix")
-_CONNECTED = "03"
-"""The state of a connected socket in the kernel's table."""
 
 
 class Health(enum.Enum):
@@ -47,16 +45,19 @@ class Endpoint:
             return Health.REFUSED
         return Health.READY if status == 200 else Health.LOADING
 
-    async def busy(self) -> bool:
-        """Whether a request is being worked on or waits in llama.cpp. A server too busy to say so is busy; a dead one is not."""
+    async def busy(self, connections: Callable[[], int | None]) -> bool:
+        """Whether a request is worked on, or a client is connected: see `llamesh.kit.occupancy`.
+
+        `connections` is asked once our own question is over. A server too busy to answer is busy; a dead one is not.
+        """
         try:
-            _, body = await self._get("/metrics")
+            _, body = await self._get(METRICS_PATH)
+            requests = Counters.read(body).requests
         except TimeoutError:
             return True
-        except OSError:
-            return False
-        counts = re.findall(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", body, re.MULTILINE)
-        return any(float(count) > 0 for count in counts)
+        except (OSError, ValueError):
+            requests = 0
+        return is_busy(requests, connections())
 
     def claim(self) -> None:
         """Make a Unix socket's path free, removing what a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""
@@ -95,17 +96,10 @@ class Endpoint:
         path.rename(hidden)
         return Endpoint(Address(str(hidden)), self.api_key)
 
-    def clients(self, pid: int) -> int:
-        """Connections that process `pid` has open on the Unix socket, those whose last bytes are on their way included.
-
-        0 also where the system does not say (TCP, or no /proc): `busy` must then do.
-        """
+    def clients(self, pid: int) -> int | None:
+        """Connections that process `pid` has open here; None if the system does not say (TCP, or no /proc)."""
         path = self.address.socket
-        if path is None or not _UNIX_TABLE.exists():
-            return 0
-        rows = (line.split(maxsplit=7) for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:])
-        connected = {row[6] for row in rows if len(row) == 8 and row[5] == _CONNECTED and row[7] == str(path)}
-        return len(connected & _open_sockets(pid)) if connected else 0
+        return None if path is None else client_connections(path, pid)
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         async with asyncio.timeout(_PROBE_SECONDS):
@@ -125,13 +119,3 @@ class Endpoint:
         if status is None:
             raise ConnectionError(f"no HTTP answer from {self.address}")
         return int(status[1]), body
-
-
-def _open_sockets(pid: int) -> set[str]:
-    """The inode numbers of a process's sockets. Empty once it is gone."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
-    return found

@@ -9,6 +9,8 @@ import enum
 import signal
 from collections.abc import Sequence
 
+from llamesh.processes import signal_name
+
 
 class Reason(enum.Enum):
     """Why; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
@@ -56,7 +58,7 @@ _LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
     (Reason.BAD_SPEC, ("error while handling argument", "error: invalid argument", "error: unknown argument")),
 )
 
-_SIGNAL_WORDS = {
+_SIGNAL_WORDS: dict[int, str] = {
     signal.SIGILL: "used an instruction that this processor does not have; use a build for this processor",
     signal.SIGABRT: "stopped itself on an internal check",
     signal.SIGSEGV: "crashed",
@@ -82,8 +84,8 @@ def explain(exit_code: int, log: Sequence[str]) -> EngineError:
         if line is not None:
             return EngineError(reason, f"llama.cpp: {_text_of(line)}")
     if exit_code < 0:
-        number = signal.Signals(-exit_code)
-        return EngineError(Reason.CRASHED, f"llama.cpp {_SIGNAL_WORDS.get(number, 'was ended')} ({number.name})")
+        words = _SIGNAL_WORDS.get(-exit_code, "was ended")
+        return EngineError(Reason.CRASHED, f"llama.cpp {words} ({signal_name(-exit_code)})")
     last = _text_of(log[-1]) if log else "it wrote nothing"
     return EngineError(Reason.CRASHED, f"llama.cpp exited with code {exit_code}: {last}")
 

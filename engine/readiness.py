@@ -1,22 +1,28 @@
 """From started to ready, and from busy to idle: the two waits in an engine's life.
 
-Invariant: neither wait is a guess about time. Ready is what /health says; idle is no request in llama.cpp and no
-connection on its socket.
+Invariant: neither wait is a guess about time. Ready is what /health says; idle is what `llamesh.kit.occupancy` says.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from engine.endpoint import Endpoint, Health
 
 _POLL_SECONDS = 0.02
+_LONGEST_POLL_SECONDS = 0.5
+_GROWTH = 1.2
+"""Each pause is so many times the one before: whoever waits, waits at most a fifth longer than the load takes, and a long load costs
+two questions a second."""
 
 
-async def until_ready(endpoint: Endpoint) -> None:
+async def until_ready(endpoint: Endpoint, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Return when the model answers. Waits for ever on an engine that never does: the caller watches its process beside."""
-    while await endpoint.health() is not Health.READY:  # noqa: ASYNC110  # another process has no Event to wait on
-        await asyncio.sleep(_POLL_SECONDS)
+    pause = _POLL_SECONDS
+    while await endpoint.health() is not Health.READY:
+        await sleep(pause)
+        pause = min(pause * _GROWTH, _LONGEST_POLL_SECONDS)
 
 
 async def until_idle(endpoint: Endpoint, known_as: Endpoint, pid: int, grace_seconds: float) -> bool:
@@ -26,7 +32,7 @@ async def until_idle(endpoint: Endpoint, known_as: Endpoint, pid: int, grace_sec
     """
     try:
         async with asyncio.timeout(grace_seconds):
-            while await endpoint.busy() or known_as.clients(pid):  # noqa: ASYNC110  # as above
+            while await endpoint.busy(lambda: known_as.clients(pid)):  # noqa: ASYNC110  # as above
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         return False

@@ -73,6 +73,8 @@ class EngineSpec:
     """How long running requests may take to finish once the engine is told to stop."""
     state_file: Path | None = None
     """Where the engine's state is published, replaced in one step; see `engine.state`."""
+    hand_over: Path | None = None
+    """A Unix socket at which the engine hands a duplicate of its listening socket to the mesh; see `engine.listener`."""
 
     @classmethod
     def read(cls, path: Path) -> EngineSpec:
@@ -98,6 +100,7 @@ class EngineSpec:
         if alias.startswith("-") or "," in alias:
             raise EngineError(Reason.BAD_SPEC, f"alias: {alias!r} is not one name")
         state_file = _typed(document, "state_file", str, None)
+        hand_over = _typed(document, "hand_over", str, None)
         return cls(
             model=Path(_typed(document, "model", str, "")).absolute(),
             listen=Address.parse(_typed(document, "listen", str, "")),
@@ -108,6 +111,7 @@ class EngineSpec:
             parameters=_typed(document, "parameters", dict, {}),
             grace_seconds=float(_at_least(0, document, "grace_seconds", (int, float), 30.0)),
             state_file=Path(state_file) if state_file else None,
+            hand_over=Path(hand_over) if hand_over else None,
         )
 
 

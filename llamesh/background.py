@@ -23,7 +23,7 @@ class BackgroundTask:
 
     `name` names the work for people, for instance "rotate logs". `every` is the pause in seconds after a success; 0 suits work that
     waits by itself, such as reading a stream. `immediately` says whether the first run comes before the first pause.
-    `report` must not raise. `sleep` is passed in for tests.
+    `longest` bounds the backoff where the work must not be late. `report` must not raise. `sleep` is passed in for tests.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class BackgroundTask:
         *,
         every: float = 0.0,
         immediately: bool = True,
+        longest: float = LONGEST_BACKOFF,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
@@ -43,6 +44,7 @@ class BackgroundTask:
         self._report = report
         self._every = every
         self._immediately = immediately
+        self._longest = longest
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
 
@@ -70,7 +72,7 @@ class BackgroundTask:
         except Exception as failure:
             self.failures += 1
             self._report(self.name, failure)
-            return max(self._every, backoff(self.failures))
+            return max(self._every, min(backoff(self.failures), self._longest))
         self.failures = 0
         return self._every
 

@@ -12,6 +12,7 @@ import platform
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +54,28 @@ class ProcessId:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, as the system says it; None where there is none, or only its unreaped entry is left."""
+    """When the process started, as the system says it; None where there is none, or only its unreaped entry is left.
+
+    A process whose main thread has ended while others have not (a killed one that frees much memory, or waits for a disk) is not gone: it
+    still holds its sockets and files.
+    """
     if _LINUX:
         try:
             # The program's name, in parentheses, may itself hold spaces and parentheses.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else fields[19]
+        return None if fields[0] in "ZX" and not _other_threads(pid) else fields[19]
     asked = _ps("-o", "stat=,lstart=", "-p", str(pid))
     return None if not asked or asked.startswith("Z") else asked.partition(" ")[2].strip()
+
+
+def _other_threads(pid: int) -> bool:
+    """Whether a process has threads beside its main one."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def program_of(pid: int) -> str:
@@ -73,20 +86,38 @@ def program_of(pid: int) -> str:
         return ""
 
 
+def signal_name(number: int) -> str:
+    """A signal by its name, for people; real-time signals, most of which have none of their own, are counted from SIGRTMIN."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    first: int | None = getattr(signal, "SIGRTMIN", None)
+    if first is not None and first < number <= signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - first}"
+    return f"signal {number}"
+
+
+def exit_words(code: int) -> str:
+    """How a process ended, for people. `code` is that of `subprocess`: a negative one is the number of the signal."""
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
 def find_by_argument(argument: str) -> ProcessId | None:
     """The process that was started with this argument; None where there is none."""
+    return next((process for process, words in command_lines() if argument in words), None)
+
+
+def command_lines() -> Iterator[tuple[ProcessId, Sequence[str]]]:
+    """Every process that runs and the words of its command line. Where the system has no /proc, words end at spaces."""
     if _LINUX:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                        return ProcessId.of(int(entry.name))
-        return None
+                    words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
+                    yield ProcessId.of(int(entry.name)), words[:-1]
+        return
     for line in _ps("-axo", "pid=,command=").splitlines():
-        pid, _, command = line.strip().partition(" ")
-        if argument in command:
-            return ProcessId.of(int(pid))
-    return None
+        pid, *words = line.split()
+        yield ProcessId.of(int(pid)), words
 
 
 def _ps(*arguments: str) -> str:

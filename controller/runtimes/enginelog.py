@@ -7,7 +7,6 @@ its newer half is kept and the rest is cut off in place.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ MOST_BYTES = 4 << 20
 """Longest file."""
 _FOLLOW_SECONDS = 0.25
 _BLOCK = 64 << 10
+_MOST_READ = 1 << 20
+"""Most bytes that are read, or held as one line, at once."""
 
 
 class EngineLogs:
@@ -31,11 +32,18 @@ class EngineLogs:
         return os.open(self._path(server_uuid, replica), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def trim(self) -> None:
-        """Shorten the files that have grown too long."""
+        """Shorten the files that have grown too long. One that cannot be shortened does not keep the others long; then OSError."""
+        failure: OSError | None = None
         for path in self._directory.glob("*.log"):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if path.stat().st_size > self._most_bytes:
                     self._shorten(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def drop(self, server_uuid: str) -> None:
         """Remove a server's logs."""
@@ -55,6 +63,8 @@ class EngineLogs:
             await asyncio.sleep(_FOLLOW_SECONDS)
             fresh, position = _since(path, position)
             *whole, rest = (rest + fresh).split(b"\n")
+            if len(rest) > _MOST_READ:
+                whole, rest = [*whole, rest], b""
             if whole:
                 yield _decoded(whole)
 
@@ -95,7 +105,7 @@ def _since(path: Path, position: int) -> tuple[bytes, int]:
             if end < position:
                 return b"", end
             file.seek(position)
-            data = file.read()
+            data = file.read(_MOST_READ)
             return data, position + len(data)
     except FileNotFoundError:
         return b"", 0

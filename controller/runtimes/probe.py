@@ -1,4 +1,4 @@
-"""What an engine says of itself over HTTP on its Unix socket: is it ready, is it busy.
+"""What an engine says of itself over HTTP on its Unix socket: is it ready, and what does it count.
 
 Invariant: only small answers of llama.cpp's own are read here; no inference ever passes through.
 """
@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 
-from controller.runtimes import Load
+from llamesh.kit.occupancy import METRICS_PATH, Counters
 
-_SECONDS = 2.0
+SECONDS = 2.0
+"""How long one question waits for its answer."""
 _MOST_BYTES = 1 << 20
-_BUSY = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
-_WORK = re.compile(rb"^llamacpp:(?:prompt_tokens_total|tokens_predicted_total|n_decode_total) (\S+)", re.MULTILINE)
+_RETRY_SECONDS = 0.02
+_QUEUE_FULL = (errno.EAGAIN, errno.ENOTCONN)
+"""The second is how asyncio's own loop says it."""
+_NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK, errno.EPROTOTYPE)
+
+
+class UnreachableError(ConnectionError):
+    """Nobody listens at the engine's address."""
 
 
 async def is_ready(socket: str) -> bool:
@@ -25,28 +33,46 @@ async def is_ready(socket: str) -> bool:
     return False
 
 
-async def load(socket: str) -> Load | None:
-    """How busy the engine is; None where it does not say in time."""
-    with contextlib.suppress(OSError, TimeoutError, ValueError):
-        status, body = await _get(socket, "/metrics")
-        if status == 200:
-            busy = any(float(count) > 0 for count in _BUSY.findall(body))
-            return Load(busy, sum(float(count) for count in _WORK.findall(body)))
-    return None
+async def counters(socket: str) -> Counters | None:
+    """What the inference loop counts; None if it does not answer in time. Raises UnreachableError.
+
+    An OSError that is raised is no word about the engine: this process itself lacks something, such as a free descriptor.
+    """
+    try:
+        status, body = await _get(socket, METRICS_PATH)
+        return Counters.read(body) if status == 200 else None
+    except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError):
+        return None
 
 
 async def _get(socket: str, path: str) -> tuple[int, bytes]:
-    async with asyncio.timeout(_SECONDS):
+    """Ask. While the engine's queue of connections is full, wait for room in it."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                return await _ask(socket, path)
+            except OSError as error:
+                if error.errno not in _QUEUE_FULL:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _ask(socket: str, path: str) -> tuple[int, bytes]:
+    try:
         reader, writer = await asyncio.open_unix_connection(socket)
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode())
-            answer = await reader.read(_MOST_BYTES)
-            while not reader.at_eof() and len(answer) < _MOST_BYTES:
-                answer += await reader.read(_MOST_BYTES)
-        finally:
-            writer.close()
+    except OSError as error:
+        if error.errno in _NOBODY_THERE:
+            raise UnreachableError(error.errno, f"nobody listens at {socket}") from error
+        raise
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read(_MOST_BYTES)
+        while not reader.at_eof() and len(answer) < _MOST_BYTES:
+            answer += await reader.read(_MOST_BYTES)
+    finally:
+        writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
     status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
     if status is None:
-        raise ConnectionError(f"no HTTP answer from {socket}")
+        raise ConnectionResetError(f"no HTTP answer from {socket}")
     return int(status[1]), body

@@ -1,6 +1,7 @@
 """What survives the controller: one small JSON file an engine, written before the engine is started.
 
-Invariant: an engine that runs has a record. A record is replaced in one step; one that cannot be read counts as none.
+Invariant: a record is replaced in one step; one that cannot be read counts as none. The directory and each of its files may vanish or be
+damaged at any time: what is written next makes them anew.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-from llamesh.processes import ProcessId
+from llamesh.kit.logs import log
+from llamesh.parameters import DEFAULT_BATCH
+from llamesh.processes import ProcessId, command_lines
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -33,6 +37,8 @@ class Record:
     """The process's start time in the system's own words: see `identity`."""
     stopping: bool = False
     """It was told to end."""
+    batch: int = DEFAULT_BATCH
+    """Tokens of prompt that it computes at once."""
 
     @property
     def process(self) -> ProcessId:
@@ -50,6 +56,10 @@ class Records:
         """Where the engine answers. The name is as long as it may be: see llamesh.locations."""
         return self.directory / f"{instance}.sock"
 
+    def hand_over(self, instance: str) -> Path:
+        """Where the engine hands over its listening socket."""
+        return self.directory / f"{instance}.hand"
+
     def spec(self, instance: str) -> Path:
         """What the engine is told."""
         return self.directory / f"{instance}.spec"
@@ -58,37 +68,82 @@ class Records:
         """What the engine says of itself."""
         return self.directory / f"{instance}.state"
 
-    def free_instance(self, server_uuid: str) -> str:
-        """A name that no engine has. RuntimeError where a server has 1296 engines."""
+    def free_instance(self, server_uuid: str, taken: Container[str] = ()) -> str:
+        """A name that no engine has, neither of those `taken` nor on disk. RuntimeError if a server has 1296 engines."""
         prefix = server_uuid[:8]
         for number in range(len(_DIGITS) ** 2):
             name = f"{prefix}-{_DIGITS[number // len(_DIGITS)]}{_DIGITS[number % len(_DIGITS)]}"
-            if not self._path(name).exists():
+            if name not in taken and not self._path(name).exists() and not self.socket(name).exists():
                 return name
         raise RuntimeError(f"the server {server_uuid} has too many engines")
 
     def write(self, record: Record) -> Record:
-        """Write a record in one step."""
+        """Write a record in one step. Raises OSError; then the record before is still there."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self._path(record.instance).with_suffix(".tmp")
-        unfinished.write_text(json.dumps(asdict(record)))
-        unfinished.replace(self._path(record.instance))
+        try:
+            unfinished.write_text(_text(record))
+            unfinished.replace(self._path(record.instance))
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
         return record
 
+    def keep(self, record: Record) -> None:
+        """See to it that the file says what the record does. Raises OSError."""
+        try:
+            if self._path(record.instance).read_text() == _text(record):
+                return
+        except (OSError, ValueError):
+            pass  # It is written anew, whatever was wrong with it.
+        self.write(record)
+
+    def write_spec(self, instance: str, document: Mapping[str, object]) -> None:
+        """Write what the engine is told, and remove what an earlier engine of the name said of itself. Raises OSError."""
+        self.state(instance).unlink(missing_ok=True)
+        self.spec(instance).write_text(json.dumps(document))
+
     def remove(self, instance: str) -> None:
-        """Remove a record and all files beside it, the record last: none is ever an orphan. A retiring engine hides its socket."""
+        """Remove a record and all files beside it, the record last: none is ever an orphan. A retiring engine hides its socket.
+
+        What cannot be removed stays: it is found again when its name is needed, or by the next controller.
+        """
         hidden = self.directory / f"~{instance[1:]}.sock"
-        for path in (self.socket(instance), self.spec(instance), self.state(instance), hidden, self._path(instance)):
-            path.unlink(missing_ok=True)
+        beside = (self.socket(instance), self.hand_over(instance), self.spec(instance), self.state(instance), hidden)
+        for path in (*beside, self._path(instance)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[Record]:
-        """Every record that can be read; those of an older make are removed."""
+        """Every record that can be read; others are removed."""
         for path in sorted(self.directory.glob("*.json")):
             try:
-                yield Record(**json.loads(path.read_text()))
+                record = Record(**json.loads(path.read_text()))
+                if (
+                    record.instance == path.stem
+                    and isinstance(record.pid, int)
+                    and isinstance(record.start_seconds, float)
+                ):
+                    yield record
+                    continue
             except FileNotFoundError:
                 continue
-            except (ValueError, TypeError):
+            except (OSError, ValueError, TypeError):
+                pass  # Damaged, or of an older make.
+            log.warning("damaged record of an engine removed", file=str(path))
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+    def running(self) -> dict[str, ProcessId]:
+        """The engines of this directory that run, by instance, found by their command lines."""
+        found = {}
+        for process, words in command_lines():
+            for module, argument in pairwise(words):
+                path = Path(argument)
+                if module == "engine" and path.parent == self.directory and path.suffix == ".spec":
+                    found[path.stem] = process
+        return found
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
         """The reason and the message that an engine left behind when it failed; None where it did not."""
@@ -102,11 +157,20 @@ class Records:
         return self.directory / f"{instance}.json"
 
 
-def new_record(instance: str, server_uuid: str, replica: int, spec_hash: str) -> Record:
+def new_record(instance: str, server_uuid: str, replica: int, spec_hash: str, batch: int = DEFAULT_BATCH) -> Record:
     """The record of an engine that is about to be started."""
-    return Record(instance, server_uuid, replica, spec_hash, time.time())
+    return Record(instance, server_uuid, replica, spec_hash, time.time(), batch=batch)
+
+
+def orphan_record(instance: str, process: ProcessId) -> Record:
+    """The record of an engine that runs but has lost its own: it counts as that of a server which nobody declared, so it ends."""
+    return with_process(new_record(instance, f"orphan-{instance}", 0, ""), process)
 
 
 def with_process(record: Record, process: ProcessId) -> Record:
     """The record of an engine that runs."""
     return replace(record, pid=process.pid, started=process.started)
+
+
+def _text(record: Record) -> str:
+    return json.dumps(asdict(record))

@@ -22,6 +22,18 @@ ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = "envoy.config.listener.v3.Listener"
 ROUTES = "envoy.config.route.v3.RouteConfiguration"
 
+RESTART_BUDGET_SECONDS = 60
+"""How long Envoy waits for a member that restarts. The supervisor pauses at most 30 s before it starts one again
+(llamesh/cli/mesh/restarts.py), and a start takes some seconds."""
+RESTART_RETRIES = 120
+_RESTART_BACKOFF = {"base_interval": "0.02s", "max_interval": "1s"}
+"""Envoy waits a random part of the interval, which doubles up to the longest: 120 retries wait 57 s on average, and
+with a deviation of 3 s never less than 45."""
+_HEALTH_RETRIES = 8
+"""Of GetHealth, which is asked by those who want to know soon: some 3 s."""
+_HEALTH_TIMEOUT = "3s"
+"""Longer than the gateway waits for all others. If it is stopped, Envoy answers 504 then."""
+
 WAKER = "waker"
 CONTRACT = "contract"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -58,8 +70,10 @@ class InferenceSettings:
     """Limits of a request that differ from the table's defaults (llamesh.kit.limits)."""
     stream_idle_timeout_seconds: int = 600
     """How long a request may stay without a byte in either direction; prefill and a model that loads are silent."""
-    admission_timeout_seconds: int = 10
-    """How long Admission may take to answer."""
+    admission_timeout_seconds: int = RESTART_BUDGET_SECONDS
+    """How long Admission may take to answer, a restart of the contract service included."""
+    restart_retries: int = RESTART_RETRIES
+    """How often a member that does not listen is tried again."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,8 @@ class ManagementSettings:
     """Origins of web pages that may call."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
+    restart_retries: int = RESTART_RETRIES
+    """How often a service that does not listen is tried again."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,6 @@ class ServerEndpoints:
     """Names under which requests find it."""
     ready: tuple[str, ...]
     """Its ready replicas: paths of Unix sockets, or host:port. Empty: requests go to the waker."""
-    waker: str
-    """The waker's Unix socket or host:port."""
     max_connections: int
     """Connections that a cluster opens to one replica, and one more for each further worker of Envoy. A server has one
     cluster of its own and one per name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
@@ -152,7 +166,7 @@ def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
     """Who answers for the cluster `name`: the ready replicas of all `servers`, behind them the waker."""
     members = sorted(servers, key=lambda server: server.server_uuid)
     ready = [{"endpoint": {"address": address(at)}} for server in members for at in server.ready]
-    values = {"name": name, "ready": ready, "waker": address(members[0].waker)}
+    values = {"name": name, "ready": ready}
     return templates.render("clusters/endpoints.yaml", ENDPOINTS, values)
 
 
@@ -163,6 +177,8 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "port": settings.port,
         "stream_idle_timeout": f"{settings.stream_idle_timeout_seconds}s",
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
+        "restart_retries": settings.restart_retries,
+        "restart_backoff": _RESTART_BACKOFF,
         "max_body_bytes": settings.max_body_bytes,
         # Envoy takes the larger of this and the routes' limit for its own.
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
@@ -200,6 +216,18 @@ _LIMITS_MODULES = (
 )
 
 
+def held_listener(settings: InferenceSettings) -> Any:
+    """The internal listener that requests without an engine pass on their way to the waker."""
+    values = {
+        "max_body_bytes": settings.max_body_bytes,
+        "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
+        "empty_lua": templates.lua("empty"),
+        "restart_retries": settings.restart_retries,
+        "restart_backoff": _RESTART_BACKOFF,
+    }
+    return templates.render("listeners/held.yaml", LISTENER, values)
+
+
 def inference_routes(
     settings: InferenceSettings, asked: Iterable[str] = (), revoked: Iterable[str] = (), context: int = 0
 ) -> Any:
@@ -219,6 +247,9 @@ def inference_routes(
         "inference_metadata": {"kind": "inference"} | known | asking,
         "models_metadata": {"kind": "models"} | known,
         "per_filter": _cors_policy(settings.allowed_origins),
+        "restart_retries": settings.restart_retries,
+        "restart_backoff": _RESTART_BACKOFF,
+        "restart_budget": f"{RESTART_BUDGET_SECONDS}s",
     }
     return templates.render("routes/inference.yaml", ROUTES, values)
 
@@ -232,8 +263,20 @@ def management_listener(settings: ManagementSettings) -> Any:
         if method.internal
     ]
     routed = [
-        templates.tree("routes/service.yaml", {"service": service, "cluster": cluster})
+        _service_route({"prefix": f"/{service}/"}, cluster, settings.restart_retries, reads=False)
         for service, cluster in (*settings.services, *settings.open_services)
+    ]
+    clusters = dict(settings.services)
+    reads = [
+        _service_route(
+            {"path": method.path},
+            clusters[method.service],
+            _HEALTH_RETRIES if method.name == "GetHealth" else settings.restart_retries,
+            reads=True,
+            timeout=_HEALTH_TIMEOUT if method.name == "GetHealth" else "0s",
+        )
+        for method in api.methods
+        if method.reads and not method.internal
     ]
     rules = json.dumps(api.body_rules(), sort_keys=True)
     values = {
@@ -247,9 +290,21 @@ def management_listener(settings: ManagementSettings) -> Any:
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
-        "routes": [*internal, *routed, _NOWHERE],
+        "routes": [*internal, *reads, *routed, _NOWHERE],
     }
     return templates.render("listeners/management.yaml", LISTENER, values)
+
+
+def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
+    values = {
+        "match": match,
+        "cluster": cluster,
+        "timeout": timeout,
+        "retry_on": "connect-failure,refused-stream,reset" if reads else "connect-failure,refused-stream",
+        "retries": retries,
+        "backoff": _RESTART_BACKOFF,
+    }
+    return templates.tree("routes/service.yaml", values)
 
 
 # A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until

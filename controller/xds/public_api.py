@@ -45,6 +45,21 @@ class Method:
     """Only for members of the mesh: never routed."""
     bindings: tuple[Binding, ...]
 
+    @property
+    def service(self) -> str:
+        """Full name of its service."""
+        return self.path.split("/")[1]
+
+    @property
+    def name(self) -> str:
+        """Its own name, without that of its service."""
+        return self.path.split("/")[2]
+
+    @property
+    def reads(self) -> bool:
+        """It changes nothing: every REST form of it is a GET."""
+        return bool(self.bindings) and all(binding.verb == "GET" for binding in self.bindings)
+
 
 class PublicApi:
     """The methods of the named services.

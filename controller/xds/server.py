@@ -81,6 +81,7 @@ class ControlPlane:
         listeners = {settings.name: builders.management_listener(settings) for settings in management}
         if inference:
             listeners["inference"] = builders.inference_listener(inference)
+            listeners["held"] = builders.held_listener(inference)
         own = {name for name in self._snapshot.of(CDS) if name not in self._members}
         self._replace(CDS, clusters, own - clusters.keys())
         self._replace(LDS, listeners, self._snapshot.of(LDS).keys() - listeners.keys())
@@ -124,7 +125,8 @@ class ControlPlane:
         self._wake_streams()
 
     async def acknowledged(self, server_uuid: str, timeout: float) -> bool:  # noqa: ASYNC109
-        """Waits until every connected Envoy has acknowledged the present clusters and endpoints of a server.
+        """Waits until every connected Envoy has acknowledged the present clusters and endpoints of a server, and that admission is asked
+        for its requests if it is.
 
         False where that did not happen within `timeout` seconds, where no Envoy was connected in that time, or where
         the server is unknown.
@@ -132,9 +134,11 @@ class ControlPlane:
 
         def done() -> bool:
             server = self._servers.get(server_uuid)
-            return server is not None and all(
-                stream.has(CDS, name) and stream.has(EDS, name) for stream in self._streams for name in server.clusters
-            )
+            if server is None:
+                return False
+            clusters = [(type_url, name) for name in server.clusters for type_url in (CDS, EDS)]
+            routes = [(RDS, name) for name in self._snapshot.of(RDS)] if server.ask else []
+            return all(stream.has(*resource) for stream in self._streams for resource in (*clusters, *routes))
 
         return await self._until(done, timeout)
 

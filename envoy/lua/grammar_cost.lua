@@ -9,6 +9,7 @@ local grammar_branches = require("grammar_branches")
 local sets = require("character_sets")
 local exceeded = json_text.exceeded
 local join, overlap = sets.join, sets.overlap
+local byte, sub = string.byte, string.sub
 local max = math.max
 
 local grammar_cost = {}
@@ -138,7 +139,7 @@ local function ways_of_items(items)
       local least, highest = item.least, item.most
       local varies = least ~= highest
       local span = highest and highest - least or UNBOUNDED_SPAN
-      local inside = ways > 0 and spans(first, ending) or 0
+      local inside = spans(first, ending)
       if inside > 0 and highest == 1 then
         span = span + inside
       elseif inside > 0 then
@@ -177,10 +178,53 @@ local function ways_of_items(items)
   return most, open
 end
 
--- Of alternatives: those of the costliest, and one for each that may begin as another does, unless both begin with literals.
+-- The literal text that a list of items begins with, and whether it is all of them.
+local function beginning_of(items)
+  local parts = {}
+  for index, item in ipairs(items) do
+    if not item.text or item.repeats then
+      return table.concat(parts), false
+    end
+    parts[index] = item.text
+    if index == MOST_OPEN then
+      break
+    end
+  end
+  return table.concat(parts), #parts == #items
+end
+
+local function without_others(set)
+  if set ~= "any" and set[128] then
+    set = join({}, set)
+    set[128] = nil
+  end
+  return set
+end
+
+-- Whether an alternative may be read as an earlier one, as far as its beginning tells; and if both are literals, by which characters the longer goes on.
+local function alike(one, other)
+  if one.text == "" or other.text == "" then
+    -- Beyond ASCII all are one in these sets, and languages have several classes of them: these are taken for different.
+    return overlap(without_others(one.first), other.first)
+  end
+  local shorter, longer = one, other
+  if #shorter.text > #longer.text then
+    shorter, longer = other, one
+  end
+  if sub(longer.text, 1, #shorter.text) ~= shorter.text then
+    return false
+  elseif one.whole and other.whole and #shorter.text < #longer.text then
+    return false, { [byte(longer.text, #shorter.text + 1)] = true }
+  end
+  return true
+end
+
+-- Of alternatives: those of the costliest, and one for each that may be read as another. If they are repeated, each turn may be read in as many ways.
 function ways_of(alternatives)
-  local most, open, alike = 0, {}, 0
-  local by_literal, by_others = {}, {}
+  if #alternatives > limits["grammar.alternatives"] then
+    return exceeded("grammar.alternatives", #alternatives)
+  end
+  local most, open, same, earlier = 0, {}, 0, {}
   for index, items in ipairs(alternatives) do
     local ways, mine = ways_of_items(items)
     most = max(most, ways)
@@ -188,31 +232,36 @@ function ways_of(alternatives)
       open[#open + 1] = one
     end
     if #alternatives > 1 then
-      local first = first_of_items(items)
-      local literal = items[1] and items[1].literal and not items[1].repeats
-      if index > 1 and (overlap(first, by_others) or (not literal and overlap(first, by_literal))) then
-        alike = alike + 1
+      local this = { first = first_of_items(items) }
+      this.text, this.whole = beginning_of(items)
+      local counted = false
+      for _, other in ipairs(earlier) do
+        local is_alike, goes_on = alike(this, other)
+        if is_alike and not counted then
+          counted = true
+          open[#open + 1] = { ways = 0, span = 2, set = join({}, this.first) }
+        elseif goes_on then
+          open[#open + 1] = { ways = 0, span = 2, set = goes_on }
+        end
       end
-      if literal then
-        by_literal = join(by_literal, first)
-      else
-        by_others = join(by_others, first)
-      end
+      same = same + (counted and 1 or 0)
+      earlier[index] = this
     end
   end
-  if most + alike > limits["grammar.ways"] then
-    return exceeded("grammar.ways", most + alike, true)
+  if most + same > limits["grammar.ways"] then
+    return exceeded("grammar.ways", most + same, true)
   end
-  return most + alike, together(open, max)
+  return most + same, together(open, max)
 end
 
--- A pattern of a JSON schema. Sums over the body are kept in `totals`.
+-- A pattern of a JSON schema. Sums over the body are kept in `totals`. Returns among how many ways to go on it chooses.
 function grammar_cost.pattern(pattern, most, totals)
   rules, limits = {}, most
+  local ways = 1
   for _, alternatives in ipairs(grammar_text.pattern(pattern, most, totals)) do
-    starts_of(alternatives)
-    ways_of(alternatives)
+    ways = max(ways, starts_of(alternatives), (ways_of(alternatives)))
   end
+  return ways
 end
 
 -- A whole grammar.

@@ -1,7 +1,7 @@
 -- Reads a grammar (GBNF) or a pattern (regular expression in a JSON schema) into parts: alternatives, each a list of items, each a literal, a class of characters,
 -- a name of a rule, or a group with alternatives of its own. What it reads is bounded by limits, nesting first: llama.cpp follows it by recursion.
 --
--- An item: {first = by which characters it begins, literal, size} or {name} or {inner = alternatives}; with a repetition also {repeats, least, most}.
+-- An item: {first = by which characters it begins, literal, text, size} or {name} or {inner = alternatives}; with a repetition also {repeats, least, most}.
 
 local exceeded = require("json_text").exceeded
 local find, sub, byte = string.find, string.sub, string.byte
@@ -182,19 +182,19 @@ local function read_alternatives(at, depth)
           at = at + 1
         else
           local code, _, after = read_character(at)
-          items[#items + 1] = { first = { [code or 128] = true }, literal = true }
+          items[#items + 1] = { first = { [code or 128] = true }, literal = true, text = sub(text, at, after - 1) }
           at = after - 1
         end
       elseif mark == 46 then
         items[#items + 1] = { first = "any" }
       else
-        items[#items + 1] = { first = { [mark > 127 and 128 or mark] = true }, literal = true }
+        items[#items + 1] = { first = { [mark > 127 and 128 or mark] = true }, literal = true, text = sub(text, at, at) }
       end
       at = at + 1
     elseif mark == 34 then
       stop, first, empty = read_literal(at)
       if not empty then
-        items[#items + 1] = { first = first, literal = true, size = stop - at - 1 }
+        items[#items + 1] = { first = first, literal = true, size = stop - at - 1, text = sub(text, at + 1, stop - 1) }
       end
       at = stop + 1
     elseif mark == 35 then

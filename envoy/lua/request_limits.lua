@@ -87,6 +87,36 @@ local function check_media(first, last)
   end
 end
 
+-- How deep a text is nested that is JSON itself.
+local function check_depth(written, name)
+  local depth, at = 0, 1
+  while true do
+    at = find(written, '["{}%[%]]', at)
+    if not at then
+      return
+    end
+    local mark = byte(written, at)
+    if mark == QUOTE then
+      repeat
+        at = find(written, '["\\]', at + 1)
+        if not at then
+          return
+        end
+        local escaped = byte(written, at) == 92
+        at = escaped and at + 1 or at
+      until not escaped
+    elseif mark == BRACE or mark == BRACKET then
+      depth = depth + 1
+      if depth > limits[name] then
+        return exceeded(name, depth, true)
+      end
+    else
+      depth = depth - 1
+    end
+    at = at + 1
+  end
+end
+
 -- The text between `first` and `last`, as it was sent.
 local function check_text(rule, first, last)
   local size = last - first + 1
@@ -107,6 +137,8 @@ local function check_text(rule, first, last)
   end
   if rule.reads == "media" then
     check_media(first, last)
+  elseif rule.reads == "json" then
+    check_depth(unescaped(sub(text, first, last)), "messages.argument_depth")
   elseif rule.reads == "grammar" then
     constrained = true
     grammar_cost.check(unescaped(sub(text, first, last)), limits)

@@ -192,7 +192,7 @@ local function visit_type(of, kind, depth, way)
       if #of.pattern > limits["schema.pattern_bytes"] then
         return exceeded("schema.pattern_bytes", #of.pattern)
       end
-      grammar_cost.pattern(of.pattern, limits, sums)
+      return grammar_cost.pattern(of.pattern, limits, sums)
     end
   end
   return 1

@@ -147,4 +147,5 @@ def _explain(decision: Decision) -> None:
         print(
             f"memory {size(memory.total_bytes)}: {memory.replicas} x (weights {size(memory.weights_bytes)}"
             f" + KV cache {size(memory.kv_cache_bytes)} + overhead {size(memory.overhead_bytes)})"
+            + (f", of which {size(memory.shared_weights_bytes)} count once" if memory.shared_weights_bytes else "")
         )

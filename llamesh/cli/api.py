@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from llamesh.cli import web
+from llamesh.cli.inference import inference_address
 from llamesh.client.profile import load_profile
 
 
@@ -34,7 +35,7 @@ def api(
         Ask the inference address (8080), not the management one.
     """
     profile = load_profile()
-    base = profile.inference if inference else profile.url
+    base = inference_address(profile) if inference else profile.url
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
         if response.status >= 400:
             raise web.refusal(response)

@@ -12,8 +12,9 @@ from cyclopts import Parameter
 
 from llamesh.cli import web
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.inference import inference_address
 from llamesh.cli.output import note
-from llamesh.client.profile import Profile, load_profile
+from llamesh.client.profile import load_profile
 
 LIST_SECONDS = 5.0
 """How long a refusal waits for the names that would have been right."""
@@ -75,10 +76,11 @@ def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
     """Ask, print what comes as it comes, and return all of it."""
     profile = load_profile()
     path, body = _addressed(model, request)
+    address = inference_address(profile)
     said = []
-    with web.answer(profile.inference, "POST", path, profile.token, json.dumps(body).encode()) as response:
+    with web.answer(address, "POST", path, profile.token, json.dumps(body).encode()) as response:
         if response.status >= 400:
-            raise _refused(web.refusal(response), profile)
+            raise _refused(web.refusal(response), address, profile.token)
         for event in _events(response):
             if "error" in event:
                 raise CommandError(str(event["error"].get("message", event["error"])))
@@ -90,12 +92,12 @@ def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
     return "".join(said)
 
 
-def _refused(refusal: CommandError, profile: Profile) -> CommandError:
+def _refused(refusal: CommandError, address: str, token: str) -> CommandError:
     """The refusal; where nobody serves the model, with the names of those that are served."""
     if refusal.code is not Exit.NOT_FOUND:
         return refusal
     try:
-        with web.answer(profile.inference, "GET", "/v1/models", profile.token, timeout=LIST_SECONDS) as response:
+        with web.answer(address, "GET", "/v1/models", token, timeout=LIST_SECONDS) as response:
             names = [str(item["id"]) for item in json.loads(response.read())["data"]]
     except (CommandError, ValueError, KeyError, TypeError):
         return refusal

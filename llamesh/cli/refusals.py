@@ -47,6 +47,10 @@ def translate(error: Exception) -> CommandError | None:
         cause = f"the mesh at {load_profile().url} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
+    if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
+        # gRPC's own words again: our side gave up.
+        cause = f"the mesh at {load_profile().url} did not answer in time"
+        hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
         hint = "llamesh login"
         if error.message.startswith("Jwt"):

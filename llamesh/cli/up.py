@@ -10,17 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, envoy, health, leftovers, logfiles, ports
+from llamesh.cli.mesh import checks, health, leftovers, logfiles, open_files, ports
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone, is_ready
+from llamesh.cli.mesh.service_manager import ServiceManager, without_service_manager
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
-from llamesh.cli.mesh.supervisor import Supervisor
+from llamesh.cli.mesh.supervisor import OWN_LOG, Supervisor
 from llamesh.envoy_binary import EnvoyNotFoundError
-from llamesh.locations import home_directory, make_private
+from llamesh.local_mesh import Addresses
+from llamesh.locations import home_directory, make_private, run_directory
 
 READY_SECONDS = 60.0
 """How long a start may take before it is called slow; nothing is given up then."""
@@ -47,16 +51,21 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     settings = read_settings(os.environ)
     for folder in (settings.home, settings.logs):
         _usable(folder)
-    if detach:
-        return _detached(settings, demo=demo, began=began)
     try:
+        if detach:
+            return _detached(settings, demo=demo, began=began)
         with held(settings.home, settings.addresses):
+            open_files.raise_limit()
             _usable(settings.run_dir)
-            if forced := leftovers.clear(settings.run_dir):
+            if forced := leftovers.clear(settings.home, settings.run_dir):
                 _say(f"ended {forced} processes of an earlier mesh")
             _check_machine(settings)
-            envoy.write_bootstrap(settings)
-            return asyncio.run(_supervise(settings, demo=demo, began=began))
+            _usable(settings.run_dir)
+            try:
+                return asyncio.run(_supervise(settings, demo=demo, began=began))
+            finally:
+                # After a forced end engines still notice that the mesh is gone.
+                leftovers.clear(settings.home, settings.run_dir)
     except MeshRunningError as error:
         by = f" (process {error.holder.pid})" if error.holder else ""
         raise CommandError(
@@ -75,7 +84,8 @@ def down(*, timeout: Duration = 60.0) -> int:
     timeout
         How long to wait for running requests and the end: 30s, 2m, or seconds; then it is killed.
     """
-    running = holder(home_directory(os.environ))
+    home = home_directory(os.environ)
+    running = holder(home)
     if running is None:
         _say("no mesh is running here")
         return Exit.OK
@@ -85,6 +95,9 @@ def down(*, timeout: Duration = 60.0) -> int:
         _say(f"it did not end within {timeout:g} s; it is killed")
         running.signal(signal.SIGKILL)
         running.wait_gone(5)
+        # Its processes end with it, which is waited for, and a supervisor that was killed could not clean up itself.
+        with contextlib.suppress(MeshRunningError, OSError), held(home, Addresses("", "")):
+            leftovers.clear(home, run_directory(home, os.environ))
     _say("stopped")
     return Exit.OK
 
@@ -120,46 +133,77 @@ def _check_machine(settings: MeshSettings) -> None:
 
 
 async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int:
-    supervisor = Supervisor(components(settings), settings.run_dir, settings.logs, _say, os.environ)
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        _say(
-            "killing everything"
-            if supervisor.stopping
-            else "stopping: running requests are finished first (again to kill)"
-        )
-        supervisor.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, asked)
+    manager = ServiceManager(os.environ)
+    environment = without_service_manager(os.environ)
+    patience = settings.member_patience_seconds
+    supervisor = Supervisor(components(settings), settings.run_dir, settings.logs, _say, environment, patience)
+    _listen_for_the_end(supervisor, manager)
     beside = [
-        asyncio.create_task(_greet(settings, demo=demo, began=began)),
-        asyncio.create_task(_end_without_home(settings, supervisor)),
+        BackgroundTask("look after the home", _end_without_home(settings, supervisor), _failed, every=HOME_SECONDS)
     ]
+    if manager.alive_every:
+        beside.append(BackgroundTask("sign of life", _alive(manager), _failed, every=manager.alive_every))
+    for task in beside:
+        task.start()
+    greeting = asyncio.create_task(_greet(settings, manager, demo=demo, began=began))
     await supervisor.run()
     for task in beside:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await task.close()
+    greeting.cancel()
+    await asyncio.gather(greeting, return_exceptions=True)
     if supervisor.refused:
-        raise CommandError(supervisor.refused)
+        raise CommandError(supervisor.refused, code=Exit.USAGE)
     if supervisor.killed:
         return Exit.INTERRUPTED
     _say("stopped")
     return Exit.OK
 
 
-async def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> None:
+def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None:
+    """Any number of SIGTERM and SIGHUP, as scripts and service managers send them, end the mesh in order. A person who presses
+    Ctrl-C twice, and SIGQUIT, end it at once."""
+    interrupts = 0
+
+    def asked(number: signal.Signals) -> None:
+        nonlocal interrupts
+        interrupts += number is signal.SIGINT
+        if number is signal.SIGQUIT or interrupts > 1:
+            _say("killing everything")
+            supervisor.kill()
+        elif not supervisor.stopping:
+            _say("stopping: running requests are finished first (Ctrl-C twice to kill)")
+            manager.stopping()
+            supervisor.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup: the end of the terminal is not the end of the mesh
+        asyncio.get_running_loop().add_signal_handler(number, asked, number)
+
+
+def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> Callable[[], Awaitable[None]]:
     """A mesh whose folder was removed serves from nothing, and no command finds it any more: it ends."""
-    while not supervisor.stopping:
-        await asyncio.sleep(HOME_SECONDS)
-        if is_gone(settings.home):
+
+    async def look() -> None:
+        if not supervisor.stopping and is_gone(settings.home):
             _say(f"{settings.home} was removed while the mesh ran: the mesh ends")
             supervisor.kill()
 
+    return look
 
-async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
+
+def _alive(manager: ServiceManager) -> Callable[[], Awaitable[None]]:
+    async def give() -> None:
+        manager.alive()
+
+    return give
+
+
+def _failed(task: str, failure: Exception) -> None:
+    _say(f"{task} failed and is tried again: {failure}")
+
+
+async def _greet(settings: MeshSettings, manager: ServiceManager, *, demo: bool, began: float) -> None:
     """Say when the mesh is ready, or what it still lacks; the demo says it itself."""
     showing = asyncio.create_task(_show_demo(settings, began)) if demo else None
     deadline = time.monotonic() + READY_SECONDS
@@ -169,8 +213,12 @@ async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
                 deadline = float("inf")
                 words = "".join(f"\n    {line}" for line in lacking)
                 _say(f"not ready yet:{words}\n    `llamesh doctor` explains")
+                # It is supervised and may become ready: a service manager must not end it for being slow.
+                manager.ready(f"not ready yet: {'; '.join(lacking)}")
             await asyncio.sleep(0.1)
-        announce_ready(settings.home)
+        manager.ready("ready")
+        while not _announced(settings):  # noqa: ASYNC110 - a disk does not say when it has space again
+            await asyncio.sleep(HOME_SECONDS)
         if showing:
             await showing
         else:
@@ -181,6 +229,16 @@ async def _greet(settings: MeshSettings, *, demo: bool, began: float) -> None:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await showing
+
+
+def _announced(settings: MeshSettings) -> bool:
+    """Whether the lock file says that the mesh is ready. A full disk does not keep it from serving."""
+    try:
+        announce_ready(settings.home)
+    except OSError as error:
+        _failed("note in the lock file", error)
+        return False
+    return True
 
 
 async def _show_demo(settings: MeshSettings, began: float) -> None:
@@ -202,9 +260,10 @@ def _lacking(settings: MeshSettings) -> list[str]:
 
 
 def _show_addresses(settings: MeshSettings) -> None:
-    print(f"  management  {settings.addresses.management}   (llamesh login)")
-    print(f"  inference   {settings.addresses.inference}/v1")
-    print(f"  logs        {settings.logs}", flush=True)
+    with contextlib.suppress(OSError):
+        print(f"  management  {settings.addresses.management}   (llamesh login)")
+        print(f"  inference   {settings.addresses.inference}/v1")
+        print(f"  logs        {settings.logs}", flush=True)
 
 
 def _demo_command(settings: MeshSettings, began: float) -> list[str]:
@@ -214,8 +273,12 @@ def _demo_command(settings: MeshSettings, began: float) -> list[str]:
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     """Start a supervisor of its own and return once the mesh is ready."""
-    log = logfiles.path_of(settings.logs, "supervisor")
-    with log.open("w") as output:
+    if running := holder(settings.home):
+        raise MeshRunningError(running)
+    log = logfiles.path_of(settings.logs, OWN_LOG)
+    # Appended to: another start may have won since, and what is in it belongs to the running mesh then.
+    with log.open("a") as output:
+        beginning = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "llamesh.cli.main", "up"],
             stdin=subprocess.DEVNULL,
@@ -226,7 +289,9 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     deadline = time.monotonic() + READY_SECONDS
     while not is_ready(settings.home, process.pid):
         if process.poll() is not None:
-            sys.stderr.write(log.read_text())
+            with log.open(errors="replace") as output:
+                output.seek(beginning)
+                sys.stderr.write(output.read())
             return process.returncode
         if time.monotonic() > deadline:
             raise CommandError(
@@ -244,4 +309,6 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Its log may be on a full disk, or its reader gone: neither may end the mesh.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

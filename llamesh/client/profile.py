@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from llamesh.local_mesh import running_here
 
 DEFAULT_URL = "http://localhost:8200"
+DEFAULT_PORT = 8200
 DEFAULT_INFERENCE_PORT = 8080
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
@@ -29,16 +30,19 @@ class Profile:
     token: str = ""
     """Empty: not signed in."""
     inference_url: str = ""
-    """The inference address, without /v1. Empty: the same host at port 8080, or with TLS the same address."""
+    """The inference address, without /v1. Empty: with TLS the management address; beside port 8200 port 8080 of the same host."""
 
     @property
     def inference(self) -> str:
-        """The inference address."""
+        """The inference address. ValueError if it is not known: a mesh whose management port was moved may have moved this one too, and
+        at the default port another mesh may listen."""
         if self.inference_url:
             return self.inference_url.rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme == "https":
             return self.url.rstrip("/")
+        if parts.port not in (None, DEFAULT_PORT):
+            raise ValueError(f"the inference address of the mesh at {self.url} is not known: set LLAMESH_INFERENCE_URL")
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return f"http://{host}:{DEFAULT_INFERENCE_PORT}"
 

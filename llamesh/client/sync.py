@@ -499,14 +499,17 @@ class Client:
             pause = min(pause * 2, LONGEST_RECONNECT)
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> OpenAI:
-        """The official OpenAI client for one server, or for all by model name. ImportError where it is not installed."""
+        """The official OpenAI client for one server, or for all by model name.
+
+        ImportError if it is not installed; ValueError if the mesh's inference address is not known.
+        """
         from openai import OpenAI
 
-        address = f"{self.profile.inference}/v1"
-        if server:
-            # A client that was told its way to the inference address keeps to it: the mesh's own name for it may lead elsewhere.
-            own = f"{self.profile.inference}/{server.server_uuid}/v1"
-            address = own if self.profile.inference_url else server.endpoint
+        # A client that was told its way to the inference address keeps to it: the mesh's own name for it may lead elsewhere.
+        if server and not self.profile.inference_url:
+            address = server.endpoint
+        else:
+            address = f"{self.profile.inference}/{server.server_uuid}/v1" if server else f"{self.profile.inference}/v1"
         return OpenAI(base_url=address, api_key=self.transport.token or "not-needed", **options)
 
 

@@ -191,6 +191,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self.streams = Streams()
         self.revoked: Collection[str] = frozenset()
         """Ids of tokens that no longer count."""
+        self.waits_for = ""
+        """Component without which the process is not ready: calls that nobody answers yet are UNAVAILABLE, not unknown."""
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -203,10 +205,26 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         found = self._wrapped.get(method)
         if found is None:
             handler = await continuation(handler_call_details)
+            if handler is None and self.waits_for:
+                return _not_ready(self.waits_for)
             if handler is None or not method.startswith("/llamesh."):
                 return self.streams.ending(handler) if handler and handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self)
         return found
+
+
+def _not_ready(component: str) -> grpc.RpcMethodHandler[Any, Any]:
+    error = MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        f"the {component} is not ready: this service waits for it",
+        {"component": component},
+        retry_after=1,
+    )
+
+    async def refuse(_request: object, context: Context) -> None:
+        await context.abort(error.code, error.message, ((DETAILS_KEY, error.status().SerializeToString()),))
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHandler[Any, Any]:

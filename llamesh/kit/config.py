@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from functools import cached_property
 from ipaddress import ip_address
@@ -20,6 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llamesh.kit import limits
+from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
 __all__ = ["Settings", "load_settings", "make_private", "problems"]
@@ -32,6 +32,9 @@ def _named(name: str, default: object, description: str) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+
+MIN_ROTATION_DAYS = 1 / 24
+"""Every key pair is named to verifiers until its last token has ended: replaced too often, they would be without number."""
 
 
 class Settings(BaseSettings):
@@ -55,6 +58,9 @@ class Settings(BaseSettings):
         None,
         "postgresql://user:password@host:port/name, a schema for each service. Unset: SQLite files.",
     )
+    database_seconds: Annotated[float, Field(ge=1, le=60)] = _named(
+        "LLAMESH_DATABASE_SECONDS", 5.0, "Longest operation on the database, in seconds; on SQLite twice that."
+    )
     minio_endpoint: str = _named("MINIO_ENDPOINT", "", "host:port of an S3 server. Unset: a directory.")
     minio_bucket: str = _named("MINIO_BUCKET", "inference-models", "Bucket of the models.")
     minio_secure: bool = _named("MINIO_SECURE", False, "Speak TLS to the S3 server.")
@@ -68,9 +74,13 @@ class Settings(BaseSettings):
         "Secret for HS256, at least 32 characters. Unset: made once and kept in LLAMESH_HOME/secrets.",
     )
     jwt_algorithm: Literal["HS256", "EdDSA", "RS256"] = _named("JWT_ALGORITHM", "HS256", "How tokens are signed.")
-    jwt_expiry_hours: Positive = _named("JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours.")
-    jwt_rotation_days: Positive = _named(
-        "LLAMESH_JWT_ROTATION_DAYS", 30.0, "Age at which EdDSA and RS256 keys are replaced, in days."
+    jwt_expiry_hours: Annotated[Positive, Field(le=87_600)] = _named(
+        "JWT_EXPIRY_HOURS", 24.0, "Lifetime of login tokens, in hours; ten years at most."
+    )
+    jwt_rotation_days: Annotated[float, Field(ge=MIN_ROTATION_DAYS, le=3650)] = _named(
+        "LLAMESH_JWT_ROTATION_DAYS",
+        30.0,
+        "Age at which EdDSA and RS256 keys are replaced, in days; an hour (0.042) at least.",
     )
     admin_password: SecretStr | None = _named(
         "LLAMESH_ADMIN_PASSWORD", None, "First password of the user admin. Unset: admin, on a loopback address only."
@@ -89,7 +99,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
     )
-    max_body_bytes: Annotated[int, Field(ge=1024)] = _named(
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
     )
     inference_limits: Annotated[dict[str, int], NoDecode] = _named(
@@ -115,11 +125,26 @@ class Settings(BaseSettings):
     engine_http_threads: Annotated[int, Field(ge=4, le=4096)] = _named(
         "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and Envoy's connections to it."
     )
-    memory_reserve_bytes: int = _named(
+    engine_stall_seconds: Annotated[float, Field(ge=5, le=86400)] = _named(
+        "LLAMESH_ENGINE_STALL_SECONDS",
+        300.0,
+        "How long an engine whose speed is not known yet may work without progress before it is ended, in seconds.",
+    )
+    memory_reserve_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory never promised to engines."
     )
-    drain_seconds: Annotated[float, Field(ge=0)] = _named(
+    concurrent_starts: Annotated[int, Field(ge=0, le=256)] = _named(
+        "LLAMESH_CONCURRENT_STARTS",
+        0,
+        "Engines that may start at the same time; 0: one for each usable core, at most 16.",
+    )
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = _named(
         "LLAMESH_DRAIN_SECONDS", 20.0, "How long a stopping process lets calls finish."
+    )
+    member_patience_seconds: Annotated[float, Field(ge=1, le=3600)] = _named(
+        "LLAMESH_MEMBER_PATIENCE_SECONDS",
+        20.0,
+        "How long Envoy, a service or the controller may leave liveness probes unanswered before it is killed and restarted.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
 
@@ -157,8 +182,8 @@ class Settings(BaseSettings):
     @field_validator("database_url", mode="after")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"(postgres(ql)?(\+\w+)?://|$)", value.get_secret_value()):
-            raise ValueError("it must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
+        if value is not None and value.get_secret_value():
+            read_address(value.get_secret_value())
         return value
 
     @cached_property

@@ -1,38 +1,48 @@
 """SQL sessions: a SQLite file for each service, or a schema for each service in one PostgreSQL. The same code on both.
 
 Each service's migrations lie in `<package>/migrations/versions` and are brought to the newest by `migrate` at its start.
+
+Invariant: no operation lasts longer than its deadline (LLAMESH_DATABASE_SECONDS), whatever the database does: it may be stopped, frozen,
+locked or cut off. A connection that was cut off is thrown away.
 """
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, inspect, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from llamesh.kit.config import Settings, make_private
+from llamesh.kit.database_failures import DatabaseAwayError, DatabaseRefusedError, away, damaged, failure_of
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.outage import Outage
+from llamesh.kit.postgres import PostgresAddress, read_address
+from llamesh.kit.schema import upgrade
 
-DATA_EXCEPTION = "22"
-"""Class of PostgreSQL's error codes (SQLSTATE) for values that are at fault, not the statement."""
+__all__ = [
+    "Base",
+    "Database",
+    "DatabaseAwayError",
+    "DatabaseRefusedError",
+    "Timestamp",
+    "is_unavailable",
+    "open_database",
+]
 
-DISK_FULL = "53100"
-"""PostgreSQL's code for it."""
+MIGRATION_SECONDS = 120.0
+"""How long the tables may take to be brought to the newest version, another replica's turn included."""
 
-SQLITE_FULL = "database or disk is full"
-"""SQLite's words for it (SQLITE_FULL)."""
-
-_REVISION = re.compile(r"""^revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
-_FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
+SQLITE_SHARE = 2.0
+"""A SQLite operation has so many deadlines: one for the lock, and transactions of one process queue."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -62,12 +72,33 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 class Database:
-    """One service's tables. Close it when done."""
+    """One service's tables. Close it when done.
 
-    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, schema: str | None) -> None:
+    `seconds` is the deadline of one operation, the wait for a connection included. `file` is the SQLite file. `clock` is monotonic.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        reader: AsyncEngine,
+        schema: str | None,
+        *,
+        seconds: float,
+        place: str,
+        file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine = engine
         self.schema = schema
+        self.place = place
+        """Where it is, for people: hosts of PostgreSQL or a file."""
+        self.outage = Outage(clock)
+        """What is known of its absence."""
         self._reader = reader
+        self._seconds = seconds
+        self._file = file
+        self._identity: tuple[int, int] | None = None
+        self._waiting_for_tables = False
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._readers = async_sessionmaker(reader, expire_on_commit=False)
 
@@ -75,13 +106,17 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """A session in one transaction: committed at the end, rolled back on an error. To write, or to read what belongs together.
 
-        INVALID_FIELD where PostgreSQL cannot represent a value, for instance text with a zero character; STORAGE_FULL.
-
         On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
+
+        Raises:
+            MeshError: COMPONENT_UNAVAILABLE if the database is away, locked or too slow; after a failed commit it is not known whether
+                the transaction happened. STORAGE_FULL; DATABASE_DAMAGED; INVALID_FIELD if PostgreSQL cannot represent a value, for
+                instance text with a zero character.
+            IntegrityError: a rule of the tables is broken.
         """
-        with _told_apart():
-            async with self._sessions() as session, session.begin():
-                yield session
+        self._admit()
+        async with self._bounded(), self._sessions() as session, session.begin():
+            yield session
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -89,128 +124,152 @@ class Database:
 
         Errors as in `begin`.
         """
-        with _told_apart():
-            async with self._readers() as session:
-                yield session
+        self._admit()
+        async with self._bounded(), self._readers() as session:
+            yield session
+
+    async def probe(self) -> None:
+        """Ask the database for a sign of life. Errors as in `begin`; an outage that is known does not keep it from asking."""
+        self._check_file()
+        async with self._bounded(), self._readers() as session:
+            await session.execute(text("SELECT count(*) FROM sqlite_schema" if self._file else "SELECT 1"))
 
     async def migrate(self, package: str) -> None:
         """Bring the tables of a package (for instance "services.gateway") to the newest version.
 
-        ConnectionError where the server does not answer.
+        Raises:
+            DatabaseRefusedError: the server or the address refuses us.
+            StartRefused: the tables are newer than this program.
+            MeshError: as in `begin`. Operations are refused as COMPONENT_UNAVAILABLE until a later attempt succeeds.
         """
-        try:
-            async with self.engine.begin() as connection:
-                if self.schema:
-                    await self._own_schema(connection)
-                await connection.run_sync(_upgrade, package)
-        except (ConnectionError, TimeoutError, socket.gaierror) as error:
-            server = f"{self.engine.url.host}:{self.engine.url.port or 5432}"
-            raise ConnectionError(
-                f"the database at {server} does not answer ({error.strerror or error}): start it, or correct DATABASE_URL"
-            ) from error
-
-    async def _own_schema(self, connection: AsyncConnection) -> None:
-        # Two replicas of a service may start at once: the lock lets one migrate and the other find it done.
-        await connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"llamesh.{self.schema}"}
-        )
-        await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
+        self._waiting_for_tables = True
+        async with self._bounded(MIGRATION_SECONDS):
+            # The first sign of life has the short deadline: a frozen server is noticed at once.
+            async with asyncio.timeout(self._seconds * SQLITE_SHARE):
+                connection = await self.engine.connect()
+            try:
+                async with connection.begin():
+                    await upgrade(connection, package, self.schema)
+            finally:
+                await connection.close()
+        self._waiting_for_tables = False
 
     async def close(self) -> None:
         """Give back all connections."""
         await self._reader.dispose()
         await self.engine.dispose()
 
+    def _admit(self) -> None:
+        self._check_file()
+        if self._waiting_for_tables:
+            raise away("the database is not ready: this service waits for it")
+        if not self.outage.admits():
+            raise away() from self.outage.cause
+
+    def _check_file(self) -> None:
+        """SQLite goes on with a file that was removed or replaced, and what it writes is lost."""
+        if self._file is None:
+            return
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            if self._identity is not None:
+                raise damaged(self._shown_file, "is missing: it was removed while this service used it") from None
+            return
+        identity = (found.st_dev, found.st_ino)
+        if self._identity not in (None, identity):
+            raise damaged(self._shown_file, "was replaced while this service used it")
+        self._identity = identity
+
+    @property
+    def _shown_file(self) -> str:
+        return f"data/{self._file.name}" if self._file else ""
+
+    @asynccontextmanager
+    async def _bounded(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Keep the deadline, tell failures apart and note whether the database answers."""
+        limit = seconds or self._seconds * (SQLITE_SHARE if self._file else 1.0)
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except Exception as error:
+            failure = error if isinstance(error, MeshError) else failure_of(error)
+            if failure is None:
+                raise
+            if self._file and failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
+                failure = damaged(self._shown_file, "is damaged")
+            if isinstance(failure, DatabaseAwayError):
+                self.outage.failed(error)
+            if failure is error:
+                raise
+            raise failure from error
+        self.outage.answered()
+
+
+def is_unavailable(error: MeshError) -> bool:
+    """Whether a failure of the database may pass by itself: what is known may be used, and what is to be written kept for later."""
+    return error.reason in (Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, Reason.ERROR_REASON_STORAGE_FULL)
+
 
 def open_database(settings: Settings, service: str) -> Database:
-    """Open a service's database; ValueError where DATABASE_URL names something other than PostgreSQL or SQLite."""
-    # Parameters are hidden in errors: they would put password hashes and keys into the log.
+    """Open a service's database; ValueError if DATABASE_URL names something other than PostgreSQL. Nothing is connected yet."""
     url = settings.database_url.get_secret_value() if settings.database_url else ""
-    if re.match(r"postgres(ql)?(\+\w+)?://", url):
-        target = make_url(url).set(drivername="postgresql+asyncpg")
-        engine = create_async_engine(
-            target,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"server_settings": {"search_path": service}},
-        )
-        return Database(engine, engine.execution_options(isolation_level="AUTOCOMMIT"), service)
     if url:
-        raise ValueError("DATABASE_URL must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
-    directory = make_private(settings.home / "data")
-    address = f"sqlite+aiosqlite:///{directory / service}.db"
+        return _open_postgres(read_address(url), service, settings.database_seconds)
+    file = make_private(settings.home / "data") / f"{service}.db"
+    address, seconds = f"sqlite+aiosqlite:///{file}", settings.database_seconds
+    # Parameters are hidden in errors: they would put password hashes and keys into the log.
     # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
-    engine = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0, pool_timeout=10)
-    event.listen(engine.sync_engine, "connect", _tune_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    engine = create_async_engine(
+        address, hide_parameters=True, pool_size=1, max_overflow=0, pool_timeout=SQLITE_SHARE * seconds
+    )
     # Readers never wait for the writer (WAL); each step of a transaction that they spare is a change of threads.
     reader = create_async_engine(
         address,
         hide_parameters=True,
         pool_size=2,
         max_overflow=0,
-        pool_timeout=10,
+        pool_timeout=SQLITE_SHARE * seconds,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
     )
-    event.listen(reader.sync_engine, "connect", _tune_sqlite)
-    return Database(engine, reader, None)
+
+    def tune(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        busy = f"busy_timeout={int(seconds * 1000)}"
+        for pragma in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", tune)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(reader.sync_engine, "connect", tune)
+    return Database(engine, reader, None, seconds=seconds, place=os.fspath(file), file=file)
 
 
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """Tell a value that PostgreSQL cannot represent, and a full disk, from a failure of the database."""
-    try:
-        yield
-    except DBAPIError as error:
-        state = str(getattr(error.orig, "sqlstate", ""))
-        if state.startswith(DATA_EXCEPTION):
-            raise MeshError(
-                Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""}
-            ) from error
-        if state == DISK_FULL or SQLITE_FULL in str(error.orig):
-            raise MeshError(
-                Reason.ERROR_REASON_STORAGE_FULL, "the disk is full: nothing was written", retry_after=30
-            ) from error
-        raise
+def _open_postgres(address: PostgresAddress, schema: str, seconds: float) -> Database:
+    async def connect() -> Any:
+        return await address.connect(schema, seconds)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        pool_pre_ping=True,
+        pool_timeout=seconds,
+        hide_parameters=True,
+        connect_args={"async_creator_fn": connect},
+    )
+    event.listen(engine.sync_engine, "invalidate", _cut_off)
+    reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+    return Database(engine, reader, schema, seconds=seconds, place=address.place)
+
+
+def _cut_off(connection: Any, _record: object, _error: object) -> None:
+    # An orderly goodbye would wait for a server that does not answer.
+    connection.driver_connection.terminate()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     # The driver's own BEGIN comes only before the first write: what was read until then could change under the transaction.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _tune_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _upgrade(connection: Connection, package: str) -> None:
-    versions = Path(__file__).resolve().parents[2].joinpath(*package.split("."), "migrations", "versions")
-    if _is_newest(connection, versions):
-        return
-    # Imported only when there is something to do: it takes longer than the rest of a service's start.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(versions))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _is_newest(connection: Connection, versions: Path) -> bool:
-    """Whether the tables are at the one version that no other version follows."""
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    scripts = [path.read_text() for path in versions.glob("*.py")]
-    names = {name for script in scripts for name in _REVISION.findall(script)}
-    followed = {name for script in scripts for name in _FOLLOWED.findall(script)}
-    present = set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
-    return len(present) == 1 and present == names - followed

@@ -46,6 +46,10 @@ class FieldViolation:
     description: str
 
 
+class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
+    """The process may not start as it is configured; the message says what to do. The process prints it and exits 2."""
+
+
 @dataclass(slots=True, eq=False)
 class MeshError(Exception):
     """A refusal or failure with a reason of the contract.

@@ -10,12 +10,12 @@ import asyncio
 import os
 from collections.abc import Callable
 
-VARIABLE = "LLAMESH_LIFELINE_FD"
+from llamesh.shutdown import LIFELINE
 
 
 def inherited_lifeline() -> int | None:
     """The read end that this process inherited; None where it has none."""
-    value = os.environ.get(VARIABLE)
+    value = os.environ.get(LIFELINE)
     return int(value) if value else None
 
 

@@ -15,6 +15,7 @@ import grpc
 import structlog
 
 from llamesh.kit.errors import MeshError
+from llamesh.kit.objects.store import StoreError
 
 
 class _StandardError(io.TextIOBase):
@@ -64,9 +65,12 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 def report_failure(name: str, failure: Exception) -> None:
     """Log one failure of a background task; the `report` of `llamesh.background.BackgroundTask`.
 
-    A failure of the environment (disk, network, database, sibling) is one line; anything else is a fault of ours and shows its traceback.
+    A failure of the environment (disk, network, database, object store, sibling) is one line; anything else is a fault of ours and shows
+    its traceback.
     """
-    if isinstance(failure, MeshError | OSError | grpc.RpcError):
+    if isinstance(failure, grpc.aio.AioRpcError):
+        log.warning("background task failed", task=name, error=f"{failure.code().name}: {failure.details()}")
+    elif isinstance(failure, MeshError | OSError | StoreError | grpc.RpcError):
         log.warning("background task failed", task=name, error=str(failure) or type(failure).__name__)
     else:
         log.error("background task failed", task=name, exc_info=failure)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
-from llamesh.kit.logs import log
+from llamesh.background import BackgroundTask
+from llamesh.kit.logs import log, report_failure
 from llamesh.v1.admission_pb2 import WatchRevocationsRequest
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
 
 _RETRY_SECONDS = 0.5
+_LONGEST_PAUSE = 2.0
 
 
 class Revocations:
@@ -26,11 +28,13 @@ class Revocations:
         self._on_change = on_change
         self._known: frozenset[str] = frozenset()
         self._synced = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(
+            "follow revocations", self._watch, report_failure, every=_RETRY_SECONDS, longest=_LONGEST_PAUSE
+        )
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = asyncio.create_task(self._watch_for_ever())
+        self._task.start()
 
     async def first(self, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait until a full list was taken. False where there was none in `timeout` seconds."""
@@ -43,28 +47,24 @@ class Revocations:
 
     async def close(self) -> None:
         """Stop watching."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _watch_for_ever(self) -> None:
-        while True:
-            try:
-                await self._watch()
-            except grpc.aio.AioRpcError as error:
-                log.debug("revocations cannot be watched", code=error.code().name)
-            await asyncio.sleep(_RETRY_SECONDS)
+        await self._task.close()
 
     async def _watch(self) -> None:
         """One stream: a full list, `synced`, then additions."""
         listed: set[str] = set()
         synced = False
-        async for response in self._stub.WatchRevocations(WatchRevocationsRequest(), wait_for_ready=True):
-            listed.update(response.key_ids)
-            synced = synced or response.synced
-            self._take(frozenset(listed) if synced else self._known | listed)
-            if synced:
-                self._synced.set()
+        try:
+            async for response in self._stub.WatchRevocations(WatchRevocationsRequest(), wait_for_ready=True):
+                listed.update(response.key_ids)
+                synced = synced or response.synced
+                self._take(frozenset(listed) if synced else self._known | listed)
+                if synced:
+                    self._synced.set()
+        except grpc.aio.AioRpcError as error:
+            if not synced:
+                raise
+            # It had told everything: its end is that of the other process, and no failure.
+            log.debug("the watch of revocations ended", code=error.code().name)
 
     def _take(self, ids: frozenset[str]) -> None:
         if ids != self._known:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 import grpc
 import uvloop
@@ -19,12 +20,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from pydantic import ValidationError
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.calls import MeshInterceptor
 from llamesh.kit.config import Settings, load_settings, make_private
+from llamesh.kit.database import Database, DatabaseRefusedError
+from llamesh.kit.errors import MeshError, Reason, StartRefused
 from llamesh.kit.lifeline import watch_lifeline
-from llamesh.kit.logs import configure_logs, log
+from llamesh.kit.listening import SocketWatch
+from llamesh.kit.logs import configure_logs, log, report_failure
+from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
+from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
+
+__all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run"]
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Longest message on the wire; contracts carry no bulk data."""
@@ -45,16 +54,38 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 
-class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
-    """The process may not start as it is configured; the message says what to do. `run` prints it and exits 2."""
+LOST_CODE = 3
+"""What a process ends with whose socket has vanished."""
+_LOST_GRACE = 2.0
+"""Seconds that calls under way get then; nobody can reach the service meanwhile."""
+
+_END_SECONDS = 10.0
+"""What a process that is asked to end needs beside its drains."""
+
+DATABASE_SERVICE = "database"
+"""Name under which a member's gRPC health speaks of its database."""
+
+DATABASE_LOOK_SECONDS = 2.0
+"""How often the database is asked for a sign of life."""
+
+WAITING_TOLD_SECONDS = 60.0
+"""A database that is waited for is spoken of in the log at most so often."""
+
+
+class StopRequested(Exception):  # noqa: N818 - it is no fault
+    """The process was asked to stop before it was ready."""
 
 
 class Member:
     """One process of the mesh: its name, settings, gRPC server and health."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, give_up: Callable[[], None] | None = None) -> None:
+        """`give_up`: ends the process as a kill would, so that it is started again; called if the service's socket has vanished, for gRPC
+        cannot listen anew. None: the socket is not looked after."""
         self.name = name
         self.settings = settings
+        self._give_up = give_up
+        self._watch = SocketWatch(settings.socket(name), self._lost)
         self._calls = MeshInterceptor()
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
@@ -67,7 +98,18 @@ class Member:
         self._services: list[str] = []
         self._shown: list[str] = []
         self._revocations: Revocations | None = None
+        self._on_stopping: list[Callable[[], None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
+        self._drain_until: float | None = None
+        self._listening = False
+        self._database: BackgroundTask | None = None
+        self._database_answers = True
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+
+    @property
+    def database_answers(self) -> bool:
+        """Whether the database gave a sign of life when it was last asked; true for a process without one."""
+        return self._database_answers
 
     def announce(self, *services: str) -> None:
         """Name the services that health and reflection speak of, for instance "llamesh.v1.GatewayService"."""
@@ -77,9 +119,37 @@ class Member:
         """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
         self._shown.extend(services)
 
+    def show_part(self, name: str, well: bool) -> None:
+        """Let the health service say of a part that this member depends on, for instance "store", whether it can be used."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        task = asyncio.get_running_loop().create_task(self._health.set(name, state))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
     def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
         """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
         self._revocations = Revocations(contract, self._take_revoked)
+
+    async def prepare(self, database: Database, package: str) -> None:
+        """Bring a package's tables to the newest version, and watch the database from then on.
+
+        A database that does not answer is waited for. Meanwhile the process listens: health says what it waits for, and calls are
+        refused as COMPONENT_UNAVAILABLE. Servicers that can do something without the database are registered before.
+
+        Raises:
+            StartRefused: waiting would not help: wrong password, no such database, tables of a newer program, a damaged file.
+            StopRequested: asked to stop while it waited.
+        """
+        try:
+            await database.migrate(package)
+        except MeshError as failure:
+            self._refuse_start(database, failure)
+            await self._wait_for(database, package, failure)
+        await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self._database = BackgroundTask(
+            "watch the database", partial(self._look_at, database), report_failure, every=DATABASE_LOOK_SECONDS
+        )
+        self._database.start()
 
     async def serve(self, address: str | None = None) -> None:
         """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
@@ -88,26 +158,133 @@ class Member:
         """
         if self.settings.reflection:
             add_reflection(self.server, [*self._services, *self._shown])
-        bound = address or f"unix:{self._fresh_socket()}"
-        self.server.add_insecure_port(bound)
-        await self.server.start()
+        self._calls.waits_for = ""
+        await self._listen(address)
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info("serving", address=bound, pid=os.getpid())
+        log.info("serving", pid=os.getpid())
         self.started.set()
         if self._revocations:
             self._revocations.start()
         await self.stopping.wait()
+        await self._watch.close()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
         if self._revocations:
             await self._revocations.close()
+        if self._database:
+            await self._database.close()
         self.stopped.set()
         log.info("stopped")
 
     def stop(self) -> None:
         """Begin the drain."""
+        for act in self._on_stopping:
+            act()
+        if not self.stopping.is_set():
+            self._drain_until = time.monotonic() + self.settings.drain_seconds
         self.stopping.set()
+
+    def on_stopping(self, act: Callable[[], None]) -> None:
+        """Call this when the drain begins, possibly more than once."""
+        self._on_stopping.append(act)
+
+    def drain_left(self) -> float:
+        """Seconds that are left of the drain; all of them before it has begun."""
+        return self.settings.drain_seconds if self._drain_until is None else self._drain_until - time.monotonic()
+
+    async def _lost(self) -> None:
+        """Nobody new finds us: finish what runs, in short, and make room for a process that listens."""
+        assert self._give_up is not None, "only then is the socket looked after"
+        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._calls.streams.drain()
+        await self.server.stop(min(self.settings.drain_seconds, _LOST_GRACE))
+        log.error("ending, to be started again with a new socket")
+        self._give_up()
+
+    async def _listen(self, address: str | None = None) -> None:
+        """Accept connections; a second call changes nothing."""
+        if self._listening:
+            return
+        self._listening = True
+        bound = address or f"unix:{self._fresh_socket()}"
+        self.server.add_insecure_port(bound)
+        await self.server.start()
+        log.info("listening", address=bound, pid=os.getpid())
+        if address is None and self._give_up is not None:
+            self._watch.start()
+
+    async def _wait_for(self, database: Database, package: str, failure: MeshError) -> None:
+        self._calls.waits_for = DATABASE_SERVICE
+        self._database_answers = False
+        await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._listen()
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told = float("-inf")
+
+        async def attempt() -> None:
+            nonlocal told, failure
+            if time.monotonic() - told >= WAITING_TOLD_SECONDS:
+                told = time.monotonic()
+                log.warning("waits for the database", place=database.place, error=_cause(failure))
+            try:
+                await database.migrate(package)
+                self._settle(opened)
+            except MeshError as again:
+                failure = again
+                try:
+                    self._refuse_start(database, again)
+                except StartRefused as refusal:
+                    self._settle(opened, refusal)
+            except Exception as fault:
+                self._settle(opened, fault)
+
+        waiting = BackgroundTask("wait for the database", attempt, report_failure, every=1.0, immediately=True)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        stop.add_done_callback(lambda _: opened.cancel())
+        waiting.start()
+        try:
+            await asyncio.wait({opened})
+        finally:
+            await waiting.close()
+            stop.cancel()
+        if opened.cancelled():
+            await self._watch.close()
+            await self.server.stop(None)
+            self.stopped.set()
+            raise StopRequested
+        opened.result()
+        self._database_answers = True
+        log.info("the database answers", place=database.place)
+
+    @staticmethod
+    def _settle(opened: asyncio.Future[None], error: Exception | None = None) -> None:
+        if not opened.done():
+            opened.set_result(None) if error is None else opened.set_exception(error)
+
+    @staticmethod
+    def _refuse_start(database: Database, failure: MeshError) -> None:
+        """StartRefused for a failure that waiting does not end."""
+        if isinstance(failure, DatabaseRefusedError):
+            raise StartRefused(f"the database at {database.place}: {_cause(failure)}") from failure
+        if failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
+            raise StartRefused(f"{database.place}: {failure.message}. {failure.remedy}") from failure
+
+    async def _look_at(self, database: Database) -> None:
+        """Ask the database for a sign of life, and let health say what was found."""
+        try:
+            await database.probe()
+        except MeshError as failure:
+            if self._database_answers:
+                log.warning("the database does not answer", place=database.place, error=_cause(failure))
+            self._database_answers = False
+            await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        else:
+            if not self._database_answers:
+                log.info("the database answers again", place=database.place)
+            self._database_answers = True
+            await self._health.set(DATABASE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
 
     def _take_revoked(self, token_ids: Iterable[str]) -> None:
         self._calls.revoked = frozenset(token_ids)
@@ -123,8 +300,16 @@ class Member:
             await self._health.set(service, state)
 
 
+def _cause(failure: MeshError) -> str:
+    """What lies behind a failure of the database, in the words of where it came from."""
+    cause = failure.__cause__
+    return failure.message if cause is None else f"{failure.message}: {str(cause) or type(cause).__name__}"
+
+
 def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     """Run a process of the mesh; exit 2, naming the setting and the remedy, where it may not start."""
+    if is_supervised(os.environ):
+        ignore_sigterm()
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -134,16 +319,27 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
     configure_logs(name, settings.log_level)
 
     async def supervised() -> None:
-        member = Member(name, settings)
+        member = Member(name, settings, lambda: os._exit(LOST_CODE))
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals(os.environ):
             loop.add_signal_handler(number, member.stop)
         # Whoever started us is gone: nothing is left to drain for.
         watch_lifeline(lambda: os._exit(1))
-        await main(member)
+        try:
+            # Before anything of the home is touched: its database, its engines, the live socket of a process that serves.
+            async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
+                member.on_stopping(lock.say_ending)
+                await main(member)
+        except HeldError as error:
+            raise StartRefused(
+                f"{error} ({settings.home}): end it with `llamesh down` or `kill {error.holder or 'PID'}`,"
+                " or set LLAMESH_HOME to another directory"
+            ) from error
 
     try:
         uvloop.run(supervised())
+    except StopRequested:
+        return
     except StartRefused as refusal:
         sys.stderr.write(f"{name}: {refusal}\n")
         sys.exit(2)

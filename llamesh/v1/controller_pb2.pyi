@@ -30,12 +30,15 @@ class DeclareServerRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    SHARED_WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes the call repeatable. Empty: every call declares another server."""
     owner: builtins.str
     """Subject of the token."""
     engine_memory_bytes: builtins.int
     """What the contract service estimated: bytes of one engine."""
+    shared_weights_bytes: builtins.int
+    """The part of engine_memory_bytes that engines of the same model on one machine share."""
     @property
     def spec(self) -> llamesh.v1.server_pb2.ServerSpec:
         """What is wanted. model_name is set."""
@@ -47,9 +50,10 @@ class DeclareServerRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         owner: builtins.str = ...,
         engine_memory_bytes: builtins.int = ...,
+        shared_weights_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "request_id", b"request_id", "spec", b"spec"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "request_id", b"request_id", "shared_weights_bytes", b"shared_weights_bytes", "spec", b"spec"]) -> None: ...
 
 Global___DeclareServerRequest: typing_extensions.TypeAlias = DeclareServerRequest
 
@@ -131,12 +135,15 @@ class UpdateDeclaredServerRequest(google.protobuf.message.Message):
     CHANGES_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    SHARED_WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
     server_uuid: builtins.str
     """The server."""
     etag: builtins.str
     """The etag read before; empty: whatever is there. Otherwise ETAG_MISMATCH where it changed."""
     engine_memory_bytes: builtins.int
-    """What the contract service estimated: bytes of one engine. 0: unchanged."""
+    """What the contract service estimated: bytes of one engine. 0: unchanged, and so is what is shared of it."""
+    shared_weights_bytes: builtins.int
+    """The part of engine_memory_bytes that engines of the same model on one machine share."""
     @property
     def changes(self) -> llamesh.v1.server_pb2.ServerChanges:
         """What is to change; runtime_params is empty, the gateway has parsed it."""
@@ -148,9 +155,10 @@ class UpdateDeclaredServerRequest(google.protobuf.message.Message):
         changes: llamesh.v1.server_pb2.ServerChanges | None = ...,
         etag: builtins.str = ...,
         engine_memory_bytes: builtins.int = ...,
+        shared_weights_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["changes", b"changes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["changes", b"changes", "engine_memory_bytes", b"engine_memory_bytes", "etag", b"etag", "server_uuid", b"server_uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "engine_memory_bytes", b"engine_memory_bytes", "etag", b"etag", "server_uuid", b"server_uuid", "shared_weights_bytes", b"shared_weights_bytes"]) -> None: ...
 
 Global___UpdateDeclaredServerRequest: typing_extensions.TypeAlias = UpdateDeclaredServerRequest
 
@@ -258,9 +266,15 @@ class GetCapacityRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    WITHOUT_SERVER_UUID_FIELD_NUMBER: builtins.int
+    without_server_uuid: builtins.str
+    """Leave this server out, as if it were not declared: the answer is for what would replace it. Empty, or not declared: all count."""
     def __init__(
         self,
+        *,
+        without_server_uuid: builtins.str = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["without_server_uuid", b"without_server_uuid"]) -> None: ...
 
 Global___GetCapacityRequest: typing_extensions.TypeAlias = GetCapacityRequest
 
@@ -286,7 +300,11 @@ Global___Capacity: typing_extensions.TypeAlias = Capacity
 
 @typing.final
 class NodeCapacity(google.protobuf.message.Message):
-    """Memory of one machine, in bytes."""
+    """Memory of one machine, in bytes.
+
+    What a new engine may have is bounded twice. First by what is declared: total, less the reserve, less every engine that may run. Second
+    by what the system has available now, which also sees other programs, but counts the mapped weights of running engines as available.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -294,14 +312,26 @@ class NodeCapacity(google.protobuf.message.Message):
     TOTAL_BYTES_FIELD_NUMBER: builtins.int
     AVAILABLE_BYTES_FIELD_NUMBER: builtins.int
     PROMISED_BYTES_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    SHARED_WEIGHTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Host or node name."""
     total_bytes: builtins.int
     """What there is (the cgroup's limit where there is one)."""
     available_bytes: builtins.int
-    """What could be given to a new engine now: the system's available memory."""
+    """What the system says is available now (within the cgroup's limit). Mapped weights count as available."""
     promised_bytes: builtins.int
-    """What declared servers are expected to take beyond what their engines take already: sleeping and starting ones."""
+    """What every engine that may run takes, whether it runs yet or not: all replicas of all servers that do not sleep. Weights that engines
+    of one model share count once. A sleeping server counts nothing: if there is no room when it wakes, its start waits.
+    """
+    free_bytes: builtins.int
+    """What a new engine may have: the lesser of total_bytes - reserve - promised_bytes, and available_bytes - reserve - what of
+    promised_bytes is not yet, or only as mapped weights, in memory. Never below 0.
+    """
+    @property
+    def shared_weights(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SharedWeights]:
+        """Models whose shared weights are part of promised_bytes: a further engine of one of them needs only the rest."""
+
     def __init__(
         self,
         *,
@@ -309,10 +339,34 @@ class NodeCapacity(google.protobuf.message.Message):
         total_bytes: builtins.int = ...,
         available_bytes: builtins.int = ...,
         promised_bytes: builtins.int = ...,
+        free_bytes: builtins.int = ...,
+        shared_weights: collections.abc.Iterable[Global___SharedWeights] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "name", b"name", "promised_bytes", b"promised_bytes", "total_bytes", b"total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "name", b"name", "promised_bytes", b"promised_bytes", "shared_weights", b"shared_weights", "total_bytes", b"total_bytes"]) -> None: ...
 
 Global___NodeCapacity: typing_extensions.TypeAlias = NodeCapacity
+
+@typing.final
+class SharedWeights(google.protobuf.message.Message):
+    """Weights that all engines of one model on one machine share."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    SHARED_BYTES_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    shared_bytes: builtins.int
+    """Bytes that count once."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+        shared_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "shared_bytes", b"shared_bytes"]) -> None: ...
+
+Global___SharedWeights: typing_extensions.TypeAlias = SharedWeights
 
 @typing.final
 class GetMeshStatusRequest(google.protobuf.message.Message):

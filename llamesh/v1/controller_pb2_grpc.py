@@ -98,7 +98,8 @@ class ControllerServiceServicer(object):
     """
 
     def DeclareServer(self, request, context):
-        """Declares a server. Returns at once with the server STARTING. Repeating a request_id returns the first server.
+        """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
+        Routable not TRUE. Repeating a request_id returns the first server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +120,7 @@ class ControllerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDeclaredServer(self, request, context):
-        """Changes what is set. ETAG_MISMATCH where the server changed since it was read.
+        """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -302,7 +302,9 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
     ], channel: grpc.aio.Channel) -> None: ...
 
     DeclareServer: _ControllerServiceDeclareServerType
-    """Declares a server. Returns at once with the server STARTING. Repeating a request_id returns the first server."""
+    """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
+    Routable not TRUE. Repeating a request_id returns the first server.
+    """
 
     GetDeclaredServer: _ControllerServiceGetDeclaredServerType
     """Reads one. SERVER_NOT_FOUND where there is none."""
@@ -311,7 +313,7 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
     """Lists all, by create time and id."""
 
     UpdateDeclaredServer: _ControllerServiceUpdateDeclaredServerType
-    """Changes what is set. ETAG_MISMATCH where the server changed since it was read."""
+    """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does."""
 
     RemoveServer: _ControllerServiceRemoveServerType
     """Stops the engines and forgets the server. The answer is its last state, STOPPED."""
@@ -390,7 +392,9 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.controller_pb2.DeclareServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Declares a server. Returns at once with the server STARTING. Repeating a request_id returns the first server."""
+        """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
+        Routable not TRUE. Repeating a request_id returns the first server.
+        """
 
     @abc.abstractmethod
     def GetDeclaredServer(
@@ -414,7 +418,7 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.controller_pb2.UpdateDeclaredServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Changes what is set. ETAG_MISMATCH where the server changed since it was read."""
+        """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does."""
 
     @abc.abstractmethod
     def RemoveServer(

@@ -38,7 +38,9 @@ class _DownloadStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     DOWNLOAD_STATE_SUCCEEDED: _DownloadState.ValueType  # 4
     """The model is in the catalogue."""
     DOWNLOAD_STATE_FAILED: _DownloadState.ValueType  # 5
-    """Ended with an error; nothing of it is left."""
+    """Ended with an error; nothing of it is left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or
+    damaged.
+    """
     DOWNLOAD_STATE_CANCELLED: _DownloadState.ValueType  # 6
     """Stopped on request; nothing of it is left."""
 
@@ -56,7 +58,9 @@ DOWNLOAD_STATE_VERIFYING: DownloadState.ValueType  # 3
 DOWNLOAD_STATE_SUCCEEDED: DownloadState.ValueType  # 4
 """The model is in the catalogue."""
 DOWNLOAD_STATE_FAILED: DownloadState.ValueType  # 5
-"""Ended with an error; nothing of it is left."""
+"""Ended with an error; nothing of it is left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or
+damaged.
+"""
 DOWNLOAD_STATE_CANCELLED: DownloadState.ValueType  # 6
 """Stopped on request; nothing of it is left."""
 Global___DownloadState: typing_extensions.TypeAlias = DownloadState
@@ -211,7 +215,7 @@ class Download(google.protobuf.message.Message):
     """Times it was started again after an interruption."""
     @property
     def error(self) -> Global___DownloadError:
-        """Why it FAILED."""
+        """Why it FAILED; while QUEUED, what it waits for."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:

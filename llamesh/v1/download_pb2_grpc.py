@@ -64,7 +64,8 @@ class DownloadServiceServicer(object):
 
     def StartDownload(self, request, context):
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        after FAILED or CANCELLED it starts again. Returns at once. A download outlives the connection and a restart.
+        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns at once. A download
+        outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,7 +299,8 @@ class CatalogueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LocateModel(self, request, context):
-        """Makes sure that the model is a file of this machine and says where: for the process runtime.
+        """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
+        or damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

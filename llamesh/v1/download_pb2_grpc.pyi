@@ -135,7 +135,8 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
 
     StartDownload: _DownloadServiceStartDownloadType
     """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-    after FAILED or CANCELLED it starts again. Returns at once. A download outlives the connection and a restart.
+    after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns at once. A download
+    outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
     """
 
     GetDownload: _DownloadServiceGetDownloadType
@@ -176,7 +177,8 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        after FAILED or CANCELLED it starts again. Returns at once. A download outlives the connection and a restart.
+        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns at once. A download
+        outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
 
     @abc.abstractmethod
@@ -346,7 +348,9 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
     """Removes the record, and the object where no other record shares it. Whether a server uses it is asked by the gateway before."""
 
     LocateModel: _CatalogueServiceLocateModelType
-    """Makes sure that the model is a file of this machine and says where: for the process runtime."""
+    """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
+    or damaged.
+    """
 
     WatchCatalogue: _CatalogueServiceWatchCatalogueType
     """The present downloads and models, one message each, then `synced`, then every change, coalesced."""
@@ -407,7 +411,9 @@ class CatalogueServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.download_pb2.LocateModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.LocateModelResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.LocateModelResponse]]:
-        """Makes sure that the model is a file of this machine and says where: for the process runtime."""
+        """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
+        or damaged.
+        """
 
     @abc.abstractmethod
     def WatchCatalogue(

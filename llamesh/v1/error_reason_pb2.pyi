@@ -38,6 +38,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The deadline passed before the answer was there."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 7
     """The disk of the database is full; nothing was written."""
+    ERROR_REASON_DATABASE_DAMAGED: _ErrorReason.ValueType  # 8
+    """The database file is damaged, missing or not the one that was opened."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 10
     """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
     ERROR_REASON_WRONG_CREDENTIALS: _ErrorReason.ValueType  # 11
@@ -62,6 +64,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A declared server uses the model."""
     ERROR_REASON_MODEL_INVALID: _ErrorReason.ValueType  # 23
     """The file is not a model llama.cpp can be given: not GGUF, truncated, damaged, or of hostile make."""
+    ERROR_REASON_MODEL_CORRUPT: _ErrorReason.ValueType  # 24
+    """The model's object is missing from the store, or its bytes are not those that were verified."""
     ERROR_REASON_DOWNLOAD_NOT_FOUND: _ErrorReason.ValueType  # 30
     """No transfer for this model."""
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
@@ -126,6 +130,8 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 6
 """The deadline passed before the answer was there."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 7
 """The disk of the database is full; nothing was written."""
+ERROR_REASON_DATABASE_DAMAGED: ErrorReason.ValueType  # 8
+"""The database file is damaged, missing or not the one that was opened."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
 ERROR_REASON_WRONG_CREDENTIALS: ErrorReason.ValueType  # 11
@@ -150,6 +156,8 @@ ERROR_REASON_MODEL_IN_USE: ErrorReason.ValueType  # 22
 """A declared server uses the model."""
 ERROR_REASON_MODEL_INVALID: ErrorReason.ValueType  # 23
 """The file is not a model llama.cpp can be given: not GGUF, truncated, damaged, or of hostile make."""
+ERROR_REASON_MODEL_CORRUPT: ErrorReason.ValueType  # 24
+"""The model's object is missing from the store, or its bytes are not those that were verified."""
 ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 """No transfer for this model."""
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31

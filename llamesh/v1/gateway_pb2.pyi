@@ -157,6 +157,93 @@ class CreateTokenResponse(google.protobuf.message.Message):
 Global___CreateTokenResponse: typing_extensions.TypeAlias = CreateTokenResponse
 
 @typing.final
+class GetPublicKeysRequest(google.protobuf.message.Message):
+    """Request of GetPublicKeys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___GetPublicKeysRequest: typing_extensions.TypeAlias = GetPublicKeysRequest
+
+@typing.final
+class PublicKeys(google.protobuf.message.Message):
+    """A JSON Web Key Set. It holds the keys that sign now, those that will, and those whose tokens are still valid."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PublicKey]:
+        """The keys."""
+
+    def __init__(
+        self,
+        *,
+        keys: collections.abc.Iterable[Global___PublicKey] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["keys", b"keys"]) -> None: ...
+
+Global___PublicKeys: typing_extensions.TypeAlias = PublicKeys
+
+@typing.final
+class PublicKey(google.protobuf.message.Message):
+    """A JSON Web Key, without anything private. Fields are named and encoded as in RFC 7517 and RFC 8037; those of other key types are absent."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KTY_FIELD_NUMBER: builtins.int
+    KID_FIELD_NUMBER: builtins.int
+    USE_FIELD_NUMBER: builtins.int
+    ALG_FIELD_NUMBER: builtins.int
+    CRV_FIELD_NUMBER: builtins.int
+    X_FIELD_NUMBER: builtins.int
+    N_FIELD_NUMBER: builtins.int
+    E_FIELD_NUMBER: builtins.int
+    kty: builtins.str
+    """Key type: "OKP" or "RSA"."""
+    kid: builtins.str
+    """Id of the key, as in the header of the tokens that it signed."""
+    use: builtins.str
+    """Always "sig"."""
+    alg: builtins.str
+    """"EdDSA" or "RS256"."""
+    crv: builtins.str
+    """OKP: the curve."""
+    x: builtins.str
+    """OKP: the public key."""
+    n: builtins.str
+    """RSA: the modulus."""
+    e: builtins.str
+    """RSA: the exponent."""
+    def __init__(
+        self,
+        *,
+        kty: builtins.str = ...,
+        kid: builtins.str = ...,
+        use: builtins.str = ...,
+        alg: builtins.str = ...,
+        crv: builtins.str | None = ...,
+        x: builtins.str | None = ...,
+        n: builtins.str | None = ...,
+        e: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_crv", b"_crv", "_e", b"_e", "_n", b"_n", "_x", b"_x", "crv", b"crv", "e", b"e", "n", b"n", "x", b"x"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_crv", b"_crv", "_e", b"_e", "_n", b"_n", "_x", b"_x", "alg", b"alg", "crv", b"crv", "e", b"e", "kid", b"kid", "kty", b"kty", "n", b"n", "use", b"use", "x", b"x"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_crv", b"_crv"]) -> typing.Literal["crv"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_e", b"_e"]) -> typing.Literal["e"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_n", b"_n"]) -> typing.Literal["n"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_x", b"_x"]) -> typing.Literal["x"] | None: ...
+
+Global___PublicKey: typing_extensions.TypeAlias = PublicKey
+
+@typing.final
 class GetHealthRequest(google.protobuf.message.Message):
     """Request of GetHealth."""
 

@@ -47,6 +47,11 @@ class GatewayServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_gateway__pb2.GetHealthRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_gateway__pb2.Health.FromString,
                 _registered_method=True)
+        self.GetPublicKeys = channel.unary_unary(
+                '/llamesh.v1.GatewayService/GetPublicKeys',
+                request_serializer=llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_gateway__pb2.PublicKeys.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/llamesh.v1.GatewayService/ListModels',
                 request_serializer=llamesh_dot_v1_dot_gateway__pb2.ListModelsRequest.SerializeToString,
@@ -152,6 +157,13 @@ class GatewayServiceServicer(object):
 
     def GetHealth(self, request, context):
         """Whether the mesh and each of its parts work. Always answers; the state says how things are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPublicKeys(self, request, context):
+        """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,6 +309,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetHealth,
                     request_deserializer=llamesh_dot_v1_dot_gateway__pb2.GetHealthRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_gateway__pb2.Health.SerializeToString,
+            ),
+            'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPublicKeys,
+                    request_deserializer=llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_gateway__pb2.PublicKeys.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -444,6 +461,33 @@ class GatewayService(object):
             '/llamesh.v1.GatewayService/GetHealth',
             llamesh_dot_v1_dot_gateway__pb2.GetHealthRequest.SerializeToString,
             llamesh_dot_v1_dot_gateway__pb2.Health.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPublicKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.GatewayService/GetPublicKeys',
+            llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.SerializeToString,
+            llamesh_dot_v1_dot_gateway__pb2.PublicKeys.FromString,
             options,
             channel_credentials,
             insecure,

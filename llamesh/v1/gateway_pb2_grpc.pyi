@@ -59,6 +59,22 @@ _GatewayServiceGetHealthType = typing_extensions.TypeVar(
     ],
 )
 
+_GatewayServiceGetPublicKeysType = typing_extensions.TypeVar(
+    '_GatewayServiceGetPublicKeysType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+        llamesh.v1.gateway_pb2.PublicKeys,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+        llamesh.v1.gateway_pb2.PublicKeys,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+        llamesh.v1.gateway_pb2.PublicKeys,
+    ],
+)
+
 _GatewayServiceListModelsType = typing_extensions.TypeVar(
     '_GatewayServiceListModelsType',
     grpc.UnaryUnaryMultiCallable[
@@ -347,7 +363,7 @@ _GatewayServiceDeleteUserType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
+class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceGetPublicKeysType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
     """What people and programs manage the mesh with."""
 
     @typing.overload
@@ -359,6 +375,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.GetHealthRequest,
             llamesh.v1.gateway_pb2.Health,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+            llamesh.v1.gateway_pb2.PublicKeys,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.ListModelsRequest,
@@ -445,6 +465,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
             llamesh.v1.gateway_pb2.Health,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+            llamesh.v1.gateway_pb2.PublicKeys,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.ListModelsRequest,
             llamesh.v1.gateway_pb2.ListModelsResponse,
         ],
@@ -524,6 +548,9 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     GetHealth: _GatewayServiceGetHealthType
     """Whether the mesh and each of its parts work. Always answers; the state says how things are."""
 
+    GetPublicKeys: _GatewayServiceGetPublicKeysType
+    """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret."""
+
     ListModels: _GatewayServiceListModelsType
     """Models that are ready to be served."""
 
@@ -590,6 +617,10 @@ GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.GetHealthRequest,
         llamesh.v1.gateway_pb2.Health,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+        llamesh.v1.gateway_pb2.PublicKeys,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.ListModelsRequest,
@@ -683,6 +714,14 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.Health, collections.abc.Awaitable[llamesh.v1.gateway_pb2.Health]]:
         """Whether the mesh and each of its parts work. Always answers; the state says how things are."""
+
+    @abc.abstractmethod
+    def GetPublicKeys(
+        self,
+        request: llamesh.v1.gateway_pb2.GetPublicKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.gateway_pb2.PublicKeys, collections.abc.Awaitable[llamesh.v1.gateway_pb2.PublicKeys]]:
+        """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret."""
 
     @abc.abstractmethod
     def ListModels(

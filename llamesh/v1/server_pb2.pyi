@@ -385,7 +385,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     parallel: builtins.int
     """Slots: requests worked on at the same time, each with ctx_size / parallel tokens. Default 4."""
     batch_size: builtins.int
-    """Logical batch: tokens of prompt submitted at once. Default 2048."""
+    """Logical batch: tokens of prompt submitted at once. Default: 512, or the physical batch if that is larger."""
     ubatch_size: builtins.int
     """Physical batch: tokens computed at once. Default 512."""
     threads: builtins.int
@@ -732,6 +732,7 @@ class Server(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    NEXT_START_TIME_FIELD_NUMBER: builtins.int
     server_uuid: builtins.str
     """Given by the controller: a UUID, lower case."""
     model_uuid: builtins.str
@@ -762,7 +763,7 @@ class Server(google.protobuf.message.Message):
 
     @property
     def conditions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """What holds and what does not, each with a reason. Types: Ready, Progressing, ModelAvailable, FitsMemory."""
+        """What holds and what does not, each with a reason. Types: Ready, Progressing, ModelAvailable, FitsMemory, Routable."""
 
     @property
     def replica_statuses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Replica]:
@@ -775,6 +776,10 @@ class Server(google.protobuf.message.Message):
     @property
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the spec or the state last changed."""
+
+    @property
+    def next_start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the next engine may be started, if engines failed and none is being started now. Unset otherwise."""
 
     def __init__(
         self,
@@ -796,9 +801,10 @@ class Server(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         owner: builtins.str = ...,
+        next_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "spec", b"spec", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "create_time", b"create_time", "endpoint", b"endpoint", "etag", b"etag", "generation", b"generation", "model_name", b"model_name", "model_uuid", b"model_uuid", "observed_generation", b"observed_generation", "owner", b"owner", "ready_replicas", b"ready_replicas", "replica_statuses", b"replica_statuses", "replicas", b"replicas", "runtime_params", b"runtime_params", "server_uuid", b"server_uuid", "spec", b"spec", "state", b"state", "update_time", b"update_time"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "next_start_time", b"next_start_time", "spec", b"spec", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "create_time", b"create_time", "endpoint", b"endpoint", "etag", b"etag", "generation", b"generation", "model_name", b"model_name", "model_uuid", b"model_uuid", "next_start_time", b"next_start_time", "observed_generation", b"observed_generation", "owner", b"owner", "ready_replicas", b"ready_replicas", "replica_statuses", b"replica_statuses", "replicas", b"replicas", "runtime_params", b"runtime_params", "server_uuid", b"server_uuid", "spec", b"spec", "state", b"state", "update_time", b"update_time"]) -> None: ...
 
 Global___Server: typing_extensions.TypeAlias = Server
 
@@ -886,7 +892,7 @@ Global___Replica: typing_extensions.TypeAlias = Replica
 
 @typing.final
 class MemoryEstimate(google.protobuf.message.Message):
-    """What a server takes of memory, in bytes, with its parts."""
+    """What a server takes of memory, in bytes, with its parts: shared weights once, everything else for each engine."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -895,6 +901,7 @@ class MemoryEstimate(google.protobuf.message.Message):
     OVERHEAD_BYTES_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
     TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    SHARED_WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
     weights_bytes: builtins.int
     """Weights of one engine."""
     kv_cache_bytes: builtins.int
@@ -904,7 +911,11 @@ class MemoryEstimate(google.protobuf.message.Message):
     replicas: builtins.int
     """Engines counted."""
     total_bytes: builtins.int
-    """Everything together."""
+    """Everything together: shared_weights_bytes once, the rest of each engine for all replicas."""
+    shared_weights_bytes: builtins.int
+    """The part of weights_bytes that the engines of one model on one machine share: pages of the file that are mapped. 0 with load_mode
+    none or mlock, and where llama.cpp copies the weights into an order of its own.
+    """
     def __init__(
         self,
         *,
@@ -913,7 +924,8 @@ class MemoryEstimate(google.protobuf.message.Message):
         overhead_bytes: builtins.int = ...,
         replicas: builtins.int = ...,
         total_bytes: builtins.int = ...,
+        shared_weights_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kv_cache_bytes", b"kv_cache_bytes", "overhead_bytes", b"overhead_bytes", "replicas", b"replicas", "total_bytes", b"total_bytes", "weights_bytes", b"weights_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kv_cache_bytes", b"kv_cache_bytes", "overhead_bytes", b"overhead_bytes", "replicas", b"replicas", "shared_weights_bytes", b"shared_weights_bytes", "total_bytes", b"total_bytes", "weights_bytes", b"weights_bytes"]) -> None: ...
 
 Global___MemoryEstimate: typing_extensions.TypeAlias = MemoryEstimate

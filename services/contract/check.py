@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from llamesh.parameters import DEFAULT_BATCH, DEFAULT_MICRO_BATCH, all_parameters, with_defaults
+from llamesh.parameters import DEFAULT_MICRO_BATCH, all_parameters, batch_size, with_defaults
 from llamesh.v1.model_pb2 import Model
-from llamesh.v1.server_pb2 import RuntimeParameters, Switch
+from llamesh.v1.server_pb2 import LoadMode, RuntimeParameters, Switch
 from services.contract.decisions import Decided, Decisions
 from services.contract.fit import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.inventory import Inventory
@@ -18,6 +18,7 @@ from services.contract.parameters import MIN_SLOT_CONTEXT
 from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
 
 DEFAULT_NAMESPACE = "default"
+_MAPPING = (LoadMode.LOAD_MODE_UNSPECIFIED, LoadMode.LOAD_MODE_AUTO, LoadMode.LOAD_MODE_MMAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +55,18 @@ class Checker:
     async def check(self, wish: Wish, subject: str, contract_id: str) -> Outcome:
         """Decide and record; the siblings' errors where the model or the replaced server is not there."""
         shape = model_shape(await self._inventory.model(wish.model_uuid))
-        free = await self._inventory.free_bytes()
-        if wish.replaces_server_uuid:
-            free = await self._with_replaced(free, wish.replaces_server_uuid)
+        machines = await self._inventory.machines(wish.model_uuid, wish.replaces_server_uuid)
         parameters = with_defaults(wish.parameters, shape.context_length)
         estimate = partial(estimate_for, shape, parameters, wish.replicas)
         memory = estimate(parameters.ctx_size)
         refusals = [
             *limit_refusals(self._limits, wish.replicas, wish.namespace),
-            *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), free),
+            *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
         action = "serve" if wish.serve else "check"
         decided = Decided(subject, action, wish.model_uuid, contract_id, refusals, memory)
-        return Outcome(refusals, memory, max(free, default=0), await self._decisions.record(decided))
-
-    async def _with_replaced(self, free: list[int], server_uuid: str) -> list[int]:
-        """Count what a server takes as free, on the machine that has the most: where it runs is not known here."""
-        server = await self._inventory.server(server_uuid)
-        shape = model_shape(await self._inventory.model(server.model_uuid))
-        parameters = with_defaults(server.spec.parameters, shape.context_length)
-        taken = estimate_for(shape, parameters, max(server.replicas, 1), parameters.ctx_size).total_bytes
-        most = max(free, default=0)
-        rest = list(free)
-        if most in rest:
-            rest.remove(most)
-        return [most + taken, *rest]
+        free = max((machine.free_bytes for machine in machines), default=0)
+        return Outcome(refusals, memory, free, await self._decisions.record(decided))
 
 
 def model_shape(model: Model) -> ModelShape:
@@ -94,6 +82,7 @@ def model_shape(model: Model) -> ModelShape:
         value_length=gguf.value_length,
         embedding_length=gguf.embedding_length,
         vocabulary_size=gguf.vocabulary_size,
+        quantisation=gguf.quantisation,
     )
 
 
@@ -113,9 +102,10 @@ def estimate_for(shape: ModelShape, parameters: RuntimeParameters, replicas: int
         shape,
         context=context,
         slots=sharing_slots(parameters),
-        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, parameters.batch_size or DEFAULT_BATCH),
+        micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, batch_size(parameters)),
         flash_attention=parameters.flash_attn != Switch.SWITCH_OFF,
         prompt_cache_mib=parameters.cache_ram,
+        mapped=parameters.load_mode in _MAPPING,
         replicas=replicas,
         **cache_types,
     )

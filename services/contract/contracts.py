@@ -1,14 +1,15 @@
 """Contracts: what their holders may use, and the limits as Admission needs them: in memory, yet never older than a change.
 
 Invariant: a limit that was changed through this process is in force for the next request; one changed elsewhere, within `LIMIT_SECONDS`.
+A database that is away stops no inference under a contract that is known, and delays it by `STALE_PATIENCE` at most.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -19,8 +20,14 @@ from services.contract.tables import Clock, ContractRow, KeyRow, NewId, beyond, 
 
 LIMIT_SECONDS = 5.0
 """How long a limit is taken from memory."""
+REFRESH_SECONDS = 2.0
+"""How often all limits are read, so that they are known when the database goes away."""
+STALE_PATIENCE = 0.25
+"""Seconds that a request waits for a limit to be read anew; then the known one counts."""
+STALE_SECONDS = 1.0
+"""How long a limit that could not be read anew counts before that is tried again."""
 MAX_LIMITS = 10_000
-"""Limits held in memory; beyond that they are read anew."""
+"""Limits held in memory; beyond that the one read longest ago is forgotten."""
 
 _QUERY = "contracts"
 _ORDER = (ContractRow.create_time, ContractRow.contract_id)
@@ -120,26 +127,47 @@ class ConcurrencyLimits:
         self._changes = 0
 
     async def limit(self, contract_id: str) -> int | None:
-        """The limit (0: none); None where there is no such contract."""
+        """The limit (0: none); None if there is no such contract. COMPONENT_UNAVAILABLE if it is not known and cannot be read."""
         known = self._known.get(contract_id)
-        if known and known[1] > self._monotonic():
+        if known is None:
+            return await self._read(contract_id)
+        if known[1] > self._monotonic() or self._database.outage.cause is not None:
             return known[0]
+        try:
+            async with asyncio.timeout(STALE_PATIENCE):
+                return await self._read(contract_id)
+        except (TimeoutError, MeshError):
+            self._known[contract_id] = (known[0], self._monotonic() + STALE_SECONDS)
+            return known[0]
+
+    async def refresh(self) -> None:
+        """Read all limits."""
+        changes = self._changes
+        query = select(ContractRow.contract_id, ContractRow.max_concurrent_requests).limit(MAX_LIMITS)
+        async with self._database.read() as session:
+            limits = {row.contract_id: row.max_concurrent_requests for row in await session.execute(query)}
+        if changes != self._changes:
+            return  # what was read may be older than a change: the next round has it
+        if len(limits) < MAX_LIMITS:
+            limits = dict.fromkeys(self._known) | limits
+        for contract_id, limit in limits.items():
+            self._keep(contract_id, limit)
+
+    async def _read(self, contract_id: str) -> int | None:
         changes = self._changes
         query = select(ContractRow.max_concurrent_requests).where(ContractRow.contract_id == contract_id)
-        try:
-            async with self._database.read() as session:
-                limit = (await session.scalars(query)).first()
-        except (SQLAlchemyError, OSError):
-            # A database that is away stops no inference that was allowed before.
-            if known is None:
-                raise
-            return known[0]
+        async with self._database.read() as session:
+            limit = (await session.scalars(query)).first()
         # A change that was committed while we read must not be hidden by what we read before it.
         if changes == self._changes:
-            if len(self._known) >= MAX_LIMITS:
-                self._known.clear()
-            self._known[contract_id] = (limit, self._monotonic() + LIMIT_SECONDS)
+            self._keep(contract_id, limit)
         return limit
+
+    def _keep(self, contract_id: str, limit: int | None) -> None:
+        self._known.pop(contract_id, None)
+        if len(self._known) >= MAX_LIMITS:
+            del self._known[next(iter(self._known))]
+        self._known[contract_id] = (limit, self._monotonic() + LIMIT_SECONDS)
 
     def forget(self, contract_id: str) -> None:
         """Read the limit anew: it has changed."""

@@ -6,14 +6,16 @@ refusals are kept, one a minute for each subject, contract and reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, inspect, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import log
 from llamesh.kit.pages import page_size
 from services.contract.fit import MemoryEstimate
 from services.contract.policy import Refusal
@@ -27,6 +29,15 @@ QUIET = timedelta(minutes=1)
 MAX_QUIET = 10_000
 """Refusals remembered for that."""
 
+MAX_NOTED = 10_000
+"""Refusals that wait to be written; beyond that the oldest are dropped."""
+BATCH = 500
+"""Refusals of one transaction."""
+
+_INSERT: dict[str, Callable[[type[DecisionRow]], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 _ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
 
 
@@ -47,6 +58,7 @@ class Decisions:
 
     def __init__(self, database: Database, clock: Clock, new_id: NewId, *, most: int = MAX_DECISIONS) -> None:
         self._database = database
+        self._insert = _INSERT[database.engine.dialect.name]
         self._clock = clock
         self._new_id = new_id
         self._most = most
@@ -70,14 +82,40 @@ class Decisions:
             self._quiet.clear()
         self._quiet[key] = now + QUIET
         self._noted.append(self._row(decided))
+        self._bound()
 
     async def flush(self) -> None:
         """Write down what was noted."""
         if not self._noted:
             return
-        noted, self._noted = self._noted, []
+        left, self._noted = self._noted, []
+        try:
+            while left:
+                await self._write(left[:BATCH])
+                del left[:BATCH]
+        except BaseException:
+            self._noted[:0] = left
+            self._bound()
+            raise
+
+    @property
+    def pending(self) -> int:
+        """Refusals that wait to be written."""
+        return len(self._noted)
+
+    async def _write(self, rows: Sequence[DecisionRow]) -> None:
+        names = [column.key for column in inspect(DecisionRow).column_attrs]
+        values = [{name: getattr(row, name) for name in names} for row in rows]
+        # After a commit whose outcome is not known the same rows come again.
+        statement = self._insert(DecisionRow).values(values).on_conflict_do_nothing()
         async with self._database.begin() as session:
-            session.add_all(noted)
+            await session.execute(statement)
+
+    def _bound(self) -> None:
+        surplus = len(self._noted) - MAX_NOTED
+        if surplus > 0:
+            del self._noted[:surplus]
+            log.warning("refusals dropped: they could not be written", count=surplus)
 
     async def prune(self) -> None:
         """Forget what is too old or too much."""

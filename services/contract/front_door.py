@@ -45,7 +45,9 @@ _LogResponse = message_class("envoy.service.accesslog.v3.StreamAccessLogsRespons
 
 _ALLOWED: bytes = _CheckResponse().SerializeToString()
 _ENDED: bytes = _LogResponse().SerializeToString()
-_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+_COUNTED_OUT = (403, 429)
+"""Refusals that only `check` gives, and only without a lease; a 503 may also be Envoy's own, after a lease was taken."""
+_TYPES = {403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
 
 
 class FrontDoor:
@@ -87,7 +89,11 @@ class FrontDoor:
         contract_id = claims["contract"].string_value if "contract" in claims else ""
         if not contract_id:
             return _ALLOWED
-        limit = await self._limits.limit(contract_id)
+        try:
+            limit = await self._limits.limit(contract_id)
+        except MeshError as unknown:
+            # Nothing is known of this contract: to let it pass would be to have no limits while the database is away.
+            return _refusal(503, unknown)
         http = attributes.request.http
         if limit is None:
             return self._refuse(403, not_found(contract_id), claims, attributes)
@@ -133,7 +139,7 @@ class FrontDoor:
         """Settle one request that has ended."""
         common = entry.common_properties
         status = entry.response.response_code.value
-        if status in _TYPES and common.response_flags.HasField("unauthorized_details"):
+        if status in _COUNTED_OUT and common.response_flags.HasField("unauthorized_details"):
             return  # refused by `check`: it holds no lease, though its id may be that of another which does
         self._leases.give_back(entry.request.request_id)
         if not 200 <= status < 300:

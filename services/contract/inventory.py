@@ -8,22 +8,19 @@ from __future__ import annotations
 from llamesh.kit.channels import DEADLINE, asking, passed_on
 from llamesh.v1 import controller_pb2, controller_pb2_grpc, download_pb2, download_pb2_grpc
 from llamesh.v1.model_pb2 import Model
-from llamesh.v1.server_pb2 import Server
+from services.contract.policy import Machine
 
 
 class Inventory:
-    """Models, declared servers and memory."""
+    """Models, and memory of machines."""
 
     def __init__(
         self,
         catalogue: download_pb2_grpc.CatalogueServiceAsyncStub,
         controller: controller_pb2_grpc.ControllerServiceAsyncStub,
-        *,
-        reserve_bytes: int,
     ) -> None:
         self._catalogue = catalogue
         self._controller = controller
-        self._reserve_bytes = reserve_bytes
 
     async def model(self, model_uuid: str) -> Model:
         """A model that is ready; MODEL_NOT_FOUND or MODEL_NOT_READY."""
@@ -35,20 +32,26 @@ class Inventory:
                 wait_for_ready=True,
             )
 
-    async def server(self, server_uuid: str) -> Server:
-        """A declared server; SERVER_NOT_FOUND."""
-        with asking("controller"):
-            return await self._controller.GetDeclaredServer(
-                controller_pb2.GetDeclaredServerRequest(server_uuid=server_uuid),
-                timeout=DEADLINE,
-                metadata=passed_on(),
-                wait_for_ready=True,
-            )
+    async def machines(self, model_uuid: str, without_server_uuid: str = "") -> list[Machine]:
+        """What each machine has for a new engine of this model, in place of a server if one is named; SERVER_NOT_FOUND for that one.
 
-    async def free_bytes(self) -> list[int]:
-        """Memory of each machine that a new engine could have: neither promised to a declared server nor held in reserve."""
+        What declared servers may take and the reserve are subtracted already: the controller, which knows what runs, does so.
+        """
+        request = controller_pb2.GetCapacityRequest(without_server_uuid=without_server_uuid)
         with asking("controller"):
+            if without_server_uuid:
+                await self._controller.GetDeclaredServer(
+                    controller_pb2.GetDeclaredServerRequest(server_uuid=without_server_uuid),
+                    timeout=DEADLINE,
+                    metadata=passed_on(),
+                    wait_for_ready=True,
+                )
             capacity = await self._controller.GetCapacity(
-                controller_pb2.GetCapacityRequest(), timeout=DEADLINE, metadata=passed_on(), wait_for_ready=True
+                request, timeout=DEADLINE, metadata=passed_on(), wait_for_ready=True
             )
-        return [max(node.available_bytes - node.promised_bytes - self._reserve_bytes, 0) for node in capacity.nodes]
+        return [
+            Machine(
+                node.free_bytes, sum(each.shared_bytes for each in node.shared_weights if each.model_uuid == model_uuid)
+            )
+            for node in capacity.nodes
+        ]

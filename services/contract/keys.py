@@ -12,7 +12,7 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from llamesh.kit.channels import DEADLINE, asking, passed_on
-from llamesh.kit.database import Database
+from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import Identity
 from llamesh.kit.pages import page_size
@@ -24,6 +24,8 @@ from services.contract.tables import Clock, KeyRow, NewId, beyond, moment_key, m
 DEFAULT_DAYS = 90
 RESYNC_SECONDS = 1.0
 """How often revocations made by another replica of this service are looked for. Its own are seen at once."""
+AWAY_SECONDS = 1.0
+"""How soon revocations are looked for again if the database did not answer."""
 BATCH = 1000
 """Ids in one message of a watch."""
 
@@ -123,7 +125,14 @@ class Keys:
             if self._revoked.is_set():
                 self._revoked = asyncio.Event()
             announced = self._revoked
-            now_revoked = await self._revoked_ids()
+            try:
+                now_revoked = await self._revoked_ids()
+            except MeshError as error:
+                # What was told stays in force; what was revoked meanwhile elsewhere is told when the database is back.
+                if not synced or not is_unavailable(error):
+                    raise
+                await asyncio.sleep(AWAY_SECONDS)
+                continue
             fresh = [key_id for key_id in now_revoked if key_id not in sent]
             for start in range(0, len(fresh), BATCH):
                 yield fresh[start : start + BATCH]

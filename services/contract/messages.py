@@ -36,6 +36,7 @@ def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
         overhead_bytes=memory.overhead_bytes,
         replicas=memory.replicas,
         total_bytes=memory.total_bytes,
+        shared_weights_bytes=memory.shared_weights_bytes,
     )
 
 

@@ -20,7 +20,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.parameters import DEFAULT_BATCH, DEFAULT_PARALLEL, Parameter, all_parameters
+from llamesh.parameters import DEFAULT_PARALLEL, Parameter, all_parameters, batch_size
 from llamesh.v1.server_pb2 import CacheType, RuntimeParameters, Switch
 
 MAX_LENGTH = 4096
@@ -199,7 +199,7 @@ def _check_together(parameters: RuntimeParameters, names: Mapping[str, str]) -> 
     ):
         value = all_parameters()["cache_type_v"].value(value_type)
         raise _invalid(names["cache_type_v"], str(value), f"needs flash attention, and {names['flash_attn']} is off")
-    batch = parameters.batch_size or DEFAULT_BATCH
+    batch = batch_size(parameters)
     if parameters.ubatch_size > batch:
         raise _invalid(
             names["ubatch_size"],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamesh.kit.errors import Reason, name_of, spec_of
+from llamesh.sizes import size
 from services.contract.fit import MemoryEstimate
 
 CONTEXT_STEP = 256
@@ -56,25 +57,33 @@ def limit_refusals(limits: Limits, replicas: int, namespace: str) -> list[Refusa
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine that engines can run on."""
+
+    free_bytes: int
+    """What a new engine may have."""
+    shared_bytes: int = 0
+    """Weights of the model in question that are in use there already and need not be counted again."""
+
+
 def memory_refusals(
-    estimate: Callable[[int], MemoryEstimate], context: int, least_context: int, free_bytes: Sequence[int]
+    estimate: Callable[[int], MemoryEstimate], context: int, least_context: int, machines: Sequence[Machine]
 ) -> list[Refusal]:
-    """What the memory says: `free_bytes` of each machine, against engines that must each find room on one of them.
+    """What the memory says about engines that must each find room on one of these machines.
 
     `estimate` gives the memory for a context in tokens, more for a longer one; `least_context` is the shortest that can be
     proposed instead.
     """
     wanted = estimate(context)
-    if fits(wanted, free_bytes):
+    if fits(wanted, machines):
         return []
-    metadata = {"neededBytes": str(wanted.total_bytes), "freeBytes": str(max(free_bytes, default=0))}
-    message = (
-        f"{wanted.replicas} x {size(wanted.engine_bytes)} are needed (weights {size(wanted.weights_bytes)}, "
-        f"KV cache of {context} tokens {size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}), "
-        f"and {_free(free_bytes)}"
-    )
-    fitting = largest_fitting_context(estimate, least_context, context, free_bytes)
-    places = _places(wanted, free_bytes)
+    best = max(machines, key=lambda machine: machine.free_bytes, default=Machine(0))
+    needed = wanted.total_bytes - min(wanted.shared_weights_bytes, best.shared_bytes)
+    metadata = {"neededBytes": str(needed), "freeBytes": str(best.free_bytes)}
+    message = f"{_needs(wanted, context, best)}, and {_free(machines)}"
+    fitting = largest_fitting_context(estimate, least_context, context, machines)
+    places = _places(wanted, machines)
     if fitting:
         metadata["fittingCtxSize"] = str(fitting)
         message += f"; --ctx-size {fitting} would fit"
@@ -84,42 +93,53 @@ def memory_refusals(
     return [_refusal(Reason.ERROR_REASON_DOES_NOT_FIT, message, metadata)]
 
 
-def fits(wanted: MemoryEstimate, free_bytes: Sequence[int]) -> bool:
+def fits(wanted: MemoryEstimate, machines: Sequence[Machine]) -> bool:
     """Whether every engine finds room on some machine."""
-    return _places(wanted, free_bytes) >= wanted.replicas
+    return _places(wanted, machines) >= wanted.replicas
 
 
 def largest_fitting_context(
-    estimate: Callable[[int], MemoryEstimate], least: int, most: int, free_bytes: Sequence[int]
+    estimate: Callable[[int], MemoryEstimate], least: int, most: int, machines: Sequence[Machine]
 ) -> int:
     """The longest context, a multiple of CONTEXT_STEP from `least` to `most` tokens, that fits; 0 where none does."""
     low, high = -(-least // CONTEXT_STEP), most // CONTEXT_STEP
-    if low > high or not fits(estimate(low * CONTEXT_STEP), free_bytes):
+    if low > high or not fits(estimate(low * CONTEXT_STEP), machines):
         return 0
     while low < high:
         middle = (low + high + 1) // 2
-        if fits(estimate(middle * CONTEXT_STEP), free_bytes):
+        if fits(estimate(middle * CONTEXT_STEP), machines):
             low = middle
         else:
             high = middle - 1
     return low * CONTEXT_STEP
 
 
-def size(amount: int) -> str:
-    """Bytes for people: "512 MiB", "21.4 GiB"."""
-    gibibytes = amount / (1 << 30)
-    return f"{gibibytes:.1f} GiB" if gibibytes >= 1 else f"{amount / (1 << 20):.0f} MiB"
+def _places(wanted: MemoryEstimate, machines: Sequence[Machine]) -> int:
+    """How many such engines find room: none is spread over machines, and those of one machine share what can be shared."""
+    places = 0
+    for machine in machines:
+        left = machine.free_bytes - max(0, wanted.shared_weights_bytes - machine.shared_bytes)
+        places += max(left, 0) // wanted.own_bytes
+    return places
 
 
-def _places(wanted: MemoryEstimate, free_bytes: Sequence[int]) -> int:
-    """How many such engines find room: none is spread over machines."""
-    return sum(max(free, 0) // wanted.engine_bytes for free in free_bytes)
+def _needs(wanted: MemoryEstimate, context: int, machine: Machine) -> str:
+    """What is needed on this machine, with its parts."""
+    weights = f"weights {size(wanted.weights_bytes)}"
+    rest = f"KV cache of {context} tokens {size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}"
+    if wanted.shared_weights_bytes and machine.shared_bytes >= wanted.shared_weights_bytes:
+        return f"{wanted.replicas} x {size(wanted.own_bytes)} are needed ({rest}; the {weights} are in use already)"
+    if wanted.shared_weights_bytes and wanted.replicas > 1:
+        once = size(wanted.shared_weights_bytes)
+        return f"{once} and {wanted.replicas} x {size(wanted.own_bytes)} are needed ({weights} once, {rest})"
+    return f"{wanted.replicas} x {size(wanted.engine_bytes)} are needed ({weights}, {rest})"
 
 
-def _free(free_bytes: Sequence[int]) -> str:
-    if len(free_bytes) == 1:
-        return f"{size(free_bytes[0])} are free"
-    return f"{len(free_bytes)} machines have {', '.join(size(free) for free in free_bytes[:8])} free"
+def _free(machines: Sequence[Machine]) -> str:
+    if len(machines) == 1:
+        return f"{size(machines[0].free_bytes)} are free"
+    amounts = ", ".join(size(machine.free_bytes) for machine in machines[:8])
+    return f"{len(machines)} machines have {amounts} free"
 
 
 def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> Refusal:

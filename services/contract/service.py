@@ -8,11 +8,11 @@ import time
 from datetime import UTC, datetime
 
 import grpc
-from sqlalchemy.exc import SQLAlchemyError
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.logs import log
+from llamesh.kit.logs import log, report_failure
 from llamesh.kit.serving import Member
 from llamesh.v1 import (
     admission_pb2_grpc,
@@ -23,7 +23,7 @@ from llamesh.v1 import (
 )
 from services.contract.admission import Leases
 from services.contract.check import Checker
-from services.contract.contracts import ConcurrencyLimits, Contracts
+from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, ConcurrencyLimits, Contracts
 from services.contract.decisions import Decisions
 from services.contract.front_door import FrontDoor
 from services.contract.inventory import Inventory
@@ -36,6 +36,8 @@ FLUSH_SECONDS = 1.0
 """How long usage and refusals stay in memory."""
 PRUNE_SECONDS = 300.0
 """How often old decisions are forgotten."""
+LAST_PAUSE = 0.5
+"""Seconds between attempts to write what is left at the end."""
 
 
 class ContractService:
@@ -43,7 +45,7 @@ class ContractService:
 
     def __init__(self, member: Member, database: Database) -> None:
         settings = member.settings
-        self._stopping = member.stopping
+        self._member = member
         self._database = database
         self._channels: dict[str, grpc.aio.Channel] = {
             name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")
@@ -51,7 +53,6 @@ class ContractService:
         inventory = Inventory(
             download_pb2_grpc.CatalogueServiceStub(self._channels["download"]),
             controller_pb2_grpc.ControllerServiceStub(self._channels["controller"]),
-            reserve_bytes=settings.memory_reserve_bytes,
         )
         signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
         limits = ConcurrencyLimits(database, time.monotonic)
@@ -61,7 +62,13 @@ class ContractService:
         keys = Keys(database, contracts, signer, utc_now, new_id, resync)
         leases = Leases(time.monotonic)
         self._decisions = Decisions(database, utc_now, new_id)
-        self._ledger = Ledger(database)
+        self._ledger = Ledger(database, utc_now, new_id)
+        self._tasks = [
+            BackgroundTask("write usage and refusals", self._flush, report_failure, every=FLUSH_SECONDS),
+            BackgroundTask("forget old decisions", self._decisions.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("forget old batches of usage", self._ledger.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("read limits", limits.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
+        ]
         checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
         contract_pb2_grpc.add_ContractServiceServicer_to_server(
             ContractServicer(settings, checker, contracts, keys, self._ledger, self._decisions, leases, utc_now),
@@ -73,27 +80,16 @@ class ContractService:
         # Its own stream, through its own socket: told like every other member, at the same time.
         member.refuse_revoked(self._channels["contract"])
 
-    async def keep_books(self) -> None:
-        """Write what is in memory and forget what is old, until the process stops. A database that fails is tried again."""
-        prune_at = 0.0
-        while not self._stopping.is_set():
-            try:
-                await self._flush()
-                if time.monotonic() >= prune_at:
-                    await self._decisions.prune()
-                    prune_at = time.monotonic() + PRUNE_SECONDS
-            except (SQLAlchemyError, OSError) as error:
-                log.error("books not written", error=str(error))
-            try:
-                async with asyncio.timeout(FLUSH_SECONDS):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+    def start(self) -> None:
+        """Begin to write what is in memory and to forget what is old."""
+        for task in self._tasks:
+            task.start()
 
     async def close(self) -> None:
-        """Write what is left and give back all connections."""
+        """Write what is left, trying again within the time of the drain, and give back all connections."""
+        await asyncio.gather(*(task.close() for task in self._tasks))
         try:
-            await self._flush()
+            await self._last_flush()
         finally:
             await asyncio.gather(*(own.close() for own in self._channels.values()))
             await self._database.close()
@@ -102,18 +98,34 @@ class ContractService:
         await self._ledger.flush()
         await self._decisions.flush()
 
+    async def _last_flush(self) -> None:
+        while (error := await self._failure_of_flush()) is not None:
+            left = self._member.drain_left()
+            if left <= 0:
+                accounts, refusals = self._ledger.pending, self._decisions.pending
+                log.error("books not written", accounts=accounts, refusals=refusals, error=str(error))
+                return
+            await asyncio.sleep(min(LAST_PAUSE, left))
+
+    async def _failure_of_flush(self) -> Exception | None:
+        try:
+            await self._flush()
+        except Exception as error:
+            return error
+        return None
+
 
 async def serve(member: Member) -> None:
     """Run the contract service until it is asked to stop."""
     database = open_database(member.settings, "contract")
-    await database.migrate("services.contract")
     service = ContractService(member, database)
-    books = asyncio.create_task(service.keep_books())
     try:
+        # Envoy is answered from the first moment on: requests without a contract need no table.
+        await member.prepare(database, "services.contract")
+        service.start()
         await member.serve()
     finally:
         member.stop()
-        await books
         await service.close()
 
 

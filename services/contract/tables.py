@@ -64,6 +64,14 @@ class UsageRow(Base):
     unknown_requests: Mapped[int]
 
 
+class UsageBatchRow(Base):
+    """A batch of usage that is in `usage_day`: written in the same transaction, so that it is added once however often it is tried."""
+
+    __tablename__ = "usage_batch"
+    batch_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+
+
 class DecisionRow(Base):
     """A decision and its reasons. `refusals` and `memory` hold the contract's messages as JSON."""
 

@@ -1,28 +1,40 @@
 """The ledger: tokens and requests by day, subject, model and contract, as Envoy reports them when a request has ended.
 
-Entries are added up in memory and written in batches, so a request costs no SQL. Invariant: what could not be written stays to be written;
-only a process that is killed loses what it heard within the last second.
+Entries are added up in memory and written in batches, so a request costs no SQL. Invariant: what could not be written stays to be written,
+in bounded memory, and is counted once although a commit that was cut off may have happened. Only a process that is killed loses what it
+heard since it last wrote: a second, or the length of an outage.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from llamesh.kit.database import Database
+from llamesh.kit.database import Base, Database
 from llamesh.kit.pages import page_key, page_size, page_token
-from services.contract.tables import UsageRow, beyond
+from services.contract.tables import Clock, NewId, UsageBatchRow, UsageRow, beyond
 
-_INSERT: dict[str, Callable[[type[UsageRow]], sqlite.Insert | postgresql.Insert]] = {
+_INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
 _ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id)
+MAX_PENDING = 100_000
+"""Accounts that wait to be written (some 50 MB); what is used beyond them is counted together, by day."""
+UNATTRIBUTED = "(not attributed)"
+"""Model name of what is counted together."""
+BATCHES_KEPT = timedelta(days=7)
+"""How long it is known that a batch was written: longer than any attempt to write it."""
+BATCH = 500
+"""Accounts of one transaction: it ends well within the deadline of the database."""
+
 _EPOCH = date(1970, 1, 1)
 
 
@@ -44,27 +56,33 @@ class Total:
     completion_tokens: int = 0
     unknown_requests: int = 0
 
-    def add(self, other: Total) -> None:
-        """Add another total to this."""
-        self.requests += other.requests
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.unknown_requests += other.unknown_requests
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one transaction writes."""
+
+    batch_id: str
+    totals: Sequence[tuple[Account, Total]]
 
 
 class Ledger:
     """Usage in memory and in SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock, new_id: NewId) -> None:
         self._database = database
+        self._clock = clock
+        self._new_id = new_id
         self._insert = _INSERT[database.engine.dialect.name]
         self._pending: dict[Account, Total] = {}
+        self._batch: _Batch | None = None
+        """What is being written, or could not be: it stays as it is until it is known to be written."""
+        self._turn = asyncio.Lock()
 
     def add(self, account: Account, tokens: tuple[int, int] | None) -> None:
         """Count one answered request with its tokens of prompt and answer; None where the answer did not say."""
-        total = self._pending.get(account)
-        if total is None:
-            total = self._pending[account] = Total()
+        if account not in self._pending and len(self._pending) >= MAX_PENDING:
+            account = Account(account.day, "", UNATTRIBUTED, "")
+        total = self._pending.setdefault(account, Total())
         total.requests += 1
         if tokens is None:
             total.unknown_requests += 1
@@ -74,16 +92,23 @@ class Ledger:
 
     async def flush(self) -> None:
         """Write what has come; it stays to be written where that fails."""
-        if not self._pending:
-            return
-        batch, self._pending = self._pending, {}
-        try:
-            # In one order, so that two replicas that write the same rows never wait for each other in a circle.
-            await self._write(sorted(batch.items()))
-        except BaseException:
-            for account, total in batch.items():
-                self._pending.setdefault(account, Total()).add(total)
-            raise
+        async with self._turn:
+            while self._batch or self._pending:
+                if self._batch is None:
+                    self._batch = self._take()
+                await self._write(self._batch)
+                self._batch = None
+
+    async def prune(self) -> None:
+        """Forget which batches were written long ago."""
+        async with self._database.begin() as session:
+            old = UsageBatchRow.create_time < self._clock() - BATCHES_KEPT
+            await session.execute(delete(UsageBatchRow).where(old))
+
+    @property
+    def pending(self) -> int:
+        """Accounts that wait to be written."""
+        return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     async def page(
         self, subject: str | None, start: datetime, end: datetime, size: int, token: str
@@ -105,28 +130,43 @@ class Ledger:
         end_row = rows[-2]
         return rows[:-1], page_token(name, end_row.day, end_row.subject, end_row.model_name, end_row.contract_id)
 
-    async def _write(self, batch: Sequence[tuple[Account, Total]]) -> None:
+    def _take(self) -> _Batch:
+        accounts = list(islice(self._pending, BATCH))
+        # In one order, so that two replicas that write the same rows never wait for each other in a circle.
+        totals = [(account, self._pending.pop(account)) for account in sorted(accounts)]
+        return _Batch(self._new_id("use_"), totals)
+
+    async def _write(self, batch: _Batch) -> None:
+        rows = [
+            {
+                **account._asdict(),
+                "requests": total.requests,
+                "prompt_tokens": total.prompt_tokens,
+                "completion_tokens": total.completion_tokens,
+                "unknown_requests": total.unknown_requests,
+            }
+            for account, total in batch.totals
+        ]
+        first_time = (
+            self._insert(UsageBatchRow)
+            .values(batch_id=batch.batch_id, create_time=self._clock())
+            .on_conflict_do_nothing()
+            .returning(UsageBatchRow.batch_id)
+        )
+        statement = self._insert(UsageRow).values(rows)
+        new = statement.excluded
+        statement = statement.on_conflict_do_update(
+            index_elements=list(_ORDER),
+            set_={
+                "requests": UsageRow.requests + new.requests,
+                "prompt_tokens": UsageRow.prompt_tokens + new.prompt_tokens,
+                "completion_tokens": UsageRow.completion_tokens + new.completion_tokens,
+                "unknown_requests": UsageRow.unknown_requests + new.unknown_requests,
+            },
+        )
         async with self._database.begin() as session:
-            for account, total in batch:
-                statement = self._insert(UsageRow).values(
-                    **account._asdict(),
-                    requests=total.requests,
-                    prompt_tokens=total.prompt_tokens,
-                    completion_tokens=total.completion_tokens,
-                    unknown_requests=total.unknown_requests,
-                )
-                new = statement.excluded
-                await session.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=list(_ORDER),
-                        set_={
-                            "requests": UsageRow.requests + new.requests,
-                            "prompt_tokens": UsageRow.prompt_tokens + new.prompt_tokens,
-                            "completion_tokens": UsageRow.completion_tokens + new.completion_tokens,
-                            "unknown_requests": UsageRow.unknown_requests + new.unknown_requests,
-                        },
-                    )
-                )
+            if (await session.execute(first_time)).first() is not None:
+                await session.execute(statement)
 
 
 def day_of(seconds: int) -> str:

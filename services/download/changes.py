@@ -41,6 +41,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self._last: dict[tuple[str, str], WatchCatalogueResponse] = {}
 
     @contextmanager
     def watch(self) -> Iterator[Watcher]:
@@ -64,6 +65,25 @@ class Changes:
         """Tell that a model was removed, and its download with it."""
         self._tell(("model", model_uuid), WatchCatalogueResponse(removed_model_uuid=model_uuid))
 
+    def last_download(self, model_uuid: str) -> Download | None:
+        """What was last told of a download; None where nothing was, or it was removed."""
+        last = self._last.get(("download", model_uuid))
+        return last.download if last is not None else None
+
+    def last_model(self, model_uuid: str) -> Model | None:
+        """What was last told of a model; None where nothing was, or it was removed."""
+        last = self._last.get(("model", model_uuid))
+        return last.model if last is not None else None
+
+    def models_told(self) -> set[str]:
+        """The models that were told and not removed since."""
+        return {model_uuid for kind, model_uuid in self._last if kind == "model"}
+
     def _tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
+        if change.removed_model_uuid:
+            for kind in ("download", "model"):
+                self._last.pop((kind, change.removed_model_uuid), None)
+        else:
+            self._last[key] = change
         for watcher in self._watchers:
             watcher.tell(key, change)

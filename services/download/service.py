@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.leases import Lease, LeaseHeldError
 from llamesh.kit.objects import ObjectStore, object_store
-from llamesh.kit.serving import Member
+from llamesh.kit.ownership import Owner, owner_of
+from llamesh.kit.serving import Member, StartRefused
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.messages import download_message
+from services.download.neighbours import Neighbours
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import Source, Sources
+from services.download.store_watch import StoreWatch
 from services.download.transfers import Transfers
 from services.download.worker import Worker
 
@@ -48,30 +52,89 @@ def sources_of(settings: Settings) -> Source:
     )
 
 
+def store_owner(settings: Settings, owner: Owner) -> Owner:
+    """Whose store it is, as the lease on it knows: a directory is this home's, a bucket everyone's who names it."""
+    if settings.minio_endpoint:
+        place = f"s3://{settings.minio_endpoint}/{settings.minio_bucket}"
+        return Owner(place, f"{place}, used by {owner.words}")
+    return Owner(owner.id, f"{settings.home / 'objects'}, of {owner.words}")
+
+
 async def serve(member: Member, *, source: Source | None = None, clock: Callable[[], datetime] = utc_now) -> None:
     """Run the download service until it is asked to stop. Transfers under way are started again by the next process."""
     settings = member.settings
     database = open_database(settings, "download")
+    try:
+        await member.prepare(database, "services.download")
+        owner = owner_of(settings.home, "download")
+        async with _store_of_database(member, database, store_owner(settings, owner)):
+            await _serve(member, database, owner, source or sources_of(settings), clock)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _store_of_database(member: Member, database: Database, owner: Owner) -> AsyncIterator[None]:
+    """Make sure that all processes on this database keep its models in the same store: each record would lack its object elsewhere."""
+    if database.schema is None:
+        yield
+        return
+    followers: list[str] = []
+
+    def end(follower: str) -> None:
+        followers.append(follower)
+        member.stop()
+
+    lease = Lease(database, "store", owner, end)
+    try:
+        await lease.acquire(member.stopping)
+    except LeaseHeldError as held:
+        raise StartRefused(_other_store(held)) from held
+    lease.start()
+    try:
+        yield
+    finally:
+        # A bucket may be in use by other processes.
+        await lease.close(release=not member.settings.minio_endpoint)
+    if followers:
+        raise StartRefused(_other_store(followers[0]))
+
+
+def _other_store(words: object) -> str:
+    return (
+        f"the models of this database are kept in another object store, {words}: use that one (MINIO_ENDPOINT and MINIO_BUCKET;"
+        " a directory cannot be shared), end that mesh with `llamesh down`, or set DATABASE_URL to a database of its own"
+    )
+
+
+async def _serve(
+    member: Member, database: Database, owner: Owner, source: Source, clock: Callable[[], datetime]
+) -> None:
+    settings = member.settings
     store = store_of(settings)
-    source = source or sources_of(settings)
     changes = Changes()
-    transfers = Transfers(database, clock)
-    catalogue = Catalogue(database, store, clock)
-    worker = Worker(transfers, catalogue, store, source, changes)
-    downloads = DownloadServicer(transfers, worker, source, changes, settings.quant_service_url)
+    transfers = Transfers(database, clock, owner.id)
+    catalogue = Catalogue(database, store, clock, owner.id, lambda row: changes.download(download_message(row)))
+
+    def show_store(watch: StoreWatch) -> None:
+        member.show_part("store", watch.usable)
+        member.show_part("store.credentials", not watch.denied)
+
+    worker = Worker(transfers, catalogue, store, source, changes, on_store=show_store)
+    downloads = DownloadServicer(transfers, catalogue, worker, source, changes, settings.quant_service_url)
     add_DownloadServiceServicer_to_server(downloads, member.server)
     add_CatalogueServiceServicer_to_server(CatalogueServicer(catalogue, transfers, worker, changes), member.server)
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
     contract = channel(settings, "contract")
     member.refuse_revoked(contract)
-    await database.migrate("services.download")
-    working = asyncio.create_task(worker.run())
+    neighbours = Neighbours(transfers, catalogue, changes)
+    if database.schema:
+        neighbours.start()
+    worker.start()
     try:
         await member.serve()
     finally:
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        await neighbours.close()
+        await worker.close()
         await contract.close()
         await store.close()
-        await database.close()

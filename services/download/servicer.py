@@ -45,9 +45,16 @@ class DownloadServicer(DownloadServiceServicer):
     """Brings models in."""
 
     def __init__(
-        self, transfers: Transfers, worker: Worker, source: Source, changes: Changes, quant_service_url: str
+        self,
+        transfers: Transfers,
+        catalogue: Catalogue,
+        worker: Worker,
+        source: Source,
+        changes: Changes,
+        quant_service_url: str,
     ) -> None:
         self._transfers = transfers
+        self._catalogue = catalogue
         self._worker = worker
         self._source = source
         self._changes = changes
@@ -55,8 +62,11 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See the contract."""
+        wish = self._wish(request)
+        # A model whose object is missing is not there, whatever its record says: to ask for it again repairs it.
+        await self._catalogue.look(request.model_uuid)
         try:
-            row = await self._transfers.start(self._wish(request))
+            row = await self._transfers.start(wish)
         except MeshError as error:
             if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
                 raise self._no_source(request.model_uuid) from error

@@ -1,7 +1,8 @@
 """The download service's own tables.
 
 Invariant: nobody else reads or writes them. A model's row exists only while its object is published; an object that is
-published without a row, or is about to lose its row, stands in `unowned_object` until it has one or is gone.
+published without a row, or is about to lose its row, stands in `unowned_object` until it has one or is gone. Processes that
+share the tables know each other by `Owner.id`: what one of them works on carries its id and a time until which it counts.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class TransferRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     error_reason: Mapped[str] = mapped_column(String(64))
     error_message: Mapped[str] = mapped_column(String(4096))
+    """Why it failed, or what it waits for."""
+    claimed_by: Mapped[str] = mapped_column(String(4096), default="")
+    """The process that works on it; empty: nobody."""
+    claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
+    """When others may take it over, by the clock of the database."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
@@ -65,15 +71,23 @@ class ModelRow(Base):
     name: Mapped[str] = mapped_column(String(128))
     size_bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64), index=True)
-    object_key: Mapped[str] = mapped_column(String(128))
+    object_key: Mapped[str] = mapped_column(String(128), index=True)
     source: Mapped[str] = mapped_column(String(4096))
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """GgufMetadata of the contract, by field name."""
+    damage: Mapped[str] = mapped_column(String(128), default="")
+    """Which version of the object was read and found damaged (`catalogue.version_of`); empty: none was."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
 
 
 class UnownedObjectRow(Base):
-    """An object that may be in the store without a model: to be removed unless a model has it."""
+    """An object that may be in the store without a model: to be removed unless somebody holds it or a model has it."""
 
     __tablename__ = "unowned_object"
     object_key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    held_by: Mapped[str] = mapped_column(String(4096), default="")
+    """The process that is about to give it a model."""
+    held_until: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
+    """When the hold ends, by the clock of the database; None: nobody holds it."""
+    removing: Mapped[bool] = mapped_column(default=False)
+    """Somebody removes it: no model can get it any more."""

@@ -1,7 +1,8 @@
 """The transfers: what was asked for and how it stands. Rows of one table and the steps between their states.
 
 Invariant: a row is the only truth. Starting and cancelling change the row; the worker makes the world follow (see
-`worker`). Every step of a worker names its attempt and changes nothing once the row belongs to a later one.
+`worker`). Every step of a worker names its attempt and its owner, and changes nothing once the row belongs to a later
+attempt or to another process. A claim that is not renewed for LEASE_SECONDS may be taken over by another process.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, Update, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import page_size, page_token
 from services.download.messages import moment_key
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow
@@ -51,11 +53,12 @@ def must_start(row: TransferRow | None, has_model: bool, wish: Wish) -> bool:
 
 
 class Transfers:
-    """The store. `clock` says what time it is, in UTC."""
+    """The store. `clock` says what time it is, in UTC; `owner_id` is this process among those that share the tables."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime], owner_id: str) -> None:
         self._database = database
         self._clock = clock
+        self.owner_id = owner_id
 
     async def start(self, wish: Wish) -> TransferRow:
         """Begin the transfer unless it is there. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without any source."""
@@ -89,7 +92,8 @@ class Transfers:
         row.state = State.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
-        row.sha256 = row.error_reason = row.error_message = ""
+        row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
+        row.claim_expires = None
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:
@@ -124,11 +128,33 @@ class Transfers:
         async with self._database.read() as session:
             return (await session.scalars(select(TransferRow).order_by(TransferRow.create_time))).all()
 
-    async def active(self) -> Sequence[TransferRow]:
-        """Those that somebody works on or should, in the order they were asked for."""
-        query = select(TransferRow).where(TransferRow.state.in_(ACTIVE)).order_by(TransferRow.create_time)
+    async def workable(self) -> Sequence[TransferRow]:
+        """Those that this process works on or could take up, in the order they were asked for."""
+        query = select(TransferRow).where(*self._workable()).order_by(TransferRow.create_time)
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
+
+    def _workable(self) -> Sequence[ColumnElement[bool]]:
+        nobodys = TransferRow.claim_expires < moment(self._database)
+        return TransferRow.state.in_(ACTIVE), or_(TransferRow.claimed_by.in_(("", self.owner_id)), nobodys)
+
+    async def renew(self) -> None:
+        """Keep the claims of this process."""
+        async with self._database.begin() as session:
+            await session.execute(
+                self._mine().values(claim_expires=moment(self._database, LEASE_SECONDS)),
+                execution_options={"synchronize_session": False},
+            )
+
+    async def release(self) -> None:
+        """Give up the claims of this process: another one, or the next one, starts the transfers again at once."""
+        async with self._database.begin() as session:
+            await session.execute(
+                self._mine().values(claimed_by="", claim_expires=None), execution_options={"synchronize_session": False}
+            )
+
+    def _mine(self) -> Update:
+        return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
     async def cancel(self, model_uuid: str) -> TransferRow:
         """End a transfer; one that has ended stays as it is. Raises DOWNLOAD_NOT_FOUND."""
@@ -143,13 +169,37 @@ class Transfers:
             return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """A worker takes the transfer up, from its first byte; one that was under way counts as interrupted."""
+        """Claim the transfer and take it up from its first byte; one that was under way counts as interrupted.
+
+        None once it ended, was started anew, or is another process's.
+        """
+        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await current(session, model_uuid, attempt)
+            query = select(TransferRow).where(*same, *self._workable()).with_for_update()
+            row = await session.scalar(query)
             if row is not None:
                 row.resume_count += row.state != State.QUEUED
                 row.state = State.RUNNING
                 row.bytes_done = 0
+                row.error_reason = row.error_message = ""
+                row.claimed_by = self.owner_id
+                row.claim_expires = await session.scalar(select(moment(self._database, LEASE_SECONDS)))
+                row.update_time = self._clock()
+            return row
+
+    async def hold_back(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
+        """Let it wait for what the error names: anyone may begin it again from its first byte."""
+        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
+        async with self._database.begin() as session:
+            row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
+            if row is not None:
+                row.resume_count += row.state != State.QUEUED
+                row.state = State.QUEUED
+                row.bytes_done = 0
+                row.error_reason = name_of(error.reason)
+                row.error_message = error.message[:_LONGEST_MESSAGE]
+                row.claimed_by = ""
+                row.claim_expires = None
                 row.update_time = self._clock()
             return row
 
@@ -158,7 +208,7 @@ class Transfers:
     ) -> TransferRow | None:
         """Write down how far it is; with `verifying`, that all bytes are there."""
         async with self._database.begin() as session:
-            row = await current(session, model_uuid, attempt)
+            row = await current(session, model_uuid, attempt, self.owner_id)
             if row is not None and (verifying or row.state == State.RUNNING):
                 row.bytes_done, row.bytes_total = done, total
                 row.state = State.VERIFYING if verifying else State.RUNNING
@@ -167,8 +217,9 @@ class Transfers:
 
     async def fail(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
         """End it with the error's reason."""
+        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await current(session, model_uuid, attempt)
+            row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
                 row.state = State.FAILED
                 row.error_reason = name_of(error.reason)
@@ -177,10 +228,11 @@ class Transfers:
             return row
 
 
-async def current(session: AsyncSession, model_uuid: str, attempt: int) -> TransferRow | None:
-    """The row, locked, while this attempt is the one that counts; None once it ended or another began."""
+async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id: str) -> TransferRow | None:
+    """The row, locked, while this attempt is the one that counts and this process works on it; None otherwise."""
     row = await session.get(TransferRow, model_uuid, with_for_update=True)
-    return row if row is not None and row.attempt == attempt and row.state in ACTIVE else None
+    counts = row is not None and row.attempt == attempt and row.state in ACTIVE and row.claimed_by == owner_id
+    return row if counts else None
 
 
 def _not_found(model_uuid: str) -> MeshError:

@@ -1,27 +1,43 @@
 """The worker makes the transfers' rows come true: fetch, verify, publish, record.
 
 Level-triggered: it looks at the rows, starts what is active and has no task, stops tasks whose row moved on. A missed
-wake-up costs a few seconds; a restart finds the interrupted rows like any others and starts them again. One process
-works on the rows of a database at a time.
+wake-up costs a few seconds; a restart finds the interrupted rows like any others and starts them again. Several processes
+on one database and store share the work: each claims the rows that it works on (see `transfers`).
+
+Invariant: what fails outside the transfer itself never ends it. A database that fails is tried again for as long as it
+takes, because the bytes are there; an object store that goes away is waited for, STORE_PATIENCE_SECONDS at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
+import grpc
 
-from llamesh.kit.logs import log
-from llamesh.kit.objects import ObjectStore, StagedObject, StoreDeniedError, StoreError
-from services.download.catalogue import Catalogue
+from llamesh.background import BackgroundTask, backoff
+from llamesh.kit.errors import MeshError
+from llamesh.kit.leases import RENEW_SECONDS
+from llamesh.kit.logs import log, report_failure
+from llamesh.kit.objects import (
+    ObjectNotFoundError,
+    ObjectStore,
+    StagedObject,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from services.download.catalogue import Catalogue, Publication, PublicationLostError
 from services.download.changes import Changes
+from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, model_message
 from services.download.progress import Progress
 from services.download.sources import Source
+from services.download.store_watch import StoreWatch
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
 from services.download.verification import counted, failure, verified
@@ -32,14 +48,26 @@ LOOK_SECONDS = 5.0
 """How often the rows are looked at without a wake-up, and progress is written to them."""
 TELL_SECONDS = 0.5
 """How often watchers hear of progress."""
-STORE_PATIENCE_SECONDS = 60.0
-"""How long transfers wait for an object store that is not there when this process starts."""
+SWEEP_SECONDS = 60.0
+"""How often objects without a record are looked for."""
+STORE_PATIENCE_SECONDS = 600.0
+"""How long a transfer waits for an object store that cannot be used."""
 
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Setback:
+    """What a transfer has met with so far that was not its own fault."""
+
+    attempt: int
+    first_at: float
+    failures: int = 0
+    not_before: float = 0.0
+
+
 class Worker:
-    """Runs the transfers of this process."""
+    """Runs the transfers of this process. `on_store` is called when it is known anew whether the object store can be used."""
 
     def __init__(
         self,
@@ -51,6 +79,7 @@ class Worker:
         *,
         at_once: int = AT_ONCE,
         clock: Callable[[], float] = time.monotonic,
+        on_store: Callable[[StoreWatch], None] = lambda _: None,
     ) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
@@ -59,13 +88,28 @@ class Worker:
         self._changes = changes
         self._at_once = at_once
         self._clock = clock
+        self._on_store = on_store
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._running: dict[str, tuple[TransferRow, Progress]] = {}
         self._stopped: set[str] = set()
+        self._setbacks: dict[str, _Setback] = {}
+        self._held: set[tuple[str, int, str]] = set()
+        self._store_watch = StoreWatch(store, self._store_changed, clock)
+        self._prepared = False
+        self._background = [
+            BackgroundTask(
+                "follow transfers", self._follow_rows, report_failure, every=LOOK_SECONDS, sleep=self._woken_or
+            ),
+            BackgroundTask("tell progress", self._tell_progress, report_failure, every=TELL_SECONDS),
+            BackgroundTask("write progress", self._write_progress, report_failure, every=LOOK_SECONDS),
+            BackgroundTask("renew claims", self._renew_claims, report_failure, every=RENEW_SECONDS),
+            BackgroundTask("sweep objects", self._sweep, report_failure, every=SWEEP_SECONDS, immediately=False),
+        ]
 
     def wake(self) -> None:
         """Look at the rows now: one of them changed."""
+        self._store_watch.look_now()
         self._wake.set()
 
     def progress(self, model_uuid: str) -> Progress | None:
@@ -73,49 +117,23 @@ class Worker:
         running = self._running.get(model_uuid)
         return running[1] if running else None
 
-    async def run(self) -> None:
-        """Work until cancelled; then stop every transfer where it is, for the next process to start again."""
-        telling = asyncio.create_task(self._tell_progress())
-        try:
-            await self._prepare()
-            while True:
-                self._wake.clear()
-                try:
-                    await self._follow_rows()
-                except (SQLAlchemyError, OSError) as error:
-                    log.error("transfers not read", error=str(error))
-                await self._woken_or(LOOK_SECONDS)
-        finally:
-            telling.cancel()
-            tasks = [task for _, task in self._tasks.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(telling, *tasks, return_exceptions=True)
+    def start(self) -> None:
+        """Begin to work."""
+        self._store_watch.start()
+        for task in self._background:
+            task.start()
 
-    async def _prepare(self) -> None:
-        """Make the store ready, however long it takes to answer, and remove what an earlier process left in it."""
-        began_at = self._clock()
-        while True:
-            self._wake.clear()
-            try:
-                await self._store.prepare()
-                await self._catalogue.sweep()
-            except (StoreError, SQLAlchemyError, OSError) as error:
-                log.error("object store not ready", error=str(error))
-                waited = self._clock() - began_at
-                if isinstance(error, StoreDeniedError) or waited > STORE_PATIENCE_SECONDS:
-                    await self._fail_all(error)
-                await self._woken_or(LOOK_SECONDS)
-            else:
-                return
-
-    async def _fail_all(self, error: Exception) -> None:
-        """End every transfer: to wait longer in silence would tell nobody what is wrong."""
+    async def close(self) -> None:
+        """Stop every transfer where it is, for another process or the next one to start again."""
+        await asyncio.gather(self._store_watch.close(), *(task.close() for task in self._background))
+        tasks = [task for _, task in self._tasks.values()]
+        for task in tasks:
+            _cancel(task)
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            for row in await self._transfers.active():
-                await self._fail(row, error)
-        except (SQLAlchemyError, OSError) as unwritten:
-            log.error("transfers not settled", error=str(unwritten))
+            await self._transfers.release()
+        except Exception as error:
+            report_failure("release claims", error)
 
     async def _woken_or(self, seconds: float) -> None:
         try:
@@ -124,24 +142,68 @@ class Worker:
         except TimeoutError:
             return
 
+    def _store_changed(self) -> None:
+        self._on_store(self._store_watch)
+        self._wake.set()
+
     async def _follow_rows(self) -> None:
+        self._wake.clear()
         while self._stopped:
             # Its last progress may have been told after its row moved on: what counts is told last.
-            stopped = await self._transfers.find(self._stopped.pop())
+            stopped = await self._transfers.find(next(iter(self._stopped)))
+            self._stopped.pop()
             if stopped is not None:
                 self._changes.download(download_message(stopped))
-        rows = await self._transfers.active()
+        rows = await self._transfers.workable()
         wanted = {(row.model_uuid, row.attempt) for row in rows}
         for model_uuid, (attempt, task) in self._tasks.items():
             if (model_uuid, attempt) not in wanted:
-                task.cancel()
+                _cancel(task)
+        if not self._store_watch.usable:
+            await self._await_store(rows)
+            return
+        self._held.clear()
+        if not self._prepared:
+            await self._catalogue.drop_holds()
+            await self._catalogue.sweep()
+            self._prepared = True
         for row in rows:
             if len(self._tasks) >= self._at_once:
                 break
-            if row.model_uuid not in self._tasks:
+            if row.model_uuid not in self._tasks and self._may_begin(row):
                 task = asyncio.create_task(self._transfer(row.model_uuid, row.attempt))
                 self._tasks[row.model_uuid] = (row.attempt, task)
                 task.add_done_callback(partial(self._end, row.model_uuid))
+
+    async def _await_store(self, rows: Sequence[TransferRow]) -> None:
+        """Let the rows that nobody works on say what they wait for; end them once there is no use in waiting."""
+        error = self._store_watch.problem
+        if error is None or self._store_watch.looking:
+            return
+        for row in rows:
+            if row.model_uuid in self._tasks:
+                continue
+            if self._store_watch.denied or self._store_watch.away_seconds > STORE_PATIENCE_SECONDS:
+                await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
+            elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
+                await self._hold_back(row, error)
+                self._held.add(key)
+
+    async def _hold_back(self, row: TransferRow, error: StoreError) -> None:
+        reason = failure(error, row.shown_source)
+        reason.message = f"waits for the object store: {reason.message}"
+        held = await self._transfers.hold_back(row.model_uuid, row.attempt, reason)
+        if held is not None:
+            self._changes.download(download_message(held))
+
+    def _may_begin(self, row: TransferRow) -> bool:
+        setback = self._setbacks.get(row.model_uuid)
+        if setback is None or setback.attempt != row.attempt:
+            return True
+        left = setback.not_before - self._clock()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._wake.set)
+        return left <= 0
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
@@ -151,7 +213,7 @@ class Worker:
             # Not even the failure could be written down: the row is still active and is taken up again.
             log.error("transfer not settled", model_uuid=model_uuid, error=str(error))
             return
-        self.wake()
+        self._wake.set()
 
     async def _transfer(self, model_uuid: str, attempt: int) -> None:
         row = await self._transfers.begin(model_uuid, attempt)
@@ -161,27 +223,63 @@ class Worker:
         log.info("transfer begins", model_uuid=model_uuid, source=row.shown_source, resumed=row.resume_count)
         try:
             await self._bring_in(row)
+        except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
+            await self._set_back(row, error)
         except Exception as error:
-            await self._fail(row, error)
+            if isinstance(error, StoreDeniedError):
+                self._store_watch.note(error)
+            await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
+        else:
+            self._setbacks.pop(model_uuid, None)
+
+    async def _set_back(self, row: TransferRow, error: StoreError | PublicationLostError) -> None:
+        """The store failed, not the transfer: let it wait and start again, unless that has lasted too long."""
+        if isinstance(error, PublicationLostError):
+            error = StoreUnavailableError(str(error))
+        now = self._clock()
+        setback = self._setbacks.get(row.model_uuid)
+        if setback is None or setback.attempt != row.attempt:
+            setback = self._setbacks[row.model_uuid] = _Setback(row.attempt, now)
+        if now - setback.first_at > STORE_PATIENCE_SECONDS:
+            await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
+            return
+        setback.failures += 1
+        setback.not_before = now + backoff(setback.failures)
+        log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
+        await self._settled(partial(self._hold_back, row, error))
+        if isinstance(error, StoreUnavailableError):
+            self._store_watch.note(error)
 
     async def _bring_in(self, row: TransferRow) -> None:
         staged = await self._fetch(row)
         try:
-            verifying = await self._transfers.progress(
-                row.model_uuid, row.attempt, done=staged.size, total=staged.size, verifying=True
+            verifying = await self._settled(
+                lambda: self._transfers.progress(
+                    row.model_uuid, row.attempt, done=staged.size, total=staged.size, verifying=True
+                )
             )
             if verifying is None:
                 return
             self._changes.download(download_message(verifying))
             metadata = await _finished(verified(staged, row.expected_sha256))
-            admitted = await _finished(self._catalogue.admit(staged, metadata, row))
+            publication = await self._settled(lambda: _finished(self._catalogue.publish(staged)))
+            admitted = await self._record(publication, metadata, row)
         finally:
-            await staged.discard()
+            await _quietly("discard staged bytes", staged.discard())
         if admitted is not None:
             model, transfer = admitted
             log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
             self._changes.model(model_message(model))
             self._changes.download(download_message(transfer))
+
+    async def _record(self, publication: Publication, metadata: GgufMetadata, row: TransferRow) -> Any:
+        admitted = None
+        try:
+            admitted = await self._settled(lambda: _finished(self._catalogue.record(publication, metadata, row)))
+        finally:
+            if admitted is None:
+                await _finished(self._catalogue.abandon(publication))
+        return admitted
 
     async def _fetch(self, row: TransferRow) -> StagedObject:
         staged: StagedObject | None = None
@@ -193,37 +291,71 @@ class Worker:
         except BaseException:
             # Also the closing of the source can fail or be cancelled, when all bytes are there.
             if staged is not None:
-                await staged.discard()
+                await _quietly("discard staged bytes", staged.discard())
             raise
         finally:
             self._running.pop(row.model_uuid, None)
         return staged
 
-    async def _fail(self, row: TransferRow, error: Exception) -> None:
-        reason = failure(error, row.shown_source)
+    async def _fail(self, model_uuid: str, attempt: int, shown_source: str, error: Exception) -> None:
+        reason = failure(error, shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
-        log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
-        failed = await self._transfers.fail(row.model_uuid, row.attempt, reason)
+        log.warning("transfer failed", model_uuid=model_uuid, error=str(reason), exc_info=unexpected)
+        self._setbacks.pop(model_uuid, None)
+        failed = await self._settled(lambda: self._transfers.fail(model_uuid, attempt, reason))
         if failed is not None:
             self._changes.download(download_message(failed))
 
-    async def _tell_progress(self) -> None:
-        """Tell watchers how far transfers are, and now and then the rows too."""
-        written_at = self._clock()
+    async def _settled(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step that writes to the database, again and again while the database fails."""
+        failures = 0
         while True:
-            await asyncio.sleep(TELL_SECONDS)
-            for row, progress in list(self._running.values()):
-                self._changes.download(download_message(row, progress))
-            if self._clock() - written_at >= LOOK_SECONDS:
-                written_at = self._clock()
-                try:
-                    await self._write_progress()
-                except (SQLAlchemyError, OSError) as error:
-                    log.warning("progress not written", error=str(error))
+            try:
+                return await step()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                failures += 1
+                report_failure("write a transfer's state", error)
+            await asyncio.sleep(backoff(failures))
+
+    async def _tell_progress(self) -> None:
+        for row, progress in list(self._running.values()):
+            self._changes.download(download_message(row, progress))
 
     async def _write_progress(self) -> None:
         for row, progress in list(self._running.values()):
             await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
+
+    async def _renew_claims(self) -> None:
+        if self._tasks:
+            await self._transfers.renew()
+            await self._catalogue.renew()
+
+    async def _sweep(self) -> None:
+        if self._store_watch.usable:
+            await self._catalogue.sweep()
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
+    if isinstance(error, MeshError):
+        return error.code is grpc.StatusCode.UNAVAILABLE
+    return isinstance(error, OSError | TimeoutError)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a transfer, once: a second cancellation would interrupt the cleaning up after the first."""
+    if not task.cancelling():
+        task.cancel()
+
+
+async def _quietly(name: str, work: Awaitable[None]) -> None:
+    """Clean up; what fails is removed by the store's next sweep and must not change how a transfer ends."""
+    try:
+        await work
+    except StoreError as error:
+        report_failure(name, error)
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:

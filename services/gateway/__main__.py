@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.database import open_database
+from llamesh.kit.logs import report_failure
 from llamesh.kit.serving import Member, run
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.feeds import Feeds
@@ -26,20 +26,15 @@ from services.gateway.users import Users
 from services.gateway.watch import Watches
 
 ROTATION_CHECK = 600.0
-"""Most seconds between looks at whether a signing key is due for replacement."""
+"""Seconds between looks at whether a signing key is due for replacement."""
 
 
 async def main(member: Member) -> None:
     """Serve llamesh.v1.GatewayService and SigningKeyService."""
     settings = member.settings
     database = open_database(settings, "gateway")
-    await database.migrate("services.gateway")
-
     users = Users(database, Passwords(), Throttle(time.monotonic), _now)
-    await users.ensure_first(settings)
     signer = open_signer(settings, database, _now)
-    rotation_check = max(1.0, min(ROTATION_CHECK, timedelta(days=settings.jwt_rotation_days).total_seconds()))
-    await signer.rotate()
     tokens = Tokens(signer, _now, lambda: str(uuid.uuid4()))
 
     siblings = Siblings(settings)
@@ -53,7 +48,7 @@ async def main(member: Member) -> None:
         models=Models(siblings),
         servers=Servers(siblings, settings.drain_seconds),
         watches=Watches(hub, time.monotonic, _now),
-        health=Health(siblings, time.monotonic),
+        health=Health(siblings, time.monotonic, lambda: member.database_answers),
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
@@ -61,25 +56,20 @@ async def main(member: Member) -> None:
     member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
     member.refuse_revoked(siblings.channels["contract"])
 
+    feeds.start()
+    rotation = BackgroundTask("rotate signing keys", signer.rotate, report_failure, every=ROTATION_CHECK)
     try:
-        async with asyncio.TaskGroup() as background:
-            tasks = [
-                background.create_task(feeds.follow_servers()),
-                background.create_task(feeds.follow_catalogue()),
-                background.create_task(_every(rotation_check, signer.rotate)),
-            ]
-            await member.serve()
-            for task in tasks:
-                task.cancel()
+        # What needs no table, such as the health of the mesh, is answered while the database is waited for.
+        await member.prepare(database, "services.gateway")
+        await users.ensure_first(settings)
+        await signer.rotate()
+        rotation.start()
+        await member.serve()
     finally:
+        await rotation.close()
+        await feeds.close()
         await siblings.close()
         await database.close()
-
-
-async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        await act()
 
 
 def _now() -> datetime:

@@ -6,20 +6,20 @@ Invariant: after a sibling's restart its list is read anew and compared, so read
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import grpc
 
-from llamesh.kit.logs import log
+from llamesh.background import BackgroundTask
+from llamesh.kit.logs import log, report_failure
 from llamesh.v1 import controller_pb2, download_pb2, server_pb2
 from services.gateway.hub import KIND_DOWNLOADS, KIND_MODELS, KIND_SERVERS, Hub, Key, Kind
 from services.gateway.siblings import Siblings
 
-FIRST_PAUSE = 0.1
-"""Seconds before a stream that ended is opened again; doubled each time in a row."""
+PAUSE = 0.1
+"""Seconds before a stream that ended is opened again."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds of pause at most."""
+"""Seconds of pause at most, if a sibling goes on failing."""
 
 
 class Feeds:
@@ -28,16 +28,21 @@ class Feeds:
     def __init__(self, siblings: Siblings, hub: Hub) -> None:
         self._siblings = siblings
         self._hub = hub
+        self._tasks = [
+            BackgroundTask(name, read, report_failure, every=PAUSE, longest=LONGEST_PAUSE)
+            for name, read in (("follow servers", self._read_servers), ("follow the catalogue", self._read_catalogue))
+        ]
 
-    async def follow_servers(self) -> None:
-        """Follow the controller until cancelled."""
-        await _follow(self._read_servers)
+    def start(self) -> None:
+        """Begin to follow the controller and the download service."""
+        for task in self._tasks:
+            task.start()
 
-    async def follow_catalogue(self) -> None:
-        """Follow the download service until cancelled."""
-        await _follow(self._read_catalogue)
+    async def close(self) -> None:
+        """Stop following."""
+        await asyncio.gather(*(task.close() for task in self._tasks))
 
-    async def _read_servers(self) -> bool:
+    async def _read_servers(self) -> None:
         listing = _Listing(self._hub, KIND_SERVERS)
         try:
             stream = self._siblings.controller.WatchServers(controller_pb2.WatchServersRequest(), wait_for_ready=True)
@@ -51,10 +56,9 @@ class Feeds:
                     case "synced":
                         listing.end()
         except grpc.aio.AioRpcError as error:
-            log.info("watch of a sibling ended", sibling="controller", code=error.code().name)
-        return listing.ended
+            listing.broke("controller", error)
 
-    async def _read_catalogue(self) -> bool:
+    async def _read_catalogue(self) -> None:
         listing = _Listing(self._hub, KIND_DOWNLOADS, KIND_MODELS)
         try:
             stream = self._siblings.catalogue.WatchCatalogue(download_pb2.WatchCatalogueRequest(), wait_for_ready=True)
@@ -71,18 +75,7 @@ class Feeds:
                     case "synced":
                         listing.end()
         except grpc.aio.AioRpcError as error:
-            log.info("watch of a sibling ended", sibling="download", code=error.code().name)
-        return listing.ended
-
-
-async def _follow(read: Callable[[], Awaitable[bool]]) -> None:
-    """Read again whenever a stream ends; `read` says whether it came as far as `synced`."""
-    pause = FIRST_PAUSE
-    while True:
-        if await read():
-            pause = FIRST_PAUSE
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
+            listing.broke("download", error)
 
 
 class _Listing:
@@ -106,6 +99,12 @@ class _Listing:
                     self._forget(kind, name)
         self._seen.clear()
         self._hub.set_synced(self._kinds)
+
+    def broke(self, sibling: str, error: grpc.aio.AioRpcError) -> None:
+        """A stream that had told everything ends with its sibling's process, which is no failure; one that had not is raised."""
+        if not self.ended:
+            raise error
+        log.info("watch of a sibling ended", sibling=sibling, code=error.code().name)
 
     def _forget(self, kind: Kind, name: str) -> None:
         entry = self._hub.get((kind, name))

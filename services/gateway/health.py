@@ -13,6 +13,7 @@ from typing import TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2
 
+from llamesh.kit.serving import DATABASE_SERVICE
 from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.siblings import Siblings
 
@@ -26,11 +27,14 @@ State: TypeAlias = gateway_pb2.HealthState.ValueType
 
 
 class Health:
-    """Asks every part of the mesh. `clock` gives seconds that never go back."""
+    """Asks every part of the mesh. `clock` gives seconds that never go back, `database_answers` says what the gateway itself sees."""
 
-    def __init__(self, siblings: Siblings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, siblings: Siblings, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
+    ) -> None:
         self._siblings = siblings
         self._clock = clock
+        self._database_answers = database_answers
         self._version = _version()
         self._turn = asyncio.Lock()
         self._last: tuple[float, gateway_pb2.Health] | None = None
@@ -45,8 +49,9 @@ class Health:
 
     async def _ask_all(self) -> gateway_pb2.Health:
         own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
-        others = await asyncio.gather(*(self._ask(name) for name in self._siblings.health), self._ask_envoy())
-        components = [own, *others]
+        asking = (*(self._ask(name) for name in self._siblings.health), self._ask_envoy(), self._ask_database())
+        others, store = await asyncio.gather(asyncio.gather(*asking), self._ask_store())
+        components = [own, *others, *store]
         return gateway_pb2.Health(
             status=worst(item.status for item in components), components=components, version=self._version
         )
@@ -59,6 +64,39 @@ class Health:
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return _component(name, gateway_pb2.HEALTH_STATE_DEGRADED, "is starting or stopping")
         return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _ask_store(self) -> list[gateway_pb2.ComponentHealth]:
+        """What the download service says of the object store; nothing where it says nothing, which is reported as itself."""
+        well, accepted = await asyncio.gather(
+            self._part_is_well("download", "store"), self._part_is_well("download", "store.credentials")
+        )
+        if well is None:
+            return []
+        if well:
+            return [_component("store", gateway_pb2.HEALTH_STATE_OK, "")]
+        refused = "the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or its folder this user"
+        away = "the object store cannot be used: models are neither fetched nor found there; the download service's log says why"
+        message = refused if accepted is False else away
+        # Models that were fetched to this machine are served on.
+        return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, message)]
+
+    async def _part_is_well(self, member: str, part: str) -> bool | None:
+        """What a member's health says of a part that it depends on; None where it says nothing."""
+        request = health_pb2.HealthCheckRequest(service=part)
+        try:
+            answer = await self._siblings.health[member].Check(request, timeout=PATIENCE)
+        except grpc.aio.AioRpcError:
+            return None
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _ask_database(self) -> gateway_pb2.ComponentHealth:
+        """What each member says of its tables. One that says nothing is reported as itself."""
+        seen = await asyncio.gather(*(self._part_is_well(name, DATABASE_SERVICE) for name in self._siblings.health))
+        own = [] if self._database_answers() else ["gateway"]
+        missing = own + [name for name, well in zip(self._siblings.health, seen, strict=True) if well is False]
+        if missing:
+            return _component("database", gateway_pb2.HEALTH_STATE_DOWN, f"does not answer: {', '.join(missing)}")
+        return _component("database", gateway_pb2.HEALTH_STATE_OK, "")
 
     async def _ask_envoy(self) -> gateway_pb2.ComponentHealth:
         try:

@@ -65,7 +65,11 @@ class Servers:
         )
         validate(spec)
         declaration = controller_pb2.DeclareServerRequest(
-            spec=spec, request_id=request.request_id, owner=subject, engine_memory_bytes=engine_memory(checked.memory)
+            spec=spec,
+            request_id=request.request_id,
+            owner=subject,
+            engine_memory_bytes=engine_memory(checked.memory),
+            shared_weights_bytes=checked.memory.shared_weights_bytes,
         )
         with asking("controller"):
             server = await self._controller.DeclareServer(declaration, **call_options())
@@ -81,7 +85,11 @@ class Servers:
             changes.ClearField("runtime_params")
             changes.parameters.CopyFrom(checked.parameters)
         update = controller_pb2.UpdateDeclaredServerRequest(
-            server_uuid=server_uuid, changes=changes, etag=etag, engine_memory_bytes=engine_memory(checked.memory)
+            server_uuid=server_uuid,
+            changes=changes,
+            etag=etag,
+            engine_memory_bytes=engine_memory(checked.memory),
+            shared_weights_bytes=checked.memory.shared_weights_bytes,
         )
         with asking("controller"):
             return await self._controller.UpdateDeclaredServer(update, **call_options())

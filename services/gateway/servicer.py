@@ -64,6 +64,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def GetHealth(self, request: gateway_pb2.GetHealthRequest, context: Context) -> gateway_pb2.Health:
         return await self._parts.health.report()
 
+    async def GetPublicKeys(
+        self, request: gateway_pb2.GetPublicKeysRequest, context: Context
+    ) -> gateway_pb2.PublicKeys:
+        return gateway_pb2.PublicKeys(
+            keys=[gateway_pb2.PublicKey(**key) for key in await self._parts.tokens.public_keys()]
+        )
+
     async def ListModels(
         self, request: gateway_pb2.ListModelsRequest, context: Context
     ) -> gateway_pb2.ListModelsResponse:

@@ -1,7 +1,8 @@
 """The keys that tokens are signed and verified with: one shared secret (HS256), or key pairs that are replaced (EdDSA, RS256).
 
 Invariant: a key signs only after verifiers had time to learn it, and is named to them until the last token it signed has
-expired. Key pairs live in the database, so that all gateways sign with the same; the secret never leaves the mesh.
+expired. Key pairs live in the database, so that all gateways sign with the same, encrypted with the mesh's secret; the secret never
+leaves the mesh.
 """
 
 from __future__ import annotations
@@ -16,23 +17,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from sqlalchemy import String, Text, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.config import Settings, make_private
-from llamesh.kit.database import Base, Database, Timestamp
+from llamesh.kit.database import Base, Database, Timestamp, is_unavailable
+from llamesh.kit.errors import MeshError, StartRefused
 
 PUBLISH_LEAD = timedelta(seconds=60)
 """How long a new key pair is only named before it signs; the controller asks for keys more often than that."""
 
 SLACK = timedelta(days=1)
 """A key's last day is noted so much later than needed, so that it is written once a day, not with each token."""
+
+
+_ENCRYPTED = "BEGIN ENCRYPTED PRIVATE KEY"
+
+PrivateKey: TypeAlias = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 class SigningKey(Base):
@@ -43,9 +55,13 @@ class SigningKey(Base):
     kid: Mapped[str] = mapped_column(String(32), primary_key=True)
     algorithm: Mapped[str] = mapped_column(String(8))
     private_pem: Mapped[str] = mapped_column(Text)
+    """PKCS 8, encrypted; not encrypted if an earlier release made it."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     good_until: Mapped[datetime] = mapped_column(Timestamp)
     """No token that it signed is valid longer."""
+
+
+_ALL = select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,9 @@ class Signer(Protocol):
 
     async def key_set(self) -> KeySet:
         """The keys that verify tokens now."""
+
+    async def public_keys(self) -> Sequence[Mapping[str, str]]:
+        """Those of them that are no secret."""
 
     async def rotate(self) -> None:
         """Replace keys that are old, forget keys that are of no use any more."""
@@ -85,18 +104,26 @@ class SharedSecret:
         key = HMACAlgorithm.to_jwk(self._secret, as_dict=True)
         return _key_set([{"kty": "oct", "k": key["k"], "kid": self._kid, "alg": "HS256", "use": "sig"}])
 
+    async def public_keys(self) -> Sequence[Mapping[str, str]]:
+        """None: whoever could verify with the secret could sign with it."""
+        return ()
+
     async def rotate(self) -> None:
         """Nothing to do: the secret is a setting."""
 
 
 class KeyPairs:
-    """EdDSA or RS256 key pairs in the database. `now` gives the time, `new_id` a new key's name."""
+    """EdDSA or RS256 key pairs in the database, encrypted with `secret`. `now` gives the time, `new_id` a new key's name.
+
+    While the database is away, the keys that were last read go on being named.
+    """
 
     def __init__(
         self,
         database: Database,
         algorithm: str,
         max_age: timedelta,
+        secret: str,
         now: Callable[[], datetime],
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
@@ -105,6 +132,8 @@ class KeyPairs:
         self._max_age = max_age
         self._now = now
         self._new_id = new_id
+        self._vault = _Vault(secret)
+        self._last: Sequence[Mapping[str, str]] | None = None
 
     async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
         """A token with these claims; notes how long its key must be named."""
@@ -113,25 +142,41 @@ class KeyPairs:
             key = signs(keys, self._now())
             if key.good_until < expires:
                 key.good_until = expires + SLACK
-        return jwt.encode(dict(claims), key.private_pem, algorithm=key.algorithm, headers={"kid": key.kid})
+        private = self._vault.opened(key)
+        return jwt.encode(dict(claims), private, algorithm=key.algorithm, headers={"kid": key.kid})
 
     async def key_set(self) -> KeySet:
         """The public keys, also of pairs that sign no more and of an algorithm that was set before."""
-        async with self._database.begin() as session:
-            keys = (await session.scalars(select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid))).all()
-        return _key_set([_public(key) for key in keys])
+        return _key_set(await self.public_keys())
+
+    async def public_keys(self) -> Sequence[Mapping[str, str]]:
+        """The same, each as a JSON Web Key."""
+        try:
+            async with self._database.read() as session:
+                keys = (await session.scalars(_ALL)).all()
+        except MeshError as error:
+            if self._last is None or not is_unavailable(error):
+                raise
+            return self._last
+        self._last = [_public(key, self._vault.opened(key)) for key in keys]
+        return self._last
 
     async def rotate(self) -> None:
-        """Make a key pair where the newest is old or there is none; forget those whose last token has expired."""
+        """Make a key pair if the newest is old or there is none; forget those whose last token has expired; encrypt what is not.
+
+        StartRefused if the secret is not the one that the keys were encrypted with.
+        """
         now = self._now()
         async with self._database.begin() as session:
+            for key in (await session.scalars(_ALL.with_for_update())).all():
+                key.private_pem = self._vault.closed(key)
             keys = (await session.scalars(_newest_first(self._algorithm).with_for_update())).all()
             if not keys or now - keys[0].create_time >= self._max_age:
                 session.add(
                     SigningKey(
                         kid=self._new_id(),
                         algorithm=self._algorithm,
-                        private_pem=_private_pem(self._algorithm),
+                        private_pem=self._vault.sealed(_new_private(self._algorithm)),
                         create_time=now,
                         good_until=now + self._max_age + PUBLISH_LEAD + SLACK,
                     )
@@ -147,11 +192,10 @@ def signs(keys: Sequence[SigningKey], now: datetime) -> SigningKey:
 
 def open_signer(settings: Settings, database: Database, now: Callable[[], datetime]) -> Signer:
     """The signer that JWT_ALGORITHM names."""
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else kept_secret(settings.home)
     if settings.jwt_algorithm == "HS256":
-        return SharedSecret(
-            settings.jwt_secret.get_secret_value() if settings.jwt_secret else kept_secret(settings.home)
-        )
-    return KeyPairs(database, settings.jwt_algorithm, timedelta(days=settings.jwt_rotation_days), now)
+        return SharedSecret(secret)
+    return KeyPairs(database, settings.jwt_algorithm, timedelta(days=settings.jwt_rotation_days), secret, now)
 
 
 def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
@@ -179,24 +223,51 @@ def _newest_first(algorithm: str) -> Any:
     )
 
 
-def _private_pem(algorithm: str) -> str:
-    key = (
-        ed25519.Ed25519PrivateKey.generate()
-        if algorithm == "EdDSA"
-        else rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    )
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+class _Vault:
+    """Encrypts private keys with a secret. Keys that were decrypted stay in memory: the password hash of PKCS 8 is slow by intent."""
+
+    def __init__(self, secret: str) -> None:
+        self._password = _digest("signing keys at rest", secret).encode()
+        self._opened: dict[str, PrivateKey] = {}
+
+    def sealed(self, private: PrivateKey) -> str:
+        encryption = BestAvailableEncryption(self._password)
+        return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()
+
+    def closed(self, key: SigningKey) -> str:
+        """A key as it is to be kept: encrypted now if it was not."""
+        private = self.opened(key)
+        return key.private_pem if _ENCRYPTED in key.private_pem else self.sealed(private)
+
+    def opened(self, key: SigningKey) -> PrivateKey:
+        private = self._opened.get(key.kid)
+        if private is None:
+            password = self._password if _ENCRYPTED in key.private_pem else None
+            try:
+                loaded = load_pem_private_key(key.private_pem.encode(), password=password)
+            except ValueError as error:
+                raise StartRefused(
+                    f"the signing key {key.kid} in the database was encrypted with another secret: set JWT_SECRET to the former one, or "
+                    "put LLAMESH_HOME/secrets/jwt_secret back; to end all tokens instead, delete the rows of the table signing_keys"
+                ) from error
+            assert isinstance(loaded, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey), "only these two kinds are made"
+            private = self._opened[key.kid] = loaded
+        return private
 
 
-def _public(key: SigningKey) -> dict[str, Any]:
-    private = load_pem_private_key(key.private_pem.encode(), password=None)
+def _new_private(algorithm: str) -> PrivateKey:
+    if algorithm == "EdDSA":
+        return ed25519.Ed25519PrivateKey.generate()
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _public(key: SigningKey, private: PrivateKey) -> dict[str, str]:
     if isinstance(private, ed25519.Ed25519PrivateKey):
         jwk = OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
     else:
-        assert isinstance(private, rsa.RSAPrivateKey), "only these two kinds are made"
         jwk = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
     return {
-        **{name: jwk[name] for name in ("kty", "crv", "x", "n", "e") if name in jwk},
+        **{name: str(jwk[name]) for name in ("kty", "crv", "x", "n", "e") if name in jwk},
         "kid": key.kid,
         "alg": key.algorithm,
         "use": "sig",

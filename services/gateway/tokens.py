@@ -5,7 +5,7 @@ Invariant: issuer, audience, times and id are set here, never by who asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -42,6 +42,10 @@ class Tokens:
     async def key_set(self) -> KeySet:
         """The keys that verify tokens now."""
         return await self._signer.key_set()
+
+    async def public_keys(self) -> Sequence[Mapping[str, str]]:
+        """The keys that anyone may verify tokens with; none with a shared secret."""
+        return await self._signer.public_keys()
 
     async def _sign(self, subject: str, token_id: str, grant: Grant, lifetime: timedelta, more: dict[str, Any]) -> str:
         now = self._now()

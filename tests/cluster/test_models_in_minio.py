@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,11 @@ def ended(mesh: RunningMesh, model_uuid: str) -> dict[str, Any]:
     return until(there, 60, f"the end of {model_uuid}") or {}
 
 
+def keys_of(minio: MinioServer, sha256: str) -> list[str]:
+    """The objects with these bytes."""
+    return minio.objects(f"models/{sha256}")
+
+
 def says(mesh: RunningMesh) -> str:
     answer = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=BODY)
     assert answer.status_code == 200, answer.text
@@ -65,8 +73,7 @@ def says(mesh: RunningMesh) -> str:
 
 def test_a_model_lies_in_the_bucket_and_is_served_from_the_cache(mesh: RunningMesh, minio: MinioServer) -> None:
     download = state(mesh, "sentence")
-    key = f"models/{download['sha256']}.gguf"
-    assert key in minio.objects()
+    [key] = keys_of(minio, download["sha256"])
     stored = minio.client.get_object("inference-models", key)
     try:
         assert hashlib.sha256(stored.read()).hexdigest() == download["sha256"]
@@ -99,22 +106,22 @@ def test_a_broken_file_leaves_no_object(mesh: RunningMesh, minio: MinioServer) -
 
 def test_the_same_bytes_are_one_object_until_the_last_model_goes(mesh: RunningMesh, minio: MinioServer) -> None:
     data = model_bytes("shared", 1 << 20)
-    key = f"models/{hashlib.sha256(data).hexdigest()}.gguf"
+    digest = hashlib.sha256(data).hexdigest()
     for name in ("one", "other"):
         start(mesh, name, data)
         assert ended(mesh, name)["state"] == "DOWNLOAD_STATE_SUCCEEDED"
-    assert minio.objects("models/").count(key) == 1
+    assert len(keys_of(minio, digest)) == 1
     assert mesh.call("DELETE", "/models/one").status_code == 200
-    assert key in minio.objects()
+    assert len(keys_of(minio, digest)) == 1
     assert mesh.call("DELETE", "/models/other").status_code == 200
-    until(lambda: key not in minio.objects(), 10, "the object to go")
+    until(lambda: keys_of(minio, digest) == [], 10, "the object to go")
     assert mesh.call("GET", "/models/other").status_code == 404
 
 
 def test_a_killed_upload_shows_nothing_and_starts_again(mesh: RunningMesh, minio: MinioServer) -> None:
     before = minio.objects()
     data = model_bytes("big", BIG)
-    key = f"models/{hashlib.sha256(data).hexdigest()}.gguf"
+    digest = hashlib.sha256(data).hexdigest()
     start(mesh, "big", data)
     until(lambda: int(state(mesh, "big")["bytes_done"]) > BIG // 8, 30, "a part of the upload")
     service = mesh.processes()["download"]
@@ -124,29 +131,74 @@ def test_a_killed_upload_shows_nothing_and_starts_again(mesh: RunningMesh, minio
     until(lambda: mesh.processes().get("download", service) != service and mesh.healthy(), 20, "the service")
     found = ended(mesh, "big")
     assert (found["state"], found["resume_count"]) == ("DOWNLOAD_STATE_SUCCEEDED", 1), found
+    [key] = keys_of(minio, digest)
     assert sorted(minio.objects("models/")) == sorted([*(name for name in before if "models/" in name), key])
     assert mesh.call("DELETE", "/models/big").status_code == 200
-    until(lambda: key not in minio.objects(), 10, "the object to go")
+    until(lambda: keys_of(minio, digest) == [], 10, "the object to go")
 
 
-def test_a_store_that_goes_away_is_said_and_found_again(mesh: RunningMesh, minio: MinioServer) -> None:
+def test_transfers_wait_for_a_store_that_goes_away_and_go_on(mesh: RunningMesh, minio: MinioServer) -> None:
     data = model_bytes("late", 4 << 20)
     minio.stop()
     try:
         start(mesh, "late", data)
-        lost = ended(mesh, "late")
-        assert (lost["state"], lost["error"]["reason"]) == ("DOWNLOAD_STATE_FAILED", "STORE_UNAVAILABLE"), lost
+        waiting = until(
+            lambda: state(mesh, "late") if "error" in state(mesh, "late") else None, 30, "the wait to be said"
+        )
+        assert waiting is not None
+        assert (waiting["state"], waiting["error"]["reason"]) == ("DOWNLOAD_STATE_QUEUED", "STORE_UNAVAILABLE"), waiting
+        assert "waits for the object store" in waiting["error"]["message"]
+        assert "HTTPConnectionPool" not in waiting["error"]["message"]
+        assert mesh.components()["store"] == "DEGRADED"
         # What runs goes on, and what is cached can be started anew.
         assert says(mesh) == SENTENCE
         assert mesh.call("GET", "/models/sentence").status_code == 200
-        assert mesh.healthy()
         mesh.serve("sentence", model_name="again.gguf")
     finally:
         minio.start()
-    start(mesh, "late")
     assert ended(mesh, "late")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
-    assert f"models/{hashlib.sha256(data).hexdigest()}.gguf" in minio.objects()
+    assert len(keys_of(minio, hashlib.sha256(data).hexdigest())) == 1
     until(lambda: minio.objects("staging/") == [], 10, "nothing staged")
+    until(mesh.healthy, 30, "a healthy mesh")
+
+
+def test_a_store_that_goes_away_during_an_upload_costs_time_only(mesh: RunningMesh, minio: MinioServer) -> None:
+    data = model_bytes("cut", BIG)
+    start(mesh, "cut", data)
+    until(lambda: int(state(mesh, "cut")["bytes_done"]) > BIG // 8, 30, "a part of the upload")
+    minio.stop()
+    try:
+        until(lambda: state(mesh, "cut")["state"] == "DOWNLOAD_STATE_QUEUED", 60, "the transfer to wait")
+    finally:
+        minio.start()
+    assert ended(mesh, "cut")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    assert mesh.call("DELETE", "/models/cut").status_code == 200
+
+
+def test_a_corrupt_object_is_read_once_said_and_repaired(mesh: RunningMesh, minio: MinioServer, tmp_path: Path) -> None:
+    """Its server fails in words until the model is downloaded again, then becomes ready by itself."""
+    path = tmp_path / "model.gguf"
+    sentence.write(path, size=sentence.Size(blocks=2))
+    download = mesh.add_model("corrupt", "corrupt.gguf", path)
+    [key] = keys_of(minio, download["sha256"])
+    (mesh.home / "cache" / key).unlink(missing_ok=True)
+    damaged = path.read_bytes()[:-1] + b"X"
+    minio.client.put_object("inference-models", key, io.BytesIO(damaged), len(damaged))
+    answer = mesh.call("POST", "/serve", json={"model_uuid": "corrupt", "model_name": "corrupt.gguf", "replicas": 1})
+    assert answer.status_code == 200, answer.text
+    uuid = answer.json()["server_uuid"]
+    until(lambda: "ModelCorrupt" in reasons(mesh.server(uuid)), 30, "the server to say what is wrong")
+    assert mesh.server(uuid)["state"] == "SERVER_STATE_FAILING"
+    said = state(mesh, "corrupt")
+    assert (said["state"], said["error"]["reason"]) == ("DOWNLOAD_STATE_FAILED", "MODEL_CORRUPT")
+    refused = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json={**BODY, "model": "corrupt.gguf"})
+    assert refused.status_code == 503
+    assert "Download the model again" in refused.text
+    start(mesh, "corrupt")
+    assert ended(mesh, "corrupt")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    mesh.until_state(uuid, "SERVER_STATE_READY", 90)
+    [repaired] = keys_of(minio, download["sha256"])
+    assert repaired != key
 
 
 def test_a_server_whose_model_cannot_be_fetched_says_so_and_recovers(
@@ -156,13 +208,24 @@ def test_a_server_whose_model_cannot_be_fetched_says_so_and_recovers(
     sentence.write(path)
     download = mesh.add_model("absent", "absent.gguf", path)
     # Another machine's copy, or a cache that was emptied.
-    (mesh.home / "cache" / "models" / f"{download['sha256']}.gguf").unlink(missing_ok=True)
+    for copy in (mesh.home / "cache" / "models").glob(f"{download['sha256']}*"):
+        copy.unlink()
     minio.stop()
     try:
-        answer = mesh.call("POST", "/serve", json={"model_uuid": "absent", "model_name": "absent.gguf", "replicas": 1})
+        answer = mesh.call(
+            "POST",
+            "/serve",
+            json={"model_uuid": "absent", "model_name": "absent.gguf", "replicas": 1, "wake_budget": "3s"},
+        )
         assert answer.status_code == 200, answer.text
         uuid = answer.json()["server_uuid"]
         until(lambda: "ModelUnreachable" in reasons(mesh.server(uuid)), 30, "the server to say what it lacks")
+        words = next(item["message"] for item in mesh.server(uuid)["conditions"] if item["type"] == "ModelAvailable")
+        assert "the object store cannot be reached" in words
+        assert "HTTPConnectionPool" not in words
+        # A request for it is held for its budget, and its refusal says why.
+        refused = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json={**BODY, "model": "absent.gguf"})
+        assert (refused.status_code, "the object store cannot be reached" in refused.text) == (503, True), refused.text
     finally:
         minio.start()
     mesh.until_state(uuid, "SERVER_STATE_READY")
@@ -172,13 +235,37 @@ def reasons(server: dict[str, Any]) -> set[str]:
     return {condition["reason"] for condition in server.get("conditions", ())}
 
 
-def test_wrong_credentials_are_said_in_the_download(minio: MinioServer) -> None:
+def test_a_bucket_that_is_deleted_is_made_again_and_its_models_say_so(mesh: RunningMesh, minio: MinioServer) -> None:
+    data = model_bytes("lost", 1 << 20)
+    start(mesh, "lost", data)
+    assert ended(mesh, "lost")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    for name in minio.objects():
+        minio.client.remove_object("inference-models", name)
+    minio.client.remove_bucket("inference-models")
+    until(lambda: minio.client.bucket_exists("inference-models"), 30, "the bucket")
+    # Asked for again, the model is fetched again: its record did not know that its object was gone.
+    start(mesh, "lost")
+    assert ended(mesh, "lost")["state"] == "DOWNLOAD_STATE_SUCCEEDED"
+    assert len(keys_of(minio, hashlib.sha256(data).hexdigest())) == 1
+
+
+def test_wrong_credentials_are_said_in_the_download_in_health_and_by_doctor(minio: MinioServer) -> None:
     wrong = {**minio.settings, "MINIO_SECRET_KEY": "not-the-secret-of-this-server"}
-    with running_mesh(**wrong) as mesh:
+    with running_mesh(ready_state="HEALTH_STATE_DEGRADED", **wrong) as mesh:
         (mesh.home / "import").mkdir()
         start(mesh, "sentence", model_bytes())
         found = ended(mesh, "sentence")
         assert (found["state"], found["error"]["reason"]) == ("DOWNLOAD_STATE_FAILED", "STORE_UNAVAILABLE")
-        assert "SignatureDoesNotMatch" in found["error"]["message"]
-        assert "not-the-secret" not in str(found)
-        assert "not-the-secret" not in (mesh.home / "logs" / "download.log").read_text()
+        assert "refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY" in found["error"]["message"]
+        until(lambda: mesh.components().get("store") == "DEGRADED", 10, "health to know")
+        doctor = subprocess.run(
+            [sys.executable, "-m", "llamesh.cli.main", "doctor"],
+            env=mesh.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        [line] = [line for line in doctor.stdout.splitlines() if " store " in line]
+        assert "refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY" in line
+        everything = str(found) + doctor.stdout + (mesh.home / "logs" / "download.log").read_text()
+        assert "not-the-secret" not in everything

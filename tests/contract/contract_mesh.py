@@ -35,6 +35,7 @@ MODEL = model_pb2.Model(
     size_bytes=98 * MIB,
     gguf=model_pb2.GgufMetadata(
         architecture="llama",
+        quantisation="Q4_K_M",
         tensor_bytes=96 * MIB,
         context_length=8192,
         layer_count=30,
@@ -46,12 +47,19 @@ MODEL = model_pb2.Model(
         vocabulary_size=49152,
     ),
 )
+MAPPED_MODEL = model_pb2.Model()
+"""The same with weights that engines share."""
+MAPPED_MODEL.CopyFrom(MODEL)
+MAPPED_MODEL.model_uuid = "smol-q8"
+MAPPED_MODEL.gguf.quantisation = "Q8_0"
 
 
 class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):
-    """A fake of the download service's catalogue: one model."""
+    """A fake of the download service's catalogue: two models."""
 
     async def GetCatalogueModel(self, request, context):
+        if request.model_uuid == MAPPED_MODEL.model_uuid:
+            return MAPPED_MODEL
         if request.model_uuid != MODEL.model_uuid:
             raise MeshError(
                 Reason.ERROR_REASON_MODEL_NOT_FOUND, f"no model {request.model_uuid}", {"modelUuid": request.model_uuid}
@@ -63,15 +71,16 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
     """A fake of the controller: machines with memory, and one declared server."""
 
     def __init__(self) -> None:
-        self.nodes = [(8192 * MIB, 0)]
+        self.nodes = [controller_pb2.NodeCapacity(free_bytes=8192 * MIB)]
+        self.freed_bytes = 0
+        """What the declared server takes: free once it is left out."""
         self.server = server_pb2.Server(server_uuid="0f0c6a0e", model_uuid="smol", replicas=1)
 
     async def GetCapacity(self, request, context):
-        nodes = [
-            controller_pb2.NodeCapacity(name=f"n{index}", available_bytes=available, promised_bytes=promised)
-            for index, (available, promised) in enumerate(self.nodes)
-        ]
-        return controller_pb2.Capacity(nodes=nodes)
+        capacity = controller_pb2.Capacity(nodes=self.nodes)
+        if request.without_server_uuid == self.server.server_uuid:
+            capacity.nodes[0].free_bytes += self.freed_bytes
+        return capacity
 
     async def GetDeclaredServer(self, request, context):
         if request.server_uuid != self.server.server_uuid:
@@ -127,11 +136,10 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
     await start_member(settings, "controller", lambda member: add_controller(mesh.controller, member.server))
     await start_member(settings, "gateway", lambda member: add_signer(mesh.signer, member.server))
     await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
-    books = asyncio.create_task(services[0].keep_books())
+    services[0].start()
     yield mesh
     member.stop()
     await asyncio.wait_for(member.stopped.wait(), 10)
-    await books
     await services[0].close()
 
 

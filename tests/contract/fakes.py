@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.unavailable = 0
         self.refusal: tuple[grpc.StatusCode, str, str] | None = None
         self.servers: list[server_pb2.Server] = []
+        self.hung: threading.Event | None = None
+        """While it is not set, lists of servers are not answered."""
         self.stopped: list[str] = []
         self.declared: list[gateway_pb2.ServeRequest] = []
         self.serve_requests: list[str] = []
@@ -80,6 +83,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         return server
 
     def ListServers(self, request: Any, context: Any) -> gateway_pb2.ListServersResponse:
+        if self.hung:
+            self.hung.wait(30)
         if self.refusal:
             refuse(context, *self.refusal)
         return gateway_pb2.ListServersResponse(servers=self.servers)

@@ -15,6 +15,8 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.v1 import server_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 
 Capture = pytest.CaptureFixture[str]
 UUID = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
@@ -213,3 +215,32 @@ def test_ctrl_c_is_130(inference: FakeInference) -> None:
         assert terminal.exitstatus == Exit.INTERRUPTED
     finally:
         terminal.close(force=True)
+
+
+@pytest.mark.parametrize(
+    "command", [["chat", "smol", "Hi"], ["api", "--inference", "POST", "/x", "-d", '{"messages": [{"content": "Hi"}]}']]
+)
+def test_the_mesh_that_was_named_is_asked_where_it_answers(
+    inference: FakeInference, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    gateway = FakeGateway()
+    gateway.servers = [server_pb2.Server(endpoint=f"http://localhost:{inference.server_port}/{UUID}/v1")]
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.delenv("LLAMESH_INFERENCE_URL")
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        assert run(command) == Exit.OK
+    assert len(inference.asked) == 1
+
+
+def test_a_mesh_that_does_not_say_where_it_answers_is_not_guessed(
+    inference: FakeInference, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("llamesh.client.profile.DEFAULT_INFERENCE_PORT", inference.server_port)
+    with fake_mesh(FakeGateway(), FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.delenv("LLAMESH_INFERENCE_URL")
+        assert run(["chat", "smol", "Hi"]) == Exit.USAGE
+    shown = capsys.readouterr().err
+    assert f"the inference address of the mesh at {address} is not known: set LLAMESH_INFERENCE_URL" in shown
+    assert inference.asked == []

@@ -210,6 +210,12 @@ def test_the_openai_client_is_set_up_for_a_server(mesh: Client) -> None:
     assert client.api_key == "token"
 
 
+def test_the_openai_client_of_a_mesh_at_a_moved_port_guesses_nothing(mesh: Client) -> None:
+    pytest.importorskip("openai")
+    with pytest.raises(ValueError, match="is not known: set LLAMESH_INFERENCE_URL"):
+        mesh.openai()
+
+
 def test_the_openai_client_goes_the_way_that_this_client_was_told() -> None:
     pytest.importorskip("openai")
     server = server_pb2.Server(server_uuid="s1", endpoint="http://inside:8080/s1/v1")

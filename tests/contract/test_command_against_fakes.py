@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,20 @@ def test_no_mesh_is_said_with_what_to_do(capsys: Capture, monkeypatch: pytest.Mo
     assert run(["status"]) == Exit.UNAVAILABLE
     assert "llamesh up" in capsys.readouterr().err
     assert run(["chat", "smol", "hi"]) == Exit.UNAVAILABLE
+
+
+def test_a_mesh_that_hangs_is_said_in_a_bounded_time(
+    gateway: FakeGateway, url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.hung = threading.Event()
+    monkeypatch.setattr("llamesh.client.transport.DEADLINE", 0.3)
+    try:
+        assert run(["status"]) == Exit.UNAVAILABLE
+    finally:
+        gateway.hung.set()
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: the mesh at {url} did not answer in time\n")
+    assert "llamesh doctor" in shown
 
 
 def test_a_mistyped_command_is_usage(capsys: Capture) -> None:

@@ -22,7 +22,8 @@ async def test_a_server_that_fits_is_allowed_with_its_memory_and_typed_parameter
     assert answer.memory.kv_cache_bytes == 2048 * 30 * 2 * 3 * 64 * 2
     parts = answer.memory.weights_bytes + answer.memory.kv_cache_bytes + answer.memory.overhead_bytes
     assert answer.memory.total_bytes == 2 * parts
-    assert answer.free_bytes == 8192 * MIB - mesh.settings.memory_reserve_bytes
+    assert answer.memory.shared_weights_bytes == 0
+    assert answer.free_bytes == 8192 * MIB
 
 
 async def test_without_a_context_four_slots_of_4096_tokens_are_counted(mesh, as_caller) -> None:
@@ -42,7 +43,7 @@ async def test_cache_types_and_the_prompt_cache_change_what_is_needed(mesh, as_c
 
 
 async def test_every_rule_that_speaks_against_it_is_named_at_once(mesh, as_caller) -> None:
-    mesh.controller.nodes = [(1024 * MIB, 512 * MIB)]
+    mesh.controller.nodes[0].free_bytes = 256 * MIB
     answer = await check(mesh, as_caller, replicas=9, namespace="kube-system", runtime_params="-c 1048576")
     assert not answer.allowed
     assert [item.reason for item in answer.refusals] == [
@@ -56,7 +57,7 @@ async def test_every_rule_that_speaks_against_it_is_named_at_once(mesh, as_calle
 
 
 async def test_the_proposed_context_is_allowed_when_asked_for(mesh, as_caller) -> None:
-    mesh.controller.nodes = [(1024 * MIB, 0)]
+    mesh.controller.nodes[0].free_bytes = 768 * MIB
     refused = await check(mesh, as_caller, runtime_params="-c 1000000 -np 2")
     proposed = refused.refusals[0].metadata["fittingCtxSize"]
     assert not refused.allowed
@@ -65,13 +66,38 @@ async def test_the_proposed_context_is_allowed_when_asked_for(mesh, as_caller) -
 
 
 async def test_a_changed_server_counts_its_own_memory_as_free(mesh, as_caller) -> None:
-    free = mesh.settings.memory_reserve_bytes
-    mesh.controller.nodes = [(free, 0)]
+    needed = (await check(mesh, as_caller)).memory.total_bytes
+    mesh.controller.nodes[0].free_bytes = 0
+    mesh.controller.freed_bytes = needed
     assert not (await check(mesh, as_caller)).allowed
     answer = await check(mesh, as_caller, replaces_server_uuid="0f0c6a0e")
     assert answer.allowed
-    assert answer.free_bytes == answer.memory.total_bytes
+    assert answer.free_bytes == needed
     assert not (await check(mesh, as_caller, replaces_server_uuid="0f0c6a0e", replicas=2)).allowed
+
+
+async def test_weights_that_are_in_use_already_are_not_counted_again(mesh, as_caller) -> None:
+    answer = await check(mesh, as_caller, model_uuid="smol-q8", replicas=3)
+    memory = answer.memory
+    assert memory.shared_weights_bytes == memory.weights_bytes == 96 * MIB
+    own = memory.kv_cache_bytes + memory.overhead_bytes
+    assert memory.total_bytes == 96 * MIB + 3 * own
+    node = mesh.controller.nodes[0]
+    node.free_bytes = 3 * own
+    refused = await check(mesh, as_caller, model_uuid="smol-q8", replicas=3)
+    assert not refused.allowed
+    assert refused.refusals[0].metadata["neededBytes"] == str(memory.total_bytes)
+    node.shared_weights.add(model_uuid="another", shared_bytes=96 * MIB)
+    assert not (await check(mesh, as_caller, model_uuid="smol-q8", replicas=3)).allowed
+    node.shared_weights.add(model_uuid="smol-q8", shared_bytes=96 * MIB)
+    assert (await check(mesh, as_caller, model_uuid="smol-q8", replicas=3)).allowed
+    refused = await check(mesh, as_caller, model_uuid="smol-q8", replicas=4)
+    assert "the weights 96 MiB are in use already" in refused.refusals[0].message
+    for mode in ("none", "mlock"):
+        copied = await check(mesh, as_caller, model_uuid="smol-q8", replicas=3, runtime_params=f"--load-mode {mode}")
+        assert copied.memory.shared_weights_bytes == 0
+        assert copied.memory.total_bytes == 3 * (96 * MIB + own)
+        assert not copied.allowed
 
 
 async def test_malformed_parameters_are_errors_not_refusals(mesh, as_caller) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.database_failures import away, unavailable
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.serving import Member
+from services.contract import decisions as decisions_module
+from services.contract import usage
 from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
-from services.contract.tables import DecisionRow
+from services.contract.service import ContractService, new_id
+from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -50,7 +60,7 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
 
 async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
-    ledger = Ledger(database)
+    ledger = Ledger(database, Clock(), new_id)
     ledger.add(ACCOUNT, (10, 5))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE usage_day RENAME TO away"))
@@ -65,7 +75,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
 
 
 async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
-    one, other = Ledger(database), Ledger(database)
+    one, other = Ledger(database, Clock(), new_id), Ledger(database, Clock(), new_id)
     for ledger in (one, other, one):
         ledger.add(ACCOUNT, (1, 2))
     await one.flush()
@@ -156,14 +166,166 @@ async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(datab
     assert await limits.limit(row.contract_id) == 3
 
 
-async def test_a_database_that_is_away_leaves_known_limits_in_force(database: Database) -> None:
+class Fault:
+    """A database that fails as long as it is told to."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: MeshError | None = None
+        for name in ("begin", "read"):
+            monkeypatch.setattr(database, name, self._failing(getattr(database, name)))
+
+    def _failing(self, real: Callable[[], AbstractAsyncContextManager[AsyncSession]]) -> Callable[[], Any]:
+        @asynccontextmanager
+        async def guarded() -> AsyncIterator[AsyncSession]:
+            if self.error is not None:
+                raise self.error
+            async with real() as session:
+                yield session
+
+        return guarded
+
+
+FULL = MeshError(Reason.ERROR_REASON_STORAGE_FULL, "the disk is full")
+
+
+async def test_a_database_that_is_away_leaves_known_limits_in_force(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    limits = ConcurrencyLimits(database, lambda: clock.seconds)
+    contracts = Contracts(database, clock, clock.new_id, limits)
+    used, unused = await contracts.create("used", 2, []), await contracts.create("unused", 3, [])
+    assert await limits.limit(used.contract_id) == 2
+    await limits.refresh()
+    fault = Fault(database, monkeypatch)
+    fault.error = away()
+    for _ in range(3):
+        clock.seconds += 5
+        assert await limits.limit(used.contract_id) == 2
+        # Known although nobody has asked for it yet.
+        assert await limits.limit(unused.contract_id) == 3
+    with pytest.raises(MeshError) as caught:
+        await limits.limit("ctr_other")
+    assert caught.value.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
+    fault.error = None
+    await contracts.update(used.contract_id, None, 9, [])
+    assert await limits.limit(used.contract_id) == 9
+
+
+async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
     limits = ConcurrencyLimits(database, lambda: clock.seconds)
     row = await Contracts(database, clock, clock.new_id, limits).create("team", 2, [])
     assert await limits.limit(row.contract_id) == 2
-    async with database.begin() as session:
-        await session.execute(text("ALTER TABLE contract RENAME TO away"))
+
+    @asynccontextmanager
+    async def hanging() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(database, "read", hanging)
     clock.seconds += 5
-    assert await limits.limit(row.contract_id) == 2
-    with pytest.raises(Exception, match="contract"):
-        await limits.limit("ctr_other")
+    async with asyncio.timeout(5):
+        assert await limits.limit(row.contract_id) == 2
+
+
+@pytest.mark.parametrize("error", [away(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
+async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: MeshError
+) -> None:
+    clock = Clock()
+    ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
+    fault = Fault(database, monkeypatch)
+    accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
+    for number, account in enumerate(accounts):
+        ledger.add(account, (1, 2))
+        decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+    fault.error = error
+    for write in (ledger.flush, decisions.flush):
+        with pytest.raises(MeshError):
+            await write()
+    assert (ledger.pending, decisions.pending) == (1200, 1200)
+    fault.error = None
+    ledger.add(accounts[0], (1, 2))
+    await ledger.flush()
+    await decisions.flush()
+    async with database.read() as session:
+        totals = await session.execute(select(func.sum(UsageRow.requests), func.sum(UsageRow.prompt_tokens)))
+        assert tuple(totals.one()) == (1201, 1201)
+    async with database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(DecisionRow)) == 1200
+    assert (ledger.pending, decisions.pending) == (0, 0)
+
+
+async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(database, Clock(), new_id)
+    begin = database.begin
+
+    @asynccontextmanager
+    async def cut_off() -> AsyncIterator[AsyncSession]:
+        async with begin() as session:
+            yield session
+        raise away()
+
+    ledger.add(ACCOUNT, (10, 5))
+    monkeypatch.setattr(database, "begin", cut_off)
+    for _ in range(2):
+        with pytest.raises(MeshError):
+            await ledger.flush()
+    monkeypatch.setattr(database, "begin", begin)
+    ledger.add(ACCOUNT, (1, 1))
+    (row,), _ = await ledger.page(None, NOW, NOW, 0, "")
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
+
+
+async def test_batches_are_remembered_for_a_while(database: Database) -> None:
+    clock = Clock()
+    ledger = Ledger(database, clock, clock.new_id)
+    ledger.add(ACCOUNT, (1, 1))
+    await ledger.flush()
+    for elapsed, kept in ((usage.BATCHES_KEPT, 1), (timedelta(seconds=1), 0)):
+        clock.now += elapsed
+        await ledger.prune()
+        async with database.read() as session:
+            assert await session.scalar(select(func.count()).select_from(UsageBatchRow)) == kept
+
+
+async def test_what_waits_for_the_database_is_bounded_and_still_counted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "MAX_PENDING", 3)
+    monkeypatch.setattr(decisions_module, "MAX_NOTED", 3)
+    clock = Clock()
+    ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
+    for number in range(10):
+        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), (1, 2))
+        decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+    assert (ledger.pending, decisions.pending) == (4, 3)
+    rows, _ = await ledger.page(None, NOW, NOW, 0, "")
+    assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}
+    assert sum(row.requests for row in rows) == 10
+
+
+async def test_the_last_flush_is_tried_until_the_drain_is_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
+    service = ContractService(member, database)
+    service._ledger.add(ACCOUNT, (10, 5))
+    fault = Fault(database, monkeypatch)
+    fault.error = FULL
+    service.start()
+    member.stop()
+    closing = asyncio.create_task(service.close())
+    done, _ = await asyncio.wait({closing}, timeout=1)
+    assert not done
+    fault.error = None
+    await asyncio.wait_for(closing, 15)
+    reopened = open_database(settings, "contract")
+    async with reopened.read() as session:
+        assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10
+    await reopened.close()

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from controller import servicer as controller_servicer
 from controller.board import Board
 from controller.declared import DeclaredServers
 from controller.models import Models
@@ -188,7 +189,7 @@ async def controller(
     await reconciler.open(models)
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
 
@@ -222,6 +223,7 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
         "Progressing",
         "ModelAvailable",
         "FitsMemory",
+        "Routable",
     ]
     assert [order.parameters for order in controller.runtime.orders] == [{"ctx_size": 2048, "warmup": False}] * 2
 
@@ -354,14 +356,30 @@ async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Contro
     watch.cancel()
 
 
-async def test_capacity_counts_what_sleeping_servers_will_take(controller: Controller) -> None:
-    await controller.ready(await controller.declare())
-    sleeping = await controller.declare(replicas=3)
-    await controller.stub.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=sleeping.server_uuid))
-    await controller.until_state(sleeping, server_pb2.SERVER_STATE_SLEEPING)
+async def test_capacity_counts_every_engine_that_may_run_and_no_sleeping_one(controller: Controller) -> None:
+    awake = await controller.ready(await controller.declare(), 1)
+    starting = await controller.declare("other", replicas=3)
+    asleep = await controller.declare("asleep", replicas=100)
+    await controller.stub.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=asleep.server_uuid))
+    await controller.until_state(asleep, server_pb2.SERVER_STATE_SLEEPING)
     (node,) = (await controller.stub.GetCapacity(pb.GetCapacityRequest())).nodes
-    assert node.promised_bytes == 3000
+    assert node.promised_bytes == 4000
     assert 0 < node.available_bytes <= node.total_bytes
+    assert 0 <= node.free_bytes <= node.available_bytes
+    for left_out, promised in ((awake, 3000), (starting, 1000), (asleep, 4000)):
+        request = pb.GetCapacityRequest(without_server_uuid=left_out.server_uuid)
+        (node,) = (await controller.stub.GetCapacity(request)).nodes
+        assert node.promised_bytes == promised
+
+
+async def test_weights_that_engines_share_are_promised_once(controller: Controller) -> None:
+    for name in ("one", "two"):
+        spec = ServerSpec(model_uuid="m1", model_name=name, replicas=2)
+        request = pb.DeclareServerRequest(spec=spec, engine_memory_bytes=1000, shared_weights_bytes=700)
+        await controller.stub.DeclareServer(request)
+    (node,) = (await controller.stub.GetCapacity(pb.GetCapacityRequest())).nodes
+    assert node.promised_bytes == 700 + 4 * 300
+    assert [(each.model_uuid, each.shared_bytes) for each in node.shared_weights] == [("m1", 700)]
 
 
 async def test_a_log_is_read_and_followed(controller: Controller) -> None:
@@ -381,3 +399,45 @@ async def test_the_mesh_status_counts(controller: Controller) -> None:
     await controller.ready(await controller.declare(idle_sleep=Duration(seconds=60)))
     status = await controller.stub.GetMeshStatus(pb.GetMeshStatusRequest())
     assert (status.declared_servers, status.running_engines, status.connected_envoys) == (1, 1, 0)
+
+
+def routable(server: Any) -> Any:
+    return next(condition for condition in server.conditions if condition.type == "Routable")
+
+
+async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controller) -> None:
+    controller.envoy.stats.connected = 1
+    controller.envoy.there.clear()
+    declaring = asyncio.ensure_future(controller.declare())
+    await controller.until(lambda: bool(controller.runtime.orders))
+    assert not declaring.done()
+    controller.envoy.there.set()
+    server = await declaring
+    assert routable(server).status == server_pb2.CONDITION_STATUS_TRUE
+
+    controller.envoy.there.clear()
+    renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
+    await controller.until(lambda: "m:other" in controller.envoy._members)
+    assert not renaming.done()
+    controller.envoy.there.set()
+    assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE
+
+
+async def test_an_envoy_that_does_not_acknowledge_is_not_waited_for_longer_than_stated(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", 0.05)
+    controller.envoy.stats.connected = 1
+    controller.envoy.there.clear()
+    server = await controller.declare()
+    assert routable(server).status == server_pb2.CONDITION_STATUS_FALSE
+    assert routable(server).reason == "NotAcknowledged"
+
+
+async def test_without_an_envoy_nothing_is_waited_for(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", 3600.0)
+    controller.envoy.there.clear()
+    server = await controller.declare()
+    assert routable(server).status != server_pb2.CONDITION_STATUS_TRUE
+    await controller.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=server.server_uuid))
+    await controller.update(server, model_name="other")

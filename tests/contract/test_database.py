@@ -80,11 +80,13 @@ async def test_tables_at_the_newest_version_are_left_alone_and_older_ones_are_br
     await database.close()
 
 
-async def test_a_server_that_does_not_answer_is_named(settings: Settings) -> None:
+async def test_a_server_that_does_not_answer_is_unavailable_and_named_for_the_log(settings: Settings) -> None:
     nobody = type(settings.jwt_secret)("postgresql://ada:secret@127.0.0.1:1/x")
     database = open_database(settings.model_copy(update={"database_url": nobody}), "probe")
-    with pytest.raises(ConnectionError, match=r"^the database at 127.0.0.1:1 does not answer .*DATABASE_URL$"):
+    with pytest.raises(MeshError) as caught:
         await database.migrate("services.gateway")
+    assert name_of(caught.value.reason) == "COMPONENT_UNAVAILABLE"
+    assert database.place == "127.0.0.1:1"
     await database.close()
 
 

@@ -40,7 +40,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_Catalogue
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysResponse
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
-from tests.mesh.engines import gone
+from tests.mesh.engines import alive, gone
 from tests.mesh.running import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -86,7 +86,7 @@ class Nothing(AdmissionServiceServicer):
 class ControlledMesh:
     """One mesh in a folder of its own, on free ports."""
 
-    def __init__(self, folder: Path, drain_seconds: float) -> None:
+    def __init__(self, folder: Path, drain_seconds: float, **variables: str) -> None:
         self.folder = folder
         ports = free_ports(4)
         self.variables = {
@@ -98,6 +98,7 @@ class ControlledMesh:
                 f"LLAMESH_{name}_PORT": str(port)
                 for name, port in zip(("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD"), ports, strict=True)
             },
+            **variables,
         }
         self.settings = Settings(
             home=folder / "home", inference_port=ports[0], drain_seconds=drain_seconds, jwt_secret=None
@@ -139,8 +140,15 @@ class ControlledMesh:
                 stdout=log,
                 stderr=log,
             )
-        async with asyncio.timeout(DEADLINE):
-            await self.control.GetMeshStatus(pb.GetMeshStatusRequest(), wait_for_ready=True)
+
+        async def answers() -> bool:
+            # The first call may still go out on the connection to the controller before it.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self.control.GetMeshStatus(pb.GetMeshStatusRequest(), wait_for_ready=True, timeout=DEADLINE)
+                return True
+            return False
+
+        await until(answers, "the controller to answer")
 
     async def kill_controller(self) -> None:
         assert self._controller
@@ -252,6 +260,17 @@ class ControlledMesh:
                     found.append(pid)
         return sorted(found)
 
+    def engine_processes(self) -> list[psutil.Process]:
+        """The engines that run, as their command lines say, whatever files are there."""
+        folder = f"{self.settings.run_dir / 'engines'}/"
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if words[-2:-1] == ["engine"] and words[-1].startswith(folder) and _process(process.pid):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
     def starts(self) -> int:
         """How many engines have been started in all."""
         return self.log().count('"event": "engine started"') + self.log().count("engine started ")
@@ -293,16 +312,15 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
 
 def _process(pid: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return process if process.status() != psutil.STATUS_ZOMBIE else None
+        return psutil.Process(pid) if alive(pid) else None
     return None
 
 
 @contextlib.asynccontextmanager
-async def controlled_mesh(drain_seconds: float = 5) -> AsyncIterator[ControlledMesh]:
-    """A mesh for a `with` block; no process of it is left."""
+async def controlled_mesh(drain_seconds: float = 5, **variables: str) -> AsyncIterator[ControlledMesh]:
+    """A mesh for a `with` block, its controller with these settings; no process of it is left."""
     with tempfile.TemporaryDirectory(prefix="cm") as folder:
-        mesh = ControlledMesh(Path(folder), drain_seconds)
+        mesh = ControlledMesh(Path(folder), drain_seconds, **variables)
         try:
             await mesh.start()
             yield mesh

@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+from llamesh.processes import start_time
+
 LLAMA_SERVER_BIN = os.environ.get("TEST_LLAMA_SERVER_BIN", "embedded")
 """Which llama.cpp the engine tests run on: the embedded library, or the path of a real llama-server."""
 DEADLINE = 20.0
@@ -121,7 +123,7 @@ def events(body: str) -> Iterator[str]:
 
 
 async def gone(pid: int) -> bool:
-    """Whether a process ends within the deadline; a zombie has ended."""
+    """Whether a process ends within the deadline, all its threads included; what is left unreaped has ended."""
     async with asyncio.timeout(DEADLINE):
         while alive(pid):
             await asyncio.sleep(0.01)
@@ -129,8 +131,17 @@ async def gone(pid: int) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    """Whether a thread of this process runs: until the last has ended, its sockets are open."""
+    return start_time(pid) is not None
+
+
+async def stop(pid: int) -> None:
+    """SIGSTOP, and wait until it has reached every thread: one that still runs may accept a connection."""
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(DEADLINE):
+        while not all(_state(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+            await asyncio.sleep(0.01)
+
+
+def _state(process: Path) -> str:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0]

@@ -244,6 +244,8 @@ class FrontDoor:
             "port": self.port,
             "tokens": TokenSettings(JWKS),
             "allow_anonymous": True,
+            # Some 5 s, for the tests of what never comes back.
+            "restart_retries": 14,
         }
         return InferenceSettings(**(usual | changed))
 
@@ -269,7 +271,7 @@ class FrontDoor:
         ask: bool = False,
     ) -> None:
         at = tuple(engine.location for engine in engines)
-        self.control.set_server(ServerEndpoints(server_uuid, names, at, self.waker.location, max_connections, ask))
+        self.control.set_server(ServerEndpoints(server_uuid, names, at, max_connections, ask))
 
     async def start_control(self) -> None:
         self._server = grpc.aio.server()

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from engine import sentence
+from llamesh.processes import start_time
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class RunningMesh:
             **{f"LLAMESH_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
             **settings,
         }
+        self.ready_state = "HEALTH_STATE_OK"
+        """What GET /health says of it when it is ready."""
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(timeout=60)
         self._token = ""
@@ -71,13 +74,18 @@ class RunningMesh:
         until(self.healthy, 60, f"a healthy mesh; {self.home.parent / 'up.log'} says why")
 
     def healthy(self) -> bool:
-        """Whether GET /health says OK."""
+        """Whether GET /health says OK, or what is expected here instead."""
         assert self.process is not None
         assert self.process.poll() is None, (self.home.parent / "up.log").read_text()[-4000:]
         try:
-            return bool(self.http.get(self.url("gateway", "/health")).json().get("status") == "HEALTH_STATE_OK")
+            return bool(self.http.get(self.url("gateway", "/health")).json().get("status") == self.ready_state)
         except (httpx.HTTPError, ValueError):
             return False
+
+    def components(self) -> dict[str, str]:
+        """What GET /health says of each part of the mesh."""
+        found = self.http.get(self.url("gateway", "/health")).json()["components"]
+        return {part["name"]: part["status"].removeprefix("HEALTH_STATE_") for part in found}
 
     def url(self, port: str, path: str) -> str:
         """Address of a path at a port of Envoy."""
@@ -173,7 +181,7 @@ def mesh_processes(home: Path) -> list[psutil.Process]:
             words = process.cmdline()
             # llama.cpp's own environment is scrubbed.
             ours = process.environ().get("LLAMESH_HOME") == wanted or any(wanted in word for word in words)
-            if ours and "llamesh.cli.main" not in words and process.status() != psutil.STATUS_ZOMBIE:
+            if ours and "llamesh.cli.main" not in words and start_time(process.pid) is not None:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -200,10 +208,11 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running_mesh(**settings: str) -> Iterator[RunningMesh]:
+def running_mesh(*, ready_state: str = "HEALTH_STATE_OK", **settings: str) -> Iterator[RunningMesh]:
     """A mesh for a `with` block, in a folder of its own with a short path."""
     folder = Path(tempfile.mkdtemp(prefix="mesh-"))
     mesh = RunningMesh(folder / "home", **settings)
+    mesh.ready_state = ready_state
     try:
         mesh.start()
         yield mesh

@@ -72,7 +72,7 @@ class Admitted:
 
     async def usage(self) -> list[UsageRow]:
         now = datetime.now(UTC)
-        rows, _ = await Ledger(self.database).page(None, now, now, 0, "")
+        rows, _ = await Ledger(self.database, utc_now, new_id).page(None, now, now, 0, "")
         return list(rows)
 
 
@@ -96,7 +96,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     service = ContractService(member, database)
     async with front_door(running=False) as door:
         serving = asyncio.create_task(member.serve(f"unix:{door.socket('contract')}"))
-        books = asyncio.create_task(service.keep_books())
+        service.start()
         await member.started.wait()
         held = HeldEngine()
         door.serve(SERVER, await door.engine("held", held), names=("smol",))
@@ -106,7 +106,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
         yield Admitted(door, member, database, contract.contract_id, held)
         held.open.set()
     member.stop()
-    await asyncio.gather(serving, books)
+    await serving
     await service.close()
 
 

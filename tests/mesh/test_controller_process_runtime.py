@@ -9,23 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Engine, Exit, Order, Phase, probe
+from controller.runtimes import Exit, Phase
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.process import ProcessRuntime
 from controller.runtimes.records import Records, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, find_by_argument
-
-SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
-ENVIRONMENT = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded", "JWT_SECRET": "secret" * 8, "MINIO_SECRET_KEY": "x"}
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, only, order, ready, until
 
 
 @pytest.fixture(scope="module")
@@ -50,36 +47,6 @@ async def opened(settings: Settings) -> ProcessRuntime:
     made = ProcessRuntime(settings, ENVIRONMENT)
     await made.open(lambda _: None)
     return made
-
-
-def order(model: Path, replica: int = 0, **more: object) -> Order:
-    parameters = {"ctx_size": 512, "warmup": False, **more}
-    return Order(SERVER, replica, "hash", str(model), "smol", 8, parameters=parameters)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def only(runtime: ProcessRuntime) -> Engine:
-    (engine,) = runtime.engines(SERVER)
-    return engine
-
-
-async def ready(runtime: ProcessRuntime, model: Path) -> Engine:
-    await runtime.start(order(model))
-    await until(lambda: only(runtime).phase is not Phase.STARTING)
-    assert only(runtime).phase is Phase.READY
-    return only(runtime)
-
-
-async def ended(runtime: ProcessRuntime) -> Exit:
-    await until(lambda: only(runtime).phase is Phase.ENDED)
-    found = only(runtime).exit
-    assert found is not None
-    return found
 
 
 def files(settings: Settings) -> list[str]:
@@ -115,31 +82,8 @@ async def test_an_engine_sees_none_of_our_secrets(runtime: ProcessRuntime, model
 async def test_a_killed_engine_is_said_to_be_killed(runtime: ProcessRuntime, model: Path) -> None:
     engine = await ready(runtime, model)
     os.kill(int(engine.process), signal.SIGKILL)
-    assert await ended(runtime) == Exit("EngineKilled", "the engine was killed (signal 9, SIGKILL)", asked=False)
+    assert await ended(runtime) == Exit("EngineKilled", "the engine was ended by SIGKILL", asked=False)
     assert not Path(engine.address).exists()
-
-
-async def test_an_engine_that_hangs_is_found_out_and_killed(
-    settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probe, "_SECONDS", 0.2)
-    made = ProcessRuntime(settings, ENVIRONMENT, probe_seconds=0.05)
-    await made.open(lambda _: None)
-    engine = await ready(made, model)
-    group = [psutil.Process(int(engine.process)), *psutil.Process(int(engine.process)).children(recursive=True)]
-    # Busy for a moment only, then for good.
-    for pause in (0.2, None):
-        for process in group:
-            process.suspend()
-        if pause:
-            await asyncio.sleep(pause)
-            for process in group:
-                process.resume()
-            assert only(made).phase is Phase.READY
-    assert (await ended(made)).reason == "EngineHung"
-    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in group))
-    await made.stop_all(1)
-    await made.close()
 
 
 async def test_a_broken_model_is_said_to_be_broken(runtime: ProcessRuntime, tmp_path: Path) -> None:
@@ -320,3 +264,31 @@ async def test_a_log_is_followed_line_by_line(tmp_path: Path) -> None:
     os.close(writer)
     logs.drop(SERVER)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_log_that_cannot_be_shortened_does_not_keep_the_others_long(tmp_path: Path) -> None:
+    # A directory of the name: even root cannot write into it.
+    (tmp_path / "a.log").mkdir()
+    for number in range(200):
+        (tmp_path / "a.log" / f"something to make it long {number}").touch()
+    (tmp_path / "b.log").write_bytes(b"line\n" * 100_000)
+    logs = EngineLogs(tmp_path, most_bytes=(tmp_path / "a.log").stat().st_size - 1)
+    with pytest.raises(IsADirectoryError):
+        logs.trim()
+    assert (tmp_path / "b.log").stat().st_size < 500_000
+
+
+async def test_a_line_without_an_end_is_followed_in_bounded_pieces(tmp_path: Path) -> None:
+    logs = EngineLogs(tmp_path)
+    writer = logs.open(SERVER, 0)
+    following = logs.read(SERVER, 0, 1, follow=True)
+    os.write(writer, b"first\n")
+    first = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    os.write(writer, b"x" * (5 << 20))
+    seen = [await asyncio.wait_for(first, 5)]
+    while sum(len(line) for batch in seen for line in batch) < 4 << 20:
+        seen.append(await asyncio.wait_for(anext(following), 5))
+    assert max(len(line) for batch in seen for line in batch) <= 2 << 20
+    await following.aclose()  # type: ignore[attr-defined]
+    os.close(writer)

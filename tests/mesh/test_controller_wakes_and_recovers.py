@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -63,6 +65,18 @@ async def test_a_killed_engine_is_replaced_while_requests_wait(mesh: ControlledM
     assert mesh.engine_pids() != [old]
 
 
+async def test_requests_wait_for_an_engine_that_was_killed_three_times_within_a_minute(mesh: ControlledMesh) -> None:
+    server = await mesh.serve()
+    for kills in range(1, 4):
+        (old,) = mesh.engine_pids()
+        await kill_engine(old)
+        answers = await asyncio.gather(*(mesh.says() for _ in range(4)))
+        assert answers == [SENTENCE] * 4
+        assert mesh.starts() == kills + 1
+    state = await mesh.server(server.server_uuid)
+    assert [replica.restarts for replica in state.replica_statuses] == [3]
+
+
 async def test_a_killed_controller_finds_its_engine_and_no_request_is_lost(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     before = mesh.engine_pids()
@@ -104,6 +118,40 @@ async def test_requests_held_while_the_controller_dies_are_answered_by_the_next(
     held = [asyncio.create_task(mesh.says()) for _ in range(4)]
     await mesh.start_controller()
     assert await asyncio.gather(*held) == [SENTENCE] * 4
+
+
+async def test_requests_that_a_killed_controller_held_are_answered_by_the_next(mesh: ControlledMesh) -> None:
+    server = await mesh.serve()
+    (old,) = mesh.engine_pids()
+    await sleep(mesh, server.server_uuid)
+    # Engines that never become ready: whatever is started now is stopped, until the controller has died twice.
+    stopped = asyncio.create_task(_stop_engines(mesh, old))
+    held = [asyncio.create_task(mesh.says()) for _ in range(10)]
+    for _ in range(2):
+        await until(lambda: _held_by_the_waker(mesh, 10), "the requests to be held")
+        await mesh.kill_controller()
+        await mesh.start_controller()
+    await until(lambda: _held_by_the_waker(mesh, 10), "the requests to be held once more")
+    stopped.cancel()
+    for pid in mesh.engine_pids():
+        os.kill(pid, signal.SIGCONT)
+    assert await asyncio.gather(*held) == [SENTENCE] * 10
+
+
+async def _stop_engines(mesh: ControlledMesh, old: int) -> None:
+    while True:
+        for pid in mesh.engine_pids():
+            if pid != old:
+                os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.005)
+
+
+async def _held_by_the_waker(mesh: ControlledMesh, count: int) -> bool:
+    path = str(mesh.settings.socket("waker"))
+    return (
+        sum(row.endswith(f" {path}") and " 03 " in row for row in Path("/proc/net/unix").read_text().splitlines())
+        >= count
+    )
 
 
 async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> None:

@@ -215,6 +215,33 @@ async def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, model: Path, phas
             os.close(writing)
 
 
+async def test_with_a_supervisor_sigterm_is_ignored_and_a_repeated_wish_to_end_forces_nothing(
+    tmp_path: Path, model: Path
+) -> None:
+    reading, writing = os.pipe()
+    try:
+        async with engine(tmp_path / "e", model, lifeline=reading, parameters=SLOW, grace_seconds=600) as running:
+            os.close(reading)
+            await running.until("ready")
+            [child] = running.children()
+            async with running.client() as client:
+                request = chat(stream=True, ignore_eos=True, max_tokens=4000)
+                async with client.post("/v1/chat/completions", json=request) as answer:
+                    assert await answer.content.readline()
+                    os.kill(child, signal.SIGTERM)
+                    running.process.terminate()
+                    assert await answer.content.readline()
+                    assert running.state["phase"] == "ready"
+                    for _ in range(2):
+                        running.process.send_signal(signal.SIGINT)
+                        await running.until("draining")
+                    *_, last = events(await answer.text())
+            assert last == "[DONE]"
+            assert await running.ended() == 0
+    finally:
+        os.close(writing)
+
+
 @pytest.mark.parametrize("lifeline", ["", "x", "777"])
 async def test_a_lifeline_that_is_none_is_refused(tmp_path: Path, model: Path, lifeline: str) -> None:
     async with engine(tmp_path / "e", model, environment={"LLAMESH_LIFELINE_FD": lifeline}) as running:

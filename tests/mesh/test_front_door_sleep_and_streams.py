@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,85 @@ async def test_the_wakers_refusal_goes_to_the_client_as_it_is(door: FrontDoor) -
     assert await door.control.acknowledged(U, 5)
     answer = await door.chat()
     assert (answer.status, answer.headers["retry-after"], answer.json()) == (503, "7", refusal)
+
+
+async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDoor) -> None:
+    arrived: list[Received] = []
+    here, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: Received) -> tuple[int, dict[str, str], bytes]:
+        arrived.append(request)
+        here.set()
+        await let_go.wait()
+        return AWAKE
+
+    door.waker.handler = hold
+    door.serve(U, names=("smol",), max_connections=16)
+    assert await door.control.acknowledged(U, 5)
+    long = "word " * 60_000
+    asked = [asyncio.create_task(door.chat(prompt=long)) for _ in range(10)]
+    for lives in (1, 2):
+        await wait_for(lambda: len(arrived) == 10 * lives)  # noqa: B023
+        await door.waker.stop()
+        await asyncio.sleep(0.2)
+        await door.waker.start()
+    await wait_for(lambda: len(arrived) == 30)
+    door.serve(U, await door.engine(), names=("smol",), max_connections=16)
+    assert await door.control.acknowledged(U, 5)
+    let_go.set()
+    assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 10
+    assert all(len(json.loads(request.body)["prompt"]) == 300_000 for request in door.engines[0].received)
+    # The waker is told since when, always the same, and not given what it would only drop.
+    since = [float(request.headers["x-llamesh-held-since"]) for request in arrived]
+    assert len(set(since)) <= 10
+    assert abs(time.time() - since[0]) < 60
+    assert {request.body for request in arrived} == {b""}
+    assert {request.headers["x-llamesh-cluster"] for request in arrived} == {"m:smol"}
+
+
+async def test_a_client_that_leaves_leaves_the_waker_too(door: FrontDoor) -> None:
+    door.waker.handler = _never
+    door.serve(U, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    connection = await door.connect()
+    asking = asyncio.create_task(connection.send("POST", CHAT, {"model": "smol", "messages": []}))
+    await wait_for(lambda: len(door.waker.received) == 1)
+    assert await door.stat("cluster.waker.upstream_rq_active") == 1
+    connection.close()
+
+    async def left() -> bool:
+        return await door.stat("cluster.waker.upstream_rq_active") == 0
+
+    await door.until(left, 5)
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _never(_: Received) -> tuple[int, dict[str, str], bytes]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_without_a_controller_a_held_request_is_refused_in_words_and_in_time(door: FrontDoor) -> None:
+    door.serve(U, names=("smol",))
+    assert await door.control.acknowledged(U, 5)
+    await door.waker.stop()
+    answer = await door.chat()
+    assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "controller_unavailable", "5")
+    await door.waker.start()
+
+
+async def test_the_list_of_models_is_asked_again_if_it_was_lost(door: FrontDoor) -> None:
+    async def die(_: Received) -> tuple[int, dict[str, str], bytes]:
+        door.waker.handler = None
+        raise ConnectionResetError
+
+    door.waker.handler = die
+    assert (await door.send("GET", "/v1/models")).status == 200
+    await door.waker.stop()
+    asked = asyncio.create_task(door.send("GET", "/v1/models"))
+    await asyncio.sleep(0.3)
+    await door.waker.start()
+    assert (await asked).status == 200
 
 
 async def test_one_ready_replica_keeps_everything_off_the_waker(door: FrontDoor) -> None:
@@ -307,6 +387,20 @@ async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: C
         answer = await door.chat(headers=bearer(ask=True))
         assert (answer.status, answer.json(), answer.headers["retry-after"]) == (code, body, "3")
     assert door.engines[0].received == []
+
+
+async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, contract: Contract) -> None:
+    assert (await door.chat(headers=bearer(ask=True))).status == 200
+    await contract.stop()
+    asked = [asyncio.create_task(door.chat(headers=bearer(ask=True))) for _ in range(5)]
+    await asyncio.sleep(0.3)
+    assert not any(each.done() for each in asked)
+    again = Contract(door.socket("contract"))
+    await again.start()
+    assert [(await each).status for each in asked] == [200] * 5
+    # What they used is told to the new one: no entry of the log is lost with the old.
+    await wait_for(lambda: len(again.logged) == 5)
+    await again.stop()
 
 
 async def test_without_admission_metered_requests_are_503_and_others_go_on(door: FrontDoor, contract: Contract) -> None:

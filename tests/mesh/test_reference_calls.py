@@ -49,8 +49,12 @@ def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh) -> No
     assert status == 200
     assert body["status"] == "HEALTH_STATE_OK"
     assert {item["name"]: item["status"] for item in body["components"]} == dict.fromkeys(
-        ("gateway", "contract", "download", "controller", "envoy"), "HEALTH_STATE_OK"
+        ("gateway", "contract", "download", "controller", "envoy", "database"), "HEALTH_STATE_OK"
     )
+
+
+def test_a_shared_secret_is_no_public_key(mesh: RunningMesh) -> None:
+    assert curl(mesh.url("gateway", "/.well-known/jwks.json")) == (200, {"keys": []})
 
 
 @pytest.mark.parametrize("path", ["/models", "/status", "/users", "/watch", "/policy", "/downloads"])

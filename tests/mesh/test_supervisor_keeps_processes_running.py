@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -17,24 +18,26 @@ from typing import Any
 import psutil
 import pytest
 
-from llamesh.cli.mesh import leftovers
+from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.envoy import TETHER
+from llamesh.cli.mesh.liveness import SILENT_PROBES
 from llamesh.cli.mesh.supervisor import Component, Supervisor
 
 FAKE_MEMBER = """
 import os, select, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: (print("ending", flush=True), sys.exit(0)))
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, lambda *_: (print("ending", flush=True), sys.exit(0)))
 print("serving", flush=True)
 select.select([int(os.environ["LLAMESH_LIFELINE_FD"])], [], [])
 os._exit(1)
 """
-"""A fake member: serves nothing, ends on SIGTERM and at the end of the lifeline."""
+"""A fake member: serves nothing, ends when it is asked to and at the end of the lifeline."""
 
 DEADLINE = 10.0
 
 
-def member(name: str, stage: int = 0, code: str = FAKE_MEMBER) -> Component:
-    return Component(name, (sys.executable, "-S", "-c", code), stage, 2.0)
+def member(name: str, stage: int = 0, code: str = FAKE_MEMBER, stop_seconds: float = 2.0, **extras: Any) -> Component:
+    return Component(name, (sys.executable, "-S", "-c", code), stage, stop_seconds, **extras)
 
 
 async def eventually(ask: Callable[[], Any]) -> Any:
@@ -46,9 +49,11 @@ async def eventually(ask: Callable[[], Any]) -> Any:
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, *components: Component) -> AsyncIterator[tuple[Supervisor, list[str]]]:
+async def running(
+    tmp_path: Path, *components: Component, patience: float = 20.0, housekeeping: float = 10.0
+) -> AsyncIterator[tuple[Supervisor, list[str]]]:
     said: list[str] = []
-    supervisor = Supervisor(components, tmp_path, tmp_path, said.append, os.environ)
+    supervisor = Supervisor(components, tmp_path, tmp_path, said.append, os.environ, patience, housekeeping)
     task = asyncio.create_task(supervisor.run())
     try:
         yield supervisor, said
@@ -104,31 +109,105 @@ async def test_the_end_comes_in_stages_after_the_drain(tmp_path: Path) -> None:
     assert said == []
 
 
-async def test_a_second_stop_kills_what_will_not_end(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    )
-    component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 60.0)
+STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+async def test_a_second_stop_changes_nothing_and_a_kill_ends_it(tmp_path: Path) -> None:
+    component = member("stubborn", code=STUBBORN, stop_seconds=60.0)
     async with running(tmp_path, component) as (supervisor, _):
         await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
-        supervisor.stop()
-        await asyncio.sleep(0)
+        for _ in range(3):
+            supervisor.stop()
+            await asyncio.sleep(0.05)
         assert supervisor.running()
-        supervisor.stop()
+        supervisor.kill()
         await eventually(lambda: not supervisor.running())
         assert supervisor.killed
 
 
 async def test_a_component_that_ignores_the_end_is_killed_after_its_time(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    )
-    component = Component("stubborn", (sys.executable, "-S", "-c", stubborn), 0, 0.2)
+    component = member("stubborn", code=STUBBORN, stop_seconds=0.2)
     async with running(tmp_path, component) as (supervisor, said):
         await eventually(lambda: "up" in _text(tmp_path / "stubborn.log"))
         supervisor.stop()
         await eventually(lambda: not supervisor.running())
         assert said == ["stubborn did not end within 0.2 s; it is killed"]
+
+
+class Answers:
+    """A fake probe: answers while `alive`."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.failure: OSError | None = None
+        self.asked = 0
+
+    async def __call__(self, seconds: float) -> bool:
+        self.asked += 1
+        if self.failure:
+            raise self.failure
+        return self.alive
+
+
+async def test_what_answers_no_probe_is_killed_started_again_and_counted(tmp_path: Path) -> None:
+    probe = Answers()
+    async with running(tmp_path, member("one", probe=probe), member("two"), patience=0.05) as (supervisor, said):
+        before = await eventually(lambda: probe.asked > 1 and supervisor.running().copy())
+        probe.alive = False
+        await eventually(lambda: said)
+        probe.alive = True
+        await eventually(lambda: supervisor.running().get("one") not in (None, before["one"]))
+        assert supervisor.running()["two"] == before["two"]
+        assert said == [
+            f"one left {SILENT_PROBES} liveness probes in a row unanswered; it is killed",
+            "one was ended by SIGKILL; starting it again",
+        ]
+        life = await eventually(lambda: leftovers.lives(tmp_path).get("one"))
+        assert (life.restarts, life.silences) == (1, 1)
+
+
+async def test_a_probe_that_cannot_be_made_says_nothing_about_the_process(tmp_path: Path) -> None:
+    probe = Answers()
+    async with running(tmp_path, member("one", probe=probe), patience=0.05) as (supervisor, said):
+        before = await eventually(lambda: probe.asked > 1 and supervisor.running().copy())
+        probe.failure = OSError(errno.EMFILE, "Too many open files")
+        await eventually(lambda: said)
+        assert said == ["liveness probe of one failed and is tried again: [Errno 24] Too many open files"]
+        assert supervisor.running() == before
+
+
+async def test_nothing_is_killed_for_its_silence_while_it_ends(tmp_path: Path) -> None:
+    probe = Answers()
+    slow = FAKE_MEMBER.replace("sys.exit(0)", "(time.sleep(0.5), sys.exit(0))").replace("import os", "import time, os")
+    async with running(tmp_path, member("one", code=slow, probe=probe), patience=0.05) as (supervisor, said):
+        await eventually(lambda: probe.asked > 1 and "serving" in _text(tmp_path / "one.log"))
+        supervisor.stop()
+        probe.alive = False
+        await eventually(lambda: not supervisor.running())
+        assert said == []
+
+
+async def test_a_full_disk_costs_logs_and_records_but_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(*_: object, **__: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        for function in ("record", "open_log", "rotate"):
+            patch.setattr(leftovers if function == "record" else logfiles, function, fails)
+        async with running(tmp_path, member("one"), housekeeping=0.01) as (supervisor, said):
+            before = await eventually(lambda: supervisor.running().copy())
+            await eventually(lambda: len(said) == 3)
+            os.kill(before["one"], signal.SIGKILL)
+            await eventually(lambda: supervisor.running().get("one") not in (None, before["one"]))
+            assert all("No space left on device" in words for words in said[:3]), said
+            patch.undo()
+            # Housekeeping goes on and writes what could not be written.
+            life = await eventually(lambda: leftovers.lives(tmp_path).get("one"))
+            assert life.process.pid == supervisor.running()["one"]
 
 
 SUPERVISOR = f"""
@@ -139,7 +218,7 @@ from llamesh.cli.mesh.supervisor import Component, Supervisor
 member = (sys.executable, "-S", "-c", {FAKE_MEMBER!r})
 tethered = (sys.executable, "-I", "-S", {str(TETHER)!r}, str(os.getpid()), "/bin/sleep", "1000")
 components = [Component("member", member, 0, 1.0), Component("tethered", tethered, 0, 1.0)]
-supervisor = Supervisor(components, Path(sys.argv[1]), Path(sys.argv[1]), print, os.environ)
+supervisor = Supervisor(components, Path(sys.argv[1]), Path(sys.argv[1]), print, os.environ, 20.0)
 asyncio.run(supervisor.run())
 """
 
@@ -174,9 +253,9 @@ async def test_a_new_start_ends_what_is_recorded_and_only_that(tmp_path: Path) -
         (tmp_path / "gateway.sock").touch()
         ours_id = leftovers.ProcessId.of(ours.pid)
         reused = leftovers.ProcessId(other.pid, "before")
-        leftovers.record(tmp_path, [ours_id, reused])
+        leftovers.record(tmp_path, {"ours": leftovers.Life(ours_id), "other": leftovers.Life(reused)})
         reaper = asyncio.create_task(asyncio.to_thread(ours.wait))
-        assert await asyncio.to_thread(leftovers.clear, tmp_path, 0.1) == 1
+        assert await asyncio.to_thread(leftovers.clear, tmp_path, tmp_path, 0.1) == 1
         await reaper
         assert other.poll() is None
         assert not (tmp_path / "gateway.sock").exists()

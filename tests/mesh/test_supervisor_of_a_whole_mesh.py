@@ -152,9 +152,13 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     up = llamesh(environment, "up", "--detach")
     assert up.returncode == 0, up.stderr
     assert environment["LLAMESH_URL"] in llamesh(environment, "version").stdout
+    log = home / "logs" / "supervisor.log"
+    written = log.read_text()
+    assert "the mesh is ready" in written
     again = llamesh(environment, "up", "--detach")
     assert again.returncode == 1
     assert "running already" in again.stderr
+    assert log.read_text() == written
 
     below = mesh_processes(home)
     supervisors = {item.parent() for item in below} - {None, *below}
@@ -172,6 +176,46 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert down.returncode == 0
     assert down.stderr.endswith("stopped\n")
     assert mesh_processes(home) == []
+    assert not (home / "run").exists()
+
+
+def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str, str], home: Path) -> None:
+    refused = llamesh({**environment, "LLAMESH_BIND": "0.0.0.0"}, "up")
+    assert refused.returncode == 2
+    assert "LLAMESH_ADMIN_PASSWORD" in refused.stderr
+    assert "starting it again" not in refused.stderr
+    assert mesh_processes(home) == []
+    assert not (home / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"this is no database", b"SQLite format 3\0" + bytes(range(256)) * 64])
+def test_a_damaged_database_ends_the_start_with_its_name_and_the_remedy(
+    environment: dict[str, str], home: Path, content: bytes
+) -> None:
+    (home / "data").mkdir(parents=True, mode=0o700)
+    damaged = home / "data" / "contract.db"
+    damaged.write_bytes(content)
+    refused = llamesh(environment, "up")
+    assert refused.returncode == 2, refused.stderr
+    assert "contract.db" in refused.stderr
+    assert "backup" in refused.stderr
+    assert "sqlalche.me" not in refused.stderr
+    assert "starting it again" not in refused.stderr
+    assert damaged.read_bytes() == content
+    assert mesh_processes(home) == []
+
+
+def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dict[str, str], home: Path) -> None:
+    assert llamesh(environment, "up", "--detach").returncode == 0
+    below = mesh_processes(home)
+    supervisor = below[0].parent()
+    assert supervisor is not None
+    supervisor.suspend()
+    down = llamesh(environment, "down", "--timeout", "0.5")
+    assert (down.returncode, "it is killed" in down.stderr) == (0, True)
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == []
+    assert not (home / "run").exists()
 
 
 def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:

@@ -23,6 +23,9 @@ XML = "application/xml"
 class FakeS3:
     """The server's state; a test looks at it and orders failures through it."""
 
+    access_key = "k"
+    secret_key = "s"
+
     def __init__(self) -> None:
         self.endpoint = ""
         self.buckets: set[str] = set()
@@ -31,9 +34,12 @@ class FakeS3:
         self.requests: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
         """HTTP method to the status and S3 code it is answered with."""
+        self.delay: dict[str, float] = {}
+        """HTTP method to the seconds after which it is carried out, as a distant server would."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs))
+        await asyncio.sleep(self.delay.get(request.method, 0.0))
         if request.method in self.refuse:
             return _error(*self.refuse[request.method])
         bucket, _, key = request.path.lstrip("/").partition("/")

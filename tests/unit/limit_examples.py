@@ -194,6 +194,9 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.key_bytes": lambda amount: _dump({"model": "smol", "k" * amount: 1}),
     "body.gap_bytes": lambda amount: _dump({"model": "smol"})[:-1] + b',"x":' + b" " * amount + b"1}",
     "prompts.constrained": lambda amount: _dump({"model": "smol", "grammar": "root ::= [a]", "prompt": ["a"] * amount}),
+    "messages.argument_depth": lambda amount: _request(
+        ("messages", 0, "tool_calls", 0, "function", "arguments"), "[" * amount + "]" * amount
+    ),
     "media.items": lambda amount: _request(
         ("messages", 0, "content"), [{"type": "image_url", "image_url": {"url": "data:"}}] * amount
     ),
@@ -201,7 +204,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "grammar.depth": lambda amount: _grammar("root ::= " + "(" * amount + "[a]" + ")" * amount),
     "grammar.repetitions": lambda amount: schema({"type": "string", "pattern": f"^a{{{amount}}}$"}),
     "grammar.class_bytes": lambda amount: _grammar("root ::= [" + "a" * (amount - 1) + "]"),
-    "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(['"a"'] * amount)),
+    "grammar.alternatives": lambda amount: _grammar("root ::= " + " | ".join(f'"{n:04d}"' for n in range(amount))),
     "grammar.ways": lambda amount: schema({"type": "string", "pattern": "^" + "[a-z]?" * amount + "$"}),
     "grammar.branches": lambda amount: _grammar("root ::= [a] | " + " | ".join(['"b" root [c]'] * amount)),
     "samplers.items": lambda amount: _dump({"model": "smol", "samplers": [f"s{n}" for n in range(amount)]}),

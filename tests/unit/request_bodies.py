@@ -186,6 +186,37 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         {"prompt": ["x"] * 16, "grammar": "root ::= [a-z]+"},
         "prompts.constrained",
     ),
+    "arguments of a tool call in each other": (
+        CHAT,
+        chat(
+            messages=[
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "f", "arguments": '{"a": ' * 30_000 + "0" + "} " * 30_000}}],
+                }
+            ]
+        ),
+        "messages.argument_depth",
+    ),
+    "the same for responses": (
+        "/v1/responses",
+        {
+            "input": [
+                {
+                    "type": "function_call",
+                    "call_id": "1",
+                    "name": "f",
+                    "arguments": '{"a\\"}": [' * 3000 + "0" + "]} " * 3000,
+                }
+            ]
+        },
+        "messages.argument_depth",
+    ),
+    "patterns side by side": (
+        CHAT,
+        answer_of({"anyOf": [{"type": "string", "pattern": f"^{'-?' * 12}{n}$"} for n in range(40)]}),
+        "schema.alternatives",
+    ),
     "30,000 messages": (CHAT, chat(messages=[{"role": "user", "content": "a"}] * 30_000), "messages.items"),
     "50,000 arguments of the template": (
         CHAT,

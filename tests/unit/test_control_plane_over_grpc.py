@@ -21,7 +21,7 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregated
 
 
 def server(uuid: str, *ready: str, names: tuple[str, ...] = (), connections: int = 4) -> ServerEndpoints:
-    return ServerEndpoints(uuid, names, ready, "/w.sock", connections)
+    return ServerEndpoints(uuid, names, ready, connections)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane
         "127.0.0.1", 1, TokenSettings("{}"), allow_anonymous=True, limits={"prompt.bytes_per_token": 10}
     )
     control.set_static([], settings, [])
-    control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=4096))
+    control.set_server(ServerEndpoints("a", (), (), 4, context=4096))
     control.publish()
 
     async def told(envoy: Client) -> Any:
@@ -122,17 +122,17 @@ async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane
         await envoy.ask(RDS, "inference")
         assert await told(envoy) == 40960
         for number in range(20):
-            control.set_server(ServerEndpoints(f"b{number}", (), (), "/w.sock", 4, context=2048))
+            control.set_server(ServerEndpoints(f"b{number}", (), (), 4, context=2048))
             control.remove_server(f"b{number - 1}")
-        control.set_server(ServerEndpoints("c", (), (), "/w.sock", 4, context=32768))
+        control.set_server(ServerEndpoints("c", (), (), 4, context=32768))
         assert await told(envoy) == 327680
-        control.set_server(ServerEndpoints("d", (), (), "/w.sock", 4))
+        control.set_server(ServerEndpoints("d", (), (), 4))
         assert await told(envoy) is None
         control.remove_server("d")
         assert await told(envoy) == 327680
         control.remove_server("c")
         assert await told(envoy) == 40960
-        control.set_server(ServerEndpoints("a", (), (), "/w.sock", 4, context=8192))
+        control.set_server(ServerEndpoints("a", (), (), 4, context=8192))
         assert await told(envoy) == 81920
 
 
@@ -168,9 +168,9 @@ async def test_a_model_name_is_the_union_of_its_servers(plane: tuple[ControlPlan
     control.publish()
     async with Client(address) as envoy:
         await envoy.ask(EDS, "m:smol")
-        assert paths((await envoy.read()).resources[0]) == [["/a.sock", "/b.sock"], ["/w.sock"]]
+        assert paths((await envoy.read()).resources[0]) == [["/a.sock", "/b.sock"], ["held"]]
         control.remove_server("a")
-        assert paths((await envoy.read()).resources[0]) == [["/b.sock"], ["/w.sock"]]
+        assert paths((await envoy.read()).resources[0]) == [["/b.sock"], ["held"]]
 
 
 def paths(resource: Any) -> list[list[str]]:
@@ -178,7 +178,11 @@ def paths(resource: Any) -> list[list[str]]:
     assignment = envoy_api.message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(
         resource.resource.value
     )
-    return [[each.endpoint.address.pipe.path for each in group.lb_endpoints] for group in assignment.endpoints]
+    return [[place(each.endpoint.address) for each in group.lb_endpoints] for group in assignment.endpoints]
+
+
+def place(address: Any) -> str:
+    return address.pipe.path or address.envoy_internal_address.server_listener_name
 
 
 async def test_a_change_costs_the_same_however_many_servers_exist(plane: tuple[ControlPlane, str]) -> None:

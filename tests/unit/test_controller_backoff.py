@@ -26,7 +26,9 @@ def test_failures_in_a_row_are_counted_with_their_reason() -> None:
     for number in range(1, FAILING_AFTER + 1):
         assert not history.failing
         history = after_exit(history, FAILED, None, now=100.0)
-        assert history == History(number, number, 100.0 + pause(number), "BadModel", "no such tensor")
+        assert history == History(
+            number, number, 100.0 + pause(number), "BadModel", "no such tensor", {"BadModel": number}
+        )
     assert history.failing
 
 
@@ -40,3 +42,13 @@ def test_an_engine_that_answered_for_a_while_starts_afresh() -> None:
     assert after_exit(history, FAILED, STEADY_SECONDS - 1, 100.0).failures == 6
     assert after_exit(history, FAILED, STEADY_SECONDS, 100.0).restarts == 6
     assert after_steady(history) == History(restarts=5)
+
+
+def test_repeated_causes_are_told_apart_and_outlast_good_times() -> None:
+    history = History()
+    for reason in ("InferenceStuck", "EngineKilled", "InferenceStuck"):
+        history = after_exit(history, Exit(reason, f"because of {reason}", asked=False), STEADY_SECONDS, 100.0)
+    assert after_steady(history).summary == (
+        "started again 3 times (EngineKilled 1, InferenceStuck 2); the last cause: because of InferenceStuck"
+    )
+    assert History().summary == ""

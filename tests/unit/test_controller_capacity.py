@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.capacity import FreeMemory, MachineMemory, machine_memory, promised
-from llamesh.v1.server_pb2 import Server
+from controller.capacity import RecentMemory, capacity, machine_memory
+from controller.footprint import Claim, Footprint, MachineMemory
 
 GIB = 1 << 30
 
@@ -35,7 +35,7 @@ def test_a_limit_of_the_second_kind_counts_without_pages_that_can_be_given_back(
     folder.mkdir(parents=True)
     (folder / "memory.max").write_text(f"{4 * GIB}\n")
     (folder / "memory.current").write_text(f"{3 * GIB}\n")
-    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {GIB}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\n")
     assert machine_memory(root) == MachineMemory(4 * GIB, 2 * GIB)
 
 
@@ -60,17 +60,18 @@ def test_inside_a_container_the_mount_is_the_own_group(root: Path) -> None:
     assert machine_memory(root) == MachineMemory(GIB, 0)
 
 
-def test_what_runs_is_not_promised_again() -> None:
-    servers = [
-        (Server(replicas=3, ready_replicas=1), 10),
-        (Server(replicas=1, ready_replicas=1), 100),
-        (Server(replicas=1, ready_replicas=2), 1000),
-    ]
-    assert promised(servers) == 20
+def test_memory_is_not_read_again_at_once() -> None:
+    first, second = MachineMemory(16 * GIB, 8 * GIB), MachineMemory(16 * GIB, 4 * GIB)
+    reads = iter([first, second])
+    moments = iter([0.0, 0.2, 0.25])
+    memory = RecentMemory(lambda: next(moments), lambda: next(reads))
+    assert [memory.read() for _ in range(3)] == [first, first, second]
 
 
-def test_free_memory_is_read_once_a_second_at_most() -> None:
-    reads = iter([MachineMemory(16 * GIB, 8 * GIB), MachineMemory(16 * GIB, 4 * GIB)])
-    moments = iter([0.0, 0.0, 0.9, 1.0, 1.0])
-    free = FreeMemory(lambda: next(moments), lambda: next(reads))
-    assert [free.available() for _ in range(3)] == [8 * GIB, 8 * GIB, 4 * GIB]
+def test_the_answer_says_what_is_promised_what_is_free_and_what_is_shared() -> None:
+    claims = [Claim(Footprint("m1", GIB, 4 * GIB), 2, 1), Claim(Footprint("m2", 2 * GIB), 1, 1)]
+    (node,) = capacity(MachineMemory(16 * GIB, 12 * GIB), GIB, claims).nodes
+    assert (node.total_bytes, node.available_bytes) == (16 * GIB, 12 * GIB)
+    assert node.promised_bytes == 8 * GIB
+    assert node.free_bytes == 12 * GIB - GIB - 4 * GIB - GIB
+    assert {each.model_uuid: each.shared_bytes for each in node.shared_weights} == {"m1": 4 * GIB}

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.board import Board
-from controller.waking import DEFAULT_BUDGET, Awake, Refused, TooMany, Unknown, Waking
+from controller.demand import Demand
+from controller.waking import DEFAULT_BUDGET, HOPELESS, Awake, Refused, TooMany, Unknown, Waking
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 
@@ -18,10 +20,14 @@ READY = server_pb2.SERVER_STATE_READY
 SLEEPING = server_pb2.SERVER_STATE_SLEEPING
 STOPPING = server_pb2.SERVER_STATE_STOPPING
 FAILING = server_pb2.SERVER_STATE_FAILING
+DEGRADED = server_pb2.SERVER_STATE_DEGRADED
+WALL = 1_800_000_000.0
+"""Now, in seconds since 1970."""
 
 
 def server(uuid: str = "a", state: int = STARTING, *, name: str = "smol", ready: int = 0, **more: Any) -> Server:
     reason, message = more.pop("reason", "Starting"), more.pop("message", "0 of 1 engines answer")
+    due = Timestamp(seconds=int(WALL) + more.pop("next_start")) if "next_start" in more else None
     budget = Duration(seconds=more.pop("budget", 60))
     return Server(
         server_uuid=uuid,
@@ -30,6 +36,7 @@ def server(uuid: str = "a", state: int = STARTING, *, name: str = "smol", ready:
         ready_replicas=ready,
         spec=ServerSpec(wake_budget=budget if budget.seconds else None),
         conditions=[Condition(type="Ready", reason=reason, message=message)],
+        next_start_time=due,
     )
 
 
@@ -41,9 +48,11 @@ class Bench:
         self.now = 0.0
         self.woken: list[str] = []
         self.touched: list[str] = []
-        self.waking = Waking(self.board, self._wake, self.touched.append, lambda: self.now, most_held)
+        self.waking = Waking(
+            self.board, self.wake, self.touched.append, lambda: self.now, most_held, wall_clock=lambda: WALL
+        )
 
-    async def _wake(self, server_uuid: str) -> None:
+    async def wake(self, server_uuid: str) -> None:
         self.woken.append(server_uuid)
         await asyncio.sleep(0)
 
@@ -140,7 +149,7 @@ async def test_without_a_budget_of_its_own_a_server_has_the_default(bench: Bench
     assert isinstance(await held, Refused)
 
 
-async def test_a_server_that_fails_is_not_waited_for(bench: Bench) -> None:
+async def test_a_server_that_fails_in_vain_is_not_waited_for(bench: Bench) -> None:
     bench.board.put(server())
     held = bench.hold()
     await bench.settle()
@@ -173,7 +182,7 @@ async def test_of_two_servers_with_the_name_one_is_woken_and_either_will_do(benc
 
 
 async def test_a_sleeping_server_is_woken_in_place_of_a_failing_one(bench: Bench) -> None:
-    bench.board.put(server("a", FAILING))
+    bench.board.put(server("a", FAILING, reason="BadModel"))
     bench.board.put(server("b", SLEEPING))
     held = bench.hold("m:smol")
     await bench.settle()
@@ -209,21 +218,128 @@ async def test_more_than_may_be_held_are_turned_away() -> None:
         task.cancel()
 
 
-async def test_a_wake_that_fails_is_tried_again_by_the_next_request() -> None:
-    bench = Bench()
-    calls: list[str] = []
+class Broken:
+    """A wake that fails so many times. The pauses between its tries end when the test says so."""
 
-    async def broken(server_uuid: str) -> None:
-        calls.append(server_uuid)
-        raise OSError("the database is away")
+    def __init__(self, bench: Bench, failures: int) -> None:
+        self.tries = 0
+        self.pauses: list[float] = []
+        self.go_on = asyncio.Event()
+        self._failures = failures
+        self._bench = bench
+        self.waking = Waking(bench.board, self._wake, bench.touched.append, lambda: bench.now, sleep=self._sleep)
 
-    waking = Waking(bench.board, broken, bench.touched.append, lambda: bench.now)
+    async def _wake(self, server_uuid: str) -> None:
+        self.tries += 1
+        if self.tries <= self._failures:
+            raise OSError("the database is away")
+        self._bench.board.put(server(state=STARTING))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await self.go_on.wait()
+        self.go_on.clear()
+
+
+async def test_a_wake_that_fails_is_tried_again_while_a_request_waits(bench: Bench) -> None:
+    broken = Broken(bench, failures=3)
     bench.board.put(server(state=SLEEPING))
-    held = [asyncio.create_task(waking.hold("s:a"))]
+    held = [asyncio.create_task(broken.waking.hold("s:a")) for _ in range(2)]
+    for tries in range(1, 4):
+        await bench.settle()
+        assert broken.tries == tries
+        broken.go_on.set()
     await bench.settle()
-    held.append(asyncio.create_task(waking.hold("s:a")))
+    assert broken.tries == 4
+    assert broken.pauses == sorted(set(broken.pauses)), "each pause is longer than the one before"
+    bench.board.put(server(state=READY, ready=1))
+    assert await asyncio.gather(*held) == [Awake()] * 2
+
+
+async def test_the_refusal_after_wakes_that_failed_names_the_cause(bench: Bench) -> None:
+    broken = Broken(bench, failures=99)
+    bench.board.put(server(state=SLEEPING, reason="Asleep", message="asleep"))
+    held = asyncio.create_task(broken.waking.hold("s:a"))
     await bench.settle()
-    assert calls == ["a", "a"]
-    assert not any(task.done() for task in held)
-    for task in held:
-        task.cancel()
+    bench.now = 60.0
+    bench.board.put(server(state=SLEEPING, reason="Asleep", message="asleep still"))
+    verdict = await held
+    assert isinstance(verdict, Refused)
+    assert "the database is away" in verdict.message
+    await broken.waking.close()
+
+
+async def test_a_wake_that_fails_is_given_up_once_nobody_waits(bench: Bench) -> None:
+    broken = Broken(bench, failures=99)
+    bench.board.put(server(state=SLEEPING))
+    held = asyncio.create_task(broken.waking.hold("s:a"))
+    await bench.settle()
+    held.cancel()
+    await bench.settle()
+    broken.go_on.set()
+    await bench.settle()
+    assert broken.tries == 1
+    again = asyncio.create_task(broken.waking.hold("s:a"))
+    await bench.settle()
+    assert broken.tries == 2
+    again.cancel()
+    await broken.waking.close()
+
+
+async def test_a_request_waits_for_no_wake_that_hangs_once_an_engine_is_there(bench: Bench) -> None:
+    async def hangs(server_uuid: str) -> None:
+        await asyncio.Event().wait()
+
+    waking = Waking(bench.board, hangs, bench.touched.append, lambda: bench.now)
+    bench.board.put(server(state=SLEEPING))
+    held = asyncio.create_task(waking.hold("s:a"))
+    await bench.settle()
+    bench.board.put(server(state=READY, ready=1))
+    assert await held == Awake()
+    await waking.close()
+
+
+async def test_a_failing_server_is_waited_for_while_its_next_start_is_due_in_time(bench: Bench) -> None:
+    bench.board.put(server(state=FAILING, reason="EngineKilled", message="0 of 1 engines answer: killed"))
+    starting = bench.hold()
+    await bench.settle()
+    assert not starting.done(), "no time of a next start: an engine is being started now"
+    bench.board.put(server(state=FAILING, reason="EngineKilled", message="killed", next_start=59))
+    await bench.settle()
+    assert not starting.done()
+    bench.board.put(server(state=FAILING, reason="EngineKilled", message="killed again", next_start=61))
+    verdict = await starting
+    assert isinstance(verdict, Refused)
+    assert "killed again. The next try is in 61 s" in verdict.message
+    assert verdict.retry_after == 61
+
+
+async def test_a_failing_server_that_comes_back_answers_its_held_requests(bench: Bench) -> None:
+    bench.board.put(server(state=FAILING, reason="EngineKilled", next_start=2))
+    held = [bench.hold() for _ in range(5)]
+    await bench.settle()
+    bench.board.put(server(state=DEGRADED, ready=1))
+    assert await asyncio.gather(*held) == [Awake()] * 5
+
+
+@pytest.mark.parametrize("reason", sorted(HOPELESS))
+async def test_a_server_whose_next_start_must_fail_too_is_refused_at_once(bench: Bench, reason: str) -> None:
+    bench.board.put(server(state=FAILING, reason=reason, message="0 of 1 engines answer: no such tensor", next_start=1))
+    verdict = await bench.hold()
+    assert isinstance(verdict, Refused)
+    assert "no such tensor" in verdict.message
+
+
+async def test_who_is_waited_for_is_known_as_long_as_a_request_waits(bench: Bench) -> None:
+    demand = Demand()
+    waking = Waking(bench.board, bench.wake, bench.touched.append, lambda: bench.now, demand=demand)
+    bench.board.put(server(state=STARTING))
+    first, second = (asyncio.create_task(waking.hold(cluster)) for cluster in ("s:a", "m:smol"))
+    await bench.settle()
+    assert demand.waits_for("a")
+    first.cancel()
+    await bench.settle()
+    assert demand.waits_for("a")
+    second.cancel()
+    await bench.settle()
+    assert not demand.waits_for("a")

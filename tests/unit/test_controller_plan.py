@@ -29,7 +29,7 @@ from controller.plan import (
     Wish,
     plan,
 )
-from controller.runtimes import Engine, Exit, Phase
+from controller.runtimes import Engine, Exit, Liveness, Phase
 
 NEW, OLD = "new", "old"
 NOW = 1000.0
@@ -44,6 +44,10 @@ def engine(instance: str, replica: int = 0, phase: Phase = Phase.READY, spec_has
 
 def ready(instance: str, replica: int = 0, spec_hash: str = NEW, **more: Any) -> Seen:
     return Seen(engine(instance, replica, spec_hash=spec_hash), published=more.pop("published", True), **more)
+
+
+def doubted(instance: str, liveness: Liveness, replica: int = 0, spec_hash: str = NEW, **more: Any) -> Seen:
+    return Seen(engine(instance, replica, spec_hash=spec_hash, liveness=liveness), published=True, **more)
 
 
 def starting(instance: str, replica: int = 0, spec_hash: str = NEW) -> Seen:
@@ -101,6 +105,47 @@ CASES: dict[str, tuple[Wish, list[Seen], list[Action], list[str]]] = {
         ["a"],
     ),
     "wanted again before it ended: take it back": (ONE, [draining("a", withdrawn=True)], [Resume("a")], ["a"]),
+    # in doubt
+    "suspect: no new requests, nothing is started": (ONE, [doubted("a", Liveness.SUSPECT)], [], []),
+    "one of two is suspect: the other has it all": (TWO, [doubted("a", Liveness.SUSPECT), ready("b", 1)], [], ["b"]),
+    "it answers again: back at once": (ONE, [ready("a", published=False)], [], ["a"]),
+    "being killed: wait for its end": (ONE, [doubted("a", Liveness.STUCK)], [], []),
+    "lost: replaced, and let finish what it works on": (
+        ONE,
+        [doubted("a", Liveness.LOST)],
+        [Drain("a"), Start(0)],
+        [],
+    ),
+    "lost and drained, busy: wait": (
+        ONE,
+        [doubted("a", Liveness.LOST, draining_since=NOW, withdrawn=True, busy=True), starting("b")],
+        [],
+        [],
+    ),
+    "lost and drained, idle: end it": (
+        ONE,
+        [doubted("a", Liveness.LOST, draining_since=NOW, withdrawn=True, busy=False), starting("b")],
+        [Stop("a", GRACE)],
+        [],
+    ),
+    "changed, and the new one is suspect: the old one goes on": (
+        ONE,
+        [ready("a", 0, OLD), doubted("b", Liveness.SUSPECT)],
+        [],
+        ["a"],
+    ),
+    "changed, and the old one is suspect: the new one starts beside it": (
+        ONE,
+        [doubted("a", Liveness.SUSPECT, spec_hash=OLD)],
+        [Start(0)],
+        [],
+    ),
+    "twice the same replica: keep the one that answers": (
+        ONE,
+        [doubted("a", Liveness.SUSPECT), ready("b")],
+        [Drain("a")],
+        ["b"],
+    ),
     # changed parameters
     "changed: start the new one beside the old": (ONE, [ready("a", 0, OLD)], [Start(0)], ["a"]),
     "the new one starts: the old one answers": (ONE, [ready("a", 0, OLD), starting("b")], [], ["a"]),
@@ -322,12 +367,19 @@ class World:
                 self.histories[seen.engine.replica] = failed
                 del self.engines[name]
                 continue
+            seen = replace(seen, engine=replace(seen.engine, liveness=self._liveness(seen, calm)))
             self.engines[name] = replace(
                 seen,
                 published=name in self.acknowledged,
                 withdrawn=name not in self.sent and name not in self.acknowledged,
                 busy=self.random.choice([True, False, None]) if seen.draining_since is not None else None,
             )
+
+    def _liveness(self, seen: Seen, calm: bool) -> Liveness:
+        """Suspicion comes and goes; an engine that is lost stays so."""
+        if seen.engine.liveness is Liveness.LOST or (not calm and self.random.random() < 0.02):
+            return Liveness.LOST
+        return Liveness.SUSPECT if not calm and self.random.random() < 0.1 else Liveness.ALIVE
 
     def settled(self) -> bool:
         """Whether everything is as wanted."""

@@ -28,7 +28,7 @@ class Envoy(ControlPlane):
 
 
 def endpoints(*instances: str) -> ServerEndpoints:
-    return ServerEndpoints("a", (), tuple(f"/{name}.sock" for name in instances), "/w.sock", 4)
+    return ServerEndpoints("a", (), tuple(f"/{name}.sock" for name in instances), 4)
 
 
 async def test_an_engine_comes_and_goes_by_envoys_word() -> None:

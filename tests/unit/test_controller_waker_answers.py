@@ -77,7 +77,7 @@ async def test_what_is_not_declared_is_404(bench: Bench, cluster: str, param: st
 
 
 async def test_an_engine_that_fails_is_503_with_the_reason_and_a_time(bench: Bench) -> None:
-    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, message="no such tensor"))
+    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, reason="BadModel", message="no such tensor"))
     status, headers, body = await bench.post("s:a")
     assert status == 503
     assert int(headers["retry-after"]) > 0
@@ -141,3 +141,20 @@ async def test_each_name_is_listed_once_awake_or_not(bench: Bench) -> None:
     assert (status, body["error"]["code"]) == (404, "server_not_found")
     status, body = await bench.get("/c/v1/models/smol")
     assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_it_holds(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.board.put(server())
+    held = asyncio.create_task(bench.post("s:a"))
+    async with asyncio.timeout(10):
+        while not bench.waking.held:
+            await asyncio.sleep(0.005)
+        (tmp_path / "waker.sock").unlink()
+        while not (tmp_path / "waker.sock").exists():
+            await asyncio.sleep(0.005)
+        assert (await bench.get("/v1/models"))[0] == 200
+        bench.board.put(server(state=server_pb2.SERVER_STATE_READY, ready_replicas=1))
+        status, headers, _ = await held
+    assert (status, headers[AWAKE_HEADER]) == (503, "1")

@@ -11,9 +11,11 @@ import pytest
 import xllamacpp
 from google.protobuf.descriptor import FieldDescriptor
 
-from engine import cores, embedded, launch, parameters
+from engine import embedded, launch, parameters
+from engine.cores import default_threads
 from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
+from llamesh.cores import usable
 from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 
@@ -174,7 +176,7 @@ def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], mode
 
 
 def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
-    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "cache_ram": 64, "threads": 9})
+    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "batch_size": 2048, "cache_ram": 64, "threads": 9})
     assert parameters.completed(asked, 0, threads=3) == asked
 
 
@@ -191,11 +193,11 @@ def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
     ],
 )
 def test_a_container_s_limit_counts_as_its_cores(affinity: int, limit: str, expected: int) -> None:
-    assert cores.usable(affinity, limit) == expected
+    assert usable(affinity, limit) == expected
 
 
 def test_the_default_leaves_half_of_the_cores_to_others() -> None:
-    assert 1 <= cores.default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
+    assert 1 <= default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
@@ -248,3 +250,10 @@ def test_a_program_of_unknown_build_is_used_only_where_it_was_asked_for(tmp_path
 def test_the_library_can_be_asked_for(tmp_path: Path) -> None:
     fake_server(tmp_path / "llama-server", "version: 11434 (abcdef)")
     assert launch.find_program({"LLAMA_SERVER_BIN": "embedded", "PATH": f"{tmp_path}:/bin"})[0] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch"), [({}, 512), ({"ubatch_size": 64}, 512), ({"ubatch_size": 2048}, 2048), ({"batch_size": 64}, 64)]
+)
+def test_a_batch_is_small_but_holds_a_physical_one(asked: dict[str, int], batch: int) -> None:
+    assert parameters.completed(parameters.decode(asked), 0, threads=3).batch_size == batch

@@ -23,6 +23,7 @@ def test_paths_arrive_as_they_are(tmp_path: Path) -> None:
         contract_port=3,
         download_port=4,
         drain_seconds=1,
+        member_patience_seconds=20,
     )
     written = yaml.safe_load(write_bootstrap(settings).read_text())
     assert written["admin"]["address"]["pipe"]["path"] == str(run / "envoy-admin.sock")

@@ -139,6 +139,7 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     static = bootstrap.static_resources
     static.listeners.add().CopyFrom(listener)
     static.listeners.add().CopyFrom(builders.management_listener(management))
+    static.listeners.add().CopyFrom(builders.held_listener(inference))
     for service in ("contract", "gateway", "download", "waker"):
         static.clusters.add().CopyFrom(
             builders.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker"))
@@ -155,10 +156,14 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
 
 def test_the_waker_stands_behind_every_server() -> None:
     for ready in ((), ("/e.sock",)):
-        assignment = builders.endpoints("s:u", [ServerEndpoints("u", (), ready, "/w.sock", 4)])
+        assignment = builders.endpoints("s:u", [ServerEndpoints("u", (), ready, 4)])
         assert [group.priority for group in assignment.endpoints] == [0, 1]
         assert len(assignment.endpoints[0].lb_endpoints) == len(ready)
-        assert assignment.endpoints[1].lb_endpoints[0].endpoint.address.pipe.path == "/w.sock"
+        waker = assignment.endpoints[1].lb_endpoints[0].endpoint.address.envoy_internal_address
+        assert (
+            waker.server_listener_name
+            == builders.held_listener(InferenceSettings("127.0.0.1", 8080, TOKENS, True)).name
+        )
 
 
 def test_envoy_is_found_by_its_variable_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

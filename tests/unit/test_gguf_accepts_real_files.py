@@ -174,9 +174,9 @@ def test_strings_across_the_edges_of_the_window() -> None:
 
 def test_an_array_of_too_many_strings_is_refused_before_it_is_read() -> None:
     data = replace(File(), extra=(array("x", STRING, [""] * 10),)).build()
-    forged = data.replace((10).to_bytes(8, "little") + bytes(80), (4_000_001).to_bytes(8, "little") + bytes(80))
+    forged = data.replace((10).to_bytes(8, "little") + bytes(80), (2_000_001).to_bytes(8, "little") + bytes(80))
     assert forged != data
-    with pytest.raises(GgufError, match="more than 4000000 strings"):
+    with pytest.raises(GgufError, match="more than 2000000 strings"):
         read_gguf(io.BytesIO(forged), 1 << 40)
 
 

@@ -73,10 +73,10 @@ def test_random_bytes_behind_a_good_start_end_in_refusal() -> None:
 
 def test_the_most_expensive_header_is_refused_in_seconds() -> None:
     """Empty strings are what costs most time a byte: as many as the reader allows, then one more."""
-    strings = text("x") + u32(ARRAY) + u32(STRING) + u64(3_999_000) + bytes(8 * 3_999_000)
+    strings = text("x") + u32(ARRAY) + u32(STRING) + u64(1_999_000) + bytes(8 * 1_999_000)
     more = b"".join(text(f"k{index}") + u32(STRING) + text("") for index in range(2_000))
     data = b"GGUF" + u32(3) + u64(1) + u64(2_001) + strings + more
     started = time.process_time()
-    with pytest.raises(GgufError, match="more than 4000000 strings"):
+    with pytest.raises(GgufError, match="more than 2000000 strings"):
         read_gguf(io.BytesIO(data), len(data))
     assert time.process_time() - started < 5

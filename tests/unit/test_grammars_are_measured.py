@@ -103,6 +103,12 @@ ws    ::= [ \\t\\n]*
         'root ::= list\nlist ::= "[" (value ("," value)*)? "]"\nvalue ::= list | [0-9]+ | "\\"" [^"]* "\\""',
         'root ::= node\nnode ::= "<" name ">" node* "</" name ">"\nname ::= [a-z]+',
         "root ::= [0-9]{1,6} # comment ( [ {",
+        'root ::= ("if " | "import " | "in " | "else ")*',
+        "root ::= (word [ ])*\nword ::= "
+        + " | ".join(
+            f'"{word}"' for word in ["a", "an", "and", "any", "as", "at", "be", "been", "by", "in", "into", "is", "it"]
+        ),
+        "root ::= japanese+\njapanese ::= [ぁ-ゟ] | [ァ-ヿ] | [、-〾] | [一-龯]",
         "root ::= right\nright ::= [a-z] | [a-z] right",
         "root ::=\n  [a]\n  [b]\n",
         "",
@@ -132,6 +138,11 @@ def test_usual_grammars_pass(text: str) -> None:
         ('root ::= a{0,5}\na ::= b{0,5}\nb ::= c{0,5}\nc ::= "a"{0,5}', "grammar.ways"),
         ('root ::= "a"? ' + '"a"? ' * 40, "grammar.ways"),
         ("root ::= " + '"-"? ' * 16, "grammar.ways"),
+        ('root ::= ("-" | "--" | "---")*', "grammar.ways"),
+        ('root ::= ("-" | "-")* "x"', "grammar.ways"),
+        ('root ::= ([a-z] | [a-z])* "1"', "grammar.ways"),
+        ("root ::= ([a-z] [a-z] | [a-z] [a-z])*", "grammar.ways"),
+        ("root ::= s*\ns ::= " + " | ".join(f'"-" "{chr(97 + n)}"?' for n in range(20)), "grammar.ways"),
         ('root ::= a{0,5}\na ::= "-"{0,5}', "grammar.ways"),
         ("root ::= " + '"-"* ' * 16, "grammar.ways"),
         ("root ::= r0\n" + "".join(f"r{n} ::= [a] r{n + 1} | [b] r{n + 1} | r{n + 1}\n" for n in range(200)), "grammar."),

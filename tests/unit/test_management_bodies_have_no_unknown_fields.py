@@ -88,4 +88,4 @@ def test_finer_mistakes_are_left_to_the_transcoder(body: bytes) -> None:
 
 def test_the_anonymous_calls_are_those_of_the_design() -> None:
     open_calls = {(each.verb, each.path) for method in API.methods if method.anonymous for each in method.bindings}
-    assert open_calls == {("POST", "/auth/token"), ("GET", "/health")}
+    assert open_calls == {("POST", "/auth/token"), ("GET", "/health"), ("GET", "/.well-known/jwks.json")}

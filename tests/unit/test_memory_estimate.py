@@ -102,3 +102,17 @@ def test_unknown_cache_types_and_senseless_numbers_are_refused() -> None:
     for wrong in ({"slots": 0}, {"replicas": 0}, {"micro_batch": 0}, {"context": -1}, {"prompt_cache_mib": -1}):
         with pytest.raises(ValueError, match="start at"):
             estimate_memory(SMOLLM2, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "mapped", "shared"),
+    [("Q8_0", True, True), ("F16", True, True), ("Q8_0", False, False), ("Q4_K_M", True, False), ("", True, False)],
+)
+def test_weights_are_shared_where_llama_cpp_uses_them_as_they_are_mapped(
+    quantisation: str, mapped: bool, shared: bool
+) -> None:
+    model = replace(SMOLLM2, quantisation=quantisation)
+    three = estimate_memory(model, context=4096, replicas=3, mapped=mapped)
+    assert three.shared_weights_bytes == (model.tensor_bytes if shared else 0)
+    assert three.engine_bytes == three.shared_weights_bytes + three.own_bytes
+    assert three.total_bytes == three.shared_weights_bytes + 3 * three.own_bytes

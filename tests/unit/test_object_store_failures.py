@@ -17,6 +17,7 @@ import pytest
 
 from llamesh.kit.objects import (
     DirectoryStore,
+    ObjectDamagedError,
     ObjectNotFoundError,
     StoreDeniedError,
     StoreFullError,
@@ -178,7 +179,7 @@ async def test_a_part_that_fails_aborts_the_upload(s3: FakeS3, remote: S3Store) 
 async def test_a_damaged_download_never_becomes_a_local_file(s3: FakeS3, remote: S3Store, tmp_path: Path) -> None:
     await put(remote, KEY, chunks())
     s3.objects[KEY] = CONTENT[:-1] + b"X"
-    with pytest.raises(StoreUnavailableError, match="arrived damaged"):
+    with pytest.raises(ObjectDamagedError, match="is damaged: its bytes have SHA-256"):
         await remote.local_path(KEY)
     assert files(tmp_path) == []
     s3.objects[KEY] = CONTENT

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from llamesh.sizes import size
 from services.contract.fit import MemoryEstimate
-from services.contract.policy import Limits, fits, largest_fitting_context, limit_refusals, memory_refusals, size
+from services.contract.policy import Limits, Machine, fits, largest_fitting_context, limit_refusals, memory_refusals
 
 GIB = 1 << 30
 LIMITS = Limits(5, ("default", "inference"))
@@ -19,7 +20,7 @@ def estimate(context: int, replicas: int = 1) -> MemoryEstimate:
 
 def test_what_is_within_all_limits_is_not_refused() -> None:
     assert limit_refusals(LIMITS, 5, "inference") == []
-    assert memory_refusals(estimate, 4096, 256, [6 * GIB]) == []
+    assert memory_refusals(estimate, 4096, 256, [Machine(6 * GIB)]) == []
 
 
 def test_each_limit_that_is_broken_is_named_with_its_value() -> None:
@@ -32,7 +33,7 @@ def test_each_limit_that_is_broken_is_named_with_its_value() -> None:
 
 
 def test_memory_that_is_not_there_is_refused_with_its_parts_and_the_context_that_fits() -> None:
-    (refusal,) = memory_refusals(estimate, 131072, 256, [8 * GIB])
+    (refusal,) = memory_refusals(estimate, 131072, 256, [Machine(8 * GIB)])
     assert refusal.reason == "DOES_NOT_FIT"
     assert (
         "1 x 21.0 GiB are needed (weights 4.0 GiB, KV cache of 131072 tokens 16.0 GiB, buffers 1.0 GiB)"
@@ -46,14 +47,14 @@ def test_memory_that_is_not_there_is_refused_with_its_parts_and_the_context_that
         "freeBytes": str(8 * GIB),
         "fittingCtxSize": "24576",
     }
-    assert memory_refusals(estimate, 24576, 256, [8 * GIB]) == []
-    assert memory_refusals(estimate, 24576 + 256, 256, [8 * GIB]) != []
+    assert memory_refusals(estimate, 24576, 256, [Machine(8 * GIB)]) == []
+    assert memory_refusals(estimate, 24576 + 256, 256, [Machine(8 * GIB)]) != []
 
 
 def test_where_no_context_helps_the_number_of_engines_that_fit_is_said() -> None:
-    (refusal,) = memory_refusals(lambda context: estimate(context, 4), 256, 256, [12 * GIB])
+    (refusal,) = memory_refusals(lambda context: estimate(context, 4), 256, 256, [Machine(12 * GIB)])
     assert refusal.message.endswith("; 2 of these engines would fit")
-    (refusal,) = memory_refusals(estimate, 256, 256, [2 * GIB])
+    (refusal,) = memory_refusals(estimate, 256, 256, [Machine(2 * GIB)])
     assert set(refusal.metadata) == {"neededBytes", "freeBytes"}
     assert "smaller quantisation" in refusal.remedy
     (refusal,) = memory_refusals(estimate, 256, 256, [])
@@ -61,17 +62,56 @@ def test_where_no_context_helps_the_number_of_engines_that_fit_is_said() -> None
 
 
 def test_an_engine_is_never_spread_over_machines() -> None:
-    assert not fits(estimate(256), [3 * GIB, 3 * GIB])
-    assert fits(estimate(256, 2), [6 * GIB, 6 * GIB])
-    assert not fits(estimate(256, 3), [6 * GIB, 6 * GIB])
-    (refusal,) = memory_refusals(lambda context: estimate(context, 3), 256, 256, [6 * GIB, 6 * GIB])
+    assert not fits(estimate(256), [Machine(3 * GIB), Machine(3 * GIB)])
+    assert fits(estimate(256, 2), [Machine(6 * GIB), Machine(6 * GIB)])
+    assert not fits(estimate(256, 3), [Machine(6 * GIB), Machine(6 * GIB)])
+    (refusal,) = memory_refusals(lambda context: estimate(context, 3), 256, 256, [Machine(6 * GIB), Machine(6 * GIB)])
     assert "2 machines have 6.0 GiB, 6.0 GiB free" in refusal.message
+
+
+def shared(context: int, replicas: int = 1) -> MemoryEstimate:
+    return MemoryEstimate(4 * GIB, context * (1 << 17), GIB, replicas, shared_weights_bytes=4 * GIB)
+
+
+# replicas, machines as (free, shared already) in GiB; each engine takes 2 GiB beside 4 GiB of weights: do they fit?
+SHARED = [
+    (1, [(6, 0)], True),
+    (1, [(5, 0)], False),
+    (1, [(2, 4)], True),
+    (1, [(1, 4)], False),
+    (3, [(10, 0)], True),
+    (3, [(9, 0)], False),
+    (3, [(6, 4)], True),
+    (4, [(6, 4)], False),
+    (3, [(6, 0), (8, 0)], True),
+    (4, [(6, 0), (8, 0)], False),
+    (4, [(6, 2), (8, 0)], True),
+]
+
+
+@pytest.mark.parametrize(("replicas", "machines", "expected"), SHARED)
+def test_shared_weights_count_once_a_machine(replicas: int, machines: list[tuple[int, int]], expected: bool) -> None:
+    there = [Machine(free * GIB, already * GIB) for free, already in machines]
+    assert fits(shared(8192, replicas), there) is expected
+
+
+def test_a_refusal_says_what_is_shared() -> None:
+    (refusal,) = memory_refusals(lambda context: shared(context, 3), 8192, 8192, [Machine(9 * GIB)])
+    assert (
+        "4.0 GiB and 3 x 2.0 GiB are needed (weights 4.0 GiB once, KV cache of 8192 tokens 1.0 GiB" in refusal.message
+    )
+    assert refusal.metadata["neededBytes"] == str(10 * GIB)
+    assert refusal.metadata["fittingReplicas"] == "2"
+    (refusal,) = memory_refusals(lambda context: shared(context, 3), 8192, 8192, [Machine(5 * GIB, 4 * GIB)])
+    assert "3 x 2.0 GiB are needed" in refusal.message
+    assert "the weights 4.0 GiB are in use already" in refusal.message
+    assert refusal.metadata["neededBytes"] == str(6 * GIB)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_the_proposed_context_is_the_longest_that_fits(seed: int) -> None:
     rng = random.Random(seed)
-    free = [rng.randrange(0, 30 * GIB) for _ in range(rng.randint(1, 3))]
+    free = [Machine(rng.randrange(0, 30 * GIB)) for _ in range(rng.randint(1, 3))]
     least, most = rng.choice([64, 256, 1000]), rng.randrange(64, 200_000)
     replicas = rng.randint(1, 4)
     candidates = [

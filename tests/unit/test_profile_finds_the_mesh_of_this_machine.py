@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llamesh.cli.inference import seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
 from llamesh.client.profile import DEFAULT_URL, Profile, load_profile, save_profile
 from llamesh.local_mesh import Addresses, lock_file, running_here
@@ -77,3 +78,35 @@ def test_a_home_that_was_removed_is_noticed(tmp_path: Path) -> None:
     assert is_gone(tmp_path)
     announce_ready(tmp_path)
     assert is_gone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "inference"),
+    [
+        ("http://localhost:8200", "http://localhost:8080"),
+        ("http://mesh.example", "http://mesh.example:8080"),
+        ("http://[::1]:8200", "http://[::1]:8080"),
+        ("https://mesh.example:8443/", "https://mesh.example:8443"),
+    ],
+)
+def test_the_inference_address_beside_the_default_management_address_is_known(url: str, inference: str) -> None:
+    assert Profile(url).inference == inference
+
+
+def test_beside_a_port_that_was_moved_nothing_is_guessed() -> None:
+    assert Profile("http://localhost:9200", "", "http://localhost:9080/").inference == "http://localhost:9080"
+    with pytest.raises(ValueError, match="http://localhost:9200 is not known: set LLAMESH_INFERENCE_URL"):
+        _ = Profile("http://localhost:9200").inference
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url", "seen"),
+    [
+        ("http://localhost:9080/u/v1", "http://localhost:9200", "http://localhost:9080"),
+        ("http://localhost:9080/u/v1", "http://10.0.0.7:9200", "http://10.0.0.7:9080"),
+        ("http://localhost:9080/u/v1", "http://[::1]:9200", "http://[::1]:9080"),
+        ("https://models.example/u/v1", "http://10.0.0.7:9200", "https://models.example"),
+    ],
+)
+def test_an_endpoint_is_seen_from_here(endpoint: str, url: str, seen: str) -> None:
+    assert seen_from_here(endpoint, url) == seen

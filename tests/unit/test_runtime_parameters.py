@@ -228,7 +228,7 @@ INVALID = [
     ("--ctx-size 128", "--ctx-size", "shared by 4 slots"),
     ("--ctx-size 2048 --parallel 64", "--ctx-size", "shared by 64 slots"),
     ("-b 64 -ub 128", "-ub", "must not be above -b, which is 64"),
-    ("--ubatch-size 4096", "--ubatch-size", "which is 2048"),
+    ("--ubatch-size 4096 --batch-size 2048", "--ubatch-size", "which is 2048"),
     ("-ctv q8_0 -fa off", "-ctv", "needs flash attention"),
     ("--flash-attn off --cache-type-v iq4_nl", "--cache-type-v", "needs flash attention"),
     ("--mlock " * 2000, "", "at most 4096"),

@@ -1,5 +1,10 @@
 """A setting that cannot be meant is refused by name, before anything starts."""
 
+from __future__ import annotations
+
+import typing
+
+import annotated_types
 import pytest
 from pydantic import ValidationError
 
@@ -13,12 +18,20 @@ from llamesh.kit.config import Settings, problems
         ("JWT_EXPIRY_HOURS", "0"),
         ("JWT_EXPIRY_HOURS", "-1"),
         ("LLAMESH_JWT_ROTATION_DAYS", "0"),
+        ("LLAMESH_JWT_ROTATION_DAYS", "0.001"),
+        ("LLAMESH_JWT_ROTATION_DAYS", "inf"),
+        ("LLAMESH_DATABASE_SECONDS", "0"),
+        ("LLAMESH_DATABASE_SECONDS", "inf"),
         ("LLAMESH_DRAIN_SECONDS", "-1"),
         ("MAX_REPLICAS", "0"),
         ("MAX_REPLICAS", "many"),
         ("LLAMESH_INFERENCE_PORT", "70000"),
         ("LLAMESH_ENGINE_HTTP_THREADS", "1"),
         ("LLAMESH_MAX_BODY_BYTES", "0"),
+        ("JWT_EXPIRY_HOURS", "inf"),
+        ("JWT_EXPIRY_HOURS", "1e9"),
+        ("LLAMESH_DRAIN_SECONDS", "nan"),
+        ("LLAMESH_MEMORY_RESERVE_BYTES", "-1"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_SECRET", "short"),
     ],
@@ -29,6 +42,38 @@ def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
         Settings()
     (line,) = problems(caught.value)
     assert name in line
+
+
+NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
+
+
+def test_there_are_numbers() -> None:
+    assert {"jwt_expiry_hours", "drain_seconds", "gateway_port", "member_patience_seconds"} <= set(NUMBERS)
+    unseen = [
+        name
+        for name, field in Settings.model_fields.items()
+        if name not in NUMBERS and {int, float} & set(typing.get_args(field.annotation))
+    ]
+    # A table of numbers: each has bounds of its own.
+    assert unseen == ["inference_limits"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_both_bounds(name: str) -> None:
+    bounds = NUMBERS[name].metadata
+    assert any(isinstance(bound, annotated_types.Ge | annotated_types.Gt) for bound in bounds)
+    assert any(isinstance(bound, annotated_types.Le | annotated_types.Lt) for bound in bounds)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_endless(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    variable = NUMBERS[name].validation_alias.choices[0]  # type: ignore[union-attr]
+    monkeypatch.setenv(str(variable), value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (line,) = problems(caught.value)
+    assert str(variable) in line
 
 
 @pytest.mark.parametrize(

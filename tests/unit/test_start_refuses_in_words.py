@@ -33,6 +33,7 @@ def settings(home: Path, port: int = 0) -> MeshSettings:
         contract_port=0,
         download_port=0,
         drain_seconds=1,
+        member_patience_seconds=20,
     )
 
 

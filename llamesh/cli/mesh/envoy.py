@@ -4,6 +4,7 @@ its admin socket."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -15,9 +16,13 @@ from pathlib import Path
 import llamesh
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
+from llamesh.locations import make_private
 
 BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
 TETHER = Path(__file__).with_name("tether.py")
+
+ADMIN_SECONDS = 5.0
+"""How long an answer of the admin interface is waited for."""
 
 _INFERENCE = "http.inference.downstream_rq_active"
 """Envoy's gauge of the inference requests that are running; watches and logs of the management API are not waited for."""
@@ -29,7 +34,7 @@ def admin_socket(settings: MeshSettings) -> Path:
 
 
 def write_bootstrap(settings: MeshSettings) -> Path:
-    """Write Envoy's first file from its template and say where it is."""
+    """Write Envoy's first file from its template and say where it is. In one step, and only if it is not there already."""
     values = {
         "node_id": socket.gethostname() or "llamesh",
         "admin_path": str(admin_socket(settings)),
@@ -37,8 +42,15 @@ def write_bootstrap(settings: MeshSettings) -> Path:
     }
     # The template puts paths into double quotes; JSON's escapes are YAML's there.
     escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
-    path = settings.run_dir / "envoy.yaml"
-    path.write_text(string.Template(BOOTSTRAP.read_text()).substitute(escaped))
+    content = string.Template(BOOTSTRAP.read_text()).substitute(escaped)
+    path = _bootstrap(settings)
+    with contextlib.suppress(OSError):
+        if path.read_text() == content:
+            return path
+    make_private(settings.run_dir)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(content)
+    unfinished.replace(path)
     return path
 
 
@@ -47,7 +59,7 @@ def command(settings: MeshSettings, parent: int) -> list[str]:
     envoy = [
         str(find_envoy()),
         "--config-path",
-        str(settings.run_dir / "envoy.yaml"),
+        str(_bootstrap(settings)),
         # Several meshes on one machine must not meet in Envoy's shared memory.
         "--disable-hot-restart",
         "--log-level",
@@ -65,8 +77,8 @@ async def drain(settings: MeshSettings) -> None:
     """Accept nothing more and wait, for at most drain_seconds, until no inference request runs."""
     loop = asyncio.get_running_loop()
     try:
-        await loop.run_in_executor(None, _admin, settings, "POST", "/healthcheck/fail")
-        await loop.run_in_executor(None, _admin, settings, "POST", "/drain_listeners")
+        await loop.run_in_executor(None, ask_admin, settings, "POST", "/healthcheck/fail")
+        await loop.run_in_executor(None, ask_admin, settings, "POST", "/drain_listeners")
         await loop.run_in_executor(None, _await_requests, settings)
     except OSError:
         return  # It is gone or was never up: there is nothing to drain.
@@ -78,13 +90,18 @@ def _await_requests(settings: MeshSettings) -> None:
         time.sleep(0.1)
 
 
+def _bootstrap(settings: MeshSettings) -> Path:
+    return settings.run_dir / "envoy.yaml"
+
+
 def _running_requests(settings: MeshSettings) -> int:
-    stats = json.loads(_admin(settings, "GET", f"/stats?format=json&filter=^{_INFERENCE.replace('.', '%5C.')}$"))
+    stats = json.loads(ask_admin(settings, "GET", f"/stats?format=json&filter=^{_INFERENCE.replace('.', '%5C.')}$"))
     return sum(int(stat.get("value", 0)) for stat in stats.get("stats", ()))
 
 
-def _admin(settings: MeshSettings, method: str, path: str) -> bytes:
-    connection = _UnixConnection(str(admin_socket(settings)))
+def ask_admin(settings: MeshSettings, method: str, path: str, seconds: float = ADMIN_SECONDS) -> bytes:
+    """Envoy's answer on its admin socket, whatever its status. OSError where there is none within so many seconds."""
+    connection = _UnixConnection(str(admin_socket(settings)), seconds)
     try:
         connection.request(method, path)
         return connection.getresponse().read()
@@ -97,8 +114,8 @@ def _admin(settings: MeshSettings, method: str, path: str) -> bytes:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("envoy", timeout=5)
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("envoy", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:

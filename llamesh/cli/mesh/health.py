@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 PREFIX = "HEALTH_STATE_"
 
+SECONDS = 5.0
+"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/builders.py), which then is what is named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -35,7 +38,7 @@ class MeshHealth:
         return [f"{part.name}: {part.message or part.state.lower()}" for part in self.parts if part.state != "OK"]
 
 
-def ask(host: str, port: int, timeout: float = 3.0) -> MeshHealth:
+def ask(host: str, port: int, timeout: float = SECONDS) -> MeshHealth:
     """The mesh's health. OSError where nothing answers; state UNREACHABLE where something else does."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
@@ -51,7 +54,8 @@ def ask(host: str, port: int, timeout: float = 3.0) -> MeshHealth:
         parts = tuple(Part(item["name"], _word(item), item.get("message", "")) for item in found.get("components", ()))
         state = found["status"].removeprefix(PREFIX)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", f"answers {answer.status} {answer.reason}"),))
+        words = "does not answer" if answer.status in (503, 504) else f"answers {answer.status} {answer.reason}"
+        return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", words),))
     return MeshHealth(state, parts)
 
 

@@ -1,33 +1,69 @@
-"""What an earlier mesh of this home left behind: processes that are still ending, sockets that nobody listens on.
+"""What a mesh writes into its run directory about its processes, and how a later mesh of the same home clears what is left of it.
 
-Called only while the lock of the home is held, so whatever is found belongs to a mesh that is over. Records name a process by
-number and start time: a number that the system gave to somebody else in the meantime is left alone.
+Invariant: `clear` is called only while the lock of the home is held, so what it finds belongs to a mesh that is over. Records
+name a process by number and start time: a number that the system gave to somebody else in the meantime is left alone. Any file may be
+missing or damaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from llamesh.local_mesh import is_held
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
 """Children end by themselves when their supervisor dies; so long they are left to it."""
 
+_NONE = ProcessId(0, "")
 
-def record(run_dir: Path, processes: Iterable[ProcessId]) -> None:
-    """Write down, in one step, which processes run below the supervisor. A full disk costs the record, not the mesh."""
+
+@dataclass(slots=True)
+class Life:
+    """What the supervisor remembers of one component."""
+
+    process: ProcessId = field(default=_NONE)
+    """The process that runs, or ran last."""
+    restarts: int = 0
+    """How often it ended by itself or was killed, and was started again."""
+    silences: int = 0
+    """How often it was killed because it left its liveness probes unanswered."""
+
+
+def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
+    """Write down, in one step, which processes run below the supervisor and how often they were restarted. OSError: nothing changed."""
+    items = [
+        {"name": name, **asdict(life.process), "restarts": life.restarts, "silences": life.silences}
+        for name, life in lives.items()
+    ]
     unfinished = _path(run_dir).with_suffix(".tmp")
-    with contextlib.suppress(OSError):
-        unfinished.write_text(json.dumps([{"pid": item.pid, "started": item.started} for item in processes]))
+    try:
+        unfinished.write_text(json.dumps(items))
         unfinished.replace(_path(run_dir))
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
-def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
-    """End what is left of an earlier mesh and remove its sockets; how many processes had to be ended by force."""
+def lives(run_dir: Path) -> dict[str, Life]:
+    """What was recorded of each component that is named; nothing where the record is missing or damaged."""
+    found = {}
+    for item in _items(_path(run_dir)):
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            found[str(item["name"])] = Life(_process(item), int(item["restarts"]), int(item["silences"]))
+    return found
+
+
+def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
+    """End what is left of an earlier mesh and remove its files; how many processes had to be ended by force."""
     forced = 0
     left = [process for process in _recorded(run_dir) if process.alive]
     for process in left:
@@ -35,10 +71,32 @@ def clear(run_dir: Path, grace: float = GRACE_SECONDS) -> int:
             process.signal(signal.SIGKILL)
             process.wait_gone(GRACE_SECONDS)
             forced += 1
-    for socket in [*run_dir.glob("*.sock"), *(run_dir / "engines").glob("*.sock")]:
-        socket.unlink(missing_ok=True)
-    _path(run_dir).unlink(missing_ok=True)
+    _sweep(home, run_dir)
     return forced
+
+
+def _sweep(home: Path, run_dir: Path) -> None:
+    """Remove the files of a mesh that is over, and the folder if it is empty then. Files that no mesh writes stay."""
+    sockets = [path for path in run_dir.glob("*.sock") if not _has_owner(home, path.stem)]
+    records = [*run_dir.glob("envoy.*"), *run_dir.glob("processes.*"), run_dir / "controller.lock"]
+    for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    for folder in (run_dir / "engines", run_dir):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _has_owner(home: Path, member: str) -> bool:
+    """Whether a process that this supervisor did not start is this member now: its socket is in use."""
+    try:
+        descriptor = os.open(home / "locks" / f"{member}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return is_held(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(run_dir: Path) -> Path:
@@ -49,13 +107,19 @@ def _recorded(run_dir: Path) -> list[ProcessId]:
     """Components as the supervisor wrote them, engines as the controller did."""
     found: list[ProcessId] = []
     for path in [_path(run_dir), *(run_dir / "engines").glob("*.json")]:
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        found += [
-            ProcessId(int(item["pid"]), str(item["started"]))
-            for item in (content if isinstance(content, list) else [content])
-            if isinstance(item, dict) and "pid" in item and "started" in item
-        ]
+        for item in _items(path):
+            with contextlib.suppress(KeyError, ValueError, TypeError):
+                found.append(_process(item))
     return found
+
+
+def _items(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return [item for item in (content if isinstance(content, list) else [content]) if isinstance(item, dict)]
+
+
+def _process(item: dict[str, Any]) -> ProcessId:
+    return ProcessId(int(item["pid"]), str(item["started"]))

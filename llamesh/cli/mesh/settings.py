@@ -30,6 +30,7 @@ class MeshSettings:
     contract_port: int
     download_port: int
     drain_seconds: float
+    member_patience_seconds: float
 
     @property
     def logs(self) -> Path:
@@ -83,6 +84,7 @@ def read_settings(environment: Mapping[str, str]) -> MeshSettings:
             contract_port=found["contract_port"],
             download_port=found["download_port"],
             drain_seconds=found["drain_seconds"],
+            member_patience_seconds=found["member_patience_seconds"],
         )
     lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]
     if "ModuleNotFoundError" in lines[-1]:

@@ -2,7 +2,8 @@
 
 Invariant: nothing outlives the supervisor. Every child holds the read end of a pipe whose write end only the supervisor has
 (LLAMESH_LIFELINE_FD, see llamesh/kit/lifeline.py), or is ended by the kernel (tether.py). Children are started from the main
-thread, in sessions of their own, so that Ctrl-C in a terminal reaches the supervisor only and the order of the end is kept.
+thread, in sessions of their own, so that Ctrl-C in a terminal reaches the supervisor only and the order of the end is kept; they
+ignore SIGTERM and are asked to end with SIGINT (llamesh/shutdown.py).
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh.background import BackgroundTask
 from llamesh.cli.mesh import leftovers, logfiles
+from llamesh.cli.mesh.liveness import SILENT_PROBES, Liveness, Probe
 from llamesh.cli.mesh.restarts import STABLE_SECONDS, Restarts
-from llamesh.processes import ProcessId
+from llamesh.processes import ProcessId, exit_words
+from llamesh.shutdown import LIFELINE, STOP
 
-LIFELINE = "LLAMESH_LIFELINE_FD"
-ROTATE_SECONDS = 10.0
+OWN_LOG = "supervisor"
+"""Name of the log of a detached supervisor."""
+HOUSEKEEPING_SECONDS = 10.0
 REFUSED_CODE = 2
 """What a member ends with that may not start as it is configured; its last words say what to do."""
 TOLD_SECONDS = 60.0
-"""A component that keeps ending is spoken of at most so often."""
+"""A component that keeps ending, or a task that keeps failing, is spoken of at most so often."""
 
 Say = Callable[[str], None]
 
@@ -40,13 +45,17 @@ class Component:
     stage: int
     """Order of the end: stage 0 first; those of a stage together."""
     stop_seconds: float
-    """How long it may take to end after SIGTERM before it is killed."""
+    """How long it may take to end after it was asked to before it is killed."""
     drain: Callable[[], Awaitable[None]] | None = None
-    """Done before SIGTERM."""
+    """Done before it is asked to end."""
+    prepare: Callable[[], object] | None = None
+    """Done before each start. OSError: it is not started now."""
+    probe: Probe | None = None
+    """Asks whether it still answers."""
 
 
 class Supervisor:
-    """Runs components until asked to stop."""
+    """Runs components until asked to stop. A component that leaves probes unanswered for `patience` seconds is killed."""
 
     def __init__(
         self,
@@ -55,15 +64,21 @@ class Supervisor:
         logs: Path,
         say: Say,
         environment: Mapping[str, str],
+        patience: float,
+        housekeeping_seconds: float = HOUSEKEEPING_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._components = components
         self._run_dir = run_dir
         self._logs = logs
         self._say = say
+        self._probe_seconds = patience / SILENT_PROBES
+        self._housekeeping_seconds = housekeeping_seconds
         self._clock = clock
         self._running: dict[str, asyncio.subprocess.Process] = {}
-        self._identities: dict[str, ProcessId] = {}
+        self._lives = {component.name: leftovers.Life() for component in components}
+        self._recorded = True
+        self._told: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
         self.refused = ""
@@ -74,21 +89,21 @@ class Supervisor:
     async def run(self) -> None:
         """Start everything, keep it running, and return when all has ended after `stop`."""
         keepers = [asyncio.create_task(self._keep(component)) for component in self._components]
-        housekeeping = asyncio.create_task(self._keep_logs_small())
+        housekeeping = BackgroundTask(
+            "housekeeping of logs and records", self._keep_house, self._report, every=self._housekeeping_seconds
+        )
+        housekeeping.start()
         await self._stopping.wait()
-        housekeeping.cancel()
+        await housekeeping.close()
         for stage in sorted({component.stage for component in self._components}):
             await asyncio.gather(*(self._end(item) for item in self._components if item.stage == stage))
         await asyncio.gather(*keepers)
         # Whatever a component may have left below itself reads the end of the mesh here.
         os.close(self._held)
         os.close(self._lifeline)
-        leftovers.record(self._run_dir, ())
 
     def stop(self) -> None:
-        """End in order; a second time: at once."""
-        if self._stopping.is_set():
-            self.kill()
+        """End in order. A repetition changes nothing."""
         self._stopping.set()
 
     def kill(self) -> None:
@@ -111,31 +126,39 @@ class Supervisor:
         return {name: process.pid for name, process in self._running.items()}
 
     async def _keep(self, component: Component) -> None:
-        restarts = Restarts()
-        told = float("-inf")
+        restarts, life = Restarts(), self._lives[component.name]
         while not self._stopping.is_set():
             started = self._clock()
+            words = ""
             try:
                 code = await self._run_once(component)
             except OSError as error:
                 code = error.errno or 1
-                self._say(f"{component.name} cannot be started: {error.strerror}")
+                words = f"{component.name} cannot be started: {error.strerror or error}"
             if self._stopping.is_set():
                 return
-            if code == REFUSED_CODE and not restarts.in_a_row and self._clock() - started < STABLE_SECONDS:
+            if (
+                code == REFUSED_CODE
+                and not words
+                and not restarts.in_a_row
+                and self._clock() - started < STABLE_SECONDS
+            ):
                 # No other try would end differently. A mesh that was up once goes on with what runs.
                 self.refused = self._last_words(component) or f"{component.name} ended with exit code {code}"
                 self.stop()
                 return
             pause = restarts.pause_after(self._clock() - started)
-            if pause < 1 or self._clock() - told > TOLD_SECONDS:
-                told = self._clock()
-                self._say(self._obituary(component, code, pause))
+            life.restarts += 1
+            if pause < 1 or self._may_tell(component.name):
+                self._told[component.name] = self._clock()
+                self._say(words or self._obituary(component, code, pause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _run_once(self, component: Component) -> int:
-        log = logfiles.open_log(self._logs, component.name)
+        if component.prepare:
+            component.prepare()
+        log = self._open_log(component)
         try:
             process = await asyncio.create_subprocess_exec(
                 *component.command,
@@ -149,12 +172,43 @@ class Supervisor:
         finally:
             os.close(log)
         self._running[component.name] = process
-        self._identities[component.name] = ProcessId.of(process.pid)
-        leftovers.record(self._run_dir, self._identities.values())
+        self._lives[component.name].process = ProcessId.of(process.pid)
+        self._record()
+        probing = self._probing(component, process)
         try:
             return await process.wait()
         finally:
             del self._running[component.name]
+            if probing:
+                await probing.close()
+
+    def _open_log(self, component: Component) -> int:
+        """Open its log, or nothing: a disk that is full must not keep a component from running."""
+        try:
+            return logfiles.open_log(self._logs, component.name)
+        except OSError as error:
+            self._report(f"log of {component.name}", error)
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def _probing(self, component: Component, process: asyncio.subprocess.Process) -> BackgroundTask | None:
+        """Watch, until closed, whether a process answers; kill it where it has been silent for too long."""
+        if component.probe is None:
+            return None
+        probe, liveness, name = component.probe, Liveness(), component.name
+
+        async def once() -> None:
+            asked = self._clock()
+            silent_too_long = liveness.count(answered=await probe(self._probe_seconds))
+            if silent_too_long and not self._stopping.is_set():
+                self._lives[name].silences += 1
+                self._say(f"{name} left {liveness.silent} liveness probes in a row unanswered; it is killed")
+                _signal(process, signal.SIGKILL)
+                liveness.silent = 0
+            await asyncio.sleep(max(0.0, asked + self._probe_seconds - self._clock()))
+
+        task = BackgroundTask(f"liveness probe of {name}", once, self._report)
+        task.start()
+        return task
 
     async def _end(self, component: Component) -> None:
         process = self._running.get(component.name)
@@ -166,7 +220,7 @@ class Supervisor:
             draining = asyncio.ensure_future(component.drain())
             await asyncio.wait({draining, ended, killing}, return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
-        _signal(process, signal.SIGTERM)
+        _signal(process, STOP)
         await asyncio.wait({ended, killing}, timeout=component.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             if not self._killing.is_set():
@@ -175,17 +229,33 @@ class Supervisor:
         await ended
         killing.cancel()
 
-    async def _keep_logs_small(self) -> None:
-        while True:
-            await asyncio.sleep(ROTATE_SECONDS)
-            for component in self._components:
-                logfiles.rotate(self._logs, component.name)
+    async def _keep_house(self) -> None:
+        if not self._recorded:
+            self._record()
+        for name in (OWN_LOG, *(component.name for component in self._components)):
+            logfiles.rotate(self._logs, name)
+
+    def _record(self) -> None:
+        """Write down what runs. A full disk costs the record, until housekeeping can write it, not the mesh."""
+        try:
+            leftovers.record(self._run_dir, self._lives)
+            self._recorded = True
+        except OSError as error:
+            self._recorded = False
+            self._report("record of processes", error)
+
+    def _report(self, name: str, failure: Exception) -> None:
+        if self._may_tell(name):
+            self._told[name] = self._clock()
+            self._say(f"{name} failed and is tried again: {failure}")
+
+    def _may_tell(self, name: str) -> bool:
+        return self._clock() - self._told.get(name, float("-inf")) > TOLD_SECONDS
 
     def _obituary(self, component: Component, code: int, pause: float) -> str:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"
         last = self._last_words(component) if code > 0 else ""
-        return f"{component.name} {how}; {then}" + (f"\n    its last words: {last}" if last else "")
+        return f"{component.name} {exit_words(code)}; {then}" + (f"\n    its last words: {last}" if last else "")
 
     def _last_words(self, component: Component) -> str:
         return "".join(logfiles.last_lines(logfiles.path_of(self._logs, component.name), 1))[:500]

@@ -1,4 +1,5 @@
-"""`python -I -S tether.py PARENT PROGRAM ARGUMENTS...`: becomes PROGRAM, which the kernel ends when its parent does.
+"""`python -I -S tether.py PARENT PROGRAM ARGUMENTS...`: becomes PROGRAM, which the kernel ends when its parent does and which never
+receives SIGTERM (llamesh/shutdown.py; the program inherits the signal mask and installs its own handler, so ignoring is not enough).
 
 For programs that know nothing of our lifeline (Envoy). The wish is made here, in the child after it was started, because code
 between fork and exec is unsafe in a process that has threads. The kernel watches the thread that started the child: the supervisor
@@ -14,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Make the wish, see that it did not come too late, and become the program."""
+    """Make the wish, see that it did not come too late, block SIGTERM, and become the program."""
     parent, program = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -22,6 +23,7 @@ def main() -> None:
             raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:
         sys.exit(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     os.execv(program[0], program)  # noqa: S606
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llamesh.kit.objects.directory import DirectoryStore
 from llamesh.kit.objects.store import (
+    ObjectDamagedError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,
@@ -22,6 +23,7 @@ from llamesh.kit.objects.store import (
 
 __all__ = [
     "DirectoryStore",
+    "ObjectDamagedError",
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectStore",

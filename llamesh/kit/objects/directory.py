@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamesh.kit.objects.store import (
+    ObjectDamagedError,
     ObjectInfo,
     ObjectNotFoundError,
     StoreDeniedError,
@@ -26,10 +27,13 @@ from llamesh.kit.objects.store import (
     StoreFullError,
     StoreUnavailableError,
     checked_key,
+    digest_of,
 )
 
 _STAGING = "staging"
 _BLOCK = 1 << 20
+_CLOCK_SECONDS = 2.0
+"""How much later than its publication a file's time may be without somebody having written to it."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -104,11 +108,20 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._staging = self._root / _STAGING
+        self._verified: dict[str, tuple[int, int, int]] = {}
+        """Files that were written to after their publication and have the right digest all the same: inode, size, time."""
 
     async def prepare(self) -> None:
         """See ObjectStore."""
         with store_errors(f"cannot use {self._root} as object store"):
             await asyncio.to_thread(sweep, self._staging)
+
+    async def check(self) -> None:
+        """See ObjectStore."""
+        with store_errors(f"cannot use {self._root} as object store"):
+            self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
+            if not os.access(self._staging, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> "_Staged":
         """See ObjectStore."""
@@ -177,10 +190,21 @@ class DirectoryStore:
         with store_errors(f"cannot open {key}"):
             return self._path(key).open("rb")
 
-    async def local_path(self, key: str) -> Path:
-        """See ObjectStore. The published file itself."""
-        await self.stat(key)
-        return self._path(key)
+    async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
+        """See ObjectStore. The published file itself; it is read only if its time says that somebody wrote to it."""
+        path = self._path(key)
+        found = _stat(key, path)
+        if size is not None and found.st_size != size:
+            raise ObjectDamagedError(f"{path} has {found.st_size} bytes instead of {size}")
+        version = (found.st_ino, found.st_size, found.st_mtime_ns)
+        changed = published is not None and found.st_mtime > published.timestamp() + _CLOCK_SECONDS
+        if changed and self._verified.get(key) != version:
+            with store_errors(f"cannot read {key}"):
+                digest = await asyncio.to_thread(_digest, path)
+            if digest != digest_of(key):
+                raise ObjectDamagedError(f"{path} was changed: its bytes have SHA-256 {digest}")
+            self._verified[key] = version
+        return path
 
     async def close(self) -> None:
         """See ObjectStore."""
@@ -274,11 +298,21 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def _info(key: str, path: Path) -> ObjectInfo:
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stat(key: str, path: Path) -> os.stat_result:
     try:
-        stats = path.stat()
-    except FileNotFoundError as error:
-        raise ObjectNotFoundError(f"there is no object {key}") from error
+        with store_errors(f"cannot look up {key}"):
+            return path.stat()
+    except ObjectNotFoundError as error:
+        raise ObjectNotFoundError(f"there is no file {path}") from error
+
+
+def _info(key: str, path: Path) -> ObjectInfo:
+    stats = _stat(key, path)
     return ObjectInfo(key=key, size=stats.st_size, modified=datetime.fromtimestamp(stats.st_mtime, UTC))
 
 

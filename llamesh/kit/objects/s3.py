@@ -24,8 +24,10 @@ from minio import Minio
 from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
+from llamesh.kit.logs import log
 from llamesh.kit.objects.directory import StagingFile, blocks, store_errors, sweep
 from llamesh.kit.objects.store import (
+    ObjectDamagedError,
     ObjectInfo,
     ObjectNotFoundError,
     StoreDeniedError,
@@ -61,10 +63,36 @@ def _s3_errors(what: str) -> Iterator[None]:
         if error.code in _FULL_CODES:
             raise StoreFullError(reason) from error
         if error.code in _DENIED_CODES:
-            raise StoreDeniedError(reason) from error
+            raise StoreDeniedError(
+                f"{what}: the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY ({error.code})"
+            ) from error
         raise StoreUnavailableError(reason) from error
-    except (ServerError, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
-        raise StoreUnavailableError(f"{what}: {error}") from error
+    except ServerError as error:
+        raise StoreUnavailableError(f"{what}: the object store answers with HTTP status {error.status_code}") from error
+    except InvalidResponseError as error:
+        raise StoreUnavailableError(f"{what}: what answers at MINIO_ENDPOINT does not speak S3") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise StoreUnavailableError(f"{what}: the object store {_transport_words(error)}") from error
+
+
+def _transport_words(error: BaseException) -> str:
+    """What went wrong on the way to the store, without the words and addresses of the HTTP library."""
+    cause: object = error
+    while isinstance(cause, urllib3.exceptions.MaxRetryError) and cause.reason is not None:
+        cause = cause.reason
+    match cause:
+        case urllib3.exceptions.SSLError():
+            return "does not speak TLS as MINIO_SECURE and its certificate ask for"
+        case urllib3.exceptions.NameResolutionError():
+            return "has a name that cannot be resolved: check MINIO_ENDPOINT"
+        case urllib3.exceptions.NewConnectionError():
+            return "cannot be reached: it is stopped, or MINIO_ENDPOINT is wrong"
+        case urllib3.exceptions.TimeoutError():
+            return "does not answer in time"
+        case urllib3.exceptions.ResponseError():
+            return "answers with a failure each time"
+        case _:
+            return "broke the connection off"
 
 
 class S3Store:
@@ -107,16 +135,27 @@ class S3Store:
             await self._run(self._prepare)
 
     def _prepare(self) -> None:
-        if not self._client.bucket_exists(self._bucket):
-            self._client.make_bucket(self._bucket)
+        self._check()
         with store_errors(f"cannot use {self._cache} as cache"):
             sweep(self._cache_staging)
         for staged in self._client.list_objects(self._bucket, prefix=_STAGING, recursive=True):
             if staged.object_name and staged.last_modified and self._clock() - staged.last_modified > _STALE:
                 self._client.remove_object(self._bucket, staged.object_name)
 
+    async def check(self) -> None:
+        """See ObjectStore."""
+        with _s3_errors(f"cannot use bucket {self._bucket}"):
+            await self._run(self._check)
+
+    def _check(self) -> None:
+        if not self._client.bucket_exists(self._bucket):
+            log.warning("the bucket is missing: it is made", bucket=self._bucket)
+            self._client.make_bucket(self._bucket)
+
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> "_Staged":
         """See ObjectStore. Uploads part after part; a failure or cancellation aborts the multipart upload."""
+        with _s3_errors("cannot write to the object store"):
+            await self._run(self._check)
         name = f"{_STAGING}{secrets.token_hex(16)}"
         part_size = max(_MIN_PART, (expected_size or 0) // _MAX_PARTS)
         source = _Pull(blocks(chunks), asyncio.get_running_loop())
@@ -195,11 +234,15 @@ class S3Store:
             size = self._client.stat_object(self._bucket, name).size or 0
         return cast("BinaryIO", io.BufferedReader(_Ranges(self._client, self._bucket, name, size), _BLOCK))
 
-    async def local_path(self, key: str) -> Path:
+    async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
         """See ObjectStore. Downloads once however many ask; the copy appears only when its digest is the key's."""
         target = self._cache / checked_key(key)
-        if await asyncio.to_thread(target.exists):
+        present = await asyncio.to_thread(_size_of, target)
+        if present is not None and size in (None, present):
             return target
+        if present is not None:
+            log.warning("a local copy has the wrong length: it is fetched again", path=str(target), bytes=present)
+            target.unlink(missing_ok=True)
         fetch = self._fetches.get(key)
         if fetch is None:
             fetch = asyncio.create_task(self._fetch(key, target))
@@ -214,7 +257,7 @@ class S3Store:
                 async for block in self.read(key):
                     await asyncio.to_thread(file.write, block)
                 if file.sha256 != digest_of(key):
-                    raise StoreUnavailableError(f"{key} arrived damaged: its bytes have SHA-256 {file.sha256}")
+                    raise ObjectDamagedError(f"{key} is damaged: its bytes have SHA-256 {file.sha256}")
                 await asyncio.to_thread(file.publish, target)
             finally:
                 await asyncio.to_thread(file.discard)
@@ -229,6 +272,13 @@ class S3Store:
 
     async def _run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 class _Staged:

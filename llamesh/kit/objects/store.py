@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-_KEY = re.compile(r"[a-z]{1,16}/[0-9a-f]{64}(?:\.[a-z0-9]{1,8})?", re.ASCII)
+_KEY = re.compile(r"[a-z]{1,16}/[0-9a-f]{64}(?:-[0-9a-f]{16})?(?:\.[a-z0-9]{1,8})?", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -21,6 +21,10 @@ class StoreError(Exception):
 
 class ObjectNotFoundError(StoreError):
     """No object is published under the key."""
+
+
+class ObjectDamagedError(StoreError):
+    """The object's bytes are not those that were published. Reading them again does not help."""
 
 
 class StoreFullError(StoreError):
@@ -71,6 +75,9 @@ class ObjectStore(Protocol):
     async def prepare(self) -> None:
         """Create what the store needs (directories, the bucket) and remove what dead writers left behind."""
 
+    async def check(self) -> None:
+        """Say whether the store can be used now, by raising where it cannot. Creates again what was removed (directory, bucket)."""
+
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """Write the chunks where nobody sees them. Whatever fails or is cancelled leaves nothing behind.
 
@@ -93,16 +100,23 @@ class ObjectStore(Protocol):
     def open(self, key: str) -> BinaryIO:
         """A seekable reader. Blocks: use it in a thread, and close it. Raises ObjectNotFoundError."""
 
-    async def local_path(self, key: str) -> Path:
-        """A local file with the object's bytes, for programs that open files. Not to be written to or moved."""
+    async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
+        """A local file with the object's bytes, for programs that open files. Not to be written to or moved.
+
+        `size` and `published` are what the caller knows of the object: its length in bytes, and a moment after which nobody
+        wrote to it. Raises ObjectNotFoundError, or ObjectDamagedError where the bytes are others than the key says.
+        """
 
     async def close(self) -> None:
         """Let go of connections and threads."""
 
 
-def object_key(kind: str, sha256: str, suffix: str = "") -> str:
-    """The key of content with this digest: `models/<sha256>.gguf`. Raises ValueError on anything but plain values."""
-    return checked_key(f"{kind}/{sha256}{suffix}")
+def object_key(kind: str, sha256: str, suffix: str = "", *, copy: str = "") -> str:
+    """The key of content with this digest: `models/<sha256>.gguf`. Raises ValueError on anything but plain values.
+
+    `copy`, 16 hexadecimal digits, tells apart objects with the same bytes: `models/<sha256>-<copy>.gguf`.
+    """
+    return checked_key(f"{kind}/{sha256}{f'-{copy}' if copy else ''}{suffix}")
 
 
 def checked_key(key: str) -> str:

@@ -3,7 +3,8 @@
 llama.cpp reads these files in C++ with the trust of a program that reads its own output, and its history of overflows
 is long. So nothing is admitted here that llama.cpp would refuse, abort on or misread: counts, lengths, types and
 tensor sizes are bounded, tensors lie one after the other inside the file, nothing follows them, names are unique.
-Only the header is read; time and memory are bounded whatever the file says (see `reader`).
+Only the header is read; time and memory are bounded whatever the file says: 256 MiB of header, 4,096 metadata pairs with 1 MiB of keys,
+16,384 tensors, 2 million strings, and nothing is kept of arrays (see `reader` and `facts`).
 """
 
 from typing import BinaryIO
@@ -16,16 +17,18 @@ __all__ = ["MAGIC", "GgufError", "GgufMetadata", "read_gguf"]
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_MAX_PAIRS = 65_536
-_MAX_TENSORS = 65_536
+MAX_PAIRS = 4_096
+"""Metadata pairs. Real files have up to a hundred."""
+MAX_TENSORS = 16_384
+"""Real files have up to some thousands."""
 
 
 def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
     """Check the header of a seekable file of `size` bytes and say what it holds. Raises GgufError."""
     reader = Reader(file, size)
     version = _version(reader)
-    tensor_count = _count(reader, "tensors", _MAX_TENSORS)
-    pair_count = _count(reader, "metadata pairs", _MAX_PAIRS)
+    tensor_count = _count(reader, "tensors", MAX_TENSORS)
+    pair_count = _count(reader, "metadata pairs", MAX_PAIRS)
     facts = Facts(reader)
     for index in range(pair_count):
         reader.what = f"metadata pair {index}"

@@ -1,6 +1,8 @@
 """The metadata pairs of a GGUF header, and what the mesh learns about a model from them.
 
-Every pair is checked, the few that matter are kept: an unread key must not hide a malformed value behind it.
+Every pair is checked, the few that matter are kept: an unread key must not hide a malformed value behind it. Elements of arrays of
+numbers are never read while the pairs are: only the place of an array that may matter is noted, and `metadata` reads at most one
+element for each layer of the two arrays that it needs.
 """
 
 import struct
@@ -11,7 +13,10 @@ from services.download.gguf.tensors import Tensors
 from services.download.gguf.types import FILE_TYPES
 
 _MAX_KEY = 1_024
-_MAX_ARRAY_KEPT = 4_096
+MAX_KEYS_BYTES = 1 << 20
+"""Bytes of all keys together: they are kept to find one that appears twice. Real files have 5 KiB."""
+MAX_TEMPLATE = 1 << 20
+"""Bytes of a chat template. The longest real ones have some 30 KiB."""
 _MAX_LAYERS = 4_096
 _MAX_HEADS = 65_536
 _MAX_WIDTH = 1 << 24
@@ -32,7 +37,10 @@ _NUMBERS = {
     12: struct.Struct("<d"),
 }
 _UINT32 = 4
+_LENGTH_BYTES = 8
 _INTEGERS = {0, 1, 2, 3, 4, 5, 10, 11}
+# Endings of the keys whose arrays may say something for each layer.
+_PER_LAYER = (".attention.head_count", ".attention.head_count_kv")
 # Array element types of the tokenizer's parallel arrays, which llama.cpp indexes by token without looking.
 _TOKEN_ARRAYS = {
     "tokenizer.ggml.tokens": {_STRING},
@@ -98,10 +106,12 @@ class Facts:
         self._reader = reader
         self._seen: set[str] = set()
         self._numbers: dict[str, int] = {}
-        self._lists: dict[str, tuple[int, ...]] = {}
+        self._places: dict[str, tuple[struct.Struct, int, int]] = {}
+        """Element form, offset of the first element and number of elements of arrays that may be read later."""
         self._texts: dict[str, str] = {}
         self._lengths: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
+        self._key_bytes = 0
 
     def read_pair(self) -> None:
         """Read one key, its type and its value."""
@@ -111,6 +121,9 @@ class Facts:
         if key in self._seen:
             raise reader.error(f"the key {key!r} appears twice", offset=start)
         self._seen.add(key)
+        self._key_bytes += len(key)
+        if self._key_bytes > MAX_KEYS_BYTES:
+            raise reader.error(f"more than {MAX_KEYS_BYTES} bytes of keys", offset=start)
         reader.what = f"metadata {key!r}"
         self._offsets[key] = reader.offset
         kind = reader.u32()
@@ -131,7 +144,9 @@ class Facts:
             # Texts are shown and stored: what is not printable says nothing and breaks terminals and databases.
             self._texts[key] = "".join(filter(str.isprintable, reader.text(_MAX_KEY)))
         elif key == "tokenizer.chat_template":
-            self._lengths[key] = len(reader.text().encode())
+            start = reader.offset
+            reader.text(MAX_TEMPLATE)
+            self._lengths[key] = reader.offset - start - _LENGTH_BYTES
         else:
             reader.skip_string()
 
@@ -171,10 +186,9 @@ class Facts:
         elif kind in _NUMBERS:
             form = _NUMBERS[kind]
             reader.require(form.size * count)
-            if kind in _INTEGERS and ".attention." in key and count <= _MAX_ARRAY_KEPT:
-                self._lists[key] = tuple(int(reader.number(form)) for _ in range(count))
-            else:
-                reader.skip(form.size * count)
+            if kind in _INTEGERS and key.endswith(_PER_LAYER):
+                self._places[key] = form, reader.offset, count
+            reader.skip(form.size * count)
         else:
             raise reader.error(f"unknown element type {kind}", offset=start)
 
@@ -253,11 +267,13 @@ class Facts:
         return default
 
     def _per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
-        values = self._lists.get(key)
-        if values is None:
+        place = self._places.get(key)
+        if place is None:
             return (self._size(key, _MAX_HEADS, default),) * layers
-        if len(values) != layers:
-            raise self._error(key, f"{len(values)} values for {layers} layers")
+        form, offset, count = place
+        if count != layers:
+            raise self._error(key, f"{count} values for {layers} layers")
+        values = tuple(int(value) for (value,) in form.iter_unpack(self._reader.peek(offset, form.size * count)))
         if any(not 0 <= value <= _MAX_HEADS for value in values):
             raise self._error(key, f"a value that is not between 0 and {_MAX_HEADS}")
         return values

@@ -1,8 +1,11 @@
 """A forward-only reader over an untrusted GGUF header: every length is checked before it is believed.
 
 It holds one window of the file, never the header as a whole, and refuses what would make it read or loop without
-bound: a header above 256 MiB, a string above 16 MiB, more than 4 million strings. The largest real headers (a
-vocabulary of 262,144 words and half a million merges) need a tenth of that.
+bound: a header above 256 MiB, a string above 16 MiB, more than 2 million strings. The largest real headers (a
+vocabulary of 262,144 words and half a million merges) need half of that and less.
+
+Numbers in arrays cost nothing: `skip` seeks past them. Each string costs one step of a loop, each key, tensor and scalar a few calls,
+so that all bounds together keep the whole check below some ten million steps and a few MiB.
 """
 
 import struct
@@ -10,7 +13,7 @@ from typing import BinaryIO
 
 MAX_HEADER = 256 << 20
 MAX_STRING = 16 << 20
-MAX_STRINGS = 4_000_000
+MAX_STRINGS = 2_000_000
 _WINDOW = 1 << 20
 _U64 = struct.Struct("<Q")
 
@@ -79,6 +82,15 @@ class Reader:
         self._base = self.offset + length
         self._window, self._at = b"", 0
         self._file.seek(self._base)
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """`length` bytes at an `offset` that was passed already, without going there: the next byte to be read stays the same."""
+        self._file.seek(offset)
+        data = self._file.read(length)
+        self._file.seek(self._base + len(self._window))
+        if len(data) < length:
+            raise self.error("the file became shorter while it was read", offset=offset)
+        return data
 
     def u32(self) -> int:
         """An unsigned 32-bit number."""

@@ -42,7 +42,7 @@ def states(report: gateway_pb2.Health) -> dict[str, str]:
 
 async def test_health_needs_no_token_and_names_every_part(mesh) -> None:
     report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
-    names = ("", "gateway", "contract", "download", "controller", "envoy")
+    names = ("", "gateway", "contract", "download", "controller", "envoy", "database")
     assert states(report) == dict.fromkeys(names, "OK")
     assert report.version
 
@@ -59,10 +59,28 @@ async def test_health_says_which_part_is_down(mesh, stop_member, monkeypatch) ->
         "download": "DOWN",
         "controller": "OK",
         "envoy": "DOWN",
+        "database": "OK",
     }
     await stop_member(mesh.members["controller"])
     found = states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
     assert (found["controller"], found["envoy"]) == ("DOWN", "UNSPECIFIED")
+
+
+@pytest.mark.parametrize(
+    ("parts", "state", "words"),
+    [
+        ({"store": True, "store.credentials": True}, "OK", ""),
+        ({"store": False, "store.credentials": True}, "DEGRADED", "cannot be used"),
+        ({"store": False, "store.credentials": False}, "DEGRADED", "refuses MINIO_ACCESS_KEY"),
+    ],
+)
+async def test_health_says_how_the_object_store_is(mesh, monkeypatch, parts, state, words) -> None:
+    monkeypatch.setattr(health, "FRESH", -1.0)
+    for name, well in parts.items():
+        mesh.members["download"].show_part(name, well)
+    report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
+    assert (states(report)["store"], states(report)[""]) == (state, state)
+    assert words in next(part.message for part in report.components if part.name == "store")
 
 
 async def test_health_answers_many_with_one_look(mesh, monkeypatch) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import select
 
 from llamesh.kit.database import open_database
-from services.gateway.signing_keys import PUBLISH_LEAD, KeyPairs, kept_secret, open_signer
+from llamesh.kit.database_failures import away
+from llamesh.kit.errors import MeshError, StartRefused
+from services.gateway.signing_keys import PUBLISH_LEAD, KeyPairs, SigningKey, kept_secret, open_signer
+from tests.conftest import SECRET
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MONTH = timedelta(days=30)
@@ -28,8 +35,8 @@ class World:
     def now(self) -> datetime:
         return self.time
 
-    def signer(self, algorithm: str = "EdDSA") -> KeyPairs:
-        return KeyPairs(self.database, algorithm, MONTH, self.now, lambda: next(self._names))
+    def signer(self, algorithm: str = "EdDSA", secret: str = SECRET) -> KeyPairs:
+        return KeyPairs(self.database, algorithm, MONTH, secret, self.now, lambda: next(self._names))
 
     async def token(self, signer: KeyPairs, lifetime: timedelta) -> str:
         end = self.time + lifetime
@@ -128,3 +135,39 @@ async def test_the_secret_is_made_once_and_only_its_owner_reads_it(one_settings)
     assert len(tokens) == 1
     assert jwt.decode(tokens.pop(), made[0], algorithms=["HS256"])["sub"] == "ada"
     await database.close()
+
+
+async def test_private_keys_are_encrypted_with_the_secret_and_old_ones_become_so(world) -> None:
+    signer = world.signer()
+    await signer.rotate()
+    token = await world.token(signer, timedelta(days=1))
+    async with world.database.begin() as session:
+        key = (await session.scalars(select(SigningKey))).one()
+        assert "BEGIN ENCRYPTED PRIVATE KEY" in key.private_pem
+        # As an earlier release kept it.
+        private = ed25519.Ed25519PrivateKey.generate()
+        key.private_pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    again = world.signer()
+    assert await world.token(again, timedelta(days=1)) != token
+    await again.rotate()
+    async with world.database.begin() as session:
+        assert "BEGIN ENCRYPTED PRIVATE KEY" in (await session.scalars(select(SigningKey))).one().private_pem
+    assert await named(world.signer()) == await named(again)
+    with pytest.raises(StartRefused, match="JWT_SECRET"):
+        await world.signer(secret="another" * 8).rotate()
+
+
+async def test_keys_are_named_while_the_database_is_away(world, monkeypatch) -> None:
+    signer = world.signer()
+    await signer.rotate()
+    before = await signer.key_set()
+    monkeypatch.setattr(world.database, "read", gone)
+    assert await signer.key_set() == before
+    with pytest.raises(MeshError):
+        await world.signer().key_set()
+
+
+@asynccontextmanager
+async def gone():
+    raise away()
+    yield

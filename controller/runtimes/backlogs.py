@@ -1,0 +1,85 @@
+"""Duplicates of the engines' listening sockets, held so that what waits in them outlives an engine that is killed as a whole.
+
+An engine's own supervising process does the same for llama.cpp (engine/listener.py); this is for its own death. A controller that starts
+takes the duplicates anew from the engines that it adopts.
+
+Invariant: for each engine whose end was seen, nobody can connect any more and nothing waits unanswered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+from llamesh import listeners
+from llamesh.kit.logs import log
+
+_ASK_SECONDS = 0.1
+"""An engine that is only starting does not hand anything over yet; it is asked again after so long."""
+_PATIENCE_SECONDS = 60.0
+"""How long an engine may take to be there to be asked. How long it then takes to be ready does not matter."""
+
+
+class Backlogs:
+    """The duplicates, by engine."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def hold(self, instance: str, hand_over: Path) -> None:
+        """Take a duplicate from an engine as soon as it has one to give."""
+        self._asking[instance] = asyncio.create_task(self._ask(instance, hand_over))
+
+    def turn_away(self, instance: str) -> None:
+        """The engine has ended: answer what it has not accepted. Returns at once; repeating it changes nothing."""
+        if asking := self._asking.pop(instance, None):
+            asking.cancel()
+        if held := self._sockets.pop(instance, None):
+            ending = asyncio.create_task(self._turn_away(instance, held))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        """Hold nothing any more; the engines stay. What is being answered is answered."""
+        for asking in self._asking.values():
+            asking.cancel()
+        await asyncio.gather(*self._asking.values(), *self._ending, return_exceptions=True)
+        for held in self._sockets.values():
+            held.close()
+        self._asking.clear()
+        self._sockets.clear()
+
+    async def _turn_away(self, instance: str, held: socket.socket) -> None:
+        if count := await listeners.turn_away(held):
+            log.info("requests that the engine had not accepted are sent again", instance=instance, count=count)
+
+    async def _ask(self, instance: str, hand_over: Path) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                connection = await _connected(hand_over)
+        except TimeoutError:
+            log.debug("the engine hands its listening socket over to nobody", instance=instance)
+            return
+        with connection:
+            await listeners.readable(connection.fileno())
+            with contextlib.suppress(OSError):
+                held = listeners.taken(connection)
+                if held is not None:
+                    self._sockets[instance] = held
+
+
+async def _connected(path: Path) -> socket.socket:
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            await asyncio.sleep(_ASK_SECONDS)
+        else:
+            return connection

@@ -1,0 +1,209 @@
+"""Which engines may start now: not more at once than this machine can load, each only with room in memory, in a fair order.
+
+The order: a server that requests wait for and that has no engine yet goes first, then whoever has waited longest. A start without room
+is passed over and takes nobody's turn; it is decided anew whenever something changes. `decide` is pure; `Starts` remembers who waits.
+
+Invariant: no engine is started without `Go` for it, and `Go` counts against the limit and the memory from the moment that it is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from controller.footprint import Claim, Footprint, MachineMemory, free, needed, released, shared_weights
+from controller.runtimes import Engine, Phase
+from llamesh.sizes import size
+
+SLOW_START_SECONDS = 60.0
+"""An engine that has been loading for so long does not count against the limit any more: a slow disk must not hold up all others."""
+MOST_STARTS = 16
+"""The default limit is never above this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A start that is wanted."""
+
+    server_uuid: str
+    replica: int
+    footprint: Footprint
+    since: float
+    """Since when, on the clock of the caller."""
+    urgent: bool = False
+    """Requests wait for the server, and it has no engine yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """It may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitsForOthers:
+    """Others start now or go before it."""
+
+    others: int
+
+    def __str__(self) -> str:
+        return f"waits for {self.others} other start{'' if self.others == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """There is not enough memory now."""
+
+    needed_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        return f"waits for memory: needs {size(self.needed_bytes)}, {size(self.free_bytes)} are free"
+
+
+Verdict = Go | WaitsForOthers | NoRoom
+Key = tuple[str, int]
+"""Server and replica."""
+
+
+def default_limit(cores: int) -> int:
+    """Engines that may start at the same time on a machine with so many usable cores: one each, loading keeps a core busy."""
+    return max(1, min(cores, MOST_STARTS))
+
+
+def decide(
+    waiting: Iterable[Waiting],
+    starting: int,
+    limit: int,
+    memory: MachineMemory,
+    reserve: int,
+    claims: Sequence[Claim],
+) -> dict[Key, Verdict]:
+    """A verdict on every start that is wanted. `starting` engines start already; `claims` are those of all engines that run or start."""
+    verdicts: dict[Key, Verdict] = {}
+    room = free(memory, reserve, claims)
+    present = shared_weights(claims)
+    ahead = starting
+    for each in sorted(waiting, key=_turn):
+        wants = needed(each.footprint, present)
+        if wants > room:
+            verdicts[each.server_uuid, each.replica] = NoRoom(wants, room)
+            continue
+        if ahead < limit:
+            verdicts[each.server_uuid, each.replica] = Go()
+            room -= wants
+            model, shared = each.footprint.model_uuid, each.footprint.shared_bytes
+            present[model] = max(present.get(model, 0), shared)
+        else:
+            verdicts[each.server_uuid, each.replica] = WaitsForOthers(ahead)
+        ahead += 1
+    return verdicts
+
+
+def _turn(each: Waiting) -> tuple[bool, float, str, int]:
+    return not each.urgent, each.since, each.server_uuid, each.replica
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """Engines of one server as last seen."""
+
+    claim: Claim
+    started: tuple[float, ...]
+    """When those that are starting were started, on the wall clock."""
+
+
+class Starts:
+    """Who waits for a start, and what runs. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        limit: int,
+        reserve: int,
+        memory: Callable[[], MachineMemory],
+        waits_for: Callable[[str], bool],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`memory()` reads the machine's memory; `waits_for(server_uuid)` says whether requests wait for a server."""
+        self._limit = limit
+        self._reserve = reserve
+        self._memory = memory
+        self._waits_for = waits_for
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._waiting: dict[Key, Waiting] = {}
+        self._running: dict[str, _Running] = {}
+
+    def saw(self, server_uuid: str, footprint: Footprint, engines: Iterable[Engine]) -> None:
+        """Take in what engines a server has now."""
+        live = [engine for engine in engines if engine.phase is not Phase.ENDED]
+        starting = tuple(engine.start_time.timestamp() for engine in live if engine.phase is Phase.STARTING)
+        if live:
+            self._running[server_uuid] = _Running(Claim(footprint, len(live), len(live) - len(starting)), starting)
+        else:
+            self._running.pop(server_uuid, None)
+
+    def ask(self, server_uuid: str, replicas: Sequence[int], footprint: Footprint) -> Mapping[int, Verdict]:
+        """Whether a server may start these replicas now. Those that may not keep their turn until the next question."""
+        now = self._clock()
+        wanted = {(server_uuid, replica) for replica in replicas}
+        for key in [key for key in self._waiting if key[0] == server_uuid and key not in wanted]:
+            del self._waiting[key]
+        if not wanted:
+            return {}
+        for key in wanted:
+            before = self._waiting.get(key)
+            self._waiting[key] = Waiting(*key, footprint, before.since if before else now)
+        verdicts = self._decide()
+        for key in wanted:
+            if isinstance(verdicts[key], Go):
+                self._grant(self._waiting.pop(key))
+        return {replica: verdicts[server_uuid, replica] for replica in replicas}
+
+    def forget(self, server_uuid: str) -> None:
+        """A server is gone."""
+        self.ask(server_uuid, (), Footprint(""))
+        self._running.pop(server_uuid, None)
+
+    def due(self) -> set[str]:
+        """Servers that may start an engine now, were they to ask."""
+        if not self._waiting:
+            return set()
+        return {server_uuid for (server_uuid, _), verdict in self._decide().items() if isinstance(verdict, Go)}
+
+    def claim(self, server_uuid: str) -> Claim | None:
+        """The engines of a server as last seen; None without."""
+        running = self._running.get(server_uuid)
+        return running.claim if running else None
+
+    def room_without(self, server_uuid: str, footprint: Footprint) -> NoRoom | None:
+        """What would be missing for one engine of a server if it had none; None if nothing."""
+        claims = [running.claim for name, running in self._running.items() if name != server_uuid]
+        own = self.claim(server_uuid)
+        memory = released(self._memory(), own) if own else self._memory()
+        wants, room = needed(footprint, shared_weights(claims)), free(memory, self._reserve, claims)
+        return NoRoom(wants, room) if wants > room else None
+
+    def room(self, footprint: Footprint) -> tuple[int, int]:
+        """Bytes that one more engine needs, and those that are free."""
+        claims = [running.claim for running in self._running.values()]
+        return needed(footprint, shared_weights(claims)), free(self._memory(), self._reserve, claims)
+
+    def _decide(self) -> dict[Key, Verdict]:
+        waiting = [replace(each, urgent=self._urgent(each.server_uuid)) for each in self._waiting.values()]
+        claims = [running.claim for running in self._running.values()]
+        return decide(waiting, self._starting(), self._limit, self._memory(), self._reserve, claims)
+
+    def _urgent(self, server_uuid: str) -> bool:
+        return server_uuid not in self._running and self._waits_for(server_uuid)
+
+    def _starting(self) -> int:
+        late = self._wall_clock() - SLOW_START_SECONDS
+        return sum(moment > late for running in self._running.values() for moment in running.started)
+
+    def _grant(self, granted: Waiting) -> None:
+        """Count it as starting until the server's engines are seen the next time."""
+        before = self._running.get(granted.server_uuid, _Running(Claim(granted.footprint, 0), ()))
+        claim = replace(before.claim, engines=before.claim.engines + 1)
+        self._running[granted.server_uuid] = _Running(claim, (*before.started, self._wall_clock()))

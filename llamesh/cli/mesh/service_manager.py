@@ -1,0 +1,61 @@
+"""What systemd is told about the mesh (sd_notify(3), Type=notify): ready, stopping, still alive. Without NOTIFY_SOCKET nothing is sent.
+
+Nothing here raises: a mesh serves whether or not its service manager listens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+class ServiceManager:
+    """The service manager that started this process, or none."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        self._watchdog = _watchdog_seconds(environment) if self._address else 0.0
+
+    @property
+    def alive_every(self) -> float:
+        """Seconds between two signs of life that it wants; 0: none."""
+        return self._watchdog / 2
+
+    def ready(self, words: str) -> None:
+        """Say that the start is over."""
+        self._send(f"READY=1\nSTATUS={words}")
+
+    def stopping(self) -> None:
+        """Say that the end has begun."""
+        self._send("STOPPING=1\nSTATUS=finishing running requests")
+
+    def alive(self) -> None:
+        """Give a sign of life."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        # A leading @ stands for the zero byte of an abstract socket.
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(message.encode(), address)
+
+
+def without_service_manager(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for our children: only the supervisor speaks for the mesh."""
+    return {name: value for name, value in environment.items() if name not in _VARIABLES}
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float:
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return int(environment.get("WATCHDOG_USEC", "0")) / 1e6
+    except ValueError:
+        return 0.0

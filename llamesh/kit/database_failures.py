@@ -1,0 +1,120 @@
+"""What a failure of the database means to a caller: the reason of the contract that each kind of failure has.
+
+Invariant: a database that is away, locked or too slow is UNAVAILABLE with the component `database`, never INTERNAL. Broken rules of the
+tables (IntegrityError) and faults in our own SQL stay what they are.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.postgres import PostgresRefusedError
+
+RETRY_SECONDS = 1.0
+FULL_RETRY_SECONDS = 30.0
+
+# Classes and codes of PostgreSQL (SQLSTATE), from appendix A of its documentation.
+_DATA_EXCEPTION = "22"
+_DISK_FULL = "53100"
+_AWAY = ("08", "53", "57P", "58", "28", "3D")
+"""Connection lost, resources exhausted, shutting down or starting, system error, refused credentials, no such database."""
+_BUSY = ("55P03", "57014", "40", "25006", "25P03", "25P04")
+"""Lock not available, statement cancelled by its timeout, deadlock or conflict, a standby, idle or transaction timeout."""
+_DAMAGED = "XX001", "XX002"
+
+_SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_SQLITE_AWAY = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_PROTOCOL")
+_SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+class DatabaseAwayError(MeshError):
+    """COMPONENT_UNAVAILABLE: nothing was heard from the database. Callers after this one need not wait to learn the same."""
+
+
+class DatabaseRefusedError(DatabaseAwayError):
+    """The database, or its address, will not have us: a person must act."""
+
+
+def failure_of(error: BaseException) -> MeshError | None:
+    """The error to raise instead; None if it is to stay as it is."""
+    if isinstance(error, PostgresRefusedError):
+        return away("the database refuses the connection", DatabaseRefusedError)
+    if isinstance(error, PoolTimeoutError):
+        return unavailable("too many calls wait for the database")
+    if isinstance(error, DBAPIError):
+        return None if isinstance(error, IntegrityError) else _of_driver(error)
+    if isinstance(error, asyncpg.PostgresError):
+        return _of_sqlstate(str(error.sqlstate or ""))
+    if isinstance(error, TimeoutError):
+        return away("the database did not answer in time")
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
+        return away()
+    return None
+
+
+def unavailable(message: str) -> MeshError:
+    """COMPONENT_UNAVAILABLE for a database that answers, but not with what was asked."""
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
+    )
+
+
+def away(
+    message: str = "the database does not answer", kind: type[DatabaseAwayError] = DatabaseAwayError
+) -> DatabaseAwayError:
+    """COMPONENT_UNAVAILABLE for a database that says nothing."""
+    return kind(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
+    )
+
+
+def damaged(file: str, what: str) -> MeshError:
+    """DATABASE_DAMAGED for a SQLite file, which is named as it lies below LLAMESH_HOME."""
+    return MeshError(Reason.ERROR_REASON_DATABASE_DAMAGED, f"the database file {file} {what}", {"file": file})
+
+
+def _of_driver(error: DBAPIError) -> MeshError | None:
+    name = str(getattr(error.orig, "sqlite_errorname", ""))
+    if name:
+        return _of_sqlite(name)
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if state:
+        return _of_sqlstate(state)
+    return away("the connection to the database was lost") if error.connection_invalidated else None
+
+
+def _of_sqlite(name: str) -> MeshError | None:
+    if name == "SQLITE_FULL":
+        return _full()
+    if name.startswith(_SQLITE_BUSY):
+        return unavailable("the database is locked by another process")
+    if name.startswith(_SQLITE_AWAY):
+        return unavailable("the database file cannot be read or written")
+    if name.startswith(_SQLITE_DAMAGED):
+        return damaged("of this service", "is damaged")
+    return None
+
+
+def _of_sqlstate(state: str) -> MeshError | None:
+    if state.startswith(_DATA_EXCEPTION):
+        return MeshError(Reason.ERROR_REASON_INVALID_FIELD, "a value of the request cannot be stored", {"fields": ""})
+    if state == _DISK_FULL:
+        return _full()
+    if state in _DAMAGED:
+        return MeshError(
+            Reason.ERROR_REASON_DATABASE_DAMAGED, "the database reports damaged data", {"file": "PostgreSQL"}
+        )
+    if state.startswith(_BUSY):
+        return unavailable("the database is busy: a lock or a statement took too long")
+    if state.startswith(_AWAY):
+        return away("the database takes no connections now")
+    return None
+
+
+def _full() -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_STORAGE_FULL, "the disk is full: nothing was written", retry_after=FULL_RETRY_SECONDS
+    )

@@ -1,0 +1,149 @@
+"""Leases: who of several meshes or replicas on one PostgreSQL has a role of which there can be one, for instance the controller's.
+
+A lease is a row that its owner renews; time is the database's, so that no clock of a machine matters. An owner that dies is followed
+after LEASE_SECONDS, the same home (which has the same owner id) at once. A service with a SQLite file needs none: `ownership` is enough.
+
+Invariant: what is written in a transaction with `guard` is written by the owner. An owner that was frozen or cut off and lost its lease
+meanwhile therefore changes nothing, whatever it still believes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, String, case, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from llamesh.background import BackgroundTask
+from llamesh.kit.database import Base, Database, Timestamp
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import log, report_failure
+from llamesh.kit.ownership import Owner
+
+LEASE_SECONDS = 30.0
+"""An owner that has not renewed its lease for so long may be followed."""
+RENEW_SECONDS = 5.0
+"""How often a lease is renewed."""
+_LOOK_SECONDS = 1.0
+
+
+class LeaseRow(Base):
+    """One role and its owner; each service that has roles has such a table of its own."""
+
+    __tablename__ = "lease"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(String(4096))
+    owner_words: Mapped[str] = mapped_column(String(4096))
+    generation: Mapped[int]
+    """Rises whenever the owner changes."""
+    expires_at: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class LeaseHeldError(Exception):
+    """Somebody else is alive and has the lease; the message is who, for people."""
+
+
+class Lease:
+    """One role that this process has or wants. `on_lost` is called once, with the words of the new owner."""
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        owner: Owner,
+        on_lost: Callable[[str], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._owner = owner
+        self._on_lost = on_lost
+        self._sleep = sleep
+        self._lost = False
+        self._renewing = BackgroundTask(f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS)
+
+    async def acquire(self, stopping: asyncio.Event | None = None) -> None:
+        """Become the owner, waiting for the lease of one that died.
+
+        LeaseHeldError as soon as the present owner renews it, or `stopping` is set meanwhile.
+        """
+        seen: datetime | None = None
+        while not await self._take():
+            words, expires_at = await self._present()
+            if (seen is not None and expires_at > seen) or (stopping is not None and stopping.is_set()):
+                raise LeaseHeldError(words)
+            if seen is None:
+                log.warning("waiting for a lease that another owner may still renew", lease=self._name, owner=words)
+            seen = expires_at
+            await self._sleep(_LOOK_SECONDS)
+
+    def start(self) -> None:
+        """Keep it until `close`."""
+        self._renewing.start()
+
+    async def close(self, *, release: bool = True) -> None:
+        """Stop renewing it; with `release` the next owner need not wait."""
+        await self._renewing.close()
+        if release and not self._lost:
+            mine = (LeaseRow.name == self._name) & (LeaseRow.owner_id == self._owner.id)
+            try:
+                async with self._database.begin() as session:
+                    await session.execute(update(LeaseRow).where(mine).values(expires_at=moment(self._database)))
+            except Exception as error:
+                report_failure(f"release the lease {self._name}", error)
+
+    async def guard(self, session: AsyncSession) -> None:
+        """Let this transaction go on only as the owner; COMPONENT_UNAVAILABLE otherwise. No one else becomes it meanwhile."""
+        owner = await session.scalar(
+            select(LeaseRow.owner_id).where(LeaseRow.name == self._name).with_for_update(read=True)
+        )
+        if owner != self._owner.id:
+            raise MeshError(
+                Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+                f"another mesh has taken over the role {self._name} on this database",
+                {"component": self._name},
+            )
+
+    async def _take(self) -> bool:
+        new = {
+            "owner_id": self._owner.id,
+            "owner_words": self._owner.words,
+            "expires_at": moment(self._database, LEASE_SECONDS),
+        }
+        mine = LeaseRow.owner_id == self._owner.id
+        taken = (
+            insert(LeaseRow)
+            .values(name=self._name, generation=1, **new)
+            .on_conflict_do_update(
+                index_elements=[LeaseRow.name],
+                set_={**new, "generation": LeaseRow.generation + case((mine, 0), else_=1)},
+                where=or_(mine, LeaseRow.expires_at < moment(self._database)),
+            )
+            .returning(LeaseRow.name)
+        )
+        async with self._database.begin() as session:
+            return (await session.execute(taken)).first() is not None
+
+    async def _present(self) -> tuple[str, datetime]:
+        async with self._database.read() as session:
+            query = select(LeaseRow.owner_words, LeaseRow.expires_at).where(LeaseRow.name == self._name)
+            words, expires_at = (await session.execute(query)).one()
+            return words, expires_at
+
+    async def _renew(self) -> None:
+        if not self._lost and not await self._take():
+            words, _ = await self._present()
+            self._lost = True
+            self._on_lost(words)
+
+
+def moment(database: Database, seconds: float = 0.0) -> ColumnElement[datetime]:
+    """The present moment, or one so many seconds later, by the clock of the database."""
+    if database.schema is None:
+        # A SQLite file belongs to one process, so this process's clock is the only one.
+        return literal(datetime.now(UTC) + timedelta(seconds=seconds), Timestamp)
+    return func.clock_timestamp() + literal(timedelta(seconds=seconds))

@@ -1,0 +1,67 @@
+"""The versions of a service's tables: brought to the newest at its start, refused if a newer program was here.
+
+Two replicas may start at once: on PostgreSQL an advisory lock lets one migrate and the other find it done.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llamesh.kit.errors import StartRefused
+
+_REVISION = re.compile(r"""^revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
+_FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
+
+
+async def upgrade(connection: AsyncConnection, package: str, schema: str | None) -> None:
+    """Bring the tables of a package to the newest version, in the transaction of the connection.
+
+    Raises StartRefused if the tables have a version that this program does not know.
+    """
+    if schema:
+        # The deadlines of calls are too short for a migration; the caller has one for the whole.
+        await connection.execute(text("SET LOCAL statement_timeout = 0"))
+        await connection.execute(text("SET LOCAL lock_timeout = 0"))
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"llamesh.{schema}"})
+        await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+    await connection.run_sync(_upgrade, package)
+
+
+def _upgrade(connection: Connection, package: str) -> None:
+    versions = Path(__file__).resolve().parents[2].joinpath(*package.split("."), "migrations", "versions")
+    known, newest = _known(versions)
+    present = _present(connection)
+    if unknown := present - known:
+        raise StartRefused(
+            f"the tables of {package} were made by a newer program: they are at version {', '.join(sorted(unknown))}, this program "
+            f"knows them up to {', '.join(sorted(newest))}. Start the newer program again, or restore a backup from before its start"
+        )
+    if present == newest:
+        return
+    # Imported only when there is something to do: it takes longer than the rest of a service's start.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(versions))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _known(versions: Path) -> tuple[set[str], set[str]]:
+    """All versions that this program knows, and those that no other follows."""
+    scripts = [path.read_text() for path in versions.glob("*.py")]
+    names = {name for script in scripts for name in _REVISION.findall(script)}
+    return names, names - {name for script in scripts for name in _FOLLOWED.findall(script)}
+
+
+def _present(connection: Connection) -> set[str]:
+    if not inspect(connection).has_table("alembic_version"):
+        return set()
+    return set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())

@@ -1,0 +1,172 @@
+"""A listening Unix socket that outlives the process that serves it: duplicated, handed over, and emptied when that process is gone.
+
+A process that dies closes its listening socket, and the kernel resets every connection that waits in its backlog although nobody has
+accepted it. With a duplicate held elsewhere the backlog stays, and what is in it can be answered: "send this again".
+
+Invariant: a connection is accepted by one process only, so one that `turn_away` answers has never reached the process that died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import socket
+import sys
+from pathlib import Path
+
+RETRY_HEADER = "x-llamesh-retry"
+"""Says that the request was not accepted by anybody and may be sent again. Envoy acts on it and removes it from answers."""
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn. cpp-httplib asks for 5."""
+_LINGER_SECONDS = 1.0
+"""How long a connection that was turned away may take to be closed by the other end."""
+_BATCH = 64
+"""Connections that are turned away at a time: each costs a file descriptor."""
+_SYS_PIDFD_GETFD = 438
+"""The same number on every architecture of Linux."""
+_UNIX_TABLE = Path("/proc/net/unix")
+_LISTENING = 0x10000
+"""The flag of a listening socket in the kernel's table."""
+_CONNECTED = "03"
+"""The state of a connected socket in the kernel's table."""
+_BODY = (
+    b'{"error": {"message": "The engine ended before it took the request: send it again.", '
+    b'"type": "server_error", "param": null, "code": "service_unavailable"}}'
+)
+_ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    + f"{RETRY_HEADER}: 1\r\nretry-after: 1\r\ncontent-type: application/json\r\n".encode()
+    + f"content-length: {len(_BODY)}\r\nconnection: close\r\n\r\n".encode()
+    + _BODY
+)
+
+
+class NoListenerError(Exception):
+    """A listening socket cannot be duplicated; the text says why."""
+
+
+def own(path: str) -> socket.socket:
+    """A duplicate of the socket on which this process listens at `path`. Raises NoListenerError."""
+    return socket.socket(fileno=os.dup(_descriptor(os.getpid(), path)))
+
+
+def of_process(pid: int, path: str) -> socket.socket:
+    """A duplicate of the socket on which process `pid` listens at `path`: of a child, or of any process that we may trace.
+
+    Raises NoListenerError, also where the kernel does not allow it.
+    """
+    descriptor = _descriptor(pid, path)
+    if sys.platform != "linux":
+        raise NoListenerError("only Linux can duplicate another process's socket")
+    try:
+        process = os.pidfd_open(pid)
+    except OSError as error:
+        raise NoListenerError(f"pidfd_open: {error.strerror}") from error
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        duplicate = int(libc.syscall(_SYS_PIDFD_GETFD, process, descriptor, 0))
+        if duplicate < 0:
+            raise NoListenerError(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(process)
+    return socket.socket(fileno=duplicate)
+
+
+def hand_over(to: socket.socket, listener: socket.socket) -> None:
+    """Send a duplicate of a listener through a connected Unix socket. Raises OSError if the other end has closed."""
+    socket.send_fds(to, [b"L"], [listener.fileno()])
+
+
+def taken(sender: socket.socket) -> socket.socket | None:
+    """The listener that `hand_over` sent at the other end of a connected Unix socket; None where the other end has closed."""
+    _, descriptors, _, _ = socket.recv_fds(sender, 1, 1)
+    return socket.socket(fileno=descriptors[0]) if descriptors else None
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until something can be read, or the other end has closed."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def connected(path: str) -> set[str] | None:
+    """Inode numbers of the accepted connections to the Unix socket at `path`. None if the system does not say."""
+    if not _UNIX_TABLE.exists():
+        return None
+    return {inode for inode, state, _ in _rows(path) if state == _CONNECTED}
+
+
+def open_sockets(pid: int) -> dict[str, int]:
+    """The sockets of a process: descriptor by inode number. Empty once it is gone."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                name = str(descriptor.readlink())
+                if name.startswith("socket:["):
+                    found[name[len("socket:[") : -1]] = int(descriptor.name)
+    return found
+
+
+async def turn_away(listener: socket.socket) -> int:
+    """Let nobody new in, answer every connection that nobody has accepted, and close the listener. Returns how many there were.
+
+    May be called in several processes at once, and while the one that served still ends.
+    """
+    with contextlib.suppress(OSError):
+        # Newcomers are refused from here on, through every duplicate and whatever the path; those in the backlog stay.
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.setblocking(False)
+    count = 0
+    while waiting := _accept(listener):
+        count += len(waiting)
+        await asyncio.gather(*(_refuse(connection) for connection in waiting))
+    listener.close()
+    return count
+
+
+def _accept(listener: socket.socket) -> list[socket.socket]:
+    accepted: list[socket.socket] = []
+    with contextlib.suppress(OSError):  # nobody waits, or descriptors have run out: those that were accepted free some
+        while len(accepted) < _BATCH:
+            accepted.append(listener.accept()[0])
+    return accepted
+
+
+async def _refuse(connection: socket.socket) -> None:
+    """Answer, then wait for the other end to close: if it still sends, it would otherwise fail before it reads the answer."""
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            try:
+                writer.write(_ANSWER)
+                writer.write_eof()
+                while await reader.read(65536):
+                    pass
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        connection.close()
+
+
+def _descriptor(pid: int, path: str) -> int:
+    listening = {inode for inode, _, flags in _rows(path) if flags & _LISTENING}
+    for inode, descriptor in open_sockets(pid).items():
+        if inode in listening:
+            return descriptor
+    raise NoListenerError(f"process {pid} has no socket that listens at {path}, or the system does not show it")
+
+
+def _rows(path: str) -> list[tuple[str, str, int]]:
+    """Inode, state and flags of every Unix socket with this path, in the kernel's table. The path is that of its start: see rename."""
+    if not _UNIX_TABLE.exists():
+        return []
+    rows = (line.split(maxsplit=7) for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:])
+    return [(row[6], row[5], int(row[3], 16)) for row in rows if len(row) == 8 and row[7] == path]

@@ -1,0 +1,195 @@
+"""What runs goes on while PostgreSQL is away: engines are started again, servers fall asleep and wake, and it is written afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from pydantic import SecretStr
+
+from controller.board import Board
+from controller.declared import DeclaredServers, Rest
+from controller.models import Models
+from controller.reconcile import Reconciler
+from controller.servicer import ControllerServicer
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.v1 import server_pb2
+from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
+from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
+from tests.contract.test_controller_declares_and_watches import (
+    Catalogue,
+    Controller,
+    FakeEnvoy,
+    FakeRuntime,
+    refused,
+)
+from tests.own_postgres import OwnPostgres, own_postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OwnPostgres]:
+    with own_postgres() as running:
+        yield running
+
+
+@dataclass
+class World:
+    """A controller on a PostgreSQL that the test takes away."""
+
+    controller: Controller
+    reconciler: Reconciler
+    settings: Settings
+    server: OwnPostgres
+
+    async def away(self, how: str) -> None:
+        await asyncio.to_thread(self.server.stop if how == "stopped" else self.server.freeze)
+
+    async def back(self, how: str) -> None:
+        await asyncio.to_thread(self.server.start if how == "stopped" else self.server.thaw)
+
+    async def until_written(self, server_uuid: str, rest: Rest) -> None:
+        """Wait until the database has it."""
+        async with asyncio.timeout(30):
+            while (await self._read(server_uuid)) is not rest:
+                await asyncio.sleep(0.05)
+
+    async def _read(self, server_uuid: str) -> Rest:
+        database = open_database(self.settings, "controller")
+        try:
+            return (await DeclaredServers(database).get(server_uuid)).rest
+        finally:
+            await database.close()
+
+
+@pytest.fixture
+async def world(
+    one_settings: Settings, server: OwnPostgres, start_member: Any, connect: Any, until: Any, tmp_path: Path
+) -> AsyncIterator[World]:
+    url = await asyncio.to_thread(server.create, f"controller_{time.monotonic_ns()}")
+    settings = one_settings.model_copy(update={"database_url": SecretStr(url), "database_seconds": 1.0})
+    database: Database = open_database(settings, "controller")
+    await database.migrate("controller")
+    store, board, runtime, control = DeclaredServers(database), Board(), FakeRuntime(), FakeEnvoy()
+    reconciler = Reconciler(settings, store, runtime, control, board)
+    model = tmp_path / "model.gguf"
+    model.touch()
+    await start_member(
+        settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
+    )
+    models = Models(connect(settings, "download"), reconciler.model_changed)
+    await reconciler.open(models)
+
+    def register(member: Any) -> None:
+        servicer = ControllerServicer(store, reconciler, board, runtime, control)
+        add_ControllerServiceServicer_to_server(servicer, member.server)
+
+    await start_member(settings, "controller", register)
+    stub = ControllerServiceStub(connect(settings, "controller"))
+    yield World(Controller(stub, runtime, control, until), reconciler, settings, server)
+    server.thaw()
+    await reconciler.close()
+    await models.close()
+    await database.close()
+
+
+async def accepted(call: Any) -> bool:
+    """Whether a call is accepted; false while the database is away."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+    return True
+
+
+both = pytest.mark.parametrize("how", ["stopped", "frozen"])
+
+
+@both
+async def test_an_engine_that_dies_is_started_again(world: World, how: str) -> None:
+    controller = world.controller
+    declared = await controller.ready(await controller.declare())
+    await world.away(how)
+    try:
+        for number in (2, 3):
+            controller.runtime.crash("EngineExited")
+            await controller.until(lambda number=number: len(controller.runtime.orders) == number)  # type: ignore[misc]
+            await controller.ready(declared)
+        # What people ask for is not promised before it is kept.
+        await refused(controller.declare("other"), "COMPONENT_UNAVAILABLE")
+        await refused(controller.update(declared, replicas=2), "COMPONENT_UNAVAILABLE")
+        assert (await controller.get(declared)).replicas == 1
+    finally:
+        await world.back(how)
+    async with asyncio.timeout(30):
+        while not await accepted(controller.update(declared, replicas=2)):
+            await asyncio.sleep(0.1)
+    assert (await controller.get(declared)).replicas == 2
+
+
+@both
+async def test_a_server_wakes_for_a_request_and_it_is_written_later(world: World, how: str) -> None:
+    controller = world.controller
+    declared = await controller.ready(await controller.declare())
+    world.reconciler._store.decide_rest(declared.server_uuid, Rest.IDLE)
+    world.reconciler.changed(declared.server_uuid)
+    await world.until_written(declared.server_uuid, Rest.IDLE)
+    await controller.until(lambda: not controller.runtime.alive)
+    await world.away(how)
+    try:
+        await world.reconciler.wake(declared.server_uuid)
+        await controller.until(lambda: len(controller.runtime.alive) == 1)
+        # Reading the rows in vain, or what is older than the decision, does not take it back.
+        await asyncio.gather(world.reconciler._resync_once(), return_exceptions=True)
+        await controller.ready(declared)
+    finally:
+        await world.back(how)
+    await world.until_written(declared.server_uuid, Rest.AWAKE)
+    assert (await controller.get(declared)).state == server_pb2.SERVER_STATE_READY
+
+
+@both
+async def test_a_server_falls_asleep_when_idle_and_it_is_written_later(world: World, how: str) -> None:
+    controller = world.controller
+    declared = await controller.declare(idle_sleep=Duration(seconds=1))
+    await world.away(how)
+    try:
+        await controller.until(lambda: len(controller.runtime.orders) == 1)
+        controller.runtime.become_ready()
+        await controller.until_state(declared, server_pb2.SERVER_STATE_SLEEPING)
+    finally:
+        await world.back(how)
+    await world.until_written(declared.server_uuid, Rest.IDLE)
+
+
+async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: World) -> None:
+    controller = world.controller
+    store = world.reconciler._store
+    declared = await controller.ready(await controller.declare())
+    # Decided, and not written when the other comes.
+    assert store.decide_rest(declared.server_uuid, Rest.IDLE)
+    assert await store.set_rest(declared.server_uuid, Rest.ASKED)
+    await store.refresh()
+    assert (await store.get(declared.server_uuid)).rest is Rest.ASKED
+    await world.until_written(declared.server_uuid, Rest.ASKED)
+
+
+async def test_a_change_by_someone_else_is_seen(world: World) -> None:
+    controller = world.controller
+    declared = await controller.declare()
+    assert world.settings.database_url is not None
+    connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
+    await connection.execute("UPDATE controller.server SET rest = 'asked'")
+    await connection.close()
+    await world.reconciler._resync_once()
+    await controller.until_state(declared, server_pb2.SERVER_STATE_SLEEPING)

@@ -1,0 +1,75 @@
+"""A service whose socket vanishes finishes what runs and ends, so that it is started again; one whose path leads elsewhere goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from llamesh.kit.serving import Member
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
+
+
+class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
+    """A fake of the gateway whose GetServer answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def GetServer(self, request, context):
+        self.begun.set()
+        await self.let_go.wait()
+        return server_pb2.Server(server_uuid=request.server_uuid)
+
+
+@pytest.fixture
+async def serving(one_settings):
+    """A member that is looked after, and the event that says that it gave up."""
+    gave_up = asyncio.Event()
+    member = Member("gateway", one_settings.model_copy(update={"drain_seconds": 5}), gave_up.set)
+    servicer = SlowGateway()
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, member.server)
+    task = asyncio.create_task(member.serve())
+    await member.started.wait()
+    yield member, servicer, gave_up
+    member.stop()
+    await task
+
+
+@pytest.mark.parametrize("damage", ["deleted", "a file", "its directory deleted"])
+async def test_a_socket_that_vanishes_ends_the_service_once_its_calls_are_finished(
+    serving, one_settings, connect, as_caller, damage
+) -> None:
+    _, servicer, gave_up = serving
+    path = one_settings.socket("gateway")
+    stub = gateway_pb2_grpc.GatewayServiceStub(connect(one_settings, "gateway"))
+    request = gateway_pb2.GetServerRequest(server_uuid="0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10")
+    call = stub.GetServer(request, metadata=as_caller("ada", "manage"))
+    await servicer.begun.wait()
+    path.unlink()
+    if damage == "a file":
+        path.write_text("not a socket")
+    elif damage == "its directory deleted":
+        path.parent.rmdir()
+    asyncio.get_running_loop().call_later(1.5, servicer.let_go.set)
+    assert (await call).server_uuid == request.server_uuid
+    await asyncio.wait_for(gave_up.wait(), 10)
+
+
+async def test_a_path_that_leads_to_another_process_is_left_alone(serving, one_settings, tmp_path) -> None:
+    member, _, gave_up = serving
+    path = one_settings.socket("gateway")
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(gave_up.wait(), 2.5)
+            assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == 1
+    assert not member.stopping.is_set()

@@ -1,0 +1,144 @@
+"""Liveness is measured through llama.cpp's inference loop, on real engines: stuck, stopped, and merely busy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from controller.runtimes import Liveness, Phase, life, probe
+from controller.runtimes.liveness import SILENT_PROBES
+from engine import sentence
+from llamesh.kit.config import Settings
+from tests.mesh.engines import gone
+from tests.mesh.runtimes import STUCK_FOR_EVER, ended, llama, only, opened, post, ready, stopped, until
+
+STALL = 8.0
+"""Seconds. More than the second silent probe takes, so that suspicion is seen before the end."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sentence.write(tmp_path_factory.mktemp("model") / "sentence.gguf")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "h",
+        jwt_secret=SecretStr("0123456789abcdef" * 2),
+        drain_seconds=2,
+        engine_stall_seconds=STALL,
+    )
+
+
+async def test_a_stuck_inference_loop_is_found_although_health_is_well(settings: Settings, model: Path) -> None:
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        child = llama(engine)
+        poison = asyncio.create_task(post(engine.address, "/v1/chat/completions", STUCK_FOR_EVER))
+        await until(lambda: only(runtime).liveness is Liveness.SUSPECT)
+        assert await probe.is_ready(engine.address), "HTTP threads answer it all the same"
+        assert "does not answer" in only(runtime).complaint
+        assert await runtime.load(engine.instance) is None
+        found = await ended(runtime)
+        assert (found.reason, found.asked) == ("InferenceStuck", False)
+        assert f"no progress for {STALL:.0f} s" in found.message
+        assert await poison == 0
+        assert await gone(child)
+
+
+async def test_a_stopped_engine_is_suspect_at_the_second_probe_and_well_as_soon_as_it_goes_on(
+    settings: Settings, model: Path
+) -> None:
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        with stopped(llama(engine)):
+            began = time.monotonic()
+            await until(lambda: only(runtime).liveness is Liveness.SUSPECT)
+            suspected = time.monotonic() - began
+        await until(lambda: only(runtime).liveness is Liveness.ALIVE)
+        assert suspected < (SILENT_PROBES + 1) * (probe.SECONDS + 1)
+        assert only(runtime).phase is Phase.READY
+        assert only(runtime).process == engine.process
+
+
+async def test_an_engine_that_is_stopped_for_good_is_ended_and_said_to_have_used_no_time(
+    settings: Settings, model: Path
+) -> None:
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        child = llama(engine)
+        os.kill(child, signal.SIGSTOP)
+        found = await ended(runtime)
+        assert found.reason == "InferenceStuck"
+        assert "no processor time" in found.message
+        assert await gone(child)
+
+
+async def test_a_prefill_longer_than_the_patience_is_let_finish(settings: Settings, tmp_path: Path) -> None:
+    large = sentence.write(tmp_path / "prefill.gguf", size=sentence.PREFILL)
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, large, ctx_size=8192, parallel=1, threads=1, batch_size=64)
+        began, sent = time.monotonic(), 0
+        while time.monotonic() - began < 1.5 * STALL:
+            # However fast the machine is: prompts of another text each, until the engine was busy for longer than its patience.
+            sent += 1
+            body = {"prompt": f"{sent} " + "word " * 700, "max_tokens": 1}
+            assert await post(engine.address, "/v1/completions", body) == 200
+            assert only(runtime).phase is Phase.READY
+        assert only(runtime).process == engine.process
+
+
+async def test_a_failure_of_the_probe_itself_neither_ends_the_watching_nor_the_engine(
+    settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = 0
+
+    def broken(*_: object) -> None:
+        nonlocal failed
+        failed += 1
+        raise RuntimeError("no idea")
+
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        monkeypatch.setattr(life, "vitals", broken)
+        await until(lambda: failed >= 2)
+        monkeypatch.undo()
+        assert only(runtime).phase is Phase.READY
+        with stopped(llama(engine)):
+            await until(lambda: only(runtime).liveness is Liveness.SUSPECT)
+        await until(lambda: only(runtime).liveness is Liveness.ALIVE)
+        monkeypatch.setattr(life, "vitals", broken)
+        os.kill(int(engine.process), signal.SIGKILL)
+        assert (await ended(runtime)).reason == "EngineKilled"
+
+
+async def test_an_engine_that_a_real_time_signal_ended_is_explained(settings: Settings, model: Path) -> None:
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        os.kill(int(engine.process), signal.SIGRTMIN + 1)
+        found = await ended(runtime)
+        assert (found.reason, found.message) == ("EngineKilled", "the engine was ended by SIGRTMIN+1")
+
+
+async def test_a_client_that_is_connected_keeps_an_engine_busy(settings: Settings, model: Path) -> None:
+    """A request that llama.cpp still reads, parses or tokenizes is in none of its counters."""
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        for _ in range(20):
+            load = await runtime.load(engine.instance)
+            assert load is not None
+            assert not load.busy
+        _, writer = await asyncio.open_unix_connection(engine.address)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: 1000\r\n\r\n")
+        await writer.drain()
+        load = await runtime.load(engine.instance)
+        assert load is not None
+        assert load.busy
+        writer.close()

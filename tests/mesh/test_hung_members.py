@@ -1,0 +1,155 @@
+"""A member that is stopped (SIGSTOP, as a blocked event loop would be) is noticed, killed and started again; who asks meanwhile is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.mesh.running import RunningMesh, running_mesh, until
+
+PATIENCE = 5.0
+"""LLAMESH_MEMBER_PATIENCE_SECONDS of these tests."""
+HEALTH_SECONDS = 3.0
+"""What Envoy gives GET /health (controller/xds/builders.py)."""
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[RunningMesh]:
+    with running_mesh(LLAMESH_MEMBER_PATIENCE_SECONDS=f"{PATIENCE:g}") as running:
+        running.add_model("sentence", "sentence.gguf")
+        running.serve("sentence", runtime_params="--ctx-size 512 --parallel 1")
+        yield running
+
+
+def said(mesh: RunningMesh) -> str:
+    return (mesh.home.parent / "up.log").read_text()
+
+
+class Requests:
+    """Chats again and again, without retries, from a thread; keeps what failed."""
+
+    def __init__(self, mesh: RunningMesh) -> None:
+        self._mesh = mesh
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.answered = 0
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Requests:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        body = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        with httpx.Client(timeout=60, transport=httpx.HTTPTransport(retries=0)) as client:
+            while not self._over.is_set():
+                try:
+                    answer = client.post(self._mesh.url("inference", "/v1/chat/completions"), json=body)
+                except httpx.HTTPError as error:
+                    self.failed.append(type(error).__name__)
+                    continue
+                if answer.status_code == 200:
+                    self.answered += 1
+                else:
+                    self.failed.append(f"{answer.status_code} {answer.text}")
+                time.sleep(0.02)
+
+
+def health(mesh: RunningMesh) -> httpx.Response:
+    """The answer of GET /health, which must come in time: what Envoy gives it, and what a busy machine adds."""
+    return mesh.http.get(mesh.url("gateway", "/health"), timeout=HEALTH_SECONDS + 3)
+
+
+def names(answer: httpx.Response, component: str) -> bool:
+    """Whether health says that this component does not answer: Envoy does for the gateway, the gateway for all others."""
+    if component == "gateway":
+        return answer.status_code == 504
+    assert answer.status_code == 200, answer.text
+    parts = {part["name"]: part for part in answer.json()["components"]}
+    return (parts[component]["status"], parts[component]["message"]) == ("HEALTH_STATE_DOWN", "does not answer")
+
+
+@pytest.mark.parametrize("name", ["gateway", "contract", "download", "controller"])
+def test_a_member_that_hangs_is_replaced_and_no_answer_is_lost(mesh: RunningMesh, name: str) -> None:
+    hung = mesh.processes()[name]
+    with Requests(mesh) as requests:
+        until(lambda: requests.answered > 2, 30, "answers before it")
+        hung.send_signal(signal.SIGSTOP)
+        # The gateway gives an answer again for a second.
+        until(lambda: names(health(mesh), name), 30, f"health to name {name}")
+        until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, f"the end of {name}")
+        until(mesh.healthy, 60, "a healthy mesh")
+        answered = requests.answered
+        until(lambda: requests.answered > answered + 2, 30, "answers after it")
+    assert requests.failed == []
+    assert f"{name} left 5 liveness probes in a row unanswered; it is killed\n" in said(mesh)
+    assert f"{name} was ended by SIGKILL; starting it again\n" in said(mesh)
+
+
+def test_envoy_that_hangs_is_replaced(mesh: RunningMesh) -> None:
+    hung = mesh.processes()["envoy"]
+    hung.send_signal(signal.SIGSTOP)
+    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, "the end of Envoy")
+    until(mesh.healthy, 60, "a healthy mesh")
+    with Requests(mesh) as requests:
+        until(lambda: requests.answered > 2, 30, "answers after it")
+    assert "envoy left 5 liveness probes in a row unanswered; it is killed\n" in said(mesh)
+
+
+@pytest.mark.parametrize("name", ["gateway", "envoy"])
+def test_commands_end_in_a_bounded_time_while_it_hangs(name: str) -> None:
+    # So patient that the command meets the hung process, not its successor.
+    with running_mesh(LLAMESH_MEMBER_PATIENCE_SECONDS="3600") as mesh:
+        _ = mesh.token
+        environment = {**mesh.environment, "LLAMESH_TOKEN": mesh.token, "XDG_CONFIG_HOME": str(mesh.home)}
+        hung = mesh.processes()[name]
+        hung.send_signal(signal.SIGSTOP)
+        try:
+            for command, code, words in (("doctor", 1, name), ("status", 6, "error: ")):
+                ended = subprocess.run(
+                    [sys.executable, "-m", "llamesh.cli.main", command],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                )
+                assert ended.returncode == code, ended.stdout + ended.stderr
+                assert words in ended.stdout + ended.stderr
+        finally:
+            hung.send_signal(signal.SIGCONT)
+
+
+def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
+    hung = mesh.processes()["download"]
+    hung.send_signal(signal.SIGSTOP)
+    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, "the end of download")
+    until(mesh.healthy, 60, "a healthy mesh")
+    shown = subprocess.run(
+        [sys.executable, "-m", "llamesh.cli.main", "doctor"],
+        env=mesh.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "because it did not answer)" in shown.stdout, shown.stdout
+
+
+@pytest.mark.parametrize("name", ["gateway", "contract", "download"])
+def test_a_member_whose_socket_was_removed_is_reachable_again(mesh: RunningMesh, name: str) -> None:
+    before = mesh.processes()[name]
+    (mesh.home / "run" / f"{name}.sock").unlink()
+    until(lambda: mesh.processes().get(name) not in (None, before) and mesh.healthy(), 60, f"{name} to be reachable")

@@ -1,0 +1,87 @@
+"""Requests that wait in the backlog of an engine when it dies are answered by the next one; one that it has accepted is not sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from controller.runtimes import probe
+from engine.sentence import SENTENCE
+from llamesh.v1.server_pb2 import RuntimeParameters
+from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill, until
+from tests.mesh.engines import stop
+
+WAITING = 24
+"""Requests in the backlog: far above the 5 that llama.cpp's own backlog holds, below the connections that Envoy opens."""
+
+
+@pytest.fixture
+async def mesh() -> AsyncIterator[ControlledMesh]:
+    async with controlled_mesh() as running:
+        yield running
+
+
+def llama_cpp(mesh: ControlledMesh) -> int:
+    """Process id of the only llama.cpp."""
+    (engine,) = mesh.engine_pids()
+    (child,) = psutil.Process(engine).children()
+    return int(child.pid)
+
+
+async def unaccepted(mesh: ControlledMesh) -> int:
+    """Connections to the engine that nobody has accepted: the kernel's table has them, no process does."""
+    rows = [line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    sockets = str(mesh.settings.run_dir / "engines")
+    return sum(row[5:7] == ["02", "0"] and row[7].startswith(sockets) for row in rows if len(row) == 8)
+
+
+@pytest.mark.parametrize("victim", ["llama.cpp", "engine", "engine of a restarted controller"])
+async def test_requests_that_a_dead_engine_never_accepted_are_answered(mesh: ControlledMesh, victim: str) -> None:
+    server = await mesh.serve()
+    if victim == "engine of a restarted controller":
+        await mesh.kill_controller()
+        await mesh.start_controller()
+        await mesh.until_state(server.server_uuid, READY)
+        assert await mesh.says() == SENTENCE
+    child = llama_cpp(mesh)
+    # Stopped, it accepts nothing: every request from here on waits in its backlog.
+    await stop(child)
+    asked = [asyncio.create_task(mesh.chat()) for _ in range(WAITING)]
+
+    async def waiting() -> bool:
+        return await unaccepted(mesh) >= WAITING
+
+    await until(waiting, "the requests to wait unaccepted")
+    kill(child if victim == "llama.cpp" else mesh.engine_pids()[0])
+    answers = await asyncio.gather(*asked)
+    assert [status for status, _ in answers] == [200] * WAITING
+
+
+async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: ControlledMesh) -> None:
+    parameters = RuntimeParameters(ctx_size=131072, parallel=1, warmup=False)
+    server = await mesh.serve(parameters=parameters)
+    asked = asyncio.create_task(mesh.chat(max_tokens=130000, ignore_eos=True))
+
+    async def busy() -> bool:
+        (instance,) = (mesh.settings.run_dir / "engines").glob("*.sock")
+        load = await probe.load(str(instance))
+        return load is not None and load.busy
+
+    await until(busy, "the request to run")
+    kill(llama_cpp(mesh))
+    status, body = await asked
+    assert (status, body["error"]["type"]) == (503, "server_error")
+    await until(lambda: _started(mesh, 2), "another engine")
+    await mesh.until_state(server.server_uuid, READY)
+    (instance,) = (mesh.settings.run_dir / "engines").glob("*.sock")
+    load = await probe.load(str(instance))
+    assert load is not None
+    assert (load.busy, load.work_done) == (False, 0)
+
+
+async def _started(mesh: ControlledMesh, count: int) -> bool:
+    return mesh.starts() >= count

@@ -1,0 +1,54 @@
+"""The run directory is deleted below a mesh that runs: everything is there again by itself, and answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from llamesh.locations import run_directory
+from tests.mesh.running import RunningMesh, running_mesh, until
+
+BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[RunningMesh]:
+    with running_mesh() as running:
+        running.add_model("sentence", "sentence.gguf")
+        running.serve("sentence")
+        yield running
+
+
+def well(mesh: RunningMesh) -> bool:
+    """Whether every part answers, and inference does."""
+    try:
+        chat = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=BODY)
+        listed = mesh.http.get(mesh.url("inference", "/v1/models"))
+        models = mesh.call("GET", "/models")
+    except httpx.HTTPError:
+        return False
+    return mesh.healthy() and (chat.status_code, listed.status_code, models.status_code) == (200, 200, 200)
+
+
+@pytest.mark.parametrize("member", ["gateway", "contract", "download", "controller", "waker"])
+def test_a_member_whose_socket_is_deleted_answers_again(mesh: RunningMesh, member: str) -> None:
+    path = run_directory(mesh.home, {}) / f"{member}.sock"
+    engine = mesh.processes()["engine"]
+    path.unlink()
+    until(path.exists, 20, f"{path} to be there again")
+    until(lambda: well(mesh), 20, "the mesh to be well")
+    assert mesh.processes()["engine"] == engine, "no engine ends because a member is started again"
+
+
+def test_the_whole_run_directory_may_be_deleted(mesh: RunningMesh) -> None:
+    folder = run_directory(mesh.home, {})
+    names = ["gateway.sock", "contract.sock", "download.sock", "controller.sock", "waker.sock"]
+    shutil.rmtree(folder)
+    until(lambda: all((folder / name).exists() for name in names), 30, "the sockets to be there again")
+    until(lambda: well(mesh), 30, "the mesh to be well")
+    until(lambda: list(folder.glob("engines/*.json")) and list(folder.glob("engines/*.sock")), 20, "the engine's files")
+    (server,) = mesh.call("GET", "/status").json()["servers"]
+    mesh.until_state(server["server_uuid"], "SERVER_STATE_READY")

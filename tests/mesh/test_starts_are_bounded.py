@@ -1,0 +1,121 @@
+"""Many sleeping servers that are woken at the same moment start a few at a time, and every request is answered. Real engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engine.sentence import SENTENCE
+from llamesh.v1 import controller_pb2 as pb
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Server
+from tests.mesh.controlled import MODEL, ControlledMesh, controlled_mesh, until
+
+SERVERS = 12
+LIMIT = 2
+STARTING = server_pb2.REPLICA_STATE_STARTING
+SLEEPING = server_pb2.SERVER_STATE_SLEEPING
+
+
+async def _watch(mesh: ControlledMesh, take: Callable[[dict[str, Server]], None]) -> None:
+    """Hand over all servers after every change, until cancelled."""
+    servers: dict[str, Server] = {}
+    async for response in mesh.control.WatchServers(pb.WatchServersRequest()):
+        if response.HasField("server"):
+            servers[response.server.server_uuid] = response.server
+        take(servers)
+
+
+def _starting(servers: dict[str, Server]) -> int:
+    return sum(
+        replica.state == STARTING and replica.message == "the model is being loaded"
+        for server in servers.values()
+        for replica in server.replica_statuses
+    )
+
+
+async def test_servers_that_wake_at_once_start_a_few_at_a_time_and_all_are_answered() -> None:
+    async with controlled_mesh(LLAMESH_CONCURRENT_STARTS=str(LIMIT)) as mesh:
+        names = [f"model-{index}" for index in range(SERVERS)]
+        servers = [await mesh.serve(MODEL, name, wait=False) for name in names]
+        for server in servers:
+            await mesh.control.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=server.server_uuid))
+        for server in servers:
+            await mesh.until_state(server.server_uuid, SLEEPING)
+        before = mesh.starts()
+
+        most = 0
+        words: set[str] = set()
+
+        def take(seen: dict[str, Server]) -> None:
+            nonlocal most
+            most = max(most, _starting(seen))
+            words.update(f"{c.reason}: {c.message}" for s in seen.values() for c in s.conditions if c.type == "Ready")
+
+        watching = asyncio.create_task(_watch(mesh, take))
+        answers = await asyncio.gather(*(mesh.says(model=name) for name in names))
+        watching.cancel()
+        assert answers == [SENTENCE] * SERVERS
+        assert mesh.starts() == before + SERVERS
+        assert 1 <= most <= LIMIT
+        assert any("WaitsForOtherStarts: 0 of 1 engines answer: waits for 2 other starts" in word for word in words)
+
+
+async def test_a_server_that_a_request_waits_for_goes_before_those_that_are_merely_declared() -> None:
+    async with controlled_mesh(LLAMESH_CONCURRENT_STARTS="1") as mesh:
+        others = [await mesh.serve(MODEL, f"declared-{index}", wait=False) for index in range(8)]
+        asked = await mesh.serve(MODEL, "asked", wait=False)
+        assert await mesh.says(model="asked") == SENTENCE
+        waiting = [server for server in others if not (await mesh.server(server.server_uuid)).replica_statuses]
+        assert len(waiting) >= 4, "it was declared last and did not wait for all of them"
+        for server in (*others, asked):
+            await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_READY)
+
+
+async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
+    async with controlled_mesh() as mesh:
+        spec = server_pb2.ServerSpec(model_uuid=MODEL, model_name="large")
+        spec.wake_budget.FromMilliseconds(500)
+        request = pb.DeclareServerRequest(spec=spec, engine_memory_bytes=1 << 50)
+        server = await mesh.control.DeclareServer(request)
+
+        async def waits() -> Server | None:
+            found = await mesh.server(server.server_uuid)
+            return found if found.conditions[0].reason == "WaitsForMemory" else None
+
+        found: Server = await until(waits, "the start to wait for memory")
+        assert "needs 1048576.0 GiB" in found.conditions[0].message
+        assert {c.type: c.reason for c in found.conditions}["FitsMemory"] == "NotEnoughMemory"
+        status, body = await mesh.chat(model="large")
+        assert status == 503
+        assert "needs 1048576.0 GiB" in body["error"]["message"]
+        assert mesh.starts() == 0
+        update = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, engine_memory_bytes=1 << 20)
+        update.changes.metered = False
+        await mesh.control.UpdateDeclaredServer(update)
+        assert await mesh.says(model="large") == SENTENCE
+
+
+async def test_an_engine_that_has_no_room_beside_the_new_one_goes_first_while_requests_wait() -> None:
+    async with controlled_mesh() as mesh:
+        capacity = (await mesh.control.GetCapacity(pb.GetCapacityRequest())).nodes[0]
+        most = capacity.free_bytes * 6 // 10
+        request = pb.DeclareServerRequest(
+            spec=server_pb2.ServerSpec(
+                model_uuid=MODEL, model_name="smol", parameters=server_pb2.RuntimeParameters(ctx_size=2048)
+            ),
+            engine_memory_bytes=most,
+        )
+        server = await mesh.control.DeclareServer(request)
+        await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_READY)
+        (old,) = mesh.engine_pids()
+        update = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, engine_memory_bytes=most)
+        update.changes.parameters.ctx_size = 4096
+        await mesh.control.UpdateDeclaredServer(update)
+
+        async def replaced() -> bool:
+            assert await mesh.says() == SENTENCE
+            return mesh.engine_pids() not in ([old], [])
+
+        await until(replaced, "the new engine")
+        assert len(mesh.engine_pids()) == 1

@@ -1,0 +1,104 @@
+"""The controller asks for a model with growing pauses, says in words why it has none, and asks anew when its file changes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller import models as module
+from controller.models import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Models, Place
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1.download_pb2 import LocateModelResponse
+
+
+class Catalogue:
+    """FAKE: answers as the test says."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answer: MeshError | str = ""
+
+    async def LocateModel(self, request: Any, timeout: float) -> LocateModelResponse:
+        self.asked += 1
+        if isinstance(self.answer, MeshError):
+            raise self.answer
+        return LocateModelResponse(path=self.answer)
+
+
+class World:
+    """Models with a clock of the test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.catalogue = Catalogue()
+        monkeypatch.setattr(module, "CatalogueServiceStub", lambda _: self.catalogue)
+        self.told: list[str] = []
+        self.models = Models(None, self.told.append, lambda: self.now)  # type: ignore[arg-type]
+
+    async def ask(self) -> Place:
+        self.models.locate("m")
+        told = len(self.told)
+        for _ in range(10):
+            await asyncio.sleep(0)
+            if len(self.told) > told:
+                break
+        return self.models.fact("m").place
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("reason", "place"),
+    [
+        (Reason.ERROR_REASON_MODEL_NOT_FOUND, Place.MISSING),
+        (Reason.ERROR_REASON_MODEL_CORRUPT, Place.CORRUPT),
+        (Reason.ERROR_REASON_STORE_UNAVAILABLE, Place.UNREACHABLE),
+        (Reason.ERROR_REASON_MODEL_NOT_READY, Place.UNREACHABLE),
+    ],
+)
+async def test_a_no_is_asked_again_with_growing_pauses(world: World, reason: Reason.ValueType, place: Place) -> None:
+    world.catalogue.answer = MeshError(reason, "no")
+    asked_at = []
+    while world.now < 1300.0:
+        before = world.catalogue.asked
+        assert await world.ask() is place
+        if world.catalogue.asked > before:
+            asked_at.append(world.now)
+        world.now += 1.0
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
+    assert pauses[0] == RETRY_SECONDS
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_RETRY_SECONDS
+    assert len(asked_at) < 20
+
+
+async def test_what_to_do_about_a_corrupt_model_is_said(world: World) -> None:
+    world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "m cannot be used")
+    await world.ask()
+    assert world.models.fact("m").message.startswith("m cannot be used. Download the model again")
+
+
+async def test_a_file_that_changes_is_asked_about_anew(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF whole")
+    world.catalogue.answer = str(file)
+    assert await world.ask() is Place.AVAILABLE
+    assert await world.ask() is Place.AVAILABLE
+    assert world.catalogue.asked == 2
+    file.write_bytes(b"GGUF")
+    assert world.models.fact("m").place is Place.UNKNOWN
+    world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "truncated")
+    assert await world.ask() is Place.CORRUPT
+    file.write_bytes(b"GGUF whole")
+    world.catalogue.answer = str(file)
+    world.now += LONGEST_RETRY_SECONDS
+    assert await world.ask() is Place.AVAILABLE
+    file.unlink()
+    assert world.models.fact("m").place is Place.UNKNOWN

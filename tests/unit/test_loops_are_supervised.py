@@ -1,0 +1,101 @@
+"""No service keeps a loop or a task of its own: what runs in the background is a BackgroundTask, which survives its failures.
+
+A stream that serves one caller (an async generator) ends with that caller and is no background work.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACES = ("services", "controller", "llamesh/kit")
+
+ALLOWED = {
+    # Work for one call or one object, with an end of its own.
+    "services/contract/front_door.py::FrontDoor.stream_access_logs": "reads one stream of Envoy until that ends",
+    "services/download/catalogue.py::Catalogue.delete": "one deletion, which a caller that leaves does not stop",
+    "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
+    "services/download/worker.py::Worker._settled": "one task for each transfer, see above",
+    "services/download/worker.py::_finished": "waits for one step of a transfer",
+    "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
+    "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
+    "controller/models.py::Models.locate": "asks once; the next look asks again",
+    "controller/publication.py::Publication.tell": "waits for one acknowledgement",
+    "controller/waking.py::Waking._hold": "holds one request for its budget",
+    "controller/waking.py::Waking._wake_one": "wakes one server, again and again while something waits for it",
+    "controller/waking.py::Waking._wake_repeatedly": "see above",
+    "controller/runtimes/life.py::Life.start": "one task for each engine, which ends with it",
+    "controller/runtimes/life.py::Life.adopt": "one task for each engine, which ends with it",
+    "controller/runtimes/probe.py::_connected": "one connection",
+    "controller/runtimes/backlogs.py::Backlogs.hold": "asks one engine once, for a bounded time",
+    "controller/runtimes/backlogs.py::Backlogs.turn_away": "answers what waits for one engine that has ended",
+    "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
+    "llamesh/kit/objects/s3.py::S3Store.stage": "one transfer",
+    "llamesh/kit/objects/s3.py::S3Store.local_path": "one transfer",
+    "llamesh/kit/objects/directory.py::_create_locked": "makes one file",
+    "llamesh/kit/serving.py::Member.show_part": "sets one state",
+    # Ends with the start of the process.
+    "llamesh/kit/ownership.py::_locked": "waits for the lock of the home",
+    "llamesh/kit/serving.py::Member._wait_for": "waits for the database or the end",
+    # Survive every failure by themselves.
+    "controller/queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
+    "controller/queue.py::WorkQueue._work": "see above",
+}
+"""Functions that may loop for ever or start tasks, and why."""
+
+
+def background_work(source: str) -> Iterator[str]:
+    """Qualified names of the functions that loop for ever or start tasks."""
+
+    def visit(node: ast.AST, names: tuple[str, ...], generator: bool) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inner, inside = names, generator
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = (*names, child.name)
+                inside = any(isinstance(item, ast.Yield | ast.YieldFrom) for item in ast.walk(child))
+            endless = isinstance(child, ast.While) and isinstance(child.test, ast.Constant) and bool(child.test.value)
+            called = child.func if isinstance(child, ast.Call) else None
+            started = isinstance(called, ast.Attribute) and called.attr in {"create_task", "ensure_future", "TaskGroup"}
+            if (endless and not inside) or started:
+                yield ".".join(inner)
+            yield from visit(child, inner, inside)
+
+    yield from visit(ast.parse(source), (), generator=False)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_background_work_is_supervised(place: str) -> None:
+    found = {
+        f"{path.relative_to(ROOT)}::{name}"
+        for path in (ROOT / place).rglob("*.py")
+        for name in background_work(path.read_text())
+    } - ALLOWED.keys()
+    assert not found, "use llamesh.background.BackgroundTask, or say in ALLOWED why not"
+
+
+def test_no_service_decides_by_itself_which_failures_of_the_database_it_survives() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for place in PLACES
+        for path in (ROOT / place).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and node.type and "SQLAlchemyError" in ast.unparse(node.type)
+    }
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("async def f():\n while True:\n  await g()", ["f"]),
+        ("class A:\n def start(self):\n  self.t = asyncio.create_task(g())", ["A.start"]),
+        ("async def f():\n while True:\n  yield 1", []),
+        ("async def f():\n while x:\n  await g()", []),
+    ],
+)
+def test_a_loop_is_found(source: str, names: list[str]) -> None:
+    assert list(background_work(source)) == names
