@@ -147,28 +147,9 @@ class Sent(threading.Thread):
             self.status, self.answer = 0, repr(error)
 
 
-OPEN = {
-    "grammar alternatives alike": "alternatives of a repeated rule that begin alike are not counted",
-    "arguments nested in objects": "the nesting of JSON in the text of a tool call's arguments is not counted: it ends the engine",
-    "arguments of responses": "as in a chat",
-}
-"""Families that the front door does not stop yet."""
-
-
-@pytest.mark.parametrize(
-    "family", [family for family in FAMILIES if family.name not in OPEN], ids=lambda each: each.name
-)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
     hinders_nobody(server, family)
-
-
-@pytest.mark.xfail(reason="the front door does not stop them yet", raises=(AssertionError, httpx.HTTPError))
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family.name in OPEN], ids=lambda each: each.name)
-def test_open_families(wide: RunningMesh, family: Family) -> None:
-    """On a server of its own each, as it may not survive."""
-    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
-    with served(wide, "", CHAT, body) as running:
-        hinders_nobody(running, family)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +213,7 @@ def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
             amount = min(table[example.limit].default, example.largest or 1 << 62)
             made = example.make(amount)
         else:
-            family = chance.choice([family for family in FAMILIES if family.name not in OPEN])
+            family = chance.choice(FAMILIES)
             made = family.body(int(DOOR.largest(family) * chance.random() ** 0.5), model)
         try:
             fields |= json.loads(made)
