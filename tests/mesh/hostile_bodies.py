@@ -21,6 +21,8 @@ RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
 COUNT, COUNT_MESSAGES = "/v1/chat/completions/input_tokens", "/v1/messages/count_tokens"
 PATHS = (COMPLETIONS, CHAT, RESPONSES, MESSAGES, EMBEDDINGS, RERANK, "/v1/reranking", COUNT, COUNT_MESSAGES)
+MODEL = "wide.gguf"
+"""The model that the bodies name."""
 TOKENS = 4
 """Tokens of an answer, where a family does not need more."""
 
@@ -36,7 +38,7 @@ class Family:
     make: Callable[[int], Body]
     sizes: tuple[int, ...]
 
-    def body(self, size: int, model: str) -> bytes:
+    def body(self, size: int, model: str = MODEL) -> bytes:
         """The body of a size, for a model."""
         made = self.make(size)
         if isinstance(made, bytes):
@@ -165,6 +167,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("grammar repeated literal", COMPLETIONS, lambda n: grammar(f'root ::= "{"a" * n}"{{2000}}'), (5, 4000)),
     Family("grammar length", COMPLETIONS, lambda n: grammar(f'root ::= "{"a" * n}"'), (10_000, 1_000_000)),
     Family("grammar left recursion", COMPLETIONS, lambda n: grammar('root ::= root "a" | "a"'), (1,)),
+    Family("grammar alternatives alike", COMPLETIONS, lambda n: grammar("root ::= s*\ns ::= " + " | ".join(f'"-" "{w}"?' for w in names(n, 1))), (8, 100)),
     Family("trigger of no type", COMPLETIONS, lambda n: lazy(n, "x"), (99,)),
     Family("trigger parentheses", COMPLETIONS, lambda n: lazy(2, "(" * n + "a" + ")" * n), (30_000,)),
     Family("trigger length", COMPLETIONS, lambda n: lazy(2, "a" * n), (100_000,)),
@@ -177,6 +180,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("pattern stars of stars", CHAT, lambda n: pattern("(" * n + "[a-z]" + ")*" * n), (3, 90)),
     Family("pattern stars of alternatives", CHAT, lambda n: pattern("([a-z]|[a-z][a-z]|[a-z][a-z][a-z])*" * n), (1, 8)),
     Family("pattern alternatives", CHAT, lambda n: pattern("(" + "|".join(names(n)) + ")"), (100, 3000)),
+    Family("pattern of each alternative", CHAT, lambda n: schema({"anyOf": [{"type": "string", "pattern": f"^{'-?' * 15}{k}$"} for k in range(n)]}, logit_bias=[['"', 50]]), (2, 120)),
     Family("pattern length", CHAT, lambda n: pattern("a" * n), (1000, 100_000)),
     Family("pattern odd characters", CHAT, lambda n: pattern(_ODD * n), (1000, 100_000)),
     Family("enum", CHAT, lambda n: schema({"enum": names(n)}), (128, 20_000)),
@@ -228,6 +232,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("keys of a message", CHAT, lambda n: chat(messages=[{"role": "user", "content": "a", **dict.fromkeys(names(n), 0)}]), (100, 100_000)),
     Family("tool calls", CHAT, lambda n: chat(messages=[{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}] * n}, {"role": "user", "content": "a"}]), (50, 10_000)),
     Family("arguments nested", CHAT, lambda n: chat(messages=[{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "[" * n + "]" * n}}]}, {"role": "user", "content": "a"}]), (50, 100_000)),
+    Family("arguments nested in objects", CHAT, lambda n: chat(messages=[{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":' * n + "0" + "} " * n}}]}, {"role": "user", "content": "a"}]), (50, 30_000)),
+    Family("arguments of responses", RESPONSES, lambda n: {"max_output_tokens": TOKENS, "input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":' * n + "0" + "} " * n}, {"role": "user", "content": "a"}]}, (50, 30_000)),
     Family("template arguments", CHAT, lambda n: chat(chat_template_kwargs={f"k{k}": k for k in range(n)}), (50, 50_000)),
     Family("template argument", CHAT, lambda n: chat(chat_template_kwargs={"k": "a" * n}), (10_000, 1_000_000)),
     Family("reasoning tags", COMPLETIONS, lambda n: completion(reasoning_budget_start_tag="a", reasoning_budget_end_tags=names(n), reasoning_budget_tokens=1), (16, 10_000)),
@@ -236,6 +242,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("merged items of responses", RESPONSES, lambda n: {"max_output_tokens": TOKENS, "input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}] * n + [{"role": "user", "content": "a"}]}, (50, 10_000)),
     Family("blocks of messages", MESSAGES, lambda n: {"max_tokens": TOKENS, "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "a"}] * n}]}, (50, 30_000)),
     Family("inputs", EMBEDDINGS, lambda n: {"input": ["a"] * n}, (100, 20_000)),
+    Family("long inputs", EMBEDDINGS, lambda n: {"input": [words(n)] * 16}, (1000, 400_000)),
+    Family("inputs of tokens", EMBEDDINGS, lambda n: {"input": [[5] * n] * 16}, (1000, 200_000)),
     Family("documents", RERANK, lambda n: {"query": words(1000), "documents": ["a"] * n}, (100, 20_000)),
     # The body itself.
     Family("keys", COMPLETIONS, lambda n: completion(**{f"x{k}": 0 for k in range(n)}), (500, 100_000)),

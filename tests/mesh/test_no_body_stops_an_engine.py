@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 from llamesh.kit import limits
 from tests.mesh import hostile_bodies, wide_model
 from tests.mesh.accepted import FrontDoor
-from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, FAMILIES, PATHS, Family
+from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
 from tests.unit import limit_examples
 
@@ -32,7 +33,7 @@ GROWTH = 100 << 20
 """Bytes by which one request may make the engine grow."""
 SECONDS, SECONDS_PER_BYTE = 1.5, 10e-6
 """CPU time that an accepted body with a short answer may cost the engine: so much, and so much for each of its bytes."""
-BYTES, BYTES_PER_BYTE = 64 << 20, 100
+BYTES, BYTES_PER_BYTE = GROWTH, 100
 """Memory that an accepted body may cost the engine."""
 BODIES = int(os.environ.get("TEST_FUZZ_BODIES", "150"))
 """Random bodies that are sent; 5,000 are a night's work."""
@@ -47,20 +48,24 @@ class Server:
     """A server with one engine."""
 
     mesh: RunningMesh
-    model: str
+    uuid: str
     engine: psutil.Process
+    asked: tuple[str, dict[str, Any]]
+    """Path and body of what an ordinary client asks."""
 
     def post(self, path: str, body: bytes, timeout: float = 60.0) -> httpx.Response:
         """One request on a connection of its own, as another client's would be."""
         with httpx.Client(timeout=timeout) as client:
             return client.post(
-                self.mesh.url("inference", path), content=body, headers={"content-type": "application/json"}
+                self.mesh.url("inference", f"/{self.uuid}{path}"),
+                content=body,
+                headers={"content-type": "application/json"},
             )
 
     def plain(self) -> httpx.Response:
         """What an ordinary client asks."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
-        return self.post(CHAT, json.dumps(body).encode())
+        path, body = self.asked
+        return self.post(path, json.dumps(body).encode())
 
     def seconds(self) -> float:
         """CPU time of the engine so far."""
@@ -82,17 +87,41 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the wide model; stopped afterwards."""
-    file = wide_model.write(tmp_path_factory.mktemp("wide") / "wide.gguf")
+def wide(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> RunningMesh:
+    """A mesh that has the wide model."""
+    mesh.add_model("wide", "wide.gguf", wide_model.write(tmp_path_factory.mktemp("wide") / "wide.gguf"))
+    return mesh
+
+
+@contextmanager
+def served(mesh: RunningMesh, options: str, path: str, body: dict[str, Any]) -> Iterator[Server]:
+    """A server of the wide model, stopped afterwards."""
     before = {process.pid for process in engines(mesh)}
-    mesh.add_model("wide", "wide.gguf", file)
-    served = mesh.serve("wide", model_name="wide.gguf", runtime_params="--ctx-size 16384 --parallel 4")
+    # Large, as the bytes of a prompt are also bounded by the context.
+    parameters = f"--ctx-size 262144 --parallel 4 {options}".strip()
+    uuid = mesh.serve("wide", model_name="wide.gguf", runtime_params=parameters)["server_uuid"]
     (engine,) = [process for process in engines(mesh) if process.pid not in before]
-    running = Server(mesh, "wide.gguf", engine)
+    running = Server(mesh, uuid, engine, (path, body))
     running.plain()
-    yield running
-    mesh.call("DELETE", f"/stop/{served['server_uuid']}")
+    try:
+        yield running
+    finally:
+        mesh.call("DELETE", f"/stop/{uuid}")
+
+
+@pytest.fixture(scope="module")
+def server(wide: RunningMesh) -> Iterator[Server]:
+    """A server of texts."""
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
+    with served(wide, "", CHAT, body) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def embedder(wide: RunningMesh) -> Iterator[Server]:
+    """A server of embeddings."""
+    with served(wide, "--embeddings --pooling mean", EMBEDDINGS, {"input": "Hello!"}) as running:
+        yield running
 
 
 def engines(mesh: RunningMesh) -> list[psutil.Process]:
@@ -120,11 +149,22 @@ class Sent(threading.Thread):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
-    """At the sizes of the family, and at the largest that the front door lets through."""
+    hinders_nobody(server, family)
+
+
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family.path == EMBEDDINGS], ids=lambda family: family.name
+)
+def test_a_plain_text_is_embedded_whatever_one_client_sends(embedder: Server, family: Family) -> None:
+    hinders_nobody(embedder, family)
+
+
+def hinders_nobody(server: Server, family: Family) -> None:
+    """Send a family at its own sizes, and at the largest that the front door lets through, with a plain client beside."""
     for size in sorted({*family.sizes, DOOR.largest(family)}):
         server.forget()
         before = server.memory()
-        sent = Sent(server, family.path, family.body(size, server.model))
+        sent = Sent(server, family.path, family.body(size, MODEL))
         sent.start()
         while True:
             began, used = time.monotonic(), server.seconds()
@@ -144,7 +184,7 @@ def test_random_accepted_bodies_cost_no_more_than_their_budget(server: Server) -
     chance = random.Random(SEED)
     passed, over = 0, []
     for number in range(BODIES):
-        path, body = random_body(chance, server.model)
+        path, body = random_body(chance, MODEL)
         server.forget()
         memory, used = server.memory(), server.seconds()
         answer = server.post(path, body)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 TOKENS = 131_072
 """As many as models of 2025 have: 128,256 (Llama 3) to 262,144 (Gemma 3)."""
-CONTEXT = 8192
+CONTEXT = 131_072
 _WIDTH = 32
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TEMPLATE = """\
