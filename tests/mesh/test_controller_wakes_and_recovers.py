@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from engine.sentence import SENTENCE
@@ -142,16 +144,23 @@ async def test_requests_that_a_killed_controller_held_are_answered_by_the_next(m
         await until(all_held, "the requests to be held once more")
     finally:
         stopping.cancel()
-        for pid in mesh.engine_pids():
-            os.kill(pid, signal.SIGCONT)
+        _signal_engines(mesh, signal.SIGCONT)
     assert await asyncio.gather(*held) == [SENTENCE] * 10
 
 
 async def _stop_engines(mesh: ControlledMesh) -> None:
     while True:
-        for pid in mesh.engine_pids():
-            os.kill(pid, signal.SIGSTOP)
+        _signal_engines(mesh, signal.SIGSTOP)
         await asyncio.sleep(0.005)
+
+
+def _signal_engines(mesh: ControlledMesh, number: signal.Signals) -> None:
+    """Signal engines with their llama.cpp, which may run already."""
+    for pid in mesh.engine_pids():
+        with contextlib.suppress(psutil.Error):
+            engine = psutil.Process(pid)
+            for process in (engine, *engine.children()):
+                process.send_signal(number)
 
 
 async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> None:
