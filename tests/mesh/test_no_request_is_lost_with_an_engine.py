@@ -68,8 +68,8 @@ async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: 
 
     async def busy() -> bool:
         (instance,) = (mesh.settings.run_dir / "engines").glob("*.sock")
-        load = await probe.load(str(instance))
-        return load is not None and load.busy
+        counters = await probe.counters(str(instance))
+        return counters is not None and counters.requests > 0
 
     await until(busy, "the request to run")
     kill(llama_cpp(mesh))
@@ -78,9 +78,9 @@ async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: 
     await until(lambda: _started(mesh, 2), "another engine")
     await mesh.until_state(server.server_uuid, READY)
     (instance,) = (mesh.settings.run_dir / "engines").glob("*.sock")
-    load = await probe.load(str(instance))
-    assert load is not None
-    assert (load.busy, load.work_done) == (False, 0)
+    counters = await probe.counters(str(instance))
+    assert counters is not None
+    assert (counters.requests, counters.work) == (0, 0)
 
 
 async def _started(mesh: ControlledMesh, count: int) -> bool:
