@@ -17,6 +17,8 @@ local request_limits = {}
 local ANYTHING = { any = true }
 -- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
 local LONGEST_MODEL = 2048
+-- Tokens of a context if no server has said its own: what the mesh gives a slot by default.
+local DEFAULT_CONTEXT = 4096
 
 -- The shapes with each name replaced by what it stands for.
 local shapes = {}
@@ -54,8 +56,8 @@ local BODY = shape_of("body")
 
 -- Of the body that is read now.
 local text, limits, sums, model = "", {}, {}, nil
--- Whether it has a grammar or a schema, and how many prompts.
-local constrained, prompts = false, 0
+-- How many prompts it has, and the largest of the numbers that are multiplied.
+local prompts, largest = 0, {}
 -- The names and numbers that lead to the value that is read.
 local trail, level = {}, 0
 
@@ -140,7 +142,6 @@ local function check_text(rule, first, last)
   elseif rule.reads == "json" then
     check_depth(unescaped(sub(text, first, last)), "messages.argument_depth")
   elseif rule.reads == "grammar" then
-    constrained = true
     grammar_cost.check(unescaped(sub(text, first, last)), limits)
   elseif rule.reads == "model" then
     model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
@@ -219,7 +220,14 @@ local function check_list(at, rule)
   return ended
 end
 
+local function keep_largest(name, number)
+  largest[name] = math.max(largest[name] or 0, number)
+end
+
 local function check_number(rule, number, written)
+  if rule.counts then
+    keep_largest(rule.counts, rule.endless and number < 0 and math.huge or number)
+  end
   if rule.most and number > limits[rule.most] then
     return exceeded(rule.most, written)
   end
@@ -242,7 +250,6 @@ end
 function value(at, shape)
   local mark = byte(text, at)
   if shape.schema then
-    constrained = true
     return schema_cost.check(text, at, limits, sums)
   elseif shape.refused then
     return refused("unsupported_parameter", "may not be sent.")
@@ -269,6 +276,9 @@ function value(at, shape)
   if word == "true" or word == "false" then
     if not shape.flag and not shape.any then
       return wrong_kind(shape, "flag")
+    end
+    if word == "true" and type(shape.flag) == "table" then
+      keep_largest(shape.flag.counts, shape.flag.as)
     end
   elseif word ~= "null" then
     local number = find(word, "^-?%d[%d.eE+-]*$") and tonumber(word)
@@ -297,7 +307,26 @@ local function place()
   return sub(table.concat(way), 1, 200)
 end
 
-local function read()
+local function exceeded_by(field, name, amount)
+  trail[1], level = field, 1
+  return exceeded(name, amount)
+end
+
+-- Limits of what several fields say together. `context`: the tokens of the largest context of any server.
+local function check_products(context)
+  local generations = math.max(largest.choices or 1, 1) * math.max(prompts, 1)
+  if generations > limits.generations then
+    return exceeded_by("n", "generations", generations)
+  end
+  local alternatives = (largest.probabilities or 0) * generations
+  local tokens = largest.tokens or math.huge
+  alternatives = alternatives > 0 and alternatives * (tokens < math.huge and tokens or context) or 0
+  if alternatives > limits["probabilities.total"] then
+    return exceeded_by("logprobs", "probabilities.total", ("%d"):format(alternatives))
+  end
+end
+
+local function read(context)
   local at = find(text, "[^ \t\r\n]")
   if not at or byte(text, at) ~= BRACE then
     return broken()
@@ -306,22 +335,20 @@ local function read()
   if find(text, "[^ \t\r\n]", at) then
     return broken()
   end
-  if constrained and prompts > limits["prompts.constrained"] then
-    trail[1], level = "prompt", 1
-    return exceeded("prompts.constrained", prompts)
-  end
+  check_products(context)
 end
 
 -- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil.
 function request_limits.read(body, most_prompt)
   text, limits, sums, model, level = body, table_of_limits.limits, {}, nil, 0
-  constrained, prompts = false, 0
+  prompts, largest = 0, {}
+  local context = most_prompt and most_prompt / limits["prompt.bytes_per_token"] or DEFAULT_CONTEXT
   if most_prompt and most_prompt < limits["prompt.bytes"] then
     limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
   end
   json_text.open(text, limits)
-  local passed, why = pcall(read)
+  local passed, why = pcall(read, context)
   text = ""
   if passed then
     return { model = model }

@@ -78,6 +78,8 @@ def _from_shapes() -> Iterator[Example]:
         if "text" in found:
             yield from texts(found["text"], path)
         for bound, limit in found.get("number", {}).items():
+            if bound in ("counts", "endless"):
+                continue
             assert bound in ("least", "most")
             yield limit, path, lambda amount: _request(path, amount)
         if "list" in found:
@@ -176,7 +178,13 @@ def _grammar_bytes(amount: int) -> bytes:
     return schema({"anyOf": [*([{"type": "null"}] * (members - 1)), last]})
 
 
-_LARGEST = {"schema.grammar_bytes": 40_000}
+def _generations(amount: int) -> bytes:
+    """So many answers: as many prompts, times as many answers to each, as other limits allow."""
+    answers = next(count for count in (1, 2, 3) if amount % count == 0 and amount // count <= 3)
+    return _dump({"model": "smol", "prompt": ["a"] * (amount // answers), "n": answers})
+
+
+_LARGEST = {"schema.grammar_bytes": 40_000, "generations": 4}
 _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.depth": lambda amount: (
         _dump({"model": "smol"})[:-1] + b',"x":' + b"[" * (amount - 1) + b"]" * (amount - 1) + b"}"
@@ -193,7 +201,8 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.escaped_quotes": lambda amount: _dump({"model": "smol", "x": '"' * amount}),
     "body.key_bytes": lambda amount: _dump({"model": "smol", "k" * amount: 1}),
     "body.gap_bytes": lambda amount: _dump({"model": "smol"})[:-1] + b',"x":' + b" " * amount + b"1}",
-    "prompts.constrained": lambda amount: _dump({"model": "smol", "grammar": "root ::= [a]", "prompt": ["a"] * amount}),
+    "generations": _generations,
+    "probabilities.total": lambda amount: _dump({"model": "smol", "n_probs": 1, "max_tokens": amount}),
     "messages.argument_depth": lambda amount: _request(
         ("messages", 0, "tool_calls", 0, "function", "arguments"), "[" * amount + "]" * amount
     ),

@@ -184,7 +184,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "16 prompts with a grammar": (
         COMPLETIONS,
         {"prompt": ["x"] * 16, "grammar": "root ::= [a-z]+"},
-        "prompts.constrained",
+        "prompts.items",
     ),
     "arguments of a tool call in each other": (
         CHAT,

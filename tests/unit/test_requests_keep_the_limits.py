@@ -88,7 +88,7 @@ def _encoded(given: dict[str, Any] | bytes) -> bytes:
     [
         ({"stop": ["a"] * 70}, "stop", 64, "70"),
         ({"messages": [{"content": "x"}, {"content": [{"type": "text", "text": "a" * 5000}]}]}, "messages[1].content[0].text", 4096, "5000"),  # noqa: E501
-        ({"n": 1e300}, "n", 16, "1e+300"),
+        ({"n": 1e300}, "n", 3, "1e+300"),
         ({"tools": [{}, {"function": {"parameters": {"enum": list(range(300))}}}]}, "tools[1].function.parameters", 64, "300"),
         ({"messages": [{'a"\\\n\x00é' * 4: "a" * 5000}]}, "messages[0]." + "a??????" * 4, 4096, "5000"),
     ],
@@ -132,7 +132,7 @@ def test_a_value_of_another_kind_is_refused(body: bytes, param: str) -> None:
         b'{"n":17e0}',
         b'{"n":170e-1}',
         b'{ "n" :\t17 }',
-        b'{"n":16.0000001}',
+        b'{"n":3.0000001}',
         b'{"n":1e999}',
     ],
 )
@@ -167,3 +167,25 @@ def test_a_prompt_that_fits_no_server_is_refused() -> None:
     # Each prompt of a list is one of its own.
     assert run(_encoded({"prompt": ["word " * 150, "word " * 150]}), settings=settings).status is None
     assert run(_encoded(parts), settings=OPEN | {"most_prompt_bytes": 1 << 40}).status is None
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "passes"),
+    [
+        ({"n": 3}, {}, True),
+        ({"prompt": ["a", "b"], "n": 2}, {}, False),
+        ({"prompt": ["a", "b", "c"], "n_cmpl": 1}, {}, True),
+        ({"logprobs": True, "max_tokens": 4096}, {}, True),
+        ({"logprobs": True, "max_tokens": 5001}, {}, False),
+        ({"logprobs": 20, "max_tokens": 2000, "n": 3}, {}, False),
+        ({"logprobs": False, "max_tokens": 1_000_000}, {}, True),
+        # Without a bound of its own an answer may be as long as the largest context.
+        ({"n_probs": 20}, {"most_prompt_bytes": 8 * 5000}, True),
+        ({"n_probs": 20}, {"most_prompt_bytes": 8 * 131_072}, False),
+        ({"n_probs": 20, "n_predict": -1}, {"most_prompt_bytes": 8 * 131_072}, False),
+        ({"n_probs": 20, "max_tokens": 100}, {"most_prompt_bytes": 8 * 131_072}, True),
+    ],
+)
+def test_what_fields_multiply_is_bounded(body: dict[str, Any], settings: dict[str, Any], passes: bool) -> None:
+    outcome = run(_encoded(body), settings=OPEN | settings)
+    assert (outcome.code == "limit_exceeded") is not passes, outcome.answer
