@@ -100,11 +100,12 @@ local function read_literal(at)
   return stop, { [read_character(at + 1) or 128] = true }, stop == at + 1
 end
 
--- Lowest and highest number of the repetition that opens with the brace at `at`, and its end; nil if it is none.
+-- Lowest and highest number of the repetition that opens with the brace at `at`, and its end. The engine reads numbers in more ways (signs, anything
+-- behind the digits, comments between them), so what is written in another way is refused: read differently it would be counted wrongly.
 local function numbers(at)
-  local _, stop, low, comma, high = find(text, "^{%s*(%d*)%s*(,?)%s*(%d*)%s*}", at)
-  if not stop then
-    return nil
+  local _, stop, low, comma, high = find(text, "^{ *(%d*) *(,?) *(%d*) *}", at)
+  if not stop or low .. high == "" or (comma == "" and high ~= "") then
+    error({ code = "invalid_value", message = "has a repetition that is not written as {m}, {m,}, {,n} or {m,n}; a brace of a text must be quoted or escaped." }, 0)
   end
   local least = tonumber(low) or 0
   local most = comma == "" and least or tonumber(high)

@@ -49,8 +49,6 @@ def pattern(text: str) -> str:
         "",
         "^[",
         "^(",
-        "^a{",
-        "^a{1,2",
         "*",
         "^\\$",
     ],
@@ -82,6 +80,37 @@ def test_usual_patterns_pass(text: str) -> None:
 )
 def test_patterns_that_divide_a_text_in_many_ways_do_not(text: str) -> None:
     assert pattern(text) == "grammar.ways"
+
+
+@pytest.mark.parametrize(
+    "braces",
+    [
+        "{0x,30x}",
+        "{+0,+30}",
+        "{-1,30}",
+        "{0,30abc}",
+        "{0\n,30}",
+        "{0,\t30}",
+        "{1,2,3}",
+        "{}",
+        "{,}",
+        "{3 0}",
+        "{",
+        "{1,2",
+    ],
+)
+def test_a_repetition_that_the_engine_may_read_differently_is_refused(braces: str) -> None:
+    assert pattern(f"^a{braces}$") == "invalid_value"
+    assert grammar(f"root ::= [a]{braces}") == "invalid_value"
+
+
+def test_a_comment_hides_no_repetition() -> None:
+    assert grammar("root ::= ([a]{0#\n,30}){0,30}") == "invalid_value"
+
+
+def test_quoted_and_escaped_braces_are_text() -> None:
+    assert pattern(r"^\{[a-z]{1,5}\}[{}]$") == "passes"
+    assert grammar('root ::= "{" [{}] "}"') == "passes"
 
 
 ARITHMETIC = """
