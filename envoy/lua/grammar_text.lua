@@ -198,8 +198,6 @@ local function read_alternatives(at, depth)
         items[#items + 1] = { first = first, literal = true, size = stop - at - 1, text = sub(text, at + 1, stop - 1) }
       end
       at = stop + 1
-    elseif mark == 35 then
-      at = find(text, "\n", at, true) or #text + 1
     elseif find(text, NAME, at) then
       _, stop = find(text, NAME, at)
       if find(text, "^%s*::=", stop + 1) then
@@ -209,6 +207,31 @@ local function read_alternatives(at, depth)
       at = stop + 1
     else
       items[#items + 1] = { first = "any" }
+      at = at + 1
+    end
+  end
+end
+
+-- A grammar without its comments, which may stand wherever space may and end with a line, however it ends.
+local function without_comments(grammar)
+  local parts, from, at = {}, 1, 1
+  while true do
+    at = find(grammar, '["%[#]', at)
+    local mark = at and byte(grammar, at)
+    if not mark then
+      parts[#parts + 1] = sub(grammar, from)
+      return table.concat(parts)
+    elseif mark == 35 then
+      parts[#parts + 1] = sub(grammar, from, at - 1)
+      at = find(grammar, "[\r\n]", at) or #grammar + 1
+      from = at
+    else
+      local ends = mark == 34 and '["\\]' or "[%]\\]"
+      repeat
+        at = find(grammar, ends, at + 1) or #grammar
+        local escaped = byte(grammar, at) == 92
+        at = escaped and at + 1 or at
+      until not escaped
       at = at + 1
     end
   end
@@ -226,7 +249,7 @@ end
 
 -- The rules of a grammar by their names, each {alternatives}.
 function grammar_text.rules(grammar, most)
-  text, limits, sums, is_pattern = grammar, most, {}, false
+  text, limits, sums, is_pattern = without_comments(grammar), most, {}, false
   local rules, count, at = {}, 0, 1
   while true do
     local first, stop, name = find(text, "([%w-_]+)%s*::=", at)

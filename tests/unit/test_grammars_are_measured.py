@@ -104,8 +104,27 @@ def test_a_repetition_that_the_engine_may_read_differently_is_refused(braces: st
     assert grammar(f"root ::= [a]{braces}") == "invalid_value"
 
 
-def test_a_comment_hides_no_repetition() -> None:
-    assert grammar("root ::= ([a]{0#\n,30}){0,30}") == "invalid_value"
+COSTLY = "(([ a]{0,44}){0,44})"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"root ::= {COSTLY}",
+        f'# a ::= "\nroot ::= {COSTLY}\n# "\n',
+        f"root ::= x # c\rx ::= {COSTLY}\n",
+        f"root ::= x # c\r\nx # d\n::= {COSTLY}",
+        "root ::= ((([ a]{#\n0,44}){0 #\r,44}){#\n0,1})",
+        f'root ::= "\\"#" [#"\\]#] {COSTLY}',
+        f"root ::= x #[\nx ::= {COSTLY} #]",
+    ],
+)
+def test_comments_hide_nothing(text: str) -> None:
+    assert grammar(text) in ("grammar.ways", "invalid_value")
+
+
+def test_what_stands_in_a_comment_costs_nothing() -> None:
+    assert grammar(f'root ::= "#" [#] # {COSTLY}\n#{COSTLY}') == "passes"
 
 
 def test_quoted_and_escaped_braces_are_text() -> None:
