@@ -33,6 +33,8 @@ GROWTH = 100 << 20
 """Bytes by which one request may make the engine grow."""
 SECONDS, SECONDS_PER_BYTE = 1.5, 10e-6
 """CPU time that an accepted body with a short answer may cost the engine: so much, and so much for each of its bytes."""
+SECONDS_PER_TOKEN = 300e-6
+"""CPU time that a token of its prompt may cost: that is ordinary work, which grows with the length of the prompt."""
 BYTES, BYTES_PER_BYTE = GROWTH, 100
 """Memory that an accepted body may cost the engine."""
 BODIES = int(os.environ.get("TEST_FUZZ_BODIES", "150"))
@@ -200,6 +202,12 @@ def test_random_accepted_bodies_cost_no_more_than_their_budget(server: Server) -
 def refused(answer: httpx.Response) -> bool:
     """Whether the front door answered: llama.cpp's own errors have a number as their code."""
     return answer.status_code >= 400 and isinstance(answer.json()["error"]["code"], str)
+
+
+def prompt_tokens(answer: httpx.Response) -> int:
+    """How long the prompt was, as the engine counts; 0 for a request that it did not answer."""
+    usage = answer.json().get("usage", {}) if answer.status_code == 200 else {}
+    return int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0)
 
 
 def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
