@@ -59,9 +59,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
             followers.append(follower)
             member.stop()
 
-        lease = Lease(database, "controller", owner_of(settings.home, "controller"), end)
-        shared = database.schema is not None
-        if shared:
+        lease = None
+        if database.schema is not None:
+            lease = Lease(database, "controller", owner_of(settings.home, "controller"), end)
             await _become_owner(lease, member)
             lease.start()
             stack.push_async_callback(lease.close)
@@ -69,7 +69,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
 
-        store, board, control = _declared(database, lease if shared else None), Board(), ControlPlane()
+        store, board, control = _declared(database, lease), Board(), ControlPlane()
         runtime = ProcessRuntime(settings)
         demand = Demand()
         reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)

@@ -103,7 +103,13 @@ class Reconciler:
         self._models = models
         await self._runtime.open(self._queue.add)
         for declared in await self._store.all():
-            await self._look_at(declared, self._memory(declared.server_uuid))
+            try:
+                await self._look_at(declared, self._memory(declared.server_uuid))
+            except Exception as failure:
+                # One server must not keep all others from being served.
+                report_failure(f"look at server {declared.server_uuid}", failure)
+                self._board.put(self.view(declared))
+                self._queue.add(declared.server_uuid)
         self._board.synced.set()
         self._queue.start()
         for server_uuid in self._runtime.servers():

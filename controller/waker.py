@@ -25,6 +25,8 @@ AWAKE_HEADER = "x-llamesh-awake"
 HELD_SINCE_HEADER = "x-llamesh-held-since"
 """When Envoy began to hold the request, in seconds since 1970: what it waited at a waker before us counts."""
 _CHUNK = 1 << 16
+_END_SECONDS = 0.1
+"""How long the end waits for an answer that is on its way. 0 would be for ever."""
 
 
 class Waker:
@@ -41,7 +43,10 @@ class Waker:
         application.router.add_get("/{server}/v1/models/{name:.+}", self._model)
         application.router.add_post("/{path:.*}", self._hold)
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
-        self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
+        # At the end nobody is waited for either: Envoy sends what is held to the next waker.
+        self._runner = web.AppRunner(
+            application, handler_cancellation=True, access_log=None, shutdown_timeout=_END_SECONDS
+        )
         self._site: web.UnixSite | None = None
         self._watch = SocketWatch(socket, self._listen)
 
@@ -59,12 +64,15 @@ class Waker:
 
     async def _listen(self) -> None:
         """Listen at the socket's path, anew if it has vanished; requests that are held already stay so."""
-        if self._site:
-            await self._site.stop()
+        # Forgotten first: if what follows fails, the next try must not stop it again.
+        site, self._site = self._site, None
+        if site:
+            await site.stop()
         make_private(self._socket.parent)
         self._socket.unlink(missing_ok=True)
-        self._site = web.UnixSite(self._runner, str(self._socket))
-        await self._site.start()
+        site = web.UnixSite(self._runner, str(self._socket))
+        await site.start()
+        self._site = site
 
     async def _hold(self, request: web.Request) -> web.Response:
         async for _ in request.content.iter_chunked(_CHUNK):

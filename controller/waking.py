@@ -149,7 +149,7 @@ class Waking:
                 self._touch(server.server_uuid)
                 return Awake()
         waits = [next_start(server, self._wall_clock()) for server in candidates]
-        if min(waits) <= left:
+        if min(waits) <= max(left, 0.0):
             return None
         if math.isinf(min(waits)):
             return Refused(f"The engine does not start: {self._reason(candidates)}.", 10)

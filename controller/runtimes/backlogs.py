@@ -58,28 +58,36 @@ class Backlogs:
             log.info("requests that the engine had not accepted are sent again", instance=instance, count=count)
 
     async def _ask(self, instance: str, hand_over: Path) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                connection = await _connected(hand_over)
-        except TimeoutError:
-            log.debug("the engine hands its listening socket over to nobody", instance=instance)
-            return
-        with connection:
-            await listeners.readable(connection.fileno())
-            with contextlib.suppress(OSError):
-                held = listeners.taken(connection)
-                if held is not None:
-                    self._sockets[instance] = held
+        while True:
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    connection = await _connected(hand_over)
+            except TimeoutError:
+                log.debug("the engine hands its listening socket over to nobody", instance=instance)
+                return
+            with connection:
+                await listeners.readable(connection.fileno())
+                try:
+                    held = listeners.taken(connection)
+                except OSError as error:
+                    # A lack of our own, such as of descriptors: the engine gives another duplicate to who asks again.
+                    log.warning("cannot take over a listening socket", instance=instance, error=str(error))
+                else:
+                    if held is not None:
+                        self._sockets[instance] = held
+                    return
+            await asyncio.sleep(_ASK_SECONDS)
 
 
 async def _connected(path: Path) -> socket.socket:
     while True:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.setblocking(False)
-        try:
-            connection.connect(str(path))
-        except OSError:
-            connection.close()
-            await asyncio.sleep(_ASK_SECONDS)
-        else:
-            return connection
+        with contextlib.suppress(OSError):
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.setblocking(False)
+                connection.connect(str(path))
+            except OSError:
+                connection.close()
+            else:
+                return connection
+        await asyncio.sleep(_ASK_SECONDS)

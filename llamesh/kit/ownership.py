@@ -52,18 +52,25 @@ def owner_of(home: Path, name: str) -> Owner:
     """The owner that this process is. The home gets an id of its own the first time."""
     host = socket.gethostname()
     path = make_private(home) / "home-id"
-    with contextlib.suppress(FileExistsError):
-        unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        identifier = path.read_text().strip()
+    except FileNotFoundError:
+        identifier = _new_identifier(path)
+    # A home that is copied keeps its id: host and path tell the copy apart.
+    return Owner(f"{identifier}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}")
+
+
+def _new_identifier(path: Path) -> str:
+    """Give the home an id, or take the one that another member has given it meanwhile."""
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
         unfinished.write_text(uuid.uuid4().hex)
-        try:
+        with contextlib.suppress(FileExistsError):
             # Unlike a rename, a link never replaces the id that another member wrote first.
             os.link(unfinished, path)
-        finally:
-            unfinished.unlink()
-    # A home that is copied keeps its id: host and path tell the copy apart.
-    return Owner(
-        f"{path.read_text().strip()}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}"
-    )
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path.read_text().strip()
 
 
 class HomeLock:

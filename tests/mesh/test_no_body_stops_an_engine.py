@@ -192,7 +192,8 @@ def test_random_accepted_bodies_cost_no_more_than_their_budget(server: Server) -
         answer = server.post(path, body)
         cost, grown = server.seconds() - used, server.largest() - memory
         passed += not refused(answer)
-        if cost > SECONDS + len(body) * SECONDS_PER_BYTE or grown > BYTES + len(body) * BYTES_PER_BYTE:
+        budget = SECONDS + len(body) * SECONDS_PER_BYTE + prompt_tokens(answer) * SECONDS_PER_TOKEN
+        if cost > budget or grown > BYTES + len(body) * BYTES_PER_BYTE:
             told = body[:1000].decode(errors="replace")
             over.append(f"{number}: {cost:.1f} s, {grown >> 20} MiB, {path}, {len(body)} bytes: {told}")
     assert not over, f"seed {SEED}: " + "\n".join(over)

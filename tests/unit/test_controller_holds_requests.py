@@ -343,3 +343,11 @@ async def test_who_is_waited_for_is_known_as_long_as_a_request_waits(bench: Benc
     second.cancel()
     await bench.settle()
     assert not demand.waits_for("a")
+
+
+async def test_a_request_whose_budget_is_spent_already_is_told_that_no_engine_was_ready_in_time(bench: Bench) -> None:
+    bench.board.put(server(budget=60))
+    verdict = await asyncio.wait_for(bench.waking.hold("s:a", waited=70), 5)
+    assert isinstance(verdict, Refused)
+    assert verdict.message.startswith("No engine was ready in time")
+    assert verdict.retry_after == 1

@@ -33,6 +33,7 @@ ALLOWED = {
     "controller/runtimes/probe.py::_get": "waits for one connection, for a bounded time",
     "controller/runtimes/backlogs.py::Backlogs.hold": "asks one engine once, for a bounded time",
     "controller/runtimes/backlogs.py::Backlogs.turn_away": "answers what waits for one engine that has ended",
+    "controller/runtimes/backlogs.py::Backlogs._ask": "asks one engine until it has answered",
     "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
     "llamesh/kit/objects/s3.py::S3Store.stage": "one transfer",
     "llamesh/kit/objects/s3.py::S3Store.local_path": "one transfer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -101,3 +102,19 @@ def test_an_owner_is_the_same_after_a_restart_and_another_for_a_copied_home(tmp_
     shutil.copytree(home, copy)
     assert owner_of(copy, "download").id != first.id
     assert sorted(path.name for path in home.iterdir()) == ["home-id"]
+
+
+def test_a_full_disk_costs_a_known_owner_nothing_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = owner_of(tmp_path, "controller")
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert owner_of(tmp_path, "controller").id == before.id
+    new = tmp_path / "new"
+    with pytest.raises(OSError, match="No space left"):
+        owner_of(new, "controller")
+    assert list(new.iterdir()) == []

@@ -1,0 +1,60 @@
+"""The waker listens again after every failure to do so, and its end waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import controller.waker
+from controller.board import Board
+from controller.waker import Waker
+from controller.waking import Waking
+from llamesh.kit.listening import SocketWatch
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Server
+
+
+@pytest.fixture
+async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Waker, Waking, Path]]:
+    """A waker with one server that starts for ever, looked at often."""
+    monkeypatch.setattr(controller.waker, "SocketWatch", lambda path, listen: SocketWatch(path, listen, every=0.05))
+    socket, board = tmp_path / "run" / "waker.sock", Board()
+    board.put(Server(server_uuid="a", model_name="m", state=server_pb2.SERVER_STATE_STARTING))
+
+    async def wake(_: str) -> None:
+        return
+
+    waking = Waking(board, wake, lambda _: None)
+    made = Waker(waking, board, socket)
+    await made.start()
+    yield made, waking, socket
+    await made.close()
+
+
+async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[Waker, Waking, Path]) -> None:
+    _, _, socket = waker
+    shutil.rmtree(socket.parent)
+    socket.parent.write_text("in the way")
+    await asyncio.sleep(0.5)  # Several tries fail.
+    socket.parent.unlink()
+    async with asyncio.timeout(30):
+        while not socket.exists():
+            await asyncio.sleep(0.02)
+        _, writer = await asyncio.open_unix_connection(str(socket))
+        writer.close()
+
+
+async def test_its_end_waits_for_no_held_request(waker: tuple[Waker, Waking, Path]) -> None:
+    made, waking, socket = waker
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nx-llamesh-cluster: s:a\r\ncontent-length: 0\r\n\r\n")
+    async with asyncio.timeout(20):
+        while not waking.held:
+            await asyncio.sleep(0.01)
+        await made.close()
+        await reader.read()
+    writer.close()
