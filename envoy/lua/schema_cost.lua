@@ -29,6 +29,8 @@ end
 -- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
 -- and how many times one led back so far.
 local root, referred, leading_back, turns
+-- The names of each list of required properties, which is read at each place that leads to it.
+local named
 
 -- As the conversion finds it: names may be empty, and an index is what a number begins with.
 local function target_of(reference)
@@ -96,14 +98,34 @@ local function visit_object(properties, required, more, depth, way)
   add("schema.grammar_bytes", optional * optional * (way + 24))
 end
 
+local NONE = {}
+
 local function names_in(list)
-  local names = {}
-  if is_list(list) then
+  if not is_list(list) then
+    return NONE
+  end
+  local names = named[list]
+  if not names then
+    names = {}
     for _, name in ipairs(list) do
       names[name] = true
     end
+    named[list] = names
   end
   return names
+end
+
+local TYPES = { object = true, array = true, string = true, number = true, integer = true, boolean = true, null = true }
+
+-- The conversion goes through a list of types one by one, and through lists in it too: as it must be, each is a name, and none is there twice.
+local function check_types(types)
+  local seen = {}
+  for _, name in ipairs(types) do
+    if not TYPES[name] or seen[name] then
+      error({ code = "invalid_value", message = "has a list of types that are not different names of types." }, 0)
+    end
+    seen[name] = true
+  end
 end
 
 -- The properties that the parts of allOf bring together. A reference is followed at each place; one that leads to itself ends at the limit of the depth.
@@ -149,12 +171,23 @@ local function repetitions(of, least, most)
   add("schema.repetitions", max(tonumber(of[least]) or 0, tonumber(of[most]) or 0, 0))
 end
 
+-- How many bytes two values must share at their beginning to count as alike: that many tell apart what the next tokens are tried against.
+local ALIKE_BYTES = 3
+
+-- Constants among which one place chooses. All are tried for the first token, those that begin alike for the next ones too.
 local function visit_enum(values)
   add("schema.enum", #values)
+  if #values > limits["schema.constants"] then
+    return exceeded("schema.constants", #values)
+  end
+  local alike, most = {}, 0
   for _, value in ipairs(values) do
     add("schema.enum_bytes", size(value))
+    local beginning = type(value) == "string" and sub(value, 1, ALIKE_BYTES) or type(value)
+    alike[beginning] = (alike[beginning] or 0) + 1
+    most = max(most, alike[beginning])
   end
-  return max(1, #values)
+  return max(1, most)
 end
 
 -- A schema of one type, or of none. Returns among how many alternatives it chooses.
@@ -192,6 +225,7 @@ local function visit_type(of, kind, depth, way)
       if #of.pattern > limits["schema.pattern_bytes"] then
         return exceeded("schema.pattern_bytes", #of.pattern)
       end
+      add("schema.patterns", #of.pattern)
       return grammar_cost.pattern(of.pattern, limits, sums)
     end
   end
@@ -269,6 +303,7 @@ function visit(schema, depth, way)
       end
     end
   elseif is_list(of.type) then
+    check_types(of.type)
     for _, kind in ipairs(of.type) do
       add("schema.nodes", 1)
       if of.const ~= nil or is_list(of.enum) then
@@ -293,7 +328,7 @@ end
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
   limits, sums = most, totals
-  referred, leading_back, turns = {}, {}, 0
+  referred, leading_back, turns, named = {}, {}, 0, {}
   local ended
   root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
   add("schema.bytes", ended - at)

@@ -225,6 +225,13 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.enum": lambda amount: schema(
         {"type": "array", "prefixItems": [{"enum": ["a"] * min(50, amount - n)} for n in range(0, amount, 50)]}
     ),
+    "schema.constants": lambda amount: schema({"enum": [f"{n:03d}" for n in range(amount)]}),
+    "schema.patterns": lambda amount: schema(
+        {
+            "prefixItems": [{"type": "string", "pattern": "a" * min(100, amount - n)} for n in range(0, amount, 100)],
+            "type": "array",
+        }
+    ),
     "schema.enum_bytes": lambda amount: schema({"enum": [words(amount - 2)]}),
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
     "schema.alternatives": lambda amount: schema({"anyOf": [{}] * amount}),

@@ -28,7 +28,7 @@ def tool(parameters: Any, **more: Any) -> dict[str, Any]:
 def _types(depth: int) -> dict[str, Any]:
     inner: dict[str, Any] = {"type": "null"}
     for _ in range(depth):
-        inner = {"type": ["object"] * 10, "properties": {"p": inner}}
+        inner = {"type": ["object", "array"], "properties": {"p": inner}, "items": inner}
     return inner
 
 
@@ -169,7 +169,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     "a long word in a schema": (CHAT, chat(tools=[tool({"description": "a" * 20_000})]), "prompt.run_bytes"),
     "a grammar of nested parentheses": (
         COMPLETIONS,
-        {"prompt": "x", "grammar": "root ::= " + "(" * 10_000 + "[a]" + ")" * 10_000},
+        {"prompt": "x", "grammar": "root ::= " + "(" * 5_000 + "[a]" + ")" * 5_000},
         "grammar.depth",
     ),
     "a pattern of nested parentheses": (
@@ -238,7 +238,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
         ),
         "schema.",
     ),
-    "lists of types in each other": (CHAT, answer_of(_types(6)), "schema."),
+    "lists of types in each other": (CHAT, answer_of(_types(12)), "schema."),
     "parts that refer to objects of parts": (CHAT, answer_of(_parts_that_refer(6)), "schema."),
     "long names on a long way": (
         CHAT,

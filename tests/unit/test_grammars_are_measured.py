@@ -222,3 +222,40 @@ def test_a_schema_that_leads_back_in_two_ways_does_not() -> None:
     assert schema(
         {"properties": {"of": again}, "required": ["of"]}, {"properties": {"of": again}, "required": ["of"]}
     ) == ("grammar.branches")
+
+
+def schema_of(written: object) -> str:
+    """The limit that refuses a schema, or that it passes."""
+    return str(_read(json.dumps({"json_schema": written}).encode()).decode())
+
+
+PATTERN = "-".join(["(" * 30 + "a" + "".join(f"|{letter})" for letter in "bcdefghijklmnopqrstuvwxyzABCDE")] * 8)
+"""The longest work that a pattern of 1 KB was found to make."""
+
+
+@pytest.mark.parametrize(
+    "types", [["string", "string"], [["string"] * 3], ["string", 1], ["strings"], ["object", None]], ids=str
+)
+def test_a_list_of_types_is_of_different_names(types: list[object]) -> None:
+    assert schema_of({"type": types, "pattern": PATTERN, "maxLength": 1900}) == "invalid_value"
+
+
+def test_the_work_of_the_front_door_for_patterns_is_bounded_however_they_are_reached() -> None:
+    many = [{"$ref": f"#/l/0a{n}"} for n in range(1000)]
+    assert (
+        schema_of({"type": "array", "items": many, "l": [{"type": "string", "pattern": PATTERN}]}) == "schema.patterns"
+    )
+    properties = {f"p{n}": {"type": "string", "pattern": PATTERN} for n in range(240)}
+    assert schema_of({"type": "object", "properties": properties, "required": list(properties)}) == "schema.patterns"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[f"{a}{b}" for a in "ABCDEFGHIJ" for b in "KLMNOPQRSTUVWXYZABCDEFGH"], [f"{n:03d} category" for n in range(100)]],
+)
+def test_long_enums_of_different_words_pass(values: list[str]) -> None:
+    assert schema_of({"type": "string", "enum": values}) == "passes"
+
+
+def test_long_enums_of_words_that_begin_alike_do_not() -> None:
+    assert schema_of({"type": "string", "enum": [f"same beginning {n}" for n in range(65)]}) == "schema.alternatives"
