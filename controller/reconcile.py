@@ -237,7 +237,9 @@ class Reconciler:
     async def _ask_draining(self, server_uuid: str, memory: Remembered) -> None:
         for engine in self._runtime.engines(server_uuid):
             if engine.instance in memory.draining and engine.phase is Phase.READY:
-                memory.loads[engine.instance] = await self._runtime.load(engine.instance)
+                # Only once Envoy sends it no more: an answer from before may be older than its last request.
+                withdrawn = memory.publication.has_left(engine.instance)
+                memory.loads[engine.instance] = await self._runtime.load(engine.instance) if withdrawn else None
 
     def _situation(self, declared: Declared, wish: Wish, memory: Remembered) -> Situation:
         engines = self._runtime.engines(declared.server_uuid)

@@ -60,6 +60,8 @@ class Remembered:
 
     def note_load(self, instance: str, load: Load | None, now: float) -> None:
         """Take in how busy an engine is; more work done since the last time is activity."""
+        if instance in self.draining:
+            return  # The reconciler asks it itself, at a moment of its choice.
         before = self.loads.get(instance)
         self.loads[instance] = load
         if load is None or load.busy or before is None or load.work_done != before.work_done:

@@ -160,8 +160,7 @@ class Waking:
     def _wake_one(self, candidates: Sequence[Server]) -> None:
         """Wake a server, unless one of them is on its way already."""
         asleep = [server.server_uuid for server in candidates if server.state in _ASLEEP]
-        failing = [server for server in candidates if server.state == server_pb2.SERVER_STATE_FAILING]
-        if not asleep or len(asleep) + len(failing) < len(candidates):
+        if not asleep or any(_is_coming(server) for server in candidates):
             return
         name = asleep[0]
         if name not in self._under_way:
@@ -207,6 +206,12 @@ def next_start(server: Server, now: float) -> float:
     if not server.HasField("next_start_time"):
         return 0.0
     return max(0.0, server.next_start_time.ToMilliseconds() / 1000 - now)
+
+
+def _is_coming(server: Server) -> bool:
+    """Whether an engine of a server is under way, or answers already."""
+    halted = server.state in (*_ASLEEP, server_pb2.SERVER_STATE_FAILING)
+    return not halted and ready_reason(server) != "WaitsForMemory"
 
 
 def _words(error: Exception) -> str:

@@ -351,3 +351,12 @@ async def test_a_request_whose_budget_is_spent_already_is_told_that_no_engine_wa
     assert isinstance(verdict, Refused)
     assert verdict.message.startswith("No engine was ready in time")
     assert verdict.retry_after == 1
+
+
+async def test_a_sleeping_server_is_woken_if_another_of_the_name_waits_for_memory(bench: Bench) -> None:
+    bench.board.put(server("a", STARTING, reason="WaitsForMemory"))
+    bench.board.put(server("b", SLEEPING))
+    held = bench.hold("m:smol")
+    await bench.settle()
+    assert bench.woken == ["b"]
+    held.cancel()

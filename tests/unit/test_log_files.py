@@ -83,3 +83,7 @@ def test_a_log_that_cannot_be_copied_for_another_reason_is_kept(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         rotate(tmp_path, "gateway", largest=50)
     assert len(last_lines(path_of(tmp_path, "gateway"), 100)) == 10
+
+
+def test_a_log_that_cannot_be_read_has_no_last_lines(tmp_path: Path) -> None:
+    assert last_lines(tmp_path, 3) == []

@@ -68,9 +68,9 @@ def _copy_aside(path: Path) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log; none where there is no log."""
+    """The last lines of a log; none if there is no log, or it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return [line.rstrip("\n") for line in deque(file, maxlen=count)]
-    except FileNotFoundError:
+    except OSError:
         return []

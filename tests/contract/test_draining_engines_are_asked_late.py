@@ -1,0 +1,84 @@
+"""A draining engine counts as idle only by what it said after Envoy had stopped to send it requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from controller.board import Board
+from controller.declared import DeclaredServers, Rest
+from controller.models import Models
+from controller.reconcile import Reconciler
+from controller.runtimes import Load
+from llamesh.kit.config import Settings
+from llamesh.kit.database import open_database
+from llamesh.v1.server_pb2 import ServerSpec
+from tests.contract.test_controller_declares_and_watches import FakeEnvoy, FakeRuntime
+
+
+class _BusyAtTheLastMoment(FakeRuntime):
+    """FAKE: engines that say they are idle while one more request and Envoy's acknowledgement are on their way."""
+
+    def __init__(self, envoy: FakeEnvoy) -> None:
+        super().__init__()
+        self._envoy = envoy
+        self.busy = False
+        self.stopped_while_busy = False
+        self.asked_after = 0
+
+    async def load(self, instance: str) -> Load | None:
+        said = Load(self.busy, 0)
+        if not self._envoy.there.is_set():
+            self.busy = True
+            self._envoy.there.set()
+            await asyncio.sleep(0.05)
+        self.asked_after += self.busy
+        return said
+
+    def stop(self, instance: str, grace: float) -> None:
+        self.stopped_while_busy = self.stopped_while_busy or self.busy
+        super().stop(instance, grace)
+
+
+async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
+    one_settings: Settings, connect: Any, tmp_path: Path
+) -> None:
+    database, envoy, board = open_database(one_settings, "controller"), FakeEnvoy(), Board()
+    await database.migrate("controller")
+    store, runtime = DeclaredServers(database), _BusyAtTheLastMoment(envoy)
+    reconciler = Reconciler(one_settings, store, runtime, envoy, board)
+    models = Models(connect(one_settings, "download"), reconciler.model_changed)
+    server = await store.declare(ServerSpec(model_uuid="m1", model_name="a"), "ada", "", 0)
+    await runtime.open(lambda _: None)
+    await runtime.start(_order(server.server_uuid, server.spec, one_settings))
+    runtime.become_ready()
+    await reconciler.open(models)
+    try:
+        async with asyncio.timeout(20):
+            while not (found := board.get(server.server_uuid)) or not found.ready_replicas:
+                await asyncio.sleep(0.01)
+            envoy.there.clear()
+            store.decide_rest(server.server_uuid, Rest.IDLE)
+            reconciler.changed(server.server_uuid)
+            await asyncio.sleep(0.2)
+            reconciler.changed(server.server_uuid)
+            envoy.there.set()
+            runtime.busy = True
+            while not runtime.asked_after:
+                await asyncio.sleep(0.01)
+            assert not runtime.stopped_while_busy
+            runtime.busy = False
+            while runtime.alive:
+                await asyncio.sleep(0.01)
+    finally:
+        await reconciler.close()
+        await models.close()
+        await database.close()
+
+
+def _order(server_uuid: str, spec: ServerSpec, settings: Settings) -> Any:
+    from controller import orders
+    from controller.models import ModelFact, Place
+
+    return orders.order(server_uuid, 0, spec, settings, ModelFact(Place.AVAILABLE))
