@@ -27,6 +27,10 @@ class Watcher:
         self._unread[key] = change
         self._told.set()
 
+    def unread_models(self) -> set[str]:
+        """The models of which something is unread, be it their download or their removal."""
+        return {model_uuid for _, model_uuid in self._unread}
+
     async def follow(self) -> AsyncIterator[WatchCatalogueResponse]:
         """Every change, oldest first, for ever."""
         while True:

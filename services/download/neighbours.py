@@ -2,6 +2,9 @@
 
 Level-triggered like the worker: the tables are read and compared with what was told last, so a change that is missed costs
 LOOK_SECONDS. On SQLite there are no other processes, and nothing is read.
+
+Invariant: no time of one process is compared with that of another, because their clocks may differ. What this process tells while the
+tables are read is at least as new as what was read, so it stays; every other difference is news.
 """
 
 from __future__ import annotations
@@ -37,23 +40,23 @@ class Neighbours:
 
     async def look(self) -> None:
         """Tell what differs from what was told last, by whomever."""
-        models = await self._catalogue.all()
-        # Read second: a model's transfer is never older than the model that is told with it.
-        transfers = await self._transfers.all()
+        with self._changes.watch() as meanwhile:
+            models = await self._catalogue.all()
+            # Read second: a model's transfer is never older than the model that is told with it.
+            transfers = await self._transfers.all()
+            newer = meanwhile.unread_models()
         for model in map(model_message, models):
-            last_model = self._changes.last_model(model.model_uuid)
-            if last_model is None or model.create_time.ToNanoseconds() > last_model.create_time.ToNanoseconds():
+            if model.model_uuid not in newer and model != self._changes.last_model(model.model_uuid):
                 self._changes.model(model)
         for download in map(download_message, transfers):
             last = self._changes.last_download(download.model_uuid)
-            if last is None or _is_news(download, last):
+            if download.model_uuid not in newer and (last is None or _version(download) != _version(last)):
                 self._changes.download(download)
         present = {model.model_uuid for model in models} | {row.model_uuid for row in transfers}
-        for model_uuid in self._changes.models_told() - present:
+        for model_uuid in self._changes.models_told() - present - newer:
             self._changes.removed(model_uuid)
 
 
-def _is_news(download: Download, last: Download) -> bool:
-    """Whether a state is later than the one that was told; progress is told by whoever works on it."""
-    later = download.update_time.ToNanoseconds() > last.update_time.ToNanoseconds()
-    return later and (download.state, download.error.reason) != (last.state, last.error.reason)
+def _version(download: Download) -> tuple[int, int, str]:
+    """What tells one state of a download from another; its progress is told by whoever works on it."""
+    return download.create_time.ToNanoseconds(), download.state, download.error.reason
