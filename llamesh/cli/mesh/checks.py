@@ -194,7 +194,7 @@ def free_ports(settings: MeshSettings) -> Finding:
     """The ports, while no mesh has them."""
     problems = ports.taken(settings.bind, settings.ports)
     if problems:
-        return Finding("ports", "problem", "; ".join(problems), "end that process, or choose another port")
+        return Finding("ports", "problem", "; ".join(item.words for item in problems), ports.remedy(problems))
     return Finding(
         "ports", "ok", f"{', '.join(str(port) for port in settings.ports.values())} on {settings.bind} are free"
     )
