@@ -14,7 +14,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
 from llamesh.v1 import server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, fake_mesh
 
 Capture = pytest.CaptureFixture[str]
 
@@ -183,6 +183,28 @@ def test_a_refused_fit_prints_the_estimate_and_exits_5(capsys: Capture) -> None:
     shown = capsys.readouterr()
     assert shown.out.splitlines()[1].startswith("no ")
     assert shown.err.startswith("error: too big")
+
+
+@pytest.mark.parametrize(
+    ("shared", "needs", "words"),
+    [
+        (92, "923.0 MiB", "NEEDS = shared weights 92.0 MiB once + 277.0 MiB for each of 3 replicas"),
+        (0, "1.1 GiB", "NEEDS = 369.0 MiB for each of 3 replicas"),
+    ],
+)
+def test_a_fit_of_replicas_says_how_its_parts_add_up(
+    shared: int, needs: str, words: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeContracts, "shared", shared)
+    run(["fit", "name3", "--replicas", "3"])
+    shown = capsys.readouterr()
+    titles, row = shown.out.splitlines()
+    place = titles.index("SHARED")
+    assert row[place:].startswith(f"{shared}.0 MiB" if shared else "0 B")
+    assert needs in row
+    assert words in shown.err
+    run(["fit", "name3"])
+    assert "NEEDS" not in capsys.readouterr().err
 
 
 def test_lengths_of_time_are_taken_as_people_write_them(gateway: FakeGateway, capsys: Capture) -> None:
