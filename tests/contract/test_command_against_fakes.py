@@ -13,7 +13,7 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.v1 import server_pb2
+from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, fake_mesh
 
 Capture = pytest.CaptureFixture[str]
@@ -306,6 +306,22 @@ def test_ctrl_c_while_a_model_comes_says_that_it_still_comes(capsys: Capture, mo
     monkeypatch.setattr("llamesh.client.sync.Pull.wait", interrupted)
     assert run(["pull", "https://models.example/x.gguf"]) == Exit.INTERRUPTED
     assert "the mesh goes on fetching x.gguf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_pull_says_once_why_it_waits(
+    gateway: FakeGateway, terminal: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    waits = download_pb2.Download(model_uuid="x.gguf", state=download_pb2.DOWNLOAD_STATE_QUEUED)
+    waits.error.message = "waits for the object store: it cannot be reached\x1b[31m"
+    done = download_pb2.Download(model_uuid="x.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=now) for now in (waits, waits, done)]]
+    assert run(["pull", "https://models.example/x.gguf"]) == Exit.OK
+    shown = capsys.readouterr().err
+    assert shown.count("x.gguf waits for the object store: it cannot be reached [31m") == 1
+    assert shown.count("waits for the object store") == 1
 
 
 def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:

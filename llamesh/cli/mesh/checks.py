@@ -34,6 +34,9 @@ NO_DISK = 200 * 2**20
 ASK_SECONDS = 20.0
 """How long a program may take to say what it is."""
 
+LOGS = {"store": "download", "database": "gateway"}
+"""Whose log speaks of a part of health that is no process of the mesh."""
+
 State = Literal["ok", "warning", "problem"]
 
 
@@ -212,7 +215,7 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     remembered = lives(settings.run_dir)
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
-        fix = "" if state == "ok" else f"llamesh logs {part.name}"
+        fix = "" if state == "ok" else f"llamesh logs {LOGS.get(part.name, part.name)}"
         yield Finding(part.name, state, (part.message or part.state.lower()) + restarts(remembered.get(part.name)), fix)
 
 
