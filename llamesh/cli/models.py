@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when, word
+from llamesh.cli.output import Column, Output, note, show_list, show_one, size, text, when, word
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Pull
+    from llamesh.v1.download_pb2 import Download
     from llamesh.v1.model_pb2 import Model
 
 MODEL = (
@@ -91,15 +92,36 @@ def rm(model: str) -> None:
 
 
 def _followed(pull: Pull) -> Model:
-    """Wait for a model, with a bar where there is a terminal to draw it on."""
+    """Wait for a model, with a bar where there is a terminal to draw it on. Says why it waits, each reason once."""
+    waiting = _Waiting()
     if not sys.stderr.isatty():
-        return pull.wait()
+        return pull.wait(on_progress=waiting.look)
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(pull.model_uuid, total=None)
-        return pull.wait(
-            on_progress=lambda now: progress.update(task, completed=now.bytes_done, total=now.bytes_total or None)
-        )
+
+        def look(now: Download) -> None:
+            # What is written to standard error meanwhile is put above the bar.
+            waiting.look(now)
+            progress.update(task, completed=now.bytes_done, total=now.bytes_total or None)
+
+        return pull.wait(on_progress=look)
+
+
+class _Waiting:
+    """Says why a download waits, once until the reason changes."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def look(self, now: Download) -> None:
+        """Look at the download as it is now."""
+        from llamesh.v1 import download_pb2
+
+        reason = now.error.message if now.state == download_pb2.DOWNLOAD_STATE_QUEUED else ""
+        if reason and reason != self._said:
+            self._said = reason
+            note(text(f"{now.model_uuid} {reason}"))

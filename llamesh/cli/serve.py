@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
@@ -18,9 +18,12 @@ from llamesh import parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_one, size
+from llamesh.cli.output import Column, Output, note, show_one, size
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, kind
+
+if TYPE_CHECKING:
+    from llamesh.v1.server_pb2 import MemoryEstimate
 
 LLAMA = Group(
     "llama.cpp", sort_key=10, help="What each engine is started with; after -- llama.cpp's own flags are taken too."
@@ -135,11 +138,14 @@ def fit(
         Column("NEEDS", lambda item: size(item.memory.total_bytes)),
         Column("FREE", lambda item: size(item.free_bytes)),
         Column("WEIGHTS", lambda item: size(item.memory.weights_bytes)),
+        Column("SHARED", lambda item: size(item.memory.shared_weights_bytes)),
         Column("KV CACHE", lambda item: size(item.memory.kv_cache_bytes)),
         Column("OVERHEAD", lambda item: size(item.memory.overhead_bytes)),
         Column("PARAMETERS", lambda item: item.runtime_params, wide=True),
     )
     show_one(answer, output, columns)
+    if answer.memory.replicas > 1 and output in {"table", "wide"}:
+        note(_sum(answer.memory))
     if not answer.allowed:
         first, *others = answer.refusals
         raise CommandError(
@@ -148,6 +154,14 @@ def fit(
             hint=first.remedy,
             code=Exit.REFUSED,
         )
+
+
+def _sum(memory: MemoryEstimate) -> str:
+    """How what one engine takes adds up to what all replicas need."""
+    once = memory.shared_weights_bytes
+    each = memory.weights_bytes + memory.kv_cache_bytes + memory.overhead_bytes - once
+    shared = f"shared weights {size(once)} once + " if once else ""
+    return f"NEEDS = {shared}{size(each)} for each of {memory.replicas} replicas; the other columns are of one replica"
 
 
 def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
             hint="`llamesh status` shows it, `llamesh down` ends it; LLAMESH_HOME names another home",
         ) from None
     except EnvoyNotFoundError as error:
-        raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing") from error
+        raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing", code=Exit.USAGE) from error
 
 
 def down(*, timeout: Duration = 60.0) -> int:
@@ -112,6 +112,8 @@ def _usable(folder: Path) -> None:
         raise CommandError(
             f"{folder} cannot be used: {error.strerror or error}",
             hint="set LLAMESH_HOME to a folder that this user may write to",
+            # Only a disk may have space again by itself.
+            code=Exit.FAILED if error.errno in (errno.ENOSPC, errno.EDQUOT) else Exit.USAGE,
         ) from error
 
 
@@ -119,7 +121,13 @@ def _check_machine(settings: MeshSettings) -> None:
     """Find what would only show later, in some log."""
     problems = ports.taken(settings.bind, settings.ports)
     if problems:
-        raise CommandError("Envoy cannot listen", parts=problems, hint="end that process, or choose another port")
+        wrong = any(problem.by_setting for problem in problems)
+        raise CommandError(
+            "Envoy cannot listen",
+            parts=[problem.words for problem in problems],
+            hint=ports.remedy(problems),
+            code=Exit.USAGE if wrong else Exit.FAILED,
+        )
     openmp = checks.openmp()
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")

@@ -75,7 +75,10 @@ class Health:
         if well:
             return [_component("store", gateway_pb2.HEALTH_STATE_OK, "")]
         refused = "the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or its folder this user"
-        away = "the object store cannot be used: models are neither fetched nor found there; the download service's log says why"
+        away = (
+            "the object store cannot be used: it is stopped or cut off, MINIO_ENDPOINT is wrong, or its folder is gone;"
+            " models are neither fetched nor found there"
+        )
         message = refused if accepted is False else away
         # Models that were fetched to this machine are served on.
         return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, message)]

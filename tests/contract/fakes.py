@@ -125,11 +125,24 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
 
 
 class FakeContracts(contract_pb2_grpc.ContractServiceServicer):
-    """Refuses every check, in words."""
+    """Refuses every check, in words, with an estimate of which `shared` MiB of weights are shared."""
+
+    shared = 92
 
     def Check(self, request: Any, context: Any) -> contract_pb2.CheckResponse:
         refusal = contract_pb2.Refusal(reason="DOES_NOT_FIT", message="too big")
-        return contract_pb2.CheckResponse(allowed=False, refusals=[refusal], parameters=request.parameters)
+        mebibyte, replicas = 2**20, request.replicas or 1
+        memory = server_pb2.MemoryEstimate(
+            weights_bytes=92 * mebibyte,
+            kv_cache_bytes=180 * mebibyte,
+            overhead_bytes=97 * mebibyte,
+            replicas=replicas,
+            total_bytes=(self.shared + (369 - self.shared) * replicas) * mebibyte,
+            shared_weights_bytes=self.shared * mebibyte,
+        )
+        return contract_pb2.CheckResponse(
+            allowed=False, refusals=[refusal], parameters=request.parameters, memory=memory
+        )
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.v1 import server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
+from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, fake_mesh
 
 Capture = pytest.CaptureFixture[str]
 
@@ -185,6 +185,28 @@ def test_a_refused_fit_prints_the_estimate_and_exits_5(capsys: Capture) -> None:
     assert shown.err.startswith("error: too big")
 
 
+@pytest.mark.parametrize(
+    ("shared", "needs", "words"),
+    [
+        (92, "923.0 MiB", "NEEDS = shared weights 92.0 MiB once + 277.0 MiB for each of 3 replicas"),
+        (0, "1.1 GiB", "NEEDS = 369.0 MiB for each of 3 replicas"),
+    ],
+)
+def test_a_fit_of_replicas_says_how_its_parts_add_up(
+    shared: int, needs: str, words: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeContracts, "shared", shared)
+    run(["fit", "name3", "--replicas", "3"])
+    shown = capsys.readouterr()
+    titles, row = shown.out.splitlines()
+    place = titles.index("SHARED")
+    assert row[place:].startswith(f"{shared}.0 MiB" if shared else "0 B")
+    assert needs in row
+    assert words in shown.err
+    run(["fit", "name3"])
+    assert "NEEDS" not in capsys.readouterr().err
+
+
 def test_lengths_of_time_are_taken_as_people_write_them(gateway: FakeGateway, capsys: Capture) -> None:
     assert run(["serve", "name3", "--idle-sleep", "10m", "--wake-budget", "90", "-o", "json"]) == Exit.OK
     assert [request.idle_sleep.seconds for request in gateway.declared] == [600, 600]
@@ -284,6 +306,22 @@ def test_ctrl_c_while_a_model_comes_says_that_it_still_comes(capsys: Capture, mo
     monkeypatch.setattr("llamesh.client.sync.Pull.wait", interrupted)
     assert run(["pull", "https://models.example/x.gguf"]) == Exit.INTERRUPTED
     assert "the mesh goes on fetching x.gguf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_pull_says_once_why_it_waits(
+    gateway: FakeGateway, terminal: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    waits = download_pb2.Download(model_uuid="x.gguf", state=download_pb2.DOWNLOAD_STATE_QUEUED)
+    waits.error.message = "waits for the object store: it cannot be reached\x1b[31m"
+    done = download_pb2.Download(model_uuid="x.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=now) for now in (waits, waits, done)]]
+    assert run(["pull", "https://models.example/x.gguf"]) == Exit.OK
+    shown = capsys.readouterr().err
+    assert shown.count("x.gguf waits for the object store: it cannot be reached [31m") == 1
+    assert shown.count("waits for the object store") == 1
 
 
 def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:

@@ -29,19 +29,20 @@ def mesh() -> Iterator[RunningMesh]:
     """A mesh of its own: the commands change it."""
     with running_mesh() as running:
         (running.home / "import").mkdir(parents=True, exist_ok=True)
-        for name in ("words", "Qwen", "Phi"):
+        for name in ("Qwen", "Phi"):
             sentence.write(running.home / "import" / f"{name}.gguf")
         yield running
 
 
 @pytest.fixture(scope="module")
 def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user's environment: an empty home, the mesh's address, the command on PATH."""
+    """A second terminal after `make run`: the mesh is in ~/.llamesh, and no setting of it is known here."""
+    user = tmp_path_factory.mktemp("user")
+    (user / ".llamesh").symlink_to(mesh.home)
+    kept = {name: value for name, value in mesh.environment.items() if not name.startswith("LLAMESH_")}
     return {
-        **mesh.environment,
-        "HOME": str(tmp_path_factory.mktemp("user")),
-        "LLAMESH_URL": mesh.url("gateway", ""),
-        "LLAMESH_INFERENCE_URL": mesh.url("inference", ""),
+        **kept,
+        "HOME": str(user),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
 
@@ -72,7 +73,7 @@ def steps(block: str) -> Iterator[tuple[str, str]]:
 def typed(command: str, mesh: RunningMesh, shell: dict[str, str], expected: str = "...") -> None:
     """Run a command as a user types it; it succeeds and prints what is expected."""
     answer = subprocess.run(
-        ["bash", "-c", at_home(command, mesh)], env=shell, capture_output=True, text=True, timeout=90
+        ["bash", "-c", at_home(command, mesh)], env=shell, cwd=ROOT, capture_output=True, text=True, timeout=90
     )
     assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
     assert shown(answer.stdout + answer.stderr, expected), f"{command}\n{answer.stdout}\n{answer.stderr}"

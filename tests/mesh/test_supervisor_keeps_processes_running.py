@@ -166,6 +166,17 @@ async def test_what_answers_no_probe_is_killed_started_again_and_counted(tmp_pat
         assert (life.restarts, life.silences) == (1, 1)
 
 
+async def test_a_member_is_probed_often_until_its_first_answer(tmp_path: Path) -> None:
+    # With the interval of a member that answers (1,000 s here), what serves for a moment and then hangs would never be seen to serve.
+    probe = Answers()
+    probe.alive = False
+    async with running(tmp_path, member("one", probe=probe), patience=5000.0):
+        await eventually(lambda: probe.asked > 2)
+        probe.alive = True
+        asked = probe.asked
+        await eventually(lambda: probe.asked > asked)
+
+
 async def test_a_probe_that_cannot_be_made_says_nothing_about_the_process(tmp_path: Path) -> None:
     probe = Answers()
     async with running(tmp_path, member("one", probe=probe), patience=0.05) as (supervisor, said):

@@ -136,3 +136,11 @@ def test_other_texts_are_no_sources(text: str, rule: str) -> None:
     with pytest.raises(SourceRefusedError) as caught:
         Sources().check(text)
     assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize(("names", "words"), [(["import", "more"], "{tmp}/import, {tmp}/more"), ([], "none is")])
+def test_the_refusal_names_the_folders(tmp_path: Path, names: list[str], words: str) -> None:
+    with pytest.raises(SourceRefusedError) as refused:
+        FileSource([tmp_path / name for name in names]).check("/import/words.gguf")
+    expected = f"no folder that models may be imported from ({words.format(tmp=tmp_path)})"
+    assert str(refused.value) == f"/import/words.gguf lies in {expected}"

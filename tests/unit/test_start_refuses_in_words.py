@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,20 +45,76 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         (problem,) = ports.taken("127.0.0.1", {"LLAMESH_GATEWAY_PORT": port, "LLAMESH_CONTRACT_PORT": 0})
-    assert problem.startswith(f"port {port} is taken by process {os.getpid()} (")
-    assert problem.endswith("LLAMESH_GATEWAY_PORT moves it")
+    assert problem.words.startswith(f"port {port} is taken by process {os.getpid()} (")
+    assert problem.words.endswith("LLAMESH_GATEWAY_PORT moves it")
 
 
 def test_an_address_that_is_not_this_machines_is_named() -> None:
     (problem,) = ports.taken("192.0.2.1", {"LLAMESH_GATEWAY_PORT": 0})
-    assert problem.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
+    assert problem.words.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
 
 
 def test_one_port_for_two_listeners_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     (problem,) = ports.taken("127.0.0.1", {"LLAMESH_INFERENCE_PORT": port, "LLAMESH_GATEWAY_PORT": port})
-    assert problem == f"LLAMESH_INFERENCE_PORT and LLAMESH_GATEWAY_PORT are both {port}"
+    assert problem.words == f"LLAMESH_INFERENCE_PORT and LLAMESH_GATEWAY_PORT are both {port}"
+
+
+def free_ports() -> dict[str, str]:
+    """Settings of a mesh beside others."""
+    return {f"LLAMESH_{name}_PORT": "0" for name in ("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD")}
+
+
+@contextmanager
+def one_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_ports_that_the_settings_rule_out_are_a_mistake_in_them_and_no_process_is_blamed(tmp_path: Path) -> None:
+    with one_port() as port:
+        pass
+    twice = replace(settings(tmp_path, port), gateway_port=port)
+    with pytest.raises(CommandError) as refused:
+        up._check_machine(twice)
+    assert (refused.value.code, refused.value.hint) == (2, "choose another port")
+
+
+def test_a_taken_port_may_be_free_at_the_next_start(tmp_path: Path) -> None:
+    with one_port() as port, pytest.raises(CommandError) as refused:
+        up._check_machine(settings(tmp_path, port))
+    assert (refused.value.code, refused.value.hint) == (1, "end that process, or choose another port")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LLAMESH_HOME", "/proc/nope", "/proc/nope cannot be used"),
+        ("LLAMESH_HOME", "/dev/null", "/dev/null cannot be used"),
+        ("ENVOY_BIN", "/nowhere/envoy", "ENVOY_BIN names /nowhere/envoy"),
+    ],
+)
+def test_what_only_a_person_can_correct_exits_2(name: str, value: str, words: str, tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "llamesh.cli.main", "up"],
+        env={**os.environ, "LLAMESH_HOME": str(tmp_path), **free_ports(), name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_disk_that_is_full_may_have_space_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(up, "make_private", full)
+    with pytest.raises(CommandError) as refused:
+        up._usable(tmp_path)
+    assert refused.value.code == 1
 
 
 @pytest.mark.parametrize(

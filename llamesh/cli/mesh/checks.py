@@ -34,6 +34,9 @@ NO_DISK = 200 * 2**20
 ASK_SECONDS = 20.0
 """How long a program may take to say what it is."""
 
+LOGS = {"store": "download", "database": "gateway"}
+"""Whose log speaks of a part of health that is no process of the mesh."""
+
 State = Literal["ok", "warning", "problem"]
 
 
@@ -194,7 +197,7 @@ def free_ports(settings: MeshSettings) -> Finding:
     """The ports, while no mesh has them."""
     problems = ports.taken(settings.bind, settings.ports)
     if problems:
-        return Finding("ports", "problem", "; ".join(problems), "end that process, or choose another port")
+        return Finding("ports", "problem", "; ".join(item.words for item in problems), ports.remedy(problems))
     return Finding(
         "ports", "ok", f"{', '.join(str(port) for port in settings.ports.values())} on {settings.bind} are free"
     )
@@ -212,7 +215,7 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     remembered = lives(settings.run_dir)
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
-        fix = "" if state == "ok" else f"llamesh logs {part.name}"
+        fix = "" if state == "ok" else f"llamesh logs {LOGS.get(part.name, part.name)}"
         yield Finding(part.name, state, (part.message or part.state.lower()) + restarts(remembered.get(part.name)), fix)
 
 

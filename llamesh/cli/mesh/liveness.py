@@ -1,7 +1,8 @@
 """Liveness probes: is a process still answering, and when has it been silent for too long?
 
 Probes are counted, not timed: after a suspended machine or a stopped supervisor wakes up, one probe is overdue and not many. A process that
-has not answered yet is starting (it may migrate a large database) and gets more probes.
+has not answered yet is starting (it may migrate a large database): it is given longer, and probed often, so that one that serves for a
+moment and then hangs is known to have served.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from llamesh.cli.mesh.settings import MeshSettings
 
 SILENT_PROBES = 5
 """A process that leaves so many probes in a row unanswered is ended."""
-STARTING_PROBES = 15 * SILENT_PROBES
-"""A process that has not answered yet may leave so many probes unanswered."""
+STARTING_SECONDS = 0.5
+"""A process that has not answered yet is probed so often."""
+START_PATIENCES = 15
+"""A process that has not answered yet is ended after so many times the patience."""
 
 Probe = Callable[[float], Awaitable[bool]]
 """Asks a process for an answer within so many seconds. OSError: it could not be asked, which says nothing about the process."""
@@ -29,16 +32,46 @@ Probe = Callable[[float], Awaitable[bool]]
 class Liveness:
     """The probes of one process since its start."""
 
+    patience: float
+    """Seconds that SILENT_PROBES unanswered probes take."""
     silent: int = 0
     """Probes without an answer in a row."""
     answered: bool = False
     """Whether it has answered since its start."""
+    starting: float = 0.0
+    """Seconds of unanswered probes since its start; one probe counts at most `probe_seconds`, however late it was."""
 
-    def count(self, *, answered: bool) -> bool:
-        """Count one probe. Returns whether the process has been silent for too long."""
+    @property
+    def probe_seconds(self) -> float:
+        """How long an answer is waited for."""
+        return self.patience / SILENT_PROBES
+
+    @property
+    def every(self) -> float:
+        """Seconds from one probe to the next."""
+        return self.probe_seconds if self.answered else min(STARTING_SECONDS, self.probe_seconds)
+
+    @property
+    def start_patience(self) -> float:
+        """Seconds that a process may take to its first answer."""
+        return START_PATIENCES * self.patience
+
+    def count(self, *, answered: bool, took: float = 0.0) -> bool:
+        """Count one probe, which took so many seconds. Returns whether the process has been silent for too long."""
+        self.starting += min(max(took, self.every), self.probe_seconds)
         self.silent = 0 if answered else self.silent + 1
         self.answered = self.answered or answered
-        return self.silent >= (SILENT_PROBES if self.answered else STARTING_PROBES)
+        return self.silent >= SILENT_PROBES if self.answered else self.starting >= self.start_patience
+
+    def words(self) -> str:
+        """What the process did not do, once it has been silent for too long."""
+        if self.answered:
+            return f"left {self.silent} liveness probes in a row unanswered"
+        return f"did not answer any liveness probe for {self.start_patience:g} s after its start"
+
+    def begin_again(self) -> None:
+        """Forget the silence: the process was ended for it."""
+        self.silent, self.starting = 0, 0.0
 
 
 class MemberProbe:

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh.processes import program_of
 
 
-def taken(address: str, ports: Mapping[str, int]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class PortProblem:
+    """Why a port cannot be listened on."""
+
+    words: str
+    by_setting: bool = False
+    """Whether the settings themselves rule it out, so that another start cannot end differently."""
+
+
+def taken(address: str, ports: Mapping[str, int]) -> list[PortProblem]:
     """Say of each port (by the setting that moves it) that cannot be listened on why; empty where all are free."""
     problems = []
     first: dict[int, str] = {}
     for setting, port in ports.items():
         # Envoy would share a port between two listeners, and answer with either.
         if port and port in first:
-            problems.append(f"{first[port]} and {setting} are both {port}")
+            problems.append(PortProblem(f"{first[port]} and {setting} are both {port}", by_setting=True))
             continue
         first[port] = setting
-        reason = _why_not(address, port)
-        if reason:
-            problems.append(reason if address in reason else f"port {port} {reason}; {setting} moves it")
+        problem = _why_not(address, setting, port)
+        if problem:
+            problems.append(problem)
     return list(dict.fromkeys(problems))
 
 
-def _why_not(address: str, port: int) -> str:
+def remedy(problems: Iterable[PortProblem]) -> str:
+    """What a person does about them."""
+    cured_by_setting = all(problem.by_setting for problem in problems)
+    return "choose another port" if cured_by_setting else "end that process, or choose another port"
+
+
+def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    moves = f"{setting} moves it"
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do: a connection that lingers from the last run is no reason.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,13 +52,14 @@ def _why_not(address: str, port: int) -> str:
             probe.bind((address, port))
             probe.listen()
         except PermissionError:
-            return "is one of the system's (below 1024), which this user may not listen on"
+            why = "is one of the system's (below 1024), which this user may not listen on"
+            return PortProblem(f"port {port} {why}; {moves}", by_setting=True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                owner = owner_of(port)
-                return f"is taken by {owner}" if owner else "is taken by another process"
-            return f"LLAMESH_BIND is {address}, port {port}: {error.strerror}"
-    return ""
+                return PortProblem(f"port {port} is taken by {owner_of(port) or 'another process'}; {moves}")
+            # The address may be one that the network has not given yet.
+            return PortProblem(f"LLAMESH_BIND is {address}, port {port}: {error.strerror}")
+    return None
 
 
 def owner_of(port: int) -> str:

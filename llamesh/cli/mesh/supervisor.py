@@ -20,7 +20,7 @@ from pathlib import Path
 
 from llamesh.background import BackgroundTask
 from llamesh.cli.mesh import leftovers, logfiles
-from llamesh.cli.mesh.liveness import SILENT_PROBES, Liveness, Probe
+from llamesh.cli.mesh.liveness import Liveness, Probe
 from llamesh.cli.mesh.restarts import STABLE_SECONDS, Restarts
 from llamesh.processes import ProcessId, exit_words
 from llamesh.shutdown import LIFELINE, STOP
@@ -55,7 +55,8 @@ class Component:
 
 
 class Supervisor:
-    """Runs components until asked to stop. A component that leaves probes unanswered for `patience` seconds is killed."""
+    """Runs components until asked to stop. A component that leaves probes unanswered for `patience` seconds is killed; before
+    its first answer it is given START_PATIENCES times as long."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._logs = logs
         self._say = say
-        self._probe_seconds = patience / SILENT_PROBES
+        self._patience = patience
         self._housekeeping_seconds = housekeeping_seconds
         self._clock = clock
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -194,17 +195,18 @@ class Supervisor:
         """Watch, until closed, whether a process answers; kill it where it has been silent for too long."""
         if component.probe is None:
             return None
-        probe, liveness, name = component.probe, Liveness(), component.name
+        probe, liveness, name = component.probe, Liveness(self._patience), component.name
 
         async def once() -> None:
             asked = self._clock()
-            silent_too_long = liveness.count(answered=await probe(self._probe_seconds))
+            answered = await probe(liveness.probe_seconds)
+            silent_too_long = liveness.count(answered=answered, took=self._clock() - asked)
             if silent_too_long and not self._stopping.is_set():
                 self._lives[name].silences += 1
-                self._say(f"{name} left {liveness.silent} liveness probes in a row unanswered; it is killed")
+                self._say(f"{name} {liveness.words()}; it is killed")
                 _signal(process, signal.SIGKILL)
-                liveness.silent = 0
-            await asyncio.sleep(max(0.0, asked + self._probe_seconds - self._clock()))
+                liveness.begin_again()
+            await asyncio.sleep(max(0.0, asked + liveness.every - self._clock()))
 
         task = BackgroundTask(f"liveness probe of {name}", once, self._report)
         task.start()

@@ -56,7 +56,10 @@ class FileSource:
         for directory in self._directories:
             if resolved.is_relative_to(os.path.realpath(directory)):
                 return resolved
-        raise SourceRefusedError(f"{path} lies in no folder that models may be imported from", rule="folder")
+        allowed = ", ".join(map(str, self._directories)) or "none is"
+        raise SourceRefusedError(
+            f"{path} lies in no folder that models may be imported from ({allowed})", rule="folder"
+        )
 
     def _open(self, path: Path) -> int:
         try:

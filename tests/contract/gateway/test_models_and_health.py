@@ -70,7 +70,7 @@ async def test_health_says_which_part_is_down(mesh, stop_member, monkeypatch) ->
     ("parts", "state", "words"),
     [
         ({"store": True, "store.credentials": True}, "OK", ""),
-        ({"store": False, "store.credentials": True}, "DEGRADED", "cannot be used"),
+        ({"store": False, "store.credentials": True}, "DEGRADED", "it is stopped or cut off, MINIO_ENDPOINT is wrong"),
         ({"store": False, "store.credentials": False}, "DEGRADED", "refuses MINIO_ACCESS_KEY"),
     ],
 )
