@@ -109,6 +109,9 @@ local function numbers(at)
   end
   local least = tonumber(low) or 0
   local most = comma == "" and least or tonumber(high)
+  if most and most < least then -- The engine counts down without an end.
+    error({ code = "invalid_value", message = "has a repetition {m,n} whose n is less than m." }, 0)
+  end
   return least, most, stop
 end
 

@@ -168,6 +168,10 @@ local function visit_all_of(parts, depth, way)
 end
 
 local function repetitions(of, least, most)
+  local low, high = tonumber(of[least]), tonumber(of[most])
+  if low and high and high < low then -- The engine counts down without an end.
+    error({ code = "invalid_value", message = "has a schema whose " .. most .. " is less than its " .. least .. "." }, 0)
+  end
   add("schema.repetitions", max(tonumber(of[least]) or 0, tonumber(of[most]) or 0, 0))
 end
 

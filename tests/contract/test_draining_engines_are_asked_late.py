@@ -63,8 +63,10 @@ async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
             reconciler.changed(server.server_uuid)
             await asyncio.sleep(0.2)
             reconciler.changed(server.server_uuid)
-            envoy.there.set()
+            await asyncio.sleep(0.2)
+            # Unless an engine was asked before: the request and the acknowledgement arrive now.
             runtime.busy = True
+            envoy.there.set()
             while not runtime.asked_after:
                 await asyncio.sleep(0.01)
             assert not runtime.stopped_while_busy

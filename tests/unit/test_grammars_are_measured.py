@@ -259,3 +259,17 @@ def test_long_enums_of_different_words_pass(values: list[str]) -> None:
 
 def test_long_enums_of_words_that_begin_alike_do_not() -> None:
     assert schema_of({"type": "string", "enum": [f"same beginning {n}" for n in range(65)]}) == "schema.alternatives"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"type": "array", "items": {}, "minItems": 5, "maxItems": 3},
+        {"type": "string", "minLength": 2, "maxLength": 1},
+        {"type": "string", "pattern": "^a{5,3}$"},
+        {"type": ["null", "array"], "items": {}, "minItems": 1, "maxItems": 0},
+    ],
+    ids=str,
+)
+def test_a_repetition_that_ends_before_it_begins_is_refused(written: object) -> None:
+    assert schema_of(written) == "invalid_value"
