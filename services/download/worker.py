@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,10 +34,11 @@ from services.download.catalogue import Catalogue, Publication, PublicationLostE
 from services.download.changes import Changes
 from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, model_message
+from services.download.patience import Patience
 from services.download.progress import Progress
 from services.download.sources import Source
 from services.download.store_watch import StoreWatch
-from services.download.tables import TransferRow
+from services.download.tables import ACTIVE, TransferRow
 from services.download.transfers import Transfers
 from services.download.verification import counted, failure, verified
 
@@ -49,21 +49,11 @@ LOOK_SECONDS = 5.0
 TELL_SECONDS = 0.5
 """How often watchers hear of progress."""
 SWEEP_SECONDS = 60.0
-"""How often objects without a record are looked for."""
+"""How often objects without a record, and what is known of transfers that ended, are looked for."""
 STORE_PATIENCE_SECONDS = 600.0
-"""How long a transfer waits for an object store that cannot be used."""
+"""How long a transfer waits for an object store that cannot be used; time in which the store works does not count."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Setback:
-    """What a transfer has met with so far that was not its own fault."""
-
-    attempt: int
-    first_at: float
-    failures: int = 0
-    not_before: float = 0.0
 
 
 class Worker:
@@ -93,7 +83,7 @@ class Worker:
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._running: dict[str, tuple[TransferRow, Progress]] = {}
         self._stopped: set[str] = set()
-        self._setbacks: dict[str, _Setback] = {}
+        self._setbacks: dict[tuple[str, int], Patience] = {}
         self._held: set[tuple[str, int, str]] = set()
         self._store_watch = StoreWatch(store, self._store_changed, clock)
         self._prepared = False
@@ -170,9 +160,9 @@ class Worker:
             await self._catalogue.sweep()
             self._prepared = True
         for row in rows:
-            if len(self._tasks) >= self._at_once:
-                break
-            if row.model_uuid not in self._tasks and self._may_begin(row):
+            if row.model_uuid in self._tasks or not self._may_begin(row):
+                continue
+            if len(self._tasks) < self._at_once:
                 task = asyncio.create_task(self._transfer(row.model_uuid, row.attempt))
                 self._tasks[row.model_uuid] = (row.attempt, task)
                 task.add_done_callback(partial(self._end, row.model_uuid))
@@ -199,10 +189,10 @@ class Worker:
             self._changes.download(download_message(held))
 
     def _may_begin(self, row: TransferRow) -> bool:
-        setback = self._setbacks.get(row.model_uuid)
-        if setback is None or setback.attempt != row.attempt:
+        patience = self._setbacks.get((row.model_uuid, row.attempt))
+        if patience is None:
             return True
-        left = setback.not_before - self._clock()
+        left = patience.seconds_left()
         if left > 0:
             asyncio.get_running_loop().call_later(left, self._wake.set)
         return left <= 0
@@ -223,37 +213,33 @@ class Worker:
             return
         self._changes.download(download_message(row))
         log.info("transfer begins", model_uuid=model_uuid, source=row.shown_source, resumed=row.resume_count)
+        patience = self._setbacks.get((model_uuid, attempt)) or Patience(self._clock)
         try:
-            await self._bring_in(row)
+            await self._bring_in(row, patience)
         except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
-            await self._set_back(row, error)
+            await self._set_back(row, patience, error)
         except Exception as error:
             if isinstance(error, StoreDeniedError):
                 self._store_watch.note(error)
             await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
         else:
-            self._setbacks.pop(model_uuid, None)
+            self._setbacks.pop((model_uuid, attempt), None)
 
-    async def _set_back(self, row: TransferRow, error: StoreError | PublicationLostError) -> None:
+    async def _set_back(self, row: TransferRow, patience: Patience, error: StoreError | PublicationLostError) -> None:
         """The store failed, not the transfer: let it wait and start again, unless that has lasted too long."""
         if isinstance(error, PublicationLostError):
             error = StoreUnavailableError(str(error))
-        now = self._clock()
-        setback = self._setbacks.get(row.model_uuid)
-        if setback is None or setback.attempt != row.attempt:
-            setback = self._setbacks[row.model_uuid] = _Setback(row.attempt, now)
-        if now - setback.first_at > STORE_PATIENCE_SECONDS:
+        if patience.set_back() > STORE_PATIENCE_SECONDS:
             await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
             return
-        setback.failures += 1
-        setback.not_before = now + backoff(setback.failures)
+        self._setbacks[row.model_uuid, row.attempt] = patience
         log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
         await self._settled(partial(self._hold_back, row, error))
         if isinstance(error, StoreUnavailableError):
             self._store_watch.note(error)
 
-    async def _bring_in(self, row: TransferRow) -> None:
-        staged = await self._fetch(row)
+    async def _bring_in(self, row: TransferRow, patience: Patience) -> None:
+        staged = await self._fetch(row, patience)
         try:
             verifying = await self._settled(
                 lambda: self._transfers.progress(
@@ -283,13 +269,20 @@ class Worker:
                 await _finished(self._catalogue.abandon(publication))
         return admitted
 
-    async def _fetch(self, row: TransferRow) -> StagedObject:
+    async def _fetch(self, row: TransferRow, patience: Patience) -> StagedObject:
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
                 progress = Progress(found.size or 0, self._clock)
                 self._running[row.model_uuid] = (row, progress)
-                staged = await self._store.stage(counted(found.chunks, progress.add), expected_size=found.size)
+
+                def count(length: int) -> None:
+                    progress.add(length)
+                    patience.add(length)
+
+                patience.begin()
+                staged = await self._store.stage(counted(found.chunks, count), expected_size=found.size)
+                patience.staged()
         except BaseException:
             # Also the closing of the source can fail or be cancelled, when all bytes are there.
             if staged is not None:
@@ -303,7 +296,7 @@ class Worker:
         reason = failure(error, shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=model_uuid, error=str(reason), exc_info=unexpected)
-        self._setbacks.pop(model_uuid, None)
+        self._setbacks.pop((model_uuid, attempt), None)
         failed = await self._settled(lambda: self._transfers.fail(model_uuid, attempt, reason))
         if failed is not None:
             self._changes.download(download_message(failed))
@@ -335,8 +328,16 @@ class Worker:
             await self._catalogue.renew()
 
     async def _sweep(self) -> None:
+        await self._forget_setbacks()
         if self._store_watch.usable:
             await self._catalogue.sweep()
+
+    async def _forget_setbacks(self) -> None:
+        """Drop those of attempts that did not end by their worker, but were cancelled, deleted or ended by another process."""
+        for model_uuid, attempt in list(self._setbacks):
+            row = await self._transfers.find(model_uuid)
+            if row is None or row.attempt != attempt or row.state not in ACTIVE:
+                self._setbacks.pop((model_uuid, attempt), None)
 
 
 def is_outage(error: Exception) -> bool:

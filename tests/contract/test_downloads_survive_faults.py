@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -34,7 +35,7 @@ from services.download import service as wiring
 from services.download import store_watch, worker
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
-from tests.contract.test_downloads import TINY, OpenWith, Service, import_file, open_with, sha256
+from tests.contract.test_downloads import ENDED, TINY, OpenWith, Service, import_file, open_with, sha256
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
 __all__ = ["open_with"]
@@ -292,6 +293,63 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
     found = await service.state("m1")
     assert (found.state, found.error.reason, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, "", 1)
     await health_turns(service, well=True)
+
+
+class Later:
+    """The worker of the service, and by how many seconds its clock is ahead."""
+
+    worker: worker.Worker
+    seconds = 0.0
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    found = Later()
+
+    def make(*arguments: Any, **options: Any) -> worker.Worker:
+        found.worker = worker.Worker(*arguments, **options, clock=lambda: time.monotonic() + found.seconds)
+        return found.worker
+
+    monkeypatch.setattr(wiring, "Worker", make)
+    return found
+
+
+async def test_a_transfer_does_not_fail_for_setbacks_between_which_the_store_worked(
+    on_s3: Callable[[], Awaitable[Service]], web: ModelServer, s3: FakeS3, faults: Faults, later: Later
+) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    service = await on_s3()
+    await service.start("m1", web.url("a.gguf"))
+    for setbacks in (1, 2):
+        await web.holding.wait()
+        later.seconds += 700.0
+        s3.refuse = {"PUT": (503, "SlowDown")}
+        web.go_on.set()
+        await service.state("m1", pb.DOWNLOAD_STATE_QUEUED, *ENDED)
+        web.holding.clear()
+        web.go_on.clear()
+        if setbacks == 2:
+            web.hold_after.clear()
+        s3.refuse = {}
+    found = await service.state("m1")
+    assert (found.state, found.error.reason, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, "", 2)
+
+
+async def test_nothing_is_kept_of_a_transfer_that_was_set_back_and_cancelled(
+    on_s3: Callable[[], Awaitable[Service]], web: ModelServer, s3: FakeS3, faults: Faults, later: Later
+) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    service = await on_s3()
+    await service.start("m1", web.url("a.gguf"))
+    await web.holding.wait()
+    s3.refuse = dict.fromkeys(("GET", "HEAD", "PUT", "POST"), (503, "SlowDown"))
+    web.go_on.set()
+    await until(lambda: later.worker._setbacks)
+    await service.cancel("m1")
+    s3.refuse = {}
+    await until(lambda: not later.worker._setbacks)
 
 
 async def test_wrong_credentials_are_seen_in_health(
