@@ -141,11 +141,7 @@ class Worker:
     async def _follow_rows(self) -> None:
         self._wake.clear()
         while self._stopped:
-            # Its last progress may have been told after its row moved on: what counts is told last.
-            stopped = await self._transfers.find(next(iter(self._stopped)))
-            self._stopped.pop()
-            if stopped is not None:
-                self._changes.download(download_message(stopped))
+            await self._tell_end(self._stopped.pop())
         rows = await self._transfers.workable()
         wanted = {(row.model_uuid, row.attempt) for row in rows}
         for model_uuid, (attempt, task) in self._tasks.items():
@@ -166,6 +162,16 @@ class Worker:
                 task = asyncio.create_task(self._transfer(row.model_uuid, row.attempt))
                 self._tasks[row.model_uuid] = (row.attempt, task)
                 task.add_done_callback(partial(self._end, row.model_uuid))
+
+    async def _tell_end(self, model_uuid: str) -> None:
+        """Tell how a stopped transfer ended: its last progress may have been told after its row moved on."""
+        try:
+            stopped = await self._transfers.find(model_uuid)
+        except BaseException:
+            self._stopped.add(model_uuid)
+            raise
+        if stopped is not None:
+            self._changes.download(download_message(stopped))
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """Let the rows that nobody works on say what they wait for; end them once there is no use in waiting."""
