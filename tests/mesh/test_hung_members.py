@@ -108,8 +108,8 @@ def test_a_member_that_hangs_as_soon_as_it_serves_is_not_taken_for_one_that_star
     killed = mesh.processes()["controller"]
     killed.kill()
     killed.wait(10)
-    until(lambda: listens(mesh, "controller"), 60, "its successor")
-    hung = mesh.processes()["controller"]
+    hung = until(lambda: mesh.processes().get("controller"), 60, "its successor")
+    until(lambda: listens(mesh, "controller"), 60, "it to serve")
     hung.send_signal(signal.SIGSTOP)
     # A start may take 15 times the patience.
     until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 12 * PATIENCE, "the end of it")
