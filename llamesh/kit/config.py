@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         "LLAMESH_MEMBER_PATIENCE_SECONDS",
         20.0,
         "How long Envoy, a service or the controller may leave liveness probes unanswered before it is killed and restarted;"
-        " 15 times as long until its first answer, since a start may migrate a database.",
+        " 15 times as long until it listens, since a start may migrate a database.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _named("LLAMESH_LOG_LEVEL", "info", "Least level logged.")
 

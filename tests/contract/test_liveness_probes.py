@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llamesh.cli.mesh.envoy import admin_socket
-from llamesh.cli.mesh.liveness import EnvoyProbe, MemberProbe
+from llamesh.cli.mesh.liveness import Answer, EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
 from tests.unit.test_start_refuses_in_words import settings
 
@@ -41,20 +42,24 @@ asyncio.run(main())
 async def test_a_member_whose_event_loop_is_blocked_does_not_answer(tmp_path: Path) -> None:
     path = tmp_path / "member.sock"
     probe = MemberProbe(path)
-    assert not await probe(5)
+    assert await probe(5) is Answer.NOBODY
     command = [sys.executable, "-c", MEMBER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "serving\n"
-            assert await probe(20)
+            assert await probe(20) is Answer.GIVEN
             process.stdin.write("block\n")
             process.stdin.flush()
             assert process.stdout.readline() == "blocked\n"
-            assert not await probe(0.3)
+            assert await probe(0.3) is Answer.NONE
+            process.send_signal(signal.SIGSTOP)
+            assert await probe(0.3) is Answer.NONE
         finally:
             process.kill()
+    # The socket's file is still there.
+    assert await probe(5) is Answer.NOBODY
 
 
 async def test_a_member_whose_socket_is_gone_does_not_answer(tmp_path: Path) -> None:
@@ -65,9 +70,9 @@ async def test_a_member_whose_socket_is_gone_does_not_answer(tmp_path: Path) -> 
             assert process.stdout is not None
             assert process.stdout.readline() == "serving\n"
             probe = MemberProbe(path)
-            assert await probe(20)
+            assert await probe(20) is Answer.GIVEN
             path.unlink()
-            assert not await probe(5)
+            assert await probe(5) is Answer.NOBODY
         finally:
             process.kill()
 
@@ -96,30 +101,33 @@ def mesh(tmp_path: Path) -> MeshSettings:
     return settings(tmp_path)
 
 
-@pytest.mark.parametrize(("status", "alive"), [("200 OK", True), ("503 Service Unavailable", True), ("", False)])
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [("200 OK", Answer.GIVEN), ("503 Service Unavailable", Answer.GIVEN), ("", Answer.NONE)],
+)
 async def test_envoy_answers_if_its_main_thread_does_whatever_it_says(
-    mesh: MeshSettings, status: str, alive: bool
+    mesh: MeshSettings, status: str, answer: Answer
 ) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(admin_socket(mesh)))
         server.listen()
         with answering(server, status):
-            assert await EnvoyProbe(mesh)(0.3 if not alive else 20) is alive
+            assert await EnvoyProbe(mesh)(20 if status else 0.3) is answer
 
 
-@pytest.mark.parametrize(("status", "alive"), [("504 Gateway Timeout", True), ("", False)])
+@pytest.mark.parametrize(("status", "answer"), [("504 Gateway Timeout", Answer.GIVEN), ("", Answer.NONE)])
 async def test_envoy_whose_admin_socket_is_gone_is_asked_at_its_front_door(
-    mesh: MeshSettings, status: str, alive: bool
+    mesh: MeshSettings, status: str, answer: Answer
 ) -> None:
     from dataclasses import replace
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = replace(mesh, gateway_port=server.getsockname()[1])
         with answering(server, status):
-            assert await EnvoyProbe(there)(0.3 if not alive else 20) is alive
+            assert await EnvoyProbe(there)(20 if status else 0.3) is answer
 
 
 async def test_envoy_that_is_gone_does_not_answer(mesh: MeshSettings) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(admin_socket(mesh)))
-    assert not await EnvoyProbe(mesh)(1)
+    assert await EnvoyProbe(mesh)(1) is Answer.NOBODY

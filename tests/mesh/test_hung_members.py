@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +32,11 @@ def mesh() -> Iterator[RunningMesh]:
 
 def said(mesh: RunningMesh) -> str:
     return (mesh.home.parent / "up.log").read_text()
+
+
+def listens(mesh: RunningMesh, name: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(mesh.home / "run" / f"{name}.sock")) == 0
 
 
 class Requests:
@@ -96,6 +102,18 @@ def test_a_member_that_hangs_is_replaced_and_no_answer_is_lost(mesh: RunningMesh
     assert requests.failed == []
     assert f"{name} left 5 liveness probes in a row unanswered; it is killed\n" in said(mesh)
     assert f"{name} was ended by SIGKILL; starting it again\n" in said(mesh)
+
+
+def test_a_member_that_hangs_as_soon_as_it_serves_is_not_taken_for_one_that_starts(mesh: RunningMesh) -> None:
+    killed = mesh.processes()["controller"]
+    killed.kill()
+    killed.wait(10)
+    hung = until(lambda: mesh.processes().get("controller"), 60, "its successor")
+    until(lambda: listens(mesh, "controller"), 60, "it to serve")
+    hung.send_signal(signal.SIGSTOP)
+    # A start may take 15 times the patience.
+    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 12 * PATIENCE, "the end of it")
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_envoy_that_hangs_is_replaced(mesh: RunningMesh) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.envoy import TETHER
-from llamesh.cli.mesh.liveness import SILENT_PROBES
+from llamesh.cli.mesh.liveness import SILENT_PROBES, Answer
 from llamesh.cli.mesh.supervisor import Component, Supervisor
 
 FAKE_MEMBER = """
@@ -139,14 +139,15 @@ class Answers:
 
     def __init__(self) -> None:
         self.alive = True
+        self.silence = Answer.NONE
         self.failure: OSError | None = None
         self.asked = 0
 
-    async def __call__(self, seconds: float) -> bool:
+    async def __call__(self, seconds: float) -> Answer:
         self.asked += 1
         if self.failure:
             raise self.failure
-        return self.alive
+        return Answer.GIVEN if self.alive else self.silence
 
 
 async def test_what_answers_no_probe_is_killed_started_again_and_counted(tmp_path: Path) -> None:
@@ -166,10 +167,10 @@ async def test_what_answers_no_probe_is_killed_started_again_and_counted(tmp_pat
         assert (life.restarts, life.silences) == (1, 1)
 
 
-async def test_a_member_is_probed_often_until_its_first_answer(tmp_path: Path) -> None:
+async def test_a_member_is_probed_often_until_it_listens(tmp_path: Path) -> None:
     # With the interval of a member that answers (1,000 s here), what serves for a moment and then hangs would never be seen to serve.
     probe = Answers()
-    probe.alive = False
+    probe.alive, probe.silence = False, Answer.NOBODY
     async with running(tmp_path, member("one", probe=probe), patience=5000.0):
         await eventually(lambda: probe.asked > 2)
         probe.alive = True

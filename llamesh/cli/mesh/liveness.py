@@ -1,15 +1,17 @@
 """Liveness probes: is a process still answering, and when has it been silent for too long?
 
 Probes are counted, not timed: after a suspended machine or a stopped supervisor wakes up, one probe is overdue and not many. A process that
-has not answered yet is starting (it may migrate a large database): it is given longer, and probed often, so that one that serves for a
+does not listen yet is starting (it may migrate a large database): it is given longer, and probed often, so that one that serves for a
 moment and then hangs is known to have served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import http.client
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,22 @@ from llamesh.cli.mesh.settings import MeshSettings
 SILENT_PROBES = 5
 """A process that leaves so many probes in a row unanswered is ended."""
 STARTING_SECONDS = 0.5
-"""A process that has not answered yet is probed so often."""
+"""A process that does not listen yet is probed so often."""
 START_PATIENCES = 15
-"""A process that has not answered yet is ended after so many times the patience."""
+"""A process that does not listen yet is ended after so many times the patience."""
 
-Probe = Callable[[float], Awaitable[bool]]
+
+class Answer(enum.Enum):
+    """What a probe found."""
+
+    GIVEN = enum.auto()
+    NONE = enum.auto()
+    """It accepts connections and does not answer."""
+    NOBODY = enum.auto()
+    """Nobody accepts connections."""
+
+
+Probe = Callable[[float], Awaitable[Answer]]
 """Asks a process for an answer within so many seconds. OSError: it could not be asked, which says nothing about the process."""
 
 
@@ -36,8 +49,8 @@ class Liveness:
     """Seconds that SILENT_PROBES unanswered probes take."""
     silent: int = 0
     """Probes without an answer in a row."""
-    answered: bool = False
-    """Whether it has answered since its start."""
+    listens: bool = False
+    """Whether it has accepted a connection since its start, which ends the start."""
     starting: float = 0.0
     """Seconds of unanswered probes since its start; one probe counts at most `probe_seconds`, however late it was."""
 
@@ -49,23 +62,26 @@ class Liveness:
     @property
     def every(self) -> float:
         """Seconds from one probe to the next."""
-        return self.probe_seconds if self.answered else min(STARTING_SECONDS, self.probe_seconds)
+        return self.probe_seconds if self.listens else min(STARTING_SECONDS, self.probe_seconds)
 
     @property
     def start_patience(self) -> float:
-        """Seconds that a process may take to its first answer."""
+        """Seconds that a process may take until it listens."""
         return START_PATIENCES * self.patience
 
-    def count(self, *, answered: bool, took: float = 0.0) -> bool:
+    def count(self, answer: Answer, took: float = 0.0) -> bool:
         """Count one probe, which took so many seconds. Returns whether the process has been silent for too long."""
         self.starting += min(max(took, self.every), self.probe_seconds)
-        self.silent = 0 if answered else self.silent + 1
-        self.answered = self.answered or answered
-        return self.silent >= SILENT_PROBES if self.answered else self.starting >= self.start_patience
+        if answer is Answer.GIVEN or (answer is Answer.NONE and not self.listens):
+            # What it left unanswered before it listened is no silence.
+            self.silent = 0
+        self.listens = self.listens or answer is not Answer.NOBODY
+        self.silent += answer is not Answer.GIVEN
+        return self.silent >= SILENT_PROBES if self.listens else self.starting >= self.start_patience
 
     def words(self) -> str:
         """What the process did not do, once it has been silent for too long."""
-        if self.answered:
+        if self.listens:
             return f"left {self.silent} liveness probes in a row unanswered"
         return f"did not answer any liveness probe for {self.start_patience:g} s after its start"
 
@@ -77,10 +93,10 @@ class Liveness:
 class MemberProbe:
     """Asks a member for its gRPC health on its Unix socket; its event loop answers."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        self._socket = path
 
-    async def __call__(self, seconds: float) -> bool:
+    async def __call__(self, seconds: float) -> Answer:
         """Whether the member answered, whatever its health is."""
         # Processes are started beside this channel: gRPC's fork handlers would now and then abort such a child.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -96,7 +112,20 @@ class MemberProbe:
             try:
                 await check(b"", timeout=seconds)
             except grpc.aio.AioRpcError as error:
-                return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    return Answer.NONE if self._accepts() else Answer.NOBODY
+        return Answer.GIVEN
+
+    def _accepts(self) -> bool:
+        """Whether its socket takes connections; the kernel answers, at once. How the call ended does not say it on a busy machine."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.setblocking(False)
+            try:
+                connection.connect(str(self._socket))
+            except BlockingIOError:
+                return True  # and so many wait that there is no room for another
+            except OSError:
+                return False
         return True
 
 
@@ -106,22 +135,26 @@ class EnvoyProbe:
     def __init__(self, settings: MeshSettings) -> None:
         self._settings = settings
 
-    async def __call__(self, seconds: float) -> bool:
+    async def __call__(self, seconds: float) -> Answer:
         """Whether Envoy answered, ready or not."""
         return await asyncio.to_thread(self._ask, seconds)
 
-    def _ask(self, seconds: float) -> bool:
+    def _ask(self, seconds: float) -> Answer:
         try:
             envoy.ask_admin(self._settings, "GET", "/ready", seconds)
         except FileNotFoundError:
-            return self._front_door_answers(seconds)
-        except (TimeoutError, ConnectionError):
-            return False
-        return True
+            return self._ask_front_door(seconds)
+        except TimeoutError:
+            return Answer.NONE
+        except ConnectionError:
+            return Answer.NOBODY
+        return Answer.GIVEN
 
-    def _front_door_answers(self, seconds: float) -> bool:
+    def _ask_front_door(self, seconds: float) -> Answer:
         try:
             health.ask(self._settings.host, self._settings.gateway_port, seconds)
+        except TimeoutError:
+            return Answer.NONE
         except (OSError, http.client.HTTPException):
-            return False
-        return True
+            return Answer.NOBODY
+        return Answer.GIVEN

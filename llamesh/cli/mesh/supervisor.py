@@ -55,8 +55,8 @@ class Component:
 
 
 class Supervisor:
-    """Runs components until asked to stop. A component that leaves probes unanswered for `patience` seconds is killed; before
-    its first answer it is given START_PATIENCES times as long."""
+    """Runs components until asked to stop. A component that leaves probes unanswered for `patience` seconds is killed; until
+    it listens it is given START_PATIENCES times as long."""
 
     def __init__(
         self,
@@ -199,8 +199,8 @@ class Supervisor:
 
         async def once() -> None:
             asked = self._clock()
-            answered = await probe(liveness.probe_seconds)
-            silent_too_long = liveness.count(answered=answered, took=self._clock() - asked)
+            answer = await probe(liveness.probe_seconds)
+            silent_too_long = liveness.count(answer, self._clock() - asked)
             if silent_too_long and not self._stopping.is_set():
                 self._lives[name].silences += 1
                 self._say(f"{name} {liveness.words()}; it is killed")
