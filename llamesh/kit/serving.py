@@ -140,6 +140,8 @@ class Member:
             await self._say_database(False)
             await self._listen()
             if not await watch.wait(package, failure, self.stopping):
+                # gRPC removes the socket when it stops.
+                await self._watch.close()
                 await self.server.stop(None)
                 self.stopped.set()
                 raise StopRequested

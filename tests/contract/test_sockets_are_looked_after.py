@@ -8,8 +8,10 @@ import socket
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
 
-from llamesh.kit.serving import Member
+from llamesh.kit.database import open_database
+from llamesh.kit.serving import Member, StopRequested
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
 
 
@@ -73,3 +75,21 @@ async def test_a_path_that_leads_to_another_process_is_left_alone(serving, one_s
                 await asyncio.wait_for(gave_up.wait(), 2.5)
             assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == 1
     assert not member.stopping.is_set()
+
+
+async def test_a_member_that_stops_while_it_waits_for_its_database_does_not_give_up(one_settings) -> None:
+    """gRPC removes the socket. What the process still has to do may take longer than the next look at the path."""
+    settings = one_settings.model_copy(update={"database_url": SecretStr("postgresql://ada@127.0.0.1:1/x")})
+    gave_up = asyncio.Event()
+    member = Member("gateway", settings, gave_up.set)
+    database = open_database(settings, "gateway")
+    waiting = asyncio.create_task(member.prepare(database, "services.gateway"))
+    async with grpc.aio.insecure_channel(f"unix:{settings.socket('gateway')}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True)
+    member.stop()
+    with pytest.raises(StopRequested):
+        await waiting
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(gave_up.wait(), 2.5)
+    await database.close()
