@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import grpc
@@ -13,6 +14,9 @@ from pydantic import SecretStr
 from llamesh.kit.database import open_database
 from llamesh.kit.serving import Member, StopRequested
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
+
+PATIENCE = 30.0
+"""Seconds that anything here may take on a busy machine."""
 
 
 class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
@@ -29,10 +33,11 @@ class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
 
 @pytest.fixture
-async def serving(one_settings):
-    """A member that is looked after, and the event that says that it gave up."""
+async def serving(one_settings, monkeypatch):
+    """A member that is looked after, and the event that says that it gave up. Its calls may take as long as the test needs."""
+    monkeypatch.setattr("llamesh.kit.serving._LOST_GRACE", PATIENCE)
     gave_up = asyncio.Event()
-    member = Member("gateway", one_settings.model_copy(update={"drain_seconds": 5}), gave_up.set)
+    member = Member("gateway", one_settings.model_copy(update={"drain_seconds": PATIENCE}), gave_up.set)
     servicer = SlowGateway()
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, member.server)
     task = asyncio.create_task(member.serve())
@@ -48,7 +53,8 @@ async def test_a_socket_that_vanishes_ends_the_service_once_its_calls_are_finish
 ) -> None:
     _, servicer, gave_up = serving
     path = one_settings.socket("gateway")
-    stub = gateway_pb2_grpc.GatewayServiceStub(connect(one_settings, "gateway"))
+    channel = connect(one_settings, "gateway")
+    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
     request = gateway_pb2.GetServerRequest(server_uuid="0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10")
     call = stub.GetServer(request, metadata=as_caller("ada", "manage"))
     await servicer.begun.wait()
@@ -57,9 +63,21 @@ async def test_a_socket_that_vanishes_ends_the_service_once_its_calls_are_finish
         path.write_text("not a socket")
     elif damage == "its directory deleted":
         path.parent.rmdir()
-    asyncio.get_running_loop().call_later(1.5, servicer.let_go.set)
+    await refuses_new_calls(channel)
+    assert not gave_up.is_set()
+    servicer.let_go.set()
     assert (await call).server_uuid == request.server_uuid
-    await asyncio.wait_for(gave_up.wait(), 10)
+    await asyncio.wait_for(gave_up.wait(), PATIENCE)
+
+
+async def refuses_new_calls(channel: grpc.aio.Channel) -> None:
+    """Wait until the server at the end of a channel lets no new call in."""
+    health = health_pb2_grpc.HealthStub(channel)
+    async with asyncio.timeout(PATIENCE):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while True:
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                await asyncio.sleep(0.05)
 
 
 async def test_a_path_that_leads_to_another_process_is_left_alone(serving, one_settings, tmp_path) -> None:
