@@ -50,7 +50,7 @@ MIGRATION_SECONDS = 120.0
 """How long the tables may take to be brought to the newest version, another replica's turn included."""
 
 SQLITE_SHARE = 2.0
-"""A SQLite operation has so many deadlines: one for the lock, and transactions of one process queue."""
+"""A SQLite operation has twice the deadline: once for the lock, once for the queue of this process's transactions."""
 
 CONNECTIONS = 15
 """Most connections of one process to PostgreSQL. Callers share all but one: the probe never waits for them."""
