@@ -3,7 +3,8 @@
 Each service's migrations lie in `<package>/migrations/versions` and are brought to the newest by `migrate` at its start.
 
 Invariant: no operation lasts longer than its deadline (LLAMESH_DATABASE_SECONDS), whatever the database does: it may be stopped, frozen,
-locked or cut off. A connection that was cut off is thrown away.
+locked or cut off. A connection that was cut off is thrown away. Waiting for a connection says nothing about the database: it is never taken
+for an outage.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from llamesh.kit.config import Settings, make_private
-from llamesh.kit.database_failures import DatabaseAwayError, DatabaseRefusedError, away, damaged, failure_of
+from llamesh.kit.database_failures import (
+    DatabaseAwayError,
+    DatabaseRefusedError,
+    away,
+    damaged,
+    failure_of,
+    unavailable,
+)
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.outage import Outage
-from llamesh.kit.postgres import PostgresAddress, read_address
+from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress, read_address
 from llamesh.kit.schema import upgrade
 
 __all__ = [
@@ -42,7 +50,14 @@ MIGRATION_SECONDS = 120.0
 """How long the tables may take to be brought to the newest version, another replica's turn included."""
 
 SQLITE_SHARE = 2.0
-"""A SQLite operation has so many deadlines: one for the lock, and transactions of one process queue."""
+"""A SQLite operation has twice the deadline: once for the lock, once for the queue of this process's transactions."""
+
+CONNECTIONS = 15
+"""Most connections of one process to PostgreSQL. Callers share all but one: the probe never waits for them."""
+IDLE_CONNECTIONS = 5
+"""So many of them are kept open."""
+SQLITE_READERS = 2
+"""Callers that read a SQLite file at the same time; the probe has a connection beside them."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -74,7 +89,8 @@ class Timestamp(TypeDecorator[datetime]):
 class Database:
     """One service's tables. Close it when done.
 
-    `seconds` is the deadline of one operation, the wait for a connection included. `file` is the SQLite file. `clock` is monotonic.
+    `seconds` is the deadline of one operation, the wait for a connection included. `turns` and `reader_turns` count the connections that
+    callers may have of `engine` and `reader`, fewer than the pool has. `file` is the SQLite file. `clock` is monotonic.
     """
 
     def __init__(
@@ -83,6 +99,8 @@ class Database:
         reader: AsyncEngine,
         schema: str | None,
         *,
+        turns: asyncio.Semaphore,
+        reader_turns: asyncio.Semaphore,
         seconds: float,
         place: str,
         file: Path | None = None,
@@ -95,6 +113,8 @@ class Database:
         self.outage = Outage(clock)
         """What is known of its absence."""
         self._reader = reader
+        self._turns = turns
+        self._reader_turns = reader_turns
         self._seconds = seconds
         self._file = file
         self._identity: tuple[int, int] | None = None
@@ -115,7 +135,7 @@ class Database:
             IntegrityError: a rule of the tables is broken.
         """
         self._admit()
-        async with self._bounded(), self._sessions() as session, session.begin():
+        async with self._bounded(self._turns), self._sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
@@ -125,11 +145,11 @@ class Database:
         Errors as in `begin`.
         """
         self._admit()
-        async with self._bounded(), self._readers() as session:
+        async with self._bounded(self._reader_turns), self._readers() as session:
             yield session
 
     async def probe(self) -> None:
-        """Ask the database for a sign of life. Errors as in `begin`; an outage that is known does not keep it from asking."""
+        """Ask the database for a sign of life. Errors as in `begin`; neither a known outage nor other callers keep it from asking."""
         self._check_file()
         async with self._bounded(), self._readers() as session:
             await session.execute(text("SELECT count(*) FROM sqlite_schema" if self._file else "SELECT 1"))
@@ -143,7 +163,7 @@ class Database:
             MeshError: as in `begin`. Operations are refused as COMPONENT_UNAVAILABLE until a later attempt succeeds.
         """
         self._waiting_for_tables = True
-        async with self._bounded(MIGRATION_SECONDS):
+        async with self._bounded(seconds=MIGRATION_SECONDS):
             # The first sign of life has the short deadline: a frozen server is noticed at once.
             async with asyncio.timeout(self._seconds * SQLITE_SHARE):
                 connection = await self.engine.connect()
@@ -186,13 +206,21 @@ class Database:
         return f"data/{self._file.name}" if self._file else ""
 
     @asynccontextmanager
-    async def _bounded(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Keep the deadline, tell failures apart and note whether the database answers."""
+    async def _bounded(
+        self, turns: asyncio.Semaphore | None = None, seconds: float | None = None
+    ) -> AsyncIterator[None]:
+        """Keep the deadline, the wait for a turn included; tell failures apart and note whether the database answers."""
         limit = seconds or self._seconds * (SQLITE_SHARE if self._file else 1.0)
+        now = asyncio.get_running_loop().time
+        began, turn = now(), float("inf")
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as deadline, turns or nullcontext():
+                turn = now()
                 yield
         except Exception as error:
+            # What is left after a long wait is shorter than what the database may take.
+            if deadline.expired() and isinstance(error, TimeoutError) and turn - began > limit * (1 - STATEMENT_SHARE):
+                raise unavailable("too many calls wait for the database") from error
             failure = error if isinstance(error, MeshError) else failure_of(error)
             if failure is None:
                 raise
@@ -220,16 +248,13 @@ def open_database(settings: Settings, service: str) -> Database:
     address, seconds = f"sqlite+aiosqlite:///{file}", settings.database_seconds
     # Parameters are hidden in errors: they would put password hashes and keys into the log.
     # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
-    engine = create_async_engine(
-        address, hide_parameters=True, pool_size=1, max_overflow=0, pool_timeout=SQLITE_SHARE * seconds
-    )
+    engine = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0)
     # Readers never wait for the writer (WAL); each step of a transaction that they spare is a change of threads.
     reader = create_async_engine(
         address,
         hide_parameters=True,
-        pool_size=2,
+        pool_size=SQLITE_READERS + 1,
         max_overflow=0,
-        pool_timeout=SQLITE_SHARE * seconds,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
@@ -246,7 +271,16 @@ def open_database(settings: Settings, service: str) -> Database:
     event.listen(engine.sync_engine, "connect", tune)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     event.listen(reader.sync_engine, "connect", tune)
-    return Database(engine, reader, None, seconds=seconds, place=os.fspath(file), file=file)
+    return Database(
+        engine,
+        reader,
+        None,
+        turns=asyncio.Semaphore(1),
+        reader_turns=asyncio.Semaphore(SQLITE_READERS),
+        seconds=seconds,
+        place=os.fspath(file),
+        file=file,
+    )
 
 
 def _open_postgres(address: PostgresAddress, schema: str, seconds: float) -> Database:
@@ -256,13 +290,15 @@ def _open_postgres(address: PostgresAddress, schema: str, seconds: float) -> Dat
     engine = create_async_engine(
         "postgresql+asyncpg://",
         pool_pre_ping=True,
-        pool_timeout=seconds,
+        pool_size=IDLE_CONNECTIONS,
+        max_overflow=CONNECTIONS - IDLE_CONNECTIONS,
         hide_parameters=True,
         connect_args={"async_creator_fn": connect},
     )
     event.listen(engine.sync_engine, "invalidate", _cut_off)
     reader = engine.execution_options(isolation_level="AUTOCOMMIT")
-    return Database(engine, reader, schema, seconds=seconds, place=address.place)
+    turns = asyncio.Semaphore(CONNECTIONS - 1)
+    return Database(engine, reader, schema, turns=turns, reader_turns=turns, seconds=seconds, place=address.place)
 
 
 def _cut_off(connection: Any, _record: object, _error: object) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.postgres import PostgresRefusedError
@@ -42,8 +41,6 @@ def failure_of(error: BaseException) -> MeshError | None:
     """The error to raise instead; None if it is to stay as it is."""
     if isinstance(error, PostgresRefusedError):
         return away("the database refuses the connection", DatabaseRefusedError)
-    if isinstance(error, PoolTimeoutError):
-        return unavailable("too many calls wait for the database")
     if isinstance(error, DBAPIError):
         return None if isinstance(error, IntegrityError) else _of_driver(error)
     if isinstance(error, asyncpg.PostgresError):

@@ -1,7 +1,8 @@
 """The tokens that no longer count, as the contract service's stream, kept open, tells them: the controller hands them to
 Envoy for inference, the public services refuse them themselves.
 
-Invariant: a service that is away never brings a revoked token back; what was learned stays until a full list replaces it.
+Invariant: what was learned stays until a full list replaces it, so a contract service that goes away brings no revoked token back. A
+process that starts knows none until the contract service has told it (`first` waits for that).
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
 LOST_CODE = 3
 """What a process ends with whose socket has vanished."""
 _LOST_GRACE = 2.0
-"""Seconds that calls under way get then; nobody can reach the service meanwhile."""
+"""Seconds that calls under way get then, before they are cancelled; nobody can reach the service meanwhile."""
 
 _END_SECONDS = 10.0
 """What a process that is asked to end needs beside its drains."""
@@ -119,7 +119,10 @@ class Member:
         task.add_done_callback(self._telling.discard)
 
     def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
-        """Refuse, while serving, the tokens that the contract service at the end of this channel says are revoked."""
+        """Refuse the tokens that the contract service at the end of this channel says are revoked, once it has said so.
+
+        Serving does not wait for its list.
+        """
         self._revocations = Revocations(contract, self._take_revoked)
 
     async def prepare(self, database: Database, package: str) -> None:
@@ -140,6 +143,8 @@ class Member:
             await self._say_database(False)
             await self._listen()
             if not await watch.wait(package, failure, self.stopping):
+                # gRPC removes the socket when it stops.
+                await self._watch.close()
                 await self.server.stop(None)
                 self.stopped.set()
                 raise StopRequested
@@ -189,7 +194,7 @@ class Member:
         return self.settings.drain_seconds if self._drain_until is None else self._drain_until - time.monotonic()
 
     async def _lost(self) -> None:
-        """Nobody new finds us: finish what runs, in short, and make room for a process that listens."""
+        """Nobody new finds us: give what runs a short time, and make room for a process that listens."""
         assert self._give_up is not None, "only then is the socket looked after"
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Database, DatabaseRefusedError, open_database
+from llamesh.kit.database import CONNECTIONS, SQLITE_SHARE, Database, DatabaseRefusedError, open_database
 from llamesh.kit.errors import MeshError, StartRefused, name_of
 from tests.own_postgres import OwnPostgres, own_postgres
 
@@ -246,6 +246,36 @@ async def test_a_locked_sqlite_file_is_unavailable(one_settings: Settings) -> No
     other.execute("COMMIT")
     other.close()
     await write(database)
+    await database.close()
+
+
+async def test_calls_that_wait_for_a_connection_are_no_outage(settings: Settings) -> None:
+    """Calls hold every connection that callers may have, longer than others can wait: the database answers all the time."""
+    deadline = 3.0
+    on_postgres = settings.database_url is not None
+    callers, seconds = (CONNECTIONS - 1, deadline) if on_postgres else (1, deadline / SQLITE_SHARE)
+    database = open_database(settings.model_copy(update={"database_seconds": seconds}), "probe")
+    begun = asyncio.Semaphore(0)
+
+    async def hold(seconds: float) -> None:
+        async with database.begin() as session:
+            await session.execute(text("SELECT 1"))
+            begun.release()
+            await asyncio.sleep(seconds)
+
+    # Each holder keeps within its own deadline. Those that wait get a connection when a third of theirs is left, which is not enough.
+    holders = [asyncio.create_task(hold(2 / 3 * deadline)) for _ in range(callers)]
+    for _ in range(callers):
+        await begun.acquire()
+    waiting = [asyncio.create_task(refused(hold(2 / 3 * deadline))) for _ in range(2 * callers)]
+    await database.probe()
+    for error in await asyncio.gather(*waiting):
+        assert_unavailable(error)
+        assert error.message == "too many calls wait for the database"
+    await asyncio.gather(*holders)
+    assert database.outage.cause is None
+    async with database.read() as session:
+        await session.execute(text("SELECT 1"))
     await database.close()
 
 
