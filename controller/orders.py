@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from controller.models import ModelFact
 from controller.runtimes import Order
 from controller.waking import DEFAULT_BUDGET
-from controller.xds.builders import SILENCE_SECONDS
+from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
 from llamesh.v1.server_pb2 import ServerSpec
 
@@ -19,9 +19,6 @@ _SPARE_THREADS = 4
 """HTTP threads of an engine for our own questions: is it ready, is it busy."""
 _CLUSTERS = 2
 """Envoy reaches an engine through the cluster of its server and through that of its model name."""
-
-_BUDGET_MARGIN = 5
-"""Seconds: a request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy."""
 
 
 def connections(spec: ServerSpec, settings: Settings) -> int:
@@ -37,7 +34,7 @@ def budget(spec: ServerSpec) -> int:
 def silence(spec: ServerSpec) -> int:
     """Seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
     timeout = spec.parameters.timeout if spec.parameters.HasField("timeout") else SILENCE_SECONDS
-    return max(timeout, budget(spec) + _BUDGET_MARGIN)
+    return max(timeout, budget(spec) + BUDGET_MARGIN_SECONDS)
 
 
 def spec_hash(spec: ServerSpec, settings: Settings) -> str:

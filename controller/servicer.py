@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from controller.board import Board
 from controller.capacity import capacity, machine_memory
@@ -25,6 +26,8 @@ from llamesh.v1.server_pb2 import Server
 _LOG_LINES = 100
 _REMOVAL_SECONDS = 60.0
 """How long RemoveServer waits for the end where the caller sets no deadline."""
+_REMOVAL_LOOK_SECONDS = 0.25
+"""How long RemoveServer waits for a change on the board before it looks again: a server that was never on it leaves none."""
 ROUTABLE_SECONDS = 5.0
 """How long Envoy may take to acknowledge a server's name before the answer is given without."""
 _MARGIN_SECONDS = 1.0
@@ -180,10 +183,12 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def _removed(self, server_uuid: str, deadline: float) -> bool:
         """Wait until nothing is left of a server; False where it is not done by the deadline."""
-        while await self._store.find(server_uuid) is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            await self._board.until(server_uuid, lambda server: server is None, min(left, 1.0))
-            await asyncio.sleep(0)
+        with self._board.listen((server_uuid,)) as changed:
+            while await self._store.find(server_uuid) is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), min(left, _REMOVAL_LOOK_SECONDS))
+                changed.clear()
         return True

@@ -37,6 +37,9 @@ _HEALTH_TIMEOUT = "3s"
 
 SILENCE_SECONDS = 3600
 """llama.cpp's own default for --timeout."""
+BUDGET_MARGIN_SECONDS = 5
+"""A request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy: a server may be silent for
+so long after its wake budget, whatever its --timeout."""
 
 WAKER = "waker"
 CONTRACT = "contract"
@@ -199,6 +202,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
         "request_timeout": f"{settings.request_seconds}s",
         "silence": SILENCE_SECONDS,
+        "budget_margin": BUDGET_MARGIN_SECONDS,
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,

@@ -165,7 +165,10 @@ def _sum(memory: MemoryEstimate) -> str:
 
 
 def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) -> dict[str, Any]:
-    """The parameters as the client takes them: typed, or as one string of flags. Both at once is a mistake."""
+    """The parameters as the client takes them: typed, or as one string of flags. Both at once is a mistake.
+
+    Typed ones go in one mapping, because a name of theirs (`timeout`) may also be an argument of the client's call.
+    """
     typed = {name: value for name, value in runtime.items() if value is not None}
     if flags and typed:
         raise CommandError(
@@ -173,4 +176,4 @@ def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) 
             parts=[f"options: {', '.join(typed)}", f"flags: {' '.join(flags)}"],
             code=Exit.USAGE,
         )
-    return {"runtime_params": " ".join(flags)} if flags else typed
+    return {"runtime_params": " ".join(flags)} if flags else {"parameters": typed}

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 
 from llamesh.client import errors
 from llamesh.client.names import resolve
-from llamesh.client.parameters import typed
+from llamesh.client.parameters import Parameters, combined
 from llamesh.client.profile import Profile, load_profile
 from llamesh.client.transport import AsyncTransport
 from llamesh.parameters import Value
@@ -173,16 +173,19 @@ class AsyncServers(AsyncPart):
         name: str = "",
         replicas: int = 1,
         runtime_params: str = "",
+        parameters: Parameters | None = None,
         idle_sleep: float | None = None,
         wake_budget: float | None = None,
         namespace: str = "",
         metered: bool = False,
         request_id: str = "",
         timeout: float | None = None,
-        **parameters: Value | None,
+        **named: Value | None,
     ) -> server_pb2.Server:
         """Serve a model. Runtime parameters by name (`ctx_size=2048`, `cache_type_k="q8_0"`), or as llama.cpp's flags in `runtime_params`.
 
+        `parameters` takes runtime parameters as a mapping or a message. A parameter whose name is an argument of this call can
+        only be given there: `timeout` here is the deadline of the call, `parameters={"timeout": 60}` that of the server's answers.
         The call carries a `request_id`, so that it may be repeated and still declares one server.
         """
         request = gateway_pb2.ServeRequest(
@@ -190,7 +193,7 @@ class AsyncServers(AsyncPart):
             model_name=name,
             replicas=replicas,
             runtime_params=runtime_params,
-            parameters=typed(parameters) if parameters else None,
+            parameters=combined(parameters, named),
             namespace=namespace,
             metered=metered,
             request_id=request_id or uuid.uuid4().hex,
@@ -437,16 +440,20 @@ class AsyncClient:
         *,
         replicas: int = 1,
         runtime_params: str = "",
+        parameters: Parameters | None = None,
         namespace: str = "",
         timeout: float | None = None,
-        **parameters: Value | None,
+        **named: Value | None,
     ) -> contract_pb2.CheckResponse:
-        """Whether a model would be served so, and what it would take. A refusal is an answer, not an error."""
+        """Whether a model would be served so, and what it would take. A refusal is an answer, not an error.
+
+        Runtime parameters are given as for `servers.serve`.
+        """
         request = contract_pb2.CheckRequest(
             model_uuid=_model(model),
             replicas=replicas,
             runtime_params=runtime_params,
-            parameters=typed(parameters) if parameters else None,
+            parameters=combined(parameters, named),
             namespace=namespace,
         )
         return await self.transport.call(f"{CONTRACT}/Check", request, contract_pb2.CheckResponse, timeout)

@@ -10,6 +10,23 @@ from buf.validate import validate_pb2
 from llamesh.parameters import Parameter, Value, all_parameters
 from llamesh.v1 import server_pb2
 
+Parameters = server_pb2.RuntimeParameters | Mapping[str, Value | None]
+"""Runtime parameters in one value: the contract's message, or values by name."""
+
+
+def combined(given: Parameters | None, named: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters | None:
+    """One message for those given in one value and those given by name; None without any. ValueError if one is given twice."""
+    if not given and not named:
+        return None
+    message = server_pb2.RuntimeParameters()
+    message.CopyFrom(given if isinstance(given, server_pb2.RuntimeParameters) else typed(given or {}))
+    other = typed(named)
+    there = {field.name for field, _ in message.ListFields()}
+    if twice := [field.name for field, _ in other.ListFields() if field.name in there]:
+        raise ValueError(f"{', '.join(twice)} is given twice: in `parameters` and by its name")
+    message.MergeFrom(other)
+    return message
+
 
 def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
     """The message for the values that are not None. ValueError naming a parameter that there is not, or a word it does not know."""

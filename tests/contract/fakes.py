@@ -12,6 +12,8 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from llamesh.client.parameters import kind
+from llamesh.parameters import Parameter, Value
 from llamesh.v1 import (
     contract_pb2,
     contract_pb2_grpc,
@@ -30,6 +32,12 @@ def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str) -> No
     status = status_pb2.Status(code=code.value[0], message=message, details=[packed])
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, message)
+
+
+def a_value(parameter: Parameter) -> Value:
+    """Something to give a runtime parameter, as llama.cpp's command line has it."""
+    values: dict[type, Value] = {bool: True, int: 7, float: 0.5, str: "chatml"}
+    return list(parameter.words)[-1] if parameter.words else values[kind(parameter)]
 
 
 class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 
 from llamesh.client import errors
 from llamesh.client.aio import AsyncClient
+from llamesh.client.parameters import typed
 from llamesh.client.sync import Client
+from llamesh.parameters import all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.fakes import FakeDownloads, FakeGateway, a_value, fake_mesh
 
 
 @pytest.fixture
@@ -101,6 +104,60 @@ def test_a_parameter_that_there_is_not_is_named_before_anything_is_sent(mesh: Cl
         mesh.servers.serve("m1", api_key="x")
     with pytest.raises(ValueError, match="cache_type_k is one of"):
         mesh.servers.serve("m1", cache_type_k="q9")
+    assert gateway.serve_requests == []
+
+
+EVERY_PARAMETER = {name: a_value(parameter) for name, parameter in all_parameters().items()}
+
+
+def test_every_runtime_parameter_arrives(mesh: Client, gateway: FakeGateway) -> None:
+    lost = []
+    for name, value in EVERY_PARAMETER.items():
+        wanted = typed({name: value})
+        mesh.servers.serve("m1", parameters={name: value})
+        if gateway.declared[-1].parameters != wanted or mesh.check("m1", parameters={name: value}).parameters != wanted:
+            lost.append(name)
+    assert lost == []
+
+
+async def test_every_runtime_parameter_arrives_with_await(async_mesh: AsyncClient, gateway: FakeGateway) -> None:
+    wanted = typed(EVERY_PARAMETER)
+    await async_mesh.servers.serve("m1", parameters=EVERY_PARAMETER)
+    assert gateway.declared[-1].parameters == wanted
+    assert (await async_mesh.check("m1", parameters=EVERY_PARAMETER)).parameters == wanted
+
+
+def test_a_runtime_parameter_arrives_by_its_name_unless_the_call_has_an_argument_of_that_name(
+    mesh: Client, gateway: FakeGateway
+) -> None:
+    for call in (mesh.servers.serve, mesh.check):
+        own = inspect.signature(call).parameters
+        named = {name: value for name, value in EVERY_PARAMETER.items() if name not in own}
+        assert EVERY_PARAMETER.keys() - named.keys() == {"timeout"}, "say so in the documentation of the call"
+        call("m1", **named)
+    server, check = gateway.declared[-1].parameters, mesh.check("m1", **named).parameters
+    assert server == check == typed(named)
+
+
+def test_runtime_parameters_come_as_a_mapping_or_a_message_together_with_those_by_name(
+    mesh: Client, gateway: FakeGateway
+) -> None:
+    wanted = server_pb2.RuntimeParameters(timeout=3, ctx_size=2048)
+    for given in ({"timeout": 3}, server_pb2.RuntimeParameters(timeout=3)):
+        mesh.servers.serve("m1", ctx_size=2048, parameters=given, timeout=30.0)
+        assert gateway.declared[-1].parameters == wanted
+    given = server_pb2.RuntimeParameters(timeout=3)
+    assert mesh.check("m1", parameters=given, ctx_size=2048).parameters == wanted
+    assert given == server_pb2.RuntimeParameters(timeout=3)
+
+
+def test_a_runtime_parameter_that_is_given_twice_is_named_before_anything_is_sent(
+    mesh: Client, gateway: FakeGateway
+) -> None:
+    with pytest.raises(ValueError, match="ctx_size is given twice"):
+        mesh.servers.serve("m1", ctx_size=2048, parameters={"ctx_size": 4096})
+    with pytest.raises(ValueError, match="api_key is not a runtime parameter"):
+        mesh.servers.serve("m1", parameters={"api_key": "x"})
     assert gateway.serve_requests == []
 
 

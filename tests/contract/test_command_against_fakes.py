@@ -9,12 +9,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import json_format
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.parameters import Parameter, Value, all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
-from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
 
 Capture = pytest.CaptureFixture[str]
 
@@ -359,3 +362,53 @@ def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatc
     assert run(["login", "ada"]) == Exit.USAGE
     assert run(["users", "create", "ada"]) == Exit.USAGE
     assert "--password-stdin" in capsys.readouterr().err
+
+
+def _ways(parameter: Parameter) -> Iterator[tuple[list[str], Value]]:
+    """Every way in which the command takes a parameter, and the value that must arrive."""
+    value = a_value(parameter)
+    for flag in (parameter.flag, *parameter.aliases):
+        yield [flag] if parameter.switch else [flag, str(value)], value
+    if parameter.negative:
+        yield [parameter.negative], False
+
+
+EVERY_OPTION = [
+    (parameter.name, words, value) for parameter in all_parameters().values() for words, value in _ways(parameter)
+]
+
+
+def test_every_runtime_option_of_serve_arrives(gateway: FakeGateway) -> None:
+    lost = []
+    for name, words, value in EVERY_OPTION:
+        assert run(["serve", "m0", *words]) == Exit.OK, words
+        if gateway.declared[-1].parameters != typed({name: value}):
+            lost.append(words)
+    assert lost == []
+
+
+def test_every_runtime_option_of_fit_arrives(capsys: Capture) -> None:
+    lost = []
+    for name, words, value in EVERY_OPTION:
+        run(["fit", "m0", "--output", "json", *words])
+        answer = json.loads(capsys.readouterr().out)
+        arrived = json_format.ParseDict(answer["parameters"], server_pb2.RuntimeParameters())
+        if arrived != typed({name: value}):
+            lost.append(words)
+    assert lost == []
+
+
+def test_runtime_options_leave_the_commands_own_options_alone(gateway: FakeGateway) -> None:
+    values = {name: a_value(parameter) for name, parameter in all_parameters().items()}
+    runtime = [
+        word
+        for name, words, value in EVERY_OPTION
+        if words[0] == all_parameters()[name].flag and value
+        for word in words
+    ]
+    own = ["--name", "words", "--replicas", "3", "--idle-sleep", "10m", "--wake-budget", "7s", "--namespace", "n"]
+    assert run(["serve", "m0", *runtime, *own, "--metered"]) == Exit.OK
+    request = gateway.declared[-1]
+    assert request.parameters == typed(values)
+    assert (request.model_name, request.replicas, request.namespace, request.metered) == ("words", 3, "n", True)
+    assert (request.idle_sleep.seconds, request.wake_budget.seconds) == (600, 7)

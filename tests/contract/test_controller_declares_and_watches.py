@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -290,6 +291,33 @@ async def test_a_removed_server_is_gone_and_said_to_be_stopped(controller: Contr
         controller.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=server.server_uuid)),
         "SERVER_NOT_FOUND",
     )
+
+
+async def test_removal_of_a_server_that_no_look_has_seen_waits_without_spinning(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds = 0
+    find = DeclaredServers.find
+
+    async def counted(store: DeclaredServers, server_uuid: str) -> Any:
+        nonlocal finds
+        finds += 1
+        return await find(store, server_uuid)
+
+    async def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(DeclaredServers, "find", counted)
+    with monkeypatch.context() as broken:
+        broken.setattr(Reconciler, "_look_at", fail)
+        server = await controller.declare()
+        request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
+        finds = 0
+        assert (await controller.stub.RemoveServer(request, timeout=2)).state != server_pb2.SERVER_STATE_STOPPED
+        # Four a second and those of the failing looks; a loop without a pause does thousands.
+        assert finds < 50
+    # Nobody ever saw it on the board, so nothing but looking again tells that it is gone.
+    assert (await controller.stub.RemoveServer(request, timeout=60)).state == server_pb2.SERVER_STATE_STOPPED
 
 
 async def test_engines_that_fail_are_reported_with_their_reason(controller: Controller) -> None:

@@ -165,7 +165,8 @@ async def test_a_silent_request_is_ended_by_its_servers_own_limit_and_told_so(do
         answer = await door.chat("silent", path=path)
         assert (answer.status, answer.error["code"]) == (504, "engine_timeout")
         assert "within 1 s" in answer.error["message"]
-        assert "--timeout" in answer.error["message"]
+        assert "the server's --timeout, but at least its wake budget and 5 s" in answer.error["message"]
+        assert "PATCH /servers/{server_uuid}, or ask for a stream" in answer.error["message"]
     # What it was given once is not sent again, and the limit of one server is not that of another.
     assert len(silent.received) == 2
     assert (await patient).status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +13,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.client.sync import Client
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, download_pb2, download_pb2_grpc, gateway_pb2, gateway_pb2_grpc
 from tests.mesh.running import RunningMesh
 from tests.mesh.test_reference_calls import reasons
@@ -114,6 +118,28 @@ def test_a_watch_begins_with_what_is_there_and_can_be_resumed(mesh: RunningMesh)
             if "model" in (event := json.loads(line)):
                 break
     assert event["model"]["model_uuid"] == "watched"
+
+
+def test_the_command_and_the_sdk_set_the_servers_own_timeout(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMESH_URL", mesh.url("gateway", ""))
+    monkeypatch.setenv("LLAMESH_TOKEN", mesh.token)
+
+    def answer(*words: str) -> dict[str, Any]:
+        assert run([*words, "--output", "json"]) == Exit.OK
+        return dict(json.loads(capsys.readouterr().out))
+
+    assert answer("fit", "sentence", "--timeout", "30")["runtime_params"] == "--timeout 30"
+    served = answer("serve", "sentence", "--name", "impatient", "--timeout", "30")
+    with Client() as client:
+        try:
+            assert client.servers.get(served["server_uuid"]).spec.parameters.timeout == 30
+            check = client.check("sentence", parameters={"timeout": 30}, ctx_size=512, timeout=60.0)
+            assert (check.allowed, check.runtime_params) == (True, "--ctx-size 512 --timeout 30")
+        finally:
+            client.servers.stop(served["server_uuid"])
 
 
 BAD_CALLS = [
