@@ -8,7 +8,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,11 @@ class OwnPostgres:
 
     def freeze(self) -> None:
         """Stop all its processes: connections stay and connects succeed, but nothing answers."""
-        for process in self._processes():
-            process.send_signal(signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
     def create(self, name: str) -> str:
         """Make an empty database; its URL."""
@@ -111,6 +109,12 @@ class OwnPostgres:
             user=self._server.system_user,
             timeout=90,
         )
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._processes():
+            # The process of a connection that was just closed may end meanwhile.
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _processes(self) -> list[psutil.Process]:
         try:
