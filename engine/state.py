@@ -60,6 +60,9 @@ class StateFile:
         reason, message = (failure.reason.name, failure.message) if failure else ("", "")
         state = State(phase, self.engine, os.getpid(), self.clock(), reason, message, tuple(log) if failure else ())
         unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
+        try:
             unfinished.write_text(json.dumps(asdict(state)))
             unfinished.replace(self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)

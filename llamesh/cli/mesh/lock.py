@@ -37,7 +37,9 @@ def held(home: Path, addresses: Addresses) -> Iterator[None]:
         except BlockingIOError:
             raise MeshRunningError(_written(home)) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(ProcessId.of(os.getpid())) | asdict(addresses)).encode(), 0)
+        # The lock counts, not the words: that the disk is full is said by who looks at the disk next.
+        with suppress(OSError):
+            os.pwrite(descriptor, json.dumps(asdict(ProcessId.of(os.getpid())) | asdict(addresses)).encode(), 0)
         yield
         os.ftruncate(descriptor, 0)
     finally:

@@ -1,0 +1,26 @@
+"""The state file of an engine is replaced in one step or left as it was, and nothing is left beside it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from engine.state import Phase, StateFile
+
+
+def test_a_full_disk_leaves_the_state_before_and_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = StateFile(tmp_path / "engine.state", "llama.cpp", lambda: 0.0)
+    state.publish(Phase.STARTING)
+    before = (tmp_path / "engine.state").read_text()
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> int:
+        write(path, "")  # The name is there by the time the disk turns out to be full.
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    state.publish(Phase.READY)
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.state"]
+    assert (tmp_path / "engine.state").read_text() == before
