@@ -24,6 +24,8 @@ LOG_LINES = 40
 _STOP_SECONDS = 3.0
 """How long llama.cpp may take to end once nothing runs in it."""
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE = b"500"
+"""An engine that takes all memory is killed and started again; without this the kernel might kill Envoy or a database instead."""
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -111,8 +113,12 @@ class Child:
 
 
 def _die_with(parent: int) -> None:
-    """In the child, before it becomes llama.cpp: ask the kernel to kill it when our process dies."""
+    """In the child, before it becomes llama.cpp: ask the kernel to kill it when our process dies, and first when memory runs out."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(score, _OOM_SCORE)
+            os.close(score)
         if os.getppid() != parent:
             os._exit(1)

@@ -279,6 +279,15 @@ async def test_kill_9_of_the_engine_leaves_no_llama_cpp(tmp_path: Path, model: P
         assert await gone(child)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process say that it may be killed first")
+async def test_llama_cpp_is_killed_first_when_memory_runs_out(tmp_path: Path, model: Path) -> None:
+    async with engine(tmp_path / "e", model) as running:
+        await running.until("ready")
+        [child] = running.children()
+        own = int(Path(f"/proc/{running.process.pid}/oom_score_adj").read_text())
+        assert int(Path(f"/proc/{child}/oom_score_adj").read_text()) == 500 > own
+
+
 async def test_the_death_of_llama_cpp_is_explained(tmp_path: Path, model: Path) -> None:
     async with engine(tmp_path / "e", model) as running:
         await running.until("ready")
