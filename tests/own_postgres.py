@@ -56,6 +56,9 @@ class OwnPostgres:
 
     def freeze(self) -> None:
         """Stop all its processes: connections stay and connects succeed, but nothing answers."""
+        # The first process before the others are listed: it would start another one meanwhile.
+        for process in self._processes()[:1]:
+            process.send_signal(signal.SIGSTOP)
         self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -236,6 +236,7 @@ _LIMITS_MODULES = (
     "character_sets",
     "grammar_text",
     "grammar_branches",
+    "grammar_recursion",
     "grammar_cost",
     "schema_text",
     "schema_cost",

@@ -6,6 +6,7 @@
 local json_text = require("json_text")
 local grammar_text = require("grammar_text")
 local grammar_branches = require("grammar_branches")
+local grammar_recursion = require("grammar_recursion")
 local sets = require("character_sets")
 local exceeded = json_text.exceeded
 local join, overlap = sets.join, sets.overlap
@@ -259,6 +260,7 @@ function grammar_cost.pattern(pattern, most, totals)
   rules, limits = {}, most
   local ways = 1
   for _, alternatives in ipairs(grammar_text.pattern(pattern, most, totals)) do
+    grammar_recursion.check_pattern(alternatives)
     ways = max(ways, starts_of(alternatives), (ways_of(alternatives)))
   end
   return ways
@@ -267,6 +269,7 @@ end
 -- A whole grammar.
 function grammar_cost.check(grammar, most)
   rules, limits = grammar_text.rules(grammar, most), most
+  grammar_recursion.check(rules)
   for _, rule in pairs(rules) do
     rule.first, rule.empty = first_of(rule.alternatives)
   end

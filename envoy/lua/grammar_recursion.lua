@@ -1,0 +1,105 @@
+-- Refuses what llama.cpp follows without an end: a rule that leads back to itself before a character was read, and a repetition without an upper bound of
+-- something that may be empty, which is such a rule in other words. llama.cpp looks for it too, but takes only a rule with an empty alternative for one that may be
+-- empty, not one that is empty by way of other rules.
+
+local grammar_recursion = {}
+
+-- Of the rules that are looked at: which may be empty.
+local rules, may_be_empty = {}, {}
+
+local alternatives_may_be_empty
+
+-- Whether an item may be empty, its own repetition left aside.
+local function body_may_be_empty(item)
+  if item.inner then
+    return alternatives_may_be_empty(item.inner)
+  end
+  return item.name ~= nil and may_be_empty[item.name] or false
+end
+
+function alternatives_may_be_empty(alternatives)
+  for _, items in ipairs(alternatives) do
+    local all = true
+    for _, item in ipairs(items) do
+      all = all and (item.least == 0 or body_may_be_empty(item))
+    end
+    if all then
+      return true
+    end
+  end
+  return false
+end
+
+local function refuse()
+  error({ code = "invalid_value", message = "leads back to its beginning before it has read a character: it never ends." }, 0)
+end
+
+-- Calls found(name) for each rule that alternatives may begin with; refuses endless repetitions on the way, wherever they stand.
+local function walk(alternatives, found)
+  for _, items in ipairs(alternatives) do
+    local begins = found
+    for _, item in ipairs(items) do
+      local empty = body_may_be_empty(item)
+      if item.repeats and not item.most and empty then
+        return refuse()
+      end
+      if item.inner then
+        walk(item.inner, begins)
+      elseif item.name and begins then
+        begins(item.name)
+      end
+      if item.least ~= 0 and not empty then
+        begins = nil
+      end
+    end
+  end
+end
+
+local OPEN, DONE = 1, 2
+
+-- Looks at the rules of a grammar, each {alternatives} by its name.
+function grammar_recursion.check(given)
+  rules, may_be_empty = given, {}
+  local changed = true
+  while changed do
+    changed = false
+    for name, rule in pairs(rules) do
+      if not may_be_empty[name] and alternatives_may_be_empty(rule.alternatives) then
+        may_be_empty[name], changed = true, true
+      end
+    end
+  end
+  local beginnings = {}
+  for name, rule in pairs(rules) do
+    local names = {}
+    walk(rule.alternatives, function(first)
+      names[#names + 1] = first
+    end)
+    beginnings[name] = names
+  end
+  local state = {}
+  local function follow(name)
+    state[name] = OPEN
+    for _, first in ipairs(beginnings[name] or {}) do
+      if state[first] == OPEN then
+        return refuse()
+      elseif not state[first] then
+        follow(first)
+      end
+    end
+    state[name] = DONE
+  end
+  for name in pairs(rules) do
+    if not state[name] then
+      follow(name)
+    end
+  end
+end
+
+-- Looks at the alternatives of a pattern, which has no rules.
+function grammar_recursion.check_pattern(alternatives)
+  rules, may_be_empty = {}, {}
+  walk(alternatives, nil)
+end
+
+return grammar_recursion
