@@ -155,7 +155,13 @@ end
 local function visit_all_of(parts, depth, way)
   local properties, required = {}, {}
   for _, part in ipairs(parts) do
-    local either = is_object(part) and (part.of.oneOf or part.of.anyOf)
+    -- The conversion reads each part as a schema of its own before it puts them together, and a reference before anything that stands beside it.
+    visit(part, depth + 1, way + 4)
+    local of = is_object(part) and part.of["$ref"] == nil and part.of
+    local either = of and of.oneOf
+    if of and either == nil then
+      either = of.anyOf
+    end
     if is_list(either) then
       for _, alternative in ipairs(either) do
         gather(alternative, false, properties, required, depth + 1)
@@ -167,12 +173,27 @@ local function visit_all_of(parts, depth, way)
   visit_object(properties, required, nil, depth, way)
 end
 
+-- The largest number that the engine reads without cutting it to 32 bits, which makes another one of it.
+local LARGEST_COUNT = 2147483647
+
+-- The number of times that a schema asks for under a name, or `absent`.
+local function count_of(of, name, absent)
+  local number = of[name]
+  if number == nil then
+    return absent
+  elseif type(number) ~= "number" or number < 0 or number > LARGEST_COUNT or number % 1 ~= 0 then
+    error({ code = "invalid_value", message = "has a " .. name .. " that is not a whole number from 0 to " .. LARGEST_COUNT .. "." }, 0)
+  end
+  return number
+end
+
 local function repetitions(of, least, most)
-  local low, high = tonumber(of[least]), tonumber(of[most])
-  if low and high and high < low then -- The engine counts down without an end.
+  local low = count_of(of, least, 0)
+  local high = count_of(of, most, low)
+  if high < low then -- The engine counts down without an end.
     error({ code = "invalid_value", message = "has a schema whose " .. most .. " is less than its " .. least .. "." }, 0)
   end
-  add("schema.repetitions", max(tonumber(of[least]) or 0, tonumber(of[most]) or 0, 0))
+  add("schema.repetitions", high)
 end
 
 -- How many bytes two values must share at their beginning to count as alike: that many tell apart what the next tokens are tried against.

@@ -266,6 +266,12 @@ def test_long_enums_of_words_that_begin_alike_do_not() -> None:
         {"type": "string", "minLength": 2, "maxLength": 1},
         {"type": "string", "pattern": "^a{5,3}$"},
         {"type": ["null", "array"], "items": {}, "minItems": 1, "maxItems": 0},
+        {"type": "string", "minLength": -4294967291, "maxLength": 3},
+        {"type": "string", "maxLength": -4294965296},
+        {"type": "string", "maxLength": 4294967301},
+        {"type": "array", "items": {}, "maxItems": "3"},
+        {"type": "array", "items": {}, "minItems": 1.5},
+        {"type": "array", "items": {}, "minItems": None},
     ],
     ids=str,
 )
@@ -306,3 +312,23 @@ def test_a_pattern_that_goes_on_without_reading_is_refused(text: str) -> None:
 )
 def test_recursion_behind_a_character_passes(text: str) -> None:
     assert grammar(text) == "passes"
+
+
+def test_a_reference_of_a_part_counts_whatever_stands_beside_it() -> None:
+    stuck = {"type": "string", "pattern": "^((((a{0,30}){0,30}){0,30}){0,30})$"}
+    hidden = {"type": "object", "properties": {"p0": stuck}}
+    assert schema_of({"allOf": [{"$ref": "#/x", "anyOf": [{}]}], "x": hidden}) == "grammar.ways"
+    assert schema_of({"allOf": [{"$ref": "#/x", "oneOf": False}], "x": hidden}) == "grammar.ways"
+
+
+def test_parts_in_each_other_count_as_often_as_they_are_built() -> None:
+    schema: dict[str, object] = {"type": "object"}
+    for _ in range(20):
+        schema = {"type": ["object", "string"], "allOf": [schema]}
+    assert schema_of(schema).startswith("schema.")
+
+
+def test_parts_that_inherit_from_parts_pass() -> None:
+    base = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
+    named = {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"name": {"type": "string"}}}]}
+    assert schema_of({"allOf": [{"$ref": "#/$defs/named"}], "$defs": {"base": base, "named": named}}) == "passes"
