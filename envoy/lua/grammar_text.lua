@@ -123,6 +123,21 @@ for code = 48, 122 do
   SETS.w[code] = (code < 58 or code > 96 or (code > 64 and code < 91) or code == 95) or nil
 end
 
+-- Puts the literals at the end of a sequence together, as the engine does before an escaped character or a quote: what repeats such a character repeats them all.
+local function join_literals(items)
+  local from = #items
+  while from > 1 and items[from - 1].literal and not items[from - 1].repeats do
+    from = from - 1
+  end
+  local run = {}
+  for index = from, #items do
+    run[#run + 1] = items[index]
+    items[index] = nil
+  end
+  items[from] = #run == 1 and run[1] or { inner = { run }, size = #run }
+  return items[from]
+end
+
 -- Reads alternatives from `at` to the end of their group, or of the rule. Returns them and the next place.
 local function read_alternatives(at, depth)
   if depth > limits["grammar.depth"] then
@@ -167,6 +182,9 @@ local function read_alternatives(at, depth)
       else
         least, most, stop = numbers(at)
       end
+      if last and last.joins then
+        last = join_literals(items)
+      end
       if stop and last then
         if mark == 123 then
           add("grammar.repetitions", max(least, most or 0) * max(1, last.size or 1))
@@ -186,13 +204,13 @@ local function read_alternatives(at, depth)
           at = at + 1
         else
           local code, _, after = read_character(at)
-          items[#items + 1] = { first = { [code or 128] = true }, literal = true, text = sub(text, at, after - 1) }
+          items[#items + 1] = { first = { [code or 128] = true }, literal = true, joins = true, text = sub(text, at, after - 1) }
           at = after - 1
         end
       elseif mark == 46 then
         items[#items + 1] = { first = "any" }
       else
-        items[#items + 1] = { first = { [mark > 127 and 128 or mark] = true }, literal = true, text = sub(text, at, at) }
+        items[#items + 1] = { first = { [mark > 127 and 128 or mark] = true }, literal = true, joins = mark == 34, text = sub(text, at, at) }
       end
       at = at + 1
     elseif mark == 34 then

@@ -225,6 +225,9 @@ local function keep_largest(name, number)
 end
 
 local function check_number(rule, number, written)
+  if (rule.most or rule.counts) and number < -1 then -- Cut to 32 bits it would be another number.
+    return refused("invalid_value", "may not be less than -1.")
+  end
   if rule.counts then
     keep_largest(rule.counts, rule.endless and number < 0 and math.huge or number)
   end

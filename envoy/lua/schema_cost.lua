@@ -41,10 +41,13 @@ local function target_of(reference)
   for step in gmatch(sub(reference, 2), "/([^/]*)") do
     if is_object(found) then
       found = found.of[step]
-    elseif is_list(found) then
-      found = found[(tonumber(match(step, "^%s*%+?(%d+)")) or -1) + 1]
+    elseif is_list(found) and match(step, "^%d+$") then
+      found = found[tonumber(step) + 1]
     else
-      return nil
+      found = nil
+    end
+    if found == nil then
+      error({ code = "invalid_value", message = "has a reference that leads to nothing, or is not written in names and plain numbers." }, 0)
     end
   end
   return found
@@ -72,12 +75,13 @@ end
 
 local visit
 
+-- Returns in how many ways a text can be read at most inside it.
 -- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the names of all that follow.
 local function visit_object(properties, required, more, depth, way)
   if #properties > limits["schema.properties"] then
     return exceeded("schema.properties", #properties)
   end
-  local optional = is_object(more) and 1 or 0
+  local optional, ways = is_object(more) and 1 or 0, 1
   for _, property in ipairs(properties) do
     local name = property[1]
     if #name > limits["schema.name_bytes"] then
@@ -87,15 +91,18 @@ local function visit_object(properties, required, more, depth, way)
       optional = optional + 1
     end
     add("schema.grammar_bytes", 2 * (way + #name))
-    visit(property[2], depth + 1, way + #name + 1)
+    local _, inner = visit(property[2], depth + 1, way + #name + 1)
+    ways = max(ways, inner)
   end
   if is_object(more) then
-    visit(more, depth + 1, way + 16)
+    local _, inner = visit(more, depth + 1, way + 16)
+    ways = max(ways, inner)
   end
   if optional > limits["schema.optional"] then
     return exceeded("schema.optional", optional)
   end
   add("schema.grammar_bytes", optional * optional * (way + 24))
+  return ways
 end
 
 local NONE = {}
@@ -147,16 +154,20 @@ local function gather(part, is_required, into, required, depth)
   if is_object(of.properties) then
     for _, name in ipairs(of.properties.names) do
       into[#into + 1] = { name, of.properties.of[name] }
+      if #into > limits["schema.properties"] then
+        return exceeded("schema.properties", #into, true)
+      end
       required[name] = required[name] or is_required
     end
   end
 end
 
 local function visit_all_of(parts, depth, way)
-  local properties, required = {}, {}
+  local properties, required, ways = {}, {}, 1
   for _, part in ipairs(parts) do
     -- The conversion reads each part as a schema of its own before it puts them together, and a reference before anything that stands beside it.
-    visit(part, depth + 1, way + 4)
+    local _, inner = visit(part, depth + 1, way + 4)
+    ways = max(ways, inner)
     local of = is_object(part) and part.of["$ref"] == nil and part.of
     local either = of and of.oneOf
     if of and either == nil then
@@ -170,7 +181,7 @@ local function visit_all_of(parts, depth, way)
       gather(part, true, properties, required, depth + 1)
     end
   end
-  visit_object(properties, required, nil, depth, way)
+  return max(ways, visit_object(properties, required, nil, depth, way))
 end
 
 -- The largest number that the engine reads without cutting it to 32 bits, which makes another one of it.
@@ -208,21 +219,22 @@ local function visit_enum(values)
   local alike, most = {}, 0
   for _, value in ipairs(values) do
     add("schema.enum_bytes", size(value))
-    local beginning = type(value) == "string" and sub(value, 1, ALIKE_BYTES) or type(value)
+    local written = type(value) == "string" or type(value) == "number"
+    local beginning = written and sub(tostring(value), 1, ALIKE_BYTES) or type(value)
     alike[beginning] = (alike[beginning] or 0) + 1
     most = max(most, alike[beginning])
   end
   return max(1, most)
 end
 
--- A schema of one type, or of none. Returns among how many alternatives it chooses.
+-- A schema of one type, or of none. Returns among how many alternatives it chooses, and in how many ways a text can be read at most inside it.
 local function visit_type(of, kind, depth, way)
   if type(kind) ~= "string" or kind == "" then
     kind = nil -- As with none, which null and an empty name are.
   end
   local bounded = of.additionalProperties ~= nil and of.additionalProperties ~= true
   if is_list(of.allOf) and (kind == "string" or ((kind == nil or kind == "object") and of.properties == nil and not bounded)) then
-    visit_all_of(of.allOf, depth, way)
+    return 1, visit_all_of(of.allOf, depth, way)
   elseif kind == "object" or (kind == nil and (of.properties ~= nil or bounded)) then
     local properties = {}
     if is_object(of.properties) then
@@ -230,16 +242,19 @@ local function visit_type(of, kind, depth, way)
         properties[index] = { name, of.properties.of[name] }
       end
     end
-    visit_object(properties, names_in(of.required), of.additionalProperties, depth, way)
+    return 1, visit_object(properties, names_in(of.required), of.additionalProperties, depth, way)
   elseif kind == "array" or (kind == nil and (of.items ~= nil or of.prefixItems ~= nil)) then
     local items = of.items
     if items == nil then
       items = of.prefixItems
     end
     repetitions(of, "minItems", "maxItems")
+    local ways = 1
     for _, item in ipairs(is_list(items) and items or { items }) do
-      visit(item, depth + 1, way + 8)
+      local _, inner = visit(item, depth + 1, way + 8)
+      ways = max(ways, inner)
     end
+    return 1, ways
   elseif kind == "integer" then
     if of.minimum ~= nil or of.maximum ~= nil or of.exclusiveMinimum ~= nil or of.exclusiveMaximum ~= nil then
       add("schema.nodes", BOUNDED_INTEGER - 1)
@@ -251,13 +266,15 @@ local function visit_type(of, kind, depth, way)
         return exceeded("schema.pattern_bytes", #of.pattern)
       end
       add("schema.patterns", #of.pattern)
-      return grammar_cost.pattern(of.pattern, limits, sums)
+      return grammar_cost.pattern(of.pattern, limits, sums), 1
     end
   end
-  return 1
+  return 1, 1
 end
 
--- How a value of the schema begins: its bracket, and for an object the name of its first property, with its value if there is only one.
+local BEGINNINGS = { array = "[", boolean = "t", integer = "0", null = "n", number = "0", string = '"' }
+
+-- How a value of the schema begins: its first character, and for an object the name of its first property, with its value if there is only one.
 local function beginning_of(schema, steps)
   if not is_object(schema) or steps > limits["schema.depth"] then
     return "any"
@@ -278,14 +295,17 @@ local function beginning_of(schema, steps)
       end
     end
     return "{"
+  elseif of.const ~= nil then
+    return "=" .. tostring(of.const)
   end
-  return "["
+  return BEGINNINGS[of.type] or "["
 end
 
--- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses.
+-- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses, and in how many ways a text can be read at most
+-- inside it: alternatives that begin alike multiply with those inside them, because the engine comes back to another place from each.
 function visit(schema, depth, way)
   if not is_object(schema) then
-    return 1
+    return 1, 1
   end
   add("schema.nodes", 1)
   add("schema.grammar_bytes", way + 32)
@@ -296,7 +316,7 @@ function visit(schema, depth, way)
   local reference = of["$ref"]
   if reference ~= nil then
     if type(reference) ~= "string" then
-      return 1
+      return 1, 1
     elseif #reference > limits["schema.reference_bytes"] then
       return exceeded("schema.reference_bytes", #reference)
     elseif leading_back[reference] then
@@ -304,28 +324,36 @@ function visit(schema, depth, way)
     elseif not referred[reference] then
       local before = turns
       leading_back[reference] = true
-      referred[reference] = visit(target_of(reference), depth + 1, #reference + 3)
+      referred[reference] = { visit(target_of(reference), depth + 1, #reference + 3) }
       leading_back[reference] = turns > before or nil
     end
-    return referred[reference] or 1
+    local known = referred[reference]
+    return known and known[1] or 1, known and known[2] or 1
   end
-  local alternatives = 0
+  local alternatives, ways = 0, 1
   local either = of.oneOf
   if either == nil then
     either = of.anyOf
   end
   if either ~= nil then
-    local alike = {}
+    local alike, leading, most = {}, {}, 1
     for _, alternative in ipairs(is_list(either) and either or {}) do
       local before = turns
-      alternatives = alternatives + visit(alternative, depth + 1, way + 4)
+      local chosen, inner = visit(alternative, depth + 1, way + 4)
+      alternatives, ways = alternatives + chosen, max(ways, inner)
+      local beginning = beginning_of(alternative, 1)
+      alike[beginning] = (alike[beginning] or 0) + 1
+      most = max(most, alike[beginning])
       if turns > before then
-        local beginning = beginning_of(alternative, 1)
-        alike[beginning] = (alike[beginning] or 0) + 1
-        if alike[beginning] > limits["grammar.branches"] then
-          return exceeded("grammar.branches", alike[beginning], true)
+        leading[beginning] = (leading[beginning] or 0) + 1
+        if leading[beginning] > limits["grammar.branches"] then
+          return exceeded("grammar.branches", leading[beginning], true)
         end
       end
+    end
+    ways = ways * most
+    if ways > limits["schema.ways"] then
+      return exceeded("schema.ways", ways, true)
     end
   elseif is_list(of.type) then
     check_types(of.type)
@@ -334,7 +362,8 @@ function visit(schema, depth, way)
       if of.const ~= nil or is_list(of.enum) then
         alternatives = alternatives + visit_enum(is_list(of.enum) and of.enum or { of.const })
       else
-        alternatives = alternatives + visit_type(of, kind, depth + 1, way + 4)
+        local chosen, inner = visit_type(of, kind, depth + 1, way + 4)
+        alternatives, ways = alternatives + chosen, max(ways, inner)
       end
     end
   elseif of.const ~= nil then
@@ -342,12 +371,12 @@ function visit(schema, depth, way)
   elseif is_list(of.enum) then
     alternatives = visit_enum(of.enum)
   else
-    alternatives = visit_type(of, of.type, depth, way)
+    alternatives, ways = visit_type(of, of.type, depth, way)
   end
   if alternatives > limits["schema.alternatives"] then
     return exceeded("schema.alternatives", alternatives)
   end
-  return max(1, alternatives)
+  return max(1, alternatives), ways
 end
 
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.

@@ -234,9 +234,10 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     ),
     "schema.enum_bytes": lambda amount: schema({"enum": [words(amount - 2)]}),
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
-    "schema.alternatives": lambda amount: schema({"anyOf": [{}] * amount}),
+    "schema.alternatives": lambda amount: schema({"anyOf": [{"const": n} for n in range(amount)]}),
     "schema.grammar_bytes": _grammar_bytes,
-    "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2)}),
+    "schema.ways": lambda amount: schema({"anyOf": [{"type": "object"}] * amount}),
+    "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2), "a" * (amount - 2): {}}),
     "schema.repetitions": lambda amount: schema({"type": "array", "items": {"type": "null"}, "maxItems": amount}),
     "schema.pattern_bytes": lambda amount: schema({"type": "string", "pattern": "^" + "a" * (amount - 2) + "$"}),
 }

@@ -77,7 +77,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any] | bytes, str]] = {
     ),
     "the same behind an index": (
         CHAT,
-        answer_of({"$ref": "#/a/ 1x", "a": [{}, {"pattern": _DEEP_PATTERN}]}),
+        answer_of({"$ref": "#/a/1", "a": [{}, {"pattern": _DEEP_PATTERN}]}),
         "grammar.ways",
     ),
     "the same without a type": (CHAT, answer_of({"type": None, "pattern": _DEEP_PATTERN}), "grammar.ways"),

@@ -239,7 +239,7 @@ def test_a_list_of_types_is_of_different_names(types: list[object]) -> None:
 
 
 def test_the_work_of_the_front_door_for_patterns_is_bounded_however_they_are_reached() -> None:
-    many = [{"$ref": f"#/l/0a{n}"} for n in range(1000)]
+    many = [{"$ref": "#/l/" + "0" * n} for n in range(1, 200)]
     assert (
         schema_of({"type": "array", "items": many, "l": [{"type": "string", "pattern": PATTERN}]}) == "schema.patterns"
     )
@@ -332,3 +332,58 @@ def test_parts_that_inherit_from_parts_pass() -> None:
     base = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
     named = {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"name": {"type": "string"}}}]}
     assert schema_of({"allOf": [{"$ref": "#/$defs/named"}], "$defs": {"base": base, "named": named}}) == "passes"
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/l/-0", "#/l/+0", "#/l/ 0", "#/l/0x", "#/l/-18446744073709551615", "#/nowhere", "#/l/9"]
+)
+def test_a_reference_is_read_in_one_way_or_not_at_all(reference: str) -> None:
+    assert schema_of({"$ref": reference, "l": [{"type": "string"}, {"type": "string"}]}) == "invalid_value"
+
+
+def test_references_to_parts_of_a_list_pass() -> None:
+    assert schema_of({"$ref": "#/l/1", "l": [{"type": "string"}, {"type": "string"}]}) == "passes"
+
+
+def test_parts_bring_no_more_properties_together_than_an_object_may_have() -> None:
+    many = {"type": "object", "properties": {f"p{n}": {} for n in range(200)}}
+    assert schema_of({"allOf": [{"$ref": "#/x"}] * 100, "x": many}) in ("schema.properties", "schema.optional")
+
+
+def test_a_long_enum_of_numbers_passes() -> None:
+    assert schema_of({"enum": list(range(200))}) == "passes"
+
+
+@pytest.mark.parametrize("text", [r"^((aa\.{0,999}){0,999}c{400})$", '^((aa"{0,999}){0,999}c{400})$'])
+def test_what_repeats_an_escaped_character_repeats_the_literal_before_it(text: str) -> None:
+    assert pattern(text) in ("grammar.ways", "grammar.repetitions")
+
+
+def test_a_literal_that_an_escape_makes_long_counts_with_its_length() -> None:
+    assert pattern("^" + "a" * 100 + r"\.{500}$") == "grammar.repetitions"
+    assert pattern("^" + "a" * 100 + r"\.{5}$") == "passes"
+
+
+def _levels(width: int, depth: int) -> dict[str, object]:
+    """Objects that are one of so many equal objects, whose property is one of so many, and so on."""
+    schema: dict[str, object] = {"$ref": "#/l0", f"l{depth}": {"type": "object"}}
+    for level in range(depth):
+        member = {"type": "object", "properties": {"a": {"$ref": f"#/l{level + 1}"}}, "required": ["a"]}
+        schema[f"l{level}"] = {"anyOf": [member] * width}
+    return schema
+
+
+@pytest.mark.parametrize(("width", "depth"), [(20, 4), (12, 8), (6, 3), (6, 10)])
+def test_alternatives_that_begin_alike_multiply_with_those_inside_them(width: int, depth: int) -> None:
+    assert schema_of(_levels(width, depth)) == "schema.ways"
+
+
+def test_unions_that_differ_at_their_beginning_do_not_multiply() -> None:
+    inner: dict[str, object] = {"type": "string"}
+    for _ in range(8):
+        kinds = [
+            {"type": "object", "properties": {"kind": {"const": kind}, "of": inner}, "required": ["kind", "of"]}
+            for kind in ("a", "b", "c")
+        ]
+        inner = {"anyOf": [*kinds[:1], {"type": "null"}, {"type": "string"}]}
+    assert schema_of(inner) == "passes"

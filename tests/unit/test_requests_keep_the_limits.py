@@ -89,7 +89,7 @@ def _encoded(given: dict[str, Any] | bytes) -> bytes:
         ({"stop": ["a"] * 70}, "stop", 64, "70"),
         ({"messages": [{"content": "x"}, {"content": [{"type": "text", "text": "a" * 5000}]}]}, "messages[1].content[0].text", 4096, "5000"),  # noqa: E501
         ({"n": 1e300}, "n", 3, "1e+300"),
-        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(300))}}}]}, "tools[1].function.parameters", 64, "300"),
+        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(301))}}}]}, "tools[1].function.parameters", 300, "301"),
         ({"messages": [{'a"\\\n\x00é' * 4: "a" * 5000}]}, "messages[0]." + "a??????" * 4, 4096, "5000"),
     ],
 )  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_number_counts_however_it_is_written(body: bytes) -> None:
     assert (outcome.code, outcome.answer["error"]["param"]) == ("limit_exceeded", "n")
 
 
-@pytest.mark.parametrize("body", [b'{"N":17}', b'{"n ":17}', b'{"n":-17}', b'{"n":null}', b'{"x":{"n":17}}'])
+@pytest.mark.parametrize("body", [b'{"N":17}', b'{"n ":17}', b'{"n":-1}', b'{"n":null}', b'{"x":{"n":17}}'])
 def test_names_that_the_engine_does_not_read_do_not_count(body: bytes) -> None:
     assert run(_encoded(body)).status is None
 
@@ -189,3 +189,11 @@ def test_a_prompt_that_fits_no_server_is_refused() -> None:
 def test_what_fields_multiply_is_bounded(body: dict[str, Any], settings: dict[str, Any], passes: bool) -> None:
     outcome = run(_encoded(body), settings=OPEN | settings)
     assert (outcome.code == "limit_exceeded") is not passes, outcome.answer
+
+
+@pytest.mark.parametrize(
+    "field", ["n", "n_cmpl", "top_logprobs", "n_probs", "repeat_last_n", "dry_penalty_last_n", "max_tokens"]
+)
+def test_a_number_that_the_engine_would_cut_to_another_is_refused(field: str) -> None:
+    outcome = run(_encoded({field: -4294967292}))
+    assert (outcome.status, outcome.code, outcome.answer["error"]["param"]) == (400, "invalid_value", field)
