@@ -86,7 +86,7 @@ def test_a_wrong_setting_is_named_before_anything_starts(environment: dict[str, 
 
 def test_a_missing_envoy_is_said(environment: dict[str, str]) -> None:
     refused = llamesh({**environment, "ENVOY_BIN": "/nowhere/envoy"}, "up")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "ENVOY_BIN names /nowhere/envoy" in refused.stderr
 
 
