@@ -31,7 +31,7 @@ WAIT = 5.0
 """Seconds in which a plain request of another client is answered, whatever one client sends."""
 GROWTH = 100 << 20
 """Bytes by which one request may make the engine grow."""
-SECONDS, SECONDS_PER_BYTE = 2.5, 10e-6
+SECONDS, SECONDS_PER_BYTE = 3.0, 10e-6
 """CPU time that an accepted body with a short answer may cost the engine: so much, and so much for each of its bytes."""
 SECONDS_PER_TOKEN = 300e-6
 """CPU time that a token of its prompt may cost: that is ordinary work, which grows with the length of the prompt."""

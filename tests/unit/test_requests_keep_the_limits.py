@@ -89,7 +89,7 @@ def _encoded(given: dict[str, Any] | bytes) -> bytes:
         ({"stop": ["a"] * 70}, "stop", 64, "70"),
         ({"messages": [{"content": "x"}, {"content": [{"type": "text", "text": "a" * 5000}]}]}, "messages[1].content[0].text", 4096, "5000"),  # noqa: E501
         ({"n": 1e300}, "n", 3, "1e+300"),
-        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(301))}}}]}, "tools[1].function.parameters", 300, "301"),
+        ({"tools": [{}, {"function": {"parameters": {"enum": list(range(251))}}}]}, "tools[1].function.parameters", 250, "251"),
         ({"messages": [{'a"\\\n\x00é' * 4: "a" * 5000}]}, "messages[0]." + "a??????" * 4, 4096, "5000"),
     ],
 )  # fmt: skip
