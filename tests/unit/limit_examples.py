@@ -178,6 +178,13 @@ def _grammar_bytes(amount: int) -> bytes:
     return schema({"anyOf": [*([{"type": "null"}] * (members - 1)), last]})
 
 
+def _ways(amount: int) -> bytes:
+    """Alike objects, each with a property that is one of alike objects."""
+    inner = next(count for count in range(2, 65) if amount % count == 0 and amount // count <= 64)
+    member = {"type": "object", "properties": {"p": {"anyOf": [{"type": "object"}] * inner}}, "required": ["p"]}
+    return schema({"anyOf": [member] * (amount // inner)})
+
+
 def _generations(amount: int) -> bytes:
     """So many answers: as many prompts, times as many answers to each, as other limits allow."""
     answers = next(count for count in (1, 2, 3) if amount % count == 0 and amount // count <= 3)
@@ -236,7 +243,7 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.name_bytes": lambda amount: schema({"type": "object", "properties": {"p" * amount: {}}}),
     "schema.alternatives": lambda amount: schema({"anyOf": [{"const": n} for n in range(amount)]}),
     "schema.grammar_bytes": _grammar_bytes,
-    "schema.ways": lambda amount: schema({"anyOf": [{"type": "object"}] * amount}),
+    "schema.ways": _ways,
     "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2), "a" * (amount - 2): {}}),
     "schema.repetitions": lambda amount: schema({"type": "array", "items": {"type": "null"}, "maxItems": amount}),
     "schema.pattern_bytes": lambda amount: schema({"type": "string", "pattern": "^" + "a" * (amount - 2) + "$"}),
