@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from llamesh import listeners
 from llamesh.kit.logs import report_failure
 from llamesh.processes import ProcessId
 
@@ -23,7 +24,7 @@ async def gone(process: ProcessId) -> None:
     try:
         # Opened by number: between the record and now it may have gone to somebody else.
         if descriptor >= 0 and process.alive:
-            await _readable(descriptor)
+            await listeners.readable(descriptor)
     except OSError as error:
         report_failure(f"wait for the end of process {process.pid}", error)
     finally:
@@ -31,13 +32,3 @@ async def gone(process: ProcessId) -> None:
             os.close(descriptor)
     while process.alive:  # noqa: ASYNC110 - there is nothing to wait on
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)

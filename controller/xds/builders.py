@@ -41,7 +41,6 @@ BUDGET_MARGIN_SECONDS = 5
 """A request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy: a server may be silent for
 so long after its wake budget, whatever its --timeout."""
 
-WAKER = "waker"
 CONTRACT = "contract"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

@@ -4,8 +4,8 @@
 
 local grammar_recursion = {}
 
--- Of the rules that are looked at: which may be empty.
-local rules, may_be_empty = {}, {}
+-- Which of the rules that are looked at may be empty.
+local may_be_empty = {}
 
 local alternatives_may_be_empty
 
@@ -58,8 +58,8 @@ end
 local OPEN, DONE = 1, 2
 
 -- Looks at the rules of a grammar, each {alternatives} by its name.
-function grammar_recursion.check(given)
-  rules, may_be_empty = given, {}
+function grammar_recursion.check(rules)
+  may_be_empty = {}
   local changed = true
   while changed do
     changed = false
@@ -98,7 +98,7 @@ end
 
 -- Looks at the alternatives of a pattern, which has no rules.
 function grammar_recursion.check_pattern(alternatives)
-  rules, may_be_empty = {}, {}
+  may_be_empty = {}
   walk(alternatives, nil)
 end
 

@@ -39,19 +39,20 @@ local function read_character(at)
   return code, code, at + 2
 end
 
+local CLASS, LITERAL = "[%]\\]", '["\\]'
+
+-- Where the class or literal ends that opens at `at`: at its bracket or quote that no backslash stands before, or with the text.
+local function closing(written, at, ends)
+  local stop = find(written, ends, at + 1)
+  while stop and byte(written, stop) == 92 do
+    stop = find(written, ends, stop + 2)
+  end
+  return stop or #written
+end
+
 -- Where the class ends that opens at `at`, and by which ASCII characters it may begin; beyond them all are one.
 local function read_class(at)
-  local stop = at + 1
-  while true do
-    stop = find(text, "[%]\\]", stop)
-    if not stop then
-      stop = #text
-      break
-    elseif byte(text, stop) == 93 then
-      break
-    end
-    stop = stop + 2
-  end
+  local stop = closing(text, at, CLASS)
   if stop - at > limits["grammar.class_bytes"] then
     return exceeded("grammar.class_bytes", stop - at)
   end
@@ -86,17 +87,7 @@ local function read_class(at)
 end
 
 local function read_literal(at)
-  local stop = at + 1
-  while true do
-    stop = find(text, '["\\]', stop)
-    if not stop then
-      stop = #text
-      break
-    elseif byte(text, stop) == 34 then
-      break
-    end
-    stop = stop + 2
-  end
+  local stop = closing(text, at, LITERAL)
   return stop, { [read_character(at + 1) or 128] = true }, stop == at + 1
 end
 
@@ -247,13 +238,7 @@ local function without_comments(grammar)
       at = find(grammar, "[\r\n]", at) or #grammar + 1
       from = at
     else
-      local ends = mark == 34 and '["\\]' or "[%]\\]"
-      repeat
-        at = find(grammar, ends, at + 1) or #grammar
-        local escaped = byte(grammar, at) == 92
-        at = escaped and at + 1 or at
-      until not escaped
-      at = at + 1
+      at = closing(grammar, at, mark == 34 and LITERAL or CLASS) + 1
     end
   end
 end

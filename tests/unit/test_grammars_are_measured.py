@@ -381,9 +381,6 @@ def test_alternatives_that_begin_alike_multiply_with_those_inside_them(width: in
 def test_unions_that_differ_at_their_beginning_do_not_multiply() -> None:
     inner: dict[str, object] = {"type": "string"}
     for _ in range(8):
-        kinds = [
-            {"type": "object", "properties": {"kind": {"const": kind}, "of": inner}, "required": ["kind", "of"]}
-            for kind in ("a", "b", "c")
-        ]
-        inner = {"anyOf": [*kinds[:1], {"type": "null"}, {"type": "string"}]}
+        member = {"type": "object", "properties": {"kind": {"const": "a"}, "of": inner}, "required": ["kind", "of"]}
+        inner = {"anyOf": [member, {"type": "null"}, {"type": "string"}]}
     assert schema_of(inner) == "passes"
