@@ -42,6 +42,8 @@ JWKS = json.dumps(
         ]
     }
 )
+A_DAY = 24 * 3600
+"""Seconds. Modules make tokens when they are imported, which may be long before their tests run."""
 
 
 def free_port() -> int:
@@ -54,7 +56,7 @@ def free_port() -> int:
 def token(*, key: bytes = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     """A token of the mesh; `claims` replace the usual ones, None takes one away."""
     now = int(time.time())
-    usual = {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": now + 600, "iat": now, "scopes": ["infer:*"]}
+    usual = {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
     return jwt.encode({name: value for name, value in (usual | claims).items() if value is not None}, key, algorithm)
 
 

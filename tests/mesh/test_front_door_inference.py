@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.mesh.front_door import SECRET, FrontDoor, StubEngine, front_door, token
+from tests.mesh.front_door import A_DAY, SECRET, FrontDoor, StubEngine, front_door, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -167,9 +167,9 @@ BAD_TOKENS = {
     "another audience": token(aud="other"),
     "no audience": token(aud=None),
     "another issuer": token(iss="other"),
-    "not yet": token(nbf=int(time.time()) + 600),
+    "not yet": token(nbf=int(time.time()) + A_DAY),
     "unsigned": unsigned(
-        {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": int(time.time()) + 600, "scopes": ["infer:*"]}
+        {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": int(time.time()) + A_DAY, "scopes": ["infer:*"]}
     ),
     "signature cut off": token().rpartition(".")[0] + ".",
     "one dot": "a.b",

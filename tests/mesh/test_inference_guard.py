@@ -10,6 +10,7 @@ import jwt
 import pytest
 
 from tests.mesh.conftest import Served
+from tests.mesh.front_door import A_DAY
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 
@@ -39,7 +40,7 @@ def claims(**changes: object) -> dict[str, object]:
         "aud": "llamesh",
         "sub": "eve",
         "iat": now,
-        "exp": now + 600,
+        "exp": now + A_DAY,
         "scopes": ["infer:*"],
         **changes,
     }
