@@ -235,6 +235,9 @@ class Life:
         self._pulse = after(self._pulse, sight, self._terms.stall_seconds)
 
     def _conclude(self, judgement: Judgement) -> None:
+        """Take a judgement. STUCK is final: the probes of an engine that dies say nothing about why it was killed."""
+        if self.judgement.liveness is Liveness.STUCK:
+            return
         before, self.judgement = self.judgement, judgement
         if judgement == before:
             return
