@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from engine import sentence
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
+from tests.ports import free_ports
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
 """One slot with a context that an endless stream does not fill while a test looks on."""
@@ -253,9 +253,7 @@ async def test_a_lifeline_that_is_none_is_refused(tmp_path: Path, model: Path, l
 
 
 async def test_over_tcp_it_serves_and_drains_too(tmp_path: Path, model: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     async with engine(tmp_path / "e", model, listen=f"127.0.0.1:{port}", parameters=SLOW) as running:
         await running.until("ready")
         request = chat(stream=True, ignore_eos=True, max_tokens=4000)

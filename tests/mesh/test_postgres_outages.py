@@ -18,8 +18,9 @@ import httpx
 import jwt
 import pytest
 
-from tests.mesh.running import ADMIN, RunningMesh, free_ports, running_mesh, until
+from tests.mesh.running import ADMIN, RunningMesh, running_mesh, until
 from tests.own_postgres import PASSWORD, OwnPostgres, own_postgres
+from tests.ports import free_ports
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 SECONDS = 30.0
