@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 GEN := .tools/gen
 ENVOY_API := .tools/envoy-api
+# Tests wait more than they compute, so there may be more workers than cores. A file is one worker's.
+TEST_WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 # Names of the reference deployment, kept for what takes their place on Kubernetes.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
@@ -79,10 +82,10 @@ db-shell: $(VENV)/run.stamp ## Read the tables in SQL
 ##@ Working on llamesh
 
 test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envoy, llama.cpp and PostgreSQL included
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/mesh
+	@$(PYTEST) tests/unit tests/contract tests/mesh
 
 test-failed: $(VENV)/dev.stamp ## Only what failed in the last run
-	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
+	@$(PYTEST) --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
 
 test-isolation: $(VENV)/dev.stamp ## Unit and contract tests beside listeners at the default ports, which nothing may connect to
 	@$(BIN)/python tools/isolation.py
