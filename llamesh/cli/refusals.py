@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import NoMeshRunsError, load_profile
 
 _EXITS = {
     "INVALID_ARGUMENT": Exit.USAGE,
@@ -44,12 +44,12 @@ def translate(error: Exception) -> CommandError | None:
     cause, hint = error.message, _HINTS.get(error.reason, error.remedy)
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
-        cause = f"the mesh at {load_profile().url} does not answer"
+        cause = f"{_mesh()} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
         # gRPC's own words again: our side gave up.
-        cause = f"the mesh at {load_profile().url} did not answer in time"
+        cause = f"{_mesh()} did not answer in time"
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
         hint = "llamesh login"
@@ -61,3 +61,11 @@ def translate(error: Exception) -> CommandError | None:
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)
+
+
+def _mesh() -> str:
+    """The mesh that was asked, in words. It may have ended meanwhile."""
+    try:
+        return f"the mesh at {load_profile().url}"
+    except NoMeshRunsError:
+        return "the mesh of LLAMESH_HOME"

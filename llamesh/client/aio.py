@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from llamesh.client import errors
 from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
-from llamesh.client.profile import Profile, load_profile
+from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
 from llamesh.client.transport import AsyncTransport
 from llamesh.parameters import Value
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, model_pb2, server_pb2
@@ -391,10 +391,16 @@ class AsyncContracts(AsyncPart):
 
 
 class AsyncClient:
-    """One mesh. `async with AsyncClient() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else the profile."""
+    """One mesh. `async with AsyncClient() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
+    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there."""
 
     def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
-        found = load_profile()
+        try:
+            found = load_profile()
+        except NoMeshRunsError:
+            if not url:
+                raise
+            found = Profile(url.rstrip("/"))
         same = not url or url.rstrip("/") == found.url
         self.profile = Profile(
             url=url.rstrip("/") or found.url,
