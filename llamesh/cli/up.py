@@ -49,6 +49,8 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     began = time.monotonic()
     os.umask(0o077)
     settings = read_settings(os.environ)
+    for warning in settings.warnings:
+        _say(f"warning: {warning}")
     for folder in (settings.home, settings.logs):
         _usable(folder)
     try:

@@ -17,10 +17,9 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from pydantic import ValidationError
 
 from llamesh.kit.calls import MeshInterceptor
-from llamesh.kit.config import Settings, load_settings, make_private
+from llamesh.kit.config import Settings, WrongSettingsError, load_settings, make_private, warnings
 from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
@@ -238,11 +237,14 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
         ignore_sigterm()
     try:
         settings = load_settings()
-    except ValidationError as error:
-        for item in error.errors():
-            sys.stderr.write(f"{name}: setting {item['loc'][0]}: {item['msg']}\n")
+    except WrongSettingsError as error:
+        sys.stderr.write("".join(f"{name}: {problem}\n" for problem in error.problems))
         sys.exit(2)
     configure_logs(name, settings.log_level)
+    if not is_supervised(os.environ):
+        # Else the supervisor says it, once for all.
+        for warning in warnings():
+            log.warning(warning)
 
     async def supervised() -> None:
         member = Member(name, settings, lambda: os._exit(LOST_CODE))

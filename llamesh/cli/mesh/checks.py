@@ -65,6 +65,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         )
         return
     yield Finding("settings", "ok", f"home {settings.home}")
+    for warning in settings.warnings:
+        yield Finding("settings", "warning", warning, "correct the name, or unset it")
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
