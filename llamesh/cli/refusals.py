@@ -20,6 +20,7 @@ _REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRA
 """Refused by a rule, whatever their code."""
 _HINTS = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
+    "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
@@ -27,7 +28,7 @@ _HINTS = {
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
-"""The contract's remedies name REST calls; here the command that does the same."""
+"""The contract's remedies name REST calls; here the command that does the same. In braces what the error's metadata say."""
 
 
 def translate(error: Exception) -> CommandError | None:
@@ -41,7 +42,9 @@ def translate(error: Exception) -> CommandError | None:
     decision = error.metadata.get("decisionId")
     if decision and error.reason != "DECISION_NOT_FOUND":
         parts.append(f"details: llamesh why {decision}")
-    cause, hint = error.message, _HINTS.get(error.reason, error.remedy)
+    cause, hint = error.message, error.remedy
+    if error.reason in _HINTS:
+        hint = _HINTS[error.reason].format_map({"modelUuid": "MODEL", **error.metadata})
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
         cause = f"{_mesh()} does not answer"

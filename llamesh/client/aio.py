@@ -41,6 +41,15 @@ Model = str | model_pb2.Model | download_pb2.Download
 Server = str | server_pb2.Server
 
 
+_ENDED = frozenset(
+    {
+        download_pb2.DOWNLOAD_STATE_SUCCEEDED,
+        download_pb2.DOWNLOAD_STATE_FAILED,
+        download_pb2.DOWNLOAD_STATE_CANCELLED,
+    }
+)
+
+
 class AsyncPart:
     """What the parts of the client share."""
 
@@ -75,10 +84,16 @@ class AsyncPull:
             return
         async for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
             if event.WhichOneof("event") == "download":
-                self.download = event.download
+                self.download = await self._counting(event.download)
                 yield self.download
                 if self._ended():
                     return
+
+    async def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
+        """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""
+        if told.state not in _ENDED or told.create_time == self.download.create_time:
+            return told
+        return (await self._mesh.models.pulling(self.model_uuid)).download
 
     def _ended(self) -> bool:
         state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")

@@ -36,6 +36,15 @@ Model = str | model_pb2.Model | download_pb2.Download
 Server = str | server_pb2.Server
 
 
+_ENDED = frozenset(
+    {
+        download_pb2.DOWNLOAD_STATE_SUCCEEDED,
+        download_pb2.DOWNLOAD_STATE_FAILED,
+        download_pb2.DOWNLOAD_STATE_CANCELLED,
+    }
+)
+
+
 class Part:
     """What the parts of the client share."""
 
@@ -70,10 +79,16 @@ class Pull:
             return
         for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
             if event.WhichOneof("event") == "download":
-                self.download = event.download
+                self.download = self._counting(event.download)
                 yield self.download
                 if self._ended():
                     return
+
+    def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
+        """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""
+        if told.state not in _ENDED or told.create_time == self.download.create_time:
+            return told
+        return (self._mesh.models.pulling(self.model_uuid)).download
 
     def _ended(self) -> bool:
         state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")

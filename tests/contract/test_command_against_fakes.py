@@ -333,6 +333,12 @@ def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:
     assert "hint: `llamesh status` lists the servers\n" in capsys.readouterr().err
 
 
+def test_the_hint_about_a_corrupt_model_is_the_command_that_repairs_it(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.refusal = grpc.StatusCode.DATA_LOSS, "MODEL_CORRUPT", "words cannot be used", {"modelUuid": "words"}
+    run(["status"])
+    assert "hint: `llamesh pull --uuid words` downloads it again and repairs it\n" in capsys.readouterr().err
+
+
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
