@@ -22,7 +22,7 @@ from controller.runtimes.records import Record, Records, with_process
 from controller.runtimes.vitals import Vitals, vitals
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
-from llamesh.kit.occupancy import Counters, client_connections, is_busy
+from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
 from llamesh.processes import ProcessId, exit_words
 from llamesh.shutdown import STOP
 
@@ -55,6 +55,7 @@ class Life:
         record: Record,
         records: Records,
         backlogs: Backlogs,
+        table: ConnectionTable,
         terms: Terms,
         changed: Callable[[str], None],
     ) -> None:
@@ -65,6 +66,7 @@ class Life:
         self.judgement = Judgement(Liveness.ALIVE)
         self._records = records
         self._backlogs = backlogs
+        self._table = table
         self._terms = terms
         self._changed = changed
         self._pulse = Pulse()
@@ -265,12 +267,12 @@ class Life:
         llama = vitals(self.record.process)
         if llama is None:
             return None
-        found = client_connections(self.socket, llama.pid)
+        found = await self._table.clients(self.socket, llama.pid)
         for _ in range(_CLOSING_TRIES):
             if not found:
                 break
             await asyncio.sleep(_CLOSING_SECONDS)
-            found = client_connections(self.socket, llama.pid)
+            found = await self._table.clients(self.socket, llama.pid)
         return found
 
     def _end(self, ended: Exit) -> None:

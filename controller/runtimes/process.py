@@ -27,6 +27,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings, make_private
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.occupancy import ConnectionTable
 from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -54,6 +55,7 @@ class ProcessRuntime:
         self._logs = EngineLogs(settings.home / "logs" / "engines")
         self._lives: dict[str, Life] = {}
         self._backlogs = Backlogs()
+        self._table = ConnectionTable()
         self._on_change: Callable[[str], None] = lambda _: None
         self._housekeeping = (
             BackgroundTask(
@@ -140,7 +142,12 @@ class ProcessRuntime:
 
     def _life(self, record: Record) -> Life:
         return Life(
-            record, self._records, self._backlogs, self._terms, lambda server_uuid: self._on_change(server_uuid)
+            record,
+            self._records,
+            self._backlogs,
+            self._table,
+            self._terms,
+            lambda server_uuid: self._on_change(server_uuid),
         )
 
     async def _adopt(self, record: Record, found: ProcessId | None) -> None:

@@ -333,6 +333,12 @@ def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:
     assert "hint: `llamesh status` lists the servers\n" in capsys.readouterr().err
 
 
+def test_the_hint_about_a_corrupt_model_is_the_command_that_repairs_it(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.refusal = grpc.StatusCode.DATA_LOSS, "MODEL_CORRUPT", "words cannot be used", {"modelUuid": "words"}
+    run(["status"])
+    assert "hint: `llamesh pull --uuid words` downloads it again and repairs it\n" in capsys.readouterr().err
+
+
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
@@ -353,6 +359,54 @@ def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPa
     assert load_profile().token == ""
     monkeypatch.delenv("LLAMESH_URL")
     assert load_profile() == Profile("https://mesh.example", "secret")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stop", "smol"],
+        ["status"],
+        ["models"],
+        ["chat", "smol", "Hello"],
+        ["api", "GET", "/status"],
+        ["login", "ada", "--password-stdin"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_without_a_mesh_leaves_the_mesh_of_the_login_alone(
+    command: list[str],
+    gateway: FakeGateway,
+    url: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol")]
+    save_profile(Profile(url, "token"))
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    assert run(command) == Exit.UNAVAILABLE
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: no mesh runs in LLAMESH_HOME={tmp_path / 'home'}\n")
+    assert f"without LLAMESH_HOME the mesh at {url} is used" in said.err
+    assert not said.out or command == ["version"]
+    assert len(gateway.servers) == 1
+
+
+def test_an_address_that_is_given_needs_no_mesh_in_the_home(
+    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import io
+
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", url]) == Exit.OK
+    assert "LLAMESH_HOME is set, so other commands use the mesh that it names" in capsys.readouterr().err
+    monkeypatch.setenv("LLAMESH_URL", url)
+    assert run(["status"]) == Exit.OK
 
 
 def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
