@@ -12,7 +12,7 @@ from llamesh.kit.calls import Context
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
-from llamesh.kit.pages import page_key, page_size, page_token
+from llamesh.kit.pages import Pages
 from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.health import Health
 from services.gateway.models import Models
@@ -24,9 +24,6 @@ from services.gateway.watch import Selector, Watches
 
 GRANT_DEADLINE = 5.0
 """Seconds that a login waits for the contract service; a restart of it takes less."""
-
-USERS_QUERY = "users"
-"""What page tokens of ListUsers are bound to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,7 @@ class Parts:
     servers: Servers
     watches: Watches
     health: Health
+    pages: Pages
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -128,11 +126,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return encoded(await self._parts.users.create(request.username, request.password, role, request.contract_id))
 
     async def ListUsers(self, request: gateway_pb2.ListUsersRequest, context: Context) -> gateway_pb2.ListUsersResponse:
-        key = page_key(USERS_QUERY, request.page_token)
-        size = page_size(request.page_size)
-        users = await self._parts.users.page(str(key[0]) if key else "", size + 1)
-        more = page_token(USERS_QUERY, users[size - 1].username) if len(users) > size else ""
-        return gateway_pb2.ListUsersResponse(users=map(encoded, users[:size]), next_page_token=more)
+        users, token = await self._parts.users.page(self._parts.pages.asked(request))
+        return gateway_pb2.ListUsersResponse(users=map(encoded, users), next_page_token=token)
 
     async def GetUser(self, request: gateway_pb2.GetUserRequest, context: Context) -> gateway_pb2.User:
         return encoded(await self._parts.users.get(request.username))

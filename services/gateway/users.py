@@ -19,6 +19,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
+from llamesh.kit.pages import Asked, Listing
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
@@ -29,6 +30,8 @@ FIRST_ADMIN = "admin"
 
 DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
 """Its password where none is set."""
+
+_LISTING = Listing("users", (str,))
 
 Role: TypeAlias = gateway_pb2.Role.ValueType
 
@@ -138,11 +141,12 @@ class Users:
         async with self._database.read() as session:
             return await _found(session, username)
 
-    async def page(self, after: str, size: int) -> Sequence[User]:
-        """At most `size` users by name, beginning after a name."""
-        query = select(User).where(User.username > after).order_by(User.username).limit(size)
+    async def page(self, asked: Asked) -> tuple[Sequence[User], str]:
+        """A page by name, and the token of the next."""
+        page = asked.of(_LISTING)
         async with self._database.read() as session:
-            return (await session.scalars(query)).all()
+            users = (await session.scalars(page.select(select(User), (User.username,)))).all()
+        return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: Change) -> User:
         """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
