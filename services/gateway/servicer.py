@@ -16,6 +16,7 @@ from llamesh.kit.pages import Pages
 from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.health import Health
 from services.gateway.models import Models
+from services.gateway.preconditions import wanted_etag
 from services.gateway.servers import Servers
 from services.gateway.siblings import Siblings
 from services.gateway.tokens import Grant, Tokens
@@ -94,10 +95,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._parts.servers.get(request.server_uuid)
 
     async def UpdateServer(self, request: gateway_pb2.UpdateServerRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.update(request.server_uuid, request.changes, request.etag)
+        return await self._parts.servers.update(
+            request.server_uuid, request.changes, wanted_etag(request.etag, context)
+        )
 
     async def ScaleServer(self, request: gateway_pb2.ScaleServerRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.scale(request.server_uuid, request.replicas)
+        return await self._parts.servers.scale(
+            request.server_uuid, request.replicas, wanted_etag(request.etag, context)
+        )
 
     async def SleepServer(self, request: gateway_pb2.SleepServerRequest, context: Context) -> server_pb2.Server:
         return await self._parts.servers.sleep(request.server_uuid)
@@ -106,7 +111,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._parts.servers.wake(request.server_uuid)
 
     async def Stop(self, request: gateway_pb2.StopRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.stop(request.server_uuid)
+        return await self._parts.servers.stop(request.server_uuid, wanted_etag(request.etag, context))
 
     async def ReadServerLog(
         self, request: gateway_pb2.ReadServerLogRequest, context: Context
