@@ -81,7 +81,7 @@ class PublicApi:
 
         A field is `true` (anything) or the name of its message. A binding has `etag` where its request has: it takes If-Match.
         """
-        bindings = [
+        bindings: list[dict[str, Any]] = [
             {"verb": binding.verb, "path": _lua_pattern(binding.path), "message": self._body_message(method, binding)}
             | ({"etag": True} if any(field.name == "etag" for field in self._messages[method.request].field) else {})
             for method in self.methods

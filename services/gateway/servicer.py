@@ -23,6 +23,9 @@ from services.gateway.tokens import Grant, Tokens
 from services.gateway.users import Change, User, Users
 from services.gateway.watch import Selector, Watches
 
+ADDRESS_HEADER = "x-llamesh-client-address"
+"""Where a request comes from: set by Envoy (envoy/listeners/management.yaml), which lets no client send it."""
+
 GRANT_DEADLINE = 5.0
 """Seconds that a login waits for the contract service; a restart of it takes less."""
 
@@ -51,7 +54,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def CreateToken(
         self, request: gateway_pb2.CreateTokenRequest, context: Context
     ) -> gateway_pb2.CreateTokenResponse:
-        user = await self._parts.users.authenticate(request.username, request.password)
+        user = await self._parts.users.authenticate(request.username, request.password, client_address(context))
         grant = await self._grant(user)
         lifetime = self._parts.token_lifetime
         return gateway_pb2.CreateTokenResponse(
@@ -144,6 +147,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             contract_id=request.contract_id if request.HasField("contract_id") else None,
         )
         identity = caller()
+        authenticated = None
         if not identity.is_admin:
             own_password_only = change.role is None and change.contract_id is None
             if identity.subject != request.username or not own_password_only:
@@ -152,9 +156,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     "users change their own password only; everything else takes an administrator",
                     {"scope": "admin"},
                 )
-            await self._parts.users.authenticate(request.username, request.old_password)
+            authenticated = await self._parts.users.authenticate(
+                request.username, request.old_password, client_address(context)
+            )
         await self._know_contract(change.contract_id or "")
-        return encoded(await self._parts.users.change(request.username, change))
+        return encoded(await self._parts.users.change(request.username, change, authenticated))
 
     async def DeleteUser(self, request: gateway_pb2.DeleteUserRequest, context: Context) -> gateway_pb2.User:
         return encoded(await self._parts.users.delete(request.username))
@@ -199,6 +205,11 @@ class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
         lifetime = timedelta(seconds=request.lifetime_seconds)
         token = await self._tokens.issue(request.subject, request.token_id, grant, lifetime)
         return gateway_pb2.SignTokenResponse(token=token)
+
+
+def client_address(context: Context) -> str:
+    """The address that a call comes from; empty if it did not come through Envoy."""
+    return str(dict(context.invocation_metadata() or ()).get(ADDRESS_HEADER, ""))
 
 
 def encoded(user: User) -> gateway_pb2.User:
