@@ -29,6 +29,7 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import LEASE_SECONDS, Lease, LeaseHeldError
 from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
+from llamesh.kit.pages import open_pages
 from llamesh.kit.revocations import Revocations
 from llamesh.kit.serving import Member, StartRefused, run
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
@@ -106,7 +107,8 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
             log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
+        pages = open_pages(settings)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes, pages)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield followers

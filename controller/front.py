@@ -62,6 +62,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             descriptor_file=_DESCRIPTORS,
             open_services=tuple((service, name) for service in reflection.NAMES) if settings.reflection else (),
             allowed_origins=frozenset(settings.allowed_origins),
+            trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, members) in ports.items()
     ]

@@ -100,6 +100,8 @@ class ManagementSettings:
     """Origins of web pages that may call."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
+    trusted_proxies: int = 0
+    """Proxies in front of Envoy that say in x-forwarded-for whom a request comes from."""
     restart_retries: int = RESTART_RETRIES
     """How often a service that does not listen is tried again."""
 
@@ -316,6 +318,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         "address": _bind_address(settings.address),
         "port": settings.port,
         "max_body_bytes": settings.max_body_bytes,
+        "trusted_proxies": settings.trusted_proxies,
         "jwt_provider": _jwt_provider(settings.tokens, _BEARER, {"forward_payload_header": "x-llamesh-claims"}),
         "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
         "strict_json_lua": f"local RULES = [==[{rules}]==]\n{templates.lua('strict_json')}",

@@ -77,12 +77,13 @@ class PublicApi:
         self.methods = tuple(_method(name, method) for name in services for method in present[name].method)
 
     def body_rules(self) -> dict[str, Any]:
-        """For strict_json.lua: the bindings that take a body, and for every message reached from them its fields.
+        """For strict_json.lua: the bindings, and for every message reached from their bodies its fields.
 
-        A field is `true` (anything) or the name of its message.
+        A field is `true` (anything) or the name of its message. A binding has `etag` where its request has: it takes If-Match.
         """
-        bindings = [
+        bindings: list[dict[str, Any]] = [
             {"verb": binding.verb, "path": _lua_pattern(binding.path), "message": self._body_message(method, binding)}
+            | ({"etag": True} if any(field.name == "etag" for field in self._messages[method.request].field) else {})
             for method in self.methods
             for binding in method.bindings
             if not method.internal

@@ -60,6 +60,18 @@ local function in_scope(claims, wanted)
   return false
 end
 
+-- The scopes for inference as one header's value, for the waker, which lists the models: separated by commas, odd characters as %XX.
+local function told_scopes(claims)
+  if not claims then return "infer:*" end -- what everybody may use
+  local told = {}
+  for _, scope in ipairs(claims.scopes or {}) do
+    if scope:find("^infer:") then
+      told[#told + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
+    end
+  end
+  return table.concat(told, ",")
+end
+
 -- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
 local function target(request, path, model)
   local server = path:match("^/([%w-]+)/v1/")
@@ -95,6 +107,13 @@ function envoy_on_request(request)
     end
   elseif not may_be_anonymous(request, settings, headers) then
     return
+  end
+  if kind == "models" then
+    local server = headers:get(":path"):match("^/([%w-]+)/v1/models")
+    if claims and server and not in_scope(claims, "infer:" .. server) then
+      return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope infer:" .. server .. ".")
+    end
+    headers:replace("x-llamesh-scopes", told_scopes(claims))
   end
   if kind ~= "inference" then
     return

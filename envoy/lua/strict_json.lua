@@ -1,7 +1,7 @@
 -- Refuses JSON bodies with fields that the contract does not have. Envoy's transcoder drops them in silence, and a misspelt field would be a setting that never took effect.
--- Also refuses bodies that are not said to be JSON, which the transcoder would read all the same.
+-- Also refuses bodies that are not said to be JSON, which the transcoder would read all the same, and If-Match where the call cannot keep it.
 --
--- RULES, a JSON text, is put before this script: {"bindings": [{verb, path, message}], "messages": {name: {field: true | message name}}}.
+-- RULES, a JSON text, is put before this script: {"bindings": [{verb, path, message, etag}], "messages": {name: {field: true | message name}}}.
 -- Only REST calls are looked at; gRPC's own encoding is checked by the services.
 
 local MAX_DEPTH = 32
@@ -110,6 +110,12 @@ local function unknown_field(value, message, path)
   end
 end
 
+local function violation_of(field, description)
+  return string.format(
+    ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[{"field":"%s","description":"%s"}]}', field, description
+  )
+end
+
 local function refuse(request, status, code, message, details)
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
   request:respond(
@@ -132,10 +138,18 @@ end
 function envoy_on_request(request)
   local headers = request:headers()
   local verb = headers:get(":method")
+  local path = headers:get(":path"):gsub("%?.*", "")
+  if headers:get("if-match") then
+    local binding = binding_of(verb, path)
+    if binding and not binding.etag then
+      return refuse(request, "400", 3, "This call cannot keep the condition If-Match: send it without.",
+        violation_of("If-Match", "this call has no etag"))
+    end
+  end
   if verb == "GET" or verb == "OPTIONS" or verb == "HEAD" then return end
   local content_type = (headers:get("content-type") or ""):lower()
   if content_type:find("^application/grpc") then return end
-  local binding = binding_of(verb, (headers:get(":path"):gsub("%?.*", "")))
+  local binding = binding_of(verb, path)
   if not binding then return end -- no such call; the transcoder says so
 
   local buffer = request:body()
@@ -155,9 +169,6 @@ function envoy_on_request(request)
   end
   if name then
     name = name:sub(1, 200):gsub('[%c"\\\128-\255]', "?")
-    local violation = string.format(
-      ',{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"%s","description":"there is no such field"}]}', name
-    )
-    return refuse(request, "400", 3, "There is no field " .. name .. " in this request.", violation)
+    return refuse(request, "400", 3, "There is no field " .. name .. " in this request.", violation_of(name, "there is no such field"))
   end
 end

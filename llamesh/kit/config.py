@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
     )
+    trusted_proxies: Annotated[int, Field(ge=0, le=16)] = _named(
+        "LLAMESH_TRUSTED_PROXIES",
+        0,
+        "Proxies in front of Envoy, each of which appends to x-forwarded-for whom it got a request from: failed logins are counted by the"
+        " address that the first of them saw. 0: by the address that connects to Envoy.",
+    )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
     )

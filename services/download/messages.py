@@ -1,12 +1,10 @@
-"""Rows as messages of the contract, and a page of them."""
+"""Rows as messages of the contract."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason, spec_of
-from llamesh.kit.pages import page_key
+from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.download.progress import Progress
@@ -56,15 +54,3 @@ def model_message(row: ModelRow) -> Model:
 def gguf_fields() -> Sequence[str]:
     """The fields of a GGUF header that the contract has."""
     return list(GgufMetadata.DESCRIPTOR.fields_by_name)
-
-
-def moment_key(query: str, token: str) -> tuple[datetime, str] | None:
-    """The moment and the id that a page token goes on after; INVALID_PAGE_TOKEN where it holds neither."""
-    key = page_key(query, token)
-    if key is None:
-        return None
-    try:
-        moment, ident = key
-        return datetime.fromisoformat(str(moment)), str(ident)
-    except ValueError as error:
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import Pages
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     DeleteCatalogueModelRequest,
@@ -52,6 +53,7 @@ class DownloadServicer(DownloadServiceServicer):
         source: Source,
         changes: Changes,
         quant_service_url: str,
+        pages: Pages,
     ) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
@@ -59,6 +61,7 @@ class DownloadServicer(DownloadServiceServicer):
         self._source = source
         self._changes = changes
         self._quant_service_url = quant_service_url
+        self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See the contract."""
@@ -81,7 +84,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See the contract."""
-        rows, token = await self._transfers.page(request.page_size, request.page_token)
+        rows, token = await self._transfers.page(self._pages.asked(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
@@ -126,8 +129,11 @@ class DownloadServicer(DownloadServiceServicer):
 class CatalogueServicer(CatalogueServiceServicer):
     """Models that are there."""
 
-    def __init__(self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes) -> None:
+    def __init__(
+        self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes, pages: Pages
+    ) -> None:
         self._catalogue = catalogue
+        self._pages = pages
         self._transfers = transfers
         self._worker = worker
         self._changes = changes
@@ -140,7 +146,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See the contract."""
-        rows, token = await self._catalogue.page(request.page_size, request.page_token)
+        rows, token = await self._catalogue.page(self._pages.asked(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:

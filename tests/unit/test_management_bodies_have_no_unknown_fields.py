@@ -52,7 +52,7 @@ def test_unknown_fields_are_named(body: Any, path: str, field: str) -> None:
     assert outcome.answer["code"] == 3
     info, bad = outcome.answer["details"]
     assert (info["reason"], info["domain"]) == ("INVALID_FIELD", "llamesh")
-    assert bad["fieldViolations"] == [{"field": field, "description": "there is no such field"}]
+    assert bad["field_violations"] == [{"field": field, "description": "there is no such field"}]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,44 @@ def test_other_content_is_415_and_grpc_is_left_alone() -> None:
     assert run(b"username=a", content_type="application/x-www-form-urlencoded").status == 415
     assert run(b"\0\0\0\0\0", content_type="application/grpc").status is None
     assert run(b"\0\0\0\0\0", content_type="application/grpc-web-text").status is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("GET", "/servers/abc"),
+        ("POST", "/serve"),
+        ("POST", "/servers/abc:sleep"),
+        ("POST", "/servers/abc:wake"),
+        ("PATCH", "/users/ada"),
+        ("DELETE", "/models/m?x=1"),
+        ("PATCH", "/contracts/c"),
+    ],
+)
+def test_a_condition_that_a_call_cannot_keep_is_refused(verb: str, path: str) -> None:
+    outcome = STRICT.run(
+        {":method": verb, ":path": path, "content-type": "application/json", "if-match": "*"}, {}, {}, b"{}"
+    )
+    assert outcome.status == 400
+    info, bad = outcome.answer["details"]
+    assert info["reason"] == "INVALID_FIELD"
+    assert [violation["field"] for violation in bad["field_violations"]] == ["If-Match"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("PATCH", "/servers/abc"),
+        ("POST", "/servers/abc:scale"),
+        ("DELETE", "/stop/abc"),
+        ("DELETE", "/servers/abc"),
+        ("POST", "/llamesh.v1.GatewayService/ScaleServer"),
+        ("GET", "/nowhere"),
+    ],
+)
+def test_a_condition_that_a_call_keeps_is_let_through(verb: str, path: str) -> None:
+    headers = {":method": verb, ":path": path, "content-type": "application/json", "if-match": '"3"'}
+    assert STRICT.run(headers, {}, {}, b"{}").status is None
 
 
 @pytest.mark.parametrize("body", [b"nul", b'{"username":1e2e2}', b'{"username":"a"} x'])

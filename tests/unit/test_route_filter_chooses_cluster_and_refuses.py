@@ -219,6 +219,31 @@ def test_the_tokens_scope_must_cover_the_target(scopes: list[str], path: str, st
     assert ("x-llamesh-cluster" in outcome.headers) == (status is None)
 
 
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        (None, "infer:*"),
+        ({"scopes": ["infer:*", "manage", "admin"]}, "infer:*"),
+        ({"scopes": ["manage", "infer:smol", "infer:org/big:q4"]}, "infer:smol,infer:org/big:q4"),
+        ({"scopes": ["infer:a,infer:*", "infer:b\r\nx: %"]}, "infer:a%2Cinfer:*,infer:b%0D%0Ax:%20%25"),
+        ({"scopes": ["manage", "admin", "xinfer:*"]}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_lister_of_models_is_told_what_the_caller_may_use(claims: dict[str, Any] | None, told: str) -> None:
+    outcome = run(b"", settings=OPEN | {"kind": "models"}, path="/v1/models", content_type=None, claims=claims)
+    assert (outcome.status, outcome.headers["x-llamesh-scopes"]) == (None, told)
+    for path in (f"/{UUID}/v1/models", f"/{UUID}/v1/models/smol?x=1"):
+        outcome = run(b"", settings=OPEN | {"kind": "models"}, path=path, content_type=None, claims=claims)
+        assert outcome.code == (None if told == "infer:*" else "scope_missing")
+
+
+def test_a_token_for_a_server_lists_that_server() -> None:
+    claims = {"scopes": [f"infer:{UUID}"]}
+    outcome = run(b"", settings={"kind": "models"}, path=f"/{UUID}/v1/models", content_type=None, claims=claims)
+    assert (outcome.status, outcome.headers["x-llamesh-scopes"]) == (None, f"infer:{UUID}")
+
+
 def test_a_token_without_scopes_may_nothing() -> None:
     assert run(claims={"sub": "ada"}).code == "scope_missing"
 
