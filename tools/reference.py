@@ -98,7 +98,8 @@ def request_limits() -> str:
     head = (
         "# Limits of an inference request\n\nThe front door refuses a request that exceeds one with 400 and code "
         "`limit_exceeded`; `param` is the "
-        "field, the message has the limit, its number and what was sent. Bytes are counted as they are sent, with their escapes. "
+        "field, the message has the limit, its number, what was sent and the property of a schema. Bytes of a text are those that it says, "
+        "however it is written. "
         "`LLAMESH_INFERENCE_LIMITS=name=value,...` changes them between the two bounds; what a higher one costs is in "
         "[ADR 10](../adr/0010-the-front-door-bounds-cost.md).\n\n"
     )

@@ -227,7 +227,7 @@ def route_lua(changed: Mapping[str, int]) -> str:
 
 def limits_lua(changed: Mapping[str, int]) -> str:
     """The modules that hold a body against the table of limits, with the table in them."""
-    table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
+    table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes(), "paths": limits.paths()})
     return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*_LIMITS_MODULES)
 
 
@@ -241,6 +241,7 @@ _LIMITS_MODULES = (
     "grammar_cost",
     "schema_text",
     "schema_cost",
+    "media",
     "request_limits",
 )
 

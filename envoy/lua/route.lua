@@ -127,7 +127,7 @@ function envoy_on_request(request)
   local path = headers:get(":path")
   local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
   local most_prompt = request:metadata():get("most_prompt_bytes")
-  local said, problem = request_limits.read(buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
+  local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
   if not said then
     return refuse(request, "400", "invalid_request_error", problem.code, quoted(problem.message), problem.param and quoted(problem.param))
   end
