@@ -91,7 +91,7 @@ async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
         assert "needs 1048576.0 GiB" in body["error"]["message"]
         assert mesh.starts() == 0
         update = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, engine_memory_bytes=1 << 20)
-        update.changes.metered = False
+        update.changes.wake_budget.FromSeconds(60)
         await mesh.control.UpdateDeclaredServer(update)
         assert await mesh.says(model="large") == SENTENCE
 
