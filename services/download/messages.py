@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.download.names import shown_source
 from services.download.progress import Progress
 from services.download.tables import ModelRow, State, TransferRow
 
@@ -16,7 +17,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
-        source=row.shown_source,
+        source=shown_source(row.shown_source),
         state=DownloadState.Value(f"DOWNLOAD_STATE_{row.state}"),
         bytes_done=row.bytes_done,
         bytes_total=row.bytes_total,
@@ -44,7 +45,7 @@ def model_message(row: ModelRow) -> Model:
         name=row.name,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
-        source=row.source,
+        source=shown_source(row.source),
         gguf=GgufMetadata(**row.gguf),
     )
     message.create_time.FromDatetime(row.create_time)

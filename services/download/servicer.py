@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from urllib.parse import unquote
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
@@ -32,7 +31,7 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message, model_message
-from services.download.names import name_for
+from services.download.names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers, Wish
@@ -108,7 +107,7 @@ class DownloadServicer(DownloadServiceServicer):
             model_uuid=request.model_uuid,
             source=request.source,
             shown_source=shown,
-            name=request.name or (name_for(unquote(shown), request.model_uuid) if request.source else ""),
+            name=request.name or (name_of_source(shown, request.model_uuid) if request.source else ""),
             sha256=request.sha256.lower(),
         )
 

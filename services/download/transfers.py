@@ -19,6 +19,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Asked, Listing
+from services.download.names import shown_source
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow
 
 _LONGEST_MESSAGE = 2_000
@@ -44,12 +45,13 @@ def must_start(row: TransferRow | None, has_model: bool, wish: Wish) -> bool:
         return True
     known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
     if wish.source not in ("", row.source) or wish.sha256 not in ("", known):
+        source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
-            f"{row.model_uuid} is or was fetched from {row.shown_source}"
+            f"{row.model_uuid} is or was fetched from {source}"
             + (f" with SHA-256 {known}" if known else "")
             + ", which is not what is asked for now",
-            {"modelUuid": row.model_uuid, "source": row.shown_source},
+            {"modelUuid": row.model_uuid, "source": source},
         )
     return False
 
