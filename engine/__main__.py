@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.child import Child
-from engine.cores import default_threads
+from engine.cores import threads
 from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
-from engine.launch import Program, arguments, find_program, scrubbed
+from engine.launch import Program, arguments, computing, find_program, scrubbed
 from engine.listener import Listener
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import Phase, StateFile
+from llamesh.cores import cores
 from llamesh.shutdown import LIFELINE, ignore_sigterm, is_supervised, stop_signals
 
 
@@ -63,7 +64,8 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
         endpoint.claim()
         listener = Listener(spec.listen.socket, spec.hand_over, _say)
         state.publish(Phase.STARTING)
-        child = await Child.start(command, scrubbed(environment, spec.api_key if program else ""))
+        passed = scrubbed(environment, spec.api_key if program else "") | computing(environment, program)
+        child = await Child.start(command, passed)
     except EngineError as failure:
         return _fail(state, failure, ())
     _say(f"starting {spec.alias} with {state.engine}")
@@ -138,7 +140,7 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
     from engine.parameters import completed, decode
     from llamesh.parameters import settings
 
-    told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
+    told = settings(completed(decode(spec.parameters), spec.model_context, threads(cores(), yields=False)))
     return arguments(program, spec, told)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+import select
 import signal
 import socket
 import sys
@@ -15,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cores import default_threads
+from engine.cores import threads
 from engine.failure import REPORT_PREFIX, EngineError, Reason
+from engine.giving_way import yielding
 from engine.launch import VERBOSITY
 from engine.parameters import completed, decode
 from engine.spec import EngineSpec
 from llamesh import listeners
+from llamesh.cores import cores
 from llamesh.parameters import Setting, settings
 from llamesh.shutdown import STOP
 
@@ -111,8 +114,10 @@ def main(spec_file: Path) -> int:
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
-        told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
-        params = common_params(xllamacpp, spec, told)
+        own = cores()
+        giving_way = yielding(own, os.environ)
+        parameters = completed(decode(spec.parameters), spec.model_context, threads(own, yields=giving_way is not None))
+        params = common_params(xllamacpp, spec, settings(parameters))
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
         return failure.reason.value
@@ -122,7 +127,11 @@ def main(spec_file: Path) -> int:
         # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
         return 1
     _hand_over(spec)
-    sys.stdin.buffer.read()
+    most = max(parameters.threads, parameters.threads_batch)
+    keep = giving_way(most) if giving_way and most > 1 else None
+    # It ends with its standard input; until then it looks who else needs the cores.
+    while not select.select([sys.stdin], [], [], keep.look() if keep else None)[0]:
+        pass
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
     os._exit(0)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from engine.cores import Threads
 from engine.failure import EngineError, Reason
 from llamesh.parameters import with_defaults
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -20,9 +21,11 @@ def decode(document: Mapping[str, Any]) -> RuntimeParameters:
         raise EngineError(Reason.BAD_SPEC, f"parameters: {error}") from error
 
 
-def completed(parameters: RuntimeParameters, model_context: int, threads: int) -> RuntimeParameters:
-    """The parameters with llamesh's own defaults, and so many threads where none are asked for: see `engine.cores`."""
+def completed(parameters: RuntimeParameters, model_context: int, threads: Threads) -> RuntimeParameters:
+    """The parameters with llamesh's own defaults, and the threads that are not asked for: see `engine.cores`."""
     filled = with_defaults(parameters, model_context)
+    if not filled.HasField("threads_batch"):
+        filled.threads_batch = filled.threads or threads.prompts
     if not filled.HasField("threads"):
-        filled.threads = threads
+        filled.threads = threads.answers
     return filled

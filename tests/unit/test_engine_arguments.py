@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ import xllamacpp
 from google.protobuf.descriptor import FieldDescriptor
 
 from engine import embedded, launch, parameters
-from engine.cores import default_threads
+from engine.cores import Threads
 from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
-from llamesh.cores import usable
 from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
 SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
+THREADS = Threads(answers=2, prompts=3)
 FIELDS = list(RuntimeParameters.DESCRIPTOR.fields)
 KINDS = {
     FieldDescriptor.TYPE_BOOL: True,
@@ -168,36 +167,27 @@ def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None
     ],
 )
 def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], model_context: int, ctx_size: int) -> None:
-    filled = parameters.completed(parameters.decode(given), model_context, threads=3)
+    filled = parameters.completed(parameters.decode(given), model_context, THREADS)
     assert filled.ctx_size == ctx_size
     assert filled.parallel == given.get("parallel", 4)
     assert filled.cache_ram == 0
-    assert filled.threads == 3
-
-
-def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
-    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "batch_size": 2048, "cache_ram": 64, "threads": 9})
-    assert parameters.completed(asked, 0, threads=3) == asked
+    assert (filled.threads, filled.threads_batch) == (2, 3)
 
 
 @pytest.mark.parametrize(
-    ("affinity", "limit", "expected"),
-    [
-        (8, "max 100000\n", 8),
-        (8, "", 8),
-        (8, "200000 100000\n", 2),
-        (8, "150000 100000\n", 2),
-        (8, "10000 100000\n", 1),
-        (2, "900000 100000\n", 2),
-        (4, "nonsense", 4),
-    ],
+    ("given", "answers", "prompts"),
+    [({"threads": 7}, 7, 7), ({"threads_batch": 7}, 2, 7), ({"threads": 1, "threads_batch": 7}, 1, 7)],
 )
-def test_a_container_s_limit_counts_as_its_cores(affinity: int, limit: str, expected: int) -> None:
-    assert usable(affinity, limit) == expected
+def test_threads_that_are_asked_for_win(given: dict[str, Any], answers: int, prompts: int) -> None:
+    filled = parameters.completed(parameters.decode(given), 0, THREADS)
+    assert (filled.threads, filled.threads_batch) == (answers, prompts)
 
 
-def test_the_default_leaves_half_of_the_cores_to_others() -> None:
-    assert 1 <= default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
+def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
+    asked = parameters.decode(
+        {"parallel": 2, "ctx_size": 100, "batch_size": 2048, "cache_ram": 64, "threads": 9, "threads_batch": 5}
+    )
+    assert parameters.completed(asked, 0, THREADS) == asked
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
@@ -205,6 +195,21 @@ def test_parameters_that_are_not_the_contract_s_are_refused(document: dict[str, 
     with pytest.raises(EngineError) as caught:
         parameters.decode(document)
     assert caught.value.reason is Reason.BAD_SPEC
+
+
+@pytest.mark.parametrize(
+    ("environment", "program", "expected"),
+    [
+        ({}, None, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "300000"}),
+        ({}, PROGRAM, {"GOMP_SPINCOUNT": "100"}),
+        ({"GOMP_SPINCOUNT": "7"}, None, {}),
+        ({"OMP_WAIT_POLICY": "active"}, PROGRAM, {}),
+    ],
+)
+def test_how_threads_wait_is_the_user_s_to_say(
+    environment: dict[str, str], program: launch.Program | None, expected: dict[str, str]
+) -> None:
+    assert launch.computing(environment, program) == expected
 
 
 def fake_server(path: Path, says: str, exit_code: int = 0) -> Path:
@@ -256,4 +261,4 @@ def test_the_library_can_be_asked_for(tmp_path: Path) -> None:
     ("asked", "batch"), [({}, 512), ({"ubatch_size": 64}, 512), ({"ubatch_size": 2048}, 2048), ({"batch_size": 64}, 64)]
 )
 def test_a_batch_is_small_but_holds_a_physical_one(asked: dict[str, int], batch: int) -> None:
-    assert parameters.completed(parameters.decode(asked), 0, threads=3).batch_size == batch
+    assert parameters.completed(parameters.decode(asked), 0, THREADS).batch_size == batch
