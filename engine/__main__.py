@@ -57,7 +57,8 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
     state = StateFile(spec.state_file, "", time.time)
     try:
         _listen_for_the_end(stopping, environment)
-        _check_model(spec.model)
+        for model in (spec.model, *spec.files.values()):
+            _check_model(model)
         program, state.engine = find_program(environment)
         command = _command(program, spec, spec_file)
         endpoint = Endpoint(spec.listen, spec.api_key)
@@ -137,11 +138,9 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
         # -B: its umask is for the socket, not for compiled modules that others could then not read.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
-    from engine.parameters import completed, decode
-    from llamesh.parameters import settings
+    from engine.parameters import told
 
-    told = settings(completed(decode(spec.parameters), spec.model_context, threads(cores(), yields=False)))
-    return arguments(program, spec, told)
+    return arguments(program, spec, told(spec, threads(cores(), yields=False)))
 
 
 def _check_model(model: Path) -> None:

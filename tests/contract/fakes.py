@@ -39,6 +39,8 @@ def refuse(
 def a_value(parameter: Parameter) -> Value:
     """Something to give a runtime parameter, as llama.cpp's command line has it."""
     values: dict[type, Value] = {bool: True, int: 7, float: 0.5, str: "chatml"}
+    if parameter.model:
+        return "m1"
     return list(parameter.words)[-1] if parameter.words else values[kind(parameter)]
 
 

@@ -15,7 +15,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.parameters import Parameter, Value, all_parameters
+from llamesh.parameters import Parameter, Value, about, all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
 
@@ -423,13 +423,45 @@ def _ways(parameter: Parameter) -> Iterator[tuple[list[str], Value]]:
     value = a_value(parameter)
     for flag in (parameter.flag, *parameter.aliases):
         yield [flag] if parameter.switch else [flag, str(value)], value
-    if parameter.negative:
-        yield [parameter.negative], False
+    for negative in parameter.negatives:
+        yield [negative], False
 
 
 EVERY_OPTION = [
     (parameter.name, words, value) for parameter in all_parameters().values() for words, value in _ways(parameter)
 ]
+
+
+def test_numbers_may_be_said_in_llama_cpp_s_words(gateway: FakeGateway) -> None:
+    for words, wanted in (
+        (["--threads", "-1", "--seed", "-1", "-tb", "-1"], {}),
+        (["-ngl", "auto"], {}),
+        (["-ngl=-1"], {}),
+        (["--gpu-layers", "all"], {"gpu_layers": 1000}),
+    ):
+        assert run(["serve", "m0", *words]) == Exit.OK, words
+        assert gateway.declared[-1].parameters == server_pb2.RuntimeParameters(**wanted), words
+
+
+def test_a_draft_model_is_found_by_its_name(gateway: FakeGateway) -> None:
+    assert run(["serve", "m0", "--model-draft", "name1"]) == Exit.OK
+    assert gateway.declared[-1].parameters.model_draft == "m1"
+
+
+def test_flags_keep_their_quotes(gateway: FakeGateway) -> None:
+    assert run(["serve", "m0", "--", "--chat-template-kwargs", '{"a": "b c"}', "-t", "2"]) == Exit.OK
+    assert gateway.runtime_params[-1] == """--chat-template-kwargs '{"a": "b c"}' -t 2"""
+
+
+def test_help_says_what_each_parameter_means_and_its_default(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert run(["serve", "--help"]) == Exit.OK
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, parameter in all_parameters().items():
+        assert parameter.flag in shown
+        assert about()[name].split(". ")[0] in shown, name
+        assert "Default" in about()[name], name
+    assert "Default 4. [1 to 64]" in shown
 
 
 def test_every_runtime_option_of_serve_arrives(gateway: FakeGateway) -> None:

@@ -179,7 +179,9 @@ def hinders_nobody(server: Server, family: Family) -> None:
             if not sent.is_alive():
                 break
         assert server.engine.is_running(), f"{family.name} {size} ended the engine"
-        assert sent.status in {GIVEN_UP, 200, 400, 404, 413, 500, 501}, f"{family.name} {size}: {sent.status} {sent.answer}"
+        assert sent.status in {GIVEN_UP, 200, 400, 404, 413, 500, 501}, (
+            f"{family.name} {size}: {sent.status} {sent.answer}"
+        )
         grown = server.largest() - before
         assert grown < GROWTH, f"{family.name} {size}: {grown >> 20} MiB"
 

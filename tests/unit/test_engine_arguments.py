@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
 from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
+from tests.unit import llama_parser
 
 PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
 SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
@@ -28,6 +30,9 @@ KINDS = {
     FieldDescriptor.TYPE_DOUBLE: 0.5,
     FieldDescriptor.TYPE_STRING: "chatml",
 }
+TEXTS = {"chat_template_kwargs": '{"a":1}', "model_draft": "small", "reasoning_effort": "low"}
+ENGINE_FIELDS = [field for field in FIELDS if field.name != "alias"]
+"""What an engine may be told: the alias has become the server's name before."""
 
 
 def command(document: dict[str, Any]) -> list[str]:
@@ -42,7 +47,9 @@ def values(field: FieldDescriptor) -> list[Any]:
     """Every value of an enum, both of a boolean, one of anything else."""
     if field.enum_type is not None:
         return [value.name for value in field.enum_type.values if value.number]
-    return [True, False] if field.type == FieldDescriptor.TYPE_BOOL else [KINDS[field.type]]
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return [True, False]
+    return [TEXTS.get(field.name, KINDS[field.type])]
 
 
 def attribute(params: Any, path: str) -> Any:
@@ -66,17 +73,68 @@ def test_each_parameter_is_one_flag_with_one_value(field: FieldDescriptor) -> No
         assert all(flag.startswith("--") for flag in written[:1])
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor) -> None:
+UNLIKE = {
+    "cpuparams_batch.n_threads",
+    "speculative.draft.cpuparams.n_threads",
+    "speculative.draft.cpuparams_batch.n_threads",
+    "speculative.draft.mparams.hf_file",
+}
+"""What llama-server's parser fills in at once and the library when it starts, and a name that only counts with a repository."""
+
+
+@pytest.mark.parametrize("field", ENGINE_FIELDS, ids=lambda field: field.name)
+def test_each_parameter_means_the_same_to_the_library_as_to_llama_server(field: FieldDescriptor) -> None:
     seen = []
     for value in values(field):
-        params = xllamacpp.CommonParams()
-        [parameter] = settings(parameters.decode({field.name: value}))
-        embedded.assign(params, parameter)
-        seen.append(attribute(params, parameter.embedded))
-    assert len({repr(value) for value in seen}) == len(seen), "two values became one"
-    if field.enum_type is None:
-        assert seen == pytest.approx(values(field))
+        spec = replace(SPEC, api_key="", parameters={field.name: value}, files={field.name: Path("/models/small.gguf")})
+        told = parameters.told(spec, THREADS)
+        library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
+        program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+        unlike = {name: (library[name], program[name]) for name in library if library[name] != program[name]}
+        assert unlike.keys() <= UNLIKE, unlike
+        seen.append(repr(sorted(library.items())))
+    assert len(set(seen)) == len(seen), "two values became one"
+
+
+def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> None:
+    document = {
+        "chat_template_kwargs": '{"a": "it\'s", "b": [1, 2.5, null, true], "\u00fc": {"c": "\\n\u00fc"}}',
+        "reasoning": "SWITCH_OFF",
+        "reasoning_effort": "high",
+        "reasoning_preserve": False,
+        "reasoning_budget_message": "It's \u00fcber.",
+    }
+    spec = replace(SPEC, api_key="", parameters=document)
+    told = parameters.told(spec, THREADS)
+    library = embedded.common_params(xllamacpp, spec, told)
+    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:])
+    assert library.default_template_kwargs == program.default_template_kwargs
+    assert library.default_template_kwargs.keys() == {
+        *("a", "b", "\u00fc"),
+        *("enable_thinking", "reasoning_effort", "preserve_reasoning"),
+    }
+    assert library.sampling.reasoning_budget_message == program.sampling.reasoning_budget_message == "It's \u00fcber."
+
+
+def test_without_any_parameter_the_library_has_what_llama_server_has() -> None:
+    spec = replace(SPEC, api_key="")
+    told = parameters.told(spec, THREADS)
+    library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
+    program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+    assert {name for name in library if library[name] != program[name]} <= UNLIKE
+
+
+def test_a_model_that_a_parameter_names_needs_a_file() -> None:
+    spec = replace(SPEC, parameters={"model_draft": "small"})
+    with pytest.raises(EngineError, match="--model-draft: the file of the model small is not named") as caught:
+        parameters.told(spec, THREADS)
+    assert caught.value.reason is Reason.BAD_SPEC
+
+
+def test_a_draft_model_is_put_to_use() -> None:
+    spec = replace(SPEC, parameters={"model_draft": "small"}, files={"model_draft": Path("/models/small.gguf")})
+    told = {setting.name: setting.value for setting in parameters.told(spec, THREADS)}
+    assert (told["model_draft"], told["spec_type"]) == ("/models/small.gguf", "draft-simple")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +148,7 @@ def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor)
         ("pooling", "POOLING_RANK", "LLAMA_POOLING_TYPE_RANK"),
         ("reasoning_format", "REASONING_FORMAT_DEEPSEEK", "COMMON_REASONING_FORMAT_DEEPSEEK"),
         ("split_mode", "SPLIT_MODE_NONE", "LLAMA_SPLIT_MODE_NONE"),
+        ("rope_scaling", "ROPE_SCALING_YARN", "LLAMA_ROPE_SCALING_TYPE_YARN"),
     ],
 )
 def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member: str) -> None:
@@ -101,10 +160,12 @@ def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member:
 
 def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
     with pytest.raises(EngineError, match="--no-such") as caught:
-        embedded.assign(xllamacpp.CommonParams(), Setting("--no-such", "", "sampling.no_such", 1))
+        embedded.assign(xllamacpp.CommonParams(), Setting("no_such", "--no-such", "", "sampling.no_such", 1))
     assert caught.value.reason is Reason.BAD_SPEC
     with pytest.raises(EngineError, match=r"--flash-attn.*perhaps"):
-        embedded.assign(xllamacpp.CommonParams(), Setting("--flash-attn", "", "flash_attn_type", "perhaps"))
+        embedded.assign(
+            xllamacpp.CommonParams(), Setting("flash_attn", "--flash-attn", "", "flash_attn_type", "perhaps")
+        )
 
 
 def test_the_timeout_holds_for_reading_and_writing() -> None:
@@ -174,6 +235,21 @@ def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], mode
     assert (filled.threads, filled.threads_batch) == (2, 3)
 
 
+def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
+    asked = parameters.decode(
+        {
+            "parallel": 2,
+            "ctx_size": 100,
+            "batch_size": 2048,
+            "cache_ram": 64,
+            "threads": 9,
+            "threads_batch": 9,
+            "ctx_checkpoints": 0,
+        }
+    )
+    assert parameters.completed(asked, 0, THREADS) == asked
+
+
 @pytest.mark.parametrize(
     ("given", "answers", "prompts"),
     [({"threads": 7}, 7, 7), ({"threads_batch": 7}, 2, 7), ({"threads": 1, "threads_batch": 7}, 1, 7)],
@@ -181,13 +257,6 @@ def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], mode
 def test_threads_that_are_asked_for_win(given: dict[str, Any], answers: int, prompts: int) -> None:
     filled = parameters.completed(parameters.decode(given), 0, THREADS)
     assert (filled.threads, filled.threads_batch) == (answers, prompts)
-
-
-def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
-    asked = parameters.decode(
-        {"parallel": 2, "ctx_size": 100, "batch_size": 2048, "cache_ram": 64, "threads": 9, "threads_batch": 5}
-    )
-    assert parameters.completed(asked, 0, THREADS) == asked
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
