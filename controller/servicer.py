@@ -12,7 +12,7 @@ from contextlib import suppress
 from controller.board import Board
 from controller.capacity import capacity, machine_memory
 from controller.declared import Declared, DeclaredServers, Rest
-from controller.footprint import released
+from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import Phase, Runtime
 from controller.status import is_routable
@@ -20,6 +20,7 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import Pages
+from llamesh.kit.holders import Holder, largest
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceServicer
@@ -137,11 +138,17 @@ class ControllerServicer(ControllerServiceServicer):
         """Memory for engines."""
         servers = await self._store.all()
         left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
-        claims = self._reconciler.claims(each for each in servers if each.server_uuid != request.without_server_uuid)
+        others = [each for each in servers if each.server_uuid != request.without_server_uuid]
+        claims = self._reconciler.claims(others)
         memory = machine_memory()
         for claim in left_out:
             memory = released(memory, claim)
-        return capacity(memory, self._reserve_bytes, claims)
+        alone = freed({each.server_uuid: claim for each, claim in zip(others, claims, strict=True)})
+        holders = largest(
+            Holder(each.server_uuid, each.spec.model_name or each.spec.model_uuid, alone[each.server_uuid])
+            for each in others
+        )
+        return capacity(memory, self._reserve_bytes, claims, holders)
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
         """How the data plane does."""

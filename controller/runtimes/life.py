@@ -229,7 +229,8 @@ class Life:
     def _sight(self, counters: Counters | None, unreachable: bool) -> Sight:
         seconds, idle = self._since_last_probe(), self._idle()
         if counters is None:
-            return Sight(seconds, answered=False, unreachable=unreachable, idle=idle)
+            ended = self._vitals is not None and self._vitals.ended
+            return Sight(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
         batch_seconds = self.record.batch / counters.prompt_rate if counters.prompt_rate else None
         return Sight(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
 

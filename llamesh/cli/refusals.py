@@ -20,6 +20,7 @@ _REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRA
 """Refused by a rule, whatever their code."""
 _HINTS = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
+    "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",

@@ -348,6 +348,7 @@ class NodeCapacity(google.protobuf.message.Message):
     PROMISED_BYTES_FIELD_NUMBER: builtins.int
     FREE_BYTES_FIELD_NUMBER: builtins.int
     SHARED_WEIGHTS_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Host or node name."""
     total_bytes: builtins.int
@@ -366,6 +367,10 @@ class NodeCapacity(google.protobuf.message.Message):
     def shared_weights(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SharedWeights]:
         """Models whose shared weights are part of promised_bytes: a further engine of one of them needs only the rest."""
 
+    @property
+    def holders(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemoryHolder]:
+        """Servers whose engines take the most of promised_bytes, the largest first, three at most."""
+
     def __init__(
         self,
         *,
@@ -375,10 +380,37 @@ class NodeCapacity(google.protobuf.message.Message):
         promised_bytes: builtins.int = ...,
         free_bytes: builtins.int = ...,
         shared_weights: collections.abc.Iterable[Global___SharedWeights] | None = ...,
+        holders: collections.abc.Iterable[Global___MemoryHolder] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "name", b"name", "promised_bytes", b"promised_bytes", "shared_weights", b"shared_weights", "total_bytes", b"total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "holders", b"holders", "name", b"name", "promised_bytes", b"promised_bytes", "shared_weights", b"shared_weights", "total_bytes", b"total_bytes"]) -> None: ...
 
 Global___NodeCapacity: typing_extensions.TypeAlias = NodeCapacity
+
+@typing.final
+class MemoryHolder(google.protobuf.message.Message):
+    """A server that memory is promised to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVER_UUID_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    FREED_BYTES_FIELD_NUMBER: builtins.int
+    server_uuid: builtins.str
+    """The server."""
+    model_name: builtins.str
+    """The name that its model is served under."""
+    freed_bytes: builtins.int
+    """What promised_bytes would lose if the server slept or were stopped."""
+    def __init__(
+        self,
+        *,
+        server_uuid: builtins.str = ...,
+        model_name: builtins.str = ...,
+        freed_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["freed_bytes", b"freed_bytes", "model_name", b"model_name", "server_uuid", b"server_uuid"]) -> None: ...
+
+Global___MemoryHolder: typing_extensions.TypeAlias = MemoryHolder
 
 @typing.final
 class SharedWeights(google.protobuf.message.Message):

@@ -56,6 +56,23 @@ def test_a_table_on_a_pipe_is_plain_text(gateway: FakeGateway, capsys: Capture) 
     assert "\x1b" not in lines[2]
 
 
+def test_why_a_server_is_not_as_it_should_be_is_said_beside_the_table(gateway: FakeGateway, capsys: Capture) -> None:
+    failing, well = server("0f0c6a0e", "smol"), server("a1b2c3d4", "other")
+    failing.state = server_pb2.SERVER_STATE_FAILING
+    for each in (failing, well):
+        each.conditions.add(type="Ready", message="the engine cannot be started: No space left\x1b on device")
+    gateway.servers = [failing, well]
+    assert run(["status"]) == Exit.OK
+    said = capsys.readouterr()
+    assert "No space" not in said.out
+    assert said.err.splitlines() == [
+        "smol is FAILING: the engine cannot be started: No space left  on device",
+    ]
+    for output in ("json", "name", "wide"):
+        run(["status", "--output", output])
+        assert not capsys.readouterr().err
+
+
 def test_json_is_the_rest_shape(gateway: FakeGateway, capsys: Capture) -> None:
     gateway.servers = [server("0f0c6a0e", "smol")]
     run(["status", "-o", "json"])

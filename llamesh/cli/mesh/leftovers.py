@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamesh import waiting
-from llamesh.local_mesh import is_held
+from llamesh import locks, waiting
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
@@ -110,7 +109,7 @@ def _has_owner(home: Path, member: str) -> bool:
     except OSError:
         return False
     try:
-        return is_held(descriptor)
+        return locks.is_held(descriptor)
     finally:
         os.close(descriptor)
 
