@@ -19,8 +19,8 @@ from controller.status import is_routable
 from controller.xds.server import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import Pages
 from llamesh.kit.holders import Holder, largest
+from llamesh.kit.pages import Pages
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceServicer

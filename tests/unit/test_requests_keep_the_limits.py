@@ -254,7 +254,7 @@ def test_an_upper_bound_of_any_length_passes(most: int) -> None:
         {"type": "string", "maxLength": most},
         {"type": "array", "items": {}, "minItems": 1, "maxItems": most},
     ):
-        wide = {"type": "object", "properties": {f"p{n}": bounded for n in range(100)}}
+        wide = {"type": "object", "properties": {f"p{n}": bounded for n in range(50)}}
         assert run(_encoded({"tools": [{"function": {"name": "f", "parameters": wide}}]})).status is None
     assert run(_encoded({"json_schema": {"type": "string", "pattern": f"^[a-z]{{1,{most}}}$"}})).status is None
 
