@@ -19,7 +19,7 @@ import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
+from llamesh.kit.errors import FieldViolation, MeshError, Reason, refuse
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.streams import Streams, restarting
@@ -166,9 +166,8 @@ class _Call:
                 f"internal error; request id {self.request_id}",
                 {"requestId": self.request_id},
             )
-        status = mesh_error.status()
         self.line(mesh_error.code.name, error=str(mesh_error))
-        await self.context.abort(mesh_error.code, mesh_error.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await refuse(self.context, mesh_error)
 
     def line(self, code: str, **extra: object) -> None:
         """Write the canonical line."""
@@ -205,26 +204,39 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         found = self._wrapped.get(method)
         if found is None:
             handler = await continuation(handler_call_details)
-            if handler is None and self.waits_for:
-                return _not_ready(self.waits_for)
-            if handler is None or not method.startswith("/llamesh."):
-                return self.streams.ending(handler) if handler and handler.stream_stream else handler
+            if handler is None:
+                return _refusing(_not_ready(self.waits_for) if self.waits_for else _unknown(method))
+            if not method.startswith("/llamesh."):
+                return self.streams.ending(handler) if handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self)
         return found
 
 
-def _not_ready(component: str) -> grpc.RpcMethodHandler[Any, Any]:
-    error = MeshError(
+def _unknown(method: str) -> MeshError:
+    call = method.strip("/")[:200]
+    return MeshError(
+        Reason.ERROR_REASON_NOT_IMPLEMENTED,
+        f"there is no call {call}: server reflection lists those that are",
+        {"call": call},
+    )
+
+
+def _not_ready(component: str) -> MeshError:
+    return MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
         f"the {component} is not ready: this service waits for it",
         {"component": component},
         retry_after=1,
     )
 
-    async def refuse(_request: object, context: Context) -> None:
-        await context.abort(error.code, error.message, ((DETAILS_KEY, error.status().SerializeToString()),))
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+def _refusing(error: MeshError) -> grpc.RpcMethodHandler[Any, Any]:
+    """What answers a call of whatever kind with an error, before anything of it is read."""
+
+    async def answer(_requests: object, context: Context) -> None:
+        await refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHandler[Any, Any]:

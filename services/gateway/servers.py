@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from llamesh.kit.calls import validate
 from llamesh.kit.channels import asking, call_options, passed_on
-from llamesh.kit.errors import PREFIX, MeshError, Reason
+from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
@@ -27,6 +27,9 @@ STOP_MARGIN = 10.0
 
 CHANGE_ATTEMPTS = 5
 """How often a change is checked anew because the server was changed by others meanwhile."""
+
+FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
+"""Fields of a request that are at fault, by the reason of a refusal. Of what does not fit, no single one is."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
@@ -198,6 +201,7 @@ def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
         Reason.Value(name) if known else Reason.ERROR_REASON_INTERNAL,
         "; ".join(item.message for item in checked.refusals) or "refused without a reason",
         {**first.metadata, "decisionId": checked.decision_id},
+        tuple(FieldViolation(FIELDS[item.reason], item.message) for item in checked.refusals if item.reason in FIELDS),
     )
 
 

@@ -74,6 +74,7 @@ SAMPLES: dict[str, Any] = {
     "display_name": "laptop",
     "source": "https://models.example/a.gguf",
     "replicas": 1,
+    "request_id": "request_1",
     "lifetime_seconds": 60,
     "role": 2,
     "scopes": ["manage"],

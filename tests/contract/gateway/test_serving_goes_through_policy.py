@@ -172,10 +172,11 @@ async def test_refused_changes_change_nothing(mesh, ada) -> None:
     with refused("ETAG_MISMATCH"):
         await mesh.gateway.UpdateServer(stale, metadata=ada)
     mesh.contract.refusals = [contract_pb2.Refusal(reason="TOO_MANY_REPLICAS", message="no")]
-    with refused("TOO_MANY_REPLICAS"):
+    with refused("TOO_MANY_REPLICAS") as refusal:
         await mesh.gateway.ScaleServer(
             gateway_pb2.ScaleServerRequest(server_uuid=server.server_uuid, replicas=9), metadata=ada
         )
+    assert refusal.fields == ["replicas"]
     assert mesh.controller.updates == []
 
 
