@@ -22,6 +22,7 @@ ALLOWED = {
     "services/download/worker.py::Worker._settled": "one task for each transfer, see above",
     "services/download/worker.py::_finished": "waits for one step of a transfer",
     "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
+    "controller/declared.py::DeclaredServers.begin_removal": "optimistic retry of one call",
     "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
     "controller/models.py::Models.locate": "asks once; the next look asks again",
     "controller/publication.py::Publication.tell": "waits for one acknowledgement",
