@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -17,8 +18,9 @@ import pytest
 from google.protobuf import json_format
 
 from engine import sentence
-from llamesh.parameters import slot_context
+from llamesh.parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
+from services.contract.parameters import parse
 from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
 from tests.ports import free_ports
 
@@ -425,3 +427,14 @@ async def test_the_context_of_a_slot_is_what_the_mesh_reckons(tmp_path: Path) ->
             await running.until("ready")
             async with running.client() as client, client.get("/slots") as answer:
                 assert (await answer.json())[0]["n_ctx"] == expected
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/embeddings"])
+async def test_what_llama_cpp_advises_may_be_given(tmp_path: Path, model: Path, path: str) -> None:
+    async with engine(tmp_path / "e", model, parameters={"ctx_size": 512, "parallel": 1, "warmup": False}) as running:
+        await running.until("ready")
+        body = {"input": "a", "query": "a", "documents": ["a"]}
+        async with running.client() as client, client.post(path, json=body) as answer:
+            message = (await answer.json())["error"]["message"]
+    [flag] = re.findall(r"--[a-z-]+", message)
+    assert len(settings(parse(flag))) == 1
