@@ -52,14 +52,21 @@ MAPPED_MODEL = model_pb2.Model()
 MAPPED_MODEL.CopyFrom(MODEL)
 MAPPED_MODEL.model_uuid = "smol-q8"
 MAPPED_MODEL.gguf.quantisation = "Q8_0"
+DRAFT, STRANGER = model_pb2.Model(), model_pb2.Model()
+"""A smaller one with the same vocabulary, and one with another."""
+for _model, _uuid, _vocabulary in ((DRAFT, "tiny", 49152), (STRANGER, "stranger", 32000)):
+    _model.CopyFrom(MODEL)
+    _model.model_uuid = _uuid
+    _model.gguf.MergeFrom(model_pb2.GgufMetadata(tensor_bytes=8 * MIB, layer_count=2, vocabulary_size=_vocabulary))
 
 
 class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):
-    """A fake of the download service's catalogue: two models."""
+    """A fake of the download service's catalogue: a few models."""
 
     async def GetCatalogueModel(self, request, context):
-        if request.model_uuid == MAPPED_MODEL.model_uuid:
-            return MAPPED_MODEL
+        for model in (MAPPED_MODEL, DRAFT, STRANGER):
+            if request.model_uuid == model.model_uuid:
+                return model
         if request.model_uuid != MODEL.model_uuid:
             raise MeshError(
                 Reason.ERROR_REASON_MODEL_NOT_FOUND, f"no model {request.model_uuid}", {"modelUuid": request.model_uuid}

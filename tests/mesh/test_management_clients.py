@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.client import errors
 from llamesh.client.sync import Client
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, download_pb2, download_pb2_grpc, gateway_pb2, gateway_pb2_grpc
 from tests.mesh.running import RunningMesh
@@ -151,6 +152,27 @@ def test_the_command_and_the_sdk_set_the_servers_own_timeout(
             assert (check.allowed, check.runtime_params) == (True, "--ctx-size 512 --timeout 30")
         finally:
             client.servers.stop(served["server_uuid"])
+
+
+def test_a_server_with_a_draft_model_answers_and_keeps_it_from_removal(mesh: RunningMesh) -> None:
+    mesh.add_model("small", "small.gguf")
+    flags = "-md small\n--ctx-size\t2048 -np 1\r\n--alias drafted -nocb --threads -1 -ngl auto --spec-draft-n-max 8\n"
+    with Client(mesh.url("gateway", ""), mesh.token) as client:
+        server = client.servers.serve("sentence", runtime_params=flags)
+        try:
+            assert server.model_name == "drafted"
+            assert server.runtime_params == (
+                "--ctx-size 2048 --parallel 1 --no-cont-batching --model-draft small --spec-draft-n-max 8"
+            )
+            client.servers.wait_ready(server)
+            body = {"model": "drafted", "messages": [{"role": "user", "content": "Hello!"}]}
+            answer = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=body).json()
+            assert answer["timings"]["draft_n_accepted"] > 0
+            with pytest.raises(errors.ModelInUse, match=server.server_uuid):
+                client.models.delete("small")
+        finally:
+            client.servers.stop(server)
+        client.models.delete("small")
 
 
 BAD_CALLS = [
