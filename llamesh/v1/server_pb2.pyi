@@ -389,9 +389,9 @@ class RuntimeParameters(google.protobuf.message.Message):
     ubatch_size: builtins.int
     """Physical batch: tokens computed at once. Default 512."""
     threads: builtins.int
-    """CPU threads for generation. Default: half of the cores that the engine may use; llama.cpp's threads spin while they wait."""
+    """CPU threads for generation. Default: the physical cores that the engine may use; it gives way where others need them."""
     threads_batch: builtins.int
-    """CPU threads for prompts. Default: as threads."""
+    """CPU threads for prompts. Default: as threads, or the physical cores that the engine may use."""
     gpu_layers: builtins.int
     """Layers kept on the GPU. Default: as many as fit."""
     flash_attn: Global___Switch.ValueType
