@@ -341,7 +341,8 @@ local function read(context)
   check_products(context)
 end
 
--- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
+-- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing and accounting need of it:
+-- {model, prompts, answers}, where `answers` are those to all prompts.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil.
 function request_limits.read(body, most_prompt)
   text, limits, sums, model, level = body, table_of_limits.limits, {}, nil, 0
@@ -354,7 +355,8 @@ function request_limits.read(body, most_prompt)
   local passed, why = pcall(read, context)
   text = ""
   if passed then
-    return { model = model }
+    local asked = math.max(prompts, 1)
+    return { model = model, prompts = asked, answers = math.max(largest.choices or 1, 1) * asked }
   end
   if type(why) ~= "table" then
     error(why, 0)
