@@ -213,8 +213,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
         "api_key_tokens": _jwt_provider(settings.tokens, _API_KEY, _TO_METADATA),
         "route_lua": route_lua(settings.limits),
-        "usage_rules": _usage_rules(),
-        "stream_usage_rules": [{"rule": rule} for rule in _usage_rules()],
+        "answers_lua": templates.lua("answers"),
         "cors": _cors_filter() if settings.allowed_origins else [],
     }
     return templates.render("listeners/inference.yaml", LISTENER, values)
@@ -391,20 +390,6 @@ def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[s
         "jwt_cache_config": {"jwt_cache_size": 1000},
         **forward,
     }
-
-
-# OpenAI's chat and completions name the counts one way, its responses API and Anthropic's messages another.
-_COUNTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
-
-
-def _usage_rules() -> list[dict[str, Any]]:
-    return [
-        {
-            "selectors": [{"key": "usage"}, {"key": count}],
-            "on_present": {"metadata_namespace": "llamesh.usage", "key": count, "type": "NUMBER"},
-        }
-        for count in _COUNTS
-    ]
 
 
 def _cors_filter() -> list[dict[str, Any]]:

@@ -455,7 +455,8 @@ local function read(shape, context)
   check_products(context)
 end
 
--- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
+-- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing and accounting need of it:
+-- {model, prompts, answers}, where `answers` are those to all prompts.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
   local shape = bodies[match(path, "^/[%w-]+/v1/([%w/_]+)") or match(path, "^/v1/([%w/_]+)")]
@@ -472,7 +473,8 @@ function request_limits.read(path, body, most_prompt)
   local passed, why = pcall(read, shape, context)
   text = ""
   if passed then
-    return { model = model }
+    local asked = math.max(prompts, 1)
+    return { model = model, prompts = asked, answers = math.max(largest.choices or 1, 1) * asked }
   end
   if type(why) ~= "table" then
     error(why, 0)

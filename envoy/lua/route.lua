@@ -142,6 +142,14 @@ function envoy_on_request(request)
   if (claims and claims.ask) or (facts and facts.ask) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end
+  if claims then -- What is used without a token is nobody's.
+    request:streamInfo():dynamicMetadata():set("llamesh", "counted", true)
+    -- Only these paths give several answers; answers.lua adds up what they used.
+    if said.answers > 1 and (path:find("^[^?]*/completions%f[?%z]") or path:find("^[^?]*/responses%f[?%z]")) then
+      request:streamInfo():dynamicMetadata():set("llamesh", "answers", said.answers)
+      request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)
+    end
+  end
   if facts and facts.silence then
     request:headers():replace("x-envoy-upstream-rq-per-try-timeout-ms", ("%d000"):format(facts.silence))
     request:streamInfo():dynamicMetadata():set("llamesh", "silence", ("%d"):format(facts.silence))

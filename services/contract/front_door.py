@@ -18,6 +18,7 @@ import grpc
 from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.logs import log
+from services.contract import settlement
 from services.contract.admission import Leases
 from services.contract.contracts import ConcurrencyLimits, not_found
 from services.contract.decisions import Decided, Decisions
@@ -26,7 +27,6 @@ from services.contract.usage import Account, Ledger, day_of
 
 CLAIMS = "envoy.filters.http.jwt_authn"
 """Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-USAGE = "llamesh.usage"
 CLUSTER_HEADER = "x-llamesh-cluster"
 CLUSTER_PREFIX = len("m:")
 """A cluster's name is `m:` and a model's name, or `s:` and a server's id."""
@@ -35,8 +35,6 @@ ASKED_LOG = "asked"
 
 RETRY_SECONDS = 1
 """When a client that was refused for contention may come back."""
-MOST_TOKENS = 1 << 40
-"""More than any answer has: such a count is not believed."""
 
 _CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
 _CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
@@ -61,6 +59,7 @@ class FrontDoor:
         self._ledger = ledger
         self._decisions = decisions
         self._stopping = stopping
+        self._prompt_lengths = settlement.PromptLengths()
         self._asked_logs = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -142,16 +141,20 @@ class FrontDoor:
         if status in _COUNTED_OUT and common.response_flags.HasField("unauthorized_details"):
             return  # refused by `check`: it holds no lease, though its id may be that of another which does
         self._leases.give_back(entry.request.request_id)
-        if not 200 <= status < 300:
+        target = _target(entry.request.request_headers)[:256]
+        if not target:
+            return  # a list of models was read
+        used = settlement.used(entry, target, self._prompt_lengths)
+        if used is None:
             return
         claims = _fields(common.metadata, CLAIMS, "claims")
         account = Account(
             day_of(common.start_time.seconds),
             claims["sub"].string_value[:128] if "sub" in claims else "",
-            _target(entry.request.request_headers)[:256],
+            target,
             claims["contract"].string_value[:64] if "contract" in claims else "",
         )
-        self._ledger.add(account, _tokens(common.metadata))
+        self._ledger.add(account, used)
 
     def _refuse(self, status: int, error: MeshError, claims: Any, attributes: Any) -> bytes:
         metadata = {key: str(value) for key, value in error.metadata.items()}
@@ -199,24 +202,6 @@ def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
 def _target(headers: Any) -> str:
     """The name that was asked for, or the server's id where the path named one (its "model" is then any text)."""
     return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
-
-
-def _tokens(metadata: Any) -> tuple[int, int] | None:
-    """Tokens of prompt and answer, in OpenAI's words or in those of its newer API; None where the answer did not say."""
-    usage = _fields(metadata, USAGE)
-    prompt = _count(usage, "prompt_tokens", "input_tokens")
-    completion = _count(usage, "completion_tokens", "output_tokens")
-    if prompt is None and completion is None:
-        return None
-    return prompt or 0, completion or 0
-
-
-def _count(usage: Any, *names: str) -> int | None:
-    for name in names:
-        if name in usage:
-            value = usage[name].number_value
-            return int(value) if 0 <= value < MOST_TOKENS else None
-    return None
 
 
 _as_it_is: Callable[[bytes], bytes] = bytes

@@ -219,11 +219,12 @@ async def test_usage_is_added_up_by_day_subject_model_and_contract(mesh, as_call
     log = envoy.stream("counted")
     await log.report(*[entry(usage=USAGE) for _ in range(3)], entry(usage={}))
     await log.report(
-        entry(usage={"input_tokens": 7, "output_tokens": 1}, claims={"sub": "ada", "contract": "ctr_1"}),
-        entry(usage={"prompt_tokens": 4}, cluster="s:0f0c6a0e"),
+        entry(usage={"prompt_tokens": 7, "completion_tokens": 1}, claims={"sub": "ada", "contract": "ctr_1"}),
+        entry(usage={"prompt_tokens": 4, "completion_tokens": 0}, cluster="s:0f0c6a0e"),
         entry(claims={"sub": "bob"}, usage={"prompt_tokens": -1, "completion_tokens": 1e300}),
         entry(status=500),
         entry(status=404),
+        entry(cluster=""),  # a list of models
     )
     rows = await until_used(mesh, as_caller, 7)
     assert [

@@ -25,6 +25,7 @@ from services.contract.contracts import ConcurrencyLimits, Contracts
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.service import ContractService, new_id
+from services.contract.settlement import Used
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
@@ -63,12 +64,12 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
 async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
     ledger = Ledger(database, Clock(), new_id)
-    ledger.add(ACCOUNT, (10, 5))
+    ledger.add(ACCOUNT, Used(10, 5))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE usage_day RENAME TO away"))
     with pytest.raises(Exception, match="usage_day"):
         await ledger.flush()
-    ledger.add(ACCOUNT, None)
+    ledger.add(ACCOUNT, Used(0, 0, told=False))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE away RENAME TO usage_day"))
     (row,), token = await ledger.page(None, NOW, NOW, FIRST_PAGE)
@@ -79,7 +80,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
 async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
     one, other = Ledger(database, Clock(), new_id), Ledger(database, Clock(), new_id)
     for ledger in (one, other, one):
-        ledger.add(ACCOUNT, (1, 2))
+        ledger.add(ACCOUNT, Used(1, 2))
     await one.flush()
     (row,), _ = await other.page("ada", NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (3, 3, 6)
@@ -242,7 +243,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     fault = Fault(database, monkeypatch)
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
-        ledger.add(account, (1, 2))
+        ledger.add(account, Used(1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
@@ -250,7 +251,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
             await write()
     assert (ledger.pending, decisions.pending) == (1200, 1200)
     fault.error = None
-    ledger.add(accounts[0], (1, 2))
+    ledger.add(accounts[0], Used(1, 2))
     await ledger.flush()
     await decisions.flush()
     async with database.read() as session:
@@ -273,13 +274,13 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
             yield session
         raise away()
 
-    ledger.add(ACCOUNT, (10, 5))
+    ledger.add(ACCOUNT, Used(10, 5))
     monkeypatch.setattr(database, "begin", cut_off)
     for _ in range(2):
         with pytest.raises(MeshError):
             await ledger.flush()
     monkeypatch.setattr(database, "begin", begin)
-    ledger.add(ACCOUNT, (1, 1))
+    ledger.add(ACCOUNT, Used(1, 1))
     (row,), _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
 
@@ -287,7 +288,7 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
 async def test_batches_are_remembered_for_a_while(database: Database) -> None:
     clock = Clock()
     ledger = Ledger(database, clock, clock.new_id)
-    ledger.add(ACCOUNT, (1, 1))
+    ledger.add(ACCOUNT, Used(1, 1))
     await ledger.flush()
     for elapsed, kept in ((usage.BATCHES_KEPT, 1), (timedelta(seconds=1), 0)):
         clock.now += elapsed
@@ -304,7 +305,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     clock = Clock()
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
-        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), (1, 2))
+        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), Used(1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
@@ -317,7 +318,7 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
 ) -> None:
     member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
     service = ContractService(member, database)
-    service._ledger.add(ACCOUNT, (10, 5))
+    service._ledger.add(ACCOUNT, Used(10, 5))
     fault = Fault(database, monkeypatch)
     fault.error = FULL
     service.start()

@@ -95,6 +95,11 @@ async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> by
     return body
 
 
+def _written(value: Any) -> str:
+    """JSON without blanks, as llama.cpp writes it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 class Connection:
     """One keep-alive connection that sends exactly what it is told: no path is tidied, no header added but host and length."""
 
@@ -182,7 +187,7 @@ class StubEngine:
                     return
                 else:
                     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-                    self._write(writer, 200, {}, json.dumps({"from": self.name, "usage": usage}).encode())
+                    self._write(writer, 200, {}, _written({"from": self.name, "usage": usage}).encode())
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -204,8 +209,8 @@ class StubEngine:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n"
         )
-        usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
-        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', json.dumps(usage), "[DONE]"):
+        last = {"choices": [], "timings": {"prompt_n": 3, "cache_n": 2, "predicted_n": 3}}
+        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', _written(last), "[DONE]"):
             data = f"data: {event}\n\n".encode()
             writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             await writer.drain()
