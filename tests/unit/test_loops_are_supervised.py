@@ -36,6 +36,7 @@ ALLOWED = {
     "controller/runtimes/backlogs.py::Backlogs.turn_away": "answers what waits for one engine that has ended",
     "controller/runtimes/backlogs.py::Backlogs._ask": "asks one engine until it has answered",
     "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
+    "llamesh/kit/occupancy.py::ConnectionTable.clients": "reads one table, for all who ask at that moment",
     "llamesh/kit/objects/s3.py::S3Store.stage": "one transfer",
     "llamesh/kit/objects/s3.py::S3Store.local_path": "one transfer",
     "llamesh/kit/objects/directory.py::_create_locked": "makes one file",
