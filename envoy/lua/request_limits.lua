@@ -431,7 +431,12 @@ local function check_products(context)
   if generations > limits.generations then
     return exceeded_by("n", "generations", generations)
   end
-  local alternatives = (largest.probabilities or 0) * generations
+  -- With logprobs: true as many are listed as top_logprobs says, or what it stands for without it.
+  local listed = largest.listed and (largest.top or largest.listed) or 0
+  if listed > limits.probabilities then
+    return exceeded_by("logprobs", "probabilities", listed)
+  end
+  local alternatives = math.max(largest.probabilities or 0, listed) * generations
   local tokens = largest.tokens or math.huge
   alternatives = alternatives > 0 and alternatives * (tokens < math.huge and tokens or context) or 0
   if alternatives > limits["probabilities.total"] then
