@@ -108,7 +108,7 @@ def _tokens_that_came(entry: Any, answers: int) -> int:
 def _reached_engine(common: Any) -> bool:
     """Whether an engine was sent the request: the waker, which holds it until there is one, has no address of its own."""
     address = common.upstream_remote_address
-    return bool(common.upstream_wire_bytes_sent > 0 and (address.HasField("pipe") or address.HasField("socket_address")))
+    return bool(common.upstream_wire_bytes_sent) and address.WhichOneof("address") in ("pipe", "socket_address")
 
 
 def _numbers(metadata: Any, namespace: str) -> dict[str, int]:

@@ -27,6 +27,12 @@ Connect = Callable[[Settings, str], grpc.aio.Channel]
 AsCaller = Callable[..., list[tuple[str, str]]]
 
 
+@pytest.fixture(autouse=True)
+def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that fails is asked again without a pause."""
+    monkeypatch.setattr("services.download.tries.FIRST_SECONDS", 0.01)
+
+
 @pytest.fixture
 async def start_main() -> AsyncIterator[StartMain]:
     """`member = await start_main(settings, "gateway", services.gateway.__main__.main)`: a whole process in this one.
