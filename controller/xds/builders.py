@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from controller.xds import templates
+from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 
@@ -221,7 +222,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 def route_lua(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request, with limits that differ from the table's."""
-    return limits_lua(changed) + templates.lua("route")
+    return limits_lua(changed) + templates.lua_modules("asked") + templates.lua("route")
 
 
 def limits_lua(changed: Mapping[str, int]) -> str:
@@ -260,18 +261,18 @@ def held_listener(settings: InferenceSettings) -> Any:
 def inference_routes(
     settings: InferenceSettings,
     clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    revoked: Iterable[str] = (),
+    asked: Told = NOTHING,
     idle: int = SILENCE_SECONDS,
     context: int = 0,
 ) -> Any:
-    """The inference routes. `clusters` has the facts about those that are not as usual, `revoked` the ids of tokens that
-    no longer count; `idle`: how long any request may be without a byte in either direction; `context`: the largest number
-    of tokens that a server takes as a prompt, 0 if not known."""
+    """The inference routes. `clusters` has the facts about those that are not as usual, `asked` what Admission is asked about; `idle`: how
+    long any request may be without a byte in either direction; `context`: the largest number of tokens that a server takes as a prompt, 0
+    if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
     if settings.allow_anonymous:
         known["anonymous"] = True
-    known |= {f"revoked {token}": True for token in revoked}
+    known |= asked.route
     if context:
         known["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
     values = {
@@ -280,6 +281,7 @@ def inference_routes(
         "silence": f"{SILENCE_SECONDS}s",
         "inference_metadata": {"kind": "inference"} | known | {name: dict(facts) for name, facts in clusters.items()},
         "models_metadata": {"kind": "models"} | known,
+        "digest": dict(asked.host),
         "per_filter": _cors_policy(settings.allowed_origins),
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,

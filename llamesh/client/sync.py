@@ -342,20 +342,22 @@ class Users(Part):
         old_password: str = "",
         role: str | None = None,
         contract: str | None = None,
+        disabled: bool | None = None,
         timeout: float | None = None,
     ) -> gateway_pb2.User:
-        """Change what is given. Users change their own password with the old one."""
+        """Change what is given. Users change their own password with the old one. `disabled`: no token of the user counts."""
         request = gateway_pb2.UpdateUserRequest(
             username=username,
             password=password,
             old_password=old_password,
             role=gateway_pb2.Role.Value(f"ROLE_{role}") if role else None,
             contract_id=contract,
+            disabled=disabled,
         )
         return self._call(f"{GATEWAY}/UpdateUser", request, gateway_pb2.User, timeout)
 
     def delete(self, username: str, *, timeout: float | None = None) -> gateway_pb2.User:
-        """Remove a user."""
+        """Remove a user. Its tokens and keys end."""
         request = gateway_pb2.DeleteUserRequest(username=username)
         return self._call(f"{GATEWAY}/DeleteUser", request, gateway_pb2.User, timeout)
 

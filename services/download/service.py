@@ -135,8 +135,8 @@ async def _serve(
     models = CatalogueServicer(catalogue, transfers, worker, changes, pages)
     add_CatalogueServiceServicer_to_server(models, member.server)
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
-    contract = channel(settings, "contract")
-    member.refuse_revoked(contract)
+    gateway, contract = channel(settings, "gateway"), channel(settings, "contract")
+    member.follow_rights(gateway, contract)
     neighbours = Neighbours(transfers, catalogue, changes)
     if database.schema:
         neighbours.start()
@@ -146,5 +146,6 @@ async def _serve(
     finally:
         await neighbours.close()
         await worker.close()
+        await gateway.close()
         await contract.close()
         await store.close()

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.rights import Rights
 from llamesh.kit.serving import Member
 from llamesh.v1 import (
     admission_pb2_grpc,
@@ -26,6 +27,7 @@ from llamesh.v1 import (
     server_pb2,
 )
 from services.contract.service import ContractService
+from tests.standings import FakeStandings
 
 MIB = 1 << 20
 
@@ -118,8 +120,10 @@ class Mesh:
     admission: admission_pb2_grpc.AdmissionServiceStub
     channel: grpc.aio.Channel
     member: Member
+    rights: Rights
     controller: FakeController = field(default_factory=FakeController)
     signer: FakeSigner = field(default_factory=FakeSigner)
+    standings: FakeStandings = field(default_factory=FakeStandings)
 
 
 @pytest.fixture(name="mesh")
@@ -136,12 +140,19 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
         admission_pb2_grpc.AdmissionServiceStub(channel),
         channel,
         member,
+        services[0].rights,
     )
     add_controller = controller_pb2_grpc.add_ControllerServiceServicer_to_server
     add_signer = gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server
+    add_standings = gateway_pb2_grpc.add_StandingServiceServicer_to_server
     add_catalogue = download_pb2_grpc.add_CatalogueServiceServicer_to_server
     await start_member(settings, "controller", lambda member: add_controller(mesh.controller, member.server))
-    await start_member(settings, "gateway", lambda member: add_signer(mesh.signer, member.server))
+
+    def serve_gateway(member: Member) -> None:
+        add_signer(mesh.signer, member.server)
+        add_standings(mesh.standings, member.server)
+
+    await start_member(settings, "gateway", serve_gateway)
     await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
     services[0].start()
     yield mesh

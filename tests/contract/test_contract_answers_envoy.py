@@ -55,7 +55,8 @@ class Envoy:
         http.headers["x-request-id"] = request_id or f"r{next(self._ids)}"
         http.headers["x-llamesh-cluster"] = "m:smol"
         http.path = "/v1/chat/completions"
-        fill(request.attributes.metadata_context, claims, llamesh={"model": "smol"})
+        key = {"jti": "key_1"} if claims else {}
+        fill(request.attributes.metadata_context, key | claims, llamesh={"model": "smol"})
         return await self._check(request)
 
     def stream(self, name: str = "asked"):
@@ -83,7 +84,7 @@ def entry(request_id="r", *, status=200, cluster="m:smol", claims=None, usage=US
     made.request.request_headers["x-llamesh-cluster"] = cluster
     made.response.response_code.value = status
     made.common_properties.start_time.seconds = NOON
-    fill(made.common_properties.metadata, claims or {"sub": "ada"}, llamesh_usage=usage)
+    fill(made.common_properties.metadata, {"jti": "key_1"} | (claims or {"sub": "ada"}), llamesh_usage=usage)
     if refused:
         made.common_properties.response_flags.unauthorized_details.reason = 1
     return made

@@ -21,7 +21,7 @@ from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
-from services.contract.contracts import ConcurrencyLimits, Contracts
+from services.contract.contracts import Contracts, PresentTerms
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.service import ContractService, new_id
@@ -33,6 +33,21 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = Asked(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
 REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
+
+
+def contracts_of(database, clock, limits) -> Contracts:
+    """Contracts that nobody uses."""
+
+    async def nobody(contract_id: str) -> int:
+        return 0
+
+    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: False)
+
+
+async def limit_of(limits: PresentTerms, contract_id: str) -> int | None:
+    """Requests at the same time that a contract allows; None if it is not there."""
+    terms = await limits.of(contract_id)
+    return terms.max_concurrent_requests if terms else None
 
 
 class Clock:
@@ -101,7 +116,7 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     first = await decisions.record(Decided("ada", "check", "smol"))
     clock.now = NOW + timedelta(days=30)
     await decisions.prune()
-    assert (await decisions.get("ada", first)).create_time == NOW
+    assert (await decisions.get(None, first)).create_time == NOW
     clock.now += timedelta(seconds=1)
     await decisions.prune()
     rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
@@ -134,26 +149,26 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
 
 async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
-    assert await limits.limit(row.contract_id) == 2
+    assert await limit_of(limits, row.contract_id) == 2
     await contracts.update(row.contract_id, None, 5, [])
-    assert await limits.limit(row.contract_id) == 5
+    assert await limit_of(limits, row.contract_id) == 5
     # Changed by another replica: seen after a while.
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 7"))
-    assert await limits.limit(row.contract_id) == 5
+    assert await limit_of(limits, row.contract_id) == 5
     clock.seconds += 5
-    assert await limits.limit(row.contract_id) == 7
+    assert await limit_of(limits, row.contract_id) == 7
     await contracts.delete(row.contract_id)
-    assert await limits.limit(row.contract_id) is None
+    assert await limit_of(limits, row.contract_id) is None
 
 
 async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(database: Database) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
     read = database.read
 
@@ -162,11 +177,11 @@ async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(datab
         return read()
 
     database.read = read_and_change  # type: ignore[method-assign]
-    assert await limits.limit(row.contract_id) == 2
+    assert await limit_of(limits, row.contract_id) == 2
     database.read = read  # type: ignore[method-assign]
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 3"))
-    assert await limits.limit(row.contract_id) == 3
+    assert await limit_of(limits, row.contract_id) == 3
 
 
 class Fault:
@@ -195,33 +210,33 @@ async def test_a_database_that_is_away_leaves_known_limits_in_force(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     used, unused = await contracts.create("used", 2, []), await contracts.create("unused", 3, [])
-    assert await limits.limit(used.contract_id) == 2
+    assert await limit_of(limits, used.contract_id) == 2
     await limits.refresh()
     fault = Fault(database, monkeypatch)
     fault.error = away()
     for _ in range(3):
         clock.seconds += 5
-        assert await limits.limit(used.contract_id) == 2
+        assert await limit_of(limits, used.contract_id) == 2
         # Known although nobody has asked for it yet.
-        assert await limits.limit(unused.contract_id) == 3
+        assert await limit_of(limits, unused.contract_id) == 3
     with pytest.raises(MeshError) as caught:
-        await limits.limit("ctr_other")
+        await limit_of(limits, "ctr_other")
     assert caught.value.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
     fault.error = None
     await contracts.update(used.contract_id, None, 9, [])
-    assert await limits.limit(used.contract_id) == 9
+    assert await limit_of(limits, used.contract_id) == 9
 
 
 async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    row = await Contracts(database, clock, clock.new_id, limits).create("team", 2, [])
-    assert await limits.limit(row.contract_id) == 2
+    limits = PresentTerms(database, lambda: clock.seconds)
+    row = await contracts_of(database, clock, limits).create("team", 2, [])
+    assert await limit_of(limits, row.contract_id) == 2
 
     @asynccontextmanager
     async def hanging() -> AsyncIterator[None]:
@@ -231,7 +246,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
     monkeypatch.setattr(database, "read", hanging)
     clock.seconds += 5
     async with asyncio.timeout(5):
-        assert await limits.limit(row.contract_id) == 2
+        assert await limit_of(limits, row.contract_id) == 2
 
 
 @pytest.mark.parametrize("error", [away(), FULL, unavailable("locked")], ids=["away", "full", "locked"])

@@ -23,7 +23,7 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import serve
 from services.download.tables import UnownedObjectRow
-from tests.contract.conftest import AsCaller, Connect, StartMain
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
 from tests.unit.fake_s3 import fake_s3
@@ -103,11 +103,14 @@ OpenWith = Callable[..., Awaitable[Service]]
 
 
 @pytest.fixture
-def open_with(web: ModelServer, start_main: StartMain, connect: Connect, as_caller: AsCaller) -> OpenWith:
+def open_with(
+    web: ModelServer, start_main: StartMain, start_standings: StartStandings, connect: Connect, as_caller: AsCaller
+) -> OpenWith:
     """Starts the service with settings of the test's."""
 
     async def start(settings: Settings, **changes: object) -> Service:
         mine = settings.model_copy(update={"http_source_hosts": (web.host,), **changes})
+        await start_standings(mine)
         member = await start_main(mine, "download", serve)
         channel = connect(mine, "download")
         return Service(
@@ -441,8 +444,9 @@ async def test_a_restart_in_the_middle_starts_the_transfer_again(
 
 
 async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
-    settings: Settings, web: ModelServer, connect: Connect, as_caller: AsCaller
+    settings: Settings, web: ModelServer, connect: Connect, as_caller: AsCaller, start_standings: StartStandings
 ) -> None:
+    await start_standings(settings)
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
     environment = {

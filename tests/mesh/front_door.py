@@ -25,9 +25,10 @@ from controller.xds.builders import (
     ServiceSettings,
     TokenSettings,
 )
-from controller.xds.server import ControlPlane
+from controller.xds.server import ASKED_KINDS, ControlPlane
 from llamesh.envoy_binary import find_envoy
 from tests.ports import free_ports
+from tests.standings import uid_of
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 JWKS = json.dumps(
@@ -50,7 +51,9 @@ A_DAY = 24 * 3600
 def token(*, key: bytes = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     """A token of the mesh; `claims` replace the usual ones, None takes one away."""
     now = int(time.time())
-    usual = {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
+    sub = claims.get("sub", "ada")
+    usual = {"iss": "llamesh", "aud": "llamesh", "sub": sub, "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
+    usual |= {"uid": uid_of(str(sub)), "standing": 1}
     return jwt.encode({name: value for name, value in (usual | claims).items() if value is not None}, key, algorithm)
 
 
@@ -224,6 +227,8 @@ class FrontDoor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = ControlPlane()
+        for kind in ASKED_KINDS:
+            self.control.set_asked(kind, ())
         (self.port,) = free_ports(1)
         self.engines: list[StubEngine] = []
         self.waker = StubEngine(self.socket("waker"), "waker")
