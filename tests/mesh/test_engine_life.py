@@ -18,6 +18,7 @@ import pytest
 from google.protobuf import json_format
 
 from engine import sentence
+from engine.failure import Reason
 from llamesh.parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.parameters import parse
@@ -415,6 +416,14 @@ async def test_a_draft_model_guesses_what_the_large_one_says(tmp_path: Path, mod
             document = await answer.json()
     assert document["choices"][0]["message"]["content"] == sentence.SENTENCE
     assert document["timings"]["draft_n_accepted"] > 0
+
+
+async def test_a_draft_model_that_llama_cpp_would_leave_unused_is_refused(tmp_path: Path, model: Path) -> None:
+    other = sentence.write(tmp_path / "other.gguf", sentence=sentence.SENTENCE.swapcase())
+    parameters = {"model_draft": "other", "ctx_size": 512, "parallel": 1, "warmup": False}
+    async with engine(tmp_path / "e", model, parameters=parameters, files={"model_draft": str(other)}) as running:
+        assert await running.ended() == Reason.BAD_SPEC.value
+        assert "--model-draft: llama.cpp does not use this draft model" in running.log
 
 
 async def test_the_context_of_a_slot_is_what_the_mesh_reckons(tmp_path: Path) -> None:
