@@ -12,11 +12,6 @@ from tests.contract.rich_status import refused
 
 
 @pytest.fixture
-def mesh(mesh_of_two):
-    return mesh_of_two
-
-
-@pytest.fixture
 def watching(mesh, as_caller):
     """`async with watching(kinds=[...]) as next_event:` where `await next_event()` gives the next message's event."""
 
