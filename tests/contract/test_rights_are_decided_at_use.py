@@ -10,6 +10,7 @@ import pytest
 from llamesh.kit import rights
 from llamesh.v1 import contract_pb2
 from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
+from tests.contract.test_contract_answers_envoy import NOON, Envoy, entry, until_used, usage
 from tests.contract.test_contract_limits_its_holders import create_contract, create_key, told
 
 
@@ -81,3 +82,18 @@ async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_
     mesh.standings.remove("ada")
     await told(mesh)
     await mesh.contract.DeleteContract(remove, metadata=root)
+
+
+async def test_usage_is_a_users_and_not_a_names(mesh, as_caller) -> None:
+    """Of the same name, on the same day."""
+    envoy = Envoy(mesh.channel)
+    await envoy.stream("counted").report(
+        entry(claims={"sub": "ada", "uid": "usr_ada"}), entry(claims={"sub": "ada", "uid": "usr_ada2"})
+    )
+    await until_used(mesh, as_caller, 2)
+    mesh.standings.remove("ada")
+    mesh.standings.put("ada", uid="usr_ada2", create_time={"seconds": NOON - 60})
+    await told(mesh)
+    (row,) = await usage(mesh, as_caller("ada", "manage", uid="usr_ada2"))
+    assert (row.subject, row.requests) == ("ada", 1)
+    assert len(await usage(mesh, as_caller("root", "admin"), subject="ada")) == 2
