@@ -18,12 +18,13 @@ import pytest_asyncio
 from controller.xds import templates
 from controller.xds.builders import ManagementSettings, TokenSettings
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-from tests.mesh.front_door import JWKS, FrontDoor, free_port, front_door, token
+from tests.mesh.front_door import JWKS, FrontDoor, front_door, token
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVICE = "/llamesh.v1.GatewayService"
-BEHIND_PROXY = free_port()
+(BEHIND_PROXY,) = free_ports(1)
 """Of a listener that has one proxy before it."""
 BEARER = {"authorization": f"Bearer {token()}"}
 
