@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import templates
+from controller.xds import replies, templates
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
+from llamesh.kit.errors import PREFIX, Reason, spec_of
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -41,8 +42,10 @@ BUDGET_MARGIN_SECONDS = 5
 """A request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy: a server may be silent for
 so long after its wake budget, whatever its --timeout."""
 
+_HEADER_LIMITS = {"max_headers_kib": 60, "max_headers_count": 100}
+"""What the front door takes of headers, Envoy's own defaults. Engines, which take 8 KB each, get few of them: envoy/lua/route.lua."""
+
 CONTRACT = "contract"
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 @dataclass(frozen=True)
@@ -200,12 +203,18 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "port": settings.port,
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
         "request_timeout": f"{settings.request_seconds}s",
-        "silence": SILENCE_SECONDS,
-        "budget_margin": BUDGET_MARGIN_SECONDS,
+        **_HEADER_LIMITS,
+        "replies": replies.inference(
+            {
+                **_HEADER_LIMITS,
+                "max_body_bytes": settings.max_body_bytes,
+                "silence": SILENCE_SECONDS,
+                "budget_margin": BUDGET_MARGIN_SECONDS,
+            }
+        ),
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
-        "max_body_bytes": settings.max_body_bytes,
         # Envoy takes the larger of this and the routes' limit for its own.
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
@@ -249,6 +258,7 @@ def held_listener(settings: InferenceSettings) -> Any:
         "max_body_bytes": settings.max_body_bytes,
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "empty_lua": templates.lua("empty"),
+        "replies": replies.held({}),
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
     }
@@ -266,7 +276,7 @@ def inference_routes(
     no longer count; `idle`: how long any request may be without a byte in either direction; `context`: the largest number
     of tokens that a server takes as a prompt, 0 if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
-    known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
+    known |= {f"host {host}": True for host in settings.allowed_hosts}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= {f"revoked {token}": True for token in revoked}
@@ -282,6 +292,8 @@ def inference_routes(
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
         "restart_budget": f"{RESTART_BUDGET_SECONDS}s",
+        "health_retries": min(_HEALTH_RETRIES, settings.restart_retries),
+        "health_timeout": _HEALTH_TIMEOUT,
     }
     return templates.render("routes/inference.yaml", ROUTES, values)
 
@@ -289,42 +301,50 @@ def inference_routes(
 def management_listener(settings: ManagementSettings) -> Any:
     """A management listener, routes included."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
-    internal = [
-        {"match": {"path": method.path}, "direct_response": {"status": 404}}
-        for method in api.methods
-        if method.internal
-    ]
-    routed = [
-        _service_route({"prefix": f"/{service}/"}, cluster, settings.restart_retries, reads=False)
-        for service, cluster in (*settings.services, *settings.open_services)
-    ]
     clusters = dict(settings.services)
-    reads = [
+    routes = [
         _service_route(
             {"path": method.path},
             clusters[method.service],
             _HEALTH_RETRIES if method.name == "GetHealth" else settings.restart_retries,
-            reads=True,
+            reads=method.reads,
             timeout=_HEALTH_TIMEOUT if method.name == "GetHealth" else "0s",
         )
         for method in api.methods
-        if method.reads and not method.internal
+        if not method.internal
     ]
-    rules = json.dumps(api.body_rules(), sort_keys=True)
+    routes += [
+        _service_route({"prefix": f"/{service}/"}, cluster, settings.restart_retries, reads=False)
+        for service, cluster in settings.open_services
+    ]
     values = {
         "name": settings.name,
         "address": _bind_address(settings.address),
         "port": settings.port,
         "max_body_bytes": settings.max_body_bytes,
-        "jwt_provider": _jwt_provider(settings.tokens, _BEARER, {"forward_payload_header": "x-llamesh-claims"}),
+        "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
+        "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
         "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
-        "strict_json_lua": f"local RULES = [==[{rules}]==]\n{templates.lua('strict_json')}",
+        "strict_json_lua": strict_json_lua(api),
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
-        "routes": [*internal, *reads, *routed, _NOWHERE],
+        "routes": [*routes, _NOWHERE],
+        **_HEADER_LIMITS,
+        "replies": replies.management({**_HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
     return templates.render("listeners/management.yaml", LISTENER, values)
+
+
+def strict_json_lua(api: PublicApi) -> str:
+    """The filter that holds REST calls against their contracts."""
+    remedies = {reason: json.dumps(spec_of(Reason.Value(PREFIX + reason)).remedy) for reason in _STRICT_REASONS}
+    known = {"RULES": api.body_rules(), "REMEDIES": remedies}
+    head = "".join(f"local {name} = {templates.lua_value(value)}\n" for name, value in known.items())
+    return head + templates.lua("strict_json")
+
+
+_STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
 
 def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
@@ -353,9 +373,16 @@ def _jwt_rules(api: PublicApi, open_services: Iterable[str]) -> list[dict[str, A
     for method in api.methods:
         if method.anonymous:
             without.append({"path": method.path})
-            without += [{"path": each.path, "headers": [_verb_is(each.verb)]} for each in method.bindings]
+            without += [
+                {"path": path, "headers": [_verb_is(verb)]}
+                for each in method.bindings
+                # The transcoder reads over a slash at the end, and a HEAD is asked as a GET.
+                for path in (each.path, f"{each.path}/")
+                for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
+            ]
     return [{"match": match} for match in without] + [
-        {"match": {"prefix": "/"}, "requires": {"provider_name": "llamesh"}}
+        {"match": {"prefix": "/", "headers": [_SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
+        {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
     ]
 
 
@@ -372,7 +399,9 @@ _BEARER = {"name": "authorization", "value_prefix": "Bearer "}
 # Where the listener has looked at the scheme already, which may be written in any case.
 _ANY_BEARER = {"name": "authorization", "value_prefix": " "}
 _API_KEY = {"name": "x-api-key"}
+_SCHEME_IS_BEARER = {"name": "authorization", "string_match": {"safe_regex": {"regex": "(?is)bearer .*"}}}
 _TO_METADATA = {"payload_in_metadata": "claims"}
+_TO_HEADER = {"forward_payload_header": "x-llamesh-claims"}
 
 
 def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[str, str]) -> dict[str, Any]:

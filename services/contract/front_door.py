@@ -2,7 +2,7 @@
 
 Envoy asks only where it was told to (`ask`), and reports what a subject used wherever there is one.
 
-Invariant: no token of an answer comes here; a refusal has OpenAI's shape, because a client reads it as it is.
+Invariant: no token of an answer comes here; a refusal has the shape of the API that was called, because a client reads it as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import grpc
 
 from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log
 from services.contract.admission import Leases
 from services.contract.contracts import ConcurrencyLimits, not_found
@@ -93,7 +94,7 @@ class FrontDoor:
             limit = await self._limits.limit(contract_id)
         except MeshError as unknown:
             # Nothing is known of this contract: to let it pass would be to have no limits while the database is away.
-            return _refusal(503, unknown)
+            return _refusal(503, unknown, attributes)
         http = attributes.request.http
         if limit is None:
             return self._refuse(403, not_found(contract_id), claims, attributes)
@@ -161,21 +162,16 @@ class FrontDoor:
         target = _target(attributes.request.http.headers)
         self._decisions.note(Decided(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
-        return _refusal(status, error)
+        return _refusal(status, error, attributes)
 
 
-def _refusal(status: int, error: MeshError) -> bytes:
+def _refusal(status: int, error: MeshError, attributes: Any) -> bytes:
     response = _CheckResponse()
     response.status.code = error.code.value[0]
     denied = response.denied_response
     denied.status.code = status
-    body = {
-        "message": f"{error.message}. {error.remedy}",
-        "type": _TYPES[status],
-        "param": None,
-        "code": name_of(error.reason).lower(),
-    }
-    denied.body = json.dumps({"error": body})
+    message, code = f"{error.message}. {error.remedy}", name_of(error.reason).lower()
+    denied.body = json.dumps(error_body(attributes.request.http.path, status, message, _TYPES[status], code))
     headers = {"content-type": "application/json"}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))

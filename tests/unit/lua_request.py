@@ -9,6 +9,13 @@ from typing import Any
 from lupa.luajit21 import LuaRuntime
 
 _HANDLE = """
+local plain_pairs = pairs
+function pairs(object) -- LuaJIT asks no __pairs, the wrapper of Envoy's headers has one
+  local meta = getmetatable(object)
+  if meta and meta.__pairs then return meta.__pairs(object) end
+  return plain_pairs(object)
+end
+
 local function object(values)
   return { values = values, get = function(self, name) return self.values[name] end }
 end
@@ -19,10 +26,13 @@ function handle(headers, settings, metadata, body)
   local function checked(make)
     return function(self)
       local mine, inner = fetched, make()
-      return setmetatable({}, { __index = function(_, name)
-        assert(mine == fetched, "object used outside of proper scope")
-        return function(_, ...) return inner[name](inner, ...) end
-      end })
+      return setmetatable({}, {
+        __index = function(_, name)
+          assert(mine == fetched, "object used outside of proper scope")
+          return function(_, ...) return inner[name](inner, ...) end
+        end,
+        __pairs = function() return pairs(inner.values) end,
+      })
     end
   end
   request.headers = checked(function()
@@ -45,11 +55,15 @@ function handle(headers, settings, metadata, body)
   function request:body()
     fetched = fetched + 1
     if body == nil then return nil end
-    return { length = function() return #body end, getBytes = function(_, from, count) return body:sub(from + 1, from + count) end }
+    return {
+      length = function() return #body end,
+      getBytes = function(_, from, count) return body:sub(from + 1, from + count) end,
+      setBytes = function(_, bytes) body = bytes; request.sent = bytes; return #bytes end,
+    }
   end
   function request:respond(head, text) self.answer = { head = head, text = text } end
   envoy_on_request(request)
-  return request.answer
+  return request.answer, request.sent
 end
 """
 
@@ -63,11 +77,13 @@ class Outcome:
     answer: Any
     headers: dict[str, str]
     metadata: dict[str, Any]
+    sent: bytes | None = None
+    """The body that goes on where the filter replaced it."""
 
     @property
     def code(self) -> str | None:
         """The code of an OpenAI-shaped refusal."""
-        return self.answer["error"]["code"] if self.answer else None
+        return self.answer["error"].get("code") if self.answer else None
 
 
 @dataclass
@@ -90,10 +106,10 @@ class LuaFilter:
         body: bytes | None = None,
     ) -> Outcome:
         sent, known = self._table(headers), self._table(metadata or {})
-        answer = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
+        answer, replaced = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
         status = int(answer[b"head"][b":status"]) if answer else None
         parsed = json.loads(answer[b"text"]) if answer else None
-        return Outcome(status, parsed, _plain(sent), _plain(known))
+        return Outcome(status, parsed, _plain(sent), _plain(known), replaced)
 
     def _table(self, value: Any) -> Any:
         if isinstance(value, dict):
