@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controller.xds.builders import InferenceSettings, ManagementSettings, ServiceSettings, TokenSettings
 from controller.xds.server import ControlPlane
+from llamesh.addresses import listening_addresses
 from llamesh.kit import reflection
 from llamesh.kit.config import Settings
 
@@ -35,12 +36,12 @@ def _services(settings: Settings) -> Sequence[ServiceSettings]:
 
 def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
     return InferenceSettings(
-        address=settings.bind,
+        addresses=listening_addresses(settings.bind),
         port=settings.inference_port,
         tokens=tokens,
         allow_anonymous=settings.anonymous_allowed,
         allowed_origins=frozenset(settings.allowed_origins),
-        allowed_hosts=frozenset(host.lower() for host in (*settings.allowed_hosts, settings.public_host)),
+        allowed_hosts=frozenset((*settings.allowed_hosts, settings.public_host.lower())),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -55,7 +56,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
     return [
         ManagementSettings(
             name=name,
-            address=settings.bind,
+            addresses=listening_addresses(settings.bind),
             port=port,
             tokens=tokens,
             services=tuple((_PUBLIC[member], member) for member in members),

@@ -8,7 +8,7 @@ told by the access log, the rest are the services' own names.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from controller.xds import replies, templates
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
+from llamesh.kit.origins import expression, is_pattern
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -64,13 +65,13 @@ class TokenSettings:
 class InferenceSettings:
     """The inference listener."""
 
-    address: str
+    addresses: Sequence[str]
     port: int
     tokens: TokenSettings
     allow_anonymous: bool
     """Requests without a token are served, subject to the rules on origin and host."""
     allowed_origins: frozenset[str] = frozenset()
-    """Origins of web pages that may call, as browsers write them: `http://localhost:5173`."""
+    """Origins of web pages that may call, as browsers write them (`http://localhost:5173`) or as patterns (llamesh.kit.origins)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
     max_body_bytes: int = 16 << 20
@@ -90,7 +91,7 @@ class ManagementSettings:
     """A management listener."""
 
     name: str
-    address: str
+    addresses: Sequence[str]
     port: int
     tokens: TokenSettings
     services: tuple[tuple[str, str], ...]
@@ -199,8 +200,7 @@ def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
 def inference_listener(settings: InferenceSettings) -> Any:
     """The inference listener; its routes come apart."""
     values = {
-        "address": _bind_address(settings.address),
-        "port": settings.port,
+        **_listening(settings.addresses, settings.port),
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
         "request_timeout": f"{settings.request_seconds}s",
         **_HEADER_LIMITS,
@@ -319,8 +319,7 @@ def management_listener(settings: ManagementSettings) -> Any:
     ]
     values = {
         "name": settings.name,
-        "address": _bind_address(settings.address),
-        "port": settings.port,
+        **_listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
         "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
         "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
@@ -390,9 +389,9 @@ def _verb_is(verb: str) -> dict[str, Any]:
     return {"name": ":method", "string_match": {"exact": verb}}
 
 
-def _bind_address(host: str) -> str:
-    """Envoy binds to addresses, not names."""
-    return "127.0.0.1" if host == "localhost" else host.strip("[]")
+def _listening(addresses: Sequence[str], port: int) -> dict[str, Any]:
+    first, *more = ({"socket_address": {"address": each, "port_value": port}} for each in addresses)
+    return {"address": first, "more_addresses": [{"address": each} for each in more]}
 
 
 _BEARER = {"name": "authorization", "value_prefix": "Bearer "}
@@ -447,7 +446,10 @@ def _cors_policy(origins: frozenset[str]) -> dict[str, Any]:
     return {
         "envoy.filters.http.cors": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
-            "allow_origin_string_match": [{"exact": origin} for origin in sorted(origins)],
+            "allow_origin_string_match": [
+                {"safe_regex": {"regex": expression(origin)}} if is_pattern(origin) else {"exact": origin}
+                for origin in sorted(origins)
+            ],
             "allow_methods": "GET, POST, PATCH, DELETE",
             "allow_headers": "*",
             "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after",

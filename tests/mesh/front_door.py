@@ -27,6 +27,7 @@ from controller.xds.builders import (
     TokenSettings,
 )
 from controller.xds.server import ControlPlane
+from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -242,7 +243,7 @@ class FrontDoor:
 
     def inference(self, **changed: Any) -> InferenceSettings:
         usual: dict[str, Any] = {
-            "address": "127.0.0.1",
+            "addresses": listening_addresses("localhost"),
             "port": self.port,
             "tokens": TokenSettings(JWKS),
             "allow_anonymous": True,

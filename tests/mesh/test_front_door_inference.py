@@ -24,7 +24,9 @@ SMALL_LIMIT = 256 << 10
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door() -> AsyncIterator[FrontDoor]:
     """Two servers: A is `smol` and `org/big:Q4`, B is `big` and the other replica of `smol`."""
-    async with front_door(allowed_origins=frozenset({"http://ui:5173"}), max_body_bytes=SMALL_LIMIT) as door:
+    async with front_door(
+        allowed_origins=frozenset({"http://ui:5173", "https://*.ui.example"}), max_body_bytes=SMALL_LIMIT
+    ) as door:
         a, b = await door.engine("a"), await door.engine("b")
         door.serve(A, a, names=("smol", "org/big:Q4"))
         door.serve(B, b, names=("smol", "big"))
@@ -362,8 +364,9 @@ async def test_a_page_of_another_origin_cannot_be_anonymous(door: FrontDoor) -> 
 
 
 async def test_an_allowed_origin_may_and_is_told_so(door: FrontDoor) -> None:
-    answer = await door.chat("big", headers={"origin": "http://ui:5173"})
-    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://ui:5173")
+    for origin in ("http://ui:5173", "https://a.ui.example"):
+        answer = await door.chat("big", headers={"origin": origin})
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     preflight = await door.send("OPTIONS", CHAT, None, ask | {"origin": "http://ui:5173"})
     assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (200, "http://ui:5173")

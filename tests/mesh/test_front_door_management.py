@@ -18,9 +18,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from controller.xds import templates
 from controller.xds.builders import ManagementSettings, TokenSettings
+from llamesh.addresses import listening_addresses
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-from tests.mesh.front_door import JWKS, FrontDoor, front_door, token
+from tests.mesh.front_door import JWKS, Connection, FrontDoor, front_door, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -64,12 +65,12 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 def management(door: FrontDoor) -> ManagementSettings:
     return ManagementSettings(
         "gateway",
-        "127.0.0.1",
+        listening_addresses("localhost"),
         door.port,
         TokenSettings(JWKS),
         (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.ContractService", "contract")),
         templates.FOLDER / "llamesh.binpb",
-        allowed_origins=frozenset({"http://ui"}),
+        allowed_origins=frozenset({"http://ui", "https://*.ui.example"}),
         max_body_bytes=64 << 10,
         restart_retries=14,
     )
@@ -398,9 +399,23 @@ async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:
         "access-control-allow-origin"
         not in (await door.send("OPTIONS", "/servers/a", None, ask | {"origin": "http://evil"})).headers
     )
-    for origin, allowed in (("http://ui", "http://ui"), ("http://evil", None)):
+    for origin, allowed in (
+        ("http://ui", "http://ui"),
+        ("http://evil", None),
+        ("https://a.b.ui.example", "https://a.b.ui.example"),
+        ("https://ui.example", None),
+    ):
         answer = await door.send("GET", "/health", None, {"origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+async def test_every_address_of_localhost_is_listened_on(mesh: Mesh) -> None:
+    door, _ = mesh
+    for address in listening_addresses("localhost"):
+        reader, writer = await asyncio.open_connection(address, door.port)
+        connection = Connection(reader, writer)
+        assert (await connection.send("GET", "/health")).status == 200
+        connection.close()
 
 
 async def test_no_filter_script_failed(mesh: Mesh) -> None:
