@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.xds.builders import InferenceSettings, ManagementSettings, ServiceSettings, TokenSettings
+from controller.xds.builders import (
+    InferenceSettings,
+    ManagementSettings,
+    OpenService,
+    ServiceSettings,
+    TokenSettings,
+)
 from controller.xds.server import ControlPlane
 from llamesh.addresses import listening_addresses
-from llamesh.kit import reflection
+from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
@@ -61,7 +67,11 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             tokens=tokens,
             services=tuple((_PUBLIC[member], member) for member in members),
             descriptor_file=_DESCRIPTORS,
-            open_services=tuple((service, name) for service in reflection.NAMES) if settings.reflection else (),
+            open_services=(
+                # Of the mesh, whichever port is asked.
+                OpenService(health_names.SERVICE, "gateway", health_names.OF_MESH),
+                *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
+            ),
             allowed_origins=frozenset(settings.allowed_origins),
         )
         for name, (port, members) in ports.items()

@@ -87,6 +87,16 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True)
+class OpenService:
+    """A service that needs no token, gRPC only: reflection, health."""
+
+    name: str
+    cluster: str
+    asked_as: str = ""
+    """Full name by which the cluster knows it, where that is another."""
+
+
+@dataclass(frozen=True)
 class ManagementSettings:
     """A management listener."""
 
@@ -98,8 +108,8 @@ class ManagementSettings:
     """Full names of the services that are served as REST, gRPC and gRPC-Web, each with the cluster that has it."""
     descriptor_file: Path
     """A FileDescriptorSet with those services and google/rpc/error_details.proto."""
-    open_services: tuple[tuple[str, str], ...] = ()
-    """Services for any caller, gRPC only: reflection, health."""
+    open_services: tuple[OpenService, ...] = ()
+    """Services for any caller."""
     allowed_origins: frozenset[str] = frozenset()
     """Origins of web pages that may call."""
     max_body_bytes: int = 1 << 20
@@ -313,17 +323,14 @@ def management_listener(settings: ManagementSettings) -> Any:
         for method in api.methods
         if not method.internal
     ]
-    routes += [
-        _service_route({"prefix": f"/{service}/"}, cluster, settings.restart_retries, reads=False)
-        for service, cluster in settings.open_services
-    ]
+    routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
     values = {
         "name": settings.name,
         **_listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
         "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
         "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
-        "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
+        "jwt_rules": _jwt_rules(api, settings.open_services),
         "strict_json_lua": strict_json_lua(api),
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
@@ -358,6 +365,16 @@ def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: 
     return templates.tree("routes/service.yaml", values)
 
 
+def _open_route(service: OpenService, retries: int) -> Any:
+    # They only read. Health is asked by those who want to know soon.
+    route = _service_route(
+        {"prefix": f"/{service.name}/"}, service.cluster, _HEALTH_RETRIES if service.asked_as else retries, reads=True
+    )
+    if service.asked_as:
+        route["route"]["prefix_rewrite"] = f"/{service.asked_as}/"
+    return route
+
+
 # A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until
 # it is transcoded. Nothing sets the header.
 _NOWHERE = {
@@ -366,9 +383,9 @@ _NOWHERE = {
 }
 
 
-def _jwt_rules(api: PublicApi, open_services: Iterable[str]) -> list[dict[str, Any]]:
+def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
     """First rule that matches counts: the calls that need no token, each by its exact path, then everything else."""
-    without: list[dict[str, Any]] = [{"prefix": f"/{service}/"} for service in open_services]
+    without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
     for method in api.methods:
         if method.anonymous:
             without.append({"path": method.path})

@@ -99,7 +99,7 @@ class PublicApi:
         A form has its verb, the pattern of its path, the message of its body (empty where it has none) and that of its query, and whether
         it streams. A field has its name, its kind, `list` where it is repeated, and the message's name or the enum's values.
         """
-        bindings = [
+        bindings: list[dict[str, Any]] = [
             {
                 "verb": binding.verb,
                 "path": _lua_pattern(binding.path),

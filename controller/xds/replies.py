@@ -27,7 +27,7 @@ _OPENAI = {
     "DEADLINE_EXCEEDED": ("server_error", "timeout"),
 }
 """OpenAI's type and code of a reason; those of the others say that the request is not valid."""
-_GRPC = [
+_GRPC: list[dict[str, Any]] = [
     {
         "header_filter": {
             "header": {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc(\+.*)?"}}}

@@ -14,6 +14,7 @@ from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.feeds import Feeds
 from services.gateway.health import Health
 from services.gateway.hub import Hub
+from services.gateway.mesh_health import MeshHealth
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
@@ -40,6 +41,7 @@ async def main(member: Member) -> None:
     siblings = Siblings(settings)
     hub = Hub(uuid.uuid4().hex[:12])
     feeds = Feeds(siblings, hub)
+    health = Health(siblings, time.monotonic, lambda: member.database_answers)
     parts = Parts(
         siblings=siblings,
         users=users,
@@ -48,10 +50,11 @@ async def main(member: Member) -> None:
         models=Models(siblings),
         servers=Servers(siblings, settings.drain_seconds),
         watches=Watches(hub, time.monotonic, _now),
-        health=Health(siblings, time.monotonic, lambda: member.database_answers),
+        health=health,
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
+    MeshHealth(health, member.stopping).add_to(member.server)
     member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService")
     member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
     member.refuse_revoked(siblings.channels["contract"])

@@ -13,6 +13,7 @@ from controller.xds import builders, templates
 from controller.xds.builders import (
     InferenceSettings,
     ManagementSettings,
+    OpenService,
     ServerEndpoints,
     ServiceSettings,
     TokenSettings,
@@ -126,7 +127,7 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
         TOKENS,
         (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.DownloadService", "download")),
         templates.FOLDER / "llamesh.binpb",
-        (("grpc.health.v1.Health", "gateway"),),
+        (OpenService("grpc.health.v1.Health", "gateway", "mesh.Health"),),
         origins,
     )
     bootstrap = templates.render(
