@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import replies, templates
+from controller.xds import header_names, replies, templates
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
@@ -44,7 +44,7 @@ BUDGET_MARGIN_SECONDS = 5
 so long after its wake budget, whatever its --timeout."""
 
 _HEADER_LIMITS = {"max_headers_kib": 60, "max_headers_count": 100}
-"""What the front door takes of headers, Envoy's own defaults. Engines, which take 8 KB each, get few of them: envoy/lua/route.lua."""
+"""What the front door takes of headers, Envoy's own defaults. Engines, which take 8 KB each, get few of them: header_names."""
 
 CONTRACT = "contract"
 
@@ -214,6 +214,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
         "request_timeout": f"{settings.request_seconds}s",
         **_HEADER_LIMITS,
+        "needless_headers": header_names.all_but(header_names.PASSED),
         "replies": replies.inference(
             {
                 **_HEADER_LIMITS,

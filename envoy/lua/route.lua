@@ -17,14 +17,6 @@ local MAX_PATH = 3 * MAX_MODEL + 64
 -- Longest host name of DNS, and a port.
 local MAX_HOST = 260
 
--- What engines and the waker get to see of a request's headers. Both take 8 KB of one at most, and no client shall meet that limit: cookies of a browser behind a proxy
--- are longer. Envoy makes x-request-id itself.
-local PASSED = {
-  [":method"] = true, [":path"] = true, [":authority"] = true, [":scheme"] = true,
-  ["content-type"] = true, ["content-length"] = true, ["transfer-encoding"] = true, ["x-request-id"] = true,
-  ["x-forwarded-proto"] = true, -- which Envoy sets, and without which it finds no route
-}
-
 local ANTHROPIC_TYPES = {
   ["401"] = "authentication_error", ["403"] = "permission_error", ["404"] = "not_found_error", ["413"] = "request_too_large",
 }
@@ -108,17 +100,11 @@ local function is_json(content_type)
     and (content_type:find("^application/json%s*$") or content_type:find("^application/json%s*;")) ~= nil
 end
 
--- Leaves of a request what those behind us need.
-local function pass_on(headers, path)
-  local dropped = {}
-  for name in pairs(headers) do
-    if not PASSED[name] then dropped[#dropped + 1] = name end
-  end
-  for _, name in ipairs(dropped) do
-    headers:remove(name)
-  end
+-- Takes off what may be long and nobody behind us reads: engines and the waker take 8 KB of a line.
+local function shorten(headers, path, content_type)
   local query = path:find("?", 1, true)
   if query then headers:replace(":path", path:sub(1, query - 1)) end
+  if content_type and content_type ~= "application/json" then headers:replace("content-type", "application/json") end
 end
 
 -- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
@@ -150,7 +136,7 @@ function envoy_on_request(request)
   local headers = request:headers()
   local path = headers:get(":path")
   if kind == "health" then
-    return pass_on(headers, path)
+    return shorten(headers, path, headers:get("content-type"))
   end
   local verified = request:streamInfo():dynamicMetadata():get(CLAIMS)
   local claims = verified and verified.claims
@@ -165,7 +151,7 @@ function envoy_on_request(request)
     if #path:gsub("%?.*", "") > MAX_PATH then
       return refuse(request, "404", "invalid_request_error", "model_not_found", "No model has a name as long as the one in this path.", "model")
     end
-    return pass_on(headers, path)
+    return shorten(headers, path, headers:get("content-type"))
   end
 
   local content_type = headers:get("content-type") or ""
@@ -196,10 +182,7 @@ function envoy_on_request(request)
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end
   headers = request:headers()
-  pass_on(headers, path)
-  if content_type ~= "application/json" then
-    headers:replace("content-type", "application/json")
-  end
+  shorten(headers, path, content_type)
   if facts and facts.silence then
     headers:replace("x-envoy-upstream-rq-per-try-timeout-ms", ("%d000"):format(facts.silence))
     request:streamInfo():dynamicMetadata():set("llamesh", "silence", ("%d"):format(facts.silence))

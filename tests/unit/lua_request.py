@@ -9,13 +9,6 @@ from typing import Any
 from lupa.luajit21 import LuaRuntime
 
 _HANDLE = """
-local plain_pairs = pairs
-function pairs(object) -- LuaJIT asks no __pairs, the wrapper of Envoy's headers has one
-  local meta = getmetatable(object)
-  if meta and meta.__pairs then return meta.__pairs(object) end
-  return plain_pairs(object)
-end
-
 local function object(values)
   return { values = values, get = function(self, name) return self.values[name] end }
 end
@@ -26,13 +19,10 @@ function handle(headers, settings, metadata, body)
   local function checked(make)
     return function(self)
       local mine, inner = fetched, make()
-      return setmetatable({}, {
-        __index = function(_, name)
-          assert(mine == fetched, "object used outside of proper scope")
-          return function(_, ...) return inner[name](inner, ...) end
-        end,
-        __pairs = function() return pairs(inner.values) end,
-      })
+      return setmetatable({}, { __index = function(_, name)
+        assert(mine == fetched, "object used outside of proper scope")
+        return function(_, ...) return inner[name](inner, ...) end
+      end })
     end
   end
   request.headers = checked(function()
