@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 GEN := .tools/gen
 ENVOY_API := .tools/envoy-api
+CLIENTS := .tools/clients
+# Tests wait more than they compute, so there may be more workers than cores. A file is one worker's.
+TEST_WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 # Names of the reference deployment, kept for what takes their place on Kubernetes.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
@@ -11,7 +15,7 @@ KUBERNETES := cluster docker-build docker-load infra operator-deploy services-de
 
 .DEFAULT_GOAL := help
 .PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster lint format \
-	gen gen-check breaking accept-contracts docs bench $(KUBERNETES)
+	gen gen-check breaking accept-contracts docs corpus bench $(KUBERNETES)
 
 help: ## This list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +39,11 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 $(GEN)/gen.stamp: requirements/gen.txt
 	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)
 	@$(GEN)/bin/python $(PIP) -r requirements/gen.txt
+	@touch $@
+
+$(CLIENTS)/clients.stamp: requirements/clients.txt
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python $(PIP) -r requirements/clients.txt
 	@touch $@
 
 $(ENVOY_API)/gen.stamp: requirements/envoy-api.txt
@@ -79,10 +88,10 @@ db-shell: $(VENV)/run.stamp ## Read the tables in SQL
 ##@ Working on llamesh
 
 test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envoy, llama.cpp and PostgreSQL included
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/mesh
+	@$(PYTEST) tests/unit tests/contract tests/mesh
 
 test-failed: $(VENV)/dev.stamp ## Only what failed in the last run
-	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
+	@$(PYTEST) --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
 
 test-isolation: $(VENV)/dev.stamp ## Unit and contract tests beside listeners at the default ports, which nothing may connect to
 	@$(BIN)/python tools/isolation.py
@@ -122,6 +131,9 @@ accept-contracts: $(GEN)/gen.stamp ## Take the contracts as they are now for wha
 
 docs: $(VENV)/dev.stamp ## Write the pages of docs/reference from the code
 	@PYTHONPATH=. $(BIN)/python tools/reference.py
+
+corpus: $(CLIENTS)/clients.stamp ## Record anew what real clients send (tests/corpus)
+	@$(CLIENTS)/bin/python tests/corpus/record.py
 
 bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks

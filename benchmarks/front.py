@@ -30,7 +30,7 @@ from controller.xds.server import ControlPlane
 from llamesh.envoy_binary import find_envoy
 from llamesh.kit.identity import CLAIMS_HEADER
 from llamesh.v1 import contract_pb2, contract_pb2_grpc
-from tests.mesh.running import free_ports
+from tests.ports import free_ports
 
 SECRET = "benchmark-benchmark-benchmark-benchmark"
 MODEL = "m1"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks import load, processes
 from benchmarks.report import Row, Table
-from tests.mesh.running import RunningMesh, free_ports
+from tests.mesh.running import RunningMesh
+from tests.ports import free_ports
 
 FASTAPI = "FastAPI + uvicorn"
 

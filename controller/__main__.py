@@ -26,12 +26,14 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.leases import LEASE_SECONDS, Lease, LeaseHeldError
 from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
+from llamesh.kit.pages import open_pages
 from llamesh.kit.revocations import Revocations
 from llamesh.kit.serving import Member, StartRefused, run
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
+from llamesh.waiting import Wait
 
 _ONE_MESH = "end it there with `llamesh down`, or set DATABASE_URL to a database of its own"
 _REVOCATIONS_SECONDS = 5.0
@@ -105,17 +107,24 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
             log.warning("the contract service does not say which keys are revoked: they count until it does")
 
         control.add_to(member.server)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
+        pages = open_pages(settings)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes, pages)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield followers
 
 
 async def _become_owner(lease: Lease, member: Member) -> None:
+    def tell(owner: str) -> None:
+        words = f"the end of another mesh on this database, {owner}"
+        member.wait_for(Wait(words, f"if it is over, this one goes on within {LEASE_SECONDS:g} s; else {_ONE_MESH}"))
+
     try:
-        await lease.acquire(member.stopping)
+        await lease.acquire(member.stopping, tell)
     except LeaseHeldError as held:
         raise StartRefused(f"a mesh runs on this database already, {held}: {_ONE_MESH}") from held
+    finally:
+        member.wait_for(None)
 
 
 def _declared(database: Database, lease: Lease | None) -> DeclaredServers:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from controller.footprint import Claim, MachineMemory, free, promised, shared_weights
-from llamesh.v1.controller_pb2 import Capacity, NodeCapacity, SharedWeights
+from llamesh.kit.holders import Holder
+from llamesh.v1.controller_pb2 import Capacity, MemoryHolder, NodeCapacity, SharedWeights
 
 AGE_SECONDS = 0.25
 """How old a reading may be."""
@@ -50,7 +51,7 @@ class RecentMemory:
         return self._last
 
 
-def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim]) -> Capacity:
+def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim], holders: Sequence[Holder] = ()) -> Capacity:
     """The answer to GetCapacity for one machine on which these engines may run."""
     node = NodeCapacity(
         name=socket.gethostname(),
@@ -60,6 +61,10 @@ def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim]) -> Ca
         free_bytes=free(memory, reserve, claims),
         shared_weights=[
             SharedWeights(model_uuid=model, shared_bytes=shared) for model, shared in shared_weights(claims).items()
+        ],
+        holders=[
+            MemoryHolder(server_uuid=each.server_uuid, model_name=each.model_name, freed_bytes=each.freed_bytes)
+            for each in holders
         ],
     )
     return Capacity(nodes=[node])

@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
-from sqlalchemy import ColumnElement, UniqueConstraint, delete, select, update
+from sqlalchemy import ColumnElement, UniqueConstraint, and_, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import page_key, page_size, page_token
+from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.kit.pages import BY_TIME, Asked, Listing
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
@@ -53,6 +53,8 @@ class ServerRow(Base):
     owner: Mapped[str]
     request_id: Mapped[str | None]
     """None: the call was not to be repeatable."""
+    request_digest: Mapped[str] = mapped_column(default="")
+    """Of the request with that id; empty where it is not known."""
     engine_memory_bytes: Mapped[int]
     shared_weights_bytes: Mapped[int]
     rest: Mapped[str]
@@ -70,6 +72,9 @@ class Declared:
     """Never to be changed in place."""
     generation: int
     owner: str
+    request_id: str
+    """Empty: the call was not to be repeatable."""
+    request_digest: str
     engine_memory_bytes: int
     """What one engine is expected to take; 0: not known."""
     shared_weights_bytes: int
@@ -131,9 +136,18 @@ class DeclaredServers:
             self._keep(row)
 
     async def declare(
-        self, spec: ServerSpec, owner: str, request_id: str, engine_memory_bytes: int, shared_weights_bytes: int = 0
+        self,
+        spec: ServerSpec,
+        owner: str,
+        request_id: str,
+        engine_memory_bytes: int,
+        shared_weights_bytes: int = 0,
+        request_digest: str = "",
     ) -> Declared:
-        """Declare a server; the first one again where the owner has used the request id before."""
+        """Declare a server; the first one again where the owner has used the request id before.
+
+        REQUEST_ID_REUSED where that was for a request with another digest.
+        """
         now = self._clock()
         row = ServerRow(
             server_uuid=self._new_id(),
@@ -142,6 +156,7 @@ class DeclaredServers:
             generation=1,
             owner=owner,
             request_id=request_id or None,
+            request_digest=request_digest,
             engine_memory_bytes=engine_memory_bytes,
             shared_weights_bytes=shared_weights_bytes,
             rest=Rest.AWAKE,
@@ -161,7 +176,13 @@ class DeclaredServers:
                 raise
             row = first
         self._changes += 1
-        return self._keep(row)
+        return _repeated(self._keep(row), request_digest)
+
+    async def requested(self, owner: str, request_id: str, request_digest: str) -> Declared | None:
+        """The server that a request has declared before, if it is there; REQUEST_ID_REUSED as in `declare`."""
+        found = (each for each in (await self._copy()).values() if (each.owner, each.request_id) == (owner, request_id))
+        first = next(found, None)
+        return _repeated(first, request_digest) if first is not None else None
 
     async def get(self, server_uuid: str) -> Declared:
         """Read one; SERVER_NOT_FOUND where there is none."""
@@ -178,16 +199,11 @@ class DeclaredServers:
         """All of them, the oldest first."""
         return sorted((await self._copy()).values(), key=_place)
 
-    async def page(self, size: int, token: str, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
-        """One page, by create time and id, and the token of the next; INVALID_PAGE_TOKEN for a strange one."""
-        query = f"servers model={model_uuid}"
+    async def page(self, asked: Asked, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
+        """One page, by create time and id, and the token of the next."""
+        page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
         found = [each for each in await self.all() if model_uuid in ("", each.spec.model_uuid)]
-        if key := page_key(query, token):
-            found = [each for each in found if _place(each) > _after(key)]
-        page = found[: page_size(size)]
-        if len(found) == len(page):
-            return page, ""
-        return page, page_token(query, page[-1].create_time.isoformat(), page[-1].server_uuid)
+        return page.cut([each for each in found if page.after is None or _place(each) > page.after], _place)
 
     async def change(
         self,
@@ -205,12 +221,7 @@ class DeclaredServers:
             present = await self.get(server_uuid)
             if present.removing:
                 raise not_found(server_uuid)
-            if etag and etag != present.etag:
-                raise MeshError(
-                    Reason.ERROR_REASON_ETAG_MISMATCH,
-                    f"the server has changed: its etag is {present.etag}, not {etag}",
-                    {"etag": present.etag},
-                )
+            _check_etag(present, etag)
             spec = changed(present.spec, changes)
             before = (present.engine_memory_bytes, present.shared_weights_bytes)
             memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
@@ -266,10 +277,17 @@ class DeclaredServers:
         if not self._unwritten:
             self._decided.clear()
 
-    async def begin_removal(self, server_uuid: str) -> None:
-        """Mark a server as going; SERVER_NOT_FOUND if there is none."""
-        await self.get(server_uuid)
-        await self._update(server_uuid, ~ServerRow.removing, {"removing": True, "update_time": self._clock()})
+    async def begin_removal(self, server_uuid: str, etag: str = "") -> None:
+        """Mark a server as going; SERVER_NOT_FOUND if there is none, ETAG_MISMATCH where it changed since it was read."""
+        while True:
+            present = await self.get(server_uuid)
+            _check_etag(present, etag)
+            as_read = [~ServerRow.removing, *([ServerRow.generation == present.generation] if etag else [])]
+            values = {"removing": True, "update_time": self._clock()}
+            if await self._update(server_uuid, and_(*as_read), values) or present.removing:
+                return
+            # Someone else changed it in the database.
+            await self.refresh()
 
     async def forget(self, server_uuid: str) -> None:
         """Remove the row."""
@@ -333,6 +351,28 @@ def changed(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     return result
 
 
+def _check_etag(present: Declared, etag: str) -> None:
+    if etag and etag != present.etag:
+        raise MeshError(
+            Reason.ERROR_REASON_ETAG_MISMATCH,
+            f"the server has changed: its etag is {present.etag}, not {etag}",
+            {"etag": present.etag},
+        )
+
+
+def _repeated(first: Declared, request_digest: str) -> Declared:
+    """The server of the first request with this id, if this is that request again. One of an older release has no digest."""
+    if request_digest and first.request_digest and request_digest != first.request_digest:
+        why = "was used before, for another request"
+        raise MeshError(
+            Reason.ERROR_REASON_REQUEST_ID_REUSED,
+            f"the request_id {first.request_id} {why}: it declared the server {first.server_uuid}",
+            {"requestId": first.request_id, "serverUuid": first.server_uuid},
+            (FieldViolation("request_id", why),),
+        )
+    return first
+
+
 def not_found(server_uuid: str) -> MeshError:
     """The error for a server that is not declared."""
     return MeshError(
@@ -342,14 +382,6 @@ def not_found(server_uuid: str) -> MeshError:
 
 def _place(declared: Declared) -> tuple[datetime, str]:
     return declared.create_time, declared.server_uuid
-
-
-def _after(key: Sequence[str | int | float]) -> tuple[datetime, str]:
-    try:
-        time, server_uuid = key
-        return datetime.fromisoformat(str(time)).astimezone(UTC), str(server_uuid)
-    except (ValueError, OverflowError) as error:
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error
 
 
 def _written(spec: ServerSpec) -> str:
@@ -364,6 +396,8 @@ def _declared(row: ServerRow) -> Declared:
         spec,
         row.generation,
         row.owner,
+        row.request_id or "",
+        row.request_digest,
         row.engine_memory_bytes,
         row.shared_weights_bytes,
         Rest(row.rest),

@@ -12,6 +12,7 @@ What is free is bounded twice, and the lesser bound counts:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -71,6 +72,18 @@ def promised(claims: Iterable[Claim]) -> int:
     """Bytes that all these engines take, whether they are in memory yet or not."""
     known = list(claims)
     return sum(shared_weights(known).values()) + sum(claim.engines * claim.footprint.own_bytes for claim in known)
+
+
+def freed(claims: Mapping[str, Claim]) -> dict[str, int]:
+    """What of `promised` is each server's alone: what would be free without it."""
+    sharing = Counter(
+        claim.footprint.model_uuid for claim in claims.values() if claim.engines and claim.footprint.shared_bytes
+    )
+    return {
+        server_uuid: claim.engines * claim.footprint.own_bytes
+        + (claim.footprint.shared_bytes if claim.engines and sharing[claim.footprint.model_uuid] == 1 else 0)
+        for server_uuid, claim in claims.items()
+    }
 
 
 def free(memory: MachineMemory, reserve: int, claims: Iterable[Claim]) -> int:

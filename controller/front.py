@@ -73,6 +73,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
                 *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
             ),
             allowed_origins=frozenset(settings.allowed_origins),
+            trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, members) in ports.items()
     ]

@@ -48,6 +48,7 @@ from controller.xds.server import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
+from llamesh.kit.hidden import hider
 from llamesh.kit.logs import log, report_failure
 from llamesh.parameters import slot_context
 from llamesh.v1.server_pb2 import Server
@@ -74,6 +75,7 @@ class Reconciler:
         demand: Demand | None = None,
     ) -> None:
         self._settings = settings
+        self._hide = hider(settings)
         self._store = store
         self._runtime = runtime
         self._control = control
@@ -285,7 +287,7 @@ class Reconciler:
         memory.publication.tell(endpoints, decision.endpoints)
 
     def _describe(self, declared: Declared, wish: Wish, situation: Situation, memory: Remembered) -> Server:
-        return describe(
+        server = describe(
             declared,
             wish,
             situation,
@@ -296,6 +298,12 @@ class Reconciler:
             memory.generation,
             datetime.now(UTC),
         )
+        # llama.cpp names the file that it cannot load.
+        for condition in server.conditions:
+            condition.message = self._hide(condition.message)
+        for replica in server.replica_statuses:
+            replica.message = self._hide(replica.message)
+        return server
 
     def _look_again(self, decision: Decision, memory: Remembered, server_uuid: str) -> None:
         seconds = decision.look_again

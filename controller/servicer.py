@@ -12,12 +12,15 @@ from contextlib import suppress
 from controller.board import Board
 from controller.capacity import capacity, machine_memory
 from controller.declared import Declared, DeclaredServers, Rest
-from controller.footprint import released
+from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import Phase, Runtime
 from controller.status import is_routable
 from controller.xds.server import ControlPlane
 from llamesh.kit.calls import Context
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.holders import Holder, largest
+from llamesh.kit.pages import Pages
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceServicer
@@ -45,6 +48,7 @@ class ControllerServicer(ControllerServiceServicer):
         runtime: Runtime,
         control: ControlPlane,
         reserve_bytes: int,
+        pages: Pages,
     ) -> None:
         self._store = store
         self._reconciler = reconciler
@@ -52,6 +56,7 @@ class ControllerServicer(ControllerServiceServicer):
         self._runtime = runtime
         self._control = control
         self._reserve_bytes = reserve_bytes
+        self._pages = pages
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
         """Declares a server."""
@@ -61,8 +66,18 @@ class ControllerServicer(ControllerServiceServicer):
             request.request_id,
             request.engine_memory_bytes,
             request.shared_weights_bytes,
+            request.request_digest,
         )
         return await self._routed(declared, context)
+
+    async def FindRequestedServer(self, request: pb.FindRequestedServerRequest, context: Context) -> Server:
+        """Reads the one that a request has declared before."""
+        first = await self._store.requested(request.owner, request.request_id, request.request_digest)
+        if first is None:
+            raise MeshError(
+                Reason.ERROR_REASON_SERVER_NOT_FOUND, f"no server was declared by the request {request.request_id}"
+            )
+        return self._reconciler.view(first)
 
     async def GetDeclaredServer(self, request: pb.GetDeclaredServerRequest, context: Context) -> Server:
         """Reads one."""
@@ -72,10 +87,8 @@ class ControllerServicer(ControllerServiceServicer):
         self, request: pb.ListDeclaredServersRequest, context: Context
     ) -> pb.ListDeclaredServersResponse:
         """Lists all."""
-        page, token = await self._store.page(request.page_size, request.page_token, request.model_uuid)
-        return pb.ListDeclaredServersResponse(
-            servers=[self._reconciler.view(declared) for declared in page], next_page_token=token
-        )
+        servers, token = await self._store.page(self._pages.asked(request), request.model_uuid)
+        return pb.ListDeclaredServersResponse(servers=map(self._reconciler.view, servers), next_page_token=token)
 
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
         """Changes what is set."""
@@ -92,7 +105,7 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def RemoveServer(self, request: pb.RemoveServerRequest, context: Context) -> Server:
         """Stops the engines and forgets the server."""
-        await self._store.begin_removal(request.server_uuid)
+        await self._store.begin_removal(request.server_uuid, request.etag)
         last = self._changed(await self._store.get(request.server_uuid))
         remaining = context.time_remaining()
         seconds = _REMOVAL_SECONDS if remaining is None else remaining - _MARGIN_SECONDS
@@ -125,11 +138,17 @@ class ControllerServicer(ControllerServiceServicer):
         """Memory for engines."""
         servers = await self._store.all()
         left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
-        claims = self._reconciler.claims(each for each in servers if each.server_uuid != request.without_server_uuid)
+        others = [each for each in servers if each.server_uuid != request.without_server_uuid]
+        claims = self._reconciler.claims(others)
         memory = machine_memory()
         for claim in left_out:
             memory = released(memory, claim)
-        return capacity(memory, self._reserve_bytes, claims)
+        alone = freed({each.server_uuid: claim for each, claim in zip(others, claims, strict=True)})
+        holders = largest(
+            Holder(each.server_uuid, each.spec.model_name or each.spec.model_uuid, alone[each.server_uuid])
+            for each in others
+        )
+        return capacity(memory, self._reserve_bytes, claims, holders)
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
         """How the data plane does."""

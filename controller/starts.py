@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.footprint import Claim, Footprint, MachineMemory, free, needed, released, shared_weights
+from controller.footprint import Claim, Footprint, MachineMemory, free, freed, needed, released, shared_weights
 from controller.runtimes import Engine, Phase
+from llamesh.kit.holders import Holder, in_words, largest
 from llamesh.sizes import size
 
 SLOW_START_SECONDS = 60.0
@@ -56,9 +57,18 @@ class NoRoom:
 
     needed_bytes: int
     free_bytes: int
+    holders: tuple[Holder, ...] = ()
+    """Other servers that hold the most; for those only who may know of them."""
 
     def __str__(self) -> str:
         return f"waits for memory: needs {size(self.needed_bytes)}, {size(self.free_bytes)} are free"
+
+    @property
+    def explained(self) -> str:
+        """With who holds memory, and what to do."""
+        if not self.holders:
+            return str(self)
+        return f"{self}{in_words(self.holders)}: let one sleep (`llamesh sleep`), or stop it"
 
 
 Verdict = Go | WaitsForOthers | NoRoom
@@ -159,7 +169,7 @@ class Starts:
         for key in wanted:
             if isinstance(verdicts[key], Go):
                 self._grant(self._waiting.pop(key))
-        return {replica: verdicts[server_uuid, replica] for replica in replicas}
+        return {replica: self._explained(server_uuid, verdicts[server_uuid, replica]) for replica in replicas}
 
     def forget(self, server_uuid: str) -> None:
         """A server is gone."""
@@ -189,6 +199,17 @@ class Starts:
         """Bytes that one more engine needs, and those that are free."""
         claims = [running.claim for running in self._running.values()]
         return needed(footprint, shared_weights(claims)), free(self._memory(), self._reserve, claims)
+
+    def _explained(self, server_uuid: str, verdict: Verdict) -> Verdict:
+        if not isinstance(verdict, NoRoom):
+            return verdict
+        claims = {name: running.claim for name, running in self._running.items()}
+        holders = [
+            Holder(name, claims[name].footprint.model_uuid, freed_bytes)
+            for name, freed_bytes in freed(claims).items()
+            if name != server_uuid
+        ]
+        return replace(verdict, holders=largest(holders))
 
     def _decide(self) -> dict[Key, Verdict]:
         waiting = [replace(each, urgent=self._urgent(each.server_uuid)) for each in self._waiting.values()]

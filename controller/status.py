@@ -221,7 +221,8 @@ class _View:
                 return _Verdict(_TRUE, "Draining", "running requests are finished")
             return _Verdict(_FALSE, "Stable", "nothing runs, as it should be")
         if self._no_room:
-            return _Verdict(_FALSE, "WaitsForMemory", str(self._no_room))
+            # Ready is also said to those who send requests, and they need not know of other servers.
+            return _Verdict(_FALSE, "WaitsForMemory", self._no_room.explained)
         if self._failing:
             return _Verdict(_FALSE, "BackingOff", "engines are started again with growing pauses")
         if self._replacing:

@@ -3,13 +3,18 @@
 An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request comes without its body (Envoy keeps it and sends it to the engine
 itself); what is decided here is when that may be. See `waking`. Nothing is executed here, so a request that is lost with this process is
 sent to the next one: see envoy/listeners/held.yaml.
+
+Invariant: the lists show what the caller may use and nothing else. What that is, Envoy says with each request; where it says nothing,
+nothing is shown.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -25,7 +30,11 @@ CLUSTER_HEADER = "x-llamesh-cluster"
 AWAKE_HEADER = "x-llamesh-awake"
 HELD_SINCE_HEADER = "x-llamesh-held-since"
 """When Envoy began to hold the request, in seconds since 1970: what it waited at a waker before us counts."""
+SCOPES_HEADER = "x-llamesh-scopes"
+"""The caller's scopes for inference, separated by commas, odd characters as %XX: see envoy/lua/route.lua."""
 _CHUNK = 1 << 16
+_HEADER_BYTES = 1 << 16
+"""Longest header that is read: all that Envoy lets in."""
 _END_SECONDS = 0.1
 """How long the end waits for an answer that is on its way. 0 would be for ever."""
 
@@ -47,7 +56,11 @@ class Waker:
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
         # At the end nobody is waited for either: Envoy sends what is held to the next waker.
         self._runner = web.AppRunner(
-            application, handler_cancellation=True, access_log=None, shutdown_timeout=_END_SECONDS
+            application,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=_END_SECONDS,
+            max_field_size=_HEADER_BYTES,
         )
         self._site: web.UnixSite | None = None
         self._watch = SocketWatch(socket, self._listen)
@@ -87,21 +100,35 @@ class Waker:
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
-        servers = self._servers(request.match_info.get("server"))
+        servers = self._shown(request)
         if "server" in request.match_info and not servers:
             return _answer(Unknown(), "s:")
         return web.json_response({"object": "list", "data": _listed(servers)})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        found = [model for model in _listed(self._servers(request.match_info.get("server"))) if model["id"] == name]
+        found = [model for model in _listed(self._shown(request)) if model["id"] == name]
         return web.json_response(found[0]) if found else _answer(Unknown(), f"m:{name}")
 
-    def _servers(self, server_uuid: str | None) -> list[Server]:
+    def _shown(self, request: web.Request) -> list[Server]:
+        """The servers that a list is made of: those whose name the caller may ask for, or the one that it names by its id."""
+        scopes = _Scopes(frozenset(map(unquote, request.headers.get(SCOPES_HEADER, "").split(","))))
+        server_uuid = request.match_info.get("server")
         if server_uuid is None:
-            return [server for server in self._board.all() if not is_going(server)]
-        server = self._board.get(server_uuid)
+            return [server for server in self._board.all() if not is_going(server) and scopes.cover(server.model_name)]
+        server = self._board.get(server_uuid) if scopes.cover(server_uuid) else None
         return [server] if server is not None and not is_going(server) else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Scopes:
+    """What a caller may use."""
+
+    scopes: frozenset[str]
+
+    def cover(self, name: str) -> bool:
+        """Whether the model of this name, or the server of this id, is among it."""
+        return not self.scopes.isdisjoint(("infer:*", f"infer:{name}"))
 
 
 def _waited(request: web.Request, now: float) -> float:

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.child import Child
-from engine.cores import default_threads
+from engine.cores import threads
 from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
-from engine.launch import Program, arguments, find_program, scrubbed
+from engine.launch import Program, arguments, computing, find_program, scrubbed
 from engine.listener import Listener
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import Phase, StateFile
+from llamesh.cores import cores
 from llamesh.shutdown import LIFELINE, ignore_sigterm, is_supervised, stop_signals
 
 
@@ -56,14 +57,16 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
     state = StateFile(spec.state_file, "", time.time)
     try:
         _listen_for_the_end(stopping, environment)
-        _check_model(spec.model)
+        for model in (spec.model, *spec.files.values()):
+            _check_model(model)
         program, state.engine = find_program(environment)
         command = _command(program, spec, spec_file)
         endpoint = Endpoint(spec.listen, spec.api_key)
         endpoint.claim()
         listener = Listener(spec.listen.socket, spec.hand_over, _say)
         state.publish(Phase.STARTING)
-        child = await Child.start(command, scrubbed(environment, spec.api_key if program else ""))
+        passed = scrubbed(environment, spec.api_key if program else "") | computing(environment, program)
+        child = await Child.start(command, passed)
     except EngineError as failure:
         return _fail(state, failure, ())
     _say(f"starting {spec.alias} with {state.engine}")
@@ -135,11 +138,9 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
         # -B: its umask is for the socket, not for compiled modules that others could then not read.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
-    from engine.parameters import completed, decode
-    from llamesh.parameters import settings
+    from engine.parameters import told
 
-    told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
-    return arguments(program, spec, told)
+    return arguments(program, spec, told(spec, threads(cores(), yields=False)))
 
 
 def _check_model(model: Path) -> None:

@@ -7,21 +7,25 @@ Invariant: it ends when its standard input does, so that it never outlives the e
 from __future__ import annotations
 
 import enum
+import json
 import os
+import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cores import default_threads
+from engine.cores import threads
 from engine.failure import REPORT_PREFIX, EngineError, Reason
+from engine.giving_way import yielding
 from engine.launch import VERBOSITY
-from engine.parameters import completed, decode
+from engine.parameters import told
 from engine.spec import EngineSpec
 from llamesh import listeners
-from llamesh.parameters import Setting, settings
+from llamesh.cores import cores
+from llamesh.parameters import Setting, Value
 from llamesh.shutdown import STOP
 
 _LIBGOMP_REMEDY = (
@@ -32,6 +36,15 @@ _NOT_INSTALLED = (
     "the embedded llama.cpp is not installed: `pip install xllamacpp`, or set LLAMA_SERVER_BIN to a llama-server"
 )
 _SPELLINGS = {"ON": "ENABLED", "OFF": "DISABLED"}
+_CHOSEN = {
+    "sampling.min_p": "MIN_P",
+    "sampling.penalty_last_n": "PENALTY_LAST_N",
+    "sampling.penalty_repeat": "PENALTY_REPEAT",
+    "sampling.temp": "TEMP",
+    "sampling.top_k": "TOP_K",
+    "sampling.top_p": "TOP_P",
+}
+"""What has to be marked as chosen, or a value in the model's file (`general.sampling`) replaces it."""
 
 
 def library() -> Any:
@@ -46,7 +59,7 @@ def library() -> Any:
     return xllamacpp
 
 
-def common_params(xllamacpp: Any, spec: EngineSpec, told: Sequence[Setting]) -> Any:
+def common_params(xllamacpp: Any, spec: EngineSpec, settings: Sequence[Setting]) -> Any:
     """The library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.model)
@@ -60,23 +73,85 @@ def common_params(xllamacpp: Any, spec: EngineSpec, told: Sequence[Setting]) -> 
     params.ui = False
     params.offline = True
     params.verbosity = VERBOSITY
-    for setting in told:
+    params.default_template_kwargs = {"preserve_reasoning": "true"}
+    for setting in settings:
         assign(params, setting)
-    # One flag of llama-server, two attributes here.
-    params.timeout_write = params.timeout_read
     return params
 
 
 def assign(params: Any, setting: Setting) -> None:
     """Set one parameter on CommonParams. Raises EngineError(BAD_SPEC) naming the flag."""
-    *parents, name = setting.embedded.split(".")
-    owner = params
     try:
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, name, _converted(setting.value, getattr(owner, name)))
+        if setting.name in _OWN:
+            _OWN[setting.name](params, setting.value)
+        else:
+            _set(params, setting.embedded, setting.value)
+        if setting.embedded in _CHOSEN:
+            chosen = library().common_params_sampling_config[
+                f"COMMON_PARAMS_SAMPLING_CONFIG_{_CHOSEN[setting.embedded]}"
+            ]
+            params.sampling.user_sampling_config |= chosen
     except (AttributeError, ValueError, TypeError, OverflowError) as error:
         raise EngineError(Reason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp cannot do this: {error}") from error
+
+
+def _set(params: Any, path: str, value: Value) -> None:
+    *parents, name = path.split(".")
+    owner = params
+    for parent in parents:
+        owner = getattr(owner, parent)
+    setattr(owner, name, _converted(value, getattr(owner, name)))
+
+
+def _template_variables(params: Any, variables: Mapping[str, object]) -> None:
+    """Add variables of the chat template; the library keeps each as JSON."""
+    known = params.default_template_kwargs
+    params.default_template_kwargs = known | {
+        name: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for name, value in variables.items()
+    }
+
+
+def _rerank(params: Any, value: Value) -> None:
+    params.embedding = bool(value)
+    if value:
+        _set(params, "pooling_type", "rank")
+
+
+def _reason(params: Any, value: Value) -> None:
+    params.enable_reasoning = {"on": 1, "off": 0, "auto": -1}[str(value)]
+    if value != "auto":
+        _template_variables(params, {"enable_thinking": value == "on"})
+
+
+def _preserve(params: Any, value: Value) -> None:
+    params.preserve_reasoning_specified = True
+    _template_variables(params, {"preserve_reasoning": value})
+
+
+def _speculate(params: Any, value: Value) -> None:
+    [none] = params.speculative.types
+    params.speculative.types = [none, _converted(value, none)]
+
+
+def _scale(params: Any, value: Value) -> None:
+    params.rope_freq_scale = 1 / float(value)
+
+
+def _timeout(params: Any, value: Value) -> None:
+    params.timeout_read = params.timeout_write = int(value)
+
+
+_OWN: Mapping[str, Callable[[Any, Value], None]] = {
+    "chat_template_kwargs": lambda params, value: _template_variables(params, json.loads(str(value))),
+    "reasoning": _reason,
+    "reasoning_effort": lambda params, value: _template_variables(params, {"reasoning_effort": value}),
+    "reasoning_preserve": _preserve,
+    "reranking": _rerank,
+    "rope_scale": _scale,
+    "spec_type": _speculate,
+    "timeout": _timeout,
+}
+"""Parameters whose flag of llama-server does more than to set one attribute to its value: what its parser does for them."""
 
 
 def _converted(value: bool | int | float | str, current: Any) -> Any:
@@ -111,8 +186,10 @@ def main(spec_file: Path) -> int:
     try:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
-        told = settings(completed(decode(spec.parameters), spec.model_context, default_threads()))
-        params = common_params(xllamacpp, spec, told)
+        own = cores()
+        giving_way = yielding(own, os.environ)
+        asked = told(spec, threads(own, yields=giving_way is not None))
+        params = common_params(xllamacpp, spec, asked)
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
         return failure.reason.value
@@ -122,7 +199,11 @@ def main(spec_file: Path) -> int:
         # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
         return 1
     _hand_over(spec)
-    sys.stdin.buffer.read()
+    most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))
+    keep = giving_way(most) if giving_way and most > 1 else None
+    # It ends with its standard input; until then it looks who else needs the cores.
+    while not select.select([sys.stdin], [], [], keep.look() if keep else None)[0]:
+        pass
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
     os._exit(0)
 

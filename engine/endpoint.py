@@ -1,20 +1,17 @@
-"""The engine's own HTTP endpoint as the supervising process uses it: is it ready, is it idle, let nobody new in.
-
-Invariant: only small answers of llama.cpp's own are read here; no inference ever passes through.
-"""
+"""The engine's own HTTP endpoint as the supervising process uses it: is it ready, is it idle, let nobody new in."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import enum
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.failure import EngineError, Reason
 from engine.spec import Address
+from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters, client_connections, is_busy
 
 _PROBE_SECONDS = 2.0
@@ -107,15 +104,4 @@ class Endpoint:
                 reader, writer = await asyncio.open_unix_connection(self.address.host)
             else:
                 reader, writer = await asyncio.open_connection(self.address.host, self.address.port)
-            try:
-                key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-        status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
-        if status is None:
-            raise ConnectionError(f"no HTTP answer from {self.address}")
-        return int(status[1]), body
+            return await engine_http.get(reader, writer, path, self.api_key)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import contention
 from engine.failure import EngineError, Reason
 from engine.spec import EngineSpec
 
@@ -31,6 +32,9 @@ VERBOSITY = 2
 
 EMBEDDED = "embedded"
 """The value of LLAMA_SERVER_BIN that asks for the embedded library even where a program is on PATH."""
+
+SHORT_SPIN = "100"
+"""Spins before a thread sleeps, some 5 us: libgomp's own number for machines with too many threads."""
 
 _PASSED = re.compile(
     r"PATH|HOME|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|PYTHONPATH|PYTHONHOME"
@@ -99,6 +103,17 @@ def arguments(program: Program, spec: EngineSpec, told: Sequence[Setting]) -> li
     for setting in told:
         command += setting.arguments()
     return command
+
+
+def computing(environment: Mapping[str, str], program: Program | None) -> dict[str, str]:
+    """How the threads of llama.cpp wait for each other, for libgomp, unless the user has said it: see engine/contention.py.
+
+    A program of its own cannot change it while it runs, so its threads sleep soon: that keeps prompts fast on an idle and on a
+    busy machine alike, and answers take fewer threads (engine/cores.py).
+    """
+    if any(name in environment for name in contention.ENVIRONMENT):
+        return {}
+    return dict(contention.ENVIRONMENT) if program is None else {"GOMP_SPINCOUNT": SHORT_SPIN}
 
 
 def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:

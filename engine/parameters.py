@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf import json_format
 
+from engine.cores import Threads
 from engine.failure import EngineError, Reason
-from llamesh.parameters import with_defaults
+from engine.spec import EngineSpec
+from llamesh.parameters import Setting, all_parameters, settings, with_defaults
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 
@@ -20,9 +23,24 @@ def decode(document: Mapping[str, Any]) -> RuntimeParameters:
         raise EngineError(Reason.BAD_SPEC, f"parameters: {error}") from error
 
 
-def completed(parameters: RuntimeParameters, model_context: int, threads: int) -> RuntimeParameters:
-    """The parameters with llamesh's own defaults, and so many threads where none are asked for: see `engine.cores`."""
+def completed(parameters: RuntimeParameters, model_context: int, threads: Threads) -> RuntimeParameters:
+    """The parameters with llamesh's own defaults, and the threads that are not asked for: see `engine.cores`."""
     filled = with_defaults(parameters, model_context)
+    if not filled.HasField("threads_batch"):
+        filled.threads_batch = filled.threads or threads.prompts
     if not filled.HasField("threads"):
-        filled.threads = threads
+        filled.threads = threads.answers
     return filled
+
+
+def told(spec: EngineSpec, threads: Threads) -> list[Setting]:
+    """What llama.cpp is told, files in place of models. Raises EngineError(BAD_SPEC) where a model's file is not named."""
+    found = settings(completed(decode(spec.parameters), spec.model_context, threads))
+    return [_with_file(setting, spec) if all_parameters()[setting.name].model else setting for setting in found]
+
+
+def _with_file(setting: Setting, spec: EngineSpec) -> Setting:
+    path = spec.files.get(setting.name)
+    if path is None:
+        raise EngineError(Reason.BAD_SPEC, f"{setting.flag}: the file of the model {setting.value} is not named")
+    return replace(setting, value=str(path))

@@ -69,6 +69,8 @@ class EngineSpec:
     """Tokens the model was trained for, from its GGUF metadata; bounds the default context. 0: not known."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """ProtoJSON of RuntimeParameters."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """The file of each model that a parameter names, by the parameter's name."""
     grace_seconds: float = 30.0
     """How long running requests may take to finish once the engine is told to stop."""
     state_file: Path | None = None
@@ -109,6 +111,7 @@ class EngineSpec:
             api_key=_typed(document, "api_key", str, ""),
             model_context=_at_least(0, document, "model_context", int, 0),
             parameters=_typed(document, "parameters", dict, {}),
+            files=_files(_typed(document, "files", dict, {})),
             grace_seconds=float(_at_least(0, document, "grace_seconds", (int, float), 30.0)),
             state_file=Path(state_file) if state_file else None,
             hand_over=Path(hand_over) if hand_over else None,
@@ -120,6 +123,13 @@ def _typed(document: Mapping[str, Any], name: str, kind: type | tuple[type, ...]
     if value is default or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise EngineError(Reason.BAD_SPEC, f"{name}: {value!r} is of the wrong type")
+
+
+def _files(document: Mapping[str, Any]) -> dict[str, Path]:
+    for name, path in document.items():
+        if not isinstance(path, str) or not Path(path).is_absolute():
+            raise EngineError(Reason.BAD_SPEC, f"files: {name}: {path!r} is no absolute path")
+    return {name: Path(path) for name, path in document.items()}
 
 
 def _at_least(least: int, document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:

@@ -1,27 +1,97 @@
-"""How many processor cores this process may use, on a machine or in a container."""
+"""The processor cores that this process may use, on a machine or in a container.
+
+Invariant: at least one core, and never more than the affinity (cpuset) of the process and the limits of all its cgroups allow.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 
-def usable(affinity: int, limit: str) -> int:
-    """Cores usable by a process that may run on `affinity` cores under a cgroup's `cpu.max` ("max 100000", empty: no limit)."""
-    quota, _, period = limit.partition(" ")
-    if quota.isdecimal() and period.strip().isdecimal():
-        return max(1, min(affinity, math.ceil(int(quota) / int(period))))
-    return affinity
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """What may be used: physical cores, each as its logical processors (two with SMT), and processor time."""
+
+    groups: tuple[tuple[int, ...], ...]
+    """The logical processors of each physical core, without those that the process may not run on."""
+    limit: float = math.inf
+    """Processors' worth of time that the cgroups allow; infinite if they set no limit."""
+
+    @property
+    def processors(self) -> int:
+        """Logical processors."""
+        return sum(map(len, self.groups))
+
+    @property
+    def usable(self) -> int:
+        """How many processes that always run may share them: a started processor of the limit counts."""
+        return max(1, math.ceil(min(self.processors, self.limit)))
+
+
+def grouped(allowed: Iterable[int], siblings: Mapping[int, str]) -> tuple[tuple[int, ...], ...]:
+    """The allowed processors by physical core. `siblings`: the kernel's list for each ("0,4"); without one it is a core."""
+    groups: dict[str, list[int]] = {}
+    for processor in sorted(allowed):
+        groups.setdefault(siblings.get(processor) or str(processor), []).append(processor)
+    return tuple(map(tuple, groups.values()))
+
+
+def lowest(limits: Iterable[str]) -> float:
+    """The lowest of limits as `cpu.max` has them: "150000 100000" are 1.5 processors; "max 100000" and what is not read are none."""
+    found = math.inf
+    for limit in limits:
+        quota, _, period = limit.strip().partition(" ")
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            found = min(found, int(quota) / int(period))
+    return found
+
+
+def cores() -> Cores:
+    """What this process may use now."""
+    if hasattr(os, "sched_getaffinity"):
+        allowed: Iterable[int] = os.sched_getaffinity(0)
+    else:
+        allowed = range(os.cpu_count() or 1)
+    siblings = {each: _read(_PROCESSORS / f"cpu{each}" / "topology" / "thread_siblings_list") for each in allowed}
+    return Cores(grouped(allowed, siblings), lowest(_limits()))
 
 
 def usable_cores() -> int:
-    """Cores that this process may use now; at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may keep busy; at least 1."""
+    return cores().usable
+
+
+def _limits() -> Iterator[str]:
+    """The limits of the process's cgroups and of those above them, in version 2 and version 1."""
+    for line in _read(_MEMBERSHIP).splitlines() or ["0::/"]:
+        _, kinds, path = (*line.split(":", 2), "", "")[:3]
+        if not kinds:
+            for folder in _with_parents(_CGROUPS, path):
+                yield _read(folder / "cpu.max")
+        elif "cpu" in kinds.split(","):
+            for folder in _with_parents(_CGROUPS / "cpu", path):
+                yield f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+
+
+def _with_parents(root: Path, path: str) -> Iterator[Path]:
+    """The folders from `root` down to `path`. In a container the path is often the host's and not there: the root is its own."""
+    folder = root
+    yield folder
+    for name in path.strip("/").split("/"):
+        folder = folder / name
+        yield folder
+
+
+def _read(path: Path) -> str:
     try:
-        limit = _CGROUP_LIMIT.read_text()
+        return path.read_text().strip()
     except OSError:
-        limit = ""
-    return usable(affinity, limit)
+        return ""

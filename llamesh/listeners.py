@@ -14,6 +14,7 @@ import ctypes
 import os
 import socket
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 RETRY_HEADER = "x-llamesh-retry"
@@ -96,11 +97,15 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def connected(path: str) -> set[str] | None:
-    """Inode numbers of the accepted connections to the Unix socket at `path`. None if the system does not say."""
+def connections() -> Mapping[str, set[str]] | None:
+    """Inode numbers of the accepted connections to each Unix socket, by its path. None if the system does not say."""
     if not _UNIX_TABLE.exists():
         return None
-    return {inode for inode, state, _ in _rows(path) if state == _CONNECTED}
+    found: dict[str, set[str]] = {}
+    for path, inode, state, _ in _rows():
+        if state == _CONNECTED:
+            found.setdefault(path, set()).add(inode)
+    return found
 
 
 def open_sockets(pid: int) -> dict[str, int]:
@@ -157,16 +162,17 @@ async def _refuse(connection: socket.socket) -> None:
 
 
 def _descriptor(pid: int, path: str) -> int:
-    listening = {inode for inode, _, flags in _rows(path) if flags & _LISTENING}
+    listening = {inode for where, inode, _, flags in _rows() if where == path and flags & _LISTENING}
     for inode, descriptor in open_sockets(pid).items():
         if inode in listening:
             return descriptor
     raise NoListenerError(f"process {pid} has no socket that listens at {path}, or the system does not show it")
 
 
-def _rows(path: str) -> list[tuple[str, str, int]]:
-    """Inode, state and flags of every Unix socket with this path, in the kernel's table. The path is that of its start: see rename."""
-    if not _UNIX_TABLE.exists():
-        return []
-    rows = (line.split(maxsplit=7) for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:])
-    return [(row[6], row[5], int(row[3], 16)) for row in rows if len(row) == 8 and row[7] == path]
+def _rows() -> Iterator[tuple[str, str, str, int]]:
+    """Path, inode, state and flags of every Unix socket that has a path, in the kernel's table. It keeps the path of a renamed socket."""
+    if _UNIX_TABLE.exists():
+        for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:]:
+            row = line.split(maxsplit=7)
+            if len(row) == 8:
+                yield row[7], row[6], row[5], int(row[3], 16)

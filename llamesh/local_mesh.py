@@ -6,12 +6,12 @@ Nothing but the standard library is imported: every command asks.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh import locks
 from llamesh.locations import home_directory
 
 
@@ -28,17 +28,6 @@ def lock_file(home: Path) -> Path:
     return home / "mesh.lock"
 
 
-def is_held(descriptor: int) -> bool:
-    """Whether another process holds the lock of an open file."""
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
-
-
 def running_here(environment: Mapping[str, str]) -> Addresses | None:
     """The addresses of the mesh that runs in LLAMESH_HOME; None where none runs, or none that this user may know of."""
     try:
@@ -46,15 +35,9 @@ def running_here(environment: Mapping[str, str]) -> Addresses | None:
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
         return None
     try:
-        found = json.loads(os.read(descriptor, 4096)) if is_held(descriptor) else {}
+        found = locks.said(descriptor) if locks.is_held(descriptor) else {}
         return Addresses(str(found["management"]), str(found["inference"]))
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # ImportError: a system without such locks, thus without a mesh
+    except (ImportError, OSError, KeyError):  # ImportError: a system without such locks, thus without a mesh
         return None
     finally:
         os.close(descriptor)

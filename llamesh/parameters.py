@@ -8,14 +8,17 @@ Invariant: no flag is named here; each stands once, in the options of its field 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from llamesh.v1 import options_pb2
-from llamesh.v1.server_pb2 import RuntimeParameters
+from llamesh.v1.server_pb2 import RuntimeParameters, SpeculativeType
 
 Value = bool | int | float | str
 """A value as llama.cpp's command line has it; an enum's is a word."""
@@ -31,6 +34,15 @@ DEFAULT_BATCH = 512
 and its counters stand still. With the physical batch as it is, prompts are read as fast."""
 DEFAULT_MICRO_BATCH = 512
 """Physical batch where none is asked for, in tokens; llama.cpp's own."""
+DEFAULT_CHECKPOINTS = 4
+"""Copies of a slot's state where it is not said: those before and at the last question, to which a chat returns. llama.cpp's own 32 would
+be several times the context itself for a model with a sliding window."""
+DEFAULT_DRAFT_TOKENS = 3
+"""Tokens that a draft model guesses at once where it is not said; llama.cpp's own."""
+
+_ABOUT = Path(__file__).parent / "v1" / "parameters.json"
+_PLAIN = re.compile(r"[!#-&(-\[\]-~]+")
+"""What needs no quotes: printable ASCII without quotes and backslashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +56,28 @@ class Parameter:
     """Other flags that mean the same."""
     implied: Mapping[str, str]
     """Flags that take no value and imply one."""
-    negative: str
-    """The flag that says no to a boolean; empty where there is none."""
+    negatives: tuple[str, ...]
+    """The flags that say no to a boolean, the canonical one first; empty where there is none."""
     embedded: str
     """Attribute path in the embedded library's CommonParams."""
     words: Mapping[str, int]
     """Of an enum: its values as they are written."""
+    absent: frozenset[str]
+    """Values that mean the same as leaving it out."""
+    named: Mapping[str, str]
+    """Words that stand for a number."""
+    model: bool
+    """Whether the value is a model of the catalogue, whose file llama.cpp is given."""
 
     @property
     def name(self) -> str:
         """The field's name."""
         return self.field.name
+
+    @property
+    def negative(self) -> str:
+        """The canonical flag that says no to a boolean; empty where there is none."""
+        return self.negatives[0] if self.negatives else ""
 
     @property
     def switch(self) -> bool:
@@ -70,6 +93,7 @@ class Parameter:
 class Setting:
     """One parameter that is set, in both of llama.cpp's languages."""
 
+    name: str
     flag: str
     negative: str
     embedded: str
@@ -93,12 +117,41 @@ def all_parameters() -> Mapping[str, Parameter]:
 def settings(message: RuntimeParameters) -> list[Setting]:
     """What is set, in the contract's order."""
     found = ((all_parameters()[field.name], value) for field, value in message.ListFields())
-    return [Setting(item.flag, item.negative, item.embedded, item.value(value)) for item, value in found]
+    return [Setting(item.name, item.flag, item.negative, item.embedded, item.value(value)) for item, value in found]
+
+
+@cache
+def about() -> Mapping[str, str]:
+    """What each parameter means and its default, by name."""
+    return dict(json.loads(_ABOUT.read_text()))
+
+
+def models(message: RuntimeParameters) -> dict[str, str]:
+    """The models of the catalogue that are needed beside the one that is served: parameter and model_uuid."""
+    return {field.name: value for field, value in message.ListFields() if all_parameters()[field.name].model}
 
 
 def flags(message: RuntimeParameters) -> str:
     """The canonical form: long flags in the contract's order, separated by one space."""
-    return " ".join(word for setting in settings(message) for word in setting.arguments())
+    return " ".join(word for setting in settings(message) for word in _written(setting))
+
+
+def joined(words: Iterable[str]) -> str:
+    """Words of a command line as one text that `runtime_params` may be: what has blanks, quotes or the like stands in quotes."""
+    return " ".join(word if _PLAIN.fullmatch(word) else _quoted(word) for word in words)
+
+
+def _written(setting: Setting) -> list[str]:
+    flag, *values = setting.arguments() or [""]
+    looks_like_a_flag = isinstance(setting.value, str) and setting.value.startswith("-")
+    return [flag, *(_quoted(value) if looks_like_a_flag else joined([value]) for value in values)] if flag else []
+
+
+def _quoted(word: str) -> str:
+    if "'" not in word:
+        return f"'{word}'"
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def batch_size(message: RuntimeParameters) -> int:
@@ -123,6 +176,11 @@ def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimePara
     filled.batch_size = batch_size(filled)
     if not filled.HasField("cache_ram"):
         filled.cache_ram = DEFAULT_CACHE_RAM
+    if not filled.HasField("ctx_checkpoints"):
+        filled.ctx_checkpoints = DEFAULT_CHECKPOINTS
+    if filled.HasField("model_draft") and not filled.HasField("spec_type"):
+        # llama.cpp would load the model and leave it unused.
+        filled.spec_type = SpeculativeType.SPECULATIVE_TYPE_DRAFT_SIMPLE
     return filled
 
 
@@ -141,7 +199,10 @@ def _read(field: FieldDescriptor) -> Parameter:
         flag=option.flag,
         aliases=tuple(option.aliases),
         implied={item.flag: item.value for item in option.implied},
-        negative=option.negative,
+        negatives=(option.negative, *option.negative_aliases) if option.negative else (),
         embedded=option.embedded,
         words={word: number for word, number in spelt.items() if word},
+        absent=frozenset(option.absent),
+        named={item.word: item.value for item in option.named},
+        model=option.model,
     )

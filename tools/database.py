@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
-from pydantic import ValidationError
 
-from llamesh.kit.config import Settings, load_settings, problems
+from llamesh.kit.config import Settings, WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
 SERVICES = ("gateway", "contract", "download", "controller")
@@ -118,8 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     """The command."""
     try:
         settings = load_settings()
-    except ValidationError as error:
-        print("\n".join(problems(error)), file=sys.stderr)
+    except WrongSettingsError as error:
+        print(error, file=sys.stderr)
         return 2
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     try:

@@ -1,8 +1,9 @@
 """Regenerate everything that is made from the contracts: `make gen`.
 
-Writes llamesh/v1 and buf/validate (Python stubs with types) and envoy/llamesh.binpb (the descriptor set that Envoy transcodes
-with). Runs in the environment of requirements/gen.txt, whose grpcio-tools is the oldest supported one: stubs refuse a runtime that
-is older than their compiler, never one that is newer. Needs no network once that environment and the Go module cache exist.
+Writes llamesh/v1 and buf/validate (Python stubs with types, comments of the runtime parameters) and envoy/llamesh.binpb (the
+descriptor set that Envoy transcodes with). Runs in the environment of requirements/gen.txt, whose grpcio-tools is the oldest supported
+one: stubs refuse a runtime that is older than their compiler, never one that is newer. Needs no network once that environment and the Go
+module cache exist.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from comments import write_parameters
+from google.protobuf import descriptor_pb2
 from google.rpc import status_pb2
 from grpc_tools import protoc
 
@@ -66,6 +69,14 @@ def main() -> None:
     compile_protos(
         "--include_imports", f"--descriptor_set_out={ROOT / 'envoy' / 'llamesh.binpb'}", ERROR_DETAILS, *contracts
     )
+    write_parameters(runtime_parameters())
+
+
+def runtime_parameters() -> list[str]:
+    """Names of the fields of RuntimeParameters, in the contract's order."""
+    made = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "envoy" / "llamesh.binpb").read_bytes())
+    messages = (message for file in made.file if file.package == "llamesh.v1" for message in file.message_type)
+    return [field.name for message in messages if message.name == "RuntimeParameters" for field in message.field]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
@@ -12,11 +13,13 @@ from pydantic_core import PydanticUndefined
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
-from llamesh.parameters import all_parameters
+from llamesh.parameters import about, all_parameters
 from llamesh.v1 import error_reason_pb2
+from services.contract import options
+from services.contract.parameters import bounds
+from tools.comments import comments_of
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PROTO = Path(__file__).resolve().parent.parent / "proto" / "llamesh" / "v1"
 HTTP = {
     3: 400,
     5: 404,
@@ -51,7 +54,9 @@ def settings() -> str:
         rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', None) else ''} | {field.description} |")
     head = (
         "# Settings\n\nEnvironment first, then the file (`config.env` in LLAMESH_HOME, or the one that LLAMESH_CONFIG names, "
-        "lines `NAME=value`), then the default. Lists are separated by commas.\n\n"
+        "lines `NAME=value`), then the default. Lists are separated by commas. A line of the file that is no setting is refused at the "
+        "start, with its number; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is no setting. "
+        "`LLAMESH_HOME`, `LLAMESH_CONFIG` and `ENVOY_BIN` are read from the environment only.\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
@@ -75,17 +80,40 @@ def errors() -> str:
 
 def parameters() -> str:
     """Every runtime parameter: the allow-list."""
-    rows = ["| parameter | other spellings | meaning |", "|---|---|---|"]
-    comments = comments_of("server.proto")
+    rows = ["| parameter | other spellings | values | meaning |", "|---|---|---|---|"]
     for name, parameter in all_parameters().items():
-        others = [*parameter.aliases, *([parameter.negative] if parameter.negative else []), *parameter.implied]
+        others = [*parameter.aliases, *parameter.negatives, *parameter.implied]
         spelled = ", ".join(f"`{other}`" for other in others)
-        rows.append(f"| `{parameter.flag}` | {spelled} | {comments[name]} |")
+        values = "" if parameter.switch else bounds(parameter).removeprefix("must be ")
+        rows.append(f"| `{parameter.flag}` | {spelled} | {values} | {about()[name]} |")
     head = (
         "# Runtime parameters\n\nWhat `runtime_params` may contain, and nothing else: as flags in one string, or typed as "
-        "`parameters` with the flag's name in snake_case.\n\n"
+        "`parameters` with the names of `RuntimeParameters` (the canonical flag in snake_case). In the string, blanks are spaces, tabs and "
+        "line ends; a value with blanks or quotes stands in quotes. What becomes of llama-server's other options is in "
+        "[llama-server-options.md](llama-server-options.md).\n\n"
     )
     return head + "\n".join(rows) + "\n"
+
+
+def llama_options() -> str:
+    """Every option of llama-server, and what becomes of it."""
+    rows = ["| option | decision | why, and what to use |", "|---|---|---|"]
+    for parameter in all_parameters().values():
+        flags = [parameter.flag, *parameter.aliases, *parameter.negatives, *parameter.implied]
+        rows.append(f"| {_flags(flags)} | parameter | [{parameter.name}](parameters.md) |")
+    for option in options.table():
+        instead = f"; use `{option.instead}`" if option.instead else ""
+        rows.append(f"| {_flags(option.flags)} | {option.decision.value} | {option.reason}{instead} |")
+    head = (
+        f"# The options of llama-server\n\nEach option of llama.cpp build {options.build()}, decided once. `parameter`: a server may be "
+        "given it. `set`: llamesh sets it, or keeps llama.cpp's default on purpose. `refused`: it may not be given. `meaningless`: it has "
+        "no meaning for an engine of a mesh. An error for one of the last three says the same.\n\n"
+    )
+    return head + "\n".join(rows) + "\n"
+
+
+def _flags(flags: Iterable[str]) -> str:
+    return ", ".join(f"`{flag}`" for flag in flags)
 
 
 def request_limits() -> str:
@@ -96,30 +124,21 @@ def request_limits() -> str:
     head = (
         "# Limits of an inference request\n\nThe front door refuses a request that exceeds one with 400 and code "
         "`limit_exceeded`; `param` is the "
-        "field, the message has the limit, its number and what was sent. Bytes are counted as they are sent, with their escapes. "
+        "field, the message has the limit, its number, what was sent and the property of a schema. Bytes of a text are those that it says, "
+        "however it is written. "
         "`LLAMESH_INFERENCE_LIMITS=name=value,...` changes them between the two bounds; what a higher one costs is in "
         "[ADR 10](../adr/0010-the-front-door-bounds-cost.md).\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
 
-def comments_of(file: str) -> dict[str, str]:
-    """The comment above each field and value of a contract, on one line."""
-    found: dict[str, str] = {}
-    block: list[str] = []
-    for line in (PROTO / file).read_text().splitlines():
-        text = line.strip()
-        if text.startswith("//"):
-            block.append(text.removeprefix("//").strip())
-            continue
-        words = text.split("=")[0].split()
-        if words and "=" in text and not text.startswith("("):
-            found.setdefault(words[-1], " ".join(block))
-        block = []
-    return found
-
-
-PAGES = {"settings.md": settings, "errors.md": errors, "parameters.md": parameters, "limits.md": request_limits}
+PAGES = {
+    "settings.md": settings,
+    "errors.md": errors,
+    "parameters.md": parameters,
+    "llama-server-options.md": llama_options,
+    "limits.md": request_limits,
+}
 
 
 def main() -> None:

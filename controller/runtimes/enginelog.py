@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 MOST_BYTES = 4 << 20
@@ -50,7 +50,9 @@ class EngineLogs:
         for path in self._directory.glob(f"{server_uuid}-*.log"):
             path.unlink(missing_ok=True)
 
-    async def read(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
+    async def read(
+        self, server_uuid: str, replica: int, tail: int, *, follow: bool
+    ) -> AsyncGenerator[Sequence[str], None]:
         """The last `tail` lines, then, with `follow`, new ones as they come, in batches."""
         path = self._path(server_uuid, replica)
         data, position = _tail(path, tail)

@@ -22,7 +22,7 @@ from controller.runtimes.records import Record, Records, with_process
 from controller.runtimes.vitals import Vitals, vitals
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
-from llamesh.kit.occupancy import Counters, client_connections, is_busy
+from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
 from llamesh.processes import ProcessId, exit_words
 from llamesh.shutdown import STOP
 
@@ -55,6 +55,7 @@ class Life:
         record: Record,
         records: Records,
         backlogs: Backlogs,
+        table: ConnectionTable,
         terms: Terms,
         changed: Callable[[str], None],
     ) -> None:
@@ -65,6 +66,7 @@ class Life:
         self.judgement = Judgement(Liveness.ALIVE)
         self._records = records
         self._backlogs = backlogs
+        self._table = table
         self._terms = terms
         self._changed = changed
         self._pulse = Pulse()
@@ -227,7 +229,8 @@ class Life:
     def _sight(self, counters: Counters | None, unreachable: bool) -> Sight:
         seconds, idle = self._since_last_probe(), self._idle()
         if counters is None:
-            return Sight(seconds, answered=False, unreachable=unreachable, idle=idle)
+            ended = self._vitals is not None and self._vitals.ended
+            return Sight(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
         batch_seconds = self.record.batch / counters.prompt_rate if counters.prompt_rate else None
         return Sight(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
 
@@ -235,6 +238,9 @@ class Life:
         self._pulse = after(self._pulse, sight, self._terms.stall_seconds)
 
     def _conclude(self, judgement: Judgement) -> None:
+        """Take a judgement. STUCK is final: the probes of an engine that dies say nothing about why it was killed."""
+        if self.judgement.liveness is Liveness.STUCK:
+            return
         before, self.judgement = self.judgement, judgement
         if judgement == before:
             return
@@ -262,12 +268,12 @@ class Life:
         llama = vitals(self.record.process)
         if llama is None:
             return None
-        found = client_connections(self.socket, llama.pid)
+        found = await self._table.clients(self.socket, llama.pid)
         for _ in range(_CLOSING_TRIES):
             if not found:
                 break
             await asyncio.sleep(_CLOSING_SECONDS)
-            found = client_connections(self.socket, llama.pid)
+            found = await self._table.clients(self.socket, llama.pid)
         return found
 
     def _end(self, ended: Exit) -> None:

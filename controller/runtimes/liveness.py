@@ -1,12 +1,13 @@
 """Whether an engine that was ready still lives: decided from what probes saw, one after the other. Pure.
 
-A probe asks llama.cpp for its counters, which its inference loop answers. Two things count against an engine, each only until the loop
+A probe asks llama.cpp for its counters, which its inference loop answers. Three things count against an engine, each only until the loop
 answers and its counters move again:
 
 - seconds without progress while the process used the processor. A long batch of prompt looks like this too, so patience is long, and
   longer still if the engine's own speed, or a pause that it came back from before, says so;
 - seconds without progress in which the process used no processor time at all (stopped, or each of its threads waits for another).
-  No batch looks like this, so patience is short.
+  No batch looks like this, so patience is short;
+- seconds in which its llama.cpp is gone and its supervising process, which would end with it, is not: patience is shorter still.
 
 Invariant: time counts only as far as it was probed, a bounded step each time, so a machine that was suspended has hung nobody. With each
 pause that an engine comes back from, the next suspicion takes twice as long: under whatever load suspicions of one engine are few.
@@ -24,6 +25,8 @@ LOST_PROBES = 2
 """So many probes in a row that could not even connect, and an engine is lost."""
 IDLE_PATIENCE = 30.0
 """Seconds without an answer and without processor time, and an engine has hung. A graphics card at work leaves some time to its process."""
+ENDED_PATIENCE = 5.0
+"""Seconds without llama.cpp, and the process that supervises it has hung: it needs milliseconds to say that llama.cpp ended."""
 LOADING_PATIENCE = 120.0
 """Seconds without processor time in which an engine that starts does not become ready, and it has hung."""
 LONGEST_STEP = 10.0
@@ -53,6 +56,8 @@ class Sight:
     """What a full batch of prompt takes at the speed that the engine has shown; None: not known yet."""
     idle: bool = False
     """Since the probe before, the process used no processor time, and none of its threads runs or waits for a disk."""
+    ended: bool = False
+    """There is no llama.cpp below the engine's process any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Pulse:
     """Seconds without progress, processor in use."""
     idle: float = 0.0
     """Seconds without progress and without processor time, in a row."""
+    ended: float = 0.0
+    """Seconds without llama.cpp, in a row."""
     longest: float = 0.0
     """The most `working` that ended in progress."""
     longest_idle: float = 0.0
@@ -105,6 +112,7 @@ def after(pulse: Pulse, sight: Sight, stall_seconds: float) -> Pulse:
         unreachable=pulse.unreachable + 1 if sight.unreachable else 0,
         working=pulse.working if sight.idle else pulse.working + seconds,
         idle=pulse.idle + seconds if sight.idle else 0.0,
+        ended=pulse.ended + seconds if sight.ended else 0.0,
         batch_seconds=batch_seconds,
     )
     return replace(seen, suspect=pulse.suspect or _is_suspect(seen, stall_seconds))
@@ -122,6 +130,11 @@ def judge(pulse: Pulse, stall_seconds: float) -> Judgement:
     short, long = min(IDLE_PATIENCE, stall_seconds), patience(pulse, stall_seconds)
     if pulse.unreachable >= LOST_PROBES:
         return Judgement(Liveness.LOST, "its socket does not lead to it any more")
+    if pulse.ended >= ENDED_PATIENCE:
+        return Judgement(
+            Liveness.STUCK,
+            f"llama.cpp ended, and the process that supervises it did not say so for {ENDED_PATIENCE:.0f} s",
+        )
     if pulse.idle >= short:
         return Judgement(
             Liveness.STUCK, f"its inference loop made no progress and used no processor time for {short:.0f} s"

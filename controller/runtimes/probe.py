@@ -1,20 +1,16 @@
-"""What an engine says of itself over HTTP on its Unix socket: is it ready, and what does it count.
-
-Invariant: only small answers of llama.cpp's own are read here; no inference ever passes through.
-"""
+"""What an engine says of itself over HTTP on its Unix socket: is it ready, and what does it count."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import re
 
+from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters
 
 SECONDS = 2.0
 """How long one question waits for its answer."""
-_MOST_BYTES = 1 << 20
 _RETRY_SECONDS = 0.02
 _QUEUE_FULL = (errno.EAGAIN, errno.ENOTCONN)
 """The second is how asyncio's own loop says it."""
@@ -64,15 +60,4 @@ async def _ask(socket: str, path: str) -> tuple[int, bytes]:
         if error.errno in _NOBODY_THERE:
             raise UnreachableError(error.errno, f"nobody listens at {socket}") from error
         raise
-    try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n".encode())
-        answer = await reader.read(_MOST_BYTES)
-        while not reader.at_eof() and len(answer) < _MOST_BYTES:
-            answer += await reader.read(_MOST_BYTES)
-    finally:
-        writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
-    if status is None:
-        raise ConnectionResetError(f"no HTTP answer from {socket}")
-    return int(status[1]), body
+    return await engine_http.get(reader, writer, path)

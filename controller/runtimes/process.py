@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from controller.runtimes.life import Life, Terms
 from controller.runtimes.records import Record, Records, new_record, orphan_record, with_process
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings, make_private
+from llamesh.kit.hidden import hider
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.occupancy import ConnectionTable
 from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -52,8 +55,10 @@ class ProcessRuntime:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
         self._records = Records(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
+        self._hide = hider(settings)
         self._lives: dict[str, Life] = {}
         self._backlogs = Backlogs()
+        self._table = ConnectionTable()
         self._on_change: Callable[[str], None] = lambda _: None
         self._housekeeping = (
             BackgroundTask(
@@ -132,7 +137,12 @@ class ProcessRuntime:
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
-        return self._logs.read(server_uuid, replica, tail, follow=follow)
+        return self._shown(self._logs.read(server_uuid, replica, tail, follow=follow))
+
+    async def _shown(self, batches: AsyncGenerator[Sequence[str], None]) -> AsyncIterator[Sequence[str]]:
+        async with aclosing(batches):
+            async for lines in batches:
+                yield [self._hide(line) for line in lines]
 
     def drop_logs(self, server_uuid: str) -> None:
         """Remove the logs of a server that is gone."""
@@ -140,7 +150,12 @@ class ProcessRuntime:
 
     def _life(self, record: Record) -> Life:
         return Life(
-            record, self._records, self._backlogs, self._terms, lambda server_uuid: self._on_change(server_uuid)
+            record,
+            self._records,
+            self._backlogs,
+            self._table,
+            self._terms,
+            lambda server_uuid: self._on_change(server_uuid),
         )
 
     async def _adopt(self, record: Record, found: ProcessId | None) -> None:

@@ -26,6 +26,11 @@ class Vitals:
     ticks: int
     """Processor time that it used so far, in the system's clock ticks."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is no such process (any more)."""
+        return self.pid == 0
+
     def idle_since(self, before: Vitals | None) -> bool:
         """Whether it used no processor time since an earlier moment, and none of its threads is at work now."""
         if before is None or (self.pid, self.ticks) != (before.pid, before.ticks):

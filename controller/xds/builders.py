@@ -114,6 +114,8 @@ class ManagementSettings:
     """Origins of web pages that may call."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
+    trusted_proxies: int = 0
+    """Proxies in front of Envoy that say in x-forwarded-for whom a request comes from."""
     restart_retries: int = RESTART_RETRIES
     """How often a service that does not listen is tried again."""
 
@@ -245,7 +247,7 @@ def route_lua(changed: Mapping[str, int]) -> str:
 
 def limits_lua(changed: Mapping[str, int]) -> str:
     """The modules that hold a body against the table of limits, with the table in them."""
-    table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes()})
+    table = templates.lua_value({"limits": limits.changed(changed), "shapes": limits.shapes(), "paths": limits.paths()})
     return templates.lua_module("limits_table", f"return {table}") + templates.lua_modules(*_LIMITS_MODULES)
 
 
@@ -259,6 +261,7 @@ _LIMITS_MODULES = (
     "grammar_cost",
     "schema_text",
     "schema_cost",
+    "media",
     "request_limits",
 )
 
@@ -329,6 +332,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         "name": settings.name,
         **_listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
+        "trusted_proxies": settings.trusted_proxies,
         "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
         "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
         "jwt_rules": _jwt_rules(api, settings.open_services),

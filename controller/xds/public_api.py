@@ -97,7 +97,7 @@ class PublicApi:
         """For strict_json.lua: every REST form of a call, and for every message reached from them its fields.
 
         A form has its verb, the pattern of its path, the message of its body (empty where it has none) and that of its query, and whether
-        it streams. A field has its name, its kind, `list` where it is repeated, and the message's name or the enum's values.
+        it streams or has an etag. A field has its name, its kind, `list` where it is repeated, and the message's name or the enum's values.
         """
         bindings: list[dict[str, Any]] = [
             {
@@ -106,6 +106,7 @@ class PublicApi:
                 "message": self._body_message(method, binding),
                 "query": method.request,
                 "streams": method.streams,
+                "etag": any(field.name == "etag" for field in self._messages[method.request].field),
             }
             for method in self.methods
             for binding in method.bindings

@@ -91,6 +91,9 @@ local function read_literal(at)
   return stop, { [read_character(at + 1) or 128] = true }, stop == at + 1
 end
 
+-- An upper bound beyond this one is none to the engine.
+local MOST_WRITTEN = 2000
+
 -- Lowest and highest number of the repetition that opens with the brace at `at`, and its end. The engine reads numbers in more ways (signs, anything
 -- behind the digits, comments between them), so what is written in another way is refused: read differently it would be counted wrongly.
 local function numbers(at)
@@ -102,6 +105,9 @@ local function numbers(at)
   local most = comma == "" and least or tonumber(high)
   if most and most < least then -- The engine counts down without an end.
     error({ code = "invalid_value", message = "has a repetition {m,n} whose n is less than m." }, 0)
+  end
+  if most and most > MOST_WRITTEN and comma ~= "" then
+    most = nil
   end
   return least, most, stop
 end

@@ -20,6 +20,15 @@ function json_text.open(body, most)
   depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
 end
 
+-- What was counted so far; `count_from` goes back to it, for text that is read again.
+function json_text.counted()
+  return { depth, keys, values, strings, escaped }
+end
+
+function json_text.count_from(before)
+  depth, keys, values, strings, escaped = before[1], before[2], before[3], before[4], before[5]
+end
+
 function json_text.broken()
   error({ code = "invalid_json" }, 0)
 end

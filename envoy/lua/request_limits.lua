@@ -2,14 +2,15 @@
 -- A name counts only at the place that llama.cpp reads it from: a tool may have a parameter `model`, `url` or `id_slot`.
 
 local json_text = require("json_text")
+local media = require("media")
 local schema_cost = require("schema_cost")
 local grammar_cost = require("grammar_cost")
 local word_length = require("word_length")
 local table_of_limits = require("limits_table")
 
-local byte, find, sub, lower, match = string.byte, string.find, string.sub, string.lower, string.match
+local byte, find, sub, match = string.byte, string.find, string.sub, string.match
 local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
-local space, skip = json_text.space, json_text.skip
+local skip = json_text.skip
 local exceeded, broken, unescaped = json_text.exceeded, json_text.broken, json_text.unescaped
 
 local request_limits = {}
@@ -17,11 +18,17 @@ local request_limits = {}
 local ANYTHING = { any = true }
 -- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
 local LONGEST_MODEL = 2048
+-- Bytes of a property's way that a message shows.
+local LONGEST_PROPERTY = 120
+local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
+-- Bytes that are read of a tag: more than any that means something.
+local LONGEST_TAG = 384
 -- Tokens of a context if no server has said its own: what the mesh gives a slot by default.
 local DEFAULT_CONTEXT = 4096
 
 -- The shapes with each name replaced by what it stands for.
 local shapes = {}
+local fields_of
 local function shape_of(given)
   if type(given) == "string" then
     if not shapes[given] then
@@ -41,18 +48,34 @@ local function shape_of(given)
     shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, distinct = given.list.distinct, of = shape_of(given.list.of) }
   end
   if given.object then
-    local fields = {}
-    for name, field in pairs(given.object.fields or {}) do
-      fields[name] = shape_of(field)
-    end
     shape.object = {
-      entries = given.object.entries, total = given.object.total, keys = given.object.keys, fields = fields,
+      entries = given.object.entries, keys = given.object.keys, fields = fields_of(given.object.fields or {}), tag = given.object.tag,
       others = given.object.others and shape_of(given.object.others) or ANYTHING,
     }
+    -- The fields of each text of the tag, and all of these names.
+    if given.object.tag then
+      shape.object.tagged, shape.object.waiting = {}, {}
+      for text, fields in pairs(given.object.tagged) do
+        shape.object.tagged[text] = fields_of(fields)
+        for name in pairs(fields) do
+          shape.object.waiting[name] = true
+        end
+      end
+    end
   end
   return shape
 end
-local BODY = shape_of("body")
+
+function fields_of(given)
+  local fields = {}
+  for name, field in pairs(given) do
+    fields[name] = shape_of(field)
+  end
+  return fields
+end
+
+-- The shape of a body at each path below /v1/.
+local bodies = fields_of(table_of_limits.paths)
 
 -- Of the body that is read now.
 local text, limits, sums, model = "", {}, {}, nil
@@ -78,15 +101,6 @@ local function check_distinct(seen, item)
     return refused("invalid_value", "names " .. item .. " twice.")
   end
   seen[item] = true
-end
-
-local function check_media(first, last)
-  add("media.items", 1)
-  local start = lower(unescaped(sub(text, first, math.min(last, first + 383))))
-  -- Anything with a scheme is an address, and llama.cpp takes all that begins with http for one.
-  if not find(start, "^data:") and (find(start, "^%s*%a[%w+.-]*:") or find(start, "^%s*http") or find(start, "^%s*//")) then
-    return refused("remote_media", "Media is not fetched from elsewhere: send it in the request, as a data: URL.")
-  end
 end
 
 -- How deep a text is nested that is JSON itself.
@@ -119,16 +133,59 @@ local function check_depth(written, name)
   end
 end
 
--- The text between `first` and `last`, as it was sent.
+-- A text has at most six bytes for one of what it says, where it is written in escapes.
+local ESCAPED = 6
+
+-- The bytes of what the text between `first` and `last` says.
+local function said(first, last)
+  return #unescaped(sub(text, first, last))
+end
+
+-- Texts with escapes that are part of a sum, each {first, last}: until the sum exceeds its limit they count as they are written, which costs nothing to know.
+local written = {}
+
+-- Between these places of the body no backslash stands before the second. So a body is searched once, and what is read again by itself.
+local no_escape_from, next_escape = 0, 0
+
+local function has_escape(first, last)
+  if first < no_escape_from then
+    return find(sub(text, first, last), "\\", 1, true) ~= nil
+  elseif first > next_escape then
+    no_escape_from, next_escape = first, find(text, "\\", first, true) or math.huge
+  end
+  return next_escape <= last
+end
+
+local function add_text(name, first, last)
+  local sum = (sums[name] or 0) + last - first + 1
+  if has_escape(first, last) then
+    written[name] = written[name] or {}
+    table.insert(written[name], { first, last })
+  end
+  if sum > limits[name] and sum <= ESCAPED * limits[name] then
+    for _, each in ipairs(written[name] or {}) do
+      sum = sum - (each[2] - each[1] + 1) + said(each[1], each[2])
+    end
+    written[name] = nil
+  end
+  sums[name] = 0
+  return add(name, sum)
+end
+
+-- The text between `first` and `last`.
 local function check_text(rule, first, last)
   local size = last - first + 1
-  if rule.bytes and size > limits[rule.bytes] then
-    return exceeded(rule.bytes, size)
+  local most = rule.bytes and limits[rule.bytes]
+  if most and size > most then
+    size = size <= ESCAPED * most and said(first, last) or size
+    if size > most then
+      return exceeded(rule.bytes, size)
+    end
   end
   if rule.total then
-    add(rule.total, size)
+    add_text(rule.total, first, last)
   end
-  if rule.run and size > limits[rule.run] then
+  if rule.run and last - first >= limits[rule.run] then
     word_length.check(sub(text, first, last), rule.run, limits)
   end
   if rule.distinct then
@@ -137,8 +194,9 @@ local function check_text(rule, first, last)
       check_distinct(seen, letter)
     end
   end
-  if rule.reads == "media" then
-    check_media(first, last)
+  if rule.reads == "media" or rule.reads == "base64" then
+    add("media.items", 1)
+    media.check(text, first, last, rule.reads)
   elseif rule.reads == "json" then
     check_depth(unescaped(sub(text, first, last)), "messages.argument_depth")
   elseif rule.reads == "grammar" then
@@ -150,9 +208,34 @@ end
 
 local value
 
+-- The shape of a field, or nil if that depends on a tag that was not read yet.
+local function shape_of_field(rule, name, tag)
+  if rule.waiting and rule.waiting[name] then
+    if tag == nil then
+      return nil
+    end
+    local tagged = rule.tagged[tag]
+    if tagged and tagged[name] then
+      return tagged[name]
+    end
+  end
+  return rule.fields[name] or rule.others
+end
+
+-- Reads the fields that waited for their object's tag, each {name, start}. They were passed over and counted once, as they count.
+local function check_waiting(waiting, rule, tag)
+  local before = json_text.counted()
+  for _, field in ipairs(waiting) do
+    trail[level] = field[1]
+    value(field[2], shape_of_field(rule, field[1], tag or false))
+    json_text.count_from(before)
+  end
+end
+
 local function check_object(at, rule)
   local entries, ended = 0, nil
-  local most, keys, fields, others = rule.entries and limits[rule.entries], rule.keys, rule.fields, rule.others
+  local most, keys, seen = rule.entries and limits[rule.entries], rule.keys, {}
+  local tag, waiting
   at, ended = json_text.enter(at)
   level = level + 1
   while at do
@@ -164,13 +247,31 @@ local function check_object(at, rule)
     local quote, start = json_text.key(at)
     local name = unescaped(sub(text, at + 1, quote - 1))
     trail[level] = name
-    if level == 1 and name == "model" then
-      model = nil -- The last key of a name counts, as for the engine.
-    end
     if keys then
       check_text(keys, at + 1, quote - 1)
     end
-    at, ended = json_text.next(value(start, fields[name] or others), CLOSING_BRACE)
+    local stop
+    if rule.fields[name] or name == rule.tag or (rule.waiting and rule.waiting[name]) then
+      if seen[name] then
+        return refused("invalid_value", "stands there twice.")
+      end
+      seen[name] = true
+    end
+    local shape = shape_of_field(rule, name, tag)
+    if shape then
+      stop = value(start, shape)
+    else
+      waiting = waiting or {}
+      waiting[#waiting + 1] = { name, start }
+      stop = skip(start)
+    end
+    if name == rule.tag then
+      tag = byte(text, start) == QUOTE and unescaped(sub(text, start + 1, math.min(stop - 2, start + LONGEST_TAG))) or false
+    end
+    at, ended = json_text.next(stop, CLOSING_BRACE)
+  end
+  if waiting then
+    check_waiting(waiting, rule, tag)
   end
   trail[level] = nil
   level = level - 1
@@ -283,7 +384,11 @@ function value(at, shape)
     if word == "true" and type(shape.flag) == "table" then
       keep_largest(shape.flag.counts, shape.flag.as)
     end
-  elseif word ~= "null" then
+  elseif word == "null" then
+    if shape.number and shape.number.endless then
+      keep_largest(shape.number.counts, math.huge)
+    end
+  else
     local number = find(word, "^-?%d[%d.eE+-]*$") and tonumber(word)
     if not number then
       return broken()
@@ -310,6 +415,11 @@ local function place()
   return sub(table.concat(way), 1, 200)
 end
 
+-- Which property of a schema was at fault, as text for people.
+local function inside(why)
+  return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
+end
+
 local function exceeded_by(field, name, amount)
   trail[1], level = field, 1
   return exceeded(name, amount)
@@ -329,29 +439,37 @@ local function check_products(context)
   end
 end
 
-local function read(context)
-  local at = find(text, "[^ \t\r\n]")
+-- The mark of a UTF-8 text, which the engine's parser passes over too.
+local BYTE_ORDER_MARK = "^\239\187\191"
+
+local function read(shape, context)
+  local _, mark = find(text, BYTE_ORDER_MARK)
+  local at = find(text, "[^ \t\r\n]", (mark or 0) + 1)
   if not at or byte(text, at) ~= BRACE then
     return broken()
   end
-  at = value(at, BODY)
+  at = value(at, shape)
   if find(text, "[^ \t\r\n]", at) then
     return broken()
   end
   check_products(context)
 end
 
--- Reads a body. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
--- `most_prompt`: the longest prompt that fits the context of any server, or nil.
-function request_limits.read(body, most_prompt)
-  text, limits, sums, model, level = body, table_of_limits.limits, {}, nil, 0
-  prompts, largest = 0, {}
+-- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
+-- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
+function request_limits.read(path, body, most_prompt)
+  local shape = bodies[match(path, "^/[%w-]+/v1/([%w/_]+)") or match(path, "^/v1/([%w/_]+)")]
+  if not shape then
+    error("no shape for the bodies at " .. path)
+  end
+  text, limits, sums, written, model, level = body, table_of_limits.limits, {}, {}, nil, 0
+  prompts, largest, no_escape_from, next_escape = 0, {}, 0, 0
   local context = most_prompt and most_prompt / limits["prompt.bytes_per_token"] or DEFAULT_CONTEXT
   if most_prompt and most_prompt < limits["prompt.bytes"] then
     limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
   end
   json_text.open(text, limits)
-  local passed, why = pcall(read, context)
+  local passed, why = pcall(read, shape, context)
   text = ""
   if passed then
     return { model = model }
@@ -362,12 +480,12 @@ function request_limits.read(body, most_prompt)
   local at = place()
   if why.code == "limit_exceeded" then
     local field = at == "" and "The body" or "The field " .. at
-    why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s.",
-      field, why.name, limits[why.name], why.more and "at least " or "", why.sent)
+    why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s%s.%s",
+      field, why.name, limits[why.name], why.more and "at least " or "", why.sent, inside(why), ABOUT_LIMITS)
   elseif why.code == "invalid_json" then
     why.message = "The body is not a JSON object."
-  elseif why.code ~= "remote_media" then
-    why.message = "The field " .. at .. " " .. why.message
+  else
+    why.message = "The field " .. at .. inside(why) .. " " .. why.message
   end
   why.param = why.code ~= "invalid_json" and at ~= "" and at or nil
   return nil, why

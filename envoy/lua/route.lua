@@ -92,6 +92,18 @@ local function in_scope(claims, wanted)
   return false
 end
 
+-- The scopes for inference as one header's value, for the waker, which lists the models: separated by commas, odd characters as %XX.
+local function told_scopes(claims)
+  if not claims then return "infer:*" end -- what everybody may use
+  local told = {}
+  for _, scope in ipairs(claims.scopes or {}) do
+    if scope:find("^infer:") then
+      told[#told + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
+    end
+  end
+  return table.concat(told, ",")
+end
+
 -- One media type, with parameters or without. Two headers come as one with a comma.
 local function is_json(content_type)
   if content_type == "application/json" then return true end
@@ -147,6 +159,13 @@ function envoy_on_request(request)
   elseif not may_be_anonymous(request, settings, headers) then
     return
   end
+  if kind == "models" then
+    local server = headers:get(":path"):match("^/([%w-]+)/v1/models")
+    if claims and server and not in_scope(claims, "infer:" .. server) then
+      return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope infer:" .. server .. ".")
+    end
+    headers:replace("x-llamesh-scopes", told_scopes(claims))
+  end
   if kind ~= "inference" then
     if #path:gsub("%?.*", "") > MAX_PATH then
       return refuse(request, "404", "invalid_request_error", "model_not_found", "No model has a name as long as the one in this path.", "model")
@@ -166,7 +185,7 @@ function envoy_on_request(request)
   end
   local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
   local most_prompt = request:metadata():get("most_prompt_bytes")
-  local said, problem = request_limits.read(buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
+  local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
   if not said then
     return refuse(request, "400", "invalid_request_error", problem.code, quoted(problem.message), problem.param and quoted(problem.param))
   end

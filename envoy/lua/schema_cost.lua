@@ -26,6 +26,19 @@ local function add(name, amount)
   end
 end
 
+-- The names of properties that lead to the schema that is walked.
+local trail, level = {}, 0
+
+-- Walks a schema that stands under a name. Where a limit ends the walk, the trail still leads there.
+local visit
+local function visit_under(name, schema, depth, way)
+  level = level + 1
+  trail[level] = name
+  local alternatives, ways = visit(schema, depth, way)
+  level = level - 1
+  return alternatives, ways
+end
+
 -- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
 -- and how many times one led back so far.
 local root, referred, leading_back, turns
@@ -73,8 +86,6 @@ local function size(value)
   return 8
 end
 
-local visit
-
 -- Returns in how many ways a text can be read at most inside it.
 -- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the names of all that follow.
 local function visit_object(properties, required, more, depth, way)
@@ -91,11 +102,11 @@ local function visit_object(properties, required, more, depth, way)
       optional = optional + 1
     end
     add("schema.grammar_bytes", 2 * (way + #name))
-    local _, inner = visit(property[2], depth + 1, way + #name + 1)
+    local _, inner = visit_under(name, property[2], depth + 1, way + #name + 1)
     ways = max(ways, inner)
   end
   if is_object(more) then
-    local _, inner = visit(more, depth + 1, way + 16)
+    local _, inner = visit_under("additionalProperties", more, depth + 1, way + 16)
     ways = max(ways, inner)
   end
   if optional > limits["schema.optional"] then
@@ -198,13 +209,16 @@ local function count_of(of, name, absent)
   return number
 end
 
+-- More repetitions than these the engine does not write out: as an upper bound they are none, as a lower one it refuses them itself.
+local MOST_WRITTEN = 2000
+
 local function repetitions(of, least, most)
   local low = count_of(of, least, 0)
   local high = count_of(of, most, low)
   if high < low then -- The engine counts down without an end.
     error({ code = "invalid_value", message = "has a schema whose " .. most .. " is less than its " .. least .. "." }, 0)
   end
-  add("schema.repetitions", high)
+  add("schema.repetitions", high <= MOST_WRITTEN and high or math.min(low, MOST_WRITTEN))
 end
 
 -- How many bytes two values must share at their beginning to count as alike: that many tell apart what the next tokens are tried against.
@@ -251,7 +265,7 @@ local function visit_type(of, kind, depth, way)
     repetitions(of, "minItems", "maxItems")
     local ways = 1
     for _, item in ipairs(is_list(items) and items or { items }) do
-      local _, inner = visit(item, depth + 1, way + 8)
+      local _, inner = visit_under("items", item, depth + 1, way + 8)
       ways = max(ways, inner)
     end
     return 1, ways
@@ -379,15 +393,33 @@ function visit(schema, depth, way)
   return max(1, alternatives), ways
 end
 
+-- Names of a trail that are told: the last of them, which are the nearest.
+local MOST_NAMES, MOST_NAME_BYTES = 4, 64
+
+-- Which property was walked, as in parent.child.
+local function property()
+  local names = {}
+  for step = max(1, level - MOST_NAMES + 1), level do
+    names[#names + 1] = sub(trail[step], 1, MOST_NAME_BYTES)
+  end
+  return (level > MOST_NAMES and "...." or "") .. table.concat(names, ".")
+end
+
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
   limits, sums = most, totals
-  referred, leading_back, turns, named = {}, {}, 0, {}
+  referred, leading_back, turns, named, level = {}, {}, 0, {}, 0
   local ended
   root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
   add("schema.bytes", ended - at)
-  visit(root, 1, 4)
+  local passed, why = pcall(visit, root, 1, 4)
   root = nil
+  if not passed then
+    if type(why) == "table" then
+      why.property = property()
+    end
+    error(why, 0)
+  end
   return ended
 end
 

@@ -1,4 +1,4 @@
--- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON. Envoy's transcoder drops unknown fields in
+-- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
 -- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
 -- RULES, a table (see public_api.py), and REMEDIES, JSON texts by reason, are put before this script. gRPC's own encoding is checked by the services.
@@ -298,6 +298,9 @@ function envoy_on_request(request)
     verb = "GET"
     headers:replace(":method", verb)
     request:streamInfo():dynamicMetadata():set("llamesh", "head", true)
+  end
+  if headers:get("if-match") and not binding.etag then
+    return refuse(request, "400", nil, "If-Match", "this call has no etag and cannot keep the condition: send it without")
   end
   local at, why = unfit_query(query, binding.query)
   if at then

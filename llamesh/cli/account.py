@@ -74,6 +74,20 @@ def login(
         inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
         path = save_profile(Profile(mesh.profile.url, answer.access_token, inference))
         note(f"{username} is logged in at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}")
+        _warn_of_another(mesh.profile.url)
+
+
+def _warn_of_another(url: str) -> None:
+    """Say if commands go on using another mesh, because the environment names it."""
+    from llamesh.client.profile import NoMeshRunsError, load_profile
+
+    try:
+        used = load_profile().url
+    except NoMeshRunsError:
+        used = ""
+    if used != url:
+        name = "LLAMESH_URL" if os.environ.get("LLAMESH_URL") else "LLAMESH_HOME"
+        note(f"{name} is set, so other commands use the mesh that it names; to use this one: unset {name}")
 
 
 def usage(

@@ -9,8 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from llamesh.cli import web
+from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
-from llamesh.client.profile import load_profile
 
 
 def api(
@@ -34,7 +34,7 @@ def api(
     inference
         Ask the inference address (8080), not the management one.
     """
-    profile = load_profile()
+    profile = meant()
     base = inference_address(profile) if inference else profile.url
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
         if response.status >= 400:

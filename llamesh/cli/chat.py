@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from llamesh.cli import web
+from llamesh.cli.connection import meant
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.output import note
-from llamesh.client.profile import load_profile
 
 LIST_SECONDS = 5.0
 """How long a refusal waits for the names that would have been right."""
@@ -74,7 +74,7 @@ def _questions() -> Iterator[str]:
 
 def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
     """Ask, print what comes as it comes, and return all of it."""
-    profile = load_profile()
+    profile = meant()
     path, body = _addressed(model, request)
     address = inference_address(profile)
     said = []

@@ -52,9 +52,9 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
 def ask_mesh(path: str) -> object:
     """Ask the mesh of the profile, briefly."""
     from llamesh.cli import web
-    from llamesh.client.profile import load_profile
+    from llamesh.cli.connection import meant
 
-    profile = load_profile()
+    profile = meant()
     with web.answer(profile.url, "GET", path, profile.token, timeout=1.0) as response:
         return json.loads(response.read())
 

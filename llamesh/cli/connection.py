@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -15,16 +15,34 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(url: str = "") -> Iterator[Client]:
-    """A client for an address, else for LLAMESH_URL or the profile. CommandError where address or token cannot be one."""
+    """A client for an address, else for the mesh that is meant. CommandError if address or token cannot be one, or no mesh is meant."""
     from llamesh.client.sync import Client
 
     try:
         client = Client(url)
+    except NoMeshRunsError as error:
+        raise no_mesh_runs(error) from error
     except ValueError as error:
         raise not_an_address(url or load_profile().url) from error
     check_token(client.transport.token)
     with client as mesh:
         yield mesh
+
+
+def meant() -> Profile:
+    """The mesh that is meant. CommandError if LLAMESH_HOME is given and no mesh runs there."""
+    try:
+        return load_profile()
+    except NoMeshRunsError as error:
+        raise no_mesh_runs(error) from error
+
+
+def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
+    """What is said if no mesh runs in the home that was given."""
+    hint = "`llamesh up` starts it there; LLAMESH_URL names another mesh"
+    if error.logged_in:
+        hint += f"; without LLAMESH_HOME the mesh at {error.logged_in} is used, where you are logged in"
+    return CommandError(str(error), hint=hint, code=Exit.UNAVAILABLE)
 
 
 def not_an_address(url: str) -> CommandError:

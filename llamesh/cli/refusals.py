@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import NoMeshRunsError, load_profile
 
 _EXITS = {
     "INVALID_ARGUMENT": Exit.USAGE,
@@ -20,6 +20,8 @@ _REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRA
 """Refused by a rule, whatever their code."""
 _HINTS = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
+    "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
+    "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
@@ -27,7 +29,7 @@ _HINTS = {
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
-"""The contract's remedies name REST calls; here the command that does the same."""
+"""The contract's remedies name REST calls; here the command that does the same. In braces what the error's metadata say."""
 
 
 def translate(error: Exception) -> CommandError | None:
@@ -41,15 +43,17 @@ def translate(error: Exception) -> CommandError | None:
     decision = error.metadata.get("decisionId")
     if decision and error.reason != "DECISION_NOT_FOUND":
         parts.append(f"details: llamesh why {decision}")
-    cause, hint = error.message, _HINTS.get(error.reason, error.remedy)
+    cause, hint = error.message, error.remedy
+    if error.reason in _HINTS:
+        hint = _HINTS[error.reason].format_map({"modelUuid": "MODEL", **error.metadata})
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
-        cause = f"the mesh at {load_profile().url} does not answer"
+        cause = f"{_mesh()} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
         # gRPC's own words again: our side gave up.
-        cause = f"the mesh at {load_profile().url} did not answer in time"
+        cause = f"{_mesh()} did not answer in time"
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
         hint = "llamesh login"
@@ -61,3 +65,11 @@ def translate(error: Exception) -> CommandError | None:
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)
+
+
+def _mesh() -> str:
+    """The mesh that was asked, in words. It may have ended meanwhile."""
+    try:
+        return f"the mesh at {load_profile().url}"
+    except NoMeshRunsError:
+        return "the mesh of LLAMESH_HOME"

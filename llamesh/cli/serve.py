@@ -20,9 +20,10 @@ from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_one, size
 from llamesh.cli.servers import SERVER
-from llamesh.client.parameters import bounds, kind
+from llamesh.client.parameters import bounds, kind, words
 
 if TYPE_CHECKING:
+    from llamesh.client.sync import Client
     from llamesh.v1.server_pb2 import MemoryEstimate
 
 LLAMA = Group(
@@ -51,9 +52,17 @@ def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]
 
 def _annotation(item: parameters.Parameter) -> Any:
     value: Any = Literal[tuple(item.words)] if item.words else kind(item)
+    if others := words(item):
+        value = value | Literal[others]
     flags = (item.flag, *item.aliases)
-    described = Parameter(name=flags, negative=item.negative, help=bounds(item), group=LLAMA, show_default=False)
+    described = Parameter(name=flags, negative=item.negatives, help=_help(item), group=LLAMA, show_default=False)
     return Annotated[value | None, described]
+
+
+def _help(item: parameters.Parameter) -> str:
+    """What it means, its default and its bounds."""
+    limits = bounds(item)
+    return parameters.about()[item.name] + (f" [{limits}]" if limits else "")
 
 
 @with_runtime_parameters
@@ -94,6 +103,7 @@ def serve(
     """
     given = _given(flags, runtime)
     with connected() as mesh:
+        _find_models(mesh, given)
         server = mesh.servers.serve(
             mesh.models.find(model),
             name=name,
@@ -132,6 +142,7 @@ def fit(
     """
     given = _given(flags, runtime)
     with connected() as mesh:
+        _find_models(mesh, given)
         answer = mesh.check(mesh.models.find(model), replicas=replicas, namespace=namespace, **given)
     columns = (
         Column("FITS", lambda item: "yes" if item.allowed else "no"),
@@ -176,4 +187,12 @@ def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) 
             parts=[f"options: {', '.join(typed)}", f"flags: {' '.join(flags)}"],
             code=Exit.USAGE,
         )
-    return {"runtime_params": " ".join(flags)} if flags else {"parameters": typed}
+    return {"runtime_params": parameters.joined(flags)} if flags else {"parameters": typed}
+
+
+def _find_models(mesh: Client, given: dict[str, Any]) -> None:
+    """Put the ids of models in place of their names, where parameters name some."""
+    typed = given.get("parameters", {})
+    for name, value in typed.items():
+        if parameters.all_parameters()[name].model:
+            typed[name] = mesh.models.find(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -53,6 +54,9 @@ SERVER = (
     Column("WHY", _reason, wide=True),
 )
 
+_AMISS = ("STARTING", "DEGRADED", "FAILING")
+"""States of a server that does not do all that is wanted of it."""
+
 
 def status(
     *, watch: Annotated[bool, Parameter(name=("--watch", "-w"), negative="")] = False, output: Output = "table"
@@ -67,8 +71,18 @@ def status(
     with connected() as mesh:
         if watch:
             _watch(mesh, output)
-        else:
-            show_list(mesh.servers.list(), output, SERVER)
+            return
+        servers = list(mesh.servers.list())
+        show_list(servers, output, SERVER)
+    if output == "table":
+        _explain(servers)
+
+
+def _explain(servers: Sequence[Server]) -> None:
+    """Say why servers are not as they should be: the table has no room for it."""
+    for server in servers:
+        if _state(server) in _AMISS and _reason(server):
+            note(text(f"{server.model_name or server.server_uuid} is {_state(server)}: {_reason(server)}"))
 
 
 def describe(server: ServerName, *, output: Output = "table") -> None:

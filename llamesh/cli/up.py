@@ -16,9 +16,10 @@ from pathlib import Path
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, health, leftovers, logfiles, open_files, ports
+from llamesh.cli.mesh import checks, leftovers, logfiles, open_files, ports
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone, is_ready
+from llamesh.cli.mesh.progress import Waits, lacking_of
 from llamesh.cli.mesh.service_manager import ServiceManager, without_service_manager
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import OWN_LOG, Supervisor
@@ -49,6 +50,8 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     began = time.monotonic()
     os.umask(0o077)
     settings = read_settings(os.environ)
+    for warning in () if detach else settings.warnings:
+        _say(f"warning: {warning}")
     for folder in (settings.home, settings.logs):
         _usable(folder)
     try:
@@ -215,8 +218,10 @@ async def _greet(settings: MeshSettings, manager: ServiceManager, *, demo: bool,
     """Say when the mesh is ready, or what it still lacks; the demo says it itself."""
     showing = asyncio.create_task(_show_demo(settings, began)) if demo else None
     deadline = time.monotonic() + READY_SECONDS
+    waits = Waits(settings.run_dir, began, _say)
     try:
-        while lacking := await asyncio.to_thread(_lacking, settings):
+        while lacking := await asyncio.to_thread(lacking_of, settings):
+            waits.look()
             if time.monotonic() > deadline:
                 deadline = float("inf")
                 words = "".join(f"\n    {line}" for line in lacking)
@@ -259,14 +264,6 @@ async def _show_demo(settings: MeshSettings, began: float) -> None:
             await process.wait()
 
 
-def _lacking(settings: MeshSettings) -> list[str]:
-    try:
-        found = health.ask(settings.host, settings.gateway_port)
-    except OSError as error:
-        return [f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"]
-    return found.missing() or ([] if found.ok else [f"health: {found.state}"])
-
-
 def _show_addresses(settings: MeshSettings) -> None:
     with contextlib.suppress(OSError):
         print(f"  management  {settings.addresses.management}   (llamesh login)")
@@ -295,16 +292,20 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + READY_SECONDS
-    while not is_ready(settings.home, process.pid):
+    while True:
+        said, beginning = _read_on(log, beginning)
+        # That it is ready is said after it counts as ready, and in other words here.
+        if is_ready(settings.home, process.pid):
+            break
+        sys.stderr.write(said)
+        sys.stderr.flush()
         if process.poll() is not None:
-            with log.open(errors="replace") as output:
-                output.seek(beginning)
-                sys.stderr.write(output.read())
+            sys.stderr.write(_read_on(log, beginning)[0])
             return process.returncode
         if time.monotonic() > deadline:
             raise CommandError(
                 "the mesh is not ready yet; it goes on starting",
-                parts=_lacking(settings),
+                parts=lacking_of(settings),
                 hint=f"`llamesh doctor` explains; its output is in {log}",
                 code=Exit.UNAVAILABLE,
             )
@@ -314,6 +315,14 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     _show_addresses(settings)
     return Exit.OK
+
+
+def _read_on(log: Path, start: int) -> tuple[str, int]:
+    """What a log has beyond a place, and where it ends now."""
+    with log.open("rb") as file:
+        file.seek(start)
+        content = file.read()
+    return content.decode(errors="replace"), start + len(content)
 
 
 def _say(text: str) -> None:

@@ -35,8 +35,10 @@ def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
         known = all_parameters().get(name)
         if known is None:
             raise ValueError(f"{name} is not a runtime parameter; those are: {', '.join(all_parameters())}")
-        if value is None:
+        if value is None or str(value) in known.absent:
             continue
+        if str(value) in known.named:
+            value = kind(known)(known.named[str(value)])
         if known.words and value not in known.words:
             raise ValueError(f"{name} is one of {', '.join(known.words)}, not {value!r}")
         try:
@@ -44,6 +46,11 @@ def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
     return message
+
+
+def words(parameter: Parameter) -> tuple[str, ...]:
+    """What may be said in place of a number: words that stand for one, and those that mean the same as leaving it out."""
+    return (*parameter.named, *sorted(word for word in parameter.absent if not word.lstrip("-").isdecimal()))
 
 
 def kind(parameter: Parameter) -> type[bool] | type[int] | type[float] | type[str]:

@@ -1,7 +1,8 @@
-"""Which mesh is meant and with which token: LLAMESH_URL and LLAMESH_TOKEN, else the profile that `llamesh login` wrote.
+"""Which mesh is meant and with which token: LLAMESH_URL, else the mesh of LLAMESH_HOME, else the profile that `llamesh login` wrote.
 
-A profile of this machine (or none) means the mesh that runs here, at whatever ports it runs now. Nothing heavy is imported: the
-command line reads it before it loads gRPC.
+Invariant: a mesh that was given (LLAMESH_URL, LLAMESH_HOME) is used, or it is said that none runs there; never another one. A profile of
+this machine (or none) means the mesh that runs in the usual home, at whatever ports it runs now. Nothing heavy is imported: the command
+line reads it before it loads gRPC.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llamesh.local_mesh import running_here
+from llamesh.locations import home_directory
 
 DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
 DEFAULT_INFERENCE_PORT = 8080
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+
+
+class NoMeshRunsError(LookupError):
+    """The mesh of LLAMESH_HOME was given, and none runs there, or none that this user may know of."""
+
+    def __init__(self, home: Path, logged_in: str) -> None:
+        super().__init__(f"no mesh runs in LLAMESH_HOME={home}" + (" that this user may see" if _closed(home) else ""))
+        self.logged_in = logged_in
+        """The address of the mesh that the profile is logged in at; empty if there is no profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +58,44 @@ class Profile:
         return f"http://{host}:{DEFAULT_INFERENCE_PORT}"
 
 
+def _closed(home: Path) -> bool:
+    """Whether there is a home that this user may not look into."""
+    try:
+        return home.is_dir() and not os.access(home, os.R_OK | os.X_OK)
+    except PermissionError:
+        return True
+
+
 def profile_path(environment: Mapping[str, str] = os.environ) -> Path:
     """The profile's file."""
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path("~/.config").expanduser()) / "llamesh" / "profile.json"
 
 
-def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
-    """What the environment says, completed by the file. The file's token goes only to the mesh that it came from."""
+def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | None:
+    """What `llamesh login` kept; None if nothing can be read."""
     try:
         found = json.loads(profile_path(environment).read_text())
-        kept = Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url") if key in found})
+        return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url") if key in found})
     except (OSError, ValueError, TypeError, AttributeError):
-        kept = Profile()
+        return None
+
+
+def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
+    """What the environment says, completed by the file. The file's token goes only to the mesh that it came from.
+
+    NoMeshRunsError if LLAMESH_HOME is set, LLAMESH_URL is not, and no mesh runs there.
+    """
+    stored = stored_profile(environment)
+    kept = stored or Profile()
     url = environment.get("LLAMESH_URL", "").rstrip("/")
-    here = running_here(environment) if _is_local(url or kept.url) else None
+    given = bool(environment.get("LLAMESH_HOME")) and not url
+    here = running_here(environment) if given or on_this_machine(url or kept.url) else None
+    if given and here is None:
+        raise NoMeshRunsError(home_directory(environment), stored.url if stored else "")
     if here and (not url or urlsplit(url).port == urlsplit(here.management).port):
         # A token that another mesh of this machine gave is refused there, not leaked.
-        kept = Profile(url or here.management, kept.token if _is_local(kept.url) else "", here.inference)
+        kept = Profile(url or here.management, kept.token if on_this_machine(kept.url) else "", here.inference)
     elif url and url != kept.url:
         kept = Profile(url)
     return replace(
@@ -74,7 +105,8 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     )
 
 
-def _is_local(url: str) -> bool:
+def on_this_machine(url: str) -> bool:
+    """Whether an address is one of this machine's own."""
     try:
         parts = urlsplit(url)
         return parts.hostname in _THIS_MACHINE and parts.port != 0

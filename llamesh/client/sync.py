@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from llamesh.client import errors
 from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
-from llamesh.client.profile import Profile, load_profile
+from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
 from llamesh.client.transport import Transport
 from llamesh.parameters import Value
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, model_pb2, server_pb2
@@ -34,6 +34,15 @@ LONGEST_RECONNECT = 5.0
 Item = TypeVar("Item", bound=Message)
 Model = str | model_pb2.Model | download_pb2.Download
 Server = str | server_pb2.Server
+
+
+_ENDED = frozenset(
+    {
+        download_pb2.DOWNLOAD_STATE_SUCCEEDED,
+        download_pb2.DOWNLOAD_STATE_FAILED,
+        download_pb2.DOWNLOAD_STATE_CANCELLED,
+    }
+)
 
 
 class Part:
@@ -70,10 +79,16 @@ class Pull:
             return
         for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
             if event.WhichOneof("event") == "download":
-                self.download = event.download
+                self.download = self._counting(event.download)
                 yield self.download
                 if self._ended():
                     return
+
+    def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
+        """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""
+        if told.state not in _ENDED or told.create_time == self.download.create_time:
+            return told
+        return (self._mesh.models.pulling(self.model_uuid)).download
 
     def _ended(self) -> bool:
         state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")
@@ -382,10 +397,16 @@ class Contracts(Part):
 
 
 class Client:
-    """One mesh. `with Client() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else the profile."""
+    """One mesh. `with Client() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
+    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there."""
 
     def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
-        found = load_profile()
+        try:
+            found = load_profile()
+        except NoMeshRunsError:
+            if not url:
+                raise
+            found = Profile(url.rstrip("/"))
         same = not url or url.rstrip("/") == found.url
         self.profile = Profile(
             url=url.rstrip("/") or found.url,

@@ -1,7 +1,8 @@
 """The one table of settings: environment first, then the file, then the default.
 
 Names without prefix are those of the reference deployment and keep their meaning; everything else begins with LLAMESH_.
-The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names.
+The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names. A line that is no setting is refused; a
+variable with our prefix that is no setting is warned of.
 `python -m llamesh.kit.config` prints what is in force as JSON; the supervisor, which may not import the kit, reads it there.
 """
 
@@ -16,15 +17,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llamesh.addresses import LOCALHOST
 from llamesh.kit import limits
+from llamesh.kit.config_sources import ENCODING, unknown_variables, wrong_lines
+from llamesh.kit.config_words import refusal
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
-__all__ = ["Settings", "load_settings", "make_private", "problems"]
+__all__ = ["Settings", "WrongSettingsError", "load_settings", "make_private", "problems", "warnings"]
+
+
+class WrongSettingsError(Exception):
+    """Settings that cannot be used. `problems`: one sentence each, with the setting or the line, and without secrets."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 def _named(name: str, default: object, description: str) -> Any:
@@ -44,7 +56,7 @@ class Settings(BaseSettings):
 
     # With populate_by_name the variable of a field's own name is read too: the prefix keeps HOME from being our home.
     model_config = SettingsConfigDict(
-        extra="ignore", env_prefix="LLAMESH_", env_file_encoding="utf-8", populate_by_name=True, frozen=True
+        extra="ignore", env_prefix="LLAMESH_", env_file_encoding=ENCODING, populate_by_name=True, frozen=True
     )
 
     home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
@@ -106,6 +118,12 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
+    )
+    trusted_proxies: Annotated[int, Field(ge=0, le=16)] = _named(
+        "LLAMESH_TRUSTED_PROXIES",
+        0,
+        "Proxies in front of Envoy, each of which appends to x-forwarded-for whom it got a request from: failed logins are counted by the"
+        " address that the first of them saw. 0: by the address that connects to Envoy.",
     )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = _named(
         "LLAMESH_MAX_BODY_BYTES", 16 * 1024 * 1024, "Longest body of an inference request."
@@ -195,7 +213,7 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("JWT_SECRET needs at least 32 characters; make one with: openssl rand -base64 48")
+            raise ValueError("it needs at least 32 characters; make one with: openssl rand -base64 48")
         return value
 
     @field_validator("database_url", mode="after")
@@ -233,28 +251,52 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings of this process."""
-    file = os.environ.get("LLAMESH_CONFIG") or home_directory(os.environ) / "config.env"
-    return Settings(_env_file=file)  # type: ignore[call-arg]
+    """Read the settings of this process. WrongSettingsError if a value or a line of the file cannot be meant."""
+    named = os.environ.get("LLAMESH_CONFIG")
+    file = Path(named) if named else home_directory(os.environ) / "config.env"
+    if named and not file.is_file():
+        raise WrongSettingsError([f"setting LLAMESH_CONFIG: there is no file {named}"])
+    wrong = wrong_lines(file, _names())
+    try:
+        settings = Settings(_env_file=None if wrong else file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        wrong += problems(error)
+    if wrong:
+        raise WrongSettingsError(wrong)
+    return settings
+
+
+def warnings() -> list[str]:
+    """What in the environment looks like a setting and is none, one sentence each."""
+    return unknown_variables(os.environ, _names())
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Say what is wrong with the settings, one line each, without the values: they may be secrets."""
-    return [f"setting {item['loc'][0]}: {item['msg']}" for item in error.errors(include_input=False)]
+    """Say what is wrong with the settings, one line each, without secrets."""
+    by_name = {name: field for field in Settings.model_fields.values() for name in _names_of(field)}
+    return [refusal(str(item["loc"][0]).upper(), by_name[str(item["loc"][0]).upper()], item) for item in error.errors()]
+
+
+def _names() -> set[str]:
+    """Every name that a setting can have, in capitals."""
+    own = {f"{Settings.model_config['env_prefix']}{name}".upper() for name in Settings.model_fields}
+    return own.union(*(_names_of(field) for field in Settings.model_fields.values()))
+
+
+def _names_of(field: FieldInfo) -> set[str]:
+    alias = field.validation_alias
+    assert isinstance(alias, AliasChoices), "each setting is made by _named"
+    return {str(choice).upper() for choice in alias.choices}
 
 
 def main() -> int:
-    """Print the settings in force, secrets left out, and the run directory; exit 2 with the setting named where one is wrong."""
-    named = os.environ.get("LLAMESH_CONFIG")
-    if named and not Path(named).is_file():
-        sys.stderr.write(f"setting LLAMESH_CONFIG: there is no file {named}\n")
-        return 2
+    """Print the settings in force, secrets left out, the run directory and warnings; exit 2 with what is wrong."""
     try:
         settings = load_settings()
-    except ValidationError as error:
-        sys.stderr.write("".join(f"{line}\n" for line in problems(error)))
+    except WrongSettingsError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
-    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir)}
+    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir), "warnings": warnings()}
     sys.stdout.write(json.dumps(shown) + "\n")
     return 0
 

@@ -13,6 +13,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.database import Database, DatabaseRefusedError
 from llamesh.kit.errors import MeshError, Reason, StartRefused
 from llamesh.kit.logs import log, report_failure
+from llamesh.waiting import Wait
 
 LOOK_SECONDS = 2.0
 """How often the database is asked for a sign of life."""
@@ -23,13 +24,19 @@ TOLD_SECONDS = 60.0
 
 
 class DatabaseWatch:
-    """Watches one database. `say(answers)` is called with every finding."""
+    """Watches one database. `say(answers)` is called with every finding, `tell` with each failure while it is waited for."""
 
-    def __init__(self, database: Database, say: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        say: Callable[[bool], Awaitable[None]],
+        tell: Callable[[Wait], None] = lambda _: None,
+    ) -> None:
         self.answers = True
         """Whether it gave a sign of life when it was last asked."""
         self._database = database
         self._say = say
+        self._tell_waiting = tell
         self._told = float("-inf")
         self._looking = BackgroundTask("watch the database", self._look, report_failure, every=LOOK_SECONDS)
 
@@ -98,6 +105,11 @@ class DatabaseWatch:
         await self._say(self.answers)
 
     def _tell(self, failure: MeshError) -> None:
+        cause = "start it, or correct DATABASE_URL" if self._database.schema else "free the file or its disk"
+        wait = Wait(
+            f"the database at {self._database.place}: {_cause(failure)}", f"{cause}; the mesh goes on by itself then"
+        )
+        self._tell_waiting(wait)
         if time.monotonic() - self._told >= TOLD_SECONDS:
             self._told = time.monotonic()
             log.warning("waits for the database", place=self._database.place, error=_cause(failure))

@@ -69,8 +69,10 @@ class Lease:
             f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
         )
 
-    async def acquire(self, stopping: asyncio.Event | None = None) -> None:
-        """Become the owner, waiting for the lease of one that died.
+    async def acquire(
+        self, stopping: asyncio.Event | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Become the owner, waiting for the lease of one that died; `tell` is given its words then.
 
         LeaseHeldError as soon as the present owner renews it, or `stopping` is set meanwhile.
         """
@@ -81,6 +83,7 @@ class Lease:
                 raise LeaseHeldError(words)
             if seen is None:
                 log.warning("waiting for a lease that another owner may still renew", lease=self._name, owner=words)
+                tell(words)
             seen = expires_at
             await self._sleep(_LOOK_SECONDS)
 

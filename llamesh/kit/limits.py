@@ -36,6 +36,11 @@ def shapes() -> dict[str, Any]:
     return dict(_document()["shapes"])
 
 
+def paths() -> dict[str, str]:
+    """The shape of the body at each path below /v1/."""
+    return dict(_document()["paths"])
+
+
 def changed(changes: Mapping[str, int]) -> dict[str, int]:
     """The number of every limit, with `changes` made. `changes` are those that `parse` accepts."""
     return {name: changes.get(name, limit.default) for name, limit in table().items()}

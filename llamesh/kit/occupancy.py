@@ -6,12 +6,17 @@ connections count because llama.cpp does not count a request that it still parse
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh import listeners
 
+SHARED_SECONDS = 0.05
+"""The kernel's table is read at most so often for all who ask: it has a row for every Unix socket of the machine."""
 METRICS_PATH = "/metrics"
 """Where llama.cpp counts. It is answered by the inference loop, unlike /health, which HTTP threads answer by themselves."""
 _COUNTER = re.compile(rb"^llamacpp:(\w+) (\S+)$", re.MULTILINE)
@@ -52,7 +57,40 @@ def client_connections(socket: Path, pid: int) -> int | None:
     The caller's own ones count too, so it closes them first. `socket` is the path that clients used, even if it is gone by now: the
     kernel's table goes by it. None if the system does not say (no /proc).
     """
-    accepted = listeners.connected(str(socket))
-    if not accepted:
-        return None if accepted is None else 0
-    return len(accepted & listeners.open_sockets(pid).keys())
+    return _of_process(listeners.connections(), socket, pid)
+
+
+class ConnectionTable:
+    """`client_connections` for one who asks about many engines: questions of about the same moment share one reading of the kernel's table.
+
+    Invariant: an answer is from after its question. `clock` is monotonic.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Mapping[str, set[str]] | None] = listeners.connections,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._read_at = float("-inf")
+        self._next: asyncio.Task[Mapping[str, set[str]] | None] | None = None
+
+    async def clients(self, socket: Path, pid: int) -> int | None:
+        """See `client_connections`."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._reading())
+        # Whoever gives up does not take the reading from the others.
+        return _of_process(await asyncio.shield(self._next), socket, pid)
+
+    async def _reading(self) -> Mapping[str, set[str]] | None:
+        await asyncio.sleep(max(0.0, self._read_at + SHARED_SECONDS - self._clock()))
+        self._next, self._read_at = None, self._clock()
+        return self._read()
+
+
+def _of_process(connections: Mapping[str, set[str]] | None, socket: Path, pid: int) -> int | None:
+    if connections is None:
+        return None
+    accepted = connections.get(str(socket))
+    return len(accepted & listeners.open_sockets(pid).keys()) if accepted else 0

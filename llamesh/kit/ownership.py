@@ -1,16 +1,14 @@
 """Who owns a home: at most one process of each member (gateway, contract, download, controller) for each LLAMESH_HOME.
 
-Invariant: the lock is the kernel's (flock), so a holder that dies in any way gives it back. The file says who holds it; that is only
-believed while the lock is held. The lock lies in the home and not in the run directory, because the run directory may be removed at
-any time and depends on XDG_RUNTIME_DIR. What is shared by several homes (one database) is owned by leases: see `leases`.
+Invariant: a holder that dies in any way gives its lock back (`llamesh.locks`). The lock lies in the home and not in the run directory,
+because the run directory may be removed at any time and depends on XDG_RUNTIME_DIR. What is shared by several homes (one database) is owned
+by leases: see `leases`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import json
 import os
 import socket
 import time
@@ -20,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh import locks
 from llamesh.kit.logs import log
 from llamesh.locations import make_private
 from llamesh.processes import ProcessId
@@ -86,10 +85,9 @@ class HomeLock:
 
     def _write(self, *, ending: bool) -> None:
         process = ProcessId.of(os.getpid())
-        said = json.dumps({"pid": process.pid, "started": process.started, "ending": ending}).encode()
         # The lock counts, not the words: a full disk costs the words only.
         with contextlib.suppress(OSError):
-            os.pwrite(self._descriptor, said.ljust(128), 0)
+            locks.say(self._descriptor, {"pid": process.pid, "started": process.started, "ending": ending})
 
 
 def lock_path(home: Path, name: str) -> Path:
@@ -119,19 +117,18 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
     began = time.monotonic()
     said = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = locks.open_file(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-            os.close(descriptor)
-            continue
-        except BlockingIOError:
+            if locks.take(descriptor):
+                if os.fstat(descriptor).st_nlink:
+                    return descriptor
+                os.close(descriptor)
+                continue
             holder, ending = _holder(descriptor)
-            os.close(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)
         if time.monotonic() - began > (ending_seconds if ending else HELD_SECONDS):
             raise HeldError(name, holder)
         if not said:
@@ -141,8 +138,8 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
 
 
 def _holder(descriptor: int) -> tuple[int | None, bool]:
+    found = locks.said(descriptor)
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
         return int(found["pid"]), bool(found["ending"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None, False

@@ -1,43 +1,158 @@
-"""Pages of a list (AIP-158): opaque tokens that carry the last key seen and are bound to the query they were made for."""
+"""Pages of a list (AIP-158), the same for every list of the mesh: a page begins after the last key of the one before.
+
+A page token carries that key. Invariant: a token counts only if this mesh made it, for the same list and the same arguments: it is signed
+with a key that only the mesh has. A caller therefore cannot make one, and what is read from one has the types that were put in.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
+import hmac
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from llamesh.kit.errors import MeshError, Reason
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.kit.secret import derived_key
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+FIELD = "page_token"
+"""Name of the field in every request for a page."""
+
+_SIGNATURE_BYTES = 16
+
+Key: TypeAlias = tuple[str | datetime, ...]
+"""What a list is ordered by."""
+Row = TypeVar("Row")
 
 
-def page_size(asked: int) -> int:
-    """How many to return: the default for 0, never more than the maximum."""
-    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is listed: a name that holds all arguments which select from it, and the kinds of its key's parts, each `str` or `datetime`."""
+
+    name: str
+    kinds: tuple[type[str] | type[datetime], ...]
 
 
-def page_token(query: str, *key: str | int | float) -> str:
-    """The token for the page after `key`; `query` is everything else that selects the list."""
-    text = json.dumps([_digest(query), *key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+BY_TIME = (datetime, str)
+"""The key of lists in order of time, then id."""
 
 
-def page_key(query: str, token: str) -> list[str | int | float] | None:
-    """The key that a token carries; None for the first page, INVALID_PAGE_TOKEN where it was not made for this query."""
-    if not token:
-        return None
-    try:
-        digest: str
-        key: list[str | int | float]
-        digest, *key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error
-    if digest != _digest(query) or not key or not all(isinstance(part, str | int | float) for part in key):
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token belongs to another query")
-    return key
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page that is asked for."""
+
+    size: int
+    """Rows at most."""
+    after: Key | None
+    """Key of the last row of the page before; None: this is the first."""
+    _token: Callable[[Key], str]
+
+    def select(
+        self,
+        query: Select[Row],
+        order: Sequence[InstrumentedAttribute[Any]],
+        *,
+        backwards: bool = False,
+    ) -> Select[Row]:
+        """The query for this page's rows, and one more to tell whether another page follows."""
+        query = query.order_by(*(column.desc() if backwards else column.asc() for column in order))
+        if self.after is not None:
+            place = tuple_(*order)
+            query = query.where(place < self.after if backwards else place > self.after)
+        return query.limit(self.size + 1)
+
+    def cut(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> tuple[Sequence[Row], str]:
+        """The page's rows out of what is left of the list, or of what `select` gave, and the token of the next page, empty at the end."""
+        if len(rows) <= self.size:
+            return rows, ""
+        page = rows[: self.size]
+        return page, self._token(key(page[-1]))
 
 
-def _digest(query: str) -> str:
-    return hashlib.sha256(query.encode()).hexdigest()[:12]
+class PageRequest(Protocol):
+    """A request for a page, of whatever list."""
+
+    page_size: int
+    page_token: str
+
+
+class Pages:
+    """Makes and reads the page tokens of one service. `key` is secret, and the same in all replicas of the service."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def asked(self, request: PageRequest) -> Asked:
+        """What a request says about the page that it wants."""
+        return Asked(self, request.page_size, request.page_token)
+
+    def page(self, listing: Listing, size: int, token: str) -> Page:
+        """The page that is asked for: `size` 0 is the default, and never more than the maximum. INVALID_PAGE_TOKEN."""
+        after = self._read(listing, token) if token else None
+        return Page(min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), after, lambda key: self._token(listing, key))
+
+    def _token(self, listing: Listing, key: Key) -> str:
+        parts = [part.astimezone(UTC).isoformat() if isinstance(part, datetime) else part for part in key]
+        text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False).encode()
+        return base64.urlsafe_b64encode(self._signature(listing, text) + text).decode().rstrip("=")
+
+    def _read(self, listing: Listing, token: str) -> Key:
+        try:
+            # Only the one spelling that we write: the decoder would pass over signs of other alphabets.
+            data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _refused("is damaged") from error
+        signature, text = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(listing, text)):
+            raise _refused("was not made by this mesh for this list and these arguments")
+        try:
+            parts = json.loads(text)
+            return tuple(_part(kind, part) for kind, part in zip(listing.kinds, parts, strict=True))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise _refused("was made by another release") from error
+
+    def _signature(self, listing: Listing, text: bytes) -> bytes:
+        # The name's length comes first, so that no part of it can be taken for a part of the key.
+        name = listing.name.encode()
+        signed = len(name).to_bytes(8, "big") + name + text
+        return hmac.new(self._key, signed, hashlib.sha256).digest()[:_SIGNATURE_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A page that is asked for of a list which is yet to be named."""
+
+    pages: Pages
+    size: int = 0
+    token: str = ""
+
+    def of(self, listing: Listing) -> Page:
+        """The page of this list; INVALID_PAGE_TOKEN."""
+        return self.pages.page(listing, self.size, self.token)
+
+
+def open_pages(settings: Settings) -> Pages:
+    """The page tokens of a mesh: good after a restart, and in every replica."""
+    return Pages(derived_key(settings, "page tokens"))
+
+
+def _part(kind: type[str] | type[datetime], value: object) -> str | datetime:
+    if not isinstance(value, str):
+        raise TypeError("parts of a key are written as text")
+    return datetime.fromisoformat(value).astimezone(UTC) if kind is datetime else value
+
+
+def _refused(why: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_INVALID_PAGE_TOKEN, f"{FIELD} {why}", {"field": FIELD}, (FieldViolation(FIELD, why),)
+    )

@@ -17,20 +17,21 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from pydantic import ValidationError
 
+from llamesh import waiting
 from llamesh.kit.calls import MeshInterceptor
-from llamesh.kit.config import Settings, load_settings, make_private
+from llamesh.kit.config import Settings, WrongSettingsError, load_settings, make_private, warnings
 from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.listening import SocketWatch
-from llamesh.kit.logs import configure_logs, log
+from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.revocations import Revocations
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
+from llamesh.waiting import Wait
 
 __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run"]
 
@@ -135,7 +136,7 @@ class Member:
             StartRefused: waiting would not help: wrong password, no such database, tables of a newer program, a damaged file.
             StopRequested: asked to stop while it waited.
         """
-        self._database_watch = watch = DatabaseWatch(database, self._say_database)
+        self._database_watch = watch = DatabaseWatch(database, self._say_database, self.wait_for)
         failure = await watch.prepare(package)
         if failure is not None:
             self._calls.waits_for = DATABASE_SERVICE
@@ -148,8 +149,20 @@ class Member:
                 await self.server.stop(None)
                 self.stopped.set()
                 raise StopRequested
+            self.wait_for(None)
         await self._say_database(True)
         watch.start()
+
+    def wait_for(self, wait: Wait | None) -> None:
+        """Let `llamesh up` and `llamesh doctor` say what this member waits for before it can serve; None: nothing any more."""
+        run_dir = self.settings.run_dir
+        if wait is None:
+            waiting.clear(run_dir, self.name)
+            return
+        try:
+            waiting.say(make_private(run_dir), self.name, wait)
+        except OSError as error:
+            report_failure("say what is waited for", error)
 
     async def serve(self, address: str | None = None) -> None:
         """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
@@ -238,11 +251,14 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
         ignore_sigterm()
     try:
         settings = load_settings()
-    except ValidationError as error:
-        for item in error.errors():
-            sys.stderr.write(f"{name}: setting {item['loc'][0]}: {item['msg']}\n")
+    except WrongSettingsError as error:
+        sys.stderr.write("".join(f"{name}: {problem}\n" for problem in error.problems))
         sys.exit(2)
     configure_logs(name, settings.log_level)
+    if not is_supervised(os.environ):
+        # Else the supervisor says it, once for all.
+        for warning in warnings():
+            log.warning(warning)
 
     async def supervised() -> None:
         member = Member(name, settings, lambda: os._exit(LOST_CODE))

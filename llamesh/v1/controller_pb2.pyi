@@ -31,6 +31,7 @@ class DeclareServerRequest(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     SHARED_WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes the call repeatable. Empty: every call declares another server."""
     owner: builtins.str
@@ -39,6 +40,8 @@ class DeclareServerRequest(google.protobuf.message.Message):
     """What the contract service estimated: bytes of one engine."""
     shared_weights_bytes: builtins.int
     """The part of engine_memory_bytes that engines of the same model on one machine share."""
+    request_digest: builtins.str
+    """Of the request that was made: repeating request_id with another is refused. Empty: not compared."""
     @property
     def spec(self) -> llamesh.v1.server_pb2.ServerSpec:
         """What is wanted. model_name is set."""
@@ -51,11 +54,38 @@ class DeclareServerRequest(google.protobuf.message.Message):
         owner: builtins.str = ...,
         engine_memory_bytes: builtins.int = ...,
         shared_weights_bytes: builtins.int = ...,
+        request_digest: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "request_id", b"request_id", "shared_weights_bytes", b"shared_weights_bytes", "spec", b"spec"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "shared_weights_bytes", b"shared_weights_bytes", "spec", b"spec"]) -> None: ...
 
 Global___DeclareServerRequest: typing_extensions.TypeAlias = DeclareServerRequest
+
+@typing.final
+class FindRequestedServerRequest(google.protobuf.message.Message):
+    """Request of FindRequestedServer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
+    owner: builtins.str
+    """Subject of the token."""
+    request_id: builtins.str
+    """See DeclareServerRequest.request_id."""
+    request_digest: builtins.str
+    """See DeclareServerRequest.request_digest."""
+    def __init__(
+        self,
+        *,
+        owner: builtins.str = ...,
+        request_id: builtins.str = ...,
+        request_digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
+
+Global___FindRequestedServerRequest: typing_extensions.TypeAlias = FindRequestedServerRequest
 
 @typing.final
 class GetDeclaredServerRequest(google.protobuf.message.Message):
@@ -169,14 +199,18 @@ class RemoveServerRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SERVER_UUID_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     server_uuid: builtins.str
     """The server."""
+    etag: builtins.str
+    """See UpdateDeclaredServerRequest.etag."""
     def __init__(
         self,
         *,
         server_uuid: builtins.str = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["server_uuid", b"server_uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "server_uuid", b"server_uuid"]) -> None: ...
 
 Global___RemoveServerRequest: typing_extensions.TypeAlias = RemoveServerRequest
 
@@ -314,6 +348,7 @@ class NodeCapacity(google.protobuf.message.Message):
     PROMISED_BYTES_FIELD_NUMBER: builtins.int
     FREE_BYTES_FIELD_NUMBER: builtins.int
     SHARED_WEIGHTS_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Host or node name."""
     total_bytes: builtins.int
@@ -332,6 +367,10 @@ class NodeCapacity(google.protobuf.message.Message):
     def shared_weights(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SharedWeights]:
         """Models whose shared weights are part of promised_bytes: a further engine of one of them needs only the rest."""
 
+    @property
+    def holders(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MemoryHolder]:
+        """Servers whose engines take the most of promised_bytes, the largest first, three at most."""
+
     def __init__(
         self,
         *,
@@ -341,10 +380,37 @@ class NodeCapacity(google.protobuf.message.Message):
         promised_bytes: builtins.int = ...,
         free_bytes: builtins.int = ...,
         shared_weights: collections.abc.Iterable[Global___SharedWeights] | None = ...,
+        holders: collections.abc.Iterable[Global___MemoryHolder] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "name", b"name", "promised_bytes", b"promised_bytes", "shared_weights", b"shared_weights", "total_bytes", b"total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "holders", b"holders", "name", b"name", "promised_bytes", b"promised_bytes", "shared_weights", b"shared_weights", "total_bytes", b"total_bytes"]) -> None: ...
 
 Global___NodeCapacity: typing_extensions.TypeAlias = NodeCapacity
+
+@typing.final
+class MemoryHolder(google.protobuf.message.Message):
+    """A server that memory is promised to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVER_UUID_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    FREED_BYTES_FIELD_NUMBER: builtins.int
+    server_uuid: builtins.str
+    """The server."""
+    model_name: builtins.str
+    """The name that its model is served under."""
+    freed_bytes: builtins.int
+    """What promised_bytes would lose if the server slept or were stopped."""
+    def __init__(
+        self,
+        *,
+        server_uuid: builtins.str = ...,
+        model_name: builtins.str = ...,
+        freed_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["freed_bytes", b"freed_bytes", "model_name", b"model_name", "server_uuid", b"server_uuid"]) -> None: ...
+
+Global___MemoryHolder: typing_extensions.TypeAlias = MemoryHolder
 
 @typing.final
 class SharedWeights(google.protobuf.message.Message):

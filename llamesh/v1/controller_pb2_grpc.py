@@ -46,6 +46,11 @@ class ControllerServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_controller__pb2.GetDeclaredServerRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_server__pb2.Server.FromString,
                 _registered_method=True)
+        self.FindRequestedServer = channel.unary_unary(
+                '/llamesh.v1.ControllerService/FindRequestedServer',
+                request_serializer=llamesh_dot_v1_dot_controller__pb2.FindRequestedServerRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_server__pb2.Server.FromString,
+                _registered_method=True)
         self.ListDeclaredServers = channel.unary_unary(
                 '/llamesh.v1.ControllerService/ListDeclaredServers',
                 request_serializer=llamesh_dot_v1_dot_controller__pb2.ListDeclaredServersRequest.SerializeToString,
@@ -99,7 +104,7 @@ class ControllerServiceServicer(object):
 
     def DeclareServer(self, request, context):
         """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-        Routable not TRUE. Repeating a request_id returns the first server.
+        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +112,13 @@ class ControllerServiceServicer(object):
 
     def GetDeclaredServer(self, request, context):
         """Reads one. SERVER_NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindRequestedServer(self, request, context):
+        """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +198,11 @@ def add_ControllerServiceServicer_to_server(servicer, server):
             'GetDeclaredServer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeclaredServer,
                     request_deserializer=llamesh_dot_v1_dot_controller__pb2.GetDeclaredServerRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_server__pb2.Server.SerializeToString,
+            ),
+            'FindRequestedServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRequestedServer,
+                    request_deserializer=llamesh_dot_v1_dot_controller__pb2.FindRequestedServerRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_server__pb2.Server.SerializeToString,
             ),
             'ListDeclaredServers': grpc.unary_unary_rpc_method_handler(
@@ -288,6 +305,33 @@ class ControllerService(object):
             target,
             '/llamesh.v1.ControllerService/GetDeclaredServer',
             llamesh_dot_v1_dot_controller__pb2.GetDeclaredServerRequest.SerializeToString,
+            llamesh_dot_v1_dot_server__pb2.Server.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRequestedServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.ControllerService/FindRequestedServer',
+            llamesh_dot_v1_dot_controller__pb2.FindRequestedServerRequest.SerializeToString,
             llamesh_dot_v1_dot_server__pb2.Server.FromString,
             options,
             channel_credentials,

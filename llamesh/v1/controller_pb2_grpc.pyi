@@ -58,6 +58,22 @@ _ControllerServiceGetDeclaredServerType = typing_extensions.TypeVar(
     ],
 )
 
+_ControllerServiceFindRequestedServerType = typing_extensions.TypeVar(
+    '_ControllerServiceFindRequestedServerType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.controller_pb2.FindRequestedServerRequest,
+        llamesh.v1.server_pb2.Server,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.controller_pb2.FindRequestedServerRequest,
+        llamesh.v1.server_pb2.Server,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.controller_pb2.FindRequestedServerRequest,
+        llamesh.v1.server_pb2.Server,
+    ],
+)
+
 _ControllerServiceListDeclaredServersType = typing_extensions.TypeVar(
     '_ControllerServiceListDeclaredServersType',
     grpc.UnaryUnaryMultiCallable[
@@ -202,7 +218,7 @@ _ControllerServiceReadEngineLogType = typing_extensions.TypeVar(
     ],
 )
 
-class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, _ControllerServiceGetDeclaredServerType, _ControllerServiceListDeclaredServersType, _ControllerServiceUpdateDeclaredServerType, _ControllerServiceRemoveServerType, _ControllerServiceSleepDeclaredServerType, _ControllerServiceWakeDeclaredServerType, _ControllerServiceWatchServersType, _ControllerServiceGetCapacityType, _ControllerServiceGetMeshStatusType, _ControllerServiceReadEngineLogType]):
+class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, _ControllerServiceGetDeclaredServerType, _ControllerServiceFindRequestedServerType, _ControllerServiceListDeclaredServersType, _ControllerServiceUpdateDeclaredServerType, _ControllerServiceRemoveServerType, _ControllerServiceSleepDeclaredServerType, _ControllerServiceWakeDeclaredServerType, _ControllerServiceWatchServersType, _ControllerServiceGetCapacityType, _ControllerServiceGetMeshStatusType, _ControllerServiceReadEngineLogType]):
     """Owns the declared servers. Policy has been asked before a call comes here."""
 
     @typing.overload
@@ -213,6 +229,10 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.controller_pb2.GetDeclaredServerRequest,
+            llamesh.v1.server_pb2.Server,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.controller_pb2.FindRequestedServerRequest,
             llamesh.v1.server_pb2.Server,
         ],
         grpc.UnaryUnaryMultiCallable[
@@ -264,6 +284,10 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
             llamesh.v1.server_pb2.Server,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.controller_pb2.FindRequestedServerRequest,
+            llamesh.v1.server_pb2.Server,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.controller_pb2.ListDeclaredServersRequest,
             llamesh.v1.controller_pb2.ListDeclaredServersResponse,
         ],
@@ -303,11 +327,14 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
 
     DeclareServer: _ControllerServiceDeclareServerType
     """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-    Routable not TRUE. Repeating a request_id returns the first server.
+    Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
     """
 
     GetDeclaredServer: _ControllerServiceGetDeclaredServerType
     """Reads one. SERVER_NOT_FOUND where there is none."""
+
+    FindRequestedServer: _ControllerServiceFindRequestedServerType
+    """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another."""
 
     ListDeclaredServers: _ControllerServiceListDeclaredServersType
     """Lists all, by create time and id."""
@@ -343,6 +370,10 @@ ControllerServiceAsyncStub: typing_extensions.TypeAlias = ControllerServiceStub[
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.controller_pb2.GetDeclaredServerRequest,
+        llamesh.v1.server_pb2.Server,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.controller_pb2.FindRequestedServerRequest,
         llamesh.v1.server_pb2.Server,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
@@ -393,7 +424,7 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
         """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-        Routable not TRUE. Repeating a request_id returns the first server.
+        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
         """
 
     @abc.abstractmethod
@@ -403,6 +434,14 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
         """Reads one. SERVER_NOT_FOUND where there is none."""
+
+    @abc.abstractmethod
+    def FindRequestedServer(
+        self,
+        request: llamesh.v1.controller_pb2.FindRequestedServerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
+        """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another."""
 
     @abc.abstractmethod
     def ListDeclaredServers(

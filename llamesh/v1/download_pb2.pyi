@@ -200,7 +200,7 @@ class Download(google.protobuf.message.Message):
     name: builtins.str
     """The model's name."""
     source: builtins.str
-    """Where it comes from, without credentials."""
+    """Where it comes from, without credentials; of a file its name only."""
     state: Global___DownloadState.ValueType
     """How it is."""
     bytes_done: builtins.int

@@ -64,8 +64,9 @@ class DownloadServiceServicer(object):
 
     def StartDownload(self, request, context):
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns at once. A download
-        outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
+        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
+        recorded, before any byte has come; where the model is there already, it looks for the model's object first, for 3 s at most. A
+        download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

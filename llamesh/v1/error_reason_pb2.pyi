@@ -47,7 +47,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 12
     """The credential is good but does not carry the scope that the call needs."""
     ERROR_REASON_TOO_MANY_LOGINS: _ErrorReason.ValueType  # 13
-    """Too many failed logins for this user or in all."""
+    """Too many failed logins for this user from this address, from this address, or too many logins at the same time."""
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 14
     """No user has this name."""
     ERROR_REASON_USER_EXISTS: _ErrorReason.ValueType  # 15
@@ -108,6 +108,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The watch cannot go on from this token; too much has changed since."""
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 61
     """More watches are open than one subject may have."""
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
+    """The caller has used this request_id before, for a request with other content."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the one google.rpc.ErrorInfo in every error; its domain is "llamesh".
@@ -139,7 +141,7 @@ ERROR_REASON_WRONG_CREDENTIALS: ErrorReason.ValueType  # 11
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 12
 """The credential is good but does not carry the scope that the call needs."""
 ERROR_REASON_TOO_MANY_LOGINS: ErrorReason.ValueType  # 13
-"""Too many failed logins for this user or in all."""
+"""Too many failed logins for this user from this address, from this address, or too many logins at the same time."""
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 14
 """No user has this name."""
 ERROR_REASON_USER_EXISTS: ErrorReason.ValueType  # 15
@@ -200,4 +202,6 @@ ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 60
 """The watch cannot go on from this token; too much has changed since."""
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 61
 """More watches are open than one subject may have."""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67
+"""The caller has used this request_id before, for a request with other content."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

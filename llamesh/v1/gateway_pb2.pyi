@@ -420,7 +420,9 @@ class ServeRequest(google.protobuf.message.Message):
     metered: builtins.bool
     """See ServerSpec.metered."""
     request_id: builtins.str
-    """Makes the call repeatable: the same id answers with the server of the first call."""
+    """Makes the call repeatable: the same id with the same request answers with the server of the first call, while that is declared.
+    REQUEST_ID_REUSED for another request.
+    """
     @property
     def parameters(self) -> llamesh.v1.server_pb2.RuntimeParameters:
         """The same, typed."""
@@ -528,7 +530,7 @@ class UpdateServerRequest(google.protobuf.message.Message):
     server_uuid: builtins.str
     """The server."""
     etag: builtins.str
-    """The etag read before; empty: whatever is there. Otherwise ETAG_MISMATCH where it changed."""
+    """The etag read before; empty: whatever is there. Otherwise ETAG_MISMATCH where it changed. REST may send it as If-Match."""
     @property
     def changes(self) -> llamesh.v1.server_pb2.ServerChanges:
         """What is to change."""
@@ -553,17 +555,21 @@ class ScaleServerRequest(google.protobuf.message.Message):
 
     SERVER_UUID_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     server_uuid: builtins.str
     """The server."""
     replicas: builtins.int
     """Engines wanted; at most MAX_REPLICAS."""
+    etag: builtins.str
+    """See UpdateServerRequest.etag."""
     def __init__(
         self,
         *,
         server_uuid: builtins.str = ...,
         replicas: builtins.int = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["replicas", b"replicas", "server_uuid", b"server_uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "replicas", b"replicas", "server_uuid", b"server_uuid"]) -> None: ...
 
 Global___ScaleServerRequest: typing_extensions.TypeAlias = ScaleServerRequest
 
@@ -610,14 +616,18 @@ class StopRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SERVER_UUID_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     server_uuid: builtins.str
     """The server."""
+    etag: builtins.str
+    """See UpdateServerRequest.etag."""
     def __init__(
         self,
         *,
         server_uuid: builtins.str = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["server_uuid", b"server_uuid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "server_uuid", b"server_uuid"]) -> None: ...
 
 Global___StopRequest: typing_extensions.TypeAlias = StopRequest
 

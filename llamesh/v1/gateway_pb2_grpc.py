@@ -170,7 +170,7 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Models that are ready to be served.
+        """Models that can be served, and those whose object was lost: Model.problem says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,7 +213,8 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServer(self, request, context):
-        """Changes a server. The change is checked as a new server would be.
+        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+        others meanwhile and the request names an etag, or again and again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -552,7 +552,7 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret."""
 
     ListModels: _GatewayServiceListModelsType
-    """Models that are ready to be served."""
+    """Models that can be served, and those whose object was lost: Model.problem says so."""
 
     GetModel: _GatewayServiceGetModelType
     """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
@@ -572,7 +572,9 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """One server."""
 
     UpdateServer: _GatewayServiceUpdateServerType
-    """Changes a server. The change is checked as a new server would be."""
+    """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+    others meanwhile and the request names an etag, or again and again.
+    """
 
     ScaleServer: _GatewayServiceScaleServerType
     """Changes the number of replicas."""
@@ -729,7 +731,7 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.ListModelsResponse, collections.abc.Awaitable[llamesh.v1.gateway_pb2.ListModelsResponse]]:
-        """Models that are ready to be served."""
+        """Models that can be served, and those whose object was lost: Model.problem says so."""
 
     @abc.abstractmethod
     def GetModel(
@@ -779,7 +781,9 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.UpdateServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Changes a server. The change is checked as a new server would be."""
+        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+        others meanwhile and the request names an etag, or again and again.
+        """
 
     @abc.abstractmethod
     def ScaleServer(

@@ -19,7 +19,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Model(google.protobuf.message.Message):
-    """A model that is complete, verified and ready to be served. A record appears only when the bytes are all there."""
+    """A model that is complete and verified. A record appears only when the bytes are all there; it can be served unless `problem` is set."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -30,6 +30,7 @@ class Model(google.protobuf.message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     GGUF_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
     name: builtins.str
@@ -39,7 +40,11 @@ class Model(google.protobuf.message.Message):
     sha256: builtins.str
     """SHA-256 of the file, 64 lower-case hexadecimal digits. Models with the same bytes share one object."""
     source: builtins.str
-    """Where it came from, without credentials: an https URL, a file name, or Quant's bucket."""
+    """Where it came from, without credentials: an https URL, the name of a file (never its folder), or Quant's bucket."""
+    problem: builtins.str
+    """Why it cannot be served: its object was found missing or damaged after it was published. Empty: nothing is known against it.
+    Downloading it again repairs it.
+    """
     @property
     def gguf(self) -> Global___GgufMetadata:
         """What the file says of itself."""
@@ -58,9 +63,10 @@ class Model(google.protobuf.message.Message):
         source: builtins.str = ...,
         gguf: Global___GgufMetadata | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        problem: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

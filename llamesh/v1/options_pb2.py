@@ -26,19 +26,21 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18llamesh/v1/options.proto\x12\nllamesh.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"y\n\tLlamaFlag\x12\x0c\n\x04\x66lag\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12)\n\x07implied\x18\x03 \x03(\x0b\x32\x18.llamesh.v1.ImpliedValue\x12\x10\n\x08\x65mbedded\x18\x04 \x01(\t\x12\x10\n\x08negative\x18\x05 \x01(\t\"+\n\x0cImpliedValue\x12\x0c\n\x04\x66lag\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"<\n\x06\x41\x63\x63\x65ss\x12\x11\n\tanonymous\x18\x01 \x01(\x08\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x10\n\x08internal\x18\x03 \x01(\x08\"L\n\tErrorSpec\x12\x1e\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.google.rpc.Code\x12\x0e\n\x06remedy\x18\x02 \x01(\t\x12\x0f\n\x07\x65xample\x18\x03 \x01(\t:H\n\x05llama\x12\x1d.google.protobuf.FieldOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x15.llamesh.v1.LlamaFlag\x88\x01\x01:L\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x15.llamesh.v1.ErrorSpec\x88\x01\x01:;\n\x0bllama_value\x12!.google.protobuf.EnumValueOptions\x18\xc7\x8a\x03 \x01(\t\x88\x01\x01:G\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc8\x8a\x03 \x01(\x0b\x32\x12.llamesh.v1.Access\x88\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18llamesh/v1/options.proto\x12\nllamesh.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"\xd9\x01\n\tLlamaFlag\x12\x0c\n\x04\x66lag\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12)\n\x07implied\x18\x03 \x03(\x0b\x32\x18.llamesh.v1.ImpliedValue\x12\x10\n\x08\x65mbedded\x18\x04 \x01(\t\x12\x10\n\x08negative\x18\x05 \x01(\t\x12\x18\n\x10negative_aliases\x18\x06 \x03(\t\x12\x0e\n\x06\x61\x62sent\x18\x07 \x03(\t\x12%\n\x05named\x18\x08 \x03(\x0b\x32\x16.llamesh.v1.NamedValue\x12\r\n\x05model\x18\t \x01(\x08\")\n\nNamedValue\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"+\n\x0cImpliedValue\x12\x0c\n\x04\x66lag\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"<\n\x06\x41\x63\x63\x65ss\x12\x11\n\tanonymous\x18\x01 \x01(\x08\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x10\n\x08internal\x18\x03 \x01(\x08\"L\n\tErrorSpec\x12\x1e\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.google.rpc.Code\x12\x0e\n\x06remedy\x18\x02 \x01(\t\x12\x0f\n\x07\x65xample\x18\x03 \x01(\t:H\n\x05llama\x12\x1d.google.protobuf.FieldOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x15.llamesh.v1.LlamaFlag\x88\x01\x01:L\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xc6\x8a\x03 \x01(\x0b\x32\x15.llamesh.v1.ErrorSpec\x88\x01\x01:;\n\x0bllama_value\x12!.google.protobuf.EnumValueOptions\x18\xc7\x8a\x03 \x01(\t\x88\x01\x01:G\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc8\x8a\x03 \x01(\x0b\x32\x12.llamesh.v1.Access\x88\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamesh.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LLAMAFLAG']._serialized_start=97
-  _globals['_LLAMAFLAG']._serialized_end=218
-  _globals['_IMPLIEDVALUE']._serialized_start=220
-  _globals['_IMPLIEDVALUE']._serialized_end=263
-  _globals['_ACCESS']._serialized_start=265
-  _globals['_ACCESS']._serialized_end=325
-  _globals['_ERRORSPEC']._serialized_start=327
-  _globals['_ERRORSPEC']._serialized_end=403
+  _globals['_LLAMAFLAG']._serialized_start=98
+  _globals['_LLAMAFLAG']._serialized_end=315
+  _globals['_NAMEDVALUE']._serialized_start=317
+  _globals['_NAMEDVALUE']._serialized_end=358
+  _globals['_IMPLIEDVALUE']._serialized_start=360
+  _globals['_IMPLIEDVALUE']._serialized_end=403
+  _globals['_ACCESS']._serialized_start=405
+  _globals['_ACCESS']._serialized_end=465
+  _globals['_ERRORSPEC']._serialized_start=467
+  _globals['_ERRORSPEC']._serialized_end=543
 # @@protoc_insertion_point(module_scope)

@@ -34,12 +34,18 @@ class LlamaFlag(google.protobuf.message.Message):
     IMPLIED_FIELD_NUMBER: builtins.int
     EMBEDDED_FIELD_NUMBER: builtins.int
     NEGATIVE_FIELD_NUMBER: builtins.int
+    NEGATIVE_ALIASES_FIELD_NUMBER: builtins.int
+    ABSENT_FIELD_NUMBER: builtins.int
+    NAMED_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     flag: builtins.str
     """The canonical long flag, for instance "--ctx-size"."""
     embedded: builtins.str
     """Attribute path in the embedded library's `CommonParams`, for instance "sampling.temp". Empty where the embedded library cannot honour it."""
     negative: builtins.str
     """For a boolean: the flag that says no, for instance "--no-cont-batching". Empty where there is none."""
+    model: builtins.bool
+    """The value is a model of the catalogue, by its model_uuid. llama.cpp is given the path of its file."""
     @property
     def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Other spellings that mean the same, for instance "-c"."""
@@ -47,6 +53,18 @@ class LlamaFlag(google.protobuf.message.Message):
     @property
     def implied(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ImpliedValue]:
         """Spellings that take no value and imply one, for instance "--no-mmap" for load mode "none"."""
+
+    @property
+    def negative_aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Other spellings of `negative`, for instance "-nocb"."""
+
+    @property
+    def absent(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Values that mean the same as leaving the parameter out, for instance "-1" and "auto" for the number of layers on the GPU."""
+
+    @property
+    def named(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NamedValue]:
+        """Words that stand for a number, for instance "all" for 1000."""
 
     def __init__(
         self,
@@ -56,10 +74,36 @@ class LlamaFlag(google.protobuf.message.Message):
         implied: collections.abc.Iterable[Global___ImpliedValue] | None = ...,
         embedded: builtins.str = ...,
         negative: builtins.str = ...,
+        negative_aliases: collections.abc.Iterable[builtins.str] | None = ...,
+        absent: collections.abc.Iterable[builtins.str] | None = ...,
+        named: collections.abc.Iterable[Global___NamedValue] | None = ...,
+        model: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "embedded", b"embedded", "flag", b"flag", "implied", b"implied", "negative", b"negative"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["absent", b"absent", "aliases", b"aliases", "embedded", b"embedded", "flag", b"flag", "implied", b"implied", "model", b"model", "named", b"named", "negative", b"negative", "negative_aliases", b"negative_aliases"]) -> None: ...
 
 Global___LlamaFlag: typing_extensions.TypeAlias = LlamaFlag
+
+@typing.final
+class NamedValue(google.protobuf.message.Message):
+    """A word that stands for a number."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    word: builtins.str
+    """The word as written, for instance "all"."""
+    value: builtins.str
+    """The number it stands for."""
+    def __init__(
+        self,
+        *,
+        word: builtins.str = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["value", b"value", "word", b"word"]) -> None: ...
+
+Global___NamedValue: typing_extensions.TypeAlias = NamedValue
 
 @typing.final
 class ImpliedValue(google.protobuf.message.Message):

@@ -225,6 +225,70 @@ SPLIT_MODE_ROW: SplitMode.ValueType  # 3
 """By rows."""
 Global___SplitMode: typing_extensions.TypeAlias = SplitMode
 
+class _RopeScaling:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RopeScalingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_RopeScaling.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ROPE_SCALING_UNSPECIFIED: _RopeScaling.ValueType  # 0
+    """Not set."""
+    ROPE_SCALING_NONE: _RopeScaling.ValueType  # 1
+    """Not at all."""
+    ROPE_SCALING_LINEAR: _RopeScaling.ValueType  # 2
+    """All alike."""
+    ROPE_SCALING_YARN: _RopeScaling.ValueType  # 3
+    """By YaRN: high frequencies less than low ones."""
+
+class RopeScaling(_RopeScaling, metaclass=_RopeScalingEnumTypeWrapper):
+    """How rotary positions are stretched."""
+
+ROPE_SCALING_UNSPECIFIED: RopeScaling.ValueType  # 0
+"""Not set."""
+ROPE_SCALING_NONE: RopeScaling.ValueType  # 1
+"""Not at all."""
+ROPE_SCALING_LINEAR: RopeScaling.ValueType  # 2
+"""All alike."""
+ROPE_SCALING_YARN: RopeScaling.ValueType  # 3
+"""By YaRN: high frequencies less than low ones."""
+Global___RopeScaling: typing_extensions.TypeAlias = RopeScaling
+
+class _SpeculativeType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SpeculativeTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SpeculativeType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SPECULATIVE_TYPE_UNSPECIFIED: _SpeculativeType.ValueType  # 0
+    """Not set."""
+    SPECULATIVE_TYPE_NONE: _SpeculativeType.ValueType  # 1
+    """Not at all."""
+    SPECULATIVE_TYPE_DRAFT_SIMPLE: _SpeculativeType.ValueType  # 2
+    """By a draft model."""
+    SPECULATIVE_TYPE_NGRAM_SIMPLE: _SpeculativeType.ValueType  # 3
+    """From the text so far: what followed the same words before."""
+    SPECULATIVE_TYPE_NGRAM_MAP_K: _SpeculativeType.ValueType  # 4
+    """From the text so far, by a table of its sequences of words."""
+    SPECULATIVE_TYPE_NGRAM_MOD: _SpeculativeType.ValueType  # 5
+    """From what all requests of the engine generated, by one table."""
+
+class SpeculativeType(_SpeculativeType, metaclass=_SpeculativeTypeEnumTypeWrapper):
+    """How tokens are guessed for speculative decoding."""
+
+SPECULATIVE_TYPE_UNSPECIFIED: SpeculativeType.ValueType  # 0
+"""Not set."""
+SPECULATIVE_TYPE_NONE: SpeculativeType.ValueType  # 1
+"""Not at all."""
+SPECULATIVE_TYPE_DRAFT_SIMPLE: SpeculativeType.ValueType  # 2
+"""By a draft model."""
+SPECULATIVE_TYPE_NGRAM_SIMPLE: SpeculativeType.ValueType  # 3
+"""From the text so far: what followed the same words before."""
+SPECULATIVE_TYPE_NGRAM_MAP_K: SpeculativeType.ValueType  # 4
+"""From the text so far, by a table of its sequences of words."""
+SPECULATIVE_TYPE_NGRAM_MOD: SpeculativeType.ValueType  # 5
+"""From what all requests of the engine generated, by one table."""
+Global___SpeculativeType: typing_extensions.TypeAlias = SpeculativeType
+
 class _ServerState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -380,6 +444,31 @@ class RuntimeParameters(google.protobuf.message.Message):
     ROPE_FREQ_SCALE_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     WARMUP_FIELD_NUMBER: builtins.int
+    ROPE_SCALING_FIELD_NUMBER: builtins.int
+    ROPE_SCALE_FIELD_NUMBER: builtins.int
+    YARN_ORIG_CTX_FIELD_NUMBER: builtins.int
+    YARN_EXT_FACTOR_FIELD_NUMBER: builtins.int
+    YARN_ATTN_FACTOR_FIELD_NUMBER: builtins.int
+    YARN_BETA_SLOW_FIELD_NUMBER: builtins.int
+    YARN_BETA_FAST_FIELD_NUMBER: builtins.int
+    RERANKING_FIELD_NUMBER: builtins.int
+    EMBD_NORMALIZE_FIELD_NUMBER: builtins.int
+    REASONING_FIELD_NUMBER: builtins.int
+    REASONING_EFFORT_FIELD_NUMBER: builtins.int
+    REASONING_BUDGET_MESSAGE_FIELD_NUMBER: builtins.int
+    REASONING_PRESERVE_FIELD_NUMBER: builtins.int
+    CHAT_TEMPLATE_KWARGS_FIELD_NUMBER: builtins.int
+    CTX_CHECKPOINTS_FIELD_NUMBER: builtins.int
+    CHECKPOINT_MIN_STEP_FIELD_NUMBER: builtins.int
+    ALIAS_FIELD_NUMBER: builtins.int
+    MODEL_DRAFT_FIELD_NUMBER: builtins.int
+    SPEC_TYPE_FIELD_NUMBER: builtins.int
+    SPEC_DRAFT_N_MAX_FIELD_NUMBER: builtins.int
+    SPEC_DRAFT_N_MIN_FIELD_NUMBER: builtins.int
+    SPEC_DRAFT_P_MIN_FIELD_NUMBER: builtins.int
+    GPU_LAYERS_DRAFT_FIELD_NUMBER: builtins.int
+    CACHE_TYPE_K_DRAFT_FIELD_NUMBER: builtins.int
+    CACHE_TYPE_V_DRAFT_FIELD_NUMBER: builtins.int
     ctx_size: builtins.int
     """Tokens of context shared by all slots. Unit: tokens. Default: the model's own context, at most 4096 for each slot."""
     parallel: builtins.int
@@ -389,11 +478,11 @@ class RuntimeParameters(google.protobuf.message.Message):
     ubatch_size: builtins.int
     """Physical batch: tokens computed at once. Default 512."""
     threads: builtins.int
-    """CPU threads for generation. Default: half of the cores that the engine may use; llama.cpp's threads spin while they wait."""
+    """CPU threads for generation. -1 as a flag: the default. Default: all physical cores that the engine may use; fewer while other processes need them."""
     threads_batch: builtins.int
-    """CPU threads for prompts. Default: as threads."""
+    """CPU threads for prompts. -1 as a flag: the default. Default: threads if it is set, else all physical cores that the engine may use."""
     gpu_layers: builtins.int
-    """Layers kept on the GPU. Default: as many as fit."""
+    """Layers kept on the GPU: a number, or as a flag also all, and auto or -1 for the default. Default: as many as fit."""
     flash_attn: Global___Switch.ValueType
     """Flash attention. Default auto."""
     cache_type_k: Global___CacheType.ValueType
@@ -423,7 +512,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     predict: builtins.int
     """Most tokens in one answer where the request does not say. -1: no limit. Default -1."""
     seed: builtins.int
-    """Seed of the sampler where the request does not say. Default: random."""
+    """Seed of the sampler where the request does not say. -1 as a flag: the default. Default: random."""
     temp: builtins.float
     """Temperature where the request does not say. Default 0.8."""
     top_k: builtins.int
@@ -447,7 +536,9 @@ class RuntimeParameters(google.protobuf.message.Message):
     jinja: builtins.bool
     """Use the model's chat template. Default on."""
     chat_template: builtins.str
-    """Name of one of llama.cpp's built-in chat templates (build 11434). Never a template's text: llama.cpp takes any other name for one."""
+    """Name of one of llama.cpp's built-in chat templates (build 11549). Never a template's text: llama.cpp takes any other name for one.
+    Default: the model's.
+    """
     reasoning_format: Global___ReasoningFormat.ValueType
     """Where reasoning is put in the answer. Default deepseek: in reasoning_content."""
     reasoning_budget: builtins.int
@@ -457,15 +548,69 @@ class RuntimeParameters(google.protobuf.message.Message):
     main_gpu: builtins.int
     """The GPU used where only one is. Default 0."""
     rope_freq_base: builtins.float
-    """Base frequency of rotary positions. Default: the model's."""
+    """Base frequency of the rotary positions. Default: the model's."""
     rope_freq_scale: builtins.float
-    """Scale of rotary positions. Default: the model's."""
+    """Scale of the rotary positions: 0.25 stretches the context to four times its length. Not together with --rope-scale. Default: the model's."""
     timeout: builtins.int
     """Seconds that a request may be silent until its answer begins: Envoy ends it then with code engine_timeout, but never before the
     wake budget is over. llama.cpp itself gives up reading or writing a request after so long. Default 3600.
     """
     warmup: builtins.bool
     """Run the model once before it is ready. Default on."""
+    rope_scaling: Global___RopeScaling.ValueType
+    """How the rotary positions are stretched to a context longer than the model was trained for. Default: the model's."""
+    rope_scale: builtins.float
+    """Times that the context is stretched: the reciprocal of --rope-freq-scale. Not together with it. Default: the model's."""
+    yarn_orig_ctx: builtins.int
+    """YaRN: tokens that the model was trained for. 0: as its file says. Default 0."""
+    yarn_ext_factor: builtins.float
+    """YaRN: share of extrapolation. 0: interpolation only; -1: the model's. Default -1."""
+    yarn_attn_factor: builtins.float
+    """YaRN: factor of the attention's magnitude. -1: the model's. Default -1."""
+    yarn_beta_slow: builtins.float
+    """YaRN: high correction dimension. -1: the model's. Default -1."""
+    yarn_beta_fast: builtins.float
+    """YaRN: low correction dimension. -1: the model's. Default -1."""
+    reranking: builtins.bool
+    """Serve /v1/rerank instead of text: embeddings with pooling rank. Default off."""
+    embd_normalize: builtins.int
+    """How embeddings are normalised. -1: not; 0: largest absolute value of 16 bits; 1: taxicab; 2: Euclidean; above: that p-norm. Default 2."""
+    reasoning: Global___Switch.ValueType
+    """Whether models that can reason do, where the request does not say. Default auto: the chat template decides."""
+    reasoning_effort: builtins.str
+    """How much the chat template is told to reason; templates that know no levels ignore it. Default: the template's."""
+    reasoning_budget_message: builtins.str
+    """Text put before the end of the reasoning when its budget is used up: at most 512 characters, none of them a control character. Default: none."""
+    reasoning_preserve: builtins.bool
+    """Keep the reasoning of all earlier answers in the prompt, not only of the last; templates that cannot ignore it. Default on."""
+    chat_template_kwargs: builtins.str
+    """Variables of the chat template, as a JSON object of at most 2048 characters; requests may add to them. Default: none."""
+    ctx_checkpoints: builtins.int
+    """Copies of a slot's state kept to return to, for models with a sliding window or a recurrent state: each costs memory, which the
+    estimate counts for a window. 0: none. Default 4 in llamesh (llama.cpp: 32).
+    """
+    checkpoint_min_step: builtins.int
+    """Tokens between two such copies. 0: no minimum. Default 8192."""
+    alias: builtins.str
+    """The name that requests put into "model": becomes the server's model_name and is not kept here. Default: see ServerSpec.model_name."""
+    model_draft: builtins.str
+    """A small model of the catalogue, by its model_uuid, that guesses tokens for the large one to verify; both need the same vocabulary.
+    Default: none.
+    """
+    spec_type: Global___SpeculativeType.ValueType
+    """How tokens are guessed for speculative decoding. Default draft-simple with --model-draft, otherwise none."""
+    spec_draft_n_max: builtins.int
+    """Most tokens that the draft model guesses at once. Default 3."""
+    spec_draft_n_min: builtins.int
+    """Fewest guessed tokens that are used. Default 0."""
+    spec_draft_p_min: builtins.float
+    """Least probability at which the draft model goes on guessing. Default 0."""
+    gpu_layers_draft: builtins.int
+    """Layers of the draft model kept on the GPU: a number, or as a flag also all, and auto or -1 for the default. Default: as many as fit."""
+    cache_type_k_draft: Global___CacheType.ValueType
+    """Number format of the draft model's cached keys. Default f16."""
+    cache_type_v_draft: Global___CacheType.ValueType
+    """Number format of the draft model's cached values. Default f16; a quantised one needs flash attention."""
     def __init__(
         self,
         *,
@@ -511,9 +656,36 @@ class RuntimeParameters(google.protobuf.message.Message):
         rope_freq_scale: builtins.float | None = ...,
         timeout: builtins.int | None = ...,
         warmup: builtins.bool | None = ...,
+        rope_scaling: Global___RopeScaling.ValueType | None = ...,
+        rope_scale: builtins.float | None = ...,
+        yarn_orig_ctx: builtins.int | None = ...,
+        yarn_ext_factor: builtins.float | None = ...,
+        yarn_attn_factor: builtins.float | None = ...,
+        yarn_beta_slow: builtins.float | None = ...,
+        yarn_beta_fast: builtins.float | None = ...,
+        reranking: builtins.bool | None = ...,
+        embd_normalize: builtins.int | None = ...,
+        reasoning: Global___Switch.ValueType | None = ...,
+        reasoning_effort: builtins.str | None = ...,
+        reasoning_budget_message: builtins.str | None = ...,
+        reasoning_preserve: builtins.bool | None = ...,
+        chat_template_kwargs: builtins.str | None = ...,
+        ctx_checkpoints: builtins.int | None = ...,
+        checkpoint_min_step: builtins.int | None = ...,
+        alias: builtins.str | None = ...,
+        model_draft: builtins.str | None = ...,
+        spec_type: Global___SpeculativeType.ValueType | None = ...,
+        spec_draft_n_max: builtins.int | None = ...,
+        spec_draft_n_min: builtins.int | None = ...,
+        spec_draft_p_min: builtins.float | None = ...,
+        gpu_layers_draft: builtins.int | None = ...,
+        cache_type_k_draft: Global___CacheType.ValueType | None = ...,
+        cache_type_v_draft: Global___CacheType.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_batch_size", b"_batch_size", "_cache_prompt", b"_cache_prompt", "_cache_ram", b"_cache_ram", "_cache_reuse", b"_cache_reuse", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_chat_template", b"_chat_template", "_cont_batching", b"_cont_batching", "_context_shift", b"_context_shift", "_ctx_size", b"_ctx_size", "_embeddings", b"_embeddings", "_flash_attn", b"_flash_attn", "_frequency_penalty", b"_frequency_penalty", "_gpu_layers", b"_gpu_layers", "_jinja", b"_jinja", "_keep", b"_keep", "_kv_unified", b"_kv_unified", "_load_mode", b"_load_mode", "_main_gpu", b"_main_gpu", "_min_p", b"_min_p", "_parallel", b"_parallel", "_pooling", b"_pooling", "_predict", b"_predict", "_presence_penalty", b"_presence_penalty", "_reasoning_budget", b"_reasoning_budget", "_reasoning_format", b"_reasoning_format", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_rope_freq_base", b"_rope_freq_base", "_rope_freq_scale", b"_rope_freq_scale", "_seed", b"_seed", "_slot_prompt_similarity", b"_slot_prompt_similarity", "_split_mode", b"_split_mode", "_swa_full", b"_swa_full", "_temp", b"_temp", "_threads", b"_threads", "_threads_batch", b"_threads_batch", "_timeout", b"_timeout", "_top_k", b"_top_k", "_top_p", b"_top_p", "_ubatch_size", b"_ubatch_size", "_warmup", b"_warmup", "batch_size", b"batch_size", "cache_prompt", b"cache_prompt", "cache_ram", b"cache_ram", "cache_reuse", b"cache_reuse", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "chat_template", b"chat_template", "cont_batching", b"cont_batching", "context_shift", b"context_shift", "ctx_size", b"ctx_size", "embeddings", b"embeddings", "flash_attn", b"flash_attn", "frequency_penalty", b"frequency_penalty", "gpu_layers", b"gpu_layers", "jinja", b"jinja", "keep", b"keep", "kv_unified", b"kv_unified", "load_mode", b"load_mode", "main_gpu", b"main_gpu", "min_p", b"min_p", "parallel", b"parallel", "pooling", b"pooling", "predict", b"predict", "presence_penalty", b"presence_penalty", "reasoning_budget", b"reasoning_budget", "reasoning_format", b"reasoning_format", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "rope_freq_base", b"rope_freq_base", "rope_freq_scale", b"rope_freq_scale", "seed", b"seed", "slot_prompt_similarity", b"slot_prompt_similarity", "split_mode", b"split_mode", "swa_full", b"swa_full", "temp", b"temp", "threads", b"threads", "threads_batch", b"threads_batch", "timeout", b"timeout", "top_k", b"top_k", "top_p", b"top_p", "ubatch_size", b"ubatch_size", "warmup", b"warmup"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_batch_size", b"_batch_size", "_cache_prompt", b"_cache_prompt", "_cache_ram", b"_cache_ram", "_cache_reuse", b"_cache_reuse", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_chat_template", b"_chat_template", "_cont_batching", b"_cont_batching", "_context_shift", b"_context_shift", "_ctx_size", b"_ctx_size", "_embeddings", b"_embeddings", "_flash_attn", b"_flash_attn", "_frequency_penalty", b"_frequency_penalty", "_gpu_layers", b"_gpu_layers", "_jinja", b"_jinja", "_keep", b"_keep", "_kv_unified", b"_kv_unified", "_load_mode", b"_load_mode", "_main_gpu", b"_main_gpu", "_min_p", b"_min_p", "_parallel", b"_parallel", "_pooling", b"_pooling", "_predict", b"_predict", "_presence_penalty", b"_presence_penalty", "_reasoning_budget", b"_reasoning_budget", "_reasoning_format", b"_reasoning_format", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_rope_freq_base", b"_rope_freq_base", "_rope_freq_scale", b"_rope_freq_scale", "_seed", b"_seed", "_slot_prompt_similarity", b"_slot_prompt_similarity", "_split_mode", b"_split_mode", "_swa_full", b"_swa_full", "_temp", b"_temp", "_threads", b"_threads", "_threads_batch", b"_threads_batch", "_timeout", b"_timeout", "_top_k", b"_top_k", "_top_p", b"_top_p", "_ubatch_size", b"_ubatch_size", "_warmup", b"_warmup", "batch_size", b"batch_size", "cache_prompt", b"cache_prompt", "cache_ram", b"cache_ram", "cache_reuse", b"cache_reuse", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "chat_template", b"chat_template", "cont_batching", b"cont_batching", "context_shift", b"context_shift", "ctx_size", b"ctx_size", "embeddings", b"embeddings", "flash_attn", b"flash_attn", "frequency_penalty", b"frequency_penalty", "gpu_layers", b"gpu_layers", "jinja", b"jinja", "keep", b"keep", "kv_unified", b"kv_unified", "load_mode", b"load_mode", "main_gpu", b"main_gpu", "min_p", b"min_p", "parallel", b"parallel", "pooling", b"pooling", "predict", b"predict", "presence_penalty", b"presence_penalty", "reasoning_budget", b"reasoning_budget", "reasoning_format", b"reasoning_format", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "rope_freq_base", b"rope_freq_base", "rope_freq_scale", b"rope_freq_scale", "seed", b"seed", "slot_prompt_similarity", b"slot_prompt_similarity", "split_mode", b"split_mode", "swa_full", b"swa_full", "temp", b"temp", "threads", b"threads", "threads_batch", b"threads_batch", "timeout", b"timeout", "top_k", b"top_k", "top_p", b"top_p", "ubatch_size", b"ubatch_size", "warmup", b"warmup"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_alias", b"_alias", "_batch_size", b"_batch_size", "_cache_prompt", b"_cache_prompt", "_cache_ram", b"_cache_ram", "_cache_reuse", b"_cache_reuse", "_cache_type_k", b"_cache_type_k", "_cache_type_k_draft", b"_cache_type_k_draft", "_cache_type_v", b"_cache_type_v", "_cache_type_v_draft", b"_cache_type_v_draft", "_chat_template", b"_chat_template", "_chat_template_kwargs", b"_chat_template_kwargs", "_checkpoint_min_step", b"_checkpoint_min_step", "_cont_batching", b"_cont_batching", "_context_shift", b"_context_shift", "_ctx_checkpoints", b"_ctx_checkpoints", "_ctx_size", b"_ctx_size", "_embd_normalize", b"_embd_normalize", "_embeddings", b"_embeddings", "_flash_attn", b"_flash_attn", "_frequency_penalty", b"_frequency_penalty", "_gpu_layers", b"_gpu_layers", "_gpu_layers_draft", b"_gpu_layers_draft", "_jinja", b"_jinja", "_keep", b"_keep", "_kv_unified", b"_kv_unified", "_load_mode", b"_load_mode", "_main_gpu", b"_main_gpu", "_min_p", b"_min_p", "_model_draft", b"_model_draft", "_parallel", b"_parallel", "_pooling", b"_pooling", "_predict", b"_predict", "_presence_penalty", b"_presence_penalty", "_reasoning", b"_reasoning", "_reasoning_budget", b"_reasoning_budget", "_reasoning_budget_message", b"_reasoning_budget_message", "_reasoning_effort", b"_reasoning_effort", "_reasoning_format", b"_reasoning_format", "_reasoning_preserve", b"_reasoning_preserve", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_reranking", b"_reranking", "_rope_freq_base", b"_rope_freq_base", "_rope_freq_scale", b"_rope_freq_scale", "_rope_scale", b"_rope_scale", "_rope_scaling", b"_rope_scaling", "_seed", b"_seed", "_slot_prompt_similarity", b"_slot_prompt_similarity", "_spec_draft_n_max", b"_spec_draft_n_max", "_spec_draft_n_min", b"_spec_draft_n_min", "_spec_draft_p_min", b"_spec_draft_p_min", "_spec_type", b"_spec_type", "_split_mode", b"_split_mode", "_swa_full", b"_swa_full", "_temp", b"_temp", "_threads", b"_threads", "_threads_batch", b"_threads_batch", "_timeout", b"_timeout", "_top_k", b"_top_k", "_top_p", b"_top_p", "_ubatch_size", b"_ubatch_size", "_warmup", b"_warmup", "_yarn_attn_factor", b"_yarn_attn_factor", "_yarn_beta_fast", b"_yarn_beta_fast", "_yarn_beta_slow", b"_yarn_beta_slow", "_yarn_ext_factor", b"_yarn_ext_factor", "_yarn_orig_ctx", b"_yarn_orig_ctx", "alias", b"alias", "batch_size", b"batch_size", "cache_prompt", b"cache_prompt", "cache_ram", b"cache_ram", "cache_reuse", b"cache_reuse", "cache_type_k", b"cache_type_k", "cache_type_k_draft", b"cache_type_k_draft", "cache_type_v", b"cache_type_v", "cache_type_v_draft", b"cache_type_v_draft", "chat_template", b"chat_template", "chat_template_kwargs", b"chat_template_kwargs", "checkpoint_min_step", b"checkpoint_min_step", "cont_batching", b"cont_batching", "context_shift", b"context_shift", "ctx_checkpoints", b"ctx_checkpoints", "ctx_size", b"ctx_size", "embd_normalize", b"embd_normalize", "embeddings", b"embeddings", "flash_attn", b"flash_attn", "frequency_penalty", b"frequency_penalty", "gpu_layers", b"gpu_layers", "gpu_layers_draft", b"gpu_layers_draft", "jinja", b"jinja", "keep", b"keep", "kv_unified", b"kv_unified", "load_mode", b"load_mode", "main_gpu", b"main_gpu", "min_p", b"min_p", "model_draft", b"model_draft", "parallel", b"parallel", "pooling", b"pooling", "predict", b"predict", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "reasoning_budget", b"reasoning_budget", "reasoning_budget_message", b"reasoning_budget_message", "reasoning_effort", b"reasoning_effort", "reasoning_format", b"reasoning_format", "reasoning_preserve", b"reasoning_preserve", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "reranking", b"reranking", "rope_freq_base", b"rope_freq_base", "rope_freq_scale", b"rope_freq_scale", "rope_scale", b"rope_scale", "rope_scaling", b"rope_scaling", "seed", b"seed", "slot_prompt_similarity", b"slot_prompt_similarity", "spec_draft_n_max", b"spec_draft_n_max", "spec_draft_n_min", b"spec_draft_n_min", "spec_draft_p_min", b"spec_draft_p_min", "spec_type", b"spec_type", "split_mode", b"split_mode", "swa_full", b"swa_full", "temp", b"temp", "threads", b"threads", "threads_batch", b"threads_batch", "timeout", b"timeout", "top_k", b"top_k", "top_p", b"top_p", "ubatch_size", b"ubatch_size", "warmup", b"warmup", "yarn_attn_factor", b"yarn_attn_factor", "yarn_beta_fast", b"yarn_beta_fast", "yarn_beta_slow", b"yarn_beta_slow", "yarn_ext_factor", b"yarn_ext_factor", "yarn_orig_ctx", b"yarn_orig_ctx"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_alias", b"_alias", "_batch_size", b"_batch_size", "_cache_prompt", b"_cache_prompt", "_cache_ram", b"_cache_ram", "_cache_reuse", b"_cache_reuse", "_cache_type_k", b"_cache_type_k", "_cache_type_k_draft", b"_cache_type_k_draft", "_cache_type_v", b"_cache_type_v", "_cache_type_v_draft", b"_cache_type_v_draft", "_chat_template", b"_chat_template", "_chat_template_kwargs", b"_chat_template_kwargs", "_checkpoint_min_step", b"_checkpoint_min_step", "_cont_batching", b"_cont_batching", "_context_shift", b"_context_shift", "_ctx_checkpoints", b"_ctx_checkpoints", "_ctx_size", b"_ctx_size", "_embd_normalize", b"_embd_normalize", "_embeddings", b"_embeddings", "_flash_attn", b"_flash_attn", "_frequency_penalty", b"_frequency_penalty", "_gpu_layers", b"_gpu_layers", "_gpu_layers_draft", b"_gpu_layers_draft", "_jinja", b"_jinja", "_keep", b"_keep", "_kv_unified", b"_kv_unified", "_load_mode", b"_load_mode", "_main_gpu", b"_main_gpu", "_min_p", b"_min_p", "_model_draft", b"_model_draft", "_parallel", b"_parallel", "_pooling", b"_pooling", "_predict", b"_predict", "_presence_penalty", b"_presence_penalty", "_reasoning", b"_reasoning", "_reasoning_budget", b"_reasoning_budget", "_reasoning_budget_message", b"_reasoning_budget_message", "_reasoning_effort", b"_reasoning_effort", "_reasoning_format", b"_reasoning_format", "_reasoning_preserve", b"_reasoning_preserve", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_reranking", b"_reranking", "_rope_freq_base", b"_rope_freq_base", "_rope_freq_scale", b"_rope_freq_scale", "_rope_scale", b"_rope_scale", "_rope_scaling", b"_rope_scaling", "_seed", b"_seed", "_slot_prompt_similarity", b"_slot_prompt_similarity", "_spec_draft_n_max", b"_spec_draft_n_max", "_spec_draft_n_min", b"_spec_draft_n_min", "_spec_draft_p_min", b"_spec_draft_p_min", "_spec_type", b"_spec_type", "_split_mode", b"_split_mode", "_swa_full", b"_swa_full", "_temp", b"_temp", "_threads", b"_threads", "_threads_batch", b"_threads_batch", "_timeout", b"_timeout", "_top_k", b"_top_k", "_top_p", b"_top_p", "_ubatch_size", b"_ubatch_size", "_warmup", b"_warmup", "_yarn_attn_factor", b"_yarn_attn_factor", "_yarn_beta_fast", b"_yarn_beta_fast", "_yarn_beta_slow", b"_yarn_beta_slow", "_yarn_ext_factor", b"_yarn_ext_factor", "_yarn_orig_ctx", b"_yarn_orig_ctx", "alias", b"alias", "batch_size", b"batch_size", "cache_prompt", b"cache_prompt", "cache_ram", b"cache_ram", "cache_reuse", b"cache_reuse", "cache_type_k", b"cache_type_k", "cache_type_k_draft", b"cache_type_k_draft", "cache_type_v", b"cache_type_v", "cache_type_v_draft", b"cache_type_v_draft", "chat_template", b"chat_template", "chat_template_kwargs", b"chat_template_kwargs", "checkpoint_min_step", b"checkpoint_min_step", "cont_batching", b"cont_batching", "context_shift", b"context_shift", "ctx_checkpoints", b"ctx_checkpoints", "ctx_size", b"ctx_size", "embd_normalize", b"embd_normalize", "embeddings", b"embeddings", "flash_attn", b"flash_attn", "frequency_penalty", b"frequency_penalty", "gpu_layers", b"gpu_layers", "gpu_layers_draft", b"gpu_layers_draft", "jinja", b"jinja", "keep", b"keep", "kv_unified", b"kv_unified", "load_mode", b"load_mode", "main_gpu", b"main_gpu", "min_p", b"min_p", "model_draft", b"model_draft", "parallel", b"parallel", "pooling", b"pooling", "predict", b"predict", "presence_penalty", b"presence_penalty", "reasoning", b"reasoning", "reasoning_budget", b"reasoning_budget", "reasoning_budget_message", b"reasoning_budget_message", "reasoning_effort", b"reasoning_effort", "reasoning_format", b"reasoning_format", "reasoning_preserve", b"reasoning_preserve", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "reranking", b"reranking", "rope_freq_base", b"rope_freq_base", "rope_freq_scale", b"rope_freq_scale", "rope_scale", b"rope_scale", "rope_scaling", b"rope_scaling", "seed", b"seed", "slot_prompt_similarity", b"slot_prompt_similarity", "spec_draft_n_max", b"spec_draft_n_max", "spec_draft_n_min", b"spec_draft_n_min", "spec_draft_p_min", b"spec_draft_p_min", "spec_type", b"spec_type", "split_mode", b"split_mode", "swa_full", b"swa_full", "temp", b"temp", "threads", b"threads", "threads_batch", b"threads_batch", "timeout", b"timeout", "top_k", b"top_k", "top_p", b"top_p", "ubatch_size", b"ubatch_size", "warmup", b"warmup", "yarn_attn_factor", b"yarn_attn_factor", "yarn_beta_fast", b"yarn_beta_fast", "yarn_beta_slow", b"yarn_beta_slow", "yarn_ext_factor", b"yarn_ext_factor", "yarn_orig_ctx", b"yarn_orig_ctx"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_alias", b"_alias"]) -> typing.Literal["alias"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_batch_size", b"_batch_size"]) -> typing.Literal["batch_size"] | None: ...
     @typing.overload
@@ -525,15 +697,27 @@ class RuntimeParameters(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_type_k", b"_cache_type_k"]) -> typing.Literal["cache_type_k"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache_type_k_draft", b"_cache_type_k_draft"]) -> typing.Literal["cache_type_k_draft"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_type_v", b"_cache_type_v"]) -> typing.Literal["cache_type_v"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache_type_v_draft", b"_cache_type_v_draft"]) -> typing.Literal["cache_type_v_draft"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_chat_template", b"_chat_template"]) -> typing.Literal["chat_template"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_chat_template_kwargs", b"_chat_template_kwargs"]) -> typing.Literal["chat_template_kwargs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_checkpoint_min_step", b"_checkpoint_min_step"]) -> typing.Literal["checkpoint_min_step"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cont_batching", b"_cont_batching"]) -> typing.Literal["cont_batching"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_context_shift", b"_context_shift"]) -> typing.Literal["context_shift"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_ctx_checkpoints", b"_ctx_checkpoints"]) -> typing.Literal["ctx_checkpoints"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_ctx_size", b"_ctx_size"]) -> typing.Literal["ctx_size"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_embd_normalize", b"_embd_normalize"]) -> typing.Literal["embd_normalize"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_embeddings", b"_embeddings"]) -> typing.Literal["embeddings"] | None: ...
     @typing.overload
@@ -542,6 +726,8 @@ class RuntimeParameters(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gpu_layers", b"_gpu_layers"]) -> typing.Literal["gpu_layers"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gpu_layers_draft", b"_gpu_layers_draft"]) -> typing.Literal["gpu_layers_draft"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_jinja", b"_jinja"]) -> typing.Literal["jinja"] | None: ...
     @typing.overload
@@ -555,6 +741,8 @@ class RuntimeParameters(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_p", b"_min_p"]) -> typing.Literal["min_p"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_model_draft", b"_model_draft"]) -> typing.Literal["model_draft"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_parallel", b"_parallel"]) -> typing.Literal["parallel"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_pooling", b"_pooling"]) -> typing.Literal["pooling"] | None: ...
@@ -563,21 +751,43 @@ class RuntimeParameters(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_presence_penalty", b"_presence_penalty"]) -> typing.Literal["presence_penalty"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reasoning", b"_reasoning"]) -> typing.Literal["reasoning"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reasoning_budget", b"_reasoning_budget"]) -> typing.Literal["reasoning_budget"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reasoning_budget_message", b"_reasoning_budget_message"]) -> typing.Literal["reasoning_budget_message"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reasoning_effort", b"_reasoning_effort"]) -> typing.Literal["reasoning_effort"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reasoning_format", b"_reasoning_format"]) -> typing.Literal["reasoning_format"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reasoning_preserve", b"_reasoning_preserve"]) -> typing.Literal["reasoning_preserve"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_repeat_last_n", b"_repeat_last_n"]) -> typing.Literal["repeat_last_n"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_repeat_penalty", b"_repeat_penalty"]) -> typing.Literal["repeat_penalty"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reranking", b"_reranking"]) -> typing.Literal["reranking"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rope_freq_base", b"_rope_freq_base"]) -> typing.Literal["rope_freq_base"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rope_freq_scale", b"_rope_freq_scale"]) -> typing.Literal["rope_freq_scale"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rope_scale", b"_rope_scale"]) -> typing.Literal["rope_scale"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rope_scaling", b"_rope_scaling"]) -> typing.Literal["rope_scaling"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_slot_prompt_similarity", b"_slot_prompt_similarity"]) -> typing.Literal["slot_prompt_similarity"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_spec_draft_n_max", b"_spec_draft_n_max"]) -> typing.Literal["spec_draft_n_max"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_spec_draft_n_min", b"_spec_draft_n_min"]) -> typing.Literal["spec_draft_n_min"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_spec_draft_p_min", b"_spec_draft_p_min"]) -> typing.Literal["spec_draft_p_min"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_spec_type", b"_spec_type"]) -> typing.Literal["spec_type"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_split_mode", b"_split_mode"]) -> typing.Literal["split_mode"] | None: ...
     @typing.overload
@@ -598,6 +808,16 @@ class RuntimeParameters(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_ubatch_size", b"_ubatch_size"]) -> typing.Literal["ubatch_size"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_warmup", b"_warmup"]) -> typing.Literal["warmup"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_yarn_attn_factor", b"_yarn_attn_factor"]) -> typing.Literal["yarn_attn_factor"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_yarn_beta_fast", b"_yarn_beta_fast"]) -> typing.Literal["yarn_beta_fast"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_yarn_beta_slow", b"_yarn_beta_slow"]) -> typing.Literal["yarn_beta_slow"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_yarn_ext_factor", b"_yarn_ext_factor"]) -> typing.Literal["yarn_ext_factor"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_yarn_orig_ctx", b"_yarn_orig_ctx"]) -> typing.Literal["yarn_orig_ctx"] | None: ...
 
 Global___RuntimeParameters: typing_extensions.TypeAlias = RuntimeParameters
 

@@ -11,10 +11,10 @@ from functools import partial
 from llamesh.parameters import DEFAULT_MICRO_BATCH, all_parameters, batch_size, with_defaults
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import LoadMode, RuntimeParameters, Switch
+from services.contract.contradictions import MIN_SLOT_CONTEXT
 from services.contract.decisions import Decided, Decisions
 from services.contract.fit import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.inventory import Inventory
-from services.contract.parameters import MIN_SLOT_CONTEXT
 from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
 
 DEFAULT_NAMESPACE = "default"

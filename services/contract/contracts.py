@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import page_size
+from llamesh.kit.pages import BY_TIME, Asked, Listing
 from services.contract.grants import ANY_MODEL, Terms
-from services.contract.tables import Clock, ContractRow, KeyRow, NewId, beyond, moment_key, moment_token
+from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 
 LIMIT_SECONDS = 5.0
 """How long a limit is taken from memory."""
@@ -29,7 +29,7 @@ STALE_SECONDS = 1.0
 MAX_LIMITS = 10_000
 """Limits held in memory; beyond that the one read longest ago is forgotten."""
 
-_QUERY = "contracts"
+_LISTING = Listing("contracts", BY_TIME)
 _ORDER = (ContractRow.create_time, ContractRow.contract_id)
 
 
@@ -58,18 +58,12 @@ class Contracts:
         self._limits.forget(row.contract_id)
         return row
 
-    async def page(self, size: int, token: str) -> tuple[Sequence[ContractRow], str]:
+    async def page(self, asked: Asked) -> tuple[Sequence[ContractRow], str]:
         """A page by create time and id, and the token of the next."""
-        query = select(ContractRow).order_by(*_ORDER).limit(page_size(size) + 1)
-        key = moment_key(_QUERY, token)
-        if key:
-            query = query.where(beyond(_ORDER, key))
+        page = asked.of(_LISTING)
         async with self._database.read() as session:
-            rows = (await session.scalars(query)).all()
-        if len(rows) <= page_size(size):
-            return rows, ""
-        last = rows[-2]
-        return rows[:-1], moment_token(_QUERY, last.create_time, last.contract_id)
+            rows = (await session.scalars(page.select(select(ContractRow), _ORDER))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.contract_id))
 
     async def get(self, contract_id: str) -> ContractRow:
         """One contract; CONTRACT_NOT_FOUND."""

@@ -16,10 +16,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
-from llamesh.kit.pages import page_size
+from llamesh.kit.pages import BY_TIME, Asked, Listing
 from services.contract.fit import MemoryEstimate
 from services.contract.policy import Refusal
-from services.contract.tables import Clock, DecisionRow, NewId, beyond, moment_key, moment_token
+from services.contract.tables import Clock, DecisionRow, NewId
 
 KEPT = timedelta(days=30)
 MAX_DECISIONS = 100_000
@@ -126,25 +126,17 @@ class Decisions:
             if surplus:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
-    async def page(
-        self, subject: str | None, size: int, token: str, *, refused_only: bool
-    ) -> tuple[Sequence[DecisionRow], str]:
+    async def page(self, subject: str | None, asked: Asked, *, refused_only: bool) -> tuple[Sequence[DecisionRow], str]:
         """A page, newest first, and the token of the next. `subject` None: everyone's."""
-        name = f"decisions {subject!r} {refused_only}"
-        query = select(DecisionRow).order_by(*(column.desc() for column in _ORDER)).limit(page_size(size) + 1)
+        page = asked.of(Listing(f"decisions {subject!r} {refused_only}", BY_TIME))
+        query = select(DecisionRow)
         if subject is not None:
             query = query.where(DecisionRow.subject == subject)
         if refused_only:
             query = query.where(DecisionRow.allowed.is_(False))
-        key = moment_key(name, token)
-        if key:
-            query = query.where(beyond(_ORDER, key, backwards=True))
         async with self._database.read() as session:
-            rows = (await session.scalars(query)).all()
-        if len(rows) <= page_size(size):
-            return rows, ""
-        last = rows[-2]
-        return rows[:-1], moment_token(name, last.create_time, last.decision_id)
+            rows = (await session.scalars(page.select(query, _ORDER, backwards=True))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.decision_id))
 
     async def get(self, subject: str | None, decision_id: str) -> DecisionRow:
         """One decision; DECISION_NOT_FOUND also where it is another subject's. `subject` None: anyone's."""

@@ -6,6 +6,7 @@ Invariant: a sibling's refusal is raised as it is (MODEL_NOT_FOUND, SERVER_NOT_F
 from __future__ import annotations
 
 from llamesh.kit.channels import DEADLINE, asking, passed_on
+from llamesh.kit.holders import Holder
 from llamesh.v1 import controller_pb2, controller_pb2_grpc, download_pb2, download_pb2_grpc
 from llamesh.v1.model_pb2 import Model
 from services.contract.policy import Machine
@@ -51,7 +52,9 @@ class Inventory:
             )
         return [
             Machine(
-                node.free_bytes, sum(each.shared_bytes for each in node.shared_weights if each.model_uuid == model_uuid)
+                node.free_bytes,
+                sum(each.shared_bytes for each in node.shared_weights if each.model_uuid == model_uuid),
+                tuple(Holder(each.server_uuid, each.model_name, each.freed_bytes) for each in node.holders),
             )
             for node in capacity.nodes
         ]

@@ -15,11 +15,11 @@ from llamesh.kit.channels import DEADLINE, asking, passed_on
 from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import Identity
-from llamesh.kit.pages import page_size
+from llamesh.kit.pages import BY_TIME, Asked, Listing
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
 from services.contract.grants import ADMIN, Terms, key_scopes
-from services.contract.tables import Clock, KeyRow, NewId, beyond, moment_key, moment_token
+from services.contract.tables import Clock, KeyRow, NewId
 
 DEFAULT_DAYS = 90
 RESYNC_SECONDS = 1.0
@@ -90,20 +90,15 @@ class Keys:
             session.add(row)
         return row, signed.token
 
-    async def page(self, owner: str | None, size: int, token: str) -> tuple[Sequence[KeyRow], str]:
+    async def page(self, owner: str | None, asked: Asked) -> tuple[Sequence[KeyRow], str]:
         """A page by create time and id, and the token of the next. `owner` None: everyone's."""
-        name = f"keys {owner!r}"
-        query = select(KeyRow).order_by(*_ORDER).limit(page_size(size) + 1)
+        page = asked.of(Listing(f"keys {owner!r}", BY_TIME))
+        query = select(KeyRow)
         if owner is not None:
             query = query.where(KeyRow.owner == owner)
-        key = moment_key(name, token)
-        if key:
-            query = query.where(beyond(_ORDER, key))
         async with self._database.read() as session:
-            rows = (await session.scalars(query)).all()
-        if len(rows) <= page_size(size):
-            return rows, ""
-        return rows[:-1], moment_token(name, rows[-2].create_time, rows[-2].key_id)
+            rows = (await session.scalars(page.select(query, _ORDER))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.key_id))
 
     async def revoke(self, owner: str | None, key_id: str) -> KeyRow:
         """End a key; again changes nothing. KEY_NOT_FOUND also where it is another's. `owner` None: anyone's."""

@@ -20,23 +20,27 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.parameters import DEFAULT_PARALLEL, Parameter, all_parameters, batch_size
-from llamesh.v1.server_pb2 import CacheType, RuntimeParameters, Switch
+from llamesh.parameters import Parameter, all_parameters
+from llamesh.v1.server_pb2 import RuntimeParameters
+from services.contract.contradictions import contradictions
+from services.contract.options import Decision, Option, options
+from services.contract.tokens import NUMBER, Token, TokenError, tokens
 
 MAX_LENGTH = 4096
 """Longest text, in characters; the contract has the same bound."""
 
 SHOWN_NAMES = 8
 """Names that a message lists of those that a text must be one of; the contract has them all."""
-MIN_SLOT_CONTEXT = 64
-"""Fewest tokens of context that a slot can work with."""
 
-FULL_CACHE_TYPES = frozenset({CacheType.CACHE_TYPE_F32, CacheType.CACHE_TYPE_F16, CacheType.CACHE_TYPE_BF16})
-"""Cache types that are not quantised: only these can hold values without flash attention."""
+_TEXTS = {
+    "alias": "must be one name of 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
+    "chat_template_kwargs": "must be a JSON object of at most 2048 characters",
+    "model_draft": "must be the model_uuid of a model in the catalogue; a path, an address or a repository is not taken",
+    "reasoning_budget_message": "must be 1 to 512 characters, none of them a control character",
+}
+"""What a text must be whose rules are no list of names."""
 
-_TOKEN = re.compile(r"""(?P<flag>-[^ '"=]*=)?(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[^ '"]*))(?= |\Z)""")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,24})?|\.[0-9]{1,24})(?:[eE][+-]?[0-9]{1,3})?")
 _TYPE_RANGE = {FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1), FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1)}
 
 
@@ -49,18 +53,6 @@ class Spelling:
     """What a flag without a value means; None where a value follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
-    flag: str
-    """The part before `=`; empty where there is none."""
-    quoted: bool
-
-    @property
-    def may_be_flag(self) -> bool:
-        return not self.quoted and self.text.startswith("-") and not _NUMBER.fullmatch(self.text)
-
-
 @cache
 def spellings() -> Mapping[str, Spelling]:
     """Every flag on the allow-list, aliases and implied ones included."""
@@ -69,8 +61,7 @@ def spellings() -> Mapping[str, Spelling]:
         plain = Spelling(parameter, True if parameter.switch else None)
         table |= dict.fromkeys((parameter.flag, *parameter.aliases), plain)
         table |= {flag: Spelling(parameter, value) for flag, value in parameter.implied.items()}
-        if parameter.negative:
-            table[parameter.negative] = Spelling(parameter, False)
+        table |= dict.fromkeys(parameter.negatives, Spelling(parameter, False))
     return table
 
 
@@ -82,8 +73,8 @@ def parse(text: str) -> RuntimeParameters:
     """
     parameters = RuntimeParameters()
     spelt: dict[str, str] = {}
-    tokens = _tokens(text)
-    for token in tokens:
+    words = _words(text)
+    for token in words:
         flag = token.flag or token.text
         if (token.quoted and not token.flag) or not flag.startswith("-"):
             raise _invalid(token.text, "", "stands where a flag is expected, and flags begin with '-'")
@@ -95,12 +86,13 @@ def parse(text: str) -> RuntimeParameters:
             raise _invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
         spelt[name] = flag
         if spelling.stands_for is None:
-            value: bool | str = token.text if token.flag else _following(flag, tokens)
+            value: bool | str = token.text if token.flag else _following(flag, words)
         elif token.flag:
             raise _invalid(flag, token.text, "takes no value")
         else:
             value = spelling.stands_for
-        setattr(parameters, name, _typed(spelling.parameter, flag, value))
+        if value not in spelling.parameter.absent:
+            setattr(parameters, name, _typed(spelling.parameter, flag, value))
     check(parameters, spelt)
     return parameters
 
@@ -117,18 +109,27 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
         name = _field_at_fault(error)
         value = all_parameters()[name].value(getattr(parameters, name))
         raise _invalid(names[name], str(value), bounds(all_parameters()[name])) from error
-    _check_together(parameters, names)
+    for found in contradictions(parameters, names):
+        raise _invalid(names[found.name], found.value, found.problem)
 
 
 def bounds(parameter: Parameter) -> str:
     """What a parameter's value must be, for people: "must be 64 to 1048576"."""
+    others = [*parameter.named, *sorted(parameter.absent)]
+    return _bounds(parameter) + (f", or {' or '.join(others)}" if others else "")
+
+
+def _bounds(parameter: Parameter) -> str:
     if parameter.words:
         return "must be one of " + ", ".join(parameter.words)
+    if parameter.name in _TEXTS:
+        return _TEXTS[parameter.name]
     rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     kind = rules.WhichOneof("type")
     if kind == "string":
         names = getattr(rules.string, "in")
-        return f"must be one of {', '.join(names[:SHOWN_NAMES])} and {len(names) - SHOWN_NAMES} more"
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        return f"must be one of {', '.join(names[:SHOWN_NAMES])}{more}"
     rule = getattr(rules, kind) if kind else None
     low, high = _TYPE_RANGE.get(parameter.field.type, (0, 0))
     if rule is None:
@@ -138,29 +139,17 @@ def bounds(parameter: Parameter) -> str:
     return f"must be {_number(rule.gte if rule.HasField('gte') else low)} to {_number(rule.lte)}"
 
 
-def _tokens(text: str) -> Iterator[_Token]:
-    """Words separated by spaces; quotes stand around a whole value or nowhere. Nothing but printable ASCII."""
+def _words(text: str) -> Iterator[Token]:
     if len(text) > MAX_LENGTH:
         raise _invalid(text, "", f"is part of {len(text)} characters; at most {MAX_LENGTH} are read")
-    for word in text.split(" "):
-        if not (word.isascii() and word.isprintable()):
-            raise _invalid(word, "", "has a character that is not printable ASCII")
-    at = 0
-    while at < len(text):
-        if text[at] == " ":
-            at += 1
-            continue
-        found = _TOKEN.match(text, at)
-        if found is None:
-            raise _invalid(text[at:].split(" ")[0], "", "has a quote that does not stand around a whole value")
-        bare = found["bare"]
-        value = bare if bare is not None else found["double"] if found["single"] is None else found["single"]
-        yield _Token(value, (found["flag"] or "").removesuffix("="), bare is None)
-        at = found.end()
+    try:
+        yield from tokens(text)
+    except TokenError as error:
+        raise _invalid(error.word, "", error.problem) from error
 
 
-def _following(flag: str, tokens: Iterator[_Token]) -> str:
-    token = next(tokens, None)
+def _following(flag: str, words: Iterator[Token]) -> str:
+    token = next(words, None)
     if token is None:
         raise _invalid(flag, "", "needs a value")
     if token.flag or token.may_be_flag:
@@ -171,6 +160,7 @@ def _following(flag: str, tokens: Iterator[_Token]) -> str:
 def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | float | str:
     if isinstance(value, bool):
         return value
+    value = parameter.named.get(value, value)
     kind = parameter.field.type
     if kind == FieldDescriptor.TYPE_ENUM:
         if value not in parameter.words:
@@ -179,7 +169,7 @@ def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | f
     if kind == FieldDescriptor.TYPE_STRING:
         return value
     if kind == FieldDescriptor.TYPE_DOUBLE:
-        if not _NUMBER.fullmatch(value):
+        if not NUMBER.fullmatch(value):
             raise _invalid(flag, value, f"is not a decimal number; it {bounds(parameter)}")
         return float(value) + 0.0  # -0.0 is 0.0
     if not _INTEGER.fullmatch(value):
@@ -188,35 +178,6 @@ def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | f
     if not low <= int(value) <= high:
         raise _invalid(flag, value, bounds(parameter))
     return int(value)
-
-
-def _check_together(parameters: RuntimeParameters, names: Mapping[str, str]) -> None:
-    value_type = parameters.cache_type_v
-    if (
-        parameters.HasField("cache_type_v")
-        and value_type not in FULL_CACHE_TYPES
-        and parameters.flash_attn == Switch.SWITCH_OFF
-    ):
-        value = all_parameters()["cache_type_v"].value(value_type)
-        raise _invalid(names["cache_type_v"], str(value), f"needs flash attention, and {names['flash_attn']} is off")
-    batch = batch_size(parameters)
-    if parameters.ubatch_size > batch:
-        raise _invalid(
-            names["ubatch_size"],
-            str(parameters.ubatch_size),
-            f"must not be above {names['batch_size']}, which is {batch}",
-        )
-    parallel = parameters.parallel or DEFAULT_PARALLEL
-    if (
-        parameters.HasField("ctx_size")
-        and not parameters.kv_unified
-        and parameters.ctx_size // parallel < MIN_SLOT_CONTEXT
-    ):
-        raise _invalid(
-            names["ctx_size"],
-            str(parameters.ctx_size),
-            f"is shared by {parallel} slots ({names['parallel']}); each needs at least {MIN_SLOT_CONTEXT} tokens",
-        )
 
 
 def _field_at_fault(error: protovalidate.ValidationError) -> str:
@@ -236,15 +197,39 @@ def _shown(text: str) -> str:
 
 
 def _unknown(flag: str) -> MeshError:
-    close = difflib.get_close_matches(flag[:64].replace("_", "-"), spellings(), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    message = f"{_shown(flag)} is not a parameter that a server may be given{hint}"
+    """The refusal of a flag: why, where llama-server has it, and the nearest that may be given."""
+    name = flag[:64].replace("_", "-")
+    option = options().get(name) if name.startswith("--") else options().get(flag)
+    near = _nearest(name, option)
+    if option is None:
+        message = f"{_shown(flag)} is not a parameter that a server may be given"
+        hint = f"; did you mean {near}?" if near else ""
+    else:
+        message = f"{_shown(flag)} {_REFUSED[option.decision]}: {option.reason}"
+        hint = f"; use {near}" if near else ""
+    metadata = {"parameter": _shown(flag)}
+    metadata |= {"problem": option.reason} if option else {}
+    metadata |= {"suggestion": near} if near else {}
     return MeshError(
         Reason.ERROR_REASON_PARAMETER_UNKNOWN,
-        message,
-        {"parameter": _shown(flag), **({"suggestion": close[0]} if close else {})},
-        (FieldViolation("runtime_params", message),),
+        message + hint,
+        metadata,
+        (FieldViolation("runtime_params", message + hint),),
     )
+
+
+def _nearest(flag: str, option: Option | None) -> str:
+    if option is not None:
+        return option.instead
+    close = difflib.get_close_matches(flag, spellings(), n=1)
+    return close[0] if close else ""
+
+
+_REFUSED = {
+    Decision.SET: "is set by llamesh",
+    Decision.REFUSED: "is not a parameter that a server may be given",
+    Decision.MEANINGLESS: "has no meaning here",
+}
 
 
 def _invalid(flag: str, value: str, problem: str) -> MeshError:

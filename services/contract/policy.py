@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamesh.kit.errors import Reason, name_of, spec_of
+from llamesh.kit.holders import Holder, in_words
 from llamesh.sizes import size
 from services.contract.fit import MemoryEstimate
 
@@ -65,6 +66,8 @@ class Machine:
     """What a new engine may have."""
     shared_bytes: int = 0
     """Weights of the model in question that are in use there already and need not be counted again."""
+    holders: tuple[Holder, ...] = ()
+    """Servers that hold the most of its memory."""
 
 
 def memory_refusals(
@@ -90,6 +93,10 @@ def memory_refusals(
     elif places:
         metadata["fittingReplicas"] = str(places)
         message += f"; {places} of these engines would fit"
+    # Who may ask may see every server.
+    message += in_words(best.holders)
+    if best.holders:
+        metadata["holders"] = ",".join(f"{each.server_uuid}={each.freed_bytes}" for each in best.holders)
     return [_refusal(Reason.ERROR_REASON_DOES_NOT_FIT, message, metadata)]
 
 

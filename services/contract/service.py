@@ -13,6 +13,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import (
     admission_pb2_grpc,
@@ -71,7 +72,17 @@ class ContractService:
         ]
         checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
         contract_pb2_grpc.add_ContractServiceServicer_to_server(
-            ContractServicer(settings, checker, contracts, keys, self._ledger, self._decisions, leases, utc_now),
+            ContractServicer(
+                settings,
+                checker,
+                contracts,
+                keys,
+                self._ledger,
+                self._decisions,
+                leases,
+                utc_now,
+                open_pages(settings),
+            ),
             member.server,
         )
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server(AdmissionServicer(contracts, keys), member.server)

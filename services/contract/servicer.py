@@ -9,6 +9,7 @@ from typing import Any
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
+from llamesh.kit.pages import Pages
 from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -48,6 +49,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         decisions: Decisions,
         leases: Leases,
         clock: Clock,
+        pages: Pages,
     ) -> None:
         self._settings = settings
         self._checker = checker
@@ -57,6 +59,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self._decisions = decisions
         self._leases = leases
         self._clock = clock
+        self._pages = pages
 
     async def Check(self, request: contract_pb2.CheckRequest, context: Any) -> contract_pb2.CheckResponse:  # noqa: N802
         """See contract.proto."""
@@ -100,7 +103,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListContractsRequest, context: Any
     ) -> contract_pb2.ListContractsResponse:
         """See contract.proto."""
-        rows, token = await self._contracts.page(request.page_size, request.page_token)
+        rows, token = await self._contracts.page(self._pages.asked(request))
         return contract_pb2.ListContractsResponse(
             contracts=[self._contract(row) for row in rows], next_page_token=token
         )
@@ -142,7 +145,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListKeysRequest, context: Any
     ) -> contract_pb2.ListKeysResponse:
         """See contract.proto."""
-        rows, token = await self._keys.page(whose(caller()), request.page_size, request.page_token)
+        rows, token = await self._keys.page(whose(caller()), self._pages.asked(request))
         return contract_pb2.ListKeysResponse(keys=[key_message(row) for row in rows], next_page_token=token)
 
     async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
@@ -159,7 +162,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         if start > end:
             raise invalid_field("start_time", "is after end_time")
         subject = usage_subject(caller(), request.subject)
-        rows, token = await self._ledger.page(subject, start, end, request.page_size, request.page_token)
+        rows, token = await self._ledger.page(subject, start, end, self._pages.asked(request))
         return contract_pb2.ListUsageResponse(usage=[usage_message(row) for row in rows], next_page_token=token)
 
     async def ListDecisions(  # noqa: N802
@@ -167,7 +170,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
     ) -> contract_pb2.ListDecisionsResponse:
         """See contract.proto."""
         rows, token = await self._decisions.page(
-            whose(caller()), request.page_size, request.page_token, refused_only=request.refused_only
+            whose(caller()), self._pages.asked(request), refused_only=request.refused_only
         )
         return contract_pb2.ListDecisionsResponse(
             decisions=[decision_message(row) for row in rows], next_page_token=token

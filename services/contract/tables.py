@@ -1,21 +1,19 @@
-"""The contract service's own tables, and how a list of them is paged.
+"""The contract service's own tables.
 
-Invariant: nobody else reads or writes them. Lists are walked by their whole sort key, so no row is shown twice and none that was there
-from the beginning is missed.
+Invariant: nobody else reads or writes them. Lists are walked by their whole sort key (llamesh.kit.pages), so no row is shown twice and none
+that was there from the beginning is missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, String, and_, or_
-from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
+from sqlalchemy import JSON, String
+from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Timestamp
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import page_key, page_token
 
 Clock = Callable[[], datetime]
 """The present moment, in UTC."""
@@ -85,31 +83,3 @@ class DecisionRow(Base):
     refusals: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     memory: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     contract_id: Mapped[str] = mapped_column(String(64))
-
-
-def beyond(
-    columns: Sequence[InstrumentedAttribute[Any]], key: Sequence[object], *, backwards: bool = False
-) -> ColumnElement[bool]:
-    """The rows that come after `key` in the order of `columns`, or before it."""
-    steps = []
-    for position, (column, value) in enumerate(zip(columns, key, strict=True)):
-        same = [before == key[index] for index, before in enumerate(columns[:position])]
-        steps.append(and_(*same, column < value if backwards else column > value))
-    return or_(*steps)
-
-
-def moment_token(query: str, moment: datetime, row_id: str) -> str:
-    """The page token after a row of a list that is ordered by time and id."""
-    return page_token(query, moment.astimezone(UTC).isoformat(), row_id)
-
-
-def moment_key(query: str, token: str) -> tuple[datetime, str] | None:
-    """What `moment_token` put into a token; None for the first page, INVALID_PAGE_TOKEN where it is not one of ours."""
-    key = page_key(query, token)
-    if key is None:
-        return None
-    try:
-        moment, row_id = key
-        return datetime.fromisoformat(str(moment)).astimezone(UTC), str(row_id)
-    except (ValueError, OverflowError) as error:
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error

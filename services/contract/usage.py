@@ -18,8 +18,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
-from llamesh.kit.pages import page_key, page_size, page_token
-from services.contract.tables import Clock, NewId, UsageBatchRow, UsageRow, beyond
+from llamesh.kit.pages import Asked, Listing
+from services.contract.tables import Clock, NewId, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -111,24 +111,19 @@ class Ledger:
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     async def page(
-        self, subject: str | None, start: datetime, end: datetime, size: int, token: str
+        self, subject: str | None, start: datetime, end: datetime, asked: Asked
     ) -> tuple[Sequence[UsageRow], str]:
         """A page by day, subject, model and contract, of the days that `start` to `end` touch. `subject` None: everyone's."""
         await self.flush()
         first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
-        name = f"usage {subject!r} {first} {last}"
-        query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last).order_by(*_ORDER)
+        listing = Listing(f"usage {subject!r} {first} {last}", (str,) * len(_ORDER))
+        page = asked.of(listing)
+        query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
         if subject is not None:
             query = query.where(UsageRow.subject == subject)
-        key = page_key(name, token)
-        if key:
-            query = query.where(beyond(_ORDER, Account(*map(str, key))))
         async with self._database.read() as session:
-            rows = (await session.scalars(query.limit(page_size(size) + 1))).all()
-        if len(rows) <= page_size(size):
-            return rows, ""
-        end_row = rows[-2]
-        return rows[:-1], page_token(name, end_row.day, end_row.subject, end_row.model_name, end_row.contract_id)
+            rows = (await session.scalars(page.select(query, _ORDER))).all()
+        return page.cut(rows, lambda row: (row.day, row.subject, row.model_name, row.contract_id))
 
     def _take(self) -> _Batch:
         accounts = list(islice(self._pending, BATCH))

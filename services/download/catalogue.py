@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -33,11 +33,14 @@ from llamesh.kit.objects import (
     StoreError,
     object_key,
 )
-from llamesh.kit.pages import page_size, page_token
+from llamesh.kit.pages import BY_TIME, Asked, Listing
 from services.download.gguf import GgufMetadata
-from services.download.messages import gguf_fields, moment_key
+from services.download.messages import gguf_fields
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow, UnownedObjectRow
 from services.download.transfers import current
+
+_LISTING = Listing("models", BY_TIME)
+_ORDER = (ModelRow.create_time, ModelRow.model_uuid)
 
 CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
@@ -97,20 +100,12 @@ class Catalogue:
             raise _absent(model_uuid, transfer)
         return model
 
-    async def page(self, size: int, token: str) -> tuple[Sequence[ModelRow], str]:
+    async def page(self, asked: Asked) -> tuple[Sequence[ModelRow], str]:
         """A page by create time, then id, and the token of the next."""
-        order = (ModelRow.create_time, ModelRow.model_uuid)
-        limit = page_size(size)
-        query = select(ModelRow).order_by(*order).limit(limit + 1)
-        key = moment_key("models", token)
-        if key:
-            query = query.where(tuple_(*order) > key)
+        page = asked.of(_LISTING)
         async with self._database.read() as session:
-            rows = (await session.scalars(query)).all()
-        if len(rows) <= limit:
-            return rows, ""
-        last = rows[limit - 1]
-        return rows[:limit], page_token("models", last.create_time.isoformat(), last.model_uuid)
+            rows = (await session.scalars(page.select(select(ModelRow), _ORDER))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[ModelRow]:
         """Every model by create time."""

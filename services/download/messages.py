@@ -1,14 +1,13 @@
-"""Rows as messages of the contract, and a page of them."""
+"""Rows as messages of the contract."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason, spec_of
-from llamesh.kit.pages import page_key
+from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.download.names import shown_source
 from services.download.progress import Progress
 from services.download.tables import ModelRow, State, TransferRow
 
@@ -18,7 +17,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
-        source=row.shown_source,
+        source=shown_source(row.shown_source),
         state=DownloadState.Value(f"DOWNLOAD_STATE_{row.state}"),
         bytes_done=row.bytes_done,
         bytes_total=row.bytes_total,
@@ -46,7 +45,7 @@ def model_message(row: ModelRow) -> Model:
         name=row.name,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
-        source=row.source,
+        source=shown_source(row.source),
         gguf=GgufMetadata(**row.gguf),
     )
     message.create_time.FromDatetime(row.create_time)
@@ -56,15 +55,3 @@ def model_message(row: ModelRow) -> Model:
 def gguf_fields() -> Sequence[str]:
     """The fields of a GGUF header that the contract has."""
     return list(GgufMetadata.DESCRIPTOR.fields_by_name)
-
-
-def moment_key(query: str, token: str) -> tuple[datetime, str] | None:
-    """The moment and the id that a page token goes on after; INVALID_PAGE_TOKEN where it holds neither."""
-    key = page_key(query, token)
-    if key is None:
-        return None
-    try:
-        moment, ident = key
-        return datetime.fromisoformat(str(moment)), str(ident)
-    except ValueError as error:
-        raise MeshError(Reason.ERROR_REASON_INVALID_PAGE_TOKEN, "page_token is damaged") from error

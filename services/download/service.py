@@ -12,6 +12,7 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import Lease, LeaseHeldError
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
+from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
@@ -121,9 +122,11 @@ async def _serve(
         member.show_part("store.credentials", not watch.denied)
 
     worker = Worker(transfers, catalogue, store, source, changes, on_store=show_store)
-    downloads = DownloadServicer(transfers, catalogue, worker, source, changes, settings.quant_service_url)
+    pages = open_pages(settings)
+    downloads = DownloadServicer(transfers, catalogue, worker, source, changes, settings.quant_service_url, pages)
     add_DownloadServiceServicer_to_server(downloads, member.server)
-    add_CatalogueServiceServicer_to_server(CatalogueServicer(catalogue, transfers, worker, changes), member.server)
+    models = CatalogueServicer(catalogue, transfers, worker, changes, pages)
+    add_CatalogueServiceServicer_to_server(models, member.server)
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
     contract = channel(settings, "contract")
     member.refuse_revoked(contract)

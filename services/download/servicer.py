@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from urllib.parse import unquote
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import Pages
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     DeleteCatalogueModelRequest,
@@ -31,7 +31,7 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message, model_message
-from services.download.names import name_for
+from services.download.names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers, Wish
@@ -52,6 +52,7 @@ class DownloadServicer(DownloadServiceServicer):
         source: Source,
         changes: Changes,
         quant_service_url: str,
+        pages: Pages,
     ) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
@@ -59,6 +60,7 @@ class DownloadServicer(DownloadServiceServicer):
         self._source = source
         self._changes = changes
         self._quant_service_url = quant_service_url
+        self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See the contract."""
@@ -81,7 +83,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See the contract."""
-        rows, token = await self._transfers.page(request.page_size, request.page_token)
+        rows, token = await self._transfers.page(self._pages.asked(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
@@ -105,7 +107,7 @@ class DownloadServicer(DownloadServiceServicer):
             model_uuid=request.model_uuid,
             source=request.source,
             shown_source=shown,
-            name=request.name or (name_for(unquote(shown), request.model_uuid) if request.source else ""),
+            name=request.name or (name_of_source(shown, request.model_uuid) if request.source else ""),
             sha256=request.sha256.lower(),
         )
 
@@ -126,8 +128,11 @@ class DownloadServicer(DownloadServiceServicer):
 class CatalogueServicer(CatalogueServiceServicer):
     """Models that are there."""
 
-    def __init__(self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes) -> None:
+    def __init__(
+        self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes, pages: Pages
+    ) -> None:
         self._catalogue = catalogue
+        self._pages = pages
         self._transfers = transfers
         self._worker = worker
         self._changes = changes
@@ -140,7 +145,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See the contract."""
-        rows, token = await self._catalogue.page(request.page_size, request.page_token)
+        rows, token = await self._catalogue.page(self._pages.asked(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:

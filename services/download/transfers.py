@@ -11,18 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Update, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Update, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
-from llamesh.kit.pages import page_size, page_token
-from services.download.messages import moment_key
+from llamesh.kit.pages import BY_TIME, Asked, Listing
+from services.download.names import shown_source
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow
 
 _LONGEST_MESSAGE = 2_000
+
+_LISTING = Listing("downloads", BY_TIME)
+_ORDER = (TransferRow.create_time, TransferRow.model_uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,13 @@ def must_start(row: TransferRow | None, has_model: bool, wish: Wish) -> bool:
         return True
     known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
     if wish.source not in ("", row.source) or wish.sha256 not in ("", known):
+        source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
-            f"{row.model_uuid} is or was fetched from {row.shown_source}"
+            f"{row.model_uuid} is or was fetched from {source}"
             + (f" with SHA-256 {known}" if known else "")
             + ", which is not what is asked for now",
-            {"modelUuid": row.model_uuid, "source": row.shown_source},
+            {"modelUuid": row.model_uuid, "source": source},
         )
     return False
 
@@ -108,20 +112,12 @@ class Transfers:
             raise _not_found(model_uuid)
         return row
 
-    async def page(self, size: int, token: str) -> tuple[Sequence[TransferRow], str]:
+    async def page(self, asked: Asked) -> tuple[Sequence[TransferRow], str]:
         """A page, newest first, and the token of the next."""
-        order = (TransferRow.create_time, TransferRow.model_uuid)
-        limit = page_size(size)
-        query = select(TransferRow).order_by(*(column.desc() for column in order)).limit(limit + 1)
-        key = moment_key("downloads", token)
-        if key:
-            query = query.where(tuple_(*order) < key)
+        page = asked.of(_LISTING)
         async with self._database.read() as session:
-            rows = (await session.scalars(query)).all()
-        if len(rows) <= limit:
-            return rows, ""
-        last = rows[limit - 1]
-        return rows[:limit], page_token("downloads", last.create_time.isoformat(), last.model_uuid)
+            rows = (await session.scalars(page.select(select(TransferRow), _ORDER, backwards=True))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[TransferRow]:
         """Every transfer, in the order they were asked for."""

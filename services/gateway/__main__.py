@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from llamesh.background import BackgroundTask
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
+from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, run
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.feeds import Feeds
@@ -51,6 +52,7 @@ async def main(member: Member) -> None:
         servers=Servers(siblings, settings.drain_seconds),
         watches=Watches(hub, time.monotonic, _now),
         health=health,
+        pages=open_pages(settings),
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)

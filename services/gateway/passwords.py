@@ -15,8 +15,8 @@ from llamesh.kit.errors import MeshError, Reason
 AT_ONCE = 2
 """Hashes computed at the same time: bounds their memory to twice 64 MiB."""
 
-WAITING = 32
-"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS."""
+WAITING = 64
+"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS. One address has few of them at a time (throttle.AT_ONCE)."""
 
 
 class Passwords:

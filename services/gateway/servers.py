@@ -1,13 +1,17 @@
 """Servers as people ask for them: the contract service says whether it may be, the controller makes it so.
 
-Invariant: nothing is declared or changed that the contract service did not allow.
+Invariant: nothing is declared or changed that the contract service did not allow: a change is made only to the very state that it was
+checked with. Nothing is remembered here: what a request_id has declared before, the controller knows, after a restart and in all replicas.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
+
+from google.protobuf import json_format
 
 from llamesh.kit.calls import validate
 from llamesh.kit.channels import asking, call_options, passed_on
@@ -21,8 +25,8 @@ DEFAULT_NAMESPACE = "default"
 STOP_MARGIN = 10.0
 """Seconds that stopping may take beyond the drain, in which running requests are finished."""
 
-REMEMBERED_REQUESTS = 1000
-"""Answers to Serve that are kept for repetitions of the same request_id."""
+CHANGE_ATTEMPTS = 5
+"""How often a change is checked anew because the server was changed by others meanwhile."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
@@ -35,11 +39,11 @@ class Servers:
         self._contract = siblings.contract
         self._controller = siblings.controller
         self._catalogue = siblings.catalogue
-        self._declared: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str) -> server_pb2.Server:
-        """Declare a server. Raises the reason of the first rule that refuses it, and MODEL_NOT_FOUND."""
-        first = await self._first_answer(subject, request.request_id)
+        """Declare a server. Raises the reason of the first rule that refuses it, MODEL_NOT_FOUND, and REQUEST_ID_REUSED."""
+        digest = digest_of(request)
+        first = await self._first_answer(subject, request.request_id, digest)
         if first is not None:
             return first
         namespace = request.namespace or DEFAULT_NAMESPACE
@@ -70,33 +74,49 @@ class Servers:
             owner=subject,
             engine_memory_bytes=engine_memory(checked.memory),
             shared_weights_bytes=checked.memory.shared_weights_bytes,
+            request_digest=digest if request.request_id else "",
         )
         with asking("controller"):
-            server = await self._controller.DeclareServer(declaration, **call_options())
-        self._remember(subject, request.request_id, server.server_uuid)
-        return server
+            return await self._controller.DeclareServer(declaration, **call_options())
 
     async def update(self, server_uuid: str, changes: server_pb2.ServerChanges, etag: str) -> server_pb2.Server:
-        """Change a server, once the result is checked as a new server would be."""
-        spec = (await self.get(server_uuid)).spec
-        checked = await self._check(check_of_change(server_uuid, spec, changes))
-        validate(changed(spec, changes))
-        if changes.HasField("runtime_params") or changes.HasField("parameters"):
-            changes.ClearField("runtime_params")
-            changes.parameters.CopyFrom(checked.parameters)
+        """Change a server, once the result is checked as a new server would be.
+
+        ETAG_MISMATCH where it is not as the caller has read it, or is changed by others again and again.
+        """
+        attempts = 1 if etag else CHANGE_ATTEMPTS
+        for attempt in range(attempts):
+            present = await self.get(server_uuid)
+            if etag not in ("", present.etag):
+                raise _changed_since(present, etag)
+            try:
+                return await self._change(present, changes)
+            except MeshError as error:
+                # Two changes, each of them allowed, may not be allowed together: what is there now is checked anew.
+                if error.reason != Reason.ERROR_REASON_ETAG_MISMATCH or attempt == attempts - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _change(self, present: server_pb2.Server, changes: server_pb2.ServerChanges) -> server_pb2.Server:
+        """Check what a server would be after a change and make it so; ETAG_MISMATCH if it is not as it was checked any more."""
+        checked = await self._check(check_of_change(present.server_uuid, present.spec, changes))
+        validate(changed(present.spec, changes))
         update = controller_pb2.UpdateDeclaredServerRequest(
-            server_uuid=server_uuid,
+            server_uuid=present.server_uuid,
             changes=changes,
-            etag=etag,
+            etag=present.etag,
             engine_memory_bytes=engine_memory(checked.memory),
             shared_weights_bytes=checked.memory.shared_weights_bytes,
         )
+        if changes.HasField("runtime_params") or changes.HasField("parameters"):
+            update.changes.ClearField("runtime_params")
+            update.changes.parameters.CopyFrom(checked.parameters)
         with asking("controller"):
             return await self._controller.UpdateDeclaredServer(update, **call_options())
 
-    async def scale(self, server_uuid: str, replicas: int) -> server_pb2.Server:
-        """Change the number of engines."""
-        return await self.update(server_uuid, server_pb2.ServerChanges(replicas=replicas), etag="")
+    async def scale(self, server_uuid: str, replicas: int, etag: str) -> server_pb2.Server:
+        """Change the number of engines; errors as in `update`."""
+        return await self.update(server_uuid, server_pb2.ServerChanges(replicas=replicas), etag)
 
     async def get(self, server_uuid: str) -> server_pb2.Server:
         """One server; SERVER_NOT_FOUND where there is none."""
@@ -122,9 +142,9 @@ class Servers:
         with asking("controller"):
             return await self._controller.WakeDeclaredServer(request, **call_options())
 
-    async def stop(self, server_uuid: str) -> server_pb2.Server:
-        """Stop a server and forget it."""
-        request = controller_pb2.RemoveServerRequest(server_uuid=server_uuid)
+    async def stop(self, server_uuid: str, etag: str) -> server_pb2.Server:
+        """Stop a server and forget it; ETAG_MISMATCH where it is not as the caller has read it."""
+        request = controller_pb2.RemoveServerRequest(server_uuid=server_uuid, etag=etag)
         with asking("controller"):
             return await self._controller.RemoveServer(request, **call_options(self._stop_deadline))
 
@@ -152,28 +172,21 @@ class Servers:
             model = await self._catalogue.GetCatalogueModel(request, **call_options())
         return served_name(model.name, model_uuid)
 
-    async def _first_answer(self, subject: str, request_id: str) -> server_pb2.Server | None:
-        """The server that this request_id has declared before; None where it has not, or the server is gone.
+    async def _first_answer(self, subject: str, request_id: str, digest: str) -> server_pb2.Server | None:
+        """The server that this request has declared before; None where it has not, or the server is gone. REQUEST_ID_REUSED.
 
-        The controller knows request ids too; this is for the check before it, which could refuse the repetition because
-        of the memory that the first server has taken.
+        Asked before the check, which could refuse the repetition because of the memory that the first server has taken.
         """
-        known = self._declared.get((subject, request_id))
-        if known is None:
+        if not request_id:
             return None
+        request = controller_pb2.FindRequestedServerRequest(owner=subject, request_id=request_id, request_digest=digest)
         try:
-            return await self.get(known)
+            with asking("controller"):
+                return await self._controller.FindRequestedServer(request, **call_options())
         except MeshError as error:
             if error.reason != Reason.ERROR_REASON_SERVER_NOT_FOUND:
                 raise
-            del self._declared[(subject, request_id)]
             return None
-
-    def _remember(self, subject: str, request_id: str, server_uuid: str) -> None:
-        if request_id:
-            self._declared[(subject, request_id)] = server_uuid
-            if len(self._declared) > REMEMBERED_REQUESTS:
-                self._declared.popitem(last=False)
 
 
 def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
@@ -197,6 +210,23 @@ def served_name(name: str, model_uuid: str) -> str:
     """The name that requests put into "model" for a model's own name; its id where the name has no usable character."""
     usable = _NOT_IN_NAMES.sub("-", name).lstrip("._:/@+-")[:128]
     return usable or model_uuid
+
+
+def digest_of(request: gateway_pb2.ServeRequest) -> str:
+    """What tells one request from another, whatever its request_id: fields that are left out count as their default."""
+    said = json_format.MessageToDict(request, preserving_proto_field_name=True)
+    said.pop("request_id", None)
+    said.setdefault("replicas", 1)
+    said.setdefault("namespace", DEFAULT_NAMESPACE)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _changed_since(present: server_pb2.Server, etag: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_ETAG_MISMATCH,
+        f"the server has changed: its etag is {present.etag}, not {etag}",
+        {"etag": present.etag},
+    )
 
 
 def check_of_change(

@@ -12,21 +12,22 @@ from llamesh.kit.calls import Context
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
-from llamesh.kit.pages import page_key, page_size, page_token
+from llamesh.kit.pages import Pages
 from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.health import Health
 from services.gateway.models import Models
+from services.gateway.preconditions import wanted_etag
 from services.gateway.servers import Servers
 from services.gateway.siblings import Siblings
 from services.gateway.tokens import Grant, Tokens
 from services.gateway.users import Change, User, Users
 from services.gateway.watch import Selector, Watches
 
+ADDRESS_HEADER = "x-llamesh-client-address"
+"""Where a request comes from: set by Envoy (envoy/listeners/management.yaml), which lets no client send it."""
+
 GRANT_DEADLINE = 5.0
 """Seconds that a login waits for the contract service; a restart of it takes less."""
-
-USERS_QUERY = "users"
-"""What page tokens of ListUsers are bound to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Parts:
     servers: Servers
     watches: Watches
     health: Health
+    pages: Pages
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -52,7 +54,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def CreateToken(
         self, request: gateway_pb2.CreateTokenRequest, context: Context
     ) -> gateway_pb2.CreateTokenResponse:
-        user = await self._parts.users.authenticate(request.username, request.password)
+        user = await self._parts.users.authenticate(request.username, request.password, client_address(context))
         grant = await self._grant(user)
         lifetime = self._parts.token_lifetime
         return gateway_pb2.CreateTokenResponse(
@@ -96,10 +98,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._parts.servers.get(request.server_uuid)
 
     async def UpdateServer(self, request: gateway_pb2.UpdateServerRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.update(request.server_uuid, request.changes, request.etag)
+        return await self._parts.servers.update(
+            request.server_uuid, request.changes, wanted_etag(request.etag, context)
+        )
 
     async def ScaleServer(self, request: gateway_pb2.ScaleServerRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.scale(request.server_uuid, request.replicas)
+        return await self._parts.servers.scale(
+            request.server_uuid, request.replicas, wanted_etag(request.etag, context)
+        )
 
     async def SleepServer(self, request: gateway_pb2.SleepServerRequest, context: Context) -> server_pb2.Server:
         return await self._parts.servers.sleep(request.server_uuid)
@@ -108,7 +114,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._parts.servers.wake(request.server_uuid)
 
     async def Stop(self, request: gateway_pb2.StopRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.stop(request.server_uuid)
+        return await self._parts.servers.stop(request.server_uuid, wanted_etag(request.etag, context))
 
     async def ReadServerLog(
         self, request: gateway_pb2.ReadServerLogRequest, context: Context
@@ -128,11 +134,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return encoded(await self._parts.users.create(request.username, request.password, role, request.contract_id))
 
     async def ListUsers(self, request: gateway_pb2.ListUsersRequest, context: Context) -> gateway_pb2.ListUsersResponse:
-        key = page_key(USERS_QUERY, request.page_token)
-        size = page_size(request.page_size)
-        users = await self._parts.users.page(str(key[0]) if key else "", size + 1)
-        more = page_token(USERS_QUERY, users[size - 1].username) if len(users) > size else ""
-        return gateway_pb2.ListUsersResponse(users=map(encoded, users[:size]), next_page_token=more)
+        users, token = await self._parts.users.page(self._parts.pages.asked(request))
+        return gateway_pb2.ListUsersResponse(users=map(encoded, users), next_page_token=token)
 
     async def GetUser(self, request: gateway_pb2.GetUserRequest, context: Context) -> gateway_pb2.User:
         return encoded(await self._parts.users.get(request.username))
@@ -144,6 +147,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             contract_id=request.contract_id if request.HasField("contract_id") else None,
         )
         identity = caller()
+        authenticated = None
         if not identity.is_admin:
             own_password_only = change.role is None and change.contract_id is None
             if identity.subject != request.username or not own_password_only:
@@ -152,9 +156,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     "users change their own password only; everything else takes an administrator",
                     {"scope": "admin"},
                 )
-            await self._parts.users.authenticate(request.username, request.old_password)
+            authenticated = await self._parts.users.authenticate(
+                request.username, request.old_password, client_address(context)
+            )
         await self._know_contract(change.contract_id or "")
-        return encoded(await self._parts.users.change(request.username, change))
+        return encoded(await self._parts.users.change(request.username, change, authenticated))
 
     async def DeleteUser(self, request: gateway_pb2.DeleteUserRequest, context: Context) -> gateway_pb2.User:
         return encoded(await self._parts.users.delete(request.username))
@@ -199,6 +205,11 @@ class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
         lifetime = timedelta(seconds=request.lifetime_seconds)
         token = await self._tokens.issue(request.subject, request.token_id, grant, lifetime)
         return gateway_pb2.SignTokenResponse(token=token)
+
+
+def client_address(context: Context) -> str:
+    """The address that a call comes from; empty if it did not come through Envoy."""
+    return str(dict(context.invocation_metadata() or ()).get(ADDRESS_HEADER, ""))
 
 
 def encoded(user: User) -> gateway_pb2.User:

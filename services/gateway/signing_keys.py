@@ -7,16 +7,12 @@ leaves the mesh.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import jwt
@@ -31,9 +27,10 @@ from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from sqlalchemy import String, Text, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from llamesh.kit.config import Settings, make_private
+from llamesh.kit.config import Settings
 from llamesh.kit.database import Base, Database, Timestamp, is_unavailable
 from llamesh.kit.errors import MeshError, StartRefused
+from llamesh.kit.secret import mesh_secret
 
 PUBLISH_LEAD = timedelta(seconds=60)
 """How long a new key pair is only named before it signs; the controller asks for keys more often than that."""
@@ -192,27 +189,10 @@ def signs(keys: Sequence[SigningKey], now: datetime) -> SigningKey:
 
 def open_signer(settings: Settings, database: Database, now: Callable[[], datetime]) -> Signer:
     """The signer that JWT_ALGORITHM names."""
-    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else kept_secret(settings.home)
+    secret = mesh_secret(settings)
     if settings.jwt_algorithm == "HS256":
         return SharedSecret(secret)
     return KeyPairs(database, settings.jwt_algorithm, timedelta(days=settings.jwt_rotation_days), secret, now)
-
-
-def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
-    """The secret in `home`/secrets/jwt_secret, made by whoever comes first; readable by its owner only."""
-    path = make_private(home / "secrets") / "jwt_secret"
-    if not path.exists():
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
-        try:
-            os.write(descriptor, new_secret().encode())
-            # A link is made whole or not at all, and fails where another process was faster: its secret counts.
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(draft)
-        finally:
-            os.close(descriptor)
-            Path(draft).unlink()
-    path.chmod(0o600)
-    return path.read_text().strip()
 
 
 def _newest_first(algorithm: str) -> Any:

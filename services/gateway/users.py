@@ -19,6 +19,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
+from llamesh.kit.pages import Asked, Listing
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
@@ -29,6 +30,8 @@ FIRST_ADMIN = "admin"
 
 DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
 """Its password where none is set."""
+
+_LISTING = Listing("users", (str,))
 
 Role: TypeAlias = gateway_pb2.Role.ValueType
 
@@ -96,21 +99,24 @@ class Users:
                 f"with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
             )
 
-    async def authenticate(self, username: str, password: str) -> User:
-        """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise."""
-        self._throttle.check(username)
-        async with self._database.read() as session:
-            user = await session.get(User, username)
-        kept = await self._passwords.check(password, user.password_hash if user else None)
+    async def authenticate(self, username: str, password: str, address: str) -> User:
+        """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise.
+
+        `address`: where the attempt comes from.
+        """
+        async with self._throttle.attempt(username, address) as attempt:
+            async with self._database.read() as session:
+                user = await session.get(User, username)
+            kept = await self._passwords.check(password, user.password_hash if user else None)
+            attempt.right = user is not None and kept is not None
         if user is None or kept is None:
-            self._throttle.failed(username)
             raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")
-        self._throttle.succeeded(username)
         if kept != user.password_hash:
             async with self._database.begin() as session:
                 again = await session.get(User, username, with_for_update=True)
                 if again is not None and again.password_hash == user.password_hash:
                     again.password_hash = kept
+            user.password_hash = kept
         return user
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
@@ -138,18 +144,24 @@ class Users:
         async with self._database.read() as session:
             return await _found(session, username)
 
-    async def page(self, after: str, size: int) -> Sequence[User]:
-        """At most `size` users by name, beginning after a name."""
-        query = select(User).where(User.username > after).order_by(User.username).limit(size)
+    async def page(self, asked: Asked) -> tuple[Sequence[User], str]:
+        """A page by name, and the token of the next."""
+        page = asked.of(_LISTING)
         async with self._database.read() as session:
-            return (await session.scalars(query)).all()
+            users = (await session.scalars(page.select(select(User), (User.username,)))).all()
+        return page.cut(users, lambda user: (user.username,))
 
-    async def change(self, username: str, change: Change) -> User:
-        """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
+    async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
+        """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
+
+        `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
+        """
         password_hash = await self._passwords.hash(change.password) if change.password is not None else None
         async with self._database.begin() as session:
             admins = await _lock_admins(session)
             user = await _found(session, username)
+            if authenticated is not None and user.password_hash != authenticated.password_hash:
+                raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
             if change.role is not None:
                 if change.role != gateway_pb2.ROLE_ADMIN:
                     _keep_one(admins, username)

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from minio import Minio
 
-from tests.mesh.running import ROOT, free_ports, until
+from tests.mesh.running import ROOT, until
+from tests.ports import free_ports
 
 PROGRAM = ROOT / ".tools" / "bin" / "minio"
 BUCKET = "inference-models"

@@ -26,9 +26,11 @@ from llamesh.v1 import (
 )
 
 
-def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str) -> None:
+def refuse(
+    context: Any, code: grpc.StatusCode, reason: str, message: str, metadata: dict[str, str] | None = None
+) -> None:
     packed = any_pb2.Any()
-    packed.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="llamesh"))
+    packed.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="llamesh", metadata=metadata))
     status = status_pb2.Status(code=code.value[0], message=message, details=[packed])
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, message)
@@ -37,6 +39,8 @@ def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str) -> No
 def a_value(parameter: Parameter) -> Value:
     """Something to give a runtime parameter, as llama.cpp's command line has it."""
     values: dict[type, Value] = {bool: True, int: 7, float: 0.5, str: "chatml"}
+    if parameter.model:
+        return "m1"
     return list(parameter.words)[-1] if parameter.words else values[kind(parameter)]
 
 
@@ -46,7 +50,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
     def __init__(self) -> None:
         self.tokens: list[str] = []
         self.unavailable = 0
-        self.refusal: tuple[grpc.StatusCode, str, str] | None = None
+        self.refusal: tuple[Any, ...] | None = None
+        """What `refuse` is given, for every call."""
         self.servers: list[server_pb2.Server] = []
         self.hung: threading.Event | None = None
         """While it is not set, lists of servers are not answered."""
@@ -126,10 +131,17 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[download_pb2.StartDownloadRequest] = []
+        self._started: dict[str, download_pb2.Download] = {}
 
     def StartDownload(self, request: Any, context: Any) -> download_pb2.Download:
         self.requests.append(request)
-        return download_pb2.Download(model_uuid=request.model_uuid, state=download_pb2.DOWNLOAD_STATE_QUEUED)
+        queued = download_pb2.Download(model_uuid=request.model_uuid, state=download_pb2.DOWNLOAD_STATE_QUEUED)
+        queued.create_time.seconds = len(self.requests)
+        self._started[request.model_uuid] = queued
+        return queued
+
+    def GetDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        return self._started[request.model_uuid]
 
 
 class FakeContracts(contract_pb2_grpc.ContractServiceServicer):

@@ -239,6 +239,7 @@ def test_a_pull_takes_files_and_waits_for_the_model(
     mesh: Client, gateway: FakeGateway, downloads: FakeDownloads
 ) -> None:
     done = download_pb2.Download(model_uuid="My-Model.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    done.create_time.seconds = 1
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=done)]]
     seen: list[int] = []
     pull = mesh.models.pull("/models/My Model.gguf")
@@ -250,10 +251,26 @@ def test_a_pull_takes_files_and_waits_for_the_model(
 
 def test_a_pull_that_fails_raises_its_reason(mesh: Client, gateway: FakeGateway) -> None:
     failed = download_pb2.Download(model_uuid="m", state=download_pb2.DOWNLOAD_STATE_FAILED)
+    failed.create_time.seconds = 1
     failed.error.reason, failed.error.message = "CONTENT_MISMATCH", "other bytes"
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=failed)]]
     with pytest.raises(errors.ContentMismatch, match="other bytes"):
         mesh.models.pull("https://models.example/m.gguf").wait(timeout=5)
+
+
+@pytest.mark.parametrize("before", [download_pb2.DOWNLOAD_STATE_FAILED, download_pb2.DOWNLOAD_STATE_CANCELLED])
+def test_how_an_earlier_attempt_ended_does_not_end_a_pull(
+    mesh: Client, gateway: FakeGateway, before: download_pb2.DownloadState.ValueType
+) -> None:
+    earlier = download_pb2.Download(model_uuid="m.gguf", state=before)
+    earlier.error.reason = "MODEL_CORRUPT"
+    repaired = download_pb2.Download(model_uuid="m.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    repaired.create_time.seconds = 1
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=item) for item in (earlier, repaired)]]
+    seen: list[int] = []
+    pull = mesh.models.pull("https://models.example/m.gguf")
+    assert pull.wait(timeout=5, on_progress=lambda now: seen.append(now.state)).model_uuid == "m.gguf"
+    assert before not in seen
 
 
 async def test_many_calls_at_once(async_mesh: AsyncClient) -> None:

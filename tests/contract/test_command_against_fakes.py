@@ -15,7 +15,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.parameters import Parameter, Value, all_parameters
+from llamesh.parameters import Parameter, Value, about, all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
 
@@ -54,6 +54,23 @@ def test_a_table_on_a_pipe_is_plain_text(gateway: FakeGateway, capsys: Capture) 
     assert lines[0].split() == ["SERVER", "MODEL", "STATE", "READY", "ENDPOINT"]
     assert lines[1].split() == ["0f0c6a0e", "smol", "READY", "1/2", "-"]
     assert "\x1b" not in lines[2]
+
+
+def test_why_a_server_is_not_as_it_should_be_is_said_beside_the_table(gateway: FakeGateway, capsys: Capture) -> None:
+    failing, well = server("0f0c6a0e", "smol"), server("a1b2c3d4", "other")
+    failing.state = server_pb2.SERVER_STATE_FAILING
+    for each in (failing, well):
+        each.conditions.add(type="Ready", message="the engine cannot be started: No space left\x1b on device")
+    gateway.servers = [failing, well]
+    assert run(["status"]) == Exit.OK
+    said = capsys.readouterr()
+    assert "No space" not in said.out
+    assert said.err.splitlines() == [
+        "smol is FAILING: the engine cannot be started: No space left  on device",
+    ]
+    for output in ("json", "name", "wide"):
+        run(["status", "--output", output])
+        assert not capsys.readouterr().err
 
 
 def test_json_is_the_rest_shape(gateway: FakeGateway, capsys: Capture) -> None:
@@ -333,6 +350,12 @@ def test_hints_name_commands(gateway: FakeGateway, capsys: Capture) -> None:
     assert "hint: `llamesh status` lists the servers\n" in capsys.readouterr().err
 
 
+def test_the_hint_about_a_corrupt_model_is_the_command_that_repairs_it(gateway: FakeGateway, capsys: Capture) -> None:
+    gateway.refusal = grpc.StatusCode.DATA_LOSS, "MODEL_CORRUPT", "words cannot be used", {"modelUuid": "words"}
+    run(["status"])
+    assert "hint: `llamesh pull --uuid words` downloads it again and repairs it\n" in capsys.readouterr().err
+
+
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
@@ -355,6 +378,54 @@ def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPa
     assert load_profile() == Profile("https://mesh.example", "secret")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stop", "smol"],
+        ["status"],
+        ["models"],
+        ["chat", "smol", "Hello"],
+        ["api", "GET", "/status"],
+        ["login", "ada", "--password-stdin"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_without_a_mesh_leaves_the_mesh_of_the_login_alone(
+    command: list[str],
+    gateway: FakeGateway,
+    url: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    gateway.servers = [server("0f0c6a0e", "smol")]
+    save_profile(Profile(url, "token"))
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    assert run(command) == Exit.UNAVAILABLE
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: no mesh runs in LLAMESH_HOME={tmp_path / 'home'}\n")
+    assert f"without LLAMESH_HOME the mesh at {url} is used" in said.err
+    assert not said.out or command == ["version"]
+    assert len(gateway.servers) == 1
+
+
+def test_an_address_that_is_given_needs_no_mesh_in_the_home(
+    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import io
+
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", url]) == Exit.OK
+    assert "LLAMESH_HOME is set, so other commands use the mesh that it names" in capsys.readouterr().err
+    monkeypatch.setenv("LLAMESH_URL", url)
+    assert run(["status"]) == Exit.OK
+
+
 def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
@@ -369,13 +440,45 @@ def _ways(parameter: Parameter) -> Iterator[tuple[list[str], Value]]:
     value = a_value(parameter)
     for flag in (parameter.flag, *parameter.aliases):
         yield [flag] if parameter.switch else [flag, str(value)], value
-    if parameter.negative:
-        yield [parameter.negative], False
+    for negative in parameter.negatives:
+        yield [negative], False
 
 
 EVERY_OPTION = [
     (parameter.name, words, value) for parameter in all_parameters().values() for words, value in _ways(parameter)
 ]
+
+
+def test_numbers_may_be_said_in_llama_cpp_s_words(gateway: FakeGateway) -> None:
+    for words, wanted in (
+        (["--threads", "-1", "--seed", "-1", "-tb", "-1"], {}),
+        (["-ngl", "auto"], {}),
+        (["-ngl=-1"], {}),
+        (["--gpu-layers", "all"], {"gpu_layers": 1000}),
+    ):
+        assert run(["serve", "m0", *words]) == Exit.OK, words
+        assert gateway.declared[-1].parameters == server_pb2.RuntimeParameters(**wanted), words
+
+
+def test_a_draft_model_is_found_by_its_name(gateway: FakeGateway) -> None:
+    assert run(["serve", "m0", "--model-draft", "name1"]) == Exit.OK
+    assert gateway.declared[-1].parameters.model_draft == "m1"
+
+
+def test_flags_keep_their_quotes(gateway: FakeGateway) -> None:
+    assert run(["serve", "m0", "--", "--chat-template-kwargs", '{"a": "b c"}', "-t", "2"]) == Exit.OK
+    assert gateway.runtime_params[-1] == """--chat-template-kwargs '{"a": "b c"}' -t 2"""
+
+
+def test_help_says_what_each_parameter_means_and_its_default(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert run(["serve", "--help"]) == Exit.OK
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, parameter in all_parameters().items():
+        assert parameter.flag in shown
+        assert about()[name].split(". ")[0] in shown, name
+        assert "Default" in about()[name], name
+    assert "Default 4. [1 to 64]" in shown
 
 
 def test_every_runtime_option_of_serve_arrives(gateway: FakeGateway) -> None:

@@ -17,6 +17,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.database_failures import away, unavailable
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
@@ -28,6 +29,7 @@ from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+FIRST_PAGE = Asked(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
 REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
 
@@ -69,7 +71,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
     ledger.add(ACCOUNT, None)
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE away RENAME TO usage_day"))
-    (row,), token = await ledger.page(None, NOW, NOW, 0, "")
+    (row,), token = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens, row.unknown_requests) == (2, 10, 5, 1)
     assert token == ""
 
@@ -79,7 +81,7 @@ async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
     for ledger in (one, other, one):
         ledger.add(ACCOUNT, (1, 2))
     await one.flush()
-    (row,), _ = await other.page("ada", NOW, NOW, 0, "")
+    (row,), _ = await other.page("ada", NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (3, 3, 6)
 
 
@@ -101,13 +103,13 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     assert (await decisions.get("ada", first)).create_time == NOW
     clock.now += timedelta(seconds=1)
     await decisions.prune()
-    rows, _ = await decisions.page(None, 0, "", refused_only=False)
+    rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
     assert not rows
     for _ in range(6):
         clock.now += timedelta(seconds=1)
         last = await decisions.record(Decided("ada", "check", "smol"))
     await decisions.prune()
-    rows, _ = await decisions.page(None, 0, "", refused_only=False)
+    rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
     assert [row.decision_id for row in rows][0::2] == [last, f"dec_{int(last[4:]) - 2:06}"]
 
 
@@ -278,7 +280,7 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
             await ledger.flush()
     monkeypatch.setattr(database, "begin", begin)
     ledger.add(ACCOUNT, (1, 1))
-    (row,), _ = await ledger.page(None, NOW, NOW, 0, "")
+    (row,), _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
 
 
@@ -305,7 +307,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
         ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), (1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
-    rows, _ = await ledger.page(None, NOW, NOW, 0, "")
+    rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}
     assert sum(row.requests for row in rows) == 10
 

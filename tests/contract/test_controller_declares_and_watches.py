@@ -25,6 +25,7 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY
+from llamesh.kit.pages import open_pages
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
@@ -146,10 +147,14 @@ class Controller:
         self.runtime = runtime
         self.until = until
 
-    async def declare(self, name: str = "smol", *, request_id: str = "", owner: str = "ada", **spec: Any) -> Any:
+    async def declare(
+        self, name: str = "smol", *, request_id: str = "", digest: str = "", owner: str = "ada", **spec: Any
+    ) -> Any:
         wanted = ServerSpec(model_uuid=spec.pop("model", "m1"), model_name=name, **spec)
         return await self.stub.DeclareServer(
-            pb.DeclareServerRequest(spec=wanted, request_id=request_id, owner=owner, engine_memory_bytes=1000)
+            pb.DeclareServerRequest(
+                spec=wanted, request_id=request_id, request_digest=digest, owner=owner, engine_memory_bytes=1000
+            )
         )
 
     async def get(self, server: Any) -> Any:
@@ -190,7 +195,9 @@ async def controller(
     await reconciler.open(models)
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes)
+        servicer = ControllerServicer(
+            store, reconciler, board, runtime, control, settings.memory_reserve_bytes, open_pages(settings)
+        )
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
 
@@ -237,6 +244,34 @@ async def test_a_repeated_request_id_gives_the_first_server_of_its_owner(control
     other = await controller.declare(request_id="r1", owner="bob")
     assert other.server_uuid != first.server_uuid
     assert (await controller.declare()).server_uuid != (await controller.declare()).server_uuid
+
+
+async def test_a_request_id_that_was_used_for_another_request_is_refused(controller: Controller) -> None:
+    def find(owner: str, request_id: str, digest: str) -> Any:
+        return controller.stub.FindRequestedServer(
+            pb.FindRequestedServerRequest(owner=owner, request_id=request_id, request_digest=digest)
+        )
+
+    await refused(find("ada", "r1", "d1"), "SERVER_NOT_FOUND")
+    first = await controller.declare(request_id="r1", digest="d1")
+    assert (await find("ada", "r1", "d1")).server_uuid == first.server_uuid
+    assert (await controller.declare(request_id="r1", digest="d1")).server_uuid == first.server_uuid
+    await refused(controller.declare(request_id="r1", digest="d2"), "REQUEST_ID_REUSED")
+    await refused(find("ada", "r1", "d2"), "REQUEST_ID_REUSED")
+    await refused(find("bob", "r1", "d2"), "SERVER_NOT_FOUND")
+    # What an earlier release declared has no digest: it is taken for the same.
+    await controller.declare(request_id="old")
+    assert (await find("ada", "old", "d1")).spec.model_name == "smol"
+
+
+async def test_a_server_that_has_changed_since_it_was_read_is_not_removed(controller: Controller) -> None:
+    server = await controller.declare()
+    changed = await controller.update(server, replicas=2)
+    stale = pb.RemoveServerRequest(server_uuid=server.server_uuid, etag=server.etag)
+    await refused(controller.stub.RemoveServer(stale), "ETAG_MISMATCH")
+    assert (await controller.get(server)).state != server_pb2.SERVER_STATE_STOPPING
+    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid, etag=changed.etag))
+    await refused(controller.get(server), "SERVER_NOT_FOUND")
 
 
 async def test_twenty_equal_calls_at_once_declare_one_server(controller: Controller) -> None:

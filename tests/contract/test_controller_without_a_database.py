@@ -22,6 +22,7 @@ from controller.reconcile import Reconciler
 from controller.servicer import ControllerServicer
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.pages import open_pages
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -89,7 +90,7 @@ async def world(
     await reconciler.open(models)
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, 0)
+        servicer = ControllerServicer(store, reconciler, board, runtime, control, 0, open_pages(settings))
         add_ControllerServiceServicer_to_server(servicer, member.server)
 
     await start_member(settings, "controller", register)

@@ -323,14 +323,15 @@ async def test_a_transfer_does_not_fail_for_setbacks_between_which_the_store_wor
     await service.start("m1", web.url("a.gguf"))
     for setbacks in (1, 2):
         await web.holding.wait()
-        later.seconds += 700.0
-        s3.refuse = {"PUT": (503, "SlowDown")}
-        web.go_on.set()
-        await service.state("m1", pb.DOWNLOAD_STATE_QUEUED, *ENDED)
         web.holding.clear()
-        web.go_on.clear()
         if setbacks == 2:
             web.hold_after.clear()
+        later.seconds += 700.0
+        s3.refuse = {"PUT": (503, "SlowDown")}
+        # Only the answer that waits goes on; the next attempt may come before the next line.
+        web.go_on.set()
+        web.go_on.clear()
+        await service.state("m1", pb.DOWNLOAD_STATE_QUEUED, *ENDED)
         s3.refuse = {}
     found = await service.state("m1")
     assert (found.state, found.error.reason, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, "", 2)

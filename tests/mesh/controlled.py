@@ -41,7 +41,7 @@ from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysRespon
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
 from tests.mesh.engines import alive, gone
-from tests.mesh.running import free_ports
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = "sentence"

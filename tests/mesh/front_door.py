@@ -7,7 +7,6 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +28,7 @@ from controller.xds.builders import (
 from controller.xds.server import ControlPlane
 from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
+from tests.ports import free_ports
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 JWKS = json.dumps(
@@ -43,15 +43,9 @@ JWKS = json.dumps(
         ]
     }
 )
+
 A_DAY = 24 * 3600
 """Seconds. Modules make tokens when they are imported, which may be long before their tests run."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def token(*, key: bytes = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
@@ -226,7 +220,7 @@ class FrontDoor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = ControlPlane()
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.engines: list[StubEngine] = []
         self.waker = StubEngine(self.socket("waker"), "waker")
         self._connections: list[Connection] = []

@@ -19,6 +19,7 @@ import psutil
 
 from engine import sentence
 from llamesh.processes import start_time
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -194,17 +195,6 @@ def _kind(process: psutil.Process) -> str:
         if word in MODULES:
             return word.removeprefix("services.")
     return "envoy" if words and Path(words[0]).name == "envoy" else " ".join(words)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    import socket
-
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import contract_pb2, contract_pb2_grpc
 from services.contract.contracts import ConcurrencyLimits, Contracts
@@ -27,6 +28,7 @@ from services.contract.usage import Ledger
 from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
+FIRST_PAGE = Asked(Pages(b"any key"))
 USAGE = b'{"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}'
 
 
@@ -72,7 +74,7 @@ class Admitted:
 
     async def usage(self) -> list[UsageRow]:
         now = datetime.now(UTC)
-        rows, _ = await Ledger(self.database, utc_now, new_id).page(None, now, now, 0, "")
+        rows, _ = await Ledger(self.database, utc_now, new_id).page(None, now, now, FIRST_PAGE)
         return list(rows)
 
 

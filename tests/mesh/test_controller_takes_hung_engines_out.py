@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
+from controller.runtimes.liveness import IDLE_PATIENCE
 from engine.sentence import SENTENCE
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
@@ -189,3 +190,22 @@ async def test_a_server_does_not_fall_asleep_while_a_client_is_connected_to_its_
     assert b"200" in await reader.readline()
     writer.close()
     await mesh.until_state(server.server_uuid, SLEEPING)
+
+
+async def test_an_engine_whose_supervising_process_hangs_while_llama_cpp_dies_is_replaced_soon() -> None:
+    async with controlled_mesh() as mesh:
+        server = await mesh.serve()
+        (supervising,) = mesh.engine_processes()
+        (llama,) = supervising.children()
+        with stopped(supervising.pid):
+            began = asyncio.get_running_loop().time()
+            llama.kill()
+
+            async def replaced() -> Server | None:
+                found = await mesh.server(server.server_uuid)
+                return found if found.state == READY and mesh.starts() == 2 else None
+
+            await until(replaced, "the engine to be replaced", 60)
+            # Well before an engine that uses no processor time is ended.
+            assert asyncio.get_running_loop().time() - began < IDLE_PATIENCE / 2
+        assert await mesh.says() == SENTENCE

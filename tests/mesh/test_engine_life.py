@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from engine import sentence
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
+from tests.ports import free_ports
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
 """One slot with a context that an endless stream does not fill while a test looks on."""
@@ -253,9 +253,7 @@ async def test_a_lifeline_that_is_none_is_refused(tmp_path: Path, model: Path, l
 
 
 async def test_over_tcp_it_serves_and_drains_too(tmp_path: Path, model: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     async with engine(tmp_path / "e", model, listen=f"127.0.0.1:{port}", parameters=SLOW) as running:
         await running.until("ready")
         request = chat(stream=True, ignore_eos=True, max_tokens=4000)
@@ -353,11 +351,22 @@ async def test_every_parameter_at_once_is_taken(tmp_path: Path, model: Path, for
         "repeat_penalty": 1.0, "presence_penalty": -0.0, "frequency_penalty": 1e-5, "pooling": "POOLING_NONE",
         "jinja": True, "chat_template": "chatml", "reasoning_format": "REASONING_FORMAT_NONE", "reasoning_budget": 0,
         "split_mode": "SPLIT_MODE_NONE", "main_gpu": 0, "rope_freq_base": 10000.0, "rope_freq_scale": 1.0, "timeout": 60,
-        "warmup": False,
+        "warmup": False, "rope_scaling": "ROPE_SCALING_YARN", "yarn_orig_ctx": 2048, "yarn_ext_factor": 0.0,
+        "yarn_attn_factor": 1.0, "yarn_beta_slow": 1.0, "yarn_beta_fast": 32.0, "reasoning": "SWITCH_OFF",
+        "reasoning_effort": "low", "reasoning_budget_message": "so", "reasoning_preserve": False,
+        "chat_template_kwargs": '{"a": 1}', "ctx_checkpoints": 2, "checkpoint_min_step": 64, "model_draft": "self",
+        "spec_type": "SPECULATIVE_TYPE_DRAFT_SIMPLE", "spec_draft_n_max": 4, "spec_draft_n_min": 1, "spec_draft_p_min": 0.1,
+        "gpu_layers_draft": 0, "cache_type_k_draft": "CACHE_TYPE_F16", "cache_type_v_draft": "CACHE_TYPE_F16",
     }  # fmt: skip
-    assert parameters.keys() | {"embeddings"} == set(RuntimeParameters.DESCRIPTOR.fields_by_name)
+    others = {"embeddings", "embd_normalize", "reranking", "rope_scale", "alias"}
+    """Those that no engine for text can be told, that another one stands against, or that the mesh keeps."""
+    assert parameters.keys() | others == set(RuntimeParameters.DESCRIPTOR.fields_by_name)
     async with engine(
-        tmp_path / "e", model, environment={"LLAMA_SERVER_BIN": program}, parameters=parameters
+        tmp_path / "e",
+        model,
+        environment={"LLAMA_SERVER_BIN": program},
+        parameters=parameters,
+        files={"model_draft": str(model)},
     ) as running:
         await running.until("ready")
         async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:

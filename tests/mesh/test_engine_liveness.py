@@ -12,9 +12,10 @@ import pytest
 from pydantic import SecretStr
 
 from controller.runtimes import Liveness, Phase, life, probe
-from controller.runtimes.liveness import SILENT_PROBES
+from controller.runtimes.liveness import SILENT_PROBES, Judgement
 from engine import sentence
 from llamesh.kit.config import Settings
+from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
 from tests.mesh.runtimes import STUCK_FOR_EVER, ended, llama, only, opened, post, ready, stopped, until
 
@@ -79,6 +80,25 @@ async def test_an_engine_that_is_stopped_for_good_is_ended_and_said_to_have_used
         assert found.reason == "InferenceStuck"
         assert "no processor time" in found.message
         assert await gone(child)
+
+
+async def test_what_probes_see_of_a_dying_engine_does_not_change_why_it_was_killed(
+    settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Judgement] = []
+
+    def verdict(*_: object) -> Judgement:
+        judged.append(Judgement(Liveness.SUSPECT if judged else Liveness.STUCK, "no progress"))
+        return judged[-1]
+
+    async with opened(settings) as runtime:
+        engine = await ready(runtime, model)
+        with monkeypatch.context() as dying_slowly:
+            dying_slowly.setattr(life, "judge", verdict)
+            dying_slowly.setattr(ProcessId, "signal", lambda *_: None)
+            await until(lambda: len(judged) > 1)
+        os.kill(int(engine.process), signal.SIGKILL)
+        assert (await ended(runtime)).reason == "InferenceStuck"
 
 
 async def test_a_prefill_longer_than_the_patience_is_let_finish(settings: Settings, tmp_path: Path) -> None:

@@ -428,6 +428,15 @@ async def test_models_are_listed_by_the_waker_awake_or_not(door: FrontDoor) -> N
         answer = await door.send("GET", path)
         assert (answer.status, answer.json()["from"]) == (200, "waker")
         assert door.waker.received[-1].path == path
+        assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:*"
+
+
+async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_cannot_say_it(door: FrontDoor) -> None:
+    bearer = {"authorization": f"Bearer {token(scopes=['manage', 'infer:big'])}", "x-llamesh-scopes": "infer:*"}
+    assert (await door.send("GET", "/v1/models", None, bearer)).status == 200
+    assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:big"
+    answer = await door.send("GET", f"/{A}/v1/models", None, bearer)
+    assert (answer.status, answer.error["code"]) == (403, "scope_missing")
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health", "/health/", "/v1/health/?x=1"])

@@ -7,6 +7,7 @@ import base64
 import json
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from controller.xds.builders import ManagementSettings, TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-from tests.mesh.front_door import JWKS, Connection, FrontDoor, front_door, token
+from tests.mesh.front_door import JWKS, Connection, FrontDoor, free_port, front_door, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVICE = "/llamesh.v1.GatewayService"
+BEHIND_PROXY = free_port()
+"""Of a listener that has one proxy before it."""
 BEARER = {"authorization": f"Bearer {token()}"}
 
 
@@ -35,9 +38,11 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
+        self.pairs: list[list[tuple[str, Any]]] = []
 
     def _note(self, request: Any, context: Any) -> None:
         self.requests.append(request)
+        self.pairs.append(list(context.invocation_metadata()))
         self.metadata.append(dict(context.invocation_metadata()))
 
     async def GetHealth(self, request: Any, context: Any) -> Any:
@@ -89,7 +94,8 @@ async def mesh() -> AsyncIterator[tuple[FrontDoor, Gateway]]:
     async with front_door(running=False) as door:
         gateway = Gateway()
         server = await serve(door, gateway)
-        await door.start(None, (management(door),))
+        behind_proxy = replace(management(door), name="behind-proxy", port=BEHIND_PROXY, trusted_proxies=1)
+        await door.start(None, (management(door), behind_proxy))
         yield door, gateway
         await server.stop(None)
 
@@ -178,6 +184,39 @@ async def test_verified_claims_reach_the_service_and_forged_ones_do_not(mesh: Me
     claims = gateway.metadata[-1]["x-llamesh-claims"]
     assert json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"] == "ada"
     assert "authorization" not in gateway.metadata[-1]
+
+
+async def test_the_address_of_a_caller_is_what_connects_and_never_what_it_says(mesh: Mesh) -> None:
+    door, gateway = mesh
+    said = [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-for", "203.0.113.8, 203.0.113.7"),
+        ("x-real-ip", "203.0.113.9"),
+        ("forwarded", "for=203.0.113.9"),
+        ("x-envoy-external-address", "203.0.113.9"),
+        ("x-llamesh-client-address", "203.0.113.9"),
+    ]
+    await door.send("POST", "/auth/token", {"username": "ada", "password": "x"}, said)
+    assert gateway.metadata[-1]["x-llamesh-client-address"] == "127.0.0.1"
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        request = gateway_pb2.CreateTokenRequest(username="ada", password="x")
+        await stub.CreateToken(request, metadata=said)
+    assert gateway.metadata[-1]["x-llamesh-client-address"] == "127.0.0.1"
+    addresses = [value for key, value in gateway.pairs[-1] if key == "x-llamesh-client-address"]
+    assert addresses == ["127.0.0.1"]
+
+
+async def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(mesh: Mesh) -> None:
+    door, gateway = mesh
+    for said, address in (
+        ([("x-forwarded-for", "198.51.100.1, 203.0.113.9")], "203.0.113.9"),
+        ([("x-forwarded-for", "2001:db8::1")], "2001:db8::1"),
+        ([], "127.0.0.1"),
+    ):
+        body = {"username": "ada", "password": "x"}
+        await door.send("POST", "/auth/token", body, said, port=BEHIND_PROXY)
+        assert gateway.metadata[-1]["x-llamesh-client-address"] == address
 
 
 async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:

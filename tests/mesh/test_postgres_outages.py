@@ -18,8 +18,9 @@ import httpx
 import jwt
 import pytest
 
-from tests.mesh.running import ADMIN, RunningMesh, free_ports, running_mesh, until
+from tests.mesh.running import ADMIN, RunningMesh, running_mesh, until
 from tests.own_postgres import PASSWORD, OwnPostgres, own_postgres
+from tests.ports import free_ports
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 SECONDS = 30.0
@@ -199,3 +200,38 @@ def test_a_start_that_no_retry_cures_ends_in_words(
     assert "DATABASE_URL" in said
     for stranger in ("sqlalche.me", "Traceback", password):
         assert stranger not in said
+
+
+def test_a_start_says_what_it_waits_for_while_it_waits() -> None:
+    with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
+        database, *ports = free_ports(5)
+        names = ("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("LLAMESH_", "JWT_"))},
+            "LLAMESH_HOME": str(Path(folder) / "home"),
+            "DATABASE_URL": f"postgresql://ada:{PASSWORD}@127.0.0.1:{database}/mesh",
+            **{f"LLAMESH_{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)},
+        }
+
+        def llamesh(*arguments: str) -> subprocess.Popen[str]:
+            command = [sys.executable, "-m", "llamesh.cli.main", *arguments]
+            return subprocess.Popen(
+                command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+
+        words = f"wait for the database at 127.0.0.1:{database}: the database does not answer"
+        remedy = "start it, or correct DATABASE_URL"
+        starting = llamesh("up", "--detach")
+        try:
+            assert starting.stdout is not None
+            said = [next(line for line in starting.stdout if words in line), next(starting.stdout)]
+            assert starting.poll() is None
+            assert remedy in said[1]
+            explained, _ = llamesh("doctor").communicate(timeout=60)
+            assert words in explained
+            assert remedy in explained
+            assert PASSWORD not in explained + "".join(said)
+        finally:
+            llamesh("down").communicate(timeout=60)
+            starting.communicate(timeout=60)
+        assert not (Path(folder) / "home" / "run").exists()

@@ -74,6 +74,9 @@ async def test_a_server_that_a_request_waits_for_goes_before_those_that_are_mere
 
 async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
     async with controlled_mesh() as mesh:
+        small = server_pb2.ServerSpec(model_uuid=MODEL, model_name="small")
+        holder = await mesh.control.DeclareServer(pb.DeclareServerRequest(spec=small, engine_memory_bytes=64 << 20))
+        await mesh.until_state(holder.server_uuid, server_pb2.SERVER_STATE_READY)
         spec = server_pb2.ServerSpec(model_uuid=MODEL, model_name="large")
         spec.wake_budget.FromMilliseconds(500)
         request = pb.DeclareServerRequest(spec=spec, engine_memory_bytes=1 << 50)
@@ -86,12 +89,18 @@ async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
         found: Server = await until(waits, "the start to wait for memory")
         assert "needs 1048576.0 GiB" in found.conditions[0].message
         assert {c.type: c.reason for c in found.conditions}["FitsMemory"] == "NotEnoughMemory"
+        progressing = next(c.message for c in found.conditions if c.type == "Progressing")
+        assert f"the largest holder is {holder.server_uuid} ({MODEL}) 64.0 MiB" in progressing
+        assert "`llamesh sleep`" in progressing
         status, body = await mesh.chat(model="large")
         assert status == 503
         assert "needs 1048576.0 GiB" in body["error"]["message"]
-        assert mesh.starts() == 0
+        assert holder.server_uuid not in body["error"]["message"], (
+            "it is said to those who may not know of other servers"
+        )
+        assert mesh.starts() == 1
         update = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, engine_memory_bytes=1 << 20)
-        update.changes.metered = False
+        update.changes.wake_budget.FromSeconds(60)
         await mesh.control.UpdateDeclaredServer(update)
         assert await mesh.says(model="large") == SENTENCE
 

@@ -16,7 +16,8 @@ import pexpect
 import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, free_ports, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.ports import free_ports
 
 LLAMESH = [sys.executable, "-m", "llamesh.cli.main"]
 

@@ -13,7 +13,22 @@ DERIVED = frozenset({"prompt.bytes_per_token"})
 """Limits from which another follows: nothing in a body has so much of them."""
 
 _ITEM, _OTHER, _KEY = 0, "other", None
-Step = str | int | None
+CHAT = "chat/completions"
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A field that is read because of the text of another field beside it."""
+
+    name: str
+    tag: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.text}]"
+
+
+Step = str | int | None | Tagged
 """A name: that field, or any other. A number: an item of a list. None: the key itself."""
 
 
@@ -22,6 +37,8 @@ class Example:
     """One place of a request at which a limit counts."""
 
     limit: str
+    path: str
+    """Of the request, below /v1/."""
     place: str
     make: Callable[[int], bytes]
     """The body that has so much of it there."""
@@ -31,9 +48,15 @@ class Example:
 
 def examples() -> list[Example]:
     """At least one for each limit, and one for each rule of the table that names it."""
-    special = [Example(limit, "", make, _LARGEST.get(limit)) for limit, make in _SPECIAL.items()]
-    by_place = [each for each in _from_shapes() if each.limit not in _SPECIAL]
-    return sorted([*by_place, *special], key=lambda example: (example.limit, example.place))
+    special = [
+        Example(limit, _PATHS.get(limit, CHAT), "", make, _LARGEST.get(limit)) for limit, make in _SPECIAL.items()
+    ]
+    by_place: dict[tuple[str, str], Example] = {}
+    for path, shape in limits.paths().items():
+        for each in _from_shape(path, shape):
+            if each.limit not in _SPECIAL:
+                by_place.setdefault((each.limit, each.place), each)
+    return sorted([*by_place.values(), *special], key=lambda example: (example.limit, example.place))
 
 
 def body(limit: str, amount: int) -> bytes:
@@ -47,8 +70,14 @@ def _dump(value: Any) -> bytes:
 
 def _request(path: tuple[Step, ...], value: Any) -> bytes:
     for step in reversed(path):
-        value = [value] if isinstance(step, int) else {step: value}
+        value = _inside(step, value)
     return _dump({"model": "smol", **value})
+
+
+def _inside(step: Step, value: Any) -> Any:
+    if isinstance(step, int):
+        return [value]
+    return {step.tag: step.text, step.name: value} if isinstance(step, Tagged) else {step: value}
 
 
 def words(size: int) -> str:
@@ -56,7 +85,7 @@ def words(size: int) -> str:
     return ("the quick " * (size // 10 + 1))[:size]
 
 
-def _from_shapes() -> Iterator[Example]:
+def _from_shape(where: str, body_shape: str) -> Iterator[Example]:
     shapes = limits.shapes()
     seen: set[str] = set()
 
@@ -69,7 +98,10 @@ def _from_shapes() -> Iterator[Example]:
         kinds = (("text", "a"), ("number", 1), ("flag", True), ("list", []), ("object", {}), ("schema", {}))
         return next((value for kind, value in kinds if kind in found), None)
 
-    def walk(shape: Any, path: tuple[Step, ...]) -> Iterator[tuple[str, tuple[Step, ...], Callable[[int], bytes]]]:
+    def walk(
+        shape: Any, path: tuple[Step, ...], around: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, tuple[Step, ...], Callable[[int], bytes]]]:
+        """`around`: the sums to which the items of the lists around the place count."""
         if isinstance(shape, str):
             if shape in seen:
                 return
@@ -87,8 +119,9 @@ def _from_shapes() -> Iterator[Example]:
             counted = {"items", "total"} & rule.keys()
             item = least({kind: each for kind, each in shape_of(rule["of"]).items() if kind != "number"} or rule["of"])
             for count in counted:
-                yield rule[count], path, lambda amount: _request(path, [item] * amount)
-            yield from walk(rule["of"], (*path, _ITEM))
+                beside = around.count(rule[count])
+                yield rule[count], path, lambda amount, beside=beside: _request(path, [item] * (amount - beside))
+            yield from walk(rule["of"], (*path, _ITEM), (*around, rule.get("total", "")))
         if "object" in found:
             rule = found["object"]
             others = rule.get("others", {"any": True})
@@ -101,8 +134,11 @@ def _from_shapes() -> Iterator[Example]:
             if "keys" in rule:
                 yield from texts(rule["keys"], (*path, _KEY))
             for name, field in rule.get("fields", {}).items():
-                yield from walk(field, (*path, name))
-            yield from walk(others, (*path, _OTHER))
+                yield from walk(field, (*path, name), around)
+            for text, fields in rule.get("tagged", {}).items():
+                for name, field in fields.items():
+                    yield from walk(field, (*path, Tagged(name, rule["tag"], text)), around)
+            yield from walk(others, (*path, _OTHER), around)
 
     def texts(
         rule: dict[str, str], path: tuple[Step, ...]
@@ -110,18 +146,22 @@ def _from_shapes() -> Iterator[Example]:
         def one(text: str) -> bytes:
             return _request(path[:-1], {text: None}) if path[-1] is _KEY else _request(path, text)
 
-        start = {"media": "data:", "grammar": "root ::= [a] # "}.get(rule.get("reads", ""), "")
+        start = {"media": "data:", "base64": "/9j/", "grammar": "root ::= [a] # "}.get(rule.get("reads", ""), "")
         if "bytes" in rule and rule["bytes"] != "body.key_bytes":
-            yield rule["bytes"], path, lambda amount: one(start + words(amount - len(start)))
+            yield rule["bytes"], path, lambda amount: one(start + _filling(rule, amount - len(start)))
         if "total" in rule and path[-1] is not _KEY:
             yield rule["total"], path, lambda amount: _shared_out(rule, path, amount)
         if "run" in rule and (path[-1] is not _KEY or limits.table()[rule["run"]].default < 1024):
             yield rule["run"], path, lambda amount: one("and " + "a" * amount)
 
-    for limit, path, make in walk("body", ()):
+    for limit, path, make in walk(body_shape, ()):
         place = ".".join("keys" if step is _KEY else str(step) for step in path)
         one_text = limit == "prompts.bytes" and _ITEM not in path
-        yield Example(limit, place, make, limits.table()["prompt.bytes"].default if one_text else None)
+        yield Example(limit, where, place, make, limits.table()["prompt.bytes"].default if one_text else None)
+
+
+def _filling(rule: dict[str, str], size: int) -> str:
+    return "A" * size if rule.get("reads") == "base64" else words(size)
 
 
 def _shared_out(rule: dict[str, str], path: tuple[Step, ...], amount: int) -> bytes:
@@ -132,7 +172,7 @@ def _shared_out(rule: dict[str, str], path: tuple[Step, ...], amount: int) -> by
     at = len(path) - 1 - path[::-1].index(_ITEM)
     pieces: list[Any] = [words(min(longest, amount - start)) for start in range(0, amount, longest)]
     for step in reversed(path[at + 1 :]):
-        pieces = [[piece] if isinstance(step, int) else {step: piece} for piece in pieces]
+        pieces = [_inside(step, piece) for piece in pieces]
     return _request(path[:at], pieces)
 
 
@@ -192,6 +232,7 @@ def _generations(amount: int) -> bytes:
 
 
 _LARGEST = {"schema.grammar_bytes": 40_000, "generations": 4}
+_PATHS = {"generations": "completions"}
 _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "body.depth": lambda amount: (
         _dump({"model": "smol"})[:-1] + b',"x":' + b"[" * (amount - 1) + b"]" * (amount - 1) + b"}"
@@ -245,6 +286,11 @@ _SPECIAL: dict[str, Callable[[int], bytes]] = {
     "schema.grammar_bytes": _grammar_bytes,
     "schema.ways": _ways,
     "schema.reference_bytes": lambda amount: schema({"$ref": "#/" + "a" * (amount - 2), "a" * (amount - 2): {}}),
-    "schema.repetitions": lambda amount: schema({"type": "array", "items": {"type": "null"}, "maxItems": amount}),
+    "schema.repetitions": lambda amount: schema(
+        {
+            "type": "array",
+            "prefixItems": [{"type": "string", "maxLength": min(2000, amount - n)} for n in range(0, amount, 2000)],
+        }
+    ),
     "schema.pattern_bytes": lambda amount: schema({"type": "string", "pattern": "^" + "a" * (amount - 2) + "$"}),
 }

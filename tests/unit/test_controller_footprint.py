@@ -9,6 +9,7 @@ from controller.footprint import (
     Footprint,
     MachineMemory,
     free,
+    freed,
     needed,
     of_one_engine,
     promised,
@@ -86,3 +87,16 @@ def test_of_one_engine_no_more_is_shared_than_it_takes() -> None:
     assert of_one_engine("m", 10, 4) == Footprint("m", 6, 4)
     assert of_one_engine("m", 0, 4) == Footprint("m")
     assert of_one_engine("m", 10, 0).engine_bytes == 10
+
+
+def test_what_a_server_alone_holds_leaves_out_what_others_share() -> None:
+    claims = {
+        "alone": Claim(Footprint("m", GIB, 4 * GIB), 2),
+        "one": Claim(Footprint("shared", GIB, 8 * GIB), 1),
+        "other": Claim(Footprint("shared", 2 * GIB, 8 * GIB), 1, 1),
+        "asleep": Claim(Footprint("alone-too", GIB, 4 * GIB), 0),
+    }
+    assert freed(claims) == {"alone": 6 * GIB, "one": GIB, "other": 2 * GIB, "asleep": 0}
+    for name, alone in freed(claims).items():
+        others = [claim for other, claim in claims.items() if other != name]
+        assert promised(claims.values()) - promised(others) == alone

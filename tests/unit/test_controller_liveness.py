@@ -9,6 +9,7 @@ import pytest
 
 from controller.runtimes import Liveness
 from controller.runtimes.liveness import (
+    ENDED_PATIENCE,
     IDLE_PATIENCE,
     LOADING_PATIENCE,
     SLACK,
@@ -27,6 +28,7 @@ ALIVE, SUSPECT, LOST, STUCK = Liveness.ALIVE, Liveness.SUSPECT, Liveness.LOST, L
 ANSWER = Sight(STEP, answered=True)
 SILENT = Sight(STEP, answered=False)
 STOPPED = Sight(STEP, answered=False, idle=True)
+GONE = Sight(STEP, answered=False, idle=True, ended=True)
 REFUSED = Sight(0.0, answered=False, unreachable=True)
 WAITING = Sight(STEP, answered=True, waiting=True, work=7.0)
 WAITING_IDLE = Sight(STEP, answered=True, waiting=True, work=7.0, idle=True)
@@ -61,6 +63,9 @@ CASES: dict[str, tuple[list[Sight], Liveness]] = {
     "no progress for a batch": ([ANSWER, WAITING] + [WAITING] * 10, ALIVE),
     "no progress and no processor time": ([ANSWER, WAITING] + [WAITING_IDLE] * int(IDLE_PATIENCE / STEP), STUCK),
     "nothing waits, so no progress is no wonder": ([ANSWER] * int(2 * STALL / STEP), ALIVE),
+    "its llama.cpp is gone": ([ANSWER, GONE], ALIVE),
+    "its llama.cpp is gone, and nobody says so": ([ANSWER] + [GONE] * math.ceil(ENDED_PATIENCE / STEP), STUCK),
+    "its llama.cpp was not seen for a moment": ([ANSWER, GONE, GONE, SILENT, GONE], SUSPECT),
     "its socket refuses": ([ANSWER, REFUSED], SUSPECT),
     "its socket refuses again": ([ANSWER, REFUSED, REFUSED], LOST),
     "its socket is back": ([ANSWER, REFUSED, REFUSED, ANSWER], ALIVE),

@@ -187,6 +187,21 @@ def test_memory_that_becomes_free_lets_a_start_go() -> None:
     assert machine.starts.due() == {"a"}
 
 
+def test_who_waits_for_memory_learns_which_other_servers_hold_it() -> None:
+    machine = Machine(limit=4)
+    for name, footprint in (("small", SMALL), ("large", LARGE), ("mine", SMALL)):
+        machine.look(name, footprint)
+    machine.memory = MachineMemory(64 * GIB, 5 * GIB)
+    verdict = machine.look("mine", Footprint("mine", 30 * GIB), replicas=(0, 1))[1]
+    assert isinstance(verdict, NoRoom)
+    assert verdict.explained == (
+        "waits for memory: needs 30.0 GiB, 0 MiB are free; the largest holders are large (large) 20.0 GiB, small (small) 1.0 GiB:"
+        " let one sleep (`llamesh sleep`), or stop it"
+    )
+    # What goes to those who send requests names no other server.
+    assert str(verdict) == "waits for memory: needs 30.0 GiB, 0 MiB are free"
+
+
 def test_room_without_a_servers_own_engines_is_known() -> None:
     machine = Machine(limit=4)
     machine.look("a", LARGE)

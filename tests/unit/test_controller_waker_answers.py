@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from controller.board import Board
-from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, Waker
+from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER, Waker
 from controller.waking import DEFAULT_BUDGET, Waking
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
@@ -34,9 +34,12 @@ class Bench:
         async with self.session.post("/v1/chat/completions", data=body, headers=headers) as answer:
             return answer.status, answer.headers, await answer.json()
 
-    async def get(self, path: str) -> tuple[int, Any]:
-        async with self.session.get(path) as answer:
+    async def get(self, path: str, scopes: str | None = "infer:*") -> tuple[int, Any]:
+        async with self.session.get(path, headers={} if scopes is None else {SCOPES_HEADER: scopes}) as answer:
             return answer.status, await answer.json()
+
+    async def names(self, path: str, scopes: str | None) -> list[str]:
+        return [model["id"] for model in (await self.get(path, scopes))[1]["data"]]
 
 
 @pytest.fixture
@@ -158,6 +161,30 @@ async def test_each_name_is_listed_once_awake_or_not(bench: Bench) -> None:
     assert (status, body["error"]["code"]) == (404, "server_not_found")
     status, body = await bench.get("/c/v1/models/smol")
     assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Bench) -> None:
+    bench.board.put(server("a", "smol"))
+    bench.board.put(server("b", "org/big:q4"))
+    assert await bench.names("/v1/models", "infer:*") == ["org/big:q4", "smol"]
+    assert await bench.names("/v1/models", "infer:smol") == ["smol"]
+    assert await bench.names("/v1/models", "infer:org/big:q4,infer:gone") == ["org/big:q4"]
+    assert await bench.names("/v1/models", "infer:odd%2Cinfer:%2A,infer:smo") == []
+    for nothing in (None, "", "infer:a", "manage,admin"):
+        assert await bench.names("/v1/models", nothing) == []
+        assert (await bench.get("/v1/models/smol", nothing))[1] == (await bench.get("/v1/models/smol", "infer:x"))[1]
+        assert (await bench.get("/v1/models/smol", nothing))[0] == 404
+    assert (await bench.get("/v1/models/smol", "infer:smol"))[0] == 200
+    assert (await bench.get("/v1/models/org/big:q4", "infer:smol"))[0] == 404
+    assert await bench.names("/a/v1/models", "infer:a") == ["smol"]
+    assert (await bench.get("/a/v1/models", "infer:b,infer:smol"))[0] == 404
+    assert (await bench.get("/a/v1/models/smol", "infer:a"))[0] == 200
+
+
+async def test_a_token_with_many_scopes_is_listed_what_it_may_use(bench: Bench) -> None:
+    bench.board.put(server("a", "smol"))
+    many = ",".join([*(f"infer:{'x' * 120}{number}" for number in range(100)), "infer:smol"])
+    assert await bench.names("/v1/models", many) == ["smol"]
 
 
 async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_it_holds(

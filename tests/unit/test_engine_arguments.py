@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ import xllamacpp
 from google.protobuf.descriptor import FieldDescriptor
 
 from engine import embedded, launch, parameters
-from engine.cores import default_threads
+from engine.cores import Threads
 from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
-from llamesh.cores import usable
 from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
+from tests.unit import llama_parser
 
 PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
 SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
+THREADS = Threads(answers=2, prompts=3)
 FIELDS = list(RuntimeParameters.DESCRIPTOR.fields)
 KINDS = {
     FieldDescriptor.TYPE_BOOL: True,
@@ -29,6 +30,9 @@ KINDS = {
     FieldDescriptor.TYPE_DOUBLE: 0.5,
     FieldDescriptor.TYPE_STRING: "chatml",
 }
+TEXTS = {"chat_template_kwargs": '{"a":1}', "model_draft": "small", "reasoning_effort": "low"}
+ENGINE_FIELDS = [field for field in FIELDS if field.name != "alias"]
+"""What an engine may be told: the alias has become the server's name before."""
 
 
 def command(document: dict[str, Any]) -> list[str]:
@@ -43,7 +47,9 @@ def values(field: FieldDescriptor) -> list[Any]:
     """Every value of an enum, both of a boolean, one of anything else."""
     if field.enum_type is not None:
         return [value.name for value in field.enum_type.values if value.number]
-    return [True, False] if field.type == FieldDescriptor.TYPE_BOOL else [KINDS[field.type]]
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return [True, False]
+    return [TEXTS.get(field.name, KINDS[field.type])]
 
 
 def attribute(params: Any, path: str) -> Any:
@@ -67,17 +73,68 @@ def test_each_parameter_is_one_flag_with_one_value(field: FieldDescriptor) -> No
         assert all(flag.startswith("--") for flag in written[:1])
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor) -> None:
+UNLIKE = {
+    "cpuparams_batch.n_threads",
+    "speculative.draft.cpuparams.n_threads",
+    "speculative.draft.cpuparams_batch.n_threads",
+    "speculative.draft.mparams.hf_file",
+}
+"""What llama-server's parser fills in at once and the library when it starts, and a name that only counts with a repository."""
+
+
+@pytest.mark.parametrize("field", ENGINE_FIELDS, ids=lambda field: field.name)
+def test_each_parameter_means_the_same_to_the_library_as_to_llama_server(field: FieldDescriptor) -> None:
     seen = []
     for value in values(field):
-        params = xllamacpp.CommonParams()
-        [parameter] = settings(parameters.decode({field.name: value}))
-        embedded.assign(params, parameter)
-        seen.append(attribute(params, parameter.embedded))
-    assert len({repr(value) for value in seen}) == len(seen), "two values became one"
-    if field.enum_type is None:
-        assert seen == pytest.approx(values(field))
+        spec = replace(SPEC, api_key="", parameters={field.name: value}, files={field.name: Path("/models/small.gguf")})
+        told = parameters.told(spec, THREADS)
+        library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
+        program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+        unlike = {name: (library[name], program[name]) for name in library if library[name] != program[name]}
+        assert unlike.keys() <= UNLIKE, unlike
+        seen.append(repr(sorted(library.items())))
+    assert len(set(seen)) == len(seen), "two values became one"
+
+
+def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> None:
+    document = {
+        "chat_template_kwargs": '{"a": "it\'s", "b": [1, 2.5, null, true], "\u00fc": {"c": "\\n\u00fc"}}',
+        "reasoning": "SWITCH_OFF",
+        "reasoning_effort": "high",
+        "reasoning_preserve": False,
+        "reasoning_budget_message": "It's \u00fcber.",
+    }
+    spec = replace(SPEC, api_key="", parameters=document)
+    told = parameters.told(spec, THREADS)
+    library = embedded.common_params(xllamacpp, spec, told)
+    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:])
+    assert library.default_template_kwargs == program.default_template_kwargs
+    assert library.default_template_kwargs.keys() == {
+        *("a", "b", "\u00fc"),
+        *("enable_thinking", "reasoning_effort", "preserve_reasoning"),
+    }
+    assert library.sampling.reasoning_budget_message == program.sampling.reasoning_budget_message == "It's \u00fcber."
+
+
+def test_without_any_parameter_the_library_has_what_llama_server_has() -> None:
+    spec = replace(SPEC, api_key="")
+    told = parameters.told(spec, THREADS)
+    library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
+    program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+    assert {name for name in library if library[name] != program[name]} <= UNLIKE
+
+
+def test_a_model_that_a_parameter_names_needs_a_file() -> None:
+    spec = replace(SPEC, parameters={"model_draft": "small"})
+    with pytest.raises(EngineError, match="--model-draft: the file of the model small is not named") as caught:
+        parameters.told(spec, THREADS)
+    assert caught.value.reason is Reason.BAD_SPEC
+
+
+def test_a_draft_model_is_put_to_use() -> None:
+    spec = replace(SPEC, parameters={"model_draft": "small"}, files={"model_draft": Path("/models/small.gguf")})
+    told = {setting.name: setting.value for setting in parameters.told(spec, THREADS)}
+    assert (told["model_draft"], told["spec_type"]) == ("/models/small.gguf", "draft-simple")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +148,7 @@ def test_each_parameter_is_taken_by_the_embedded_library(field: FieldDescriptor)
         ("pooling", "POOLING_RANK", "LLAMA_POOLING_TYPE_RANK"),
         ("reasoning_format", "REASONING_FORMAT_DEEPSEEK", "COMMON_REASONING_FORMAT_DEEPSEEK"),
         ("split_mode", "SPLIT_MODE_NONE", "LLAMA_SPLIT_MODE_NONE"),
+        ("rope_scaling", "ROPE_SCALING_YARN", "LLAMA_ROPE_SCALING_TYPE_YARN"),
     ],
 )
 def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member: str) -> None:
@@ -102,10 +160,12 @@ def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member:
 
 def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
     with pytest.raises(EngineError, match="--no-such") as caught:
-        embedded.assign(xllamacpp.CommonParams(), Setting("--no-such", "", "sampling.no_such", 1))
+        embedded.assign(xllamacpp.CommonParams(), Setting("no_such", "--no-such", "", "sampling.no_such", 1))
     assert caught.value.reason is Reason.BAD_SPEC
     with pytest.raises(EngineError, match=r"--flash-attn.*perhaps"):
-        embedded.assign(xllamacpp.CommonParams(), Setting("--flash-attn", "", "flash_attn_type", "perhaps"))
+        embedded.assign(
+            xllamacpp.CommonParams(), Setting("flash_attn", "--flash-attn", "", "flash_attn_type", "perhaps")
+        )
 
 
 def test_the_timeout_holds_for_reading_and_writing() -> None:
@@ -168,36 +228,35 @@ def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None
     ],
 )
 def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], model_context: int, ctx_size: int) -> None:
-    filled = parameters.completed(parameters.decode(given), model_context, threads=3)
+    filled = parameters.completed(parameters.decode(given), model_context, THREADS)
     assert filled.ctx_size == ctx_size
     assert filled.parallel == given.get("parallel", 4)
     assert filled.cache_ram == 0
-    assert filled.threads == 3
+    assert (filled.threads, filled.threads_batch) == (2, 3)
 
 
 def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
-    asked = parameters.decode({"parallel": 2, "ctx_size": 100, "batch_size": 2048, "cache_ram": 64, "threads": 9})
-    assert parameters.completed(asked, 0, threads=3) == asked
+    asked = parameters.decode(
+        {
+            "parallel": 2,
+            "ctx_size": 100,
+            "batch_size": 2048,
+            "cache_ram": 64,
+            "threads": 9,
+            "threads_batch": 9,
+            "ctx_checkpoints": 0,
+        }
+    )
+    assert parameters.completed(asked, 0, THREADS) == asked
 
 
 @pytest.mark.parametrize(
-    ("affinity", "limit", "expected"),
-    [
-        (8, "max 100000\n", 8),
-        (8, "", 8),
-        (8, "200000 100000\n", 2),
-        (8, "150000 100000\n", 2),
-        (8, "10000 100000\n", 1),
-        (2, "900000 100000\n", 2),
-        (4, "nonsense", 4),
-    ],
+    ("given", "answers", "prompts"),
+    [({"threads": 7}, 7, 7), ({"threads_batch": 7}, 2, 7), ({"threads": 1, "threads_batch": 7}, 1, 7)],
 )
-def test_a_container_s_limit_counts_as_its_cores(affinity: int, limit: str, expected: int) -> None:
-    assert usable(affinity, limit) == expected
-
-
-def test_the_default_leaves_half_of_the_cores_to_others() -> None:
-    assert 1 <= default_threads() <= max(1, len(os.sched_getaffinity(0)) // 2)
+def test_threads_that_are_asked_for_win(given: dict[str, Any], answers: int, prompts: int) -> None:
+    filled = parameters.completed(parameters.decode(given), 0, THREADS)
+    assert (filled.threads, filled.threads_batch) == (answers, prompts)
 
 
 @pytest.mark.parametrize("document", [{"no_such": 1}, {"ctx_size": "many"}, {"ctx_size": -1}, {"flash_attn": "MAYBE"}])
@@ -205,6 +264,21 @@ def test_parameters_that_are_not_the_contract_s_are_refused(document: dict[str, 
     with pytest.raises(EngineError) as caught:
         parameters.decode(document)
     assert caught.value.reason is Reason.BAD_SPEC
+
+
+@pytest.mark.parametrize(
+    ("environment", "program", "expected"),
+    [
+        ({}, None, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "300000"}),
+        ({}, PROGRAM, {"GOMP_SPINCOUNT": "100"}),
+        ({"GOMP_SPINCOUNT": "7"}, None, {}),
+        ({"OMP_WAIT_POLICY": "active"}, PROGRAM, {}),
+    ],
+)
+def test_how_threads_wait_is_the_user_s_to_say(
+    environment: dict[str, str], program: launch.Program | None, expected: dict[str, str]
+) -> None:
+    assert launch.computing(environment, program) == expected
 
 
 def fake_server(path: Path, says: str, exit_code: int = 0) -> Path:
@@ -256,4 +330,4 @@ def test_the_library_can_be_asked_for(tmp_path: Path) -> None:
     ("asked", "batch"), [({}, 512), ({"ubatch_size": 64}, 512), ({"ubatch_size": 2048}, 2048), ({"batch_size": 64}, 64)]
 )
 def test_a_batch_is_small_but_holds_a_physical_one(asked: dict[str, int], batch: int) -> None:
-    assert parameters.completed(parameters.decode(asked), 0, threads=3).batch_size == batch
+    assert parameters.completed(parameters.decode(asked), 0, THREADS).batch_size == batch

@@ -12,7 +12,7 @@ from controller.xds import builders
 _READ = b"""
 function(request_limits)
   return function(text)
-    local said, problem = request_limits.read(text)
+    local said, problem = request_limits.read('/v1/completions', text)
     return said and "passes" or problem.name or problem.code
   end
 end

@@ -218,6 +218,42 @@ def test_every_call_of_the_contracts_is_known() -> None:
             assert (run(b"", path, each.verb).answer is None) is not method.internal
 
 
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("GET", "/servers/abc"),
+        ("POST", "/serve"),
+        ("POST", "/servers/abc:sleep"),
+        ("POST", "/servers/abc:wake"),
+        ("PATCH", "/users/ada"),
+        ("DELETE", "/models/m?x=1"),
+        ("PATCH", "/contracts/c"),
+    ],
+)
+def test_a_condition_that_a_call_cannot_keep_is_refused(verb: str, path: str) -> None:
+    outcome = STRICT.run(
+        {":method": verb, ":path": path, "content-type": "application/json", "if-match": "*"}, {}, {}, b"{}"
+    )
+    assert outcome.status == 400
+    info, _, bad = outcome.answer["details"]
+    assert info["reason"] == "INVALID_FIELD"
+    assert [violation["field"] for violation in bad["field_violations"]] == ["If-Match"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("PATCH", "/servers/abc"),
+        ("POST", "/servers/abc:scale"),
+        ("DELETE", "/stop/abc"),
+        ("DELETE", "/servers/abc"),
+    ],
+)
+def test_a_condition_that_a_call_keeps_is_let_through(verb: str, path: str) -> None:
+    headers = {":method": verb, ":path": path, "content-type": "application/json", "if-match": '"3"'}
+    assert STRICT.run(headers, {}, {}, b"{}").status is None
+
+
 def test_the_anonymous_calls_are_those_of_the_design() -> None:
     open_calls = {(each.verb, each.path) for method in API.methods if method.anonymous for each in method.bindings}
     assert open_calls == {("POST", "/auth/token"), ("GET", "/health"), ("GET", "/.well-known/jwks.json")}

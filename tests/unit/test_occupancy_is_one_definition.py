@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llamesh.kit.occupancy import Counters, client_connections, is_busy
+from llamesh.kit.occupancy import ConnectionTable, Counters, client_connections, is_busy
 
 METRICS = b"""# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed
 # TYPE llamacpp:prompt_tokens_total counter
@@ -54,3 +55,36 @@ def test_clients_of_a_unix_socket_are_counted_even_after_its_path_has_gone(tmp_p
             assert client_connections(path, os.getppid()) == 0
             server.close()
         assert client_connections(path, os.getpid()) == 0
+
+
+async def test_a_round_over_a_hundred_idle_engines_reads_the_kernels_table_twice_at_most() -> None:
+    reads = 0
+
+    def read() -> dict[str, set[str]]:
+        nonlocal reads
+        reads += 1
+        return {}
+
+    table = ConnectionTable(read)
+    for rounds in range(1, 4):
+        assert await asyncio.gather(*(table.clients(Path(f"{index}.sock"), 1) for index in range(100))) == [0] * 100
+        assert reads <= 2 * rounds
+
+
+async def test_an_answer_is_from_after_its_question_and_who_gives_up_takes_it_from_nobody() -> None:
+    now: dict[str, set[str]] = {}
+    with socket.socket(socket.AF_UNIX) as ours:
+        inode = str(os.fstat(ours.fileno()).st_ino)
+        table = ConnectionTable(lambda: dict(now))
+        assert await table.clients(Path("e.sock"), os.getpid()) == 0
+        first = asyncio.create_task(table.clients(Path("e.sock"), os.getpid()))
+        await asyncio.sleep(0)
+        now["e.sock"] = {inode}
+        second = asyncio.create_task(table.clients(Path("e.sock"), os.getpid()))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == 1
+
+
+async def test_where_the_system_does_not_say_nothing_is_known() -> None:
+    assert await ConnectionTable(lambda: None).clients(Path("e.sock"), 1) is None

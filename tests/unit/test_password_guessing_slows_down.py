@@ -1,11 +1,25 @@
-"""The login throttle: free failures, then growing pauses with an end, forgotten on success, in bounded memory."""
+"""The login throttle: free failures, then growing pauses with an end, by name and address; counted before the password is checked."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
 from llamesh.kit.errors import MeshError, Reason
-from services.gateway.throttle import FREE_FAILURES, LONGEST_PAUSE, REMEMBERED_NAMES, Throttle
+from services.gateway import throttle as module
+from services.gateway.throttle import (
+    AT_ONCE,
+    FORGOTTEN_AFTER,
+    FREE_FAILURES,
+    FREE_FAILURES_OF_ADDRESS,
+    LONGEST_PAUSE,
+    WAITING_OF_ADDRESS,
+    Throttle,
+    network_of,
+)
+
+HOME, STRANGER = "192.0.2.1", "198.51.100.7"
 
 
 class Clock:
@@ -17,52 +31,176 @@ class Clock:
         return self.time
 
 
-def pause(throttle: Throttle, name: str = "ada") -> float:
-    """Seconds that a name must wait now."""
-    try:
-        throttle.check(name)
-    except MeshError as error:
-        return error.retry_after or 0.0
-    return 0.0
+class Door:
+    """A throttle, and what a login does with it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.throttle = Throttle(self.clock)
+        self.checked = 0
+        self.hashing = asyncio.Event()
+        self.hashing.set()
+
+    async def login(self, name: str = "ada", address: str = HOME, *, right: bool = False) -> float:
+        """Try a password; seconds to wait where it was not even checked."""
+        try:
+            async with self.throttle.attempt(name, address) as attempt:
+                self.checked += 1
+                await self.hashing.wait()
+                attempt.right = right
+        except MeshError as error:
+            return error.retry_after or 0.0
+        return 0.0
 
 
-def test_pauses_double_up_to_the_longest() -> None:
-    clock = Clock()
-    throttle = Throttle(clock)
+async def test_pauses_double_up_to_the_longest() -> None:
+    door = Door()
     pauses = []
     for _ in range(14):
-        throttle.failed("ada")
-        pauses.append(pause(throttle))
-        clock.time += pauses[-1]
-        assert pause(throttle) == 0
+        assert await door.login() == 0
+        pauses.append(await door.login() if door.throttle._pairs.pause(("ada", HOME)) > 0 else 0.0)
+        door.clock.time += pauses[-1]
     assert pauses == [0] * (FREE_FAILURES - 1) + [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     assert max(pauses) == LONGEST_PAUSE
 
 
-def test_the_wait_is_told_in_whole_seconds_and_never_zero() -> None:
-    clock = Clock()
-    throttle = Throttle(clock)
-    for _ in range(FREE_FAILURES + 1):
-        throttle.failed("ada")
-    clock.time += 1.9
+async def test_the_wait_is_told_in_whole_seconds_and_never_zero() -> None:
+    door = Door()
+    for _ in range(FREE_FAILURES):
+        await door.login()
+    door.clock.time += 0.9
     with pytest.raises(MeshError) as caught:
-        throttle.check("ada")
+        async with door.throttle.attempt("ada", HOME):
+            pass
     assert caught.value.reason == Reason.ERROR_REASON_TOO_MANY_LOGINS
     assert caught.value.metadata == {"retryAfterSeconds": 1}
 
 
-def test_a_right_password_makes_a_clean_slate_and_names_are_apart() -> None:
-    throttle = Throttle(Clock())
+async def test_a_stranger_never_makes_the_owner_wait_elsewhere() -> None:
+    door = Door()
+    for _ in range(200):
+        await door.login("admin", STRANGER)
+        door.clock.time += 1
+    assert await door.login("admin", STRANGER) > 0
+    assert await door.login("admin", HOME, right=True) == 0
+
+
+async def test_guesses_at_once_are_no_more_than_guesses_one_after_the_other() -> None:
+    door = Door()
+    door.hashing.clear()
+    guesses = [asyncio.ensure_future(door.login("admin", STRANGER)) for _ in range(34)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    door.hashing.set()
+    refused = await asyncio.gather(*guesses)
+    assert door.checked == FREE_FAILURES
+    assert sum(wait > 0 for wait in refused) == 34 - FREE_FAILURES
+
+
+async def test_right_passwords_at_once_wait_for_each_other_and_all_pass() -> None:
+    door = Door()
+    assert set(await asyncio.gather(*(door.login(right=True) for _ in range(30)))) == {0.0}
+    assert door.checked == 30
+
+
+async def test_one_address_takes_few_of_the_turns_for_hashing_and_waits_in_bounded_number() -> None:
+    door = Door()
+    door.hashing.clear()
+    flood = [
+        asyncio.ensure_future(door.login(f"n{i}", STRANGER, right=True))
+        for i in range(AT_ONCE + WAITING_OF_ADDRESS + 9)
+    ]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert door.checked == AT_ONCE
+    owner = asyncio.ensure_future(door.login("admin", HOME, right=True))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert door.checked == AT_ONCE + 1
+    door.hashing.set()
+    assert await owner == 0
+    assert sum(wait > 0 for wait in await asyncio.gather(*flood)) == 9
+
+
+async def test_one_password_for_many_names_slows_the_address_but_not_who_is_known_there() -> None:
+    door = Door()
+    await door.login("ada", HOME, right=True)
+    for number in range(FREE_FAILURES_OF_ADDRESS):
+        assert await door.login(f"name{number}", HOME) == 0
+    assert await door.login("another", HOME) > 0
+    assert await door.login("ada", HOME, right=True) == 0
+    assert await door.login("another", STRANGER) == 0
+
+
+async def test_an_own_account_does_not_wash_the_address_clean() -> None:
+    door = Door()
+    for number in range(FREE_FAILURES_OF_ADDRESS):
+        await door.login(f"name{number}", STRANGER)
+        await door.login("eve", STRANGER, right=True)
+    assert await door.login("another", STRANGER) > 0
+
+
+async def test_a_right_password_makes_a_clean_slate_and_names_are_apart() -> None:
+    door = Door()
     for _ in range(FREE_FAILURES):
-        throttle.failed("ada")
-    assert pause(throttle, "bob") == 0
-    assert pause(throttle) > 0
-    throttle.succeeded("ada")
-    assert pause(throttle) == 0
+        await door.login("ada")
+    assert await door.login("bob") == 0
+    assert await door.login("ada") > 0
+    door.clock.time += 1
+    assert await door.login("ada", right=True) == 0
+    assert await door.login("ada") == 0
 
 
-def test_strangers_names_take_bounded_memory() -> None:
-    throttle = Throttle(Clock())
-    for number in range(REMEMBERED_NAMES + 500):
-        throttle.failed(f"name{number}")
-    assert len(throttle._records) == REMEMBERED_NAMES
+async def test_old_failures_are_forgotten() -> None:
+    door = Door()
+    for _ in range(FREE_FAILURES):
+        await door.login()
+    door.clock.time += FORGOTTEN_AFTER + 1
+    assert [await door.login() for _ in range(FREE_FAILURES)] == [0] * FREE_FAILURES
+
+
+async def test_what_ends_without_an_answer_counts_neither_way() -> None:
+    door = Door()
+    for _ in range(3 * FREE_FAILURES):
+        with pytest.raises(RuntimeError):
+            async with door.throttle.attempt("ada", HOME):
+                raise RuntimeError("the database is away")
+    assert await door.login() == 0
+
+
+async def test_who_stops_waiting_leaves_nothing_behind() -> None:
+    door = Door()
+    door.hashing.clear()
+    waiting = [asyncio.ensure_future(door.login(right=True)) for _ in range(20)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert (len(door.throttle._pairs), len(door.throttle._addresses), door.throttle._waiting.total()) == (0, 0, 0)
+
+
+async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 100)
+    door = Door()
+    for number in range(300):
+        await door.login(f"name{number}", f"2001:db8:{number:x}::1")
+        await door.login(f"name{number}", f"2001:db8:{number:x}::1", right=True)
+        await door.login(f"name{number}", f"2001:db8:{number:x}::1")
+    throttle = door.throttle
+    assert (len(throttle._pairs), len(throttle._addresses), len(throttle._known)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("address", "counts_as"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("x" * 100, "x" * 64),
+    ],
+)
+def test_an_ipv6_network_counts_as_one_address(address: str, counts_as: str) -> None:
+    assert network_of(address) == counts_as

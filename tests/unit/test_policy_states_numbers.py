@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from llamesh.kit.holders import Holder, in_words, largest
 from llamesh.sizes import size
 from services.contract.fit import MemoryEstimate
 from services.contract.policy import Limits, Machine, fits, largest_fitting_context, limit_refusals, memory_refusals
@@ -49,6 +50,22 @@ def test_memory_that_is_not_there_is_refused_with_its_parts_and_the_context_that
     }
     assert memory_refusals(estimate, 24576, 256, [Machine(8 * GIB)]) == []
     assert memory_refusals(estimate, 24576 + 256, 256, [Machine(8 * GIB)]) != []
+
+
+def test_who_holds_the_memory_is_named() -> None:
+    holders = (Holder("a-uuid", "Qwen", 12 * GIB), Holder("b-uuid", "Phi", 3 * GIB))
+    (refusal,) = memory_refusals(estimate, 256, 256, [Machine(2 * GIB, holders=holders), Machine(GIB)])
+    assert refusal.message.endswith("; the largest holders are a-uuid (Qwen) 12.0 GiB, b-uuid (Phi) 3.0 GiB")
+    assert refusal.metadata["holders"] == f"a-uuid={12 * GIB},b-uuid={3 * GIB}"
+    assert ":sleep" in refusal.remedy
+    (refusal,) = memory_refusals(estimate, 256, 256, [Machine(2 * GIB, holders=holders[1:])])
+    assert refusal.message.endswith("; the largest holder is b-uuid (Phi) 3.0 GiB")
+
+
+def test_only_the_largest_holders_are_named_and_nobody_who_holds_nothing() -> None:
+    holders = [Holder(name, "m", held) for name, held in (("a", 1), ("b", 0), ("c", 5), ("d", 5), ("e", 2))]
+    assert [each.server_uuid for each in largest(holders)] == ["c", "d", "e"]
+    assert in_words(largest(holders[1:2])) == ""
 
 
 def test_where_no_context_helps_the_number_of_engines_that_fit_is_said() -> None:

@@ -1,4 +1,4 @@
-"""Commands find the mesh that runs in LLAMESH_HOME at whatever ports it has; LLAMESH_URL and a mesh elsewhere go before it."""
+"""A command uses the mesh it was given: LLAMESH_URL, else the mesh of LLAMESH_HOME at whatever ports it has, else the login."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from llamesh.cli.inference import seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
-from llamesh.client.profile import DEFAULT_URL, Profile, load_profile, save_profile
+from llamesh.client.profile import DEFAULT_URL, NoMeshRunsError, Profile, load_profile, save_profile
 from llamesh.local_mesh import Addresses, lock_file, running_here
 
 HERE = Addresses("http://localhost:18200", "http://localhost:18080")
@@ -17,7 +17,15 @@ HERE = Addresses("http://localhost:18200", "http://localhost:18080")
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a command that was given a home."""
     return {"LLAMESH_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+
+@pytest.fixture
+def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of a command that was given no home: the usual one counts."""
+    monkeypatch.setattr("llamesh.locations.DEFAULT_HOME", tmp_path)
+    return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 @pytest.fixture
@@ -26,13 +34,28 @@ def mesh(tmp_path: Path) -> Iterator[Addresses]:
         yield HERE
 
 
-def test_without_a_mesh_there_are_the_usual_ports(environment: dict[str, str], tmp_path: Path) -> None:
-    assert load_profile(environment).url == DEFAULT_URL
+def test_without_a_mesh_there_are_the_usual_ports(usual: dict[str, str], tmp_path: Path) -> None:
+    assert load_profile(usual).url == DEFAULT_URL
     with held(tmp_path, HERE):
         pass
     lock_file(tmp_path).write_text('{"management": "http://localhost:1", "inference": "http://localhost:2"}')
-    assert running_here(environment) is None
-    assert load_profile(environment).url == DEFAULT_URL
+    assert running_here(usual) is None
+    assert load_profile(usual).url == DEFAULT_URL
+
+
+@pytest.mark.parametrize("url", ["http://localhost:28200", "https://mesh.example"])
+def test_a_home_without_a_mesh_is_said_and_no_other_mesh_is_used(environment: dict[str, str], url: str) -> None:
+    save_profile(Profile(url, "token"), environment)
+    with pytest.raises(NoMeshRunsError) as refused:
+        load_profile(environment)
+    assert str(refused.value) == f"no mesh runs in LLAMESH_HOME={environment['LLAMESH_HOME']}"
+    assert refused.value.logged_in == url
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_home_that_is_given_goes_before_a_login_elsewhere(environment: dict[str, str]) -> None:
+    save_profile(Profile("https://mesh.example", "secret"), environment)
+    assert load_profile(environment) == Profile(HERE.management, "", HERE.inference)
 
 
 @pytest.mark.usefixtures("mesh")
@@ -52,10 +75,10 @@ def test_a_token_of_this_machine_stays_good_when_the_ports_move(environment: dic
 
 
 @pytest.mark.usefixtures("mesh")
-def test_who_logged_in_elsewhere_stays_there(environment: dict[str, str]) -> None:
+def test_who_logged_in_elsewhere_stays_there(usual: dict[str, str]) -> None:
     elsewhere = Profile("https://mesh.example", "secret")
-    save_profile(elsewhere, environment)
-    assert load_profile(environment) == elsewhere
+    save_profile(elsewhere, usual)
+    assert load_profile(usual) == elsewhere
 
 
 @pytest.mark.usefixtures("mesh")

@@ -51,7 +51,6 @@ DANGEROUS = """
 --lora-scaled /tmp/a.gguf 1
 --control-vector /tmp/a.gguf
 --chat-template-file /etc/passwd
---chat-template-kwargs {}
 --grammar-file /etc/passwd
 --json-schema-file /etc/passwd
 --video-ffmpeg-dir /tmp
@@ -70,8 +69,7 @@ DANGEROUS = """
 --cors-allow-credentials
 --sleep-idle-seconds 1
 --threads-http 1
---model-draft /tmp/d.gguf
--md /tmp/d.gguf
+--spec-draft-hf evil/model
 --override-kv a=int:1
 --override-tensor x=CPU
 --prompt-cache /tmp/x
@@ -153,7 +151,60 @@ INVALID = [
     ("--parallel -0", "--parallel", "whole decimal"),
     ("--predict -2", "--predict", "-1 to 1048576"),
     ("-n 2147483648", "-n", "-1 to 1048576"),
-    ("--seed -1", "--seed", "0 to 4294967295"),
+    ("--seed -2", "--seed", "0 to 4294967295, or -1"),
+    ("--threads -2", "--threads", "1 to 512, or -1"),
+    ("--threads auto", "--threads", "whole decimal"),
+    ("--predict auto", "--predict", "whole decimal"),
+    ("-ngl -2", "-ngl", "0 to 1000, or all or -1 or auto"),
+    ("-ngl ALL", "-ngl", "whole decimal"),
+    ("--threads -1 -t 2", "-t", "given twice"),
+    ("-nocb --no-cont-batching", "--no-cont-batching", "given twice"),
+    ("-nocb false", "false", "flag is expected"),
+    ("--model-draft /tmp/d.gguf", "--model-draft", "a path, an address or a repository is not taken"),
+    ("-md ../d.gguf", "-md", "a path, an address or a repository is not taken"),
+    ("-md org/model", "-md", "a path, an address or a repository is not taken"),
+    ("--spec-draft-model=.hidden", "--spec-draft-model", "must be the model_uuid"),
+    ("--alias a,b", "--alias", "must be one name"),
+    ("--alias 'a b'", "--alias", "must be one name"),
+    ("-a -m", "-a", "a flag follows"),
+    ("-a=-m", "-a", "must be one name"),
+    ("--rope-scaling ntk", "--rope-scaling", "none, linear, yarn"),
+    ("--rope-scale 0", "--rope-scale", "0.001 to 1000"),
+    ("--rope-scale 2 --rope-freq-scale 0.5", "--rope-scale", "says the same as --rope-freq-scale"),
+    ("--rope-scaling none --rope-scale 2", "--rope-scale", "has no effect, because --rope-scaling is none"),
+    ("--yarn-ext-factor 2", "--yarn-ext-factor", "-1 to 1"),
+    ("--yarn-orig-ctx 1048577", "--yarn-orig-ctx", "0 to 1048576"),
+    ("--reranking --pooling mean", "--reranking", "needs pooling rank, and --pooling is given"),
+    ("--embd-normalize 2", "--embd-normalize", "has no effect without --embeddings"),
+    ("--rerank --embd-normalize 2", "--embd-normalize", "has no effect with pooling rank"),
+    ("--embeddings --embd-normalize 65", "--embd-normalize", "-1 to 64"),
+    ("--reasoning maybe", "--reasoning", "on, off, auto"),
+    ("--reasoning-effort most", "--reasoning-effort", "minimal, low, medium, high, xhigh, max, or default"),
+    ("--reasoning off --no-jinja", "--reasoning", "which --no-jinja switches off"),
+    ("--chat-template-kwargs xy", "--chat-template-kwargs", "cannot be read"),
+    ("--chat-template-kwargs []", "--chat-template-kwargs", "must be a JSON object"),
+    ("--chat-template-kwargs 1", "--chat-template-kwargs", "must be a JSON object"),
+    ("--chat-template-kwargs '{\"a\": NaN}'", "--chat-template-kwargs", "NaN is no number"),
+    ('--chat-template-kwargs \'{"a": 1, "a": 2}\'', "--chat-template-kwargs", "a key is given twice"),
+    (f"--chat-template-kwargs '{{\"a\": {'[' * 9}{']' * 9}}}'", "--chat-template-kwargs", "nested deeper than 8"),
+    (f"--chat-template-kwargs {'[' * 1000}{']' * 1000}", "--chat-template-kwargs", "must be a JSON object"),
+    (f'--chat-template-kwargs \'{{"a": "{"x" * 2048}"}}\'', "--chat-template-kwargs", "at most 2048 characters"),
+    (
+        "--reasoning on --chat-template-kwargs '{\"enable_thinking\":false}'",
+        "--chat-template-kwargs",
+        "so does --reasoning",
+    ),
+    ("--reasoning-budget-message 'a\tb'", "--reasoning-budget-message", "none of them a control character"),
+    ("--reasoning-budget-message 'a\x07b'", "'a\x07b'", "cannot be printed"),
+    ("--ctx-checkpoints 257", "--ctx-checkpoints", "0 to 256"),
+    ("--spec-type draft-mtp", "--spec-type", "none, draft-simple, ngram-simple"),
+    ("--spec-type draft-simple", "--spec-type", "needs --model-draft"),
+    ("--spec-draft-n-max 5", "--spec-draft-n-max", "needs --model-draft"),
+    ("-ctkd q8_0", "-ctkd", "needs --model-draft"),
+    ("-md small --spec-type ngram-mod", "--spec-type", "leaves the model of -md unused"),
+    ("-md small --spec-draft-n-min 4", "--spec-draft-n-min", "must not be above --spec-draft-n-max, which is 3"),
+    ("-md small -ctvd q8_0 -fa off", "-ctvd", "needs flash attention"),
+    ("-md small --embeddings", "-md", "is for text, and --embeddings serves none"),
     ("--seed 4294967296", "--seed", "0 to 4294967295"),
     ("--seed=--log-file=x", "--seed", "whole decimal"),
     ("--seed --log-file=x", "--seed", "a flag follows"),
@@ -208,9 +259,6 @@ INVALID = [
     ("--load-mode mlock --mlock", "--mlock", "given twice"),
     ("--jinja --no-jinja", "--no-jinja", "given twice"),
     ("-cb --cont-batching", "--cont-batching", "given twice"),
-    ("--ctx-size\t2048", "--ctx-size\t2048", "printable ASCII"),
-    ("--ctx-size\n2048", "--ctx-size\n2048", "printable ASCII"),
-    ("--ctx-size 2048\r\n", "2048\r\n", "printable ASCII"),
     ("--ctx-size 2048\x00", "2048\x00", "printable ASCII"),
     ("--ctx-size 2048\x1b[31m", "2048\x1b[31m", "printable ASCII"),
     ("--ctx-size\u00a02048", "--ctx-size\u00a02048", "printable ASCII"),
@@ -302,6 +350,35 @@ def test_malformed_values_are_refused_naming_flag_value_and_bounds(text: str, pa
         ("-c 64 -kvu", "--ctx-size 64 --kv-unified"),
         ("-c 64 -np 1", "--ctx-size 64 --parallel 1"),
         ("--chat-template chatml", "--chat-template chatml"),
+        ("--ctx-size\t2048", "--ctx-size 2048"),
+        ("--ctx-size 2048\r\n--parallel 2\n", "--ctx-size 2048 --parallel 2"),
+        ("--threads -1 -tb -1 --seed -1 -np -1 -ngl auto", ""),
+        ("-ngl -1", ""),
+        ("-ngl all", "--gpu-layers 1000"),
+        ("-nocb -no-kvu", "--no-cont-batching --no-kv-unified"),
+        (
+            "--rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 32768",
+            "--rope-scaling yarn --rope-scale 4.0 --yarn-orig-ctx 32768",
+        ),
+        ("--rerank", "--reranking"),
+        ("--embeddings --embd-normalize -1", "--embeddings --embd-normalize -1"),
+        ("-rea off --reasoning-effort default", "--reasoning off"),
+        ("--reasoning-effort=high", "--reasoning-effort high"),
+        ("--chat-template-kwargs '{\"a\": true}'", "--chat-template-kwargs '{\"a\": true}'"),
+        ('--chat-template-kwargs "{\\"a\\": true}"', "--chat-template-kwargs '{\"a\": true}'"),
+        ("--chat-template-kwargs={}", "--chat-template-kwargs {}"),
+        ("--reasoning-budget-message 'so'", "--reasoning-budget-message so"),
+        (
+            '--reasoning-budget-message "It\'s \\"fin\u00ed\\" \\\\"',
+            '--reasoning-budget-message "It\'s \\"fin\u00ed\\" \\\\"',
+        ),
+        ("--ctx-checkpoints 8 -cms 0", "--ctx-checkpoints 8 --checkpoint-min-step 0"),
+        ("-a org/name:tag", "--alias org/name:tag"),
+        (
+            "-md small --spec-draft-n-max 8 -ngld all",
+            "--model-draft small --spec-draft-n-max 8 --gpu-layers-draft 1000",
+        ),
+        ("--spec-type ngram-mod", "--spec-type ngram-mod"),
     ],
 )
 def test_good_text_is_read_and_written_canonically(text: str, canonical: str) -> None:
@@ -315,16 +392,59 @@ def test_a_misspelt_flag_is_answered_with_the_nearest() -> None:
     assert "suggestion" not in refused("--api-key-file x").metadata
 
 
+def test_a_flag_of_llama_server_that_may_not_be_given_is_refused_with_the_reason_and_the_nearest() -> None:
+    error = refused("--tensor-split 3,1")
+    assert error.message == (
+        "--tensor-split is not a parameter that a server may be given: tensors are placed by the number of layers on the GPU alone; "
+        "patterns and devices are not checked against what the machine has; use --split-mode"
+    )
+    assert error.metadata["suggestion"] == "--split-mode"
+    assert refused("-ts 3,1").metadata["suggestion"] == "--split-mode"
+    assert refused("--tensor_split 3,1").metadata["suggestion"] == "--split-mode"
+    assert refused("--port 80").message == (
+        "--port is set by llamesh: engines listen where the front door reaches them, and nobody else"
+    )
+    assert refused("--help").message == "--help has no meaning here: it prints something and ends the program"
+
+
 def test_every_field_has_a_flag_and_no_spelling_means_two_things() -> None:
     spelt = [
         item
         for field in FIELDS
         for option in [field.GetOptions().Extensions[options_pb2.llama]]
-        for item in [option.flag, *option.aliases, *([option.negative] if option.negative else [])]
+        for item in [
+            option.flag,
+            *option.aliases,
+            *([option.negative] if option.negative else []),
+            *option.negative_aliases,
+        ]
         + [implied.flag for implied in option.implied]
     ]
     assert len(spelt) == len(set(spelt)) == len(spellings())
     assert all(item.startswith("-") for item in spelt)
+
+
+TEXTS = {
+    "alias": ["a", "org/name:tag", "x" * 128],
+    "chat_template_kwargs": ["{}", '{"a": "it\'s", "b": [1, "\\\\ \\""]}', '{\n "a": null\n}'],
+    "model_draft": ["small", "Qwen-0.5B.Q4_0"],
+    "reasoning_budget_message": ["so", "It's enough.", 'an "end"', "\\", "'\\\"", "\u00fcber", "--mlock", "-1"],
+}
+"""Values of texts that are not chosen from a list."""
+
+TOGETHER: dict[str, dict[str, object]] = {
+    "ctx_size": {"parallel": 1, "batch_size": 16384},
+    "ubatch_size": {"parallel": 1, "batch_size": 16384},
+    "embd_normalize": {"embeddings": True},
+    "spec_type": {"model_draft": "small"},
+    "spec_draft_n_max": {"model_draft": "small"},
+    "spec_draft_n_min": {"model_draft": "small", "spec_draft_n_max": 64},
+    "spec_draft_p_min": {"model_draft": "small"},
+    "gpu_layers_draft": {"model_draft": "small"},
+    "cache_type_k_draft": {"model_draft": "small"},
+    "cache_type_v_draft": {"model_draft": "small"},
+}
+"""What else has to be given with a parameter."""
 
 
 def value_within_bounds(field: FieldDescriptor, rng: random.Random) -> bool | int | float | str:
@@ -336,7 +456,7 @@ def value_within_bounds(field: FieldDescriptor, rng: random.Random) -> bool | in
         return rng.choice([value.number for value in field.enum_type.values if value.number])
     rules = field.GetOptions().Extensions[validate_pb2.field]
     if field.type == FieldDescriptor.TYPE_STRING:
-        return rng.choice(getattr(rules.string, "in"))
+        return rng.choice(list(getattr(rules.string, "in")) or TEXTS[field.name])
     kind = rules.WhichOneof("type")
     rule = getattr(rules, kind) if kind else None
     low = (rule.gte or rule.gt) if rule else 0
@@ -350,9 +470,9 @@ def value_within_bounds(field: FieldDescriptor, rng: random.Random) -> bool | in
 def test_each_field_alone_survives_the_round_trip(field: FieldDescriptor) -> None:
     rng = random.Random(field.number)
     for _ in range(10):
-        parameters = RuntimeParameters(**{field.name: value_within_bounds(field, rng)})
-        if field.name in ("ctx_size", "ubatch_size"):
-            parameters.parallel, parameters.batch_size = 1, 16384
+        parameters = RuntimeParameters(**TOGETHER.get(field.name, {}) | {field.name: value_within_bounds(field, rng)})
+        if field.name == "spec_type" and parameters.spec_type != server_pb2.SPECULATIVE_TYPE_DRAFT_SIMPLE:
+            parameters.ClearField("model_draft")
         assert parse(flags(parameters)) == parameters
 
 
@@ -360,7 +480,7 @@ def test_random_sets_of_fields_survive_the_round_trip() -> None:
     rng = random.Random(20261124)
     kept = 0
     for _ in range(300):
-        chosen = rng.sample(FIELDS, rng.randint(1, len(FIELDS)))
+        chosen = rng.sample(FIELDS, rng.randint(1, 12))
         parameters = RuntimeParameters(**{field.name: value_within_bounds(field, rng) for field in chosen})
         try:
             check(parameters)
@@ -384,7 +504,7 @@ def test_typed_values_out_of_bounds_name_the_canonical_flag(field: FieldDescript
     if field.enum_type:
         wrong: list[object] = [0]
     elif kind == "string":
-        wrong = ["/etc/passwd", "", "x" * 100]
+        wrong = ["", "\n", "x" * 2049]
     else:
         wrong = [getattr(rules, kind).lte + 1]
     for value in wrong:

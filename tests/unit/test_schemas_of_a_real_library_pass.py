@@ -17,7 +17,7 @@ from controller.xds import builders
 _READ = b"""
 function(request_limits)
   return function(text)
-    local said, problem = request_limits.read(text)
+    local said, problem = request_limits.read('/v1/completions', text)
     return said and "" or problem.message or problem.code
   end
 end

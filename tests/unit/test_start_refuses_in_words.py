@@ -120,10 +120,10 @@ def test_a_disk_that_is_full_may_have_space_at_the_next_start(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("LLAMESH_GATEWAY_PORT", "99999", "less than or equal to 65535"),
+        ("LLAMESH_GATEWAY_PORT", "99999", "'99999' is not a whole number from 0 to 65535"),
         ("DATABASE_URL", "mysql://ada:secret@db/x", "must begin with postgresql://"),
         ("LLAMESH_CONFIG", "/nowhere/at/all", "there is no file /nowhere/at/all"),
-        ("MAX_REPLICAS", "many", "valid integer"),
+        ("MAX_REPLICAS", "many", "'many' is not a whole number from 1 to 1000"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_without_its_secrets(

@@ -18,6 +18,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import llamesh
+from llamesh import waiting
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import health, ports
 from llamesh.cli.mesh.leftovers import Life, lives
@@ -65,6 +66,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         )
         return
     yield Finding("settings", "ok", f"home {settings.home}")
+    for warning in settings.warnings:
+        yield Finding("settings", "warning", warning, "correct the name, or unset it")
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
@@ -206,15 +209,21 @@ def free_ports(settings: MeshSettings) -> Finding:
 
 
 def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
-    """Each part of the mesh that runs and answers at this address."""
+    """Each part of the mesh that runs and answers at this address, and what its members wait for."""
     address = urlsplit(url)
+    remembered = lives(settings.run_dir)
+    waits = waiting.waits(settings.run_dir)
+    for wait, members in waits.items():
+        yield Finding("waiting", "problem", waiting.sentence(wait, members), wait.remedy)
     try:
         found = health.ask(address.hostname or settings.host, address.port or settings.gateway_port)
     except OSError as error:
-        fix = f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
-        yield Finding("front door", "problem", f"{url} does not answer ({error})", fix)
+        for name, life in remembered.items():
+            if life.last_words:
+                yield Finding(name, "problem", f"it ended: {life.last_words}" + restarts(life), f"llamesh logs {name}")
+        fix = "it answers when that is over" if waits else f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
+        yield Finding("front door", "problem", f"{url} does not answer ({error.strerror or error})", fix)
         return
-    remembered = lives(settings.run_dir)
     for part in found.parts:
         state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
         fix = "" if state == "ok" else f"llamesh logs {LOGS.get(part.name, part.name)}"

@@ -22,7 +22,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.output import note, size
 from llamesh.cli.refusals import translate
 from llamesh.client import errors
-from llamesh.client.profile import Profile, load_profile, save_profile
+from llamesh.client.profile import Profile, on_this_machine, save_profile, stored_profile
 from llamesh.client.sync import Client
 from llamesh.v1 import gateway_pb2, server_pb2
 
@@ -100,7 +100,7 @@ def _await_health(mesh: Client) -> None:
 def _login(mesh: Client, place: Place) -> str:
     """Log in as the first administrator; without knowing the password, by the token of the profile. Returns words about it."""
     password = os.environ.get("LLAMESH_ADMIN_PASSWORD") or "admin"
-    kept = load_profile()
+    kept = stored_profile()
     try:
         token = mesh.login("admin", password).access_token
     except errors.WrongCredentials as error:
@@ -110,7 +110,7 @@ def _login(mesh: Client, place: Place) -> str:
                 hint="set LLAMESH_ADMIN_PASSWORD, or `llamesh login` once",
             ) from error
         return "as you set it"
-    if not kept.token or kept.url == place.management:
+    if kept is None or not kept.token or on_this_machine(kept.url):
         save_profile(Profile(place.management, token, place.inference))
     if password == "admin":  # noqa: S105 the documented default of one machine
         return "admin / admin   (known to everyone: llamesh users password admin)"

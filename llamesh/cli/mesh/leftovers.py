@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamesh.local_mesh import is_held
+from llamesh import locks, waiting
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
@@ -35,12 +35,20 @@ class Life:
     """How often it ended by itself or was killed, and was started again."""
     silences: int = 0
     """How often it was killed because it left its liveness probes unanswered."""
+    last_words: str = ""
+    """What it said when it last ended by itself with an exit code of its own."""
 
 
 def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
     """Write down, in one step, which processes run below the supervisor and how often they were restarted. OSError: nothing changed."""
     items = [
-        {"name": name, **asdict(life.process), "restarts": life.restarts, "silences": life.silences}
+        {
+            "name": name,
+            **asdict(life.process),
+            "restarts": life.restarts,
+            "silences": life.silences,
+            "words": life.last_words,
+        }
         for name, life in lives.items()
     ]
     unfinished = _path(run_dir).with_suffix(".tmp")
@@ -58,7 +66,9 @@ def lives(run_dir: Path) -> dict[str, Life]:
     found = {}
     for item in _items(_path(run_dir)):
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            found[str(item["name"])] = Life(_process(item), int(item["restarts"]), int(item["silences"]))
+            found[str(item["name"])] = Life(
+                _process(item), int(item["restarts"]), int(item["silences"]), str(item["words"])
+            )
     return found
 
 
@@ -78,7 +88,12 @@ def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
 def _sweep(home: Path, run_dir: Path) -> None:
     """Remove the files of a mesh that is over, and the folder if it is empty then. Files that no mesh writes stay."""
     sockets = [path for path in run_dir.glob("*.sock") if not _has_owner(home, path.stem)]
-    records = [*run_dir.glob("envoy.*"), *run_dir.glob("processes.*"), run_dir / "controller.lock"]
+    records = [
+        *run_dir.glob("envoy.*"),
+        *run_dir.glob("processes.*"),
+        *run_dir.glob(f"*{waiting.SUFFIX}"),
+        run_dir / "controller.lock",
+    ]
     for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
@@ -94,7 +109,7 @@ def _has_owner(home: Path, member: str) -> bool:
     except OSError:
         return False
     try:
-        return is_held(descriptor)
+        return locks.is_held(descriptor)
     finally:
         os.close(descriptor)
 

@@ -32,6 +32,8 @@ class MeshSettings:
     download_port: int
     drain_seconds: float
     member_patience_seconds: float
+    warnings: tuple[str, ...] = ()
+    """What in the environment looks like a setting and is none."""
 
     @property
     def logs(self) -> Path:
@@ -92,6 +94,7 @@ def read_settings(environment: Mapping[str, str]) -> MeshSettings:
             download_port=found["download_port"],
             drain_seconds=found["drain_seconds"],
             member_patience_seconds=found["member_patience_seconds"],
+            warnings=tuple(found["warnings"]),
         )
     lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]
     if "ModuleNotFoundError" in lines[-1]:

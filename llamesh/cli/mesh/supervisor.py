@@ -150,6 +150,7 @@ class Supervisor:
                 return
             pause = restarts.pause_after(self._clock() - started)
             life.restarts += 1
+            life.last_words = words or (self._last_words(component) if code > 0 else "")
             if pause < 1 or self._may_tell(component.name):
                 self._told[component.name] = self._clock()
                 self._say(words or self._obituary(component, code, pause))

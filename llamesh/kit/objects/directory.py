@@ -113,12 +113,12 @@ class DirectoryStore:
 
     async def prepare(self) -> None:
         """See ObjectStore."""
-        with store_errors(f"cannot use {self._root} as object store"):
+        with store_errors("cannot use the folder of the object store"):
             await asyncio.to_thread(sweep, self._staging)
 
     async def check(self) -> None:
         """See ObjectStore."""
-        with store_errors(f"cannot use {self._root} as object store"):
+        with store_errors("cannot use the folder of the object store"):
             self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
             if not os.access(self._staging, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -144,7 +144,7 @@ class DirectoryStore:
         stats = os.statvfs(self._staging)
         free = stats.f_bavail * stats.f_frsize
         if size > free:
-            raise StoreFullError(f"the object needs {size} bytes and {self._root} has {free} bytes free")
+            raise StoreFullError(f"the object needs {size} bytes and the object store has {free} bytes free")
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -195,14 +195,14 @@ class DirectoryStore:
         path = self._path(key)
         found = _stat(key, path)
         if size is not None and found.st_size != size:
-            raise ObjectDamagedError(f"{path} has {found.st_size} bytes instead of {size}")
+            raise ObjectDamagedError(f"{key} has {found.st_size} bytes instead of {size}")
         version = (found.st_ino, found.st_size, found.st_mtime_ns)
         changed = published is not None and found.st_mtime > published.timestamp() + _CLOCK_SECONDS
         if changed and self._verified.get(key) != version:
             with store_errors(f"cannot read {key}"):
                 digest = await asyncio.to_thread(_digest, path)
             if digest != digest_of(key):
-                raise ObjectDamagedError(f"{path} was changed: its bytes have SHA-256 {digest}")
+                raise ObjectDamagedError(f"{key} was changed: its bytes have SHA-256 {digest}")
             self._verified[key] = version
         return path
 
@@ -308,7 +308,7 @@ def _stat(key: str, path: Path) -> os.stat_result:
         with store_errors(f"cannot look up {key}"):
             return path.stat()
     except ObjectNotFoundError as error:
-        raise ObjectNotFoundError(f"there is no file {path}") from error
+        raise ObjectNotFoundError(f"there is no file {key}") from error
 
 
 def _info(key: str, path: Path) -> ObjectInfo:

@@ -136,7 +136,7 @@ class S3Store:
 
     def _prepare(self) -> None:
         self._check()
-        with store_errors(f"cannot use {self._cache} as cache"):
+        with store_errors("cannot use the cache of the object store"):
             sweep(self._cache_staging)
         for staged in self._client.list_objects(self._bucket, prefix=_STAGING, recursive=True):
             if staged.object_name and staged.last_modified and self._clock() - staged.last_modified > _STALE:

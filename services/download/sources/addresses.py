@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from llamesh.kit.logs import log
 from services.download.sources.source import SourceError, SourceRefusedError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -72,7 +73,11 @@ class AddressRules:
         for text in found:
             # A scope (fe80::1%eth0) only exists on link-local addresses.
             if "%" in text or not is_public(ipaddress.ip_address(text)):
+                # What a name of the inside resolves to is not the caller's to know.
+                log.info("source refused", host=host, address=text)
                 raise SourceRefusedError(
-                    f"the host {host} has the address {text}, which is not one of the public internet", rule="address"
+                    f"the host {host} has an address that is not one of the public internet: an administrator allows it with"
+                    " LLAMESH_SOURCE_HOSTS",
+                    rule="address",
                 )
         return list(found)

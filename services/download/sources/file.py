@@ -30,8 +30,8 @@ class FileSource:
         self._directories = [directory.expanduser().absolute() for directory in directories]
 
     def check(self, source: str) -> str:
-        """See Source. The resolved path as a file URL."""
-        return self._resolve(source).as_uri()
+        """See Source. The file's name: where it lies on this machine is not everyone's to know who may ask for a model."""
+        return self._resolve(source).name
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
@@ -56,9 +56,10 @@ class FileSource:
         for directory in self._directories:
             if resolved.is_relative_to(os.path.realpath(directory)):
                 return resolved
-        allowed = ", ".join(map(str, self._directories)) or "none is"
         raise SourceRefusedError(
-            f"{path} lies in no folder that models may be imported from ({allowed})", rule="folder"
+            f"{path.name} lies in no folder that models may be imported from: put it into LLAMESH_HOME/import, or have an administrator"
+            " name its folder in LLAMESH_IMPORT_DIRS",
+            rule="folder",
         )
 
     def _open(self, path: Path) -> int:
@@ -66,10 +67,10 @@ class FileSource:
             # O_NONBLOCK: opening a pipe must not wait for its writer.
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise SourceError(f"cannot open {path}: {error.strerror}") from error
+            raise SourceError(f"cannot open {path.name}: {error.strerror}") from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SourceRefusedError(f"{path} is not a regular file", rule="regular file")
+                raise SourceRefusedError(f"{path.name} is not a regular file", rule="regular file")
             self._check_opened(fd, path)
         except BaseException:
             os.close(fd)
@@ -83,7 +84,7 @@ class FileSource:
         except OSError:
             return
         if opened != path:
-            raise SourceRefusedError(f"{path} changed while it was opened", rule="folder")
+            raise SourceRefusedError(f"{path.name} changed while it was opened", rule="folder")
 
 
 def _path(source: str) -> Path:
@@ -107,7 +108,7 @@ async def _chunks(fd: int, path: Path, opened: os.stat_result) -> AsyncIterator[
     now = os.fstat(fd)
     if done != opened.st_size or now.st_mtime_ns != opened.st_mtime_ns:
         raise SourceTruncatedError(
-            f"{path} changed while it was read: {opened.st_size} bytes at first, {done} at the end",
+            f"{path.name} changed while it was read: {opened.st_size} bytes at first, {done} at the end",
             expected=opened.st_size,
             actual=done,
         )

@@ -8,6 +8,7 @@ shorter than announced, or slower than a floor, is an error.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -191,11 +192,19 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> AsyncIterator[aiohtt
     except TimeoutError as error:
         raise SourceError(f"{_shown(url)} does not answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise SourceError(f"{_shown(url)} cannot be reached: {error}") from error
+        raise SourceError(f"{_shown(url)} cannot be reached: {_cause(error)}") from error
     try:
         yield response
     finally:
         response.close()
+
+
+def _cause(error: Exception) -> str:
+    """Why there is no connection, without the address that a name was resolved to."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno
+        return os.strerror(number) if number else "no connection can be made"
+    return str(error)
 
 
 def _shown(url: URL) -> str:

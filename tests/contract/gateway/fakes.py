@@ -6,7 +6,7 @@ They stand on real sockets behind the kit's call layer. What the real services d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -54,9 +54,10 @@ class Changes:
 
 
 class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc.AdmissionServiceServicer):
-    """Allows everything unless `refusals` is set."""
+    """Allows everything unless `refusals` is set. `during_check` is awaited while a check is under way."""
 
     def __init__(self) -> None:
+        self.during_check: Callable[[contract_pb2.CheckRequest], Awaitable[None]] | None = None
         self.refusals: list[contract_pb2.Refusal] = []
         self.checks: list[contract_pb2.CheckRequest] = []
         self.callers: list[str] = []
@@ -71,6 +72,8 @@ class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc
         assert identity is not None
         self.callers.append(identity.subject)
         self.checks.append(request)
+        if self.during_check is not None:
+            await self.during_check(request)
         if request.runtime_params == "--bad":
             raise MeshError(Reason.ERROR_REASON_PARAMETER_UNKNOWN, "--bad is not a parameter", {"parameter": "--bad"})
         parameters = server_pb2.RuntimeParameters()
@@ -185,11 +188,24 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
             raise MeshError(Reason.ERROR_REASON_SERVER_NOT_FOUND, "no such server", {"serverUuid": server_uuid})
         return self.servers[server_uuid]
 
-    async def DeclareServer(self, request, context):
-        self.declared.append(request)
+    def _requested(self, request: Any) -> server_pb2.Server | None:
         for known, server in zip(self.declared, self.servers.values(), strict=False):
             if request.request_id and (known.owner, known.request_id) == (request.owner, request.request_id):
+                if known.request_digest != request.request_digest:
+                    raise MeshError(Reason.ERROR_REASON_REQUEST_ID_REUSED, "used before")
                 return server
+        return None
+
+    async def FindRequestedServer(self, request, context):
+        found = self._requested(request)
+        if found is None:
+            raise MeshError(Reason.ERROR_REASON_SERVER_NOT_FOUND, "no such request")
+        return found
+
+    async def DeclareServer(self, request, context):
+        if first := self._requested(request):
+            return first
+        self.declared.append(request)
         return self.put(
             server_pb2.Server(
                 server_uuid=f"srv-{len(self.servers) + 1}",
@@ -198,6 +214,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
                 state=server_pb2.SERVER_STATE_STARTING,
                 spec=request.spec,
                 owner=request.owner,
+                etag="1",
             )
         )
 
@@ -215,11 +232,16 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.updates.append(request)
         if request.changes.HasField("replicas"):
             server.spec.replicas = request.changes.replicas
+        if request.changes.HasField("parameters"):
+            server.spec.parameters.CopyFrom(request.changes.parameters)
+        server.etag = str(int(server.etag) + 1)
         return self.put(server)
 
     async def RemoveServer(self, request, context):
         self.removal_seconds = context.time_remaining()
         server = self._server(request.server_uuid)
+        if request.etag not in ("", server.etag):
+            raise MeshError(Reason.ERROR_REASON_ETAG_MISMATCH, "changed since", {"etag": server.etag})
         del self.servers[request.server_uuid]
         server.state = server_pb2.SERVER_STATE_STOPPED
         self.changes.tell(controller_pb2.WatchServersResponse(removed=server))

@@ -13,11 +13,12 @@ from pydantic import SecretStr
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from tests.conftest import SECRET
-from tests.contract.rich_status import refused
+from tests.contract.rich_status import read_refusal, refused
 
 
-def login(mesh, username: str = "admin", password: str = "admin"):
-    return mesh.gateway.CreateToken(gateway_pb2.CreateTokenRequest(username=username, password=password))
+def login(mesh, username: str = "admin", password: str = "admin", address: str = "192.0.2.1"):
+    request = gateway_pb2.CreateTokenRequest(username=username, password=password)
+    return mesh.gateway.CreateToken(request, metadata=(("x-llamesh-client-address", address),))
 
 
 def claims_of(token: str) -> dict:
@@ -76,6 +77,14 @@ async def test_repeated_failures_of_a_name_must_wait_and_others_do_not(mesh) -> 
         await login(mesh, "eve", "guess")
     assert 0 < refusal.retry_after <= 1
     assert refusal.metadata == {"retryAfterSeconds": "1"}
+    assert (await login(mesh)).access_token
+
+
+async def test_a_stranger_does_not_keep_the_administrator_out(mesh) -> None:
+    guesses = [login(mesh, "admin", f"guess {number}", "198.51.100.7") for number in range(34)]
+    answers = [read_refusal(error).reason for error in await asyncio.gather(*guesses, return_exceptions=True)]
+    assert answers.count("WRONG_CREDENTIALS") == 5
+    assert answers.count("TOO_MANY_LOGINS") == 29
     assert (await login(mesh)).access_token
 
 

@@ -17,7 +17,8 @@ from sqlalchemy import select
 from llamesh.kit.database import open_database
 from llamesh.kit.database_failures import away
 from llamesh.kit.errors import MeshError, StartRefused
-from services.gateway.signing_keys import PUBLISH_LEAD, KeyPairs, SigningKey, kept_secret, open_signer
+from llamesh.kit.secret import kept_secret
+from services.gateway.signing_keys import PUBLISH_LEAD, KeyPairs, SigningKey, open_signer
 from tests.conftest import SECRET
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)

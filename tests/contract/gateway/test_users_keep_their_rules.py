@@ -83,6 +83,20 @@ async def test_users_change_their_own_password_with_the_old_one(stored_mesh, roo
     assert (await stored_mesh.gateway.CreateToken(request)).access_token
 
 
+async def test_of_changes_with_the_same_old_password_one_is_made(stored_mesh, root, as_caller) -> None:
+    await create(stored_mesh, root, "ada")
+    changes = [
+        gateway_pb2.UpdateUserRequest(username="ada", password=f"new password {number}", old_password=PASSWORD)
+        for number in range(4)
+    ]
+    own = as_caller("ada", "manage")
+    answers = await asyncio.gather(
+        *(stored_mesh.gateway.UpdateUser(change, metadata=own) for change in changes), return_exceptions=True
+    )
+    refusals = [read_refusal(answer).reason for answer in answers if isinstance(answer, Exception)]
+    assert refusals == ["WRONG_CREDENTIALS"] * 3
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,0 +1,55 @@
+"""How far the start of a mesh is: what it still lacks, and what its members wait for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from llamesh import waiting
+from llamesh.cli.mesh import health
+from llamesh.cli.mesh.leftovers import lives
+from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.waiting import Wait
+
+WAITING_SECONDS = 2.0
+"""What a member waits for is said after so long: most waits of a start are over by then."""
+
+
+class Waits:
+    """Says what the members of a mesh that starts wait for, each thing once until it is over."""
+
+    def __init__(
+        self, run_dir: Path, began: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._run_dir = run_dir
+        self._next_look = began + WAITING_SECONDS
+        self._say = say
+        self._clock = clock
+        self._said: set[Wait] = set()
+
+    def look(self) -> None:
+        """Look at what is waited for now; at most every WAITING_SECONDS."""
+        if self._clock() < self._next_look:
+            return
+        self._next_look = self._clock() + WAITING_SECONDS
+        found = waiting.waits(self._run_dir)
+        for wait, members in found.items():
+            if wait not in self._said:
+                self._say(f"{waiting.sentence(wait, members)}\n    -> {wait.remedy}")
+        self._said = set(found)
+
+
+def lacking_of(settings: MeshSettings) -> list[str]:
+    """What keeps the mesh from being ready, one line each; nothing if it is."""
+    try:
+        found = health.ask(settings.host, settings.gateway_port)
+    except OSError as error:
+        waits = waiting.waits(settings.run_dir).items()
+        ended = [
+            f"{name} ended: {life.last_words}" for name, life in lives(settings.run_dir).items() if life.last_words
+        ]
+        return [*ended, *(f"{waiting.sentence(wait, members)}: {wait.remedy}" for wait, members in waits)] or [
+            f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"
+        ]
+    return found.missing() or ([] if found.ok else [f"health: {found.state}"])

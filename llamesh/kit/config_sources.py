@@ -1,0 +1,91 @@
+"""What is wrong with where settings come from: lines of the file that cannot be meant, names of the environment that nobody reads.
+
+Invariant: nothing of the file is ignored without a word, and no value is shown: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dotenv.parser import parse_stream
+
+ENCODING = "utf-8-sig"
+"""Some editors begin a file with a byte order mark."""
+
+ENVIRONMENT_ONLY = frozenset(
+    {
+        "ENVOY_BIN",
+        "LLAMESH_CONFIG",
+        "LLAMESH_HOME",
+        "LLAMESH_INFERENCE_URL",
+        "LLAMESH_LIFELINE_FD",
+        "LLAMESH_TOKEN",
+        "LLAMESH_URL",
+    }
+)
+"""Read by programs that do not read the file: the command, the supervisor."""
+
+_PREFIX = "LLAMESH_"
+_LIKENESS = 0.7
+"""From 0 to 1: how like a name must be to one that is known to be taken for it."""
+
+
+def unknown_variables(environment: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """One sentence for each variable that has our prefix and is read by nobody."""
+    return [
+        f"{name} is no setting and is ignored{_nearest(name, {*known, *ENVIRONMENT_ONLY})}"
+        for name in sorted(environment)
+        if name.upper().startswith(_PREFIX) and name.upper() not in {*known, *ENVIRONMENT_ONLY}
+    ]
+
+
+def wrong_lines(file: Path, known: Collection[str]) -> list[str]:
+    """One sentence for each line of the file that cannot be meant, or for a file that cannot be read. A missing file has no lines."""
+    try:
+        content = file.read_text(encoding=ENCODING)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        return [f"{file} cannot be read: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return [f"line {line} of {file} is not UTF-8: save the file as UTF-8"]
+    wrong = []
+    seen: dict[str, int] = {}
+    for item in parse_stream(io.StringIO(content)):
+        text = item.original.string
+        # The parser counts blank lines before an entry as part of it.
+        line = item.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+        problem = _problem(item.key, item.value, item.error, seen, known)
+        if problem:
+            wrong.append(f"line {line} of {file}: {problem}")
+        if item.key is not None:
+            seen.setdefault(item.key.upper(), line)
+    return wrong
+
+
+def _problem(
+    key: str | None, value: str | None, malformed: bool, seen: Mapping[str, int], known: Collection[str]
+) -> str:
+    if malformed or (key is not None and value is None):
+        return "it is not NAME=value; comments begin with #, and quotes that are opened must be closed"
+    if key is None:
+        return ""
+    name = key.upper()
+    if name in ENVIRONMENT_ONLY:
+        return f"{name} is read from the environment only: set it there"
+    if name not in known:
+        return f"{key} is no setting{_nearest(key, known)}"
+    if name in seen:
+        return f"{name} is set on line {seen[name]} already: keep one"
+    return ""
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    # The prefix, which most names share, is no likeness.
+    by_end = {item.removeprefix(_PREFIX): item for item in sorted(known, key=len, reverse=True)}
+    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), by_end, 1, _LIKENESS)
+    return f": did you mean {by_end[near[0]]}?" if near else ": docs/reference/settings.md lists all"

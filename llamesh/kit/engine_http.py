@@ -1,0 +1,34 @@
+"""One small answer of llama.cpp's own over HTTP, as an engine's supervising process and the controller ask for it.
+
+Invariant: no inference ever passes through, and however much is sent, no more than MOST_BYTES are kept. The caller sets the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+MOST_BYTES = 1 << 20
+
+
+async def get(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, api_key: str = ""
+) -> tuple[int, bytes]:
+    """Ask over a new connection, which is closed then: status and body. ConnectionResetError if the answer is not HTTP."""
+    try:
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
+        answer = b""
+        while len(answer) < MOST_BYTES and (part := await reader.read(MOST_BYTES)):
+            answer += part
+    finally:
+        writer.close()
+        # Closed for the kernel too: who counts the engine's connections then does not count this one.
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
+    if status is None:
+        raise ConnectionResetError("the answer is not HTTP")
+    return int(status[1]), body

@@ -1,0 +1,63 @@
+"""What a member of the mesh waits for before it can serve, in words for `llamesh up` and `llamesh doctor`: until then nobody can ask it.
+
+Each member has one file in the run directory. Invariant: words count only while the process that wrote them runs. A file that is missing or
+damaged says nothing; one that cannot be written costs the words only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llamesh.processes import ProcessId
+
+SUFFIX = ".waits"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One thing that is waited for."""
+
+    words: str
+    """For instance "the database at db:5432: it does not answer"."""
+    remedy: str
+    """What a person can do."""
+
+
+def say(run_dir: Path, member: str, wait: Wait) -> None:
+    """Write down, as this member, what is waited for. OSError if that is not possible."""
+    process = ProcessId.of(os.getpid())
+    unfinished = run_dir / f"{member}.new{SUFFIX}"
+    unfinished.write_text(json.dumps({"pid": process.pid, "started": process.started, **asdict(wait)}))
+    unfinished.replace(run_dir / f"{member}{SUFFIX}")
+
+
+def clear(run_dir: Path, member: str) -> None:
+    """Nothing is waited for any more."""
+    with contextlib.suppress(OSError):
+        (run_dir / f"{member}{SUFFIX}").unlink(missing_ok=True)
+
+
+def waits(run_dir: Path) -> dict[Wait, list[str]]:
+    """Each thing that is waited for, and the members that wait for it."""
+    found: dict[Wait, list[str]] = {}
+    for member, wait in sorted(_said(run_dir), key=lambda said: said[0]):
+        found.setdefault(wait, []).append(member)
+    return found
+
+
+def sentence(wait: Wait, members: Sequence[str]) -> str:
+    """Who waits for what: "gateway waits for the database ..."."""
+    return f"{', '.join(members)} {'wait' if len(members) > 1 else 'waits'} for {wait.words}"
+
+
+def _said(run_dir: Path) -> Iterator[tuple[str, Wait]]:
+    for path in run_dir.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(path.read_text())
+            if ProcessId(int(found["pid"]), str(found["started"])).alive:
+                yield path.name.removesuffix(SUFFIX), Wait(str(found["words"]), str(found["remedy"]))

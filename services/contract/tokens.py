@@ -1,0 +1,73 @@
+"""A text of flags as its words: what is between blanks, with quotes around a whole value or nowhere.
+
+Blanks are spaces, tabs and line ends. In double quotes a backslash stands before a quote or backslash that is meant itself, as in a shell.
+Invariant: outside of quotes there is nothing but printable ASCII, so that no word looks like a flag and is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,24})?|\.[0-9]{1,24})(?:[eE][+-]?[0-9]{1,3})?")
+"""A decimal number as it may be written."""
+
+_BLANKS = " \t\r\n"
+_TOKEN = re.compile(
+    rf"""(?P<flag>-[^{_BLANKS}'"=]*=)?"""
+    rf"""(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>[^']*)'|(?P<bare>[^{_BLANKS}'"]*))(?=[{_BLANKS}]|\Z)""",
+    re.DOTALL,
+)
+_ESCAPED = re.compile(r'\\(["\\])')
+
+
+class TokenError(ValueError):
+    """A word that cannot be read."""
+
+    def __init__(self, word: str, problem: str) -> None:
+        super().__init__(f"{word}: {problem}")
+        self.word = word
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One word."""
+
+    text: str
+    """The value, or the whole word where it has no `=`."""
+    flag: str
+    """The part before `=`; empty where there is none."""
+    quoted: bool
+
+    @property
+    def may_be_flag(self) -> bool:
+        """Whether it looks like a flag: not quoted, with a dash, and no number."""
+        return not self.quoted and self.text.startswith("-") and not NUMBER.fullmatch(self.text)
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """The words of a text, one after the other. Raises TokenError at the first that cannot be read."""
+    at = 0
+    while at < len(text):
+        if text[at] in _BLANKS:
+            at += 1
+            continue
+        found = _TOKEN.match(text, at)
+        word = re.split(f"[{_BLANKS}]", text[at:], maxsplit=1)[0]
+        if found is None:
+            raise TokenError(word, "has a quote that does not stand around a whole value")
+        bare, single, double = found.group("bare", "single", "double")
+        flag = (found["flag"] or "").removesuffix("=")
+        if not _plain(flag + (bare or "")):
+            raise TokenError(word, "has a character that is not printable ASCII")
+        value = bare if bare is not None else single if single is not None else _ESCAPED.sub(r"\1", double)
+        if bare is None and not all(char.isprintable() or char in _BLANKS for char in value):
+            raise TokenError(word, "has a character that cannot be printed")
+        yield Token(value, flag, bare is None)
+        at = found.end()
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()

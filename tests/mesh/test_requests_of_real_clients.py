@@ -1,0 +1,90 @@
+"""The corpus of clients' requests through real Envoy and real llama.cpp.
+
+Each is answered as the engine itself answers it, and no hostile twin reaches the engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from engine import sentence
+from tests.corpus.requests import Request, legitimate, twins
+from tests.mesh.running import RunningMesh, mesh_processes
+
+CORPUS = legitimate()
+HEADERS = {"content-type": "application/json"}
+NAME = "corpus.gguf"
+PATIENCE = 120.0
+
+
+class Both:
+    """A server, by way of the front door and at its engine's own socket."""
+
+    def __init__(self, mesh: RunningMesh, socket: str) -> None:
+        self.door = httpx.Client(base_url=mesh.url("inference", ""), timeout=PATIENCE)
+        self.engine = httpx.Client(
+            base_url="http://engine", timeout=PATIENCE, transport=httpx.HTTPTransport(uds=socket)
+        )
+
+    def close(self) -> None:
+        self.door.close()
+        self.engine.close()
+
+
+@pytest.fixture(scope="module")
+def both(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """A server whose context is large enough for agents."""
+    mesh.add_model("corpus", NAME, sentence.write(tmp_path_factory.mktemp("corpus") / NAME))
+    uuid = mesh.serve("corpus", model_name=NAME, runtime_params="--ctx-size 262144 --parallel 4")["server_uuid"]
+    (socket,) = {
+        spec["listen"]
+        for process in mesh_processes(mesh.home)
+        if "engine.embedded" in process.cmdline()
+        for spec in [json.loads(Path(process.cmdline()[-1]).read_text())]
+        if NAME in spec["model"] or spec.get("alias") == NAME
+    }
+    found = Both(mesh, socket)
+    try:
+        yield found
+    finally:
+        found.close()
+        mesh.call("DELETE", f"/stop/{uuid}")
+
+
+@pytest.mark.parametrize("sent", CORPUS, ids=lambda sent: sent.name)
+def test_it_is_answered_as_by_the_engine_itself(both: Both, sent: Request) -> None:
+    body = sent.of(NAME)
+    at_door = both.door.post(sent.path, content=body, headers=HEADERS)
+    at_engine = both.engine.post(sent.path, content=body, headers=HEADERS)
+    assert at_door.status_code == at_engine.status_code, at_door.text[:500]
+    assert at_door.headers["content-type"] == at_engine.headers["content-type"]
+    if at_door.status_code >= 400:
+        assert at_door.json() == at_engine.json()
+
+
+def test_most_of_the_corpus_is_answered_in_words(both: Both) -> None:
+    """The model reads no images and makes no embeddings; all else it answers."""
+    answered = [
+        sent.name
+        for sent in CORPUS
+        if both.engine.post(sent.path, content=sent.of(NAME), headers=HEADERS).status_code == 200
+    ]
+    assert len(answered) > len(CORPUS) / 2
+
+
+def test_no_hostile_twin_reaches_the_engine(both: Both) -> None:
+    accepted, sent = [], 0
+    for request in CORPUS:
+        for twin in twins(request):
+            answer = both.door.post(twin.path, content=twin.of(NAME), headers=HEADERS)
+            sent += 1
+            # The engine's own refusals have a number as their code.
+            if answer.status_code != 400 or not isinstance(answer.json()["error"]["code"], str):
+                accepted.append((twin.name, answer.status_code, answer.text[:200]))
+    assert sent > 500
+    assert not accepted

@@ -1,0 +1,179 @@
+"""An engine's threads are packed while others need the cores, and spread again when they do not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from engine import contention
+from engine.contention import Arrangement, Seen
+from engine.giving_way import Machine, loaded_libgomp
+from llamesh.cores import Cores
+
+TWO = Cores(((0,), (1,)))
+
+
+def arrangement(cores: Cores = TWO, threads: int = 2, seed: int = 1) -> Arrangement:
+    return Arrangement(cores, threads, random.Random(seed))
+
+
+def spread(lost: float, seconds: float = 0.05, busy: Mapping[int, float] | None = None) -> Seen:
+    """Two threads on two cores that wait this share of the time."""
+    return Seen(seconds, (2 - lost) * seconds, lost * seconds, busy or {0: seconds, 1: seconds})
+
+
+def packed(where: Arrangement, others: Mapping[int, float], seconds: float = 0.25, own: float = 1.0) -> Seen:
+    """Our threads fill their cores but for what others (a share of each core) take there."""
+    assert where.packed is not None
+    ran = {each: max(0.0, own - others.get(each, 0)) * seconds if each in where.packed else 0.0 for each in others}
+    return Seen(seconds, sum(ran.values()), 0.0, {each: share * seconds + ran[each] for each, share in others.items()})
+
+
+@pytest.mark.parametrize(("lost", "gives_way"), [(0.0, False), (0.3, False), (0.67, True), (1.0, True)])
+def test_threads_are_packed_once_they_wait_for_a_core(lost: float, gives_way: bool) -> None:
+    where = arrangement()
+    where.look(spread(lost))
+    assert (where.packed is not None) is gives_way
+    if where.packed is not None:
+        assert len(where.packed) == 1
+
+
+def test_half_of_the_threads_cores_are_kept_with_all_their_processors() -> None:
+    where = arrangement(Cores(tuple((each, each + 8) for each in range(8))), threads=8)
+    where.look(Seen(0.05, 0.3, 0.1, dict.fromkeys(range(16), 0.05)))
+    assert where.packed is not None
+    assert len(where.packed) == 8
+    assert {each % 8 for each in where.packed} == {each for each in where.packed if each < 8}
+
+
+def test_the_cores_that_others_use_least_are_taken() -> None:
+    for seed in range(20):
+        where = arrangement(Cores(tuple((each,) for each in range(4))), threads=2, seed=seed)
+        where.look(Seen(0.05, 0.05, 0.05, {0: 0.05, 1: 0.05, 2: 0.0, 3: 0.05}))
+        assert where.packed == frozenset({2})
+
+
+def test_threads_stay_packed_while_others_compute_and_are_spread_afterwards() -> None:
+    where = arrangement()
+    where.look(spread(0.67))
+    assert where.packed is not None
+    (own,) = where.packed
+    for _ in range(10):
+        where.look(packed(where, {own: 0.0, 1 - own: 1.0}))
+        assert where.packed == frozenset({own})
+    where.look(packed(where, {own: 0.0, 1 - own: 0.1}))
+    assert where.packed is None
+
+
+def test_an_engine_at_rest_leaves_its_place_when_others_do() -> None:
+    where = arrangement()
+    where.look(spread(0.67))
+    where.look(packed(where, {0: 0.0, 1: 0.0}, own=0.0))
+    assert where.packed is None
+
+
+def test_who_comes_and_goes_is_given_way_longer_each_time() -> None:
+    where = arrangement()
+    calm = []
+    for _ in range(8):
+        where.look(spread(1.0))
+        looks = 0
+        while where.packed is not None:
+            where.look(packed(where, {0: 0.0, 1: 0.0}))
+            looks += 1
+        calm.append(looks * contention.PACKED_SECONDS)
+    assert calm == [0.25, 0.5, 1, 2, 4, 8, 8, 8]
+    where.look(spread(0.0, seconds=3))
+    where.look(spread(1.0))
+    where.look(packed(where, {0: 0.0, 1: 0.0}))
+    assert where.packed is None
+
+
+def test_two_engines_on_one_core_part() -> None:
+    for seed in range(20):
+        first, second = arrangement(seed=seed), arrangement(seed=seed + 100)
+        first.packed = second.packed = frozenset({0})
+        looks = 0
+        while first.packed == second.packed:
+            looks += 1
+            assert looks < 30
+            both = [0.0, 0.0]
+            for each in (first, second):
+                assert each.packed is not None
+                both[min(each.packed)] += 1
+            share = {0: 1 / max(1, both[0]), 1: 1 / max(1, both[1])}
+            busy = {core: min(1.0, both[core]) * 0.25 for core in (0, 1)}
+            for each in (first, second):
+                assert each.packed is not None
+                each.look(Seen(0.25, share[min(each.packed)] * 0.25, 0.25, busy))
+        apart = first.packed, second.packed
+        for each in (first, second):
+            each.look(Seen(0.25, 0.25, 0.0, {0: 0.25, 1: 0.25}))
+        assert (first.packed, second.packed) == apart
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counters are Linux's")
+def test_a_thread_that_computes_is_seen() -> None:
+    own = os.sched_getaffinity(0)
+    machine = Machine(Cores(tuple((each,) for each in sorted(own))))
+    assert machine.readable()
+    machine.computes()
+    assert machine.seen() is None
+    until = os.times().user + 0.1
+    while os.times().user < until:
+        pass
+    seen = machine.seen()
+    assert seen is not None
+    assert seen.ran > 0.08
+    assert seen.busy.keys() >= own
+    assert machine.computes()
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        ("7f-80 r-xp 0 08:01 12   /usr/lib/libgomp.so.1.0.0\n7f-80 r-xp 0 0 0 [heap]\n", "/usr/lib/libgomp.so.1.0.0"),
+        ("7f-80 r 0 08:01 12 /x/a.libs/libgomp-a34b3233.so.1.0.0\n", "/x/a.libs/libgomp-a34b3233.so.1.0.0"),
+        ("7f-80 r-xp 0 0 0 [heap]\n", None),
+    ],
+)  # fmt: skip
+def test_the_libgomp_that_is_loaded_is_found(maps: str, expected: str | None) -> None:
+    assert loaded_libgomp(maps) == (Path(expected) if expected else None)
+
+
+CROWD = """
+import ctypes, os, time, threading
+from pathlib import Path
+from engine.giving_way import Crowd, loaded_libgomp
+library = ctypes.CDLL("libgomp.so.1")
+crowd = Crowd(loaded_libgomp(Path("/proc/self/maps").read_text()), os.cpu_count())
+def tasks(): return len(os.listdir("/proc/self/task"))
+before = tasks()
+for _ in range(3):
+    crowd.gather(); crowd.gather()
+    assert tasks() == before + os.cpu_count() + 1, tasks()
+    crowd.disperse(); crowd.disperse()
+    while tasks() > before: time.sleep(0.01)
+import resource, pwd
+if os.getuid() == 0:
+    # Root has no limit of threads: become nobody, of whom there are a few.
+    os.setuid(pwd.getpwnam("nobody").pw_uid)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+assert not crowd.gather()
+"""
+
+
+def test_a_crowd_comes_and_goes() -> None:
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pytest.skip("no libgomp on this machine")
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", CROWD], cwd=root, check=True, timeout=30)

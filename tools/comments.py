@@ -1,0 +1,33 @@
+"""Comments of the contracts as text: what stands above a field or a value is its description everywhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTO = ROOT / "proto" / "llamesh" / "v1"
+PARAMETERS = ROOT / "llamesh" / "v1" / "parameters.json"
+"""What the command shows of each runtime parameter: descriptors carry no comments at run time, and the contracts are not installed."""
+
+
+def comments_of(file: str) -> dict[str, str]:
+    """The comment above each field and value of a contract, on one line."""
+    found: dict[str, str] = {}
+    block: list[str] = []
+    for line in (PROTO / file).read_text().splitlines():
+        text = line.strip()
+        if text.startswith("//"):
+            block.append(text.removeprefix("//").strip())
+            continue
+        words = text.split("=")[0].split()
+        if words and "=" in text and not text.startswith("("):
+            found.setdefault(words[-1], " ".join(block))
+        block = []
+    return found
+
+
+def write_parameters(names: list[str]) -> None:
+    """Write the comment of each of these fields of RuntimeParameters."""
+    comments = comments_of("server.proto")
+    PARAMETERS.write_text(json.dumps({name: comments[name] for name in names}, indent=1, ensure_ascii=False) + "\n")
