@@ -207,7 +207,8 @@ async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_i
 async def test_a_models_name_may_have_an_encoded_slash(bench: Bench) -> None:
     bench.board.put(server(name="org/name:tag"))
     for path in ("org/name:tag", "org%2Fname:tag", "org%2fname%3Atag"):
-        async with bench.session.get(URL(f"/v1/models/{path}", encoded=True)) as answer:
+        url = URL(f"/v1/models/{path}", encoded=True)
+        async with bench.session.get(url, headers={SCOPES_HEADER: "infer:*"}) as answer:
             assert (answer.status, (await answer.json())["id"]) == (200, "org/name:tag")
 
 
