@@ -186,7 +186,7 @@ async def test_an_engine_gets_few_headers_however_long_those_of_the_client_are(d
     with_token = {"authorization": f"Bearer {token()}", "host": LONG[:250] + ".example", "cookie": LONG}
     assert (await door.chat("big", headers=with_token)).status == 200
     assert (await door.send("GET", "/v1/models?x=" + LONG, None, {"cookie": LONG})).status == 200
-    assert door.waker.received[-1].headers.keys() == {"host", "x-request-id", "x-forwarded-proto"}
+    assert door.waker.received[-1].headers.keys() == {"host", "x-request-id", "x-forwarded-proto", "x-llamesh-scopes"}
 
 
 async def test_the_front_doors_own_limit_of_headers_is_stated(door: FrontDoor) -> None:

@@ -22,12 +22,13 @@ from controller.xds.builders import ManagementSettings, TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-from tests.mesh.front_door import JWKS, Connection, FrontDoor, free_port, front_door, token
+from tests.mesh.front_door import JWKS, Connection, FrontDoor, front_door, token
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVICE = "/llamesh.v1.GatewayService"
-BEHIND_PROXY = free_port()
+(BEHIND_PROXY,) = free_ports(1)
 """Of a listener that has one proxy before it."""
 BEARER = {"authorization": f"Bearer {token()}"}
 
