@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import idle, inference, management
+from benchmarks import engines, idle, inference, management
 from tests.mesh.running import running_mesh
 
 
@@ -22,7 +22,10 @@ async def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="requests of each target in a round")
     parser.add_argument("--idle-seconds", type=float, default=20, help="how long the idle mesh is watched")
     parser.add_argument("--seed", type=int, default=1, help="order of the targets")
-    parser.add_argument("--only", choices=["inference", "management", "idle"], help="leave the rest out")
+    parser.add_argument(
+        "--models", type=Path, help="where SmolLM2 is or shall stay; it is fetched for each run otherwise"
+    )
+    parser.add_argument("--only", choices=["inference", "engines", "management", "idle"], help="leave the rest out")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     count = {"rounds": asked.rounds, "requests": asked.requests, "chance": chance}
@@ -34,6 +37,11 @@ async def main() -> None:
     try:
         if asked.only in (None, "inference"):
             for table in await inference.measure(folder, **count):
+                print(table.markdown(), flush=True)
+        if asked.only in (None, "engines"):
+            for table in await engines.measure(
+                folder, cache=asked.models or folder, rounds=asked.rounds, chance=chance
+            ):
                 print(table.markdown(), flush=True)
         if asked.only in (None, "management", "idle"):
             with running_mesh(LLAMESH_LOG_LEVEL="warning") as mesh:

@@ -3,7 +3,7 @@
 All reach the same stub, with one worker. The plain ones are three: with one request a connection, which is the sound setting before
 llama.cpp (it closes after a stream without saying so) and what the mesh does; with pooled connections, as anyone starts, which fails
 after streams; and pooled over TCP. The mesh's Envoy gets its configuration from the controller's own control plane (in this process)
-and asks the real contract service (a process of its own) where a token says so.
+and asks the real contract service (a process of its own) about the token whose contract limits something.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import yaml
 from benchmarks import processes
 from controller.xds import templates
 from controller.xds.builders import InferenceSettings, ServerEndpoints, ServiceSettings, TokenSettings
-from controller.xds.server import ControlPlane
+from controller.xds.server import ASKED_KINDS, ControlPlane
 from llamesh.envoy_binary import find_envoy
 from llamesh.kit.identity import CLAIMS_HEADER
-from llamesh.v1 import contract_pb2, contract_pb2_grpc
+from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
 from tests.ports import free_ports
+from tests.standings import FakeStandings, uid_of
 
 SECRET = "benchmark-benchmark-benchmark-benchmark"
 MODEL = "m1"
@@ -69,13 +70,18 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
     contract = processes.start([sys.executable, "-m", "services.contract"], folder / "contract.log", environment)
     started.append(contract)
     contract_socket = home / "run" / "contract.sock"
-    server = grpc.aio.server()
+    server, gateway = grpc.aio.server(), grpc.aio.server()
+    gateway_pb2_grpc.add_StandingServiceServicer_to_server(FakeStandings(), gateway)
+    gateway.add_insecure_port(f"unix:{home / 'run' / 'gateway.sock'}")
     try:
         processes.wait_for(
             lambda: stub.exists() and contract_socket.exists(), 30, f"the stub and {folder}/contract.log"
         )
+        await gateway.start()
         contract_id = await _contract(contract_socket)
         control = ControlPlane()
+        for kind in ASKED_KINDS:
+            control.set_asked(kind, [contract_id] if kind == "contracts" else [])
         control.add_to(server)
         server.add_insecure_port(f"unix:{folder / 'controller.sock'}")
         await server.start()
@@ -95,15 +101,16 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
             raise RuntimeError(f"Envoy did not take the configuration: {folder}/mesh.log")
         for port in (mesh_port, *plain_ports):
             await _listening(port)
-        yield Front(plain, Proxy(mesh_port, mesh.pid), contract.pid, _token(""), _token(contract_id, ask=True))
+        yield Front(plain, Proxy(mesh_port, mesh.pid), contract.pid, _token(""), _token(contract_id))
     finally:
         await server.stop(None)
+        await gateway.stop(None)
         processes.end(*started)
 
 
 async def _contract(socket: Path) -> str:
     """A contract whose limit is never reached, so that Admission is asked and says yes."""
-    claims = base64.urlsafe_b64encode(json.dumps({"sub": "bench", "scopes": ["admin"]}).encode()).decode().rstrip("=")
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "root", "scopes": ["admin"]}).encode()).decode().rstrip("=")
     async with grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "llamesh")]) as channel:
         answer = await contract_pb2_grpc.ContractServiceStub(channel).CreateContract(
             contract_pb2.CreateContractRequest(display_name="benchmark", max_concurrent_requests=100000),
@@ -114,10 +121,11 @@ async def _contract(socket: Path) -> str:
     return answer.contract_id
 
 
-def _token(contract_id: str, *, ask: bool = False) -> str:
+def _token(contract_id: str) -> str:
     now = int(time.time())
-    claims = {"iss": "llamesh", "aud": "llamesh", "sub": "bench", "iat": now, "exp": now + 3600, "jti": f"b{ask}"}
-    more = {"scopes": ["infer:*"], "contract": contract_id, "ask": ask}
+    claims = {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "iat": now, "exp": now + 3600}
+    more = {"jti": f"key_{contract_id}", "scopes": ["infer:*"], "contract": contract_id, "standing": 1}
+    more["uid"] = uid_of("ada")
     return jwt.encode({**claims, **more}, SECRET, "HS256", headers={"kid": "k1"})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import Any
 
 import uvloop
 
@@ -21,10 +22,16 @@ PLAIN = json.dumps(
         "model": "m1",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
-    }
+    },
+    separators=(",", ":"),
 ).encode()
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: %d\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _written(value: dict[str, Any]) -> str:
+    """JSON without blanks, as llama.cpp writes it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def frame(text: str) -> bytes:
@@ -43,10 +50,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             if b'"stream": true' in body or b'"stream":true' in body:
                 writer.write(STREAM)
                 for number in range(FRAMES):
-                    writer.write(frame(json.dumps({"choices": [{"index": 0, "delta": {"content": f"w{number}"}}]})))
+                    writer.write(frame(_written({"choices": [{"index": 0, "delta": {"content": f"w{number}"}}]})))
                     await asyncio.sleep(PERIOD)
-                usage = {"prompt_tokens": 5, "completion_tokens": FRAMES, "total_tokens": FRAMES + 5}
-                writer.write(frame(json.dumps({"choices": [], "usage": usage})) + frame("[DONE]") + b"0\r\n\r\n")
+                timings = {"prompt_n": 5, "cache_n": 0, "predicted_n": FRAMES}
+                writer.write(frame(_written({"choices": [], "timings": timings})) + frame("[DONE]") + b"0\r\n\r\n")
                 await writer.drain()
                 return
             writer.write(HEAD % len(PLAIN) + PLAIN)

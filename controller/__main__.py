@@ -7,14 +7,18 @@ may have from before.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
 
 from controller import front
 from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
 from controller.demand import Demand
+from controller.limited import LimitedContracts
 from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes.process import ProcessRuntime
@@ -26,18 +30,20 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.following import Following
 from llamesh.kit.leases import LEASE_SECONDS, Lease, LeaseHeldError
 from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.revocations import Revocations
 from llamesh.kit.serving import Member, StartRefused, run
+from llamesh.kit.standings import Standings
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 from llamesh.waiting import Wait
 
 _ONE_MESH = "end it there with `llamesh down`, or set DATABASE_URL to a database of its own"
-_REVOCATIONS_SECONDS = 5.0
-"""How long the list of revoked keys is waited for."""
+_LISTS_SECONDS = 5.0
+"""How long the lists of what Admission must be asked about are waited for."""
 
 
 async def main(member: Member) -> None:
@@ -99,12 +105,19 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         keys = SigningKeys(gateway, take_keys)
         keys.start()
         stack.push_async_callback(keys.close)
-        revocations = Revocations(contract, control.set_revoked)
-        revocations.start()
-        stack.push_async_callback(revocations.close)
-        # Envoy has the list of our predecessor until we serve: it is not replaced by an empty one.
-        if not await revocations.first(_REVOCATIONS_SECONDS):
-            log.warning("the contract service does not say which keys are revoked: they count until it does")
+        asked: list[Following[Any]] = [
+            Revocations(contract, partial(control.set_asked, "keys")),
+            Standings(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
+            LimitedContracts(contract, partial(control.set_asked, "contracts")),
+        ]
+        for following in asked:
+            following.start()
+            stack.push_async_callback(following.close)
+        # Envoy has what our predecessor told it until we serve: it is not replaced by less than is known a moment later.
+        if not all(await asyncio.gather(*(following.first(_LISTS_SECONDS) for following in asked))):
+            log.warning(
+                "gateway or contract service do not say which tokens have changed: Admission is asked about all until they do"
+            )
 
         control.add_to(member.server)
         pages = open_pages(settings)

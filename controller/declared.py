@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from controller.models import needed_models
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.pages import BY_TIME, Asked, Listing
@@ -202,7 +203,7 @@ class DeclaredServers:
     async def page(self, asked: Asked, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
         """One page, by create time and id, and the token of the next."""
         page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
-        found = [each for each in await self.all() if model_uuid in ("", each.spec.model_uuid)]
+        found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]
         return page.cut([each for each in found if page.after is None or _place(each) > page.after], _place)
 
     async def change(

@@ -17,8 +17,10 @@ import grpc
 
 from llamesh.kit.channels import asking
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from llamesh.v1.server_pb2 import ServerSpec
 
 LOCATE_SECONDS = 3600.0
 """A large model that lies in a distant store takes its time."""
@@ -135,6 +137,11 @@ class Models:
             message = f"the file {found.path} is not there"
             return ModelFact(Place.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
         return ModelFact(Place.AVAILABLE, "", found.path, context, self._clock(), version)
+
+
+def needed_models(spec: ServerSpec) -> tuple[str, ...]:
+    """The models without which a server cannot run: the one that it serves first, then those that its parameters name."""
+    return spec.model_uuid, *models(spec.parameters).values()
 
 
 def _version(path: str) -> tuple[int, int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 
 from google.protobuf import json_format
 
@@ -13,6 +14,7 @@ from controller.runtimes import Order
 from controller.waking import DEFAULT_BUDGET
 from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
+from llamesh.parameters import models
 from llamesh.v1.server_pb2 import ServerSpec
 
 _SPARE_THREADS = 4
@@ -42,8 +44,11 @@ def spec_hash(spec: ServerSpec, settings: Settings) -> str:
     return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def order(server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model: ModelFact) -> Order:
-    """The order for one engine; the model's file is known."""
+def order(
+    server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, fact: Callable[[str], ModelFact]
+) -> Order:
+    """The order for one engine; `fact` knows the file of each model that it needs."""
+    model = fact(spec.model_uuid)
     essence = _essence(spec, settings)
     return Order(
         server_uuid=server_uuid,
@@ -54,6 +59,7 @@ def order(server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, 
         http_threads=_CLUSTERS * connections(spec, settings) + _SPARE_THREADS,
         model_context=model.context_length,
         parameters=json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+        files={name: fact(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
     )
 
 

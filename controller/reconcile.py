@@ -22,7 +22,7 @@ from controller.capacity import RecentMemory
 from controller.declared import Declared, DeclaredServers, Rest, not_found
 from controller.demand import Demand
 from controller.footprint import Claim, Footprint, of_one_engine
-from controller.models import RETRY_SECONDS, ModelFact, Models, Place
+from controller.models import RETRY_SECONDS, ModelFact, Models, Place, needed_models
 from controller.plan import (
     Action,
     Decision,
@@ -132,7 +132,7 @@ class Reconciler:
     def model_changed(self, model_uuid: str) -> None:
         """Something about a model may have changed: look at its servers soon."""
         for server in self._board.all():
-            if server.model_uuid == model_uuid:
+            if model_uuid in needed_models(server.spec):
                 self._queue.add(server.server_uuid)
 
     def touch(self, server_uuid: str) -> None:
@@ -251,8 +251,7 @@ class Reconciler:
     async def _act(self, action: Action, declared: Declared, memory: Remembered) -> None:
         match action:
             case Start(replica):
-                model = self._model(declared)
-                order = orders.order(declared.server_uuid, replica, declared.spec, self._settings, model)
+                order = orders.order(declared.server_uuid, replica, declared.spec, self._settings, self._fact)
                 await self._runtime.start(order)
             case Drain(instance):
                 memory.draining[instance] = self._clock()
@@ -263,7 +262,9 @@ class Reconciler:
                 self._runtime.stop(instance, grace)
             case Locate():
                 assert self._models is not None, "looks begin after open()"
-                self._models.locate(declared.spec.model_uuid)
+                for model_uuid in needed_models(declared.spec):
+                    if self._fact(model_uuid).place is not Place.AVAILABLE:
+                        self._models.locate(model_uuid)
             case FallAsleep():
                 log.info("falls asleep", server=declared.server_uuid)
                 self._store.decide_rest(declared.server_uuid, Rest.IDLE, only_from=Rest.AWAKE)
@@ -360,7 +361,12 @@ class Reconciler:
             self._board.remove(stopped(last, datetime.now(UTC)))
 
     def _model(self, declared: Declared) -> ModelFact:
-        return self._models.fact(declared.spec.model_uuid) if self._models else ModelFact(Place.UNKNOWN)
+        """What is known of its model; of another one that it needs where that one is not there."""
+        served, *others = (self._fact(model_uuid) for model_uuid in needed_models(declared.spec))
+        return next((fact for fact in (served, *others) if fact.place is not Place.AVAILABLE), served)
+
+    def _fact(self, model_uuid: str) -> ModelFact:
+        return self._models.fact(model_uuid) if self._models else ModelFact(Place.UNKNOWN)
 
     async def _resync_once(self) -> None:
         """Read what is declared anew and look at every server: while the database is away, at those that are known."""

@@ -30,6 +30,11 @@ from engine.state import Phase, StateFile
 from llamesh.cores import cores
 from llamesh.shutdown import LIFELINE, ignore_sigterm, is_supervised, stop_signals
 
+_UNUSED_DRAFT = (
+    "--model-draft: llama.cpp does not use this draft model, because its vocabulary is not that of the model; "
+    "choose one of the same family"
+)
+
 
 class Stopping:
     """The wish to stop: first in peace, then at once."""
@@ -100,6 +105,10 @@ async def _live(
     ready = asyncio.create_task(until_ready(endpoint))
     asked = asyncio.create_task(stopping.asked.wait())
     await _first(ended, ready, asked)
+    if ready.done() and spec.files and not await endpoint.speculates():
+        child.kill()
+        await ended
+        return _fail(state, EngineError(Reason.BAD_SPEC, _UNUSED_DRAFT), child.log)
     if ready.done() and not ended.done():
         state.publish(Phase.READY)
         on_ready()

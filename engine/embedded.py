@@ -202,7 +202,7 @@ def main(spec_file: Path) -> int:
     most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))
     keep = giving_way(most) if giving_way and most > 1 else None
     # It ends with its standard input; until then it looks who else needs the cores.
-    while not select.select([sys.stdin], [], [], keep.look() if keep else None)[0]:
+    while not select.select([0], [], [], keep.look() if keep else None)[0] or os.read(0, 4096):
         pass
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
     os._exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import json
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,14 @@ class Endpoint:
         except (OSError, ValueError):
             requests = 0
         return is_busy(requests, connections())
+
+    async def speculates(self) -> bool:
+        """Whether the draft model is put to use; a server that does not say counts as one that does."""
+        try:
+            _, body = await self._get("/slots")
+            return all(slot["speculative"] for slot in json.loads(body))
+        except (TimeoutError, OSError, ValueError, KeyError, TypeError):
+            return True
 
     def claim(self) -> None:
         """Make a Unix socket's path free, removing what a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""

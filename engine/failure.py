@@ -36,7 +36,15 @@ class EngineError(Exception):
 REPORT_PREFIX = "engine: "
 """Starts the line in which the embedded engine says why it gives up; the supervising process looks for it."""
 
-# What llama.cpp writes, most telling first: an allocation that failed also makes it say "failed to load model".
+_CAUSE = "error loading model: "
+"""Stands before why a model does not load."""
+_TEMPLATE_CAUSES = ("common_chat_templates_init: error: ", "chat template parsing error: ")
+"""Stand before why a chat template cannot be used, most telling first; the second is there always."""
+_TEMPLATE_REMEDY = "Use one of llama.cpp's own instead, for instance --chat-template chatml"
+"""Not --no-jinja, which llama.cpp names too: the template is read all the same."""
+
+# What llama.cpp writes, most telling first: an allocation that failed also makes it say "failed to load model". Of the marks of one
+# reason too the first that is found counts, wherever it stands: after the cause llama.cpp says several times that it has failed.
 _LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
     (
         Reason.OUT_OF_MEMORY,
@@ -46,6 +54,7 @@ _LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
     (
         Reason.BAD_MODEL,
         (
+            _CAUSE,
             "invalid magic",
             "unknown model architecture",
             "not within the file bounds",
@@ -79,15 +88,29 @@ def explain(exit_code: int, log: Sequence[str]) -> EngineError:
             Reason.OUT_OF_MEMORY,
             "llama.cpp was killed by the system, most likely for memory: use a smaller context, fewer slots or a smaller model",
         )
+    if problem := _template_problem(log):
+        return EngineError(
+            Reason.BAD_MODEL, f"llama.cpp cannot use the chat template of the model: {problem}. {_TEMPLATE_REMEDY}"
+        )
     for reason, marks in _LOG_MARKS:
-        line = next((line for line in log if any(mark in line.lower() for mark in marks)), None)
+        line = next((line for mark in marks for line in log if mark in line.lower()), None)
         if line is not None:
-            return EngineError(reason, f"llama.cpp: {_text_of(line)}")
+            return EngineError(reason, f"llama.cpp: {_text_of(line).rpartition(_CAUSE)[2]}")
     if exit_code < 0:
         words = _SIGNAL_WORDS.get(-exit_code, "was ended")
         return EngineError(Reason.CRASHED, f"llama.cpp {words} ({signal_name(-exit_code)})")
     last = _text_of(log[-1]) if log else "it wrote nothing"
     return EngineError(Reason.CRASHED, f"llama.cpp exited with code {exit_code}: {last}")
+
+
+def _template_problem(log: Sequence[str]) -> str | None:
+    """Why llama.cpp cannot use a chat template, or None if it can."""
+    if not any(_TEMPLATE_CAUSES[-1] in line for line in log):
+        return None
+    # What running it has shown stands below the line that says that it failed, after the place.
+    shown = [line.removeprefix("Error: ") for line in log if line.startswith("Error: ")]
+    causes = [line.partition(mark)[2] for mark in _TEMPLATE_CAUSES for line in log if mark in line]
+    return " ".join((shown + causes)[0].split()).rstrip(".:")
 
 
 def _last_report(log: Sequence[str]) -> str | None:

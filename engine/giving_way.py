@@ -20,8 +20,8 @@ from llamesh.cores import Cores
 
 REST_SECONDS = 0.1
 """Between two looks at an engine that does not compute."""
-NEVER_SECONDS = 3600.0
-"""Before the next try, if the machine does not let us give way."""
+RETRY_SECONDS = 10.0
+"""Before the next look, if the system did not let us count or arrange."""
 _COMPUTES = 0.1
 """Share of the time that a thread runs which counts as one that computes."""
 _LOOKS = 20
@@ -189,22 +189,32 @@ class Yielding:
 
     def look(self) -> float:
         """Look once, and arrange the threads anew if need be. Returns the seconds until the next look."""
-        arrangement, before = self._arrangement, self._arrangement.packed
-        if before is None and not self._machine.computes():
+        try:
+            if self._arrangement.packed is None and not self._machine.computes():
+                self._machine.forget()
+                return REST_SECONDS
+            seen = self._machine.seen()
+            if seen is None or self._arrange(seen):
+                return SPREAD_SECONDS if self._arrangement.packed is None else PACKED_SECONDS
+        except OSError:
             self._machine.forget()
-            return REST_SECONDS
-        seen = self._machine.seen()
-        if seen is not None:
-            arrangement.look(seen)
-        if arrangement.packed != before:
-            if arrangement.packed is None:
-                self._crowd.disperse()
-            elif not self._crowd.gather():
-                arrangement.packed = None
-                return NEVER_SECONDS
-            self._machine.place(arrangement.packed)
-            self._machine.forget()
-        return SPREAD_SECONDS if arrangement.packed is None else PACKED_SECONDS
+        return RETRY_SECONDS
+
+    def _arrange(self, seen: Seen) -> bool:
+        """Do what is decided about what was seen. False if it cannot be done, and then the threads are as before."""
+        before = self._arrangement.packed
+        self._arrangement.look(seen)
+        now = self._arrangement.packed
+        if now == before:
+            return True
+        if now is None:
+            self._crowd.disperse()
+        elif not self._crowd.gather():
+            self._arrangement.packed = None
+            return False
+        self._machine.place(now)
+        self._machine.forget()
+        return True
 
 
 def yielding(cores: Cores, environment: Mapping[str, str]) -> Callable[[int], Yielding] | None:

@@ -6,6 +6,7 @@ except what is named here, because every one of its options can also be set by a
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -119,6 +120,8 @@ def computing(environment: Mapping[str, str], program: Program | None) -> dict[s
 def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:
     """Our environment as llama.cpp may see it: none of its own variables, none of our secrets, and the key it shall ask for."""
     kept = {name: value for name, value in environment.items() if _PASSED.fullmatch(name)}
+    # Where llama-server would look for a configuration file of the user, whose options nobody has checked.
+    kept["XDG_CONFIG_HOME"] = os.devnull
     if api_key:
         kept["LLAMA_API_KEY"] = api_key
     return kept

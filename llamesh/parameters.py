@@ -18,7 +18,7 @@ from pathlib import Path
 from google.protobuf.descriptor import FieldDescriptor
 
 from llamesh.v1 import options_pb2
-from llamesh.v1.server_pb2 import RuntimeParameters, SpeculativeType
+from llamesh.v1.server_pb2 import RopeScaling, RuntimeParameters, SpeculativeType
 
 Value = bool | int | float | str
 """A value as llama.cpp's command line has it; an enum's is a word."""
@@ -185,9 +185,32 @@ def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimePara
 
 
 def slot_context(message: RuntimeParameters, model_context: int) -> int:
-    """Tokens that one request may use, its answer included. `model_context` is as for `with_defaults`."""
+    """Tokens that one request may use, its answer included. `model_context` is as for `with_defaults`.
+
+    llama.cpp gives a slot its share of the context, but no more than what the model was trained for.
+    """
+    share = slot_share(message, model_context)
+    return min(share, trained_context(message, model_context) or share)
+
+
+def slot_share(message: RuntimeParameters, model_context: int) -> int:
+    """Tokens of context that are set aside for one request."""
     filled = with_defaults(message, model_context)
     return filled.ctx_size if filled.kv_unified else filled.ctx_size // filled.parallel
+
+
+def trained_context(message: RuntimeParameters, model_context: int) -> int:
+    """Most tokens that llama.cpp lets a slot have of a model trained for `model_context`; 0 where that is not known.
+
+    Only YaRN lifts it. Where the scaling is not named the model's file decides, so that the larger number holds.
+    """
+    scale = message.rope_scale or (1 / message.rope_freq_scale if message.rope_freq_scale else 1.0)
+    stretched = int((message.yarn_orig_ctx or model_context) * scale)
+    if message.rope_scaling == RopeScaling.ROPE_SCALING_YARN:
+        return stretched if scale != 1.0 else model_context
+    if message.rope_scaling == RopeScaling.ROPE_SCALING_UNSPECIFIED and model_context:
+        return max(stretched, model_context)
+    return model_context
 
 
 def _read(field: FieldDescriptor) -> Parameter:

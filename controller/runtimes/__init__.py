@@ -86,6 +86,8 @@ class Order:
     """Tokens the model was trained for; 0: not known."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """ProtoJSON of RuntimeParameters."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The file of each model that a parameter names, by the parameter's name."""
 
 
 @dataclass(frozen=True, slots=True)

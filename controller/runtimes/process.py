@@ -215,6 +215,7 @@ class ProcessRuntime:
             "http_threads": order.http_threads,
             "model_context": order.model_context,
             "parameters": dict(order.parameters),
+            "files": dict(order.files),
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),
             "hand_over": str(self._records.hand_over(instance)),

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from controller.xds import header_names, replies, templates
+from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
@@ -233,8 +234,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
         "api_key_tokens": _jwt_provider(settings.tokens, _API_KEY, _TO_METADATA),
         "route_lua": route_lua(settings.limits),
-        "usage_rules": _usage_rules(),
-        "stream_usage_rules": [{"rule": rule} for rule in _usage_rules()],
+        "answers_lua": templates.lua("answers"),
         "cors": _cors_filter() if settings.allowed_origins else [],
     }
     return templates.render("listeners/inference.yaml", LISTENER, values)
@@ -242,7 +242,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 def route_lua(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request, with limits that differ from the table's."""
-    return limits_lua(changed) + templates.lua("route")
+    return limits_lua(changed) + templates.lua_modules("asked") + templates.lua("route")
 
 
 def limits_lua(changed: Mapping[str, int]) -> str:
@@ -282,18 +282,18 @@ def held_listener(settings: InferenceSettings) -> Any:
 def inference_routes(
     settings: InferenceSettings,
     clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    revoked: Iterable[str] = (),
+    asked: Told = NOTHING,
     idle: int = SILENCE_SECONDS,
     context: int = 0,
 ) -> Any:
-    """The inference routes. `clusters` has the facts about those that are not as usual, `revoked` the ids of tokens that
-    no longer count; `idle`: how long any request may be without a byte in either direction; `context`: the largest number
-    of tokens that a server takes as a prompt, 0 if not known."""
+    """The inference routes. `clusters` has the facts about those that are not as usual, `asked` what Admission is asked about; `idle`: how
+    long any request may be without a byte in either direction; `context`: the largest number of tokens that a server takes as a prompt, 0
+    if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
     known |= {f"host {host}": True for host in settings.allowed_hosts}
     if settings.allow_anonymous:
         known["anonymous"] = True
-    known |= {f"revoked {token}": True for token in revoked}
+    known |= asked.route
     if context:
         known["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
     values = {
@@ -302,6 +302,7 @@ def inference_routes(
         "silence": f"{SILENCE_SECONDS}s",
         "inference_metadata": {"kind": "inference"} | known | {name: dict(facts) for name, facts in clusters.items()},
         "models_metadata": {"kind": "models"} | known,
+        "digest": dict(asked.host),
         "per_filter": _cors_policy(settings.allowed_origins),
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
@@ -437,20 +438,6 @@ def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[s
         "jwt_cache_config": {"jwt_cache_size": 1000},
         **forward,
     }
-
-
-# OpenAI's chat and completions name the counts one way, its responses API and Anthropic's messages another.
-_COUNTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
-
-
-def _usage_rules() -> list[dict[str, Any]]:
-    return [
-        {
-            "selectors": [{"key": "usage"}, {"key": count}],
-            "on_present": {"metadata_namespace": "llamesh.usage", "key": count, "type": "NUMBER"},
-        }
-        for count in _COUNTS
-    ]
 
 
 def _cors_filter() -> list[dict[str, Any]]:

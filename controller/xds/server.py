@@ -9,7 +9,7 @@ snapshot would take down what works.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,13 @@ import grpc
 
 from controller.xds import builders
 from controller.xds.builders import InferenceSettings, ManagementSettings, ServerEndpoints, ServiceSettings
+from controller.xds.digest import EVERYTHING, Digest, Told
 from controller.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from controller.xds.stream import DeltaStream, Refusal
 from llamesh.kit import envoy_api
+
+ASKED_KINDS = frozenset({"keys", "standings", "contracts"})
+"""Revoked keys, standings of users that have ended, and contracts that limit something."""
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -56,7 +60,9 @@ class ControlPlane:
         """How many servers have which context."""
         self._routed: tuple[dict[str, dict[str, Any]], int, int] = ({}, 0, 0)
         """Facts, limit and context that the routes were last made with."""
-        self._revoked: frozenset[str] = frozenset()
+        self._asked: dict[str, Collection[str]] = {}
+        """Ids that Admission is asked about, by what they are of; None of them may be known yet."""
+        self._digest = Digest()
         self._inference: InferenceSettings | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -117,12 +123,21 @@ class ControlPlane:
             self._leave(name, server_uuid)
         self._set_facts(server.clusters)
 
-    def set_revoked(self, token_ids: Iterable[str]) -> None:
-        """Sets the ids (`jti`) of tokens that no longer count though they have not expired."""
-        revoked = frozenset(token_ids)
-        if revoked != self._revoked:
-            self._revoked = revoked
-            self._set_inference_routes()
+    def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> None:
+        """Sets the ids of one kind (of ASKED_KINDS) that Admission is asked about. `added`: only these are new, all others were there.
+
+        Until all kinds are known, Admission is asked about every token.
+        """
+        known = len(self._asked)
+        if added is None and kind in self._asked and set(ids) == set(self._asked[kind]):
+            return
+        # A copy, unless the owner says what is new in it.
+        self._asked[kind] = ids if added is not None else list(ids)
+        if added is None or known != len(self._asked):
+            self._digest.set(each for kind in self._asked.values() for each in kind)
+        else:
+            self._digest.add(added)
+        self._set_inference_routes()
 
     def publish(self) -> None:
         """Opens the gate: everything that must be known at the start has been set. Later changes go out by
@@ -219,11 +234,12 @@ class ControlPlane:
         else:
             facts = {name: self._facts[name] for name in sorted(self._facts)}
             idle, context = self._largest()
-            routes = {
-                "inference": builders.inference_routes(self._inference, facts, sorted(self._revoked), idle, context)
-            }
+            routes = {"inference": builders.inference_routes(self._inference, facts, self._told(), idle, context)}
             self._routed = facts, idle, context
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
+
+    def _told(self) -> Told:
+        return self._digest.told() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
 
     def _replace(self, type_url: str, present: dict[str, Any], gone: Iterable[str]) -> None:
         changed = [name for name, content in present.items() if self._snapshot.put(name, content)]

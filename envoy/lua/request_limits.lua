@@ -431,7 +431,12 @@ local function check_products(context)
   if generations > limits.generations then
     return exceeded_by("n", "generations", generations)
   end
-  local alternatives = (largest.probabilities or 0) * generations
+  -- With logprobs: true as many are listed as top_logprobs says, or what it stands for without it.
+  local listed = largest.listed and (largest.top or largest.listed) or 0
+  if listed > limits.probabilities then
+    return exceeded_by("logprobs", "probabilities", listed)
+  end
+  local alternatives = math.max(largest.probabilities or 0, listed) * generations
   local tokens = largest.tokens or math.huge
   alternatives = alternatives > 0 and alternatives * (tokens < math.huge and tokens or context) or 0
   if alternatives > limits["probabilities.total"] then
@@ -455,7 +460,8 @@ local function read(shape, context)
   check_products(context)
 end
 
--- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing needs of it: {model}.
+-- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing and accounting need of it:
+-- {model, prompts, answers}, where `answers` are those to all prompts.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
   local shape = bodies[match(path, "^/[%w-]+/v1/([%w/_]+)") or match(path, "^/v1/([%w/_]+)")]
@@ -472,7 +478,8 @@ function request_limits.read(path, body, most_prompt)
   local passed, why = pcall(read, shape, context)
   text = ""
   if passed then
-    return { model = model }
+    local asked = math.max(prompts, 1)
+    return { model = model, prompts = asked, answers = math.max(largest.choices or 1, 1) * asked }
   end
   if type(why) ~= "table" then
     error(why, 0)

@@ -1,11 +1,12 @@
--- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, and whether the body keeps the limits
--- (request_limits.lua).
+-- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must be asked about the
+-- token (asked.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
 -- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin or pattern>`, `host <name>`,
--- `ask <cluster>`, `revoked <token id>`, `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
+-- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
+local asked = require("asked")
 local request_limits = require("request_limits")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
@@ -104,6 +105,25 @@ local function told_scopes(claims)
   return table.concat(told, ",")
 end
 
+-- Whether something about the token may have changed since it was made, or is limited: its key, its user's standing, its contracts. A token without a user's id is
+-- of an earlier release. Envoy decides alone about all others.
+local function must_ask(request, settings, claims)
+  if settings:get("ask tokens") or not claims.uid or not claims.standing then
+    return true
+  end
+  local version = settings:get("asked")
+  if not version then
+    return false
+  end
+  local digest = asked.digest(version, function() return request:virtualHost():metadata() end)
+  for _, id in ipairs({ claims.jti or "", ("%s:%d"):format(claims.uid, claims.standing), claims.contract or "", claims.user_contract or "" }) do
+    if id ~= "" and asked.about(digest, id) then
+      return true
+    end
+  end
+  return false
+end
+
 -- One media type, with parameters or without. Two headers come as one with a comma.
 local function is_json(content_type)
   if content_type == "application/json" then return true end
@@ -152,13 +172,10 @@ function envoy_on_request(request)
   end
   local verified = request:streamInfo():dynamicMetadata():get(CLAIMS)
   local claims = verified and verified.claims
-  if claims then
-    if claims.jti and settings:get("revoked " .. claims.jti) then
-      return refuse(request, "401", "authentication_error", "invalid_api_key", "The key was revoked.")
-    end
-  elseif not may_be_anonymous(request, settings, headers) then
+  if not claims and not may_be_anonymous(request, settings, headers) then
     return
   end
+  local ask = claims and must_ask(request, settings, claims)
   if kind == "models" then
     local server = headers:get(":path"):match("^/([%w-]+)/v1/models")
     if claims and server and not in_scope(claims, "infer:" .. server) then
@@ -167,6 +184,9 @@ function envoy_on_request(request)
     headers:replace("x-llamesh-scopes", told_scopes(claims))
   end
   if kind ~= "inference" then
+    if ask then
+      request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
+    end
     if #path:gsub("%?.*", "") > MAX_PATH then
       return refuse(request, "404", "invalid_request_error", "model_not_found", "No model has a name as long as the one in this path.", "model")
     end
@@ -197,8 +217,16 @@ function envoy_on_request(request)
     return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
   end
   local facts = request:metadata():get(cluster) -- only if the cluster is not as usual
-  if (claims and claims.ask) or (facts and facts.ask) then
+  if ask or (facts and facts.ask) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
+  end
+  if claims then -- What is used without a token is nobody's.
+    request:streamInfo():dynamicMetadata():set("llamesh", "counted", true)
+    -- Only these paths give several answers; answers.lua adds up what they used.
+    if said.answers > 1 and (path:find("^[^?]*/completions%f[?%z]") or path:find("^[^?]*/responses%f[?%z]")) then
+      request:streamInfo():dynamicMetadata():set("llamesh", "answers", said.answers)
+      request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)
+    end
   end
   headers = request:headers()
   shorten(headers, path, content_type)

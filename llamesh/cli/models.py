@@ -19,9 +19,11 @@ MODEL = (
     Column("NAME", lambda model: model.name),
     Column("SIZE", lambda model: size(model.size_bytes)),
     Column("QUANT", lambda model: model.gguf.quantisation),
+    Column("STATE", lambda model: "damaged" if model.problem else "ready"),
     Column("CONTEXT", lambda model: model.gguf.context_length or ""),
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
+    Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),
 )

@@ -26,6 +26,7 @@ USER = (
     Column("USER", lambda user: user.username),
     Column("ROLE", _role),
     Column("CONTRACT", lambda user: user.contract_id),
+    Column("DISABLED", lambda user: "yes" if user.disabled else ""),
     Column("SINCE", lambda user: when(user.create_time), wide=True),
 )
 
@@ -83,6 +84,20 @@ def update(
 
 
 @app.command
+def disable(username: str) -> None:
+    """Let none of a user's tokens and keys count, until it is enabled again."""
+    with connected() as mesh:
+        note(f"disabled {mesh.users.update(username, disabled=True).username}")
+
+
+@app.command
+def enable(username: str) -> None:
+    """Let a user's tokens and keys count again."""
+    with connected() as mesh:
+        note(f"enabled {mesh.users.update(username, disabled=False).username}")
+
+
+@app.command
 def password(username: str, *, old: bool = True, password_stdin: PasswordInput = False) -> None:
     """Set a password: your own with the old one, or, as an administrator, anyone's with --no-old."""
     before = _password("password until now: ", stdin=password_stdin) if old else ""
@@ -94,7 +109,7 @@ def password(username: str, *, old: bool = True, password_stdin: PasswordInput =
 
 @app.command
 def rm(username: str) -> None:
-    """Remove a user. Tokens that are out stay good until they expire."""
+    """Remove a user. Its tokens and keys end within a second; a later user of the same name inherits none of them."""
     with connected() as mesh:
         note(f"removed {mesh.users.delete(username).username}")
 

@@ -238,9 +238,11 @@ class AsyncServers(AsyncPart):
         request = gateway_pb2.UpdateServerRequest(server_uuid=_server(server), changes=changes, etag=etag)
         return await self._call(f"{GATEWAY}/UpdateServer", request, server_pb2.Server, timeout)
 
-    async def scale(self, server: Server, replicas: int, *, timeout: float | None = None) -> server_pb2.Server:
-        """Change the number of replicas."""
-        request = gateway_pb2.ScaleServerRequest(server_uuid=_server(server), replicas=replicas)
+    async def scale(
+        self, server: Server, replicas: int, *, etag: str = "", timeout: float | None = None
+    ) -> server_pb2.Server:
+        """Change the number of replicas. With an `etag`, only if nobody else has changed the server since."""
+        request = gateway_pb2.ScaleServerRequest(server_uuid=_server(server), replicas=replicas, etag=etag)
         return await self._call(f"{GATEWAY}/ScaleServer", request, server_pb2.Server, timeout)
 
     async def sleep(self, server: Server, *, timeout: float | None = None) -> server_pb2.Server:
@@ -253,9 +255,9 @@ class AsyncServers(AsyncPart):
         request = gateway_pb2.WakeServerRequest(server_uuid=_server(server))
         return await self._call(f"{GATEWAY}/WakeServer", request, server_pb2.Server, timeout)
 
-    async def stop(self, server: Server, *, timeout: float | None = None) -> server_pb2.Server:
-        """Stop a server and forget it."""
-        request = gateway_pb2.StopRequest(server_uuid=_server(server))
+    async def stop(self, server: Server, *, etag: str = "", timeout: float | None = None) -> server_pb2.Server:
+        """Stop a server and forget it. With an `etag`, only if nobody else has changed it since."""
+        request = gateway_pb2.StopRequest(server_uuid=_server(server), etag=etag)
         return await self._call(f"{GATEWAY}/Stop", request, server_pb2.Server, timeout)
 
     async def wait_ready(
@@ -349,20 +351,22 @@ class AsyncUsers(AsyncPart):
         old_password: str = "",
         role: str | None = None,
         contract: str | None = None,
+        disabled: bool | None = None,
         timeout: float | None = None,
     ) -> gateway_pb2.User:
-        """Change what is given. Users change their own password with the old one."""
+        """Change what is given. Users change their own password with the old one. `disabled`: no token of the user counts."""
         request = gateway_pb2.UpdateUserRequest(
             username=username,
             password=password,
             old_password=old_password,
             role=gateway_pb2.Role.Value(f"ROLE_{role}") if role else None,
             contract_id=contract,
+            disabled=disabled,
         )
         return await self._call(f"{GATEWAY}/UpdateUser", request, gateway_pb2.User, timeout)
 
     async def delete(self, username: str, *, timeout: float | None = None) -> gateway_pb2.User:
-        """Remove a user."""
+        """Remove a user. Its tokens and keys end."""
         request = gateway_pb2.DeleteUserRequest(username=username)
         return await self._call(f"{GATEWAY}/DeleteUser", request, gateway_pb2.User, timeout)
 

@@ -231,9 +231,11 @@ class Servers(Part):
         request = gateway_pb2.UpdateServerRequest(server_uuid=_server(server), changes=changes, etag=etag)
         return self._call(f"{GATEWAY}/UpdateServer", request, server_pb2.Server, timeout)
 
-    def scale(self, server: Server, replicas: int, *, timeout: float | None = None) -> server_pb2.Server:
-        """Change the number of replicas."""
-        request = gateway_pb2.ScaleServerRequest(server_uuid=_server(server), replicas=replicas)
+    def scale(
+        self, server: Server, replicas: int, *, etag: str = "", timeout: float | None = None
+    ) -> server_pb2.Server:
+        """Change the number of replicas. With an `etag`, only if nobody else has changed the server since."""
+        request = gateway_pb2.ScaleServerRequest(server_uuid=_server(server), replicas=replicas, etag=etag)
         return self._call(f"{GATEWAY}/ScaleServer", request, server_pb2.Server, timeout)
 
     def sleep(self, server: Server, *, timeout: float | None = None) -> server_pb2.Server:
@@ -246,9 +248,9 @@ class Servers(Part):
         request = gateway_pb2.WakeServerRequest(server_uuid=_server(server))
         return self._call(f"{GATEWAY}/WakeServer", request, server_pb2.Server, timeout)
 
-    def stop(self, server: Server, *, timeout: float | None = None) -> server_pb2.Server:
-        """Stop a server and forget it."""
-        request = gateway_pb2.StopRequest(server_uuid=_server(server))
+    def stop(self, server: Server, *, etag: str = "", timeout: float | None = None) -> server_pb2.Server:
+        """Stop a server and forget it. With an `etag`, only if nobody else has changed it since."""
+        request = gateway_pb2.StopRequest(server_uuid=_server(server), etag=etag)
         return self._call(f"{GATEWAY}/Stop", request, server_pb2.Server, timeout)
 
     def wait_ready(
@@ -340,20 +342,22 @@ class Users(Part):
         old_password: str = "",
         role: str | None = None,
         contract: str | None = None,
+        disabled: bool | None = None,
         timeout: float | None = None,
     ) -> gateway_pb2.User:
-        """Change what is given. Users change their own password with the old one."""
+        """Change what is given. Users change their own password with the old one. `disabled`: no token of the user counts."""
         request = gateway_pb2.UpdateUserRequest(
             username=username,
             password=password,
             old_password=old_password,
             role=gateway_pb2.Role.Value(f"ROLE_{role}") if role else None,
             contract_id=contract,
+            disabled=disabled,
         )
         return self._call(f"{GATEWAY}/UpdateUser", request, gateway_pb2.User, timeout)
 
     def delete(self, username: str, *, timeout: float | None = None) -> gateway_pb2.User:
-        """Remove a user."""
+        """Remove a user. Its tokens and keys end."""
         request = gateway_pb2.DeleteUserRequest(username=username)
         return self._call(f"{GATEWAY}/DeleteUser", request, gateway_pb2.User, timeout)
 

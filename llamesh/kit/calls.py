@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from llamesh.kit.errors import DETAILS_KEY, FieldViolation, MeshError, Reason
+from llamesh.kit.errors import FieldViolation, MeshError, Reason, refuse
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
+from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, restarting
 from llamesh.v1 import options_pb2
 
@@ -88,12 +89,12 @@ def authorise(
     claims: str | None,
     *,
     from_outside: bool = False,
-    revoked: Collection[str] = frozenset(),
+    rights: Rights | None = None,
 ) -> Identity | None:
-    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more.
+    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more than the caller may do now.
 
     `from_outside`: the call came through Envoy, which must never route an internal method; if it does, it ends here.
-    `revoked`: ids of tokens that no longer count.
+    `rights`: what callers may do now; None where no method is open to them.
     """
     if access is not None and access.internal and from_outside:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call is for members of the mesh only")
@@ -102,25 +103,23 @@ def authorise(
         return identity
     if identity is None:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call needs a token")
-    if identity.token_id in revoked:
-        raise _revoked()
-    if access.scope and not identity.has(access.scope):
-        raise MeshError(
-            Reason.ERROR_REASON_SCOPE_MISSING,
-            f"the token of {identity.subject} lacks the scope {access.scope!r}",
-            {"scope": access.scope},
+    present = rights.of(identity) if rights else identity
+    if access.scope and not present.has(access.scope):
+        lost = (
+            f"{identity.subject} has no longer"
+            if identity.has(access.scope)
+            else f"the token of {identity.subject} lacks"
         )
-    return identity
-
-
-def _revoked() -> MeshError:
-    return MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")
+        raise MeshError(
+            Reason.ERROR_REASON_SCOPE_MISSING, f"{lost} the scope {access.scope!r}", {"scope": access.scope}
+        )
+    return present
 
 
 class _Call:
     """One call while it is served."""
 
-    def __init__(self, method: Method, context: Context, revoked: Collection[str]) -> None:
+    def __init__(self, method: Method, context: Context, rights: Rights | None) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -129,16 +128,32 @@ class _Call:
         current_request_id.set(self.request_id)
         self.refusal: MeshError | None = None
         self.identity: Identity | None = None
+        self._claims = cast("str | None", metadata.get(CLAIMS_HEADER))
+        self._from_outside = FRONT_DOOR_HEADER in metadata
+        self._rights = rights
+        self._seen = 0
+
+    async def identify(self) -> None:
+        """Find out who calls, before anything else is done for the call."""
         try:
-            self.identity = authorise(
-                method.access,
-                cast("str | None", metadata.get(CLAIMS_HEADER)),
-                from_outside=FRONT_DOOR_HEADER in metadata,
-                revoked=revoked,
-            )
+            access = self.method.access
+            if self._rights and self._claims and access and not (access.anonymous or access.internal):
+                await self._rights.settle(read_claims(self._claims))
+            self._authorise()
         except MeshError as error:
             self.refusal = error
         current_identity.set(self.identity)
+
+    def still(self) -> None:
+        """Refuse to go on where the caller's rights have ended since the call began."""
+        if self._rights and self._rights.version != self._seen:
+            self._authorise()
+
+    def _authorise(self) -> None:
+        self._seen = self._rights.version if self._rights else 0
+        self.identity = authorise(
+            self.method.access, self._claims, from_outside=self._from_outside, rights=self._rights
+        )
 
     def check(self, request: Message | None) -> None:
         if self.refusal:
@@ -166,9 +181,8 @@ class _Call:
                 f"internal error; request id {self.request_id}",
                 {"requestId": self.request_id},
             )
-        status = mesh_error.status()
         self.line(mesh_error.code.name, error=str(mesh_error))
-        await self.context.abort(mesh_error.code, mesh_error.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await refuse(self.context, mesh_error)
 
     def line(self, code: str, **extra: object) -> None:
         """Write the canonical line."""
@@ -189,8 +203,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self.streams = Streams()
-        self.revoked: Collection[str] = frozenset()
-        """Ids of tokens that no longer count."""
+        self.rights: Rights | None = None
+        """What callers may do now; None in a process whose methods are all internal."""
         self.waits_for = ""
         """Component without which the process is not ready: calls that nobody answers yet are UNAVAILABLE, not unknown."""
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -205,26 +219,39 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         found = self._wrapped.get(method)
         if found is None:
             handler = await continuation(handler_call_details)
-            if handler is None and self.waits_for:
-                return _not_ready(self.waits_for)
-            if handler is None or not method.startswith("/llamesh."):
-                return self.streams.ending(handler) if handler and handler.stream_stream else handler
+            if handler is None:
+                return _refusing(_not_ready(self.waits_for) if self.waits_for else _unknown(method))
+            if not method.startswith("/llamesh."):
+                return self.streams.ending(handler) if handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self)
         return found
 
 
-def _not_ready(component: str) -> grpc.RpcMethodHandler[Any, Any]:
-    error = MeshError(
+def _unknown(method: str) -> MeshError:
+    call = method.strip("/")[:200]
+    return MeshError(
+        Reason.ERROR_REASON_NOT_IMPLEMENTED,
+        f"there is no call {call}: server reflection lists those that are",
+        {"call": call},
+    )
+
+
+def _not_ready(component: str) -> MeshError:
+    return MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
         f"the {component} is not ready: this service waits for it",
         {"component": component},
         retry_after=1,
     )
 
-    async def refuse(_request: object, context: Context) -> None:
-        await context.abort(error.code, error.message, ((DETAILS_KEY, error.status().SerializeToString()),))
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+def _refusing(error: MeshError) -> grpc.RpcMethodHandler[Any, Any]:
+    """What answers a call of whatever kind with an error, before anything of it is read."""
+
+    async def answer(_requests: object, context: Context) -> None:
+        await refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHandler[Any, Any]:
@@ -257,8 +284,9 @@ def _unary(
     method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
 ) -> Callable[[Message | None, Context], Awaitable[Any]]:
     async def serve(request: Message | None, context: Context) -> Any:
-        call = _Call(method, context, calls.revoked)
+        call = _Call(method, context, calls.rights)
         try:
+            await call.identify()
             call.check(request)
             response = await behaviour(request, context)
         except asyncio.CancelledError:
@@ -284,8 +312,9 @@ def _stream(
     streams = calls.streams
 
     async def serve(request: Message | None, context: Context) -> AsyncIterator[Any]:
-        call = _Call(method, context, calls.revoked)
+        call = _Call(method, context, calls.rights)
         try:
+            await call.identify()
             call.check(request)
             if streams.draining:
                 raise restarting()
@@ -293,9 +322,8 @@ def _stream(
             async with aclosing(behaviour(request, context)) as responses:
                 with streams.open():
                     async for response in responses:
-                        # A heartbeat comes this way too, so a stream outlives its token by that much at most.
-                        if call.identity and call.identity.token_id in calls.revoked:
-                            raise _revoked()
+                        # A heartbeat comes this way too, so a stream outlives its caller's rights by that much at most.
+                        call.still()
                         yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             if streams.draining and isinstance(error, asyncio.CancelledError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -106,6 +106,11 @@ def invalid_field(name: str, description: str) -> MeshError:
         {"fields": name},
         (FieldViolation(name, description),),
     )
+
+
+async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> None:
+    """End a call with an error; raises grpc.aio.AbortError."""
+    await context.abort(error.code, error.message, ((DETAILS_KEY, error.status().SerializeToString()),))
 
 
 def _packed(message: error_details_pb2.ErrorInfo | object) -> any_pb2.Any:

@@ -20,6 +20,10 @@ ISSUER = "llamesh"
 AUDIENCE = "llamesh"
 
 
+KEY_PREFIX = "key_"
+"""What ids of keys begin with; tokens of people who have logged in have others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A caller: the token's subject, what it may do, and the header to pass along."""
@@ -27,8 +31,22 @@ class Identity:
     subject: str
     scopes: frozenset[str]
     contract_id: str = ""
+    """Of a key the contract that it carries, else the user's."""
     token_id: str = ""
     header: str = ""
+    uid: str = ""
+    """The user, whatever its name; empty in tokens from before users had ids."""
+    issued: float = 0.0
+    """When the token was made, in seconds since 1970."""
+    user_since: float = 0.0
+    """When the user was made: what others of the same name did before is none of its business."""
+    user_contract_id: str = ""
+    """The user's present contract."""
+
+    @property
+    def is_key(self) -> bool:
+        """Whether the token is a key, which can be revoked."""
+        return self.token_id.startswith(KEY_PREFIX)
 
     def has(self, scope: str) -> bool:
         """Whether the caller may do what the scope names; an administrator may do everything."""
@@ -59,6 +77,7 @@ def read_claims(header: str) -> Identity:
         claims = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
         subject = claims["sub"]
         scopes = frozenset(claims.get("scopes", ()))
+        issued = float(claims.get("iat", 0))
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token's claims cannot be read") from error
     return Identity(
@@ -67,4 +86,6 @@ def read_claims(header: str) -> Identity:
         contract_id=str(claims.get("contract", "")),
         token_id=str(claims.get("jti", "")),
         header=header,
+        uid=str(claims.get("uid", "")),
+        issued=issued,
     )

@@ -1,7 +1,8 @@
 """Server reflection: what grpcurl and its like ask, so that nobody needs the contracts' files.
 
-Invariant: services that only members may call are not shown. `v1` and `v1alpha` are the same messages under two names; clients ask for the
-newer first, and one that is refused for any other reason than UNIMPLEMENTED asks no further, so both are answered.
+Invariant: services that only members may call are not shown, and every service that is shown can be described. `v1` and `v1alpha` are the
+same messages under two names; clients ask for the newer first, and one that is refused for any other reason than UNIMPLEMENTED asks no
+further, so both are answered. The library has only the older one's file: the newer's is made from it.
 """
 
 from __future__ import annotations
@@ -10,31 +11,48 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from llamesh.v1 import options_pb2
 
+_NEWER = "grpc.reflection.v1"
+_NEWER_FILE = "grpc/reflection/v1/reflection.proto"
+
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
 class _Pool:
-    """The default pool, in which the name of a method finds its service's file, as `grpcurl describe` asks for it."""
+    """The default pool and the file of v1. The name of a method finds its service's file too, as `grpcurl describe` asks for it."""
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
+        self._newer = descriptor_pool.DescriptorPool()
+        self._newer.AddSerializedFile(_newer_file().SerializeToString())
+
+    def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802 - the pool's own name
+        return (self._newer if name == _NEWER_FILE else self._pool).FindFileByName(name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's own name
+        pool = self._newer if symbol.startswith(_NEWER + ".") else self._pool
         try:
-            return self._pool.FindFileContainingSymbol(symbol)
+            return pool.FindFileContainingSymbol(symbol)
         except KeyError:
-            method: MethodDescriptor = self._pool.FindMethodByName(symbol)
+            method: MethodDescriptor = pool.FindMethodByName(symbol)
             return method.containing_service.file
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
+
+
+def _newer_file() -> descriptor_pb2.FileDescriptorProto:
+    """The file of v1: that of v1alpha in another package."""
+    file = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    text = text_format.MessageToString(file).replace(file.package, _NEWER).replace(file.name, _NEWER_FILE)
+    return text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
 
 
 def is_public(service: str) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import uvloop
@@ -29,7 +29,7 @@ from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
-from llamesh.kit.revocations import Revocations
+from llamesh.kit.rights import FollowedRights, Rights
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 from llamesh.waiting import Wait
 
@@ -91,7 +91,7 @@ class Member:
         self._health = HealthServicer()
         self._services: list[str] = []
         self._shown: list[str] = []
-        self._revocations: Revocations | None = None
+        self._rights: FollowedRights | None = None
         self._on_stopping: list[Callable[[], None]] = []
         self._telling: set[asyncio.Task[None]] = set()
         self._drain_until: float | None = None
@@ -119,12 +119,14 @@ class Member:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    def refuse_revoked(self, contract: grpc.aio.Channel) -> None:
-        """Refuse the tokens that the contract service at the end of this channel says are revoked, once it has said so.
+    def follow_rights(self, gateway: grpc.aio.Channel, contract: grpc.aio.Channel) -> Rights:
+        """Hold every caller against its present rights, as gateway and contract service at the ends of these channels tell them.
 
-        Serving does not wait for its list.
+        Serving does not wait for them: a call that comes before they have spoken does.
         """
-        self._revocations = Revocations(contract, self._take_revoked)
+        self._rights = FollowedRights(gateway, contract)
+        self._calls.rights = self._rights.rights
+        return self._rights.rights
 
     async def prepare(self, database: Database, package: str) -> None:
         """Bring a package's tables to the newest version, and watch the database from then on.
@@ -176,15 +178,15 @@ class Member:
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", pid=os.getpid())
         self.started.set()
-        if self._revocations:
-            self._revocations.start()
+        if self._rights:
+            self._rights.start()
         await self.stopping.wait()
         await self._watch.close()
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(self.settings.drain_seconds)
-        if self._revocations:
-            await self._revocations.close()
+        if self._rights:
+            await self._rights.close()
         if self._database_watch:
             await self._database_watch.close()
         self.stopped.set()
@@ -230,9 +232,6 @@ class Member:
     async def _say_database(self, answers: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(DATABASE_SERVICE, state)
-
-    def _take_revoked(self, token_ids: Iterable[str]) -> None:
-        self._calls.revoked = frozenset(token_ids)
 
     def _fresh_socket(self) -> str:
         make_private(self.settings.run_dir)

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, refuse
 
 
 class Streams:
@@ -53,7 +53,7 @@ class Streams:
                             yield response
             except asyncio.CancelledError:
                 if self.draining:
-                    await context.abort(restarting().code, restarting().message)
+                    await refuse(context, restarting())
                 raise
 
         return grpc.stream_stream_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)

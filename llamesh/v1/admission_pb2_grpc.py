@@ -45,6 +45,11 @@ class AdmissionServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_admission__pb2.WatchRevocationsRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_admission__pb2.WatchRevocationsResponse.FromString,
                 _registered_method=True)
+        self.WatchLimitedContracts = channel.unary_stream(
+                '/llamesh.v1.AdmissionService/WatchLimitedContracts',
+                request_serializer=llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsResponse.FromString,
+                _registered_method=True)
 
 
 class AdmissionServiceServicer(object):
@@ -65,6 +70,13 @@ class AdmissionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchLimitedContracts(self, request, context):
+        """Ids of all contracts that limit something; again all of them whenever they change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdmissionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
                     servicer.WatchRevocations,
                     request_deserializer=llamesh_dot_v1_dot_admission__pb2.WatchRevocationsRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_admission__pb2.WatchRevocationsResponse.SerializeToString,
+            ),
+            'WatchLimitedContracts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLimitedContracts,
+                    request_deserializer=llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class AdmissionService(object):
             '/llamesh.v1.AdmissionService/WatchRevocations',
             llamesh_dot_v1_dot_admission__pb2.WatchRevocationsRequest.SerializeToString,
             llamesh_dot_v1_dot_admission__pb2.WatchRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLimitedContracts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/llamesh.v1.AdmissionService/WatchLimitedContracts',
+            llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsRequest.SerializeToString,
+            llamesh_dot_v1_dot_admission__pb2.WatchLimitedContractsResponse.FromString,
             options,
             channel_credentials,
             insecure,

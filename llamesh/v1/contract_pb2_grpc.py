@@ -143,14 +143,14 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateContract(self, request, context):
-        """Changes a contract's limits. In force for the next request; scopes for the next token.
+        """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteContract(self, request, context):
-        """Removes a contract that no key uses.
+        """Removes a contract. CONTRACT_IN_USE while a user has it or a key that works carries it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +171,7 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends a key. Envoy refuses it within a second.
+        """Ends a key. It is refused everywhere within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

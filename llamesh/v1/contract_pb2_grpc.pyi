@@ -366,10 +366,10 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """One contract."""
 
     UpdateContract: _ContractServiceUpdateContractType
-    """Changes a contract's limits. In force for the next request; scopes for the next token."""
+    """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token."""
 
     DeleteContract: _ContractServiceDeleteContractType
-    """Removes a contract that no key uses."""
+    """Removes a contract. CONTRACT_IN_USE while a user has it or a key that works carries it."""
 
     CreateKey: _ContractServiceCreateKeyType
     """Makes a key: a signed token for programs, shown once."""
@@ -378,7 +378,7 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """The caller's keys; administrators see all."""
 
     RevokeKey: _ContractServiceRevokeKeyType
-    """Ends a key. Envoy refuses it within a second."""
+    """Ends a key. It is refused everywhere within a second."""
 
     ListUsage: _ContractServiceListUsageType
     """Tokens and requests by subject and model."""
@@ -495,7 +495,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.UpdateContractRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.Contract, collections.abc.Awaitable[llamesh.v1.contract_pb2.Contract]]:
-        """Changes a contract's limits. In force for the next request; scopes for the next token."""
+        """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token."""
 
     @abc.abstractmethod
     def DeleteContract(
@@ -503,7 +503,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.DeleteContractRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.Contract, collections.abc.Awaitable[llamesh.v1.contract_pb2.Contract]]:
-        """Removes a contract that no key uses."""
+        """Removes a contract. CONTRACT_IN_USE while a user has it or a key that works carries it."""
 
     @abc.abstractmethod
     def CreateKey(
@@ -527,7 +527,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.Key, collections.abc.Awaitable[llamesh.v1.contract_pb2.Key]]:
-        """Ends a key. Envoy refuses it within a second."""
+        """Ends a key. It is refused everywhere within a second."""
 
     @abc.abstractmethod
     def ListUsage(

@@ -56,6 +56,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The last administrator cannot be removed or lose the role."""
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 17
     """No key has this id."""
+    ERROR_REASON_USER_DISABLED: _ErrorReason.ValueType  # 18
+    """The user is disabled: it cannot log in, and its tokens and keys do not count."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 20
     """No model has this id."""
     ERROR_REASON_MODEL_NOT_READY: _ErrorReason.ValueType  # 21
@@ -103,7 +105,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_DECISION_NOT_FOUND: _ErrorReason.ValueType  # 57
     """No decision has this id."""
     ERROR_REASON_CONTRACT_IN_USE: _ErrorReason.ValueType  # 58
-    """Something still refers to the contract."""
+    """Users have the contract, or keys that work carry it."""
     ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 60
     """The watch cannot go on from this token; too much has changed since."""
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 61
@@ -150,6 +152,8 @@ ERROR_REASON_LAST_ADMINISTRATOR: ErrorReason.ValueType  # 16
 """The last administrator cannot be removed or lose the role."""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 17
 """No key has this id."""
+ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 18
+"""The user is disabled: it cannot log in, and its tokens and keys do not count."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 20
 """No model has this id."""
 ERROR_REASON_MODEL_NOT_READY: ErrorReason.ValueType  # 21
@@ -197,7 +201,7 @@ ERROR_REASON_CONCURRENCY_EXCEEDED: ErrorReason.ValueType  # 56
 ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 57
 """No decision has this id."""
 ERROR_REASON_CONTRACT_IN_USE: ErrorReason.ValueType  # 58
-"""Something still refers to the contract."""
+"""Users have the contract, or keys that work carry it."""
 ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 60
 """The watch cannot go on from this token; too much has changed since."""
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 61

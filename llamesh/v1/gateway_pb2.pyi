@@ -797,12 +797,15 @@ class User(google.protobuf.message.Message):
     CONTRACT_ID_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    DISABLED_FIELD_NUMBER: builtins.int
     username: builtins.str
     """Its name: the `sub` of its tokens."""
     role: Global___Role.ValueType
     """What it may do."""
     contract_id: builtins.str
     """The contract its tokens carry. Empty: none, unmetered."""
+    disabled: builtins.bool
+    """It cannot log in, and its tokens and keys do not count."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was made."""
@@ -819,9 +822,10 @@ class User(google.protobuf.message.Message):
         contract_id: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        disabled: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "role", b"role", "update_time", b"update_time", "username", b"username"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "disabled", b"disabled", "role", b"role", "update_time", b"update_time", "username", b"username"]) -> None: ...
 
 Global___User: typing_extensions.TypeAlias = User
 
@@ -930,6 +934,7 @@ class UpdateUserRequest(google.protobuf.message.Message):
     OLD_PASSWORD_FIELD_NUMBER: builtins.int
     ROLE_FIELD_NUMBER: builtins.int
     CONTRACT_ID_FIELD_NUMBER: builtins.int
+    DISABLED_FIELD_NUMBER: builtins.int
     username: builtins.str
     """The user."""
     password: builtins.str
@@ -940,6 +945,8 @@ class UpdateUserRequest(google.protobuf.message.Message):
     """The new role; administrators only."""
     contract_id: builtins.str
     """The new contract, empty for none; administrators only."""
+    disabled: builtins.bool
+    """Whether it is disabled: true keeps the user, its keys and its name, and lets none of its tokens count; administrators only."""
     def __init__(
         self,
         *,
@@ -948,11 +955,14 @@ class UpdateUserRequest(google.protobuf.message.Message):
         old_password: builtins.str = ...,
         role: Global___Role.ValueType | None = ...,
         contract_id: builtins.str | None = ...,
+        disabled: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_contract_id", b"_contract_id", "_password", b"_password", "_role", b"_role", "contract_id", b"contract_id", "password", b"password", "role", b"role"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_contract_id", b"_contract_id", "_password", b"_password", "_role", b"_role", "contract_id", b"contract_id", "old_password", b"old_password", "password", b"password", "role", b"role", "username", b"username"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_contract_id", b"_contract_id", "_disabled", b"_disabled", "_password", b"_password", "_role", b"_role", "contract_id", b"contract_id", "disabled", b"disabled", "password", b"password", "role", b"role"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_contract_id", b"_contract_id", "_disabled", b"_disabled", "_password", b"_password", "_role", b"_role", "contract_id", b"contract_id", "disabled", b"disabled", "old_password", b"old_password", "password", b"password", "role", b"role", "username", b"username"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_contract_id", b"_contract_id"]) -> typing.Literal["contract_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_disabled", b"_disabled"]) -> typing.Literal["disabled"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_password", b"_password"]) -> typing.Literal["password"] | None: ...
     @typing.overload
@@ -1024,6 +1034,7 @@ class SignTokenRequest(google.protobuf.message.Message):
     SCOPES_FIELD_NUMBER: builtins.int
     CONTRACT_ID_FIELD_NUMBER: builtins.int
     ASK_FIELD_NUMBER: builtins.int
+    UID_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """`sub`."""
     lifetime_seconds: builtins.int
@@ -1033,7 +1044,9 @@ class SignTokenRequest(google.protobuf.message.Message):
     contract_id: builtins.str
     """`contract`."""
     ask: builtins.bool
-    """`ask`: Admission is asked for each request."""
+    """Not used any more: what must be asked about is decided with each request."""
+    uid: builtins.str
+    """The user that the subject was when it asked. Empty: the present user of that name."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """`scopes`."""
@@ -1047,10 +1060,138 @@ class SignTokenRequest(google.protobuf.message.Message):
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
         contract_id: builtins.str = ...,
         ask: builtins.bool = ...,
+        uid: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "contract_id", b"contract_id", "lifetime_seconds", b"lifetime_seconds", "scopes", b"scopes", "subject", b"subject", "token_id", b"token_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "contract_id", b"contract_id", "lifetime_seconds", b"lifetime_seconds", "scopes", b"scopes", "subject", b"subject", "token_id", b"token_id", "uid", b"uid"]) -> None: ...
 
 Global___SignTokenRequest: typing_extensions.TypeAlias = SignTokenRequest
+
+@typing.final
+class WatchStandingsRequest(google.protobuf.message.Message):
+    """Request of WatchStandings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___WatchStandingsRequest: typing_extensions.TypeAlias = WatchStandingsRequest
+
+@typing.final
+class WatchStandingsResponse(google.protobuf.message.Message):
+    """Users and ended standings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
+    SYNCED_FIELD_NUMBER: builtins.int
+    synced: builtins.bool
+    """All that was there at the start has been sent."""
+    @property
+    def users(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Standing]:
+        """Users as they are now."""
+
+    @property
+    def ended(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Standings that have ended, as "uid:standing"."""
+
+    def __init__(
+        self,
+        *,
+        users: collections.abc.Iterable[Global___Standing] | None = ...,
+        ended: collections.abc.Iterable[builtins.str] | None = ...,
+        synced: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ended", b"ended", "synced", b"synced", "users", b"users"]) -> None: ...
+
+Global___WatchStandingsResponse: typing_extensions.TypeAlias = WatchStandingsResponse
+
+@typing.final
+class Standing(google.protobuf.message.Message):
+    """What a user may do now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    USERNAME_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    CONTRACT_ID_FIELD_NUMBER: builtins.int
+    DISABLED_FIELD_NUMBER: builtins.int
+    STANDING_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    """Given by the gateway once; a later user of the same name has another. `uid` of its tokens."""
+    username: builtins.str
+    """Its name: the `sub` of its tokens."""
+    role: Global___Role.ValueType
+    """What it may do."""
+    contract_id: builtins.str
+    """Its contract. Empty: none."""
+    disabled: builtins.bool
+    """Its tokens do not count."""
+    standing: builtins.int
+    """Rises with each change of the above. `standing` of its tokens is the one that they were made with."""
+    deleted: builtins.bool
+    """It was removed."""
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        username: builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        contract_id: builtins.str = ...,
+        disabled: builtins.bool = ...,
+        standing: builtins.int = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        deleted: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "deleted", b"deleted", "disabled", b"disabled", "role", b"role", "standing", b"standing", "uid", b"uid", "username", b"username"]) -> None: ...
+
+Global___Standing: typing_extensions.TypeAlias = Standing
+
+@typing.final
+class CountContractUsersRequest(google.protobuf.message.Message):
+    """Request of CountContractUsers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTRACT_ID_FIELD_NUMBER: builtins.int
+    contract_id: builtins.str
+    """The contract."""
+    def __init__(
+        self,
+        *,
+        contract_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id"]) -> None: ...
+
+Global___CountContractUsersRequest: typing_extensions.TypeAlias = CountContractUsersRequest
+
+@typing.final
+class CountContractUsersResponse(google.protobuf.message.Message):
+    """Response of CountContractUsers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: builtins.int
+    users: builtins.int
+    """Users that have it now."""
+    def __init__(
+        self,
+        *,
+        users: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["users", b"users"]) -> None: ...
+
+Global___CountContractUsersResponse: typing_extensions.TypeAlias = CountContractUsersResponse
 
 @typing.final
 class SignTokenResponse(google.protobuf.message.Message):

@@ -285,14 +285,15 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes a user's password, role or contract. Users change their own password with the old one, administrators any.
+        """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
+        Tokens and keys that are out keep to the change within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Removes a user. Tokens that are out stay good until they expire.
+        """Removes a user. Its tokens and keys end within a second; a later user of the same name inherits none of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1095,6 +1096,126 @@ class SigningKeyService(object):
             '/llamesh.v1.SigningKeyService/SignToken',
             llamesh_dot_v1_dot_gateway__pb2.SignTokenRequest.SerializeToString,
             llamesh_dot_v1_dot_gateway__pb2.SignTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class StandingServiceStub(object):
+    """What users may do now, as opposed to when their tokens were made. Spoken inside the mesh only.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.WatchStandings = channel.unary_stream(
+                '/llamesh.v1.StandingService/WatchStandings',
+                request_serializer=llamesh_dot_v1_dot_gateway__pb2.WatchStandingsRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_gateway__pb2.WatchStandingsResponse.FromString,
+                _registered_method=True)
+        self.CountContractUsers = channel.unary_unary(
+                '/llamesh.v1.StandingService/CountContractUsers',
+                request_serializer=llamesh_dot_v1_dot_gateway__pb2.CountContractUsersRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_gateway__pb2.CountContractUsersResponse.FromString,
+                _registered_method=True)
+
+
+class StandingServiceServicer(object):
+    """What users may do now, as opposed to when their tokens were made. Spoken inside the mesh only.
+    """
+
+    def WatchStandings(self, request, context):
+        """Every user, and the standings that have ended though tokens made with them may not have expired; then each change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountContractUsers(self, request, context):
+        """How many users have a contract. Asked before it is removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StandingServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'WatchStandings': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStandings,
+                    request_deserializer=llamesh_dot_v1_dot_gateway__pb2.WatchStandingsRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_gateway__pb2.WatchStandingsResponse.SerializeToString,
+            ),
+            'CountContractUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountContractUsers,
+                    request_deserializer=llamesh_dot_v1_dot_gateway__pb2.CountContractUsersRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_gateway__pb2.CountContractUsersResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'llamesh.v1.StandingService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('llamesh.v1.StandingService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class StandingService(object):
+    """What users may do now, as opposed to when their tokens were made. Spoken inside the mesh only.
+    """
+
+    @staticmethod
+    def WatchStandings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/llamesh.v1.StandingService/WatchStandings',
+            llamesh_dot_v1_dot_gateway__pb2.WatchStandingsRequest.SerializeToString,
+            llamesh_dot_v1_dot_gateway__pb2.WatchStandingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountContractUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.StandingService/CountContractUsers',
+            llamesh_dot_v1_dot_gateway__pb2.CountContractUsersRequest.SerializeToString,
+            llamesh_dot_v1_dot_gateway__pb2.CountContractUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

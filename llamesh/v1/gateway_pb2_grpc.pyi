@@ -606,10 +606,12 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """One user."""
 
     UpdateUser: _GatewayServiceUpdateUserType
-    """Changes a user's password, role or contract. Users change their own password with the old one, administrators any."""
+    """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
+    Tokens and keys that are out keep to the change within a second.
+    """
 
     DeleteUser: _GatewayServiceDeleteUserType
-    """Removes a user. Tokens that are out stay good until they expire."""
+    """Removes a user. Its tokens and keys end within a second; a later user of the same name inherits none of them."""
 
 GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -865,7 +867,9 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.User, collections.abc.Awaitable[llamesh.v1.gateway_pb2.User]]:
-        """Changes a user's password, role or contract. Users change their own password with the old one, administrators any."""
+        """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
+        Tokens and keys that are out keep to the change within a second.
+        """
 
     @abc.abstractmethod
     def DeleteUser(
@@ -873,7 +877,7 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.User, collections.abc.Awaitable[llamesh.v1.gateway_pb2.User]]:
-        """Removes a user. Tokens that are out stay good until they expire."""
+        """Removes a user. Its tokens and keys end within a second; a later user of the same name inherits none of them."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
@@ -973,3 +977,100 @@ class SigningKeyServiceServicer(metaclass=abc.ABCMeta):
         """Signs a token of the mesh with the given claims. Issuer, audience and time of issue are set here."""
 
 def add_SigningKeyServiceServicer_to_server(servicer: SigningKeyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
+_StandingServiceWatchStandingsType = typing_extensions.TypeVar(
+    '_StandingServiceWatchStandingsType',
+    grpc.UnaryStreamMultiCallable[
+        llamesh.v1.gateway_pb2.WatchStandingsRequest,
+        llamesh.v1.gateway_pb2.WatchStandingsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.gateway_pb2.WatchStandingsRequest,
+        llamesh.v1.gateway_pb2.WatchStandingsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        llamesh.v1.gateway_pb2.WatchStandingsRequest,
+        llamesh.v1.gateway_pb2.WatchStandingsResponse,
+    ],
+)
+
+_StandingServiceCountContractUsersType = typing_extensions.TypeVar(
+    '_StandingServiceCountContractUsersType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.CountContractUsersRequest,
+        llamesh.v1.gateway_pb2.CountContractUsersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.CountContractUsersRequest,
+        llamesh.v1.gateway_pb2.CountContractUsersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.CountContractUsersRequest,
+        llamesh.v1.gateway_pb2.CountContractUsersResponse,
+    ],
+)
+
+class StandingServiceStub(typing.Generic[_StandingServiceWatchStandingsType, _StandingServiceCountContractUsersType]):
+    """What users may do now, as opposed to when their tokens were made. Spoken inside the mesh only."""
+
+    @typing.overload
+    def __init__(self: StandingServiceStub[
+        grpc.UnaryStreamMultiCallable[
+            llamesh.v1.gateway_pb2.WatchStandingsRequest,
+            llamesh.v1.gateway_pb2.WatchStandingsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.CountContractUsersRequest,
+            llamesh.v1.gateway_pb2.CountContractUsersResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: StandingServiceStub[
+        grpc.aio.UnaryStreamMultiCallable[
+            llamesh.v1.gateway_pb2.WatchStandingsRequest,
+            llamesh.v1.gateway_pb2.WatchStandingsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.CountContractUsersRequest,
+            llamesh.v1.gateway_pb2.CountContractUsersResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    WatchStandings: _StandingServiceWatchStandingsType
+    """Every user, and the standings that have ended though tokens made with them may not have expired; then each change."""
+
+    CountContractUsers: _StandingServiceCountContractUsersType
+    """How many users have a contract. Asked before it is removed."""
+
+StandingServiceAsyncStub: typing_extensions.TypeAlias = StandingServiceStub[
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.gateway_pb2.WatchStandingsRequest,
+        llamesh.v1.gateway_pb2.WatchStandingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.CountContractUsersRequest,
+        llamesh.v1.gateway_pb2.CountContractUsersResponse,
+    ],
+]
+
+class StandingServiceServicer(metaclass=abc.ABCMeta):
+    """What users may do now, as opposed to when their tokens were made. Spoken inside the mesh only."""
+
+    @abc.abstractmethod
+    def WatchStandings(
+        self,
+        request: llamesh.v1.gateway_pb2.WatchStandingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[llamesh.v1.gateway_pb2.WatchStandingsResponse], collections.abc.AsyncIterator[llamesh.v1.gateway_pb2.WatchStandingsResponse]]:
+        """Every user, and the standings that have ended though tokens made with them may not have expired; then each change."""
+
+    @abc.abstractmethod
+    def CountContractUsers(
+        self,
+        request: llamesh.v1.gateway_pb2.CountContractUsersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.gateway_pb2.CountContractUsersResponse, collections.abc.Awaitable[llamesh.v1.gateway_pb2.CountContractUsersResponse]]:
+        """How many users have a contract. Asked before it is removed."""
+
+def add_StandingServiceServicer_to_server(servicer: StandingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -8,7 +8,7 @@ Invariant: a contract never has more leases than its limit at the time of asking
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 LEASE_SECONDS = 3600.0
@@ -18,7 +18,7 @@ LEASE_SECONDS = 3600.0
 @dataclass(frozen=True, slots=True)
 class _Lease:
     number: int
-    contract_id: str
+    contract_ids: tuple[str, ...]
     request_id: str
     expires: float
 
@@ -35,16 +35,18 @@ class Leases:
         # A client may choose its request's id, and choose the same twice: every lease is kept, never one replaced by another.
         self._by_request: dict[str, list[_Lease]] = {}
 
-    def take(self, contract_id: str, request_id: str, limit: int) -> bool:
-        """Count a request that begins; False where the contract's limit is reached."""
+    def take(self, limits: Mapping[str, int], request_id: str) -> str | None:
+        """Count a request that begins against each contract with a limit; the contract whose limit is reached, where one is."""
         now = self._monotonic()
-        if self._live(contract_id, now) >= limit:
-            return False
+        for contract_id, limit in limits.items():
+            if self._live(contract_id, now) >= limit:
+                return contract_id
         self._taken += 1
-        lease = _Lease(self._taken, contract_id, request_id, now + self._seconds)
-        self._by_contract.setdefault(contract_id, {})[lease.number] = lease
+        lease = _Lease(self._taken, tuple(limits), request_id, now + self._seconds)
+        for contract_id in limits:
+            self._by_contract.setdefault(contract_id, {})[lease.number] = lease
         self._by_request.setdefault(request_id, []).append(lease)
-        return True
+        return None
 
     def give_back(self, request_id: str) -> None:
         """A request has ended. Nothing happens where none of this id runs."""
@@ -70,10 +72,11 @@ class Leases:
         return len(leases)
 
     def _remove(self, lease: _Lease) -> None:
-        of_contract = self._by_contract[lease.contract_id]
-        del of_contract[lease.number]
-        if not of_contract:
-            del self._by_contract[lease.contract_id]
+        for contract_id in lease.contract_ids:
+            of_contract = self._by_contract[contract_id]
+            del of_contract[lease.number]
+            if not of_contract:
+                del self._by_contract[contract_id]
         of_request = self._by_request[lease.request_id]
         of_request.remove(lease)
         if not of_request:

@@ -8,16 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from llamesh.parameters import DEFAULT_MICRO_BATCH, all_parameters, batch_size, with_defaults
+from llamesh.parameters import (
+    DEFAULT_DRAFT_TOKENS,
+    DEFAULT_MICRO_BATCH,
+    all_parameters,
+    batch_size,
+    slot_share,
+    with_defaults,
+)
 from llamesh.v1.model_pb2 import Model
-from llamesh.v1.server_pb2 import LoadMode, RuntimeParameters, Switch
+from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
 from services.contract.decisions import Decided, Decisions
 from services.contract.fit import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.inventory import Inventory
+from services.contract.parameters import invalid
 from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
 
 DEFAULT_NAMESPACE = "default"
+VOCABULARY_DIFFERENCE = 128
+"""Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
+
+_GUESSES = {
+    SpeculativeType.SPECULATIVE_TYPE_NGRAM_SIMPLE: 48,
+    SpeculativeType.SPECULATIVE_TYPE_NGRAM_MAP_K: 48,
+    SpeculativeType.SPECULATIVE_TYPE_NGRAM_MOD: 64,
+}
+"""Tokens that llama.cpp guesses at once by default, for each kind of speculation without a draft model."""
 _MAPPING = (LoadMode.LOAD_MODE_UNSPECIFIED, LoadMode.LOAD_MODE_AUTO, LoadMode.LOAD_MODE_MMAP)
 
 
@@ -55,9 +72,11 @@ class Checker:
     async def check(self, wish: Wish, subject: str, contract_id: str) -> Outcome:
         """Decide and record; the siblings' errors where the model or the replaced server is not there."""
         shape = model_shape(await self._inventory.model(wish.model_uuid))
+        draft = await self._draft(wish.parameters)
+        check_of_model(wish.parameters, shape, draft)
         machines = await self._inventory.machines(wish.model_uuid, wish.replaces_server_uuid)
         parameters = with_defaults(wish.parameters, shape.context_length)
-        estimate = partial(estimate_for, shape, parameters, wish.replicas)
+        estimate = partial(estimate_for, shape, parameters, wish.replicas, draft=draft)
         memory = estimate(parameters.ctx_size)
         refusals = [
             *limit_refusals(self._limits, wish.replicas, wish.namespace),
@@ -67,6 +86,32 @@ class Checker:
         decided = Decided(subject, action, wish.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
         return Outcome(refusals, memory, free, await self._decisions.record(decided))
+
+    async def _draft(self, parameters: RuntimeParameters) -> ModelShape | None:
+        if not parameters.HasField("model_draft"):
+            return None
+        return model_shape(await self._inventory.model(parameters.model_draft))
+
+
+def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: ModelShape | None) -> None:
+    """Raise PARAMETER_INVALID where llama.cpp would pass over a parameter because of the model."""
+    trained, share = shape.context_length, slot_share(parameters, shape.context_length)
+    if parameters.rope_scaling == RopeScaling.ROPE_SCALING_LINEAR and trained and share > trained:
+        raise invalid(
+            all_parameters()["rope_scaling"].flag,
+            "linear",
+            f"llama.cpp gives a slot at most the {trained} tokens that the model was trained for, and {share} are set aside; "
+            "yarn lifts that",
+        )
+    if draft is None or not draft.vocabulary_size or not shape.vocabulary_size:
+        return
+    if abs(draft.vocabulary_size - shape.vocabulary_size) > VOCABULARY_DIFFERENCE:
+        raise invalid(
+            all_parameters()["model_draft"].flag,
+            parameters.model_draft,
+            f"has a vocabulary of {draft.vocabulary_size} tokens and the model one of {shape.vocabulary_size}; "
+            f"llama.cpp uses it only where they differ by at most {VOCABULARY_DIFFERENCE}",
+        )
 
 
 def model_shape(model: Model) -> ModelShape:
@@ -83,6 +128,7 @@ def model_shape(model: Model) -> ModelShape:
         embedding_length=gguf.embedding_length,
         vocabulary_size=gguf.vocabulary_size,
         quantisation=gguf.quantisation,
+        sliding_window=gguf.sliding_window,
     )
 
 
@@ -91,21 +137,46 @@ def sharing_slots(parameters: RuntimeParameters) -> int:
     return 1 if parameters.kv_unified else parameters.parallel
 
 
-def estimate_for(shape: ModelShape, parameters: RuntimeParameters, replicas: int, context: int) -> MemoryEstimate:
+def estimate_for(
+    shape: ModelShape, parameters: RuntimeParameters, replicas: int, context: int, draft: ModelShape | None = None
+) -> MemoryEstimate:
     """The memory of engines that are started with these parameters, which have their defaults, and this context."""
-    cache_types = {
-        name: str(all_parameters()[name].value(getattr(parameters, name)))
-        for name in ("cache_type_k", "cache_type_v")
-        if parameters.HasField(name)
-    }
-    return estimate_memory(
-        shape,
+    estimate = partial(
+        estimate_memory,
         context=context,
         slots=sharing_slots(parameters),
+        requests=parameters.parallel,
         micro_batch=min(parameters.ubatch_size or DEFAULT_MICRO_BATCH, batch_size(parameters)),
         flash_attention=parameters.flash_attn != Switch.SWITCH_OFF,
-        prompt_cache_mib=parameters.cache_ram,
         mapped=parameters.load_mode in _MAPPING,
+        checkpoints=0 if parameters.swa_full else parameters.ctx_checkpoints,
         replicas=replicas,
-        **cache_types,
     )
+    engine = estimate(
+        shape,
+        prompt_cache_mib=parameters.cache_ram,
+        guesses=guesses(parameters),
+        ngram_table=parameters.spec_type == SpeculativeType.SPECULATIVE_TYPE_NGRAM_MOD,
+        cache_type_k=_cache_type(parameters.cache_type_k),
+        cache_type_v=_cache_type(parameters.cache_type_v),
+    )
+    if draft is None:
+        return engine
+    return engine.with_draft(
+        estimate(
+            draft,
+            cache_type_k=_cache_type(parameters.cache_type_k_draft),
+            cache_type_v=_cache_type(parameters.cache_type_v_draft),
+        )
+    )
+
+
+def guesses(parameters: RuntimeParameters) -> int:
+    """Tokens that speculation has verified at once for one request."""
+    if parameters.spec_type == SpeculativeType.SPECULATIVE_TYPE_DRAFT_SIMPLE:
+        return parameters.spec_draft_n_max or DEFAULT_DRAFT_TOKENS
+    return _GUESSES.get(parameters.spec_type, 0)
+
+
+def _cache_type(value: CacheType.ValueType) -> str:
+    return str(all_parameters()["cache_type_k"].value(value or CacheType.CACHE_TYPE_F16))

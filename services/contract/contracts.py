@@ -1,15 +1,17 @@
-"""Contracts: what their holders may use, and the limits as Admission needs them: in memory, yet never older than a change.
+"""Contracts: what their holders may use, and their terms as Admission needs them: in memory, yet never older than a change.
 
-Invariant: a limit that was changed through this process is in force for the next request; one changed elsewhere, within `LIMIT_SECONDS`.
+Invariant: terms that were changed through this process are in force for the next request; those changed elsewhere, within
+`REFRESH_SECONDS`. Envoy is told which contracts limit something (`limited`), so that it asks about the tokens that carry them.
 A database that is away stops no inference under a contract that is known, and delays it by `STALE_PATIENCE` at most.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import String, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -20,7 +22,7 @@ from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 
 LIMIT_SECONDS = 5.0
 """How long a limit is taken from memory."""
-REFRESH_SECONDS = 2.0
+REFRESH_SECONDS = 1.0
 """How often all limits are read, so that they are known when the database goes away."""
 STALE_PATIENCE = 0.25
 """Seconds that a request waits for a limit to be read anew; then the known one counts."""
@@ -36,11 +38,22 @@ _ORDER = (ContractRow.create_time, ContractRow.contract_id)
 class Contracts:
     """The contracts in SQL."""
 
-    def __init__(self, database: Database, clock: Clock, new_id: NewId, limits: ConcurrencyLimits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        new_id: NewId,
+        present: PresentTerms,
+        users_of: Callable[[str], Awaitable[int]],
+        works: Callable[[KeyRow], bool],
+    ) -> None:
+        """`users_of` says how many users have a contract, `works` whether the owner of a key is still there."""
+        self._users_of = users_of
+        self._works = works
         self._database = database
         self._clock = clock
         self._new_id = new_id
-        self._limits = limits
+        self._present = present
 
     async def create(self, display_name: str, max_concurrent_requests: int, models: Sequence[str]) -> ContractRow:
         """Make a contract. No models: all."""
@@ -55,7 +68,7 @@ class Contracts:
         )
         async with self._database.begin() as session:
             session.add(row)
-        self._limits.forget(row.contract_id)
+        self._present.forget(row.contract_id, _terms(row))
         return row
 
     async def page(self, asked: Asked) -> tuple[Sequence[ContractRow], str]:
@@ -75,7 +88,7 @@ class Contracts:
         if not contract_id:
             return Terms()
         row = await self.get(contract_id)
-        return Terms(contract_id, tuple(row.models), row.max_concurrent_requests)
+        return _terms(row)
 
     async def update(
         self, contract_id: str, display_name: str | None, max_concurrent_requests: int | None, models: Sequence[str]
@@ -90,38 +103,42 @@ class Contracts:
             if models:
                 row.models = _distinct(models)
             row.update_time = self._clock()
-        self._limits.forget(contract_id)
+        self._present.forget(contract_id, _terms(row))
         return row
 
     async def delete(self, contract_id: str) -> ContractRow:
-        """Remove one; CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a key that can still be used carries it."""
+        """Remove one; CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a user has it or a key that works carries it."""
+        users = await self._users_of(contract_id)
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
-            in_use = select(KeyRow.key_id).where(
+            query = select(KeyRow).where(
                 KeyRow.contract_id == contract_id, KeyRow.revoke_time.is_(None), KeyRow.expire_time > self._clock()
             )
-            if (await session.scalars(in_use.limit(1))).first():
+            keys = sum([self._works(key) for key in await session.scalars(query)])
+            if users or keys:
                 raise MeshError(
                     Reason.ERROR_REASON_CONTRACT_IN_USE,
-                    f"keys use the contract {contract_id}",
-                    {"contractId": contract_id},
+                    f"the contract {contract_id} is in use: users {users}, keys {keys}",
+                    {"contractId": contract_id, "users": users, "keys": keys},
                 )
             await session.delete(row)
-        self._limits.forget(contract_id)
+        self._present.forget(contract_id)
         return row
 
 
-class ConcurrencyLimits:
-    """Requests at the same time that each contract allows, as last read. `monotonic` gives seconds."""
+class PresentTerms:
+    """The terms of each contract, as last read. `monotonic` gives seconds."""
 
     def __init__(self, database: Database, monotonic: Callable[[], float]) -> None:
         self._database = database
         self._monotonic = monotonic
-        self._known: dict[str, tuple[int | None, float]] = {}
+        self._known: dict[str, tuple[Terms | None, float]] = {}
         self._changes = 0
+        self._limited: frozenset[str] | None = None
+        self._changed = asyncio.Event()
 
-    async def limit(self, contract_id: str) -> int | None:
-        """The limit (0: none); None if there is no such contract. COMPONENT_UNAVAILABLE if it is not known and cannot be read."""
+    async def of(self, contract_id: str) -> Terms | None:
+        """The terms; None if there is no such contract. COMPONENT_UNAVAILABLE if they are not known and cannot be read."""
         known = self._known.get(contract_id)
         if known is None:
             return await self._read(contract_id)
@@ -135,38 +152,76 @@ class ConcurrencyLimits:
             return known[0]
 
     async def refresh(self) -> None:
-        """Read all limits."""
+        """Read all terms."""
         changes = self._changes
-        query = select(ContractRow.contract_id, ContractRow.max_concurrent_requests).limit(MAX_LIMITS)
+        query = select(*_TERMS).limit(MAX_LIMITS)
         async with self._database.read() as session:
-            limits = {row.contract_id: row.max_concurrent_requests for row in await session.execute(query)}
+            terms: dict[str, Terms | None] = {row.contract_id: _terms(row) for row in await session.execute(query)}
+            limited = frozenset((await session.scalars(_LIMITED)).all())
         if changes != self._changes:
             return  # what was read may be older than a change: the next round has it
-        if len(limits) < MAX_LIMITS:
-            limits = dict.fromkeys(self._known) | limits
-        for contract_id, limit in limits.items():
-            self._keep(contract_id, limit)
+        if len(terms) < MAX_LIMITS:
+            terms = dict.fromkeys(self._known) | terms
+        for contract_id, each in terms.items():
+            self._keep(contract_id, each)
+        if limited != self._limited:
+            self._limited = limited
+            self._note()
 
-    async def _read(self, contract_id: str) -> int | None:
+    async def limited(self) -> AsyncIterator[frozenset[str]]:
+        """Ids of all contracts that limit something, and again whenever they change. COMPONENT_UNAVAILABLE where they cannot be read."""
+        told: frozenset[str] | None = None
+        while True:
+            changed = self._changed
+            if self._limited is None:
+                await self.refresh()
+            elif self._limited != told:
+                told = self._limited
+                yield told
+            else:
+                await changed.wait()
+
+    async def _read(self, contract_id: str) -> Terms | None:
         changes = self._changes
-        query = select(ContractRow.max_concurrent_requests).where(ContractRow.contract_id == contract_id)
+        query = select(*_TERMS).where(ContractRow.contract_id == contract_id)
         async with self._database.read() as session:
-            limit = (await session.scalars(query)).first()
+            row = (await session.execute(query)).first()
+        terms = _terms(row) if row else None
         # A change that was committed while we read must not be hidden by what we read before it.
         if changes == self._changes:
-            self._keep(contract_id, limit)
-        return limit
+            self._keep(contract_id, terms)
+        return terms
 
-    def _keep(self, contract_id: str, limit: int | None) -> None:
+    def _keep(self, contract_id: str, terms: Terms | None) -> None:
         self._known.pop(contract_id, None)
         if len(self._known) >= MAX_LIMITS:
             del self._known[next(iter(self._known))]
-        self._known[contract_id] = (limit, self._monotonic() + LIMIT_SECONDS)
+        self._known[contract_id] = (terms, self._monotonic() + LIMIT_SECONDS)
 
-    def forget(self, contract_id: str) -> None:
-        """Read the limit anew: it has changed."""
+    def forget(self, contract_id: str, terms: Terms | None = None) -> None:
+        """Read the terms anew: they have changed. `terms`: what they are now, None if the contract is gone."""
         self._changes += 1
         self._known.pop(contract_id, None)
+        limited = (self._limited or frozenset()) - {contract_id}
+        limited = limited | {contract_id} if terms and terms.limited else limited
+        if self._limited is not None and limited != self._limited:
+            self._limited = limited
+            self._note()
+
+    def _note(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+_TERMS = (ContractRow.contract_id, ContractRow.models, ContractRow.max_concurrent_requests)
+_LIMITED = select(ContractRow.contract_id).where(
+    or_(ContractRow.max_concurrent_requests > 0, cast(ContractRow.models, String) != f'["{ANY_MODEL}"]')
+)
+"""Another spelling of "all models" would do no harm: it would be asked about, and allowed."""
+
+
+def _terms(row: Any) -> Terms:
+    return Terms(row.contract_id, tuple(row.models), row.max_concurrent_requests)
 
 
 async def _found(session: AsyncSession, contract_id: str, *, lock: bool = False) -> ContractRow:

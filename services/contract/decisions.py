@@ -19,7 +19,7 @@ from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Asked, Listing
 from services.contract.fit import MemoryEstimate
 from services.contract.policy import Refusal
-from services.contract.tables import Clock, DecisionRow, NewId
+from services.contract.tables import Clock, DecisionRow, NewId, Owner
 
 KEPT = timedelta(days=30)
 MAX_DECISIONS = 100_000
@@ -126,23 +126,23 @@ class Decisions:
             if surplus:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
-    async def page(self, subject: str | None, asked: Asked, *, refused_only: bool) -> tuple[Sequence[DecisionRow], str]:
-        """A page, newest first, and the token of the next. `subject` None: everyone's."""
-        page = asked.of(Listing(f"decisions {subject!r} {refused_only}", BY_TIME))
+    async def page(self, owner: Owner | None, asked: Asked, *, refused_only: bool) -> tuple[Sequence[DecisionRow], str]:
+        """A page, newest first, and the token of the next. `owner` None: everyone's."""
+        page = asked.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)
-        if subject is not None:
-            query = query.where(DecisionRow.subject == subject)
+        if owner is not None:
+            query = query.where(DecisionRow.subject == owner.name, DecisionRow.create_time >= owner.since)
         if refused_only:
             query = query.where(DecisionRow.allowed.is_(False))
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(query, _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.decision_id))
 
-    async def get(self, subject: str | None, decision_id: str) -> DecisionRow:
-        """One decision; DECISION_NOT_FOUND also where it is another subject's. `subject` None: anyone's."""
+    async def get(self, owner: Owner | None, decision_id: str) -> DecisionRow:
+        """One decision; DECISION_NOT_FOUND also where it is another's. `owner` None: anyone's."""
         async with self._database.read() as session:
             row = await session.get(DecisionRow, decision_id)
-        if row is None or subject not in (None, row.subject):
+        if row is None or not (owner is None or (row.subject == owner.name and row.create_time >= owner.since)):
             raise MeshError(
                 Reason.ERROR_REASON_DECISION_NOT_FOUND,
                 f"there is no decision {decision_id}",

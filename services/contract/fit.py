@@ -7,11 +7,14 @@ all engines of the model on one machine and count once. It does so unless `--loa
 and unless it copies the weights into an order of its own that suits the processor: then each engine has a copy, and
 MAPPED_TYPES does not name the type. The overhead is fitted to llama.cpp build 11549 so that it lies above what the
 process took, by less than 64 MiB for the models measured (tests/unit/test_memory_estimate.py has the numbers).
+
+A checkpoint holds the keys and values of a sliding window; how many layers have one is not known, so all count. What a
+recurrent state takes is not in the catalogue and not counted: it is small beside the KV cache that counts for its layers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CACHE_TYPES: dict[str, tuple[int, int]] = {
     "f32": (1, 4),
@@ -41,6 +44,8 @@ _PROGRAM = 64 * _MIB
 _ACTIVATION_BYTES = 66
 """Compute buffer for each token of a micro-batch and each value of the model's width: about 7 rows of the width and
 2.4 of a feed-forward layer taken as four times as wide, 4 bytes each. Fitted to SmolLM2 (52) and the test model (28)."""
+_NGRAM_TABLE = 16 * _MIB
+"""llama.cpp's table of what was generated, for speculation by it: 4 Mi entries of 4 bytes."""
 _TOKEN_BYTES = 256
 """The tokenizer's memory for each token of the vocabulary."""
 
@@ -59,6 +64,8 @@ class ModelShape:
     embedding_length: int
     vocabulary_size: int
     quantisation: str = ""
+    sliding_window: int = 0
+    """Tokens; 0: full attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,15 @@ class MemoryEstimate:
         """What each engine takes beside shared weights."""
         return self.engine_bytes - self.shared_weights_bytes
 
+    def with_draft(self, draft: MemoryEstimate) -> MemoryEstimate:
+        """The same engine with a second model beside the first. Its weights count for each engine."""
+        return replace(
+            self,
+            weights_bytes=self.weights_bytes + draft.weights_bytes,
+            kv_cache_bytes=self.kv_cache_bytes + draft.kv_cache_bytes,
+            overhead_bytes=self.overhead_bytes + draft.overhead_bytes - _PROGRAM,
+        )
+
     @property
     def total_bytes(self) -> int:
         """All replicas on one machine."""
@@ -100,22 +116,32 @@ def estimate_memory(
     prompt_cache_mib: int = 0,
     mapped: bool = True,
     replicas: int = 1,
+    requests: int = 0,
+    checkpoints: int = 0,
+    guesses: int = 0,
+    ngram_table: bool = False,
 ) -> MemoryEstimate:
     """Estimate the memory of `replicas` engines.
 
     `context` is in tokens and shared by all slots (llama.cpp's `--ctx-size`); 0 takes the model's own. `micro_batch`
     is `--ubatch-size`, `prompt_cache_mib` is `--cache-ram`, `mapped` is whether `--load-mode` maps the
-    weights. Raises ValueError for an unknown cache type and for numbers below their least sensible value.
+    weights. `requests` at once are as many as slots, unless slots share one context; `checkpoints` is `--ctx-checkpoints` where
+    they are made, `guesses` the tokens verified at once by speculation, `ngram_table` whether it keeps a table. Raises ValueError
+    for an unknown cache type and for numbers below their least sensible value.
     """
-    if min(slots, micro_batch, replicas) < 1 or context < 0 or prompt_cache_mib < 0:
-        raise ValueError("slots, micro_batch and replicas start at 1, context and prompt_cache_mib at 0")
+    if min(slots, micro_batch, replicas) < 1 or min(context, prompt_cache_mib, requests, checkpoints, guesses) < 0:
+        raise ValueError("slots, micro_batch and replicas start at 1, the other numbers at 0")
+    requests = requests or slots
     tokens = _rounded(context or model.context_length or DEFAULT_CONTEXT, _CONTEXT_STEP)
     keys = _row_bytes(model.kv_head_count * model.key_length, cache_type_k)
     values = _row_bytes(model.kv_head_count * model.value_length, cache_type_v)
+    window = min(_rounded(model.sliding_window + micro_batch, _CONTEXT_STEP), -(-tokens // slots))
+    copies = requests * checkpoints * window * model.layer_count * (keys + values) if model.sliding_window else 0
+    overhead = _overhead(model, tokens, slots, micro_batch, flash_attention) + prompt_cache_mib * _MIB
     return MemoryEstimate(
         weights_bytes=model.tensor_bytes,
         kv_cache_bytes=tokens * model.layer_count * (keys + values),
-        overhead_bytes=_overhead(model, tokens, slots, micro_batch, flash_attention) + prompt_cache_mib * _MIB,
+        overhead_bytes=overhead + copies + _outputs(model, requests, guesses) + (_NGRAM_TABLE if ngram_table else 0),
         replicas=replicas,
         shared_weights_bytes=model.tensor_bytes if mapped and model.quantisation in MAPPED_TYPES else 0,
     )
@@ -126,8 +152,12 @@ def _overhead(model: ModelShape, tokens: int, slots: int, micro_batch: int, flas
     # Every token of a micro-batch has a mask over the slot's context; without flash attention, scores of every head too.
     scores = 2 * window if flash_attention else (2 + 4 * model.head_count) * window
     compute = min(micro_batch, tokens) * (_ACTIVATION_BYTES * model.embedding_length + scores)
-    vocabulary = model.vocabulary_size * (_TOKEN_BYTES + 4 * slots)
-    return _PROGRAM + compute + vocabulary
+    return _PROGRAM + compute + model.vocabulary_size * _TOKEN_BYTES
+
+
+def _outputs(model: ModelShape, requests: int, guesses: int) -> int:
+    """What is computed for each token of the vocabulary: one row for each request, and with speculation one for each guess, held twice."""
+    return 4 * model.vocabulary_size * requests * (1 + 2 * guesses)
 
 
 def _row_bytes(values: int, cache_type: str) -> int:

@@ -1,6 +1,7 @@
 """Envoy's two questions to this service, in Envoy's own protocols: may this request go on (ext_authz), and: it has ended (access log).
 
-Envoy asks only where it was told to (`ask`), and reports what a subject used wherever there is one.
+Envoy asks only about tokens of which something changed or is limited, and at metered servers; it reports what a subject used wherever there
+is one. What is asked is decided by what holds now: revoked keys, the user's standing, its contract and the key's (docs/adr/0017).
 
 Invariant: no token of an answer comes here; a refusal has the shape of the API that was called, because a client reads it as it is.
 """
@@ -17,17 +18,19 @@ import grpc
 
 from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.identity import Identity
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log
+from llamesh.kit.rights import INFER, Rights
+from services.contract import settlement
 from services.contract.admission import Leases
-from services.contract.contracts import ConcurrencyLimits, not_found
+from services.contract.contracts import PresentTerms, not_found
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.usage import Account, Ledger, day_of
 
 CLAIMS = "envoy.filters.http.jwt_authn"
 """Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-USAGE = "llamesh.usage"
 CLUSTER_HEADER = "x-llamesh-cluster"
 CLUSTER_PREFIX = len("m:")
 """A cluster's name is `m:` and a model's name, or `s:` and a server's id."""
@@ -36,8 +39,6 @@ ASKED_LOG = "asked"
 
 RETRY_SECONDS = 1
 """When a client that was refused for contention may come back."""
-MOST_TOKENS = 1 << 40
-"""More than any answer has: such a count is not believed."""
 
 _CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
 _CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
@@ -46,22 +47,30 @@ _LogResponse = message_class("envoy.service.accesslog.v3.StreamAccessLogsRespons
 
 _ALLOWED: bytes = _CheckResponse().SerializeToString()
 _ENDED: bytes = _LogResponse().SerializeToString()
-_COUNTED_OUT = (403, 429)
+_COUNTED_OUT = (401, 403, 429)
 """Refusals that only `check` gives, and only without a lease; a 503 may also be Envoy's own, after a lease was taken."""
-_TYPES = {403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
 
 
 class FrontDoor:
     """Answers Envoy."""
 
     def __init__(
-        self, leases: Leases, limits: ConcurrencyLimits, ledger: Ledger, decisions: Decisions, stopping: asyncio.Event
+        self,
+        leases: Leases,
+        terms: PresentTerms,
+        rights: Rights,
+        ledger: Ledger,
+        decisions: Decisions,
+        stopping: asyncio.Event,
     ) -> None:
         self._leases = leases
-        self._limits = limits
+        self._terms = terms
+        self._rights = rights
         self._ledger = ledger
         self._decisions = decisions
         self._stopping = stopping
+        self._prompt_lengths = settlement.PromptLengths()
         self._asked_logs = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -84,28 +93,42 @@ class FrontDoor:
         )
 
     async def check(self, request: Any, _context: object) -> bytes:
-        """May a request go on? Without a contract nothing is limited; with one, as many at the same time as it says."""
+        """May a request go on? Only with a token that still counts, to a model that its contracts include, and as many at the same time as
+        they allow."""
         attributes = request.attributes
         claims = _fields(attributes.metadata_context, CLAIMS, "claims")
-        contract_id = claims["contract"].string_value if "contract" in claims else ""
-        if not contract_id:
+        if "sub" not in claims:
             return _ALLOWED
-        try:
-            limit = await self._limits.limit(contract_id)
-        except MeshError as unknown:
-            # Nothing is known of this contract: to let it pass would be to have no limits while the database is away.
-            return _refusal(503, unknown, attributes)
         http = attributes.request.http
-        if limit is None:
-            return self._refuse(403, not_found(contract_id), claims, attributes)
-        if limit and not self._leases.take(contract_id, http.headers.get("x-request-id") or http.id, limit):
-            error = MeshError(
+        model = _target(http.headers)
+        try:
+            identity = _identity(claims)
+            await self._rights.settle(identity)
+            present = self._rights.of(identity)
+            # A list of models counts against nothing.
+            ids = dict.fromkeys((present.contract_id, present.user_contract_id)) if model else ()
+            terms = {each: await self._terms.of(each) for each in ids if each}
+        except MeshError as error:
+            # To let pass what nothing is known of would be to have no limits while something is away.
+            return _refusal(401 if error.code is grpc.StatusCode.UNAUTHENTICATED else 503, error, attributes)
+        limits = {}
+        for contract_id, each in terms.items():
+            if each is None:
+                return self._refuse(403, not_found(contract_id), claims, attributes)
+            if not each.allows(model):
+                return self._refuse(403, _not_included(contract_id, model), claims, attributes)
+            if each.max_concurrent_requests:
+                limits[contract_id] = each.max_concurrent_requests
+        lease_id = _lease_id(claims, http.headers.get("x-request-id") or http.id)
+        full = self._leases.take(limits, lease_id) if limits else None
+        if full is not None:
+            exceeded = MeshError(
                 Reason.ERROR_REASON_CONCURRENCY_EXCEEDED,
-                f"contract {contract_id} allows {limit} requests at the same time, and as many are running",
-                {"contractId": contract_id, "limit": str(limit)},
+                f"contract {full} allows {limits[full]} requests at the same time, and as many are running",
+                {"contractId": full, "limit": str(limits[full])},
                 retry_after=RETRY_SECONDS,
             )
-            return self._refuse(429, error, claims, attributes)
+            return self._refuse(429, exceeded, claims, attributes)
         return _ALLOWED
 
     async def stream_access_logs(self, messages: AsyncIterator[Any], _context: object) -> bytes:
@@ -142,23 +165,27 @@ class FrontDoor:
         status = entry.response.response_code.value
         if status in _COUNTED_OUT and common.response_flags.HasField("unauthorized_details"):
             return  # refused by `check`: it holds no lease, though its id may be that of another which does
-        self._leases.give_back(entry.request.request_id)
-        if not 200 <= status < 300:
-            return
         claims = _fields(common.metadata, CLAIMS, "claims")
+        target = _target(entry.request.request_headers)[:256]
+        if not target:
+            return  # a list of models was read, which took no lease
+        self._leases.give_back(_lease_id(claims, entry.request.request_id))
+        used = settlement.used(entry, target, self._prompt_lengths)
+        if used is None:
+            return
         account = Account(
             day_of(common.start_time.seconds),
             claims["sub"].string_value[:128] if "sub" in claims else "",
-            _target(entry.request.request_headers)[:256],
+            target,
             claims["contract"].string_value[:64] if "contract" in claims else "",
         )
-        self._ledger.add(account, _tokens(common.metadata))
+        self._ledger.add(account, used)
 
     def _refuse(self, status: int, error: MeshError, claims: Any, attributes: Any) -> bytes:
         metadata = {key: str(value) for key, value in error.metadata.items()}
         refusal = Refusal(name_of(error.reason), error.message, error.remedy, metadata)
         subject = claims["sub"].string_value if "sub" in claims else ""
-        contract_id = claims["contract"].string_value
+        contract_id = metadata.get("contractId", "")
         target = _target(attributes.request.http.headers)
         self._decisions.note(Decided(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
@@ -170,7 +197,11 @@ def _refusal(status: int, error: MeshError, attributes: Any) -> bytes:
     response.status.code = error.code.value[0]
     denied = response.denied_response
     denied.status.code = status
-    message, code = f"{error.message}. {error.remedy}", name_of(error.reason).lower()
+    message = f"{error.message}. {error.remedy}"
+    code = name_of(error.reason).lower()
+    if status == 401:
+        # As Envoy words it about tokens that it refuses itself.
+        message, code = f"{error.message[0].upper()}{error.message[1:]}.", "invalid_api_key"
     denied.body = json.dumps(error_body(attributes.request.http.path, status, message, _TYPES[status], code))
     headers = {"content-type": "application/json"}
     if error.retry_after is not None:
@@ -180,6 +211,37 @@ def _refusal(status: int, error: MeshError, attributes: Any) -> bytes:
         header.key, header.value = key, value
     serialised: bytes = response.SerializeToString()
     return serialised
+
+
+def _not_included(contract_id: str, model: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_SCOPE_MISSING,
+        f"contract {contract_id} does not include {model}",
+        {"scope": f"{INFER}{model}", "contractId": contract_id},
+    )
+
+
+def _identity(claims: Any) -> Identity:
+    """Who asks, from the verified payload of a token."""
+
+    def text(name: str) -> str:
+        return str(claims[name].string_value) if name in claims else ""
+
+    scopes = claims["scopes"].list_value.values if "scopes" in claims else ()
+    return Identity(
+        subject=text("sub"),
+        scopes=frozenset(scope.string_value for scope in scopes),
+        contract_id=text("contract"),
+        token_id=text("jti"),
+        uid=text("uid"),
+        issued=claims["iat"].number_value if "iat" in claims else 0.0,
+    )
+
+
+def _lease_id(claims: Any, request_id: str) -> str:
+    """A client may choose its request's id; whatever it chooses, it frees no place but its own token's."""
+    token_id = claims["jti"].string_value if "jti" in claims else ""
+    return f"{token_id} {request_id}"
 
 
 def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
@@ -195,24 +257,6 @@ def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
 def _target(headers: Any) -> str:
     """The name that was asked for, or the server's id where the path named one (its "model" is then any text)."""
     return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
-
-
-def _tokens(metadata: Any) -> tuple[int, int] | None:
-    """Tokens of prompt and answer, in OpenAI's words or in those of its newer API; None where the answer did not say."""
-    usage = _fields(metadata, USAGE)
-    prompt = _count(usage, "prompt_tokens", "input_tokens")
-    completion = _count(usage, "completion_tokens", "output_tokens")
-    if prompt is None and completion is None:
-        return None
-    return prompt or 0, completion or 0
-
-
-def _count(usage: Any, *names: str) -> int | None:
-    for name in names:
-        if name in usage:
-            value = usage[name].number_value
-            return int(value) if 0 <= value < MOST_TOKENS else None
-    return None
 
 
 _as_it_is: Callable[[bytes], bytes] = bytes

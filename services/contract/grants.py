@@ -1,4 +1,4 @@
-"""What a token carries. Pure: roles, contracts and held scopes in, scopes out.
+"""What a token carries. Pure: roles, contracts and held scopes in, scopes out. What of it counts is decided at use.
 
 Invariant: nothing is granted that the role, the contract or the caller does not have.
 """
@@ -9,37 +9,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.rights import ADMIN, INFER, INFER_ANY, ROLE_SCOPES
 from llamesh.v1.gateway_pb2 import Role
 
 ANY_MODEL = "*"
-ADMIN = "admin"
-MANAGE = "manage"
-INFER = "infer:"
-INFER_ANY = INFER + ANY_MODEL
-
-ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
-    Role.ROLE_INFERENCE: (INFER_ANY,),
-    Role.ROLE_USER: (INFER_ANY, MANAGE),
-    Role.ROLE_ADMIN: (INFER_ANY, MANAGE, ADMIN),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a contract says about its tokens. The default: no contract, which limits nothing."""
+    """What a contract says about its holders. The default: no contract, which limits nothing."""
 
     contract_id: str = ""
     models: tuple[str, ...] = (ANY_MODEL,)
     max_concurrent_requests: int = 0
 
     @property
-    def ask(self) -> bool:
-        """Whether Admission must be asked for each request: something that changes is limited."""
-        return self.max_concurrent_requests > 0
+    def limited(self) -> bool:
+        """Whether it limits anything: Admission must be asked about its holders' requests."""
+        return self.max_concurrent_requests > 0 or ANY_MODEL not in self.models
+
+    def allows(self, model: str) -> bool:
+        """Whether it includes a model: its name, or a server's id."""
+        return ANY_MODEL in self.models or model in self.models
 
 
 def role_scopes(role: Role.ValueType, terms: Terms) -> list[str]:
-    """Scopes of a login token."""
+    """Scopes of a login token. What is not about inference no contract takes away: whoever administers the mesh can mend it."""
     return _narrowed(ROLE_SCOPES[role], terms)
 
 
@@ -54,7 +49,7 @@ def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> lis
         if not _covers(held, scope):
             raise _missing(scope, "the caller's token lacks it")
         model = scope.removeprefix(INFER)
-        if scope.startswith(INFER) and model != ANY_MODEL and not {model, ANY_MODEL} & set(terms.models):
+        if scope.startswith(INFER) and model != ANY_MODEL and not terms.allows(model):
             raise _missing(scope, f"contract {terms.contract_id} does not include it")
     return _narrowed(asked, terms)
 

@@ -1,31 +1,35 @@
 """Keys: signed tokens for programs. Made here, signed by the gateway, recorded without the token, ended by revocation.
 
-Invariant: a key never carries more than its maker may, and a token whose key is not recorded is never given out.
+Invariant: a key never carries more than its maker may, and a token whose key is not recorded is never given out. What it may do is decided
+whenever it is used, by what its owner may do then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from llamesh.kit.channels import DEADLINE, asking, passed_on
 from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.identity import Identity
+from llamesh.kit.identity import KEY_PREFIX, Identity
 from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.rights import ADMIN, Rights
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
-from services.contract.grants import ADMIN, Terms, key_scopes
-from services.contract.tables import Clock, KeyRow, NewId
+from services.contract.grants import Terms, key_scopes
+from services.contract.tables import Clock, KeyRow, NewId, Owner
 
 DEFAULT_DAYS = 90
 RESYNC_SECONDS = 1.0
 """How often revocations made by another replica of this service are looked for. Its own are seen at once."""
 AWAY_SECONDS = 1.0
 """How soon revocations are looked for again if the database did not answer."""
+LATE = timedelta(seconds=60)
+"""How much later than its time a revocation may be seen: longer than a transaction lasts, and than clocks of replicas differ."""
 BATCH = 1000
 """Ids in one message of a watch."""
 
@@ -50,7 +54,12 @@ class Keys:
         self._clock = clock
         self._new_id = new_id
         self._resync_seconds = resync_seconds
-        self._revoked = asyncio.Event()
+        self._revoked: list[str] = []
+        """In the order in which they became known; each watcher has told them up to some place."""
+        self._known: set[str] = set()
+        self._announced = asyncio.Event()
+        self._looked: datetime | None = None
+        self._turn = asyncio.Lock()
 
     async def create(
         self, maker: Identity, display_name: str, scopes: Sequence[str], contract_id: str, expire_days: int
@@ -63,9 +72,10 @@ class Keys:
         granted = key_scopes(scopes, maker.scopes, terms)
         now = self._clock()
         row = KeyRow(
-            key_id=self._new_id("key_"),
+            key_id=self._new_id(KEY_PREFIX),
             display_name=display_name,
             owner=maker.subject,
+            owner_uid=maker.uid,
             contract_id=terms.contract_id,
             scopes=granted,
             create_time=now,
@@ -80,7 +90,7 @@ class Keys:
                     token_id=row.key_id,
                     scopes=granted,
                     contract_id=terms.contract_id,
-                    ask=terms.ask,
+                    uid=maker.uid,
                 ),
                 timeout=DEADLINE,
                 metadata=passed_on(),
@@ -90,48 +100,47 @@ class Keys:
             session.add(row)
         return row, signed.token
 
-    async def page(self, owner: str | None, asked: Asked) -> tuple[Sequence[KeyRow], str]:
+    async def page(self, owner: Owner | None, asked: Asked) -> tuple[Sequence[KeyRow], str]:
         """A page by create time and id, and the token of the next. `owner` None: everyone's."""
         page = asked.of(Listing(f"keys {owner!r}", BY_TIME))
         query = select(KeyRow)
         if owner is not None:
-            query = query.where(KeyRow.owner == owner)
+            earlier = and_(KeyRow.owner_uid == "", KeyRow.owner == owner.name, KeyRow.create_time >= owner.since)
+            query = query.where(or_(KeyRow.owner_uid == owner.uid, earlier))
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(query, _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.key_id))
 
-    async def revoke(self, owner: str | None, key_id: str) -> KeyRow:
+    async def revoke(self, owner: Owner | None, key_id: str) -> KeyRow:
         """End a key; again changes nothing. KEY_NOT_FOUND also where it is another's. `owner` None: anyone's."""
         async with self._database.begin() as session:
             row = await session.get(KeyRow, key_id, with_for_update=True)
-            if row is None or owner not in (None, row.owner):
+            if row is None or not (owner is None or _is_of(row, owner)):
                 raise MeshError(Reason.ERROR_REASON_KEY_NOT_FOUND, f"there is no key {key_id}", {"keyId": key_id})
             if row.revoke_time is None:
                 row.revoke_time = self._clock()
-        self._revoked.set()
+        self._note([key_id])
         return row
 
     async def revocations(self) -> AsyncIterator[list[str]]:
         """Ids that are revoked and not yet expired, in lists; an empty list once all earlier ones are out; then each further one."""
-        sent: set[str] = set()
+        told = 0
         synced = False
         while True:
             # The event that will announce the next revocation is taken before looking, so that none falls in between.
-            if self._revoked.is_set():
-                self._revoked = asyncio.Event()
-            announced = self._revoked
+            announced = self._announced
             try:
-                now_revoked = await self._revoked_ids()
+                await self._look()
             except MeshError as error:
                 # What was told stays in force; what was revoked meanwhile elsewhere is told when the database is back.
                 if not synced or not is_unavailable(error):
                     raise
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
-            fresh = [key_id for key_id in now_revoked if key_id not in sent]
-            for start in range(0, len(fresh), BATCH):
-                yield fresh[start : start + BATCH]
-            sent = set(now_revoked)
+            while told < len(self._revoked):
+                told, ids = told + BATCH, self._revoked[told : told + BATCH]
+                yield ids
+            told = len(self._revoked)
             if not synced:
                 synced = True
                 yield []
@@ -141,12 +150,29 @@ class Keys:
             except TimeoutError:
                 continue
 
-    async def _revoked_ids(self) -> Sequence[str]:
-        query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > self._clock())
-        async with self._database.read() as session:
-            return (await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all()
+    async def _look(self) -> None:
+        """Read what was revoked since the last look; this costs the same however many keys are revoked."""
+        async with self._turn:
+            if self._looked and self._resync_seconds is None:
+                return  # nobody else revokes keys here
+            query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > self._clock())
+            if self._looked:
+                query = query.where(KeyRow.revoke_time > self._looked - LATE)
+            now = self._clock()
+            async with self._database.read() as session:
+                self._note((await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all())
+            self._looked = now
+
+    def _note(self, key_ids: Sequence[str]) -> None:
+        fresh = [key_id for key_id in key_ids if key_id not in self._known]
+        if fresh:
+            self._known.update(fresh)
+            self._revoked += fresh
+            announced, self._announced = self._announced, asyncio.Event()
+            announced.set()
 
     async def _terms(self, maker: Identity, contract_id: str) -> Terms:
+        # The maker's present contract, whatever its token says.
         wanted = contract_id or maker.contract_id
         if wanted != maker.contract_id and not maker.is_admin:
             raise MeshError(
@@ -155,3 +181,14 @@ class Keys:
                 {"scope": ADMIN},
             )
         return await self._contracts.terms(wanted)
+
+
+def works(rights: Rights, row: KeyRow) -> bool:
+    """Whether the owner of a key is there: without it the key does not count, though it is neither revoked nor expired."""
+    return rights.living(row.owner_uid, row.owner, row.create_time.timestamp())
+
+
+def _is_of(row: KeyRow, owner: Owner) -> bool:
+    if row.owner_uid:
+        return row.owner_uid == owner.uid
+    return row.owner == owner.name and row.create_time >= owner.since

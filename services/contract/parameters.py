@@ -77,18 +77,18 @@ def parse(text: str) -> RuntimeParameters:
     for token in words:
         flag = token.flag or token.text
         if (token.quoted and not token.flag) or not flag.startswith("-"):
-            raise _invalid(token.text, "", "stands where a flag is expected, and flags begin with '-'")
+            raise invalid(token.text, "", "stands where a flag is expected, and flags begin with '-'")
         spelling = spellings().get(flag)
         if spelling is None:
             raise _unknown(flag)
         name = spelling.parameter.name
         if name in spelt:
-            raise _invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
+            raise invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
         spelt[name] = flag
         if spelling.stands_for is None:
             value: bool | str = token.text if token.flag else _following(flag, words)
         elif token.flag:
-            raise _invalid(flag, token.text, "takes no value")
+            raise invalid(flag, token.text, "takes no value")
         else:
             value = spelling.stands_for
         if value not in spelling.parameter.absent:
@@ -108,9 +108,9 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
     except protovalidate.ValidationError as error:
         name = _field_at_fault(error)
         value = all_parameters()[name].value(getattr(parameters, name))
-        raise _invalid(names[name], str(value), bounds(all_parameters()[name])) from error
+        raise invalid(names[name], str(value), bounds(all_parameters()[name])) from error
     for found in contradictions(parameters, names):
-        raise _invalid(names[found.name], found.value, found.problem)
+        raise invalid(names[found.name], found.value, found.problem)
 
 
 def bounds(parameter: Parameter) -> str:
@@ -141,19 +141,19 @@ def _bounds(parameter: Parameter) -> str:
 
 def _words(text: str) -> Iterator[Token]:
     if len(text) > MAX_LENGTH:
-        raise _invalid(text, "", f"is part of {len(text)} characters; at most {MAX_LENGTH} are read")
+        raise invalid(text, "", f"is part of {len(text)} characters; at most {MAX_LENGTH} are read")
     try:
         yield from tokens(text)
     except TokenError as error:
-        raise _invalid(error.word, "", error.problem) from error
+        raise invalid(error.word, "", error.problem) from error
 
 
 def _following(flag: str, words: Iterator[Token]) -> str:
     token = next(words, None)
     if token is None:
-        raise _invalid(flag, "", "needs a value")
+        raise invalid(flag, "", "needs a value")
     if token.flag or token.may_be_flag:
-        raise _invalid(flag, token.flag or token.text, "needs a value, and a flag follows")
+        raise invalid(flag, token.flag or token.text, "needs a value, and a flag follows")
     return token.text
 
 
@@ -164,19 +164,19 @@ def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | f
     kind = parameter.field.type
     if kind == FieldDescriptor.TYPE_ENUM:
         if value not in parameter.words:
-            raise _invalid(flag, value, bounds(parameter))
+            raise invalid(flag, value, bounds(parameter))
         return parameter.words[value]
     if kind == FieldDescriptor.TYPE_STRING:
         return value
     if kind == FieldDescriptor.TYPE_DOUBLE:
         if not NUMBER.fullmatch(value):
-            raise _invalid(flag, value, f"is not a decimal number; it {bounds(parameter)}")
+            raise invalid(flag, value, f"is not a decimal number; it {bounds(parameter)}")
         return float(value) + 0.0  # -0.0 is 0.0
     if not _INTEGER.fullmatch(value):
-        raise _invalid(flag, value, f"is not a whole decimal number; it {bounds(parameter)}")
+        raise invalid(flag, value, f"is not a whole decimal number; it {bounds(parameter)}")
     low, high = _TYPE_RANGE[kind]
     if not low <= int(value) <= high:
-        raise _invalid(flag, value, bounds(parameter))
+        raise invalid(flag, value, bounds(parameter))
     return int(value)
 
 
@@ -232,7 +232,8 @@ _REFUSED = {
 }
 
 
-def _invalid(flag: str, value: str, problem: str) -> MeshError:
+def invalid(flag: str, value: str, problem: str) -> MeshError:
+    """PARAMETER_INVALID for a flag with this value."""
     shown = f"{_shown(flag)} {_shown(value)}".rstrip()
     message = f"{shown}: {problem}"
     return MeshError(

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 
@@ -24,14 +25,15 @@ from llamesh.v1 import (
 )
 from services.contract.admission import Leases
 from services.contract.check import Checker
-from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, ConcurrencyLimits, Contracts
+from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, Contracts, PresentTerms
 from services.contract.decisions import Decisions
 from services.contract.front_door import FrontDoor
 from services.contract.inventory import Inventory
-from services.contract.keys import RESYNC_SECONDS, Keys
+from services.contract.keys import RESYNC_SECONDS, Keys, works
 from services.contract.policy import Limits
 from services.contract.servicer import AdmissionServicer, ContractServicer
 from services.contract.usage import Ledger
+from services.contract.users import Users
 
 FLUSH_SECONDS = 1.0
 """How long usage and refusals stay in memory."""
@@ -56,8 +58,11 @@ class ContractService:
             controller_pb2_grpc.ControllerServiceStub(self._channels["controller"]),
         )
         signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
-        limits = ConcurrencyLimits(database, time.monotonic)
-        contracts = Contracts(database, utc_now, new_id, limits)
+        # Its own revocations through its own socket: told like every other member, at the same time.
+        self.rights = member.follow_rights(self._channels["gateway"], self._channels["contract"])
+        terms = PresentTerms(database, time.monotonic)
+        users = Users(gateway_pb2_grpc.StandingServiceStub(self._channels["gateway"]))
+        contracts = Contracts(database, utc_now, new_id, terms, users.of_contract, partial(works, self.rights))
         # A SQLite file belongs to one process: nobody else revokes keys in it.
         resync = RESYNC_SECONDS if database.schema else None
         keys = Keys(database, contracts, signer, utc_now, new_id, resync)
@@ -68,7 +73,7 @@ class ContractService:
             BackgroundTask("write usage and refusals", self._flush, report_failure, every=FLUSH_SECONDS),
             BackgroundTask("forget old decisions", self._decisions.prune, report_failure, every=PRUNE_SECONDS),
             BackgroundTask("forget old batches of usage", self._ledger.prune, report_failure, every=PRUNE_SECONDS),
-            BackgroundTask("read limits", limits.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
+            BackgroundTask("read limits", terms.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
         ]
         checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
         contract_pb2_grpc.add_ContractServiceServicer_to_server(
@@ -85,11 +90,11 @@ class ContractService:
             ),
             member.server,
         )
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(AdmissionServicer(contracts, keys), member.server)
-        FrontDoor(leases, limits, self._ledger, self._decisions, member.stopping).add_to(member.server)
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(
+            AdmissionServicer(contracts, keys, terms), member.server
+        )
+        FrontDoor(leases, terms, self.rights, self._ledger, self._decisions, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.ContractService", "llamesh.v1.AdmissionService")
-        # Its own stream, through its own socket: told like every other member, at the same time.
-        member.refuse_revoked(self._channels["contract"])
 
     def start(self) -> None:
         """Begin to write what is in memory and to forget what is old."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
+from llamesh.kit.rights import ADMIN
 from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import parameters as runtime
 from services.contract.admission import Leases
 from services.contract.check import DEFAULT_NAMESPACE, Checker, Wish
-from services.contract.contracts import Contracts
+from services.contract.contracts import Contracts, PresentTerms
 from services.contract.decisions import Decisions
-from services.contract.grants import ADMIN, role_scopes
+from services.contract.grants import Terms, role_scopes
 from services.contract.keys import Keys
 from services.contract.messages import (
     contract_message,
@@ -29,7 +30,7 @@ from services.contract.messages import (
     refusal_message,
     usage_message,
 )
-from services.contract.tables import Clock, ContractRow
+from services.contract.tables import Clock, ContractRow, Owner
 from services.contract.usage import Ledger
 
 USAGE_WINDOW = timedelta(days=30)
@@ -189,16 +190,21 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
     """llamesh.v1.AdmissionService."""
 
-    def __init__(self, contracts: Contracts, keys: Keys) -> None:
+    def __init__(self, contracts: Contracts, keys: Keys, terms: PresentTerms) -> None:
         self._contracts = contracts
         self._keys = keys
+        self._terms = terms
 
     async def Grant(self, request: admission_pb2.GrantRequest, context: Any) -> admission_pb2.GrantResponse:  # noqa: N802
         """See admission.proto."""
-        terms = await self._contracts.terms(request.contract_id)
-        return admission_pb2.GrantResponse(
-            scopes=role_scopes(request.role, terms), contract_id=terms.contract_id, ask=terms.ask
-        )
+        try:
+            terms = await self._contracts.terms(request.contract_id)
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_CONTRACT_NOT_FOUND:
+                raise
+            # Nobody is locked out by a contract that is gone: an administrator must be able to mend it. It allows no inference.
+            terms = Terms(request.contract_id, models=())
+        return admission_pb2.GrantResponse(scopes=role_scopes(request.role, terms), contract_id=request.contract_id)
 
     async def WatchRevocations(  # noqa: N802
         self, request: admission_pb2.WatchRevocationsRequest, context: Any
@@ -206,6 +212,13 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         """See admission.proto."""
         async for key_ids in self._keys.revocations():
             yield admission_pb2.WatchRevocationsResponse(key_ids=key_ids, synced=not key_ids)
+
+    async def WatchLimitedContracts(  # noqa: N802
+        self, request: admission_pb2.WatchLimitedContractsRequest, context: Any
+    ) -> AsyncIterator[admission_pb2.WatchLimitedContractsResponse]:
+        """See admission.proto."""
+        async for contract_ids in self._terms.limited():
+            yield admission_pb2.WatchLimitedContractsResponse(contract_ids=sorted(contract_ids))
 
 
 def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
@@ -218,9 +231,14 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
     return runtime.parse(request.runtime_params)
 
 
-def whose(identity: Identity) -> str | None:
+def whose(identity: Identity) -> Owner | None:
     """Whose things a caller sees: its own; None, which is everyone's, for administrators."""
-    return None if identity.is_admin else identity.subject
+    return None if identity.is_admin else owner(identity)
+
+
+def owner(identity: Identity) -> Owner:
+    """The caller as the owner of things."""
+    return Owner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
 def usage_subject(identity: Identity, asked: str) -> str | None:
@@ -229,4 +247,4 @@ def usage_subject(identity: Identity, asked: str) -> str | None:
         raise MeshError(
             Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
         )
-    return asked or whose(identity)
+    return asked or (None if identity.is_admin else identity.subject)

@@ -7,6 +7,7 @@ that was there from the beginning is missed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -41,6 +42,8 @@ class KeyRow(Base):
     key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     display_name: Mapped[str] = mapped_column(String(128))
     owner: Mapped[str] = mapped_column(String(128))
+    owner_uid: Mapped[str] = mapped_column(String(64))
+    """The user, whatever its name; empty in keys from before users had ids."""
     contract_id: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     create_time: Mapped[datetime] = mapped_column(Timestamp)
@@ -83,3 +86,13 @@ class DecisionRow(Base):
     refusals: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     memory: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     contract_id: Mapped[str] = mapped_column(String(64))
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose rows are meant: those of a user, and not of earlier users of the same name."""
+
+    name: str
+    uid: str
+    since: datetime
+    """When the user was made."""

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
 from llamesh.kit.pages import Asked, Listing
+from services.contract.settlement import Used
 from services.contract.tables import Clock, NewId, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
@@ -78,17 +79,15 @@ class Ledger:
         """What is being written, or could not be: it stays as it is until it is known to be written."""
         self._turn = asyncio.Lock()
 
-    def add(self, account: Account, tokens: tuple[int, int] | None) -> None:
-        """Count one answered request with its tokens of prompt and answer; None where the answer did not say."""
+    def add(self, account: Account, used: Used) -> None:
+        """Count one request."""
         if account not in self._pending and len(self._pending) >= MAX_PENDING:
             account = Account(account.day, "", UNATTRIBUTED, "")
         total = self._pending.setdefault(account, Total())
         total.requests += 1
-        if tokens is None:
-            total.unknown_requests += 1
-        else:
-            total.prompt_tokens += tokens[0]
-            total.completion_tokens += tokens[1]
+        total.prompt_tokens += used.prompt_tokens
+        total.completion_tokens += used.completion_tokens
+        total.unknown_requests += not used.told
 
     async def flush(self) -> None:
         """Write what has come; it stays to be written where that fails."""

@@ -68,7 +68,7 @@ class PublicationLostError(Exception):
 class Catalogue:
     """The store of models. `clock` says what time it is, in UTC; `owner_id` is this process among those that share the tables.
 
-    `on_transfer` is told of a transfer whose state says something new about its model.
+    `on_transfer` is told of a transfer whose state says something new about its model, `on_model` of a model that is damaged or sound anew.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Catalogue:
         clock: Callable[[], datetime],
         owner_id: str,
         on_transfer: Callable[[TransferRow], None] = lambda _: None,
+        on_model: Callable[[ModelRow], None] = lambda _: None,
         new_copy: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._database = database
@@ -85,6 +86,7 @@ class Catalogue:
         self._clock = clock
         self._owner_id = owner_id
         self._on_transfer = on_transfer
+        self._on_model = on_model
         self._new_copy = new_copy
 
     async def get(self, model_uuid: str) -> ModelRow:
@@ -150,7 +152,7 @@ class Catalogue:
             await session.execute(
                 update(ModelRow)
                 .where(ModelRow.sha256 == publication.sha256, ModelRow.object_key.in_(publication.unsound))
-                .values(object_key=key, damage="")
+                .values(object_key=key, damage="", problem="")
             )
             model = await session.merge(
                 ModelRow(
@@ -162,10 +164,12 @@ class Catalogue:
                     source=row.shown_source,
                     gguf={name: said[name] for name in gguf_fields()},
                     damage="",
+                    problem="",
                     create_time=now,
                 )
             )
             await session.flush()
+            repaired = await _sharing(session, key) if publication.unsound else ()
             for each in left:
                 await self._disown(session, each)
             row.state = State.SUCCEEDED
@@ -177,6 +181,8 @@ class Catalogue:
             left.add(publication.key)
         for each in left:
             await self._try_remove(each)
+        for repaired_model in repaired:
+            self._on_model(repaired_model)
         return model, row
 
     async def abandon(self, publication: Publication) -> None:
@@ -222,7 +228,8 @@ class Catalogue:
             raise MeshError(
                 Reason.ERROR_REASON_STORE_UNAVAILABLE, f"{model_uuid}: {error}", {"modelUuid": model_uuid}
             ) from error
-        await self._settle(model, None, "")
+        await self._settle(model, "", "")
+        model.problem = ""
         return path, model
 
     async def look(self, model_uuid: str) -> None:
@@ -336,7 +343,7 @@ class Catalogue:
 
     async def _corrupt(self, model: ModelRow, error: StoreError) -> MeshError:
         """Write down that the model cannot be used, and give the error that says so."""
-        message = f"{model.model_uuid} cannot be used: {error}"
+        message = f"{model.model_uuid} cannot be used: {error}"[:2000]
         damage = model.damage
         if isinstance(error, ObjectDamagedError) and not damage:
             try:
@@ -353,13 +360,13 @@ class Catalogue:
         log.warning("model is corrupt", model_uuid=model.model_uuid, key=model.object_key, error=str(error))
         return MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, message, {"modelUuid": model.model_uuid})
 
-    async def _settle(self, model: ModelRow, problem: str | None, damage: str) -> TransferRow | None:
-        """Let the model's transfer say whether its object is sound (`problem` None); a later failure of it stays."""
+    async def _settle(self, model: ModelRow, problem: str, damage: str) -> TransferRow | None:
+        """Let the model and its transfer say whether its object is sound (`problem` empty); a later failure of the transfer stays."""
         async with self._database.read() as session:
             transfer = await session.get(TransferRow, model.model_uuid)
         says_corrupt = transfer is not None and transfer.error_reason == CORRUPT and transfer.state == State.FAILED
         right = says_corrupt if problem else not says_corrupt
-        if right and model.damage == damage:
+        if right and (model.damage, model.problem) == (damage, problem):
             return transfer
         async with self._database.begin() as session:
             transfer = await session.get(TransferRow, model.model_uuid, with_for_update=True)
@@ -367,19 +374,26 @@ class Catalogue:
             if row is None or row.object_key != model.object_key:
                 return transfer
             # Models with the same bytes share the object, and what is known of it.
-            await session.execute(update(ModelRow).where(ModelRow.object_key == row.object_key).values(damage=damage))
-            if transfer is None:
-                return None
-            changed = transfer.state
-            if problem and transfer.state == State.SUCCEEDED:
-                transfer.state, transfer.error_reason, transfer.error_message = State.FAILED, CORRUPT, problem[:2000]
-            elif not problem and transfer.error_reason == CORRUPT and transfer.state == State.FAILED:
-                transfer.state, transfer.error_reason, transfer.error_message = State.SUCCEEDED, "", ""
-            if transfer.state != changed:
-                transfer.update_time = self._clock()
-        if transfer.state != changed:
+            sharing = update(ModelRow).where(ModelRow.object_key == row.object_key)
+            await session.execute(sharing.values(damage=damage, problem=problem))
+            models = await _sharing(session, row.object_key) if model.problem != problem else ()
+            changed = transfer is not None and self._correct(transfer, problem)
+        if transfer is not None and changed:
             self._on_transfer(transfer)
+        for each in models:
+            self._on_model(each)
         return transfer
+
+    def _correct(self, transfer: TransferRow, problem: str) -> bool:
+        """Let a transfer say what is known of its object; False if it says so, or something that came later."""
+        if problem and transfer.state == State.SUCCEEDED:
+            transfer.state, transfer.error_reason, transfer.error_message = State.FAILED, CORRUPT, problem
+        elif not problem and transfer.error_reason == CORRUPT and transfer.state == State.FAILED:
+            transfer.state, transfer.error_reason, transfer.error_message = State.SUCCEEDED, "", ""
+        else:
+            return False
+        transfer.update_time = self._clock()
+        return True
 
     async def _lock_bytes(self, session: AsyncSession, sha256: str) -> None:
         """Let one transaction at a time decide about objects with these bytes. A SQLite file has one writer anyway."""
@@ -396,6 +410,12 @@ async def _recorded(
     if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, State.SUCCEEDED):
         return None
     return (model, row) if model.sha256 == publication.sha256 else None
+
+
+async def _sharing(session: AsyncSession, object_key: str) -> Sequence[ModelRow]:
+    """The models that share an object, as they are by now."""
+    query = select(ModelRow).where(ModelRow.object_key == object_key)
+    return (await session.scalars(query, execution_options={"populate_existing": True})).all()
 
 
 def version_of(info: ObjectInfo) -> str:

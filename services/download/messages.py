@@ -47,6 +47,7 @@ def model_message(row: ModelRow) -> Model:
         sha256=row.sha256,
         source=shown_source(row.source),
         gguf=GgufMetadata(**row.gguf),
+        problem=row.problem,
     )
     message.create_time.FromDatetime(row.create_time)
     return message

@@ -17,7 +17,7 @@ from llamesh.kit.serving import Member, StartRefused
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
-from services.download.messages import download_message
+from services.download.messages import download_message, model_message
 from services.download.neighbours import Neighbours
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import Source, Sources
@@ -115,7 +115,14 @@ async def _serve(
     store = store_of(settings)
     changes = Changes()
     transfers = Transfers(database, clock, owner.id)
-    catalogue = Catalogue(database, store, clock, owner.id, lambda row: changes.download(download_message(row)))
+    catalogue = Catalogue(
+        database,
+        store,
+        clock,
+        owner.id,
+        lambda row: changes.download(download_message(row)),
+        lambda row: changes.model(model_message(row)),
+    )
 
     def show_store(watch: StoreWatch) -> None:
         member.show_part("store", watch.usable)
@@ -128,8 +135,8 @@ async def _serve(
     models = CatalogueServicer(catalogue, transfers, worker, changes, pages)
     add_CatalogueServiceServicer_to_server(models, member.server)
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
-    contract = channel(settings, "contract")
-    member.refuse_revoked(contract)
+    gateway, contract = channel(settings, "gateway"), channel(settings, "contract")
+    member.follow_rights(gateway, contract)
     neighbours = Neighbours(transfers, catalogue, changes)
     if database.schema:
         neighbours.start()
@@ -139,5 +146,6 @@ async def _serve(
     finally:
         await neighbours.close()
         await worker.close()
+        await gateway.close()
         await contract.close()
         await store.close()

@@ -77,6 +77,8 @@ class ModelRow(Base):
     """GgufMetadata of the contract, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")
     """Which version of the object was read and found damaged (`catalogue.version_of`); empty: none was."""
+    problem: Mapped[str] = mapped_column(String(4096), default="")
+    """Why it cannot be served: its object was found missing or damaged. Empty: nothing is known against it."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
 
 

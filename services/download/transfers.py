@@ -183,8 +183,15 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
-    async def hold_back(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
-        """Let it wait for what the error names: anyone may begin it again from its first byte."""
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may work on the same tables."""
+        return bool(self._database.schema)
+
+    async def hold_back(
+        self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
+    ) -> TransferRow | None:
+        """Let it wait for what the error names. Anyone may begin it again from its first byte, or, with `keep`, only this process."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
@@ -194,8 +201,10 @@ class Transfers:
                 row.bytes_done = 0
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_LONGEST_MESSAGE]
-                row.claimed_by = ""
-                row.claim_expires = None
+                row.claimed_by = self.owner_id if keep else ""
+                row.claim_expires = (
+                    await session.scalar(select(moment(self._database, LEASE_SECONDS))) if keep else None
+                )
                 row.update_time = self._clock()
             return row
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.objects import StagedObject, StoreError
 from services.download.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 from services.download.sources import SourceError, SourceRefusedError, SourceTruncatedError
@@ -57,7 +57,12 @@ def _unusable(problem: str) -> MeshError:
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
     """The refusal of a source as an error of the contract."""
-    return MeshError(Reason.ERROR_REASON_SOURCE_REFUSED, str(error), {"source": shown_source, "rule": error.rule})
+    return MeshError(
+        Reason.ERROR_REASON_SOURCE_REFUSED,
+        str(error),
+        {"source": shown_source, "rule": error.rule},
+        (FieldViolation("source", str(error)),),
+    )
 
 
 def failure(error: Exception, shown_source: str) -> MeshError:

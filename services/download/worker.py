@@ -5,7 +5,8 @@ wake-up costs a few seconds; a restart finds the interrupted rows like any other
 on one database and store share the work: each claims the rows that it works on (see `transfers`).
 
 Invariant: what fails outside the transfer itself never ends it. A database that fails is tried again for as long as it
-takes, because the bytes are there; an object store that goes away is waited for, STORE_PATIENCE_SECONDS at most.
+takes, because the bytes are there; an object store that goes away is waited for, STORE_PATIENCE_SECONDS at most; a source that is busy
+or breaks off is asked again (see `tries`). A process whose own store cannot be used ends no transfer that another might do.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, model_message
 from services.download.patience import Patience
 from services.download.progress import Progress
-from services.download.sources import Source
+from services.download.sources import Source, SourceError
 from services.download.store_watch import StoreWatch
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfers import Transfers
+from services.download.tries import MOST_TRIES, Tries
 from services.download.verification import counted, failure, verified
 
 AT_ONCE = 3
@@ -84,6 +86,7 @@ class Worker:
         self._running: dict[str, tuple[TransferRow, Progress]] = {}
         self._stopped: set[str] = set()
         self._setbacks: dict[tuple[str, int], Patience] = {}
+        self._tries: dict[tuple[str, int], Tries] = {}
         self._held: set[tuple[str, int, str]] = set()
         self._store_watch = StoreWatch(store, self._store_changed, clock)
         self._prepared = False
@@ -181,24 +184,21 @@ class Worker:
         for row in rows:
             if row.model_uuid in self._tasks:
                 continue
-            if self._store_watch.denied or self._store_watch.away_seconds > STORE_PATIENCE_SECONDS:
+            hopeless = self._store_watch.denied or self._store_watch.away_seconds > STORE_PATIENCE_SECONDS
+            if hopeless and (row.claimed_by == self._transfers.owner_id or not self._transfers.shared):
                 await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
-                await self._hold_back(row, error)
+                await self._hold_back(row, _waiting(error, row))
                 self._held.add(key)
 
-    async def _hold_back(self, row: TransferRow, error: StoreError) -> None:
-        reason = failure(error, row.shown_source)
-        reason.message = f"waits for the object store: {reason.message}"
-        held = await self._transfers.hold_back(row.model_uuid, row.attempt, reason)
+    async def _hold_back(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
+        held = await self._transfers.hold_back(row.model_uuid, row.attempt, reason, keep=keep)
         if held is not None:
             self._changes.download(download_message(held))
 
     def _may_begin(self, row: TransferRow) -> bool:
-        patience = self._setbacks.get((row.model_uuid, row.attempt))
-        if patience is None:
-            return True
-        left = patience.seconds_left()
+        key = row.model_uuid, row.attempt
+        left = max((waits[key].seconds_left() for waits in (self._setbacks, self._tries) if key in waits), default=0.0)
         if left > 0:
             asyncio.get_running_loop().call_later(left, self._wake.set)
         return left <= 0
@@ -224,12 +224,30 @@ class Worker:
             await self._bring_in(row, patience)
         except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
             await self._set_back(row, patience, error)
+        except SourceError as error:
+            await self._try_again(row, error)
         except Exception as error:
             if isinstance(error, StoreDeniedError):
                 self._store_watch.note(error)
             await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
         else:
-            self._setbacks.pop((model_uuid, attempt), None)
+            self._forget(model_uuid, attempt)
+
+    async def _try_again(self, row: TransferRow, error: SourceError) -> None:
+        """The source failed: ask it again later, if that may help and it was not asked often enough."""
+        reason = failure(error, row.shown_source)
+        if error.passing:
+            tries = self._tries.setdefault((row.model_uuid, row.attempt), Tries(self._clock))
+            wait = tries.next_wait(error.retry_after)
+            if wait is not None:
+                reason.message = (
+                    f"tries again in {wait:.0f} s, {tries.failed} of {MOST_TRIES} tries failed: {reason.message}"
+                )
+                log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(error), seconds=wait)
+                await self._settled(partial(self._hold_back, row, reason, keep=True))
+                return
+            reason.message += f" (given up after {tries.failed} tries)"
+        await self._fail(row.model_uuid, row.attempt, row.shown_source, reason)
 
     async def _set_back(self, row: TransferRow, patience: Patience, error: StoreError | PublicationLostError) -> None:
         """The store failed, not the transfer: let it wait and start again, unless that has lasted too long."""
@@ -240,7 +258,7 @@ class Worker:
             return
         self._setbacks[row.model_uuid, row.attempt] = patience
         log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
-        await self._settled(partial(self._hold_back, row, error))
+        await self._settled(partial(self._hold_back, row, _waiting(error, row)))
         if isinstance(error, StoreUnavailableError):
             self._store_watch.note(error)
 
@@ -302,7 +320,7 @@ class Worker:
         reason = failure(error, shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=model_uuid, error=str(reason), exc_info=unexpected)
-        self._setbacks.pop((model_uuid, attempt), None)
+        self._forget(model_uuid, attempt)
         failed = await self._settled(lambda: self._transfers.fail(model_uuid, attempt, reason))
         if failed is not None:
             self._changes.download(download_message(failed))
@@ -329,7 +347,7 @@ class Worker:
             await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
 
     async def _renew_claims(self) -> None:
-        if self._tasks:
+        if self._tasks or self._tries:
             await self._transfers.renew()
             await self._catalogue.renew()
 
@@ -340,10 +358,20 @@ class Worker:
 
     async def _forget_setbacks(self) -> None:
         """Drop those of attempts that did not end by their worker, but were cancelled, deleted or ended by another process."""
-        for model_uuid, attempt in list(self._setbacks):
+        for model_uuid, attempt in self._setbacks.keys() | self._tries.keys():
             row = await self._transfers.find(model_uuid)
             if row is None or row.attempt != attempt or row.state not in ACTIVE:
-                self._setbacks.pop((model_uuid, attempt), None)
+                self._forget(model_uuid, attempt)
+
+    def _forget(self, model_uuid: str, attempt: int) -> None:
+        self._setbacks.pop((model_uuid, attempt), None)
+        self._tries.pop((model_uuid, attempt), None)
+
+
+def _waiting(error: StoreError, row: TransferRow) -> MeshError:
+    reason = failure(error, row.shown_source)
+    reason.message = f"waits for the object store: {reason.message}"
+    return reason
 
 
 def is_outage(error: Exception) -> bool:

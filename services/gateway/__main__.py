@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
 from llamesh.background import BackgroundTask
+from llamesh.kit.channels import channel
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.pages import open_pages
@@ -19,9 +21,10 @@ from services.gateway.mesh_health import MeshHealth
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
-from services.gateway.servicer import GatewayServicer, Parts, SigningKeyServicer
+from services.gateway.servicer import GatewayServicer, Parts, SigningKeyServicer, StandingServicer
 from services.gateway.siblings import Siblings
 from services.gateway.signing_keys import open_signer
+from services.gateway.standings import Standings
 from services.gateway.throttle import Throttle
 from services.gateway.tokens import Tokens
 from services.gateway.users import Users
@@ -32,10 +35,11 @@ ROTATION_CHECK = 600.0
 
 
 async def main(member: Member) -> None:
-    """Serve llamesh.v1.GatewayService and SigningKeyService."""
+    """Serve llamesh.v1.GatewayService, SigningKeyService and StandingService."""
     settings = member.settings
     database = open_database(settings, "gateway")
-    users = Users(database, Passwords(), Throttle(time.monotonic), _now)
+    standings = Standings(database, _now)
+    users = Users(database, Passwords(), Throttle(time.monotonic), standings, _now, _new_uid)
     signer = open_signer(settings, database, _now)
     tokens = Tokens(signer, _now, lambda: str(uuid.uuid4()))
 
@@ -56,25 +60,36 @@ async def main(member: Member) -> None:
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
+    gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)
     MeshHealth(health, member.stopping).add_to(member.server)
-    member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService")
+    member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
     member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
-    member.refuse_revoked(siblings.channels["contract"])
+    # Its own stream, through its own socket: told like every other member, at the same time.
+    own = channel(settings, "gateway")
+    member.follow_rights(own, siblings.channels["contract"])
 
     feeds.start()
     rotation = BackgroundTask("rotate signing keys", signer.rotate, report_failure, every=ROTATION_CHECK)
+    pruning = BackgroundTask("forget old standings", standings.prune, report_failure, every=ROTATION_CHECK)
     try:
         # What needs no table, such as the health of the mesh, is answered while the database is waited for.
         await member.prepare(database, "services.gateway")
         await users.ensure_first(settings)
         await signer.rotate()
         rotation.start()
+        pruning.start()
         await member.serve()
     finally:
         await rotation.close()
+        await pruning.close()
         await feeds.close()
+        await own.close()
         await siblings.close()
         await database.close()
+
+
+def _new_uid() -> str:
+    return f"usr_{secrets.token_hex(8)}"
 
 
 def _now() -> datetime:

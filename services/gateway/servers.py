@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from llamesh.kit.calls import validate
 from llamesh.kit.channels import asking, call_options, passed_on
-from llamesh.kit.errors import PREFIX, MeshError, Reason
+from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
@@ -27,6 +27,9 @@ STOP_MARGIN = 10.0
 
 CHANGE_ATTEMPTS = 5
 """How often a change is checked anew because the server was changed by others meanwhile."""
+
+FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
+"""Fields of a request that are at fault, by the reason of a refusal. Of what does not fit, no single one is."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
@@ -57,9 +60,10 @@ class Servers:
                 serve=True,
             )
         )
+        name = taken_alias(checked.parameters, request.model_name)
         spec = server_pb2.ServerSpec(
             model_uuid=request.model_uuid,
-            model_name=request.model_name or await self._default_name(request.model_uuid),
+            model_name=name or await self._default_name(request.model_uuid),
             replicas=request.replicas or 1,
             parameters=checked.parameters,
             idle_sleep=request.idle_sleep if request.HasField("idle_sleep") else None,
@@ -100,10 +104,14 @@ class Servers:
     async def _change(self, present: server_pb2.Server, changes: server_pb2.ServerChanges) -> server_pb2.Server:
         """Check what a server would be after a change and make it so; ETAG_MISMATCH if it is not as it was checked any more."""
         checked = await self._check(check_of_change(present.server_uuid, present.spec, changes))
-        validate(changed(present.spec, changes))
+        wanted = server_pb2.ServerChanges()
+        wanted.CopyFrom(changes)
+        if name := taken_alias(checked.parameters, changes.model_name):
+            wanted.model_name = name
+        validate(changed(present.spec, wanted))
         update = controller_pb2.UpdateDeclaredServerRequest(
             server_uuid=present.server_uuid,
-            changes=changes,
+            changes=wanted,
             etag=present.etag,
             engine_memory_bytes=engine_memory(checked.memory),
             shared_weights_bytes=checked.memory.shared_weights_bytes,
@@ -198,12 +206,22 @@ def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
         Reason.Value(name) if known else Reason.ERROR_REASON_INTERNAL,
         "; ".join(item.message for item in checked.refusals) or "refused without a reason",
         {**first.metadata, "decisionId": checked.decision_id},
+        tuple(FieldViolation(FIELDS[item.reason], item.message) for item in checked.refusals if item.reason in FIELDS),
     )
 
 
 def engine_memory(estimate: server_pb2.MemoryEstimate) -> int:
     """Bytes that one engine takes."""
     return estimate.weights_bytes + estimate.kv_cache_bytes + estimate.overhead_bytes
+
+
+def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> str:
+    """The name that a server is to have, by its own field or by --alias, which is taken out; INVALID_FIELD where both differ."""
+    alias = parameters.alias
+    parameters.ClearField("alias")
+    if alias and model_name and alias != model_name:
+        raise invalid_field("model_name", f"is {model_name!r}, and --alias says {alias!r}")
+    return model_name or alias
 
 
 def served_name(name: str, model_uuid: str) -> str:

@@ -13,14 +13,17 @@ from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
+from llamesh.kit.rights import ADMIN, role_grants
 from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.health import Health
 from services.gateway.models import Models
 from services.gateway.preconditions import wanted_etag
 from services.gateway.servers import Servers
 from services.gateway.siblings import Siblings
+from services.gateway.standings import Standings
+from services.gateway.tables import User
 from services.gateway.tokens import Grant, Tokens
-from services.gateway.users import Change, User, Users
+from services.gateway.users import Change, Users
 from services.gateway.watch import Selector, Watches
 
 ADDRESS_HEADER = "x-llamesh-client-address"
@@ -54,11 +57,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def CreateToken(
         self, request: gateway_pb2.CreateTokenRequest, context: Context
     ) -> gateway_pb2.CreateTokenResponse:
-        user = await self._parts.users.authenticate(request.username, request.password, client_address(context))
-        grant = await self._grant(user)
+        known = await self._parts.users.authenticate(request.username, request.password, client_address(context))
         lifetime = self._parts.token_lifetime
+        user = await self._parts.users.hold(known.username, known.uid, lifetime)
+        grant = await self._grant(user)
         return gateway_pb2.CreateTokenResponse(
-            access_token=await self._parts.tokens.login(user.username, role_claim(user.role), grant, lifetime),
+            access_token=await self._parts.tokens.login(user, role_claim(user.role), grant, lifetime),
             token_type="bearer",  # noqa: S106 - OAuth's word, no secret
             expires_in=int(lifetime.total_seconds()),
         )
@@ -145,12 +149,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             password=request.password if request.HasField("password") else None,
             role=request.role if request.HasField("role") else None,
             contract_id=request.contract_id if request.HasField("contract_id") else None,
+            disabled=request.disabled if request.HasField("disabled") else None,
         )
         identity = caller()
         authenticated = None
         if not identity.is_admin:
-            own_password_only = change.role is None and change.contract_id is None
-            if identity.subject != request.username or not own_password_only:
+            if identity.subject != request.username or change.rights:
                 raise MeshError(
                     Reason.ERROR_REASON_SCOPE_MISSING,
                     "users change their own password only; everything else takes an administrator",
@@ -171,7 +175,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         )
         with asking("contract"):
             granted = await self._parts.siblings.admission.Grant(request, **call_options(GRANT_DEADLINE))
-        return Grant(tuple(granted.scopes), granted.contract_id, granted.ask)
+        return Grant(tuple(granted.scopes), granted.contract_id)
 
     async def _know_contract(self, contract_id: str) -> None:
         """CONTRACT_NOT_FOUND where the contract service does not know it."""
@@ -195,16 +199,39 @@ class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):
         return gateway_pb2.ListSigningKeysResponse(jwks_json=keys.jwks_json, version=keys.version)
 
     async def SignToken(self, request: gateway_pb2.SignTokenRequest, context: Context) -> gateway_pb2.SignTokenResponse:
-        # The token that asks may be older than what its holder may do now: no key comes of it that would outlast it.
-        user = await self._users.get(request.subject)
-        if "admin" in request.scopes and user.role != gateway_pb2.ROLE_ADMIN:
-            raise MeshError(
-                Reason.ERROR_REASON_SCOPE_MISSING, f"{user.username} is no administrator any more", {"scope": "admin"}
-            )
-        grant = Grant(tuple(request.scopes), request.contract_id, request.ask)
+        # The token that asks may be older than what its user may do now: no key comes of it that would outlast it.
         lifetime = timedelta(seconds=request.lifetime_seconds)
-        token = await self._tokens.issue(request.subject, request.token_id, grant, lifetime)
+        user = await self._users.hold(request.subject, request.uid, lifetime)
+        role = as_role(user.role)
+        for scope in request.scopes:
+            if not role_grants(role, scope):
+                raise _not_granted(user, scope, f"the scope {scope!r}")
+        if request.contract_id != user.contract_id and not role_grants(role, ADMIN):
+            raise _not_granted(user, ADMIN, "keys that carry another contract than their own")
+        grant = Grant(tuple(request.scopes), request.contract_id)
+        token = await self._tokens.issue(user, request.token_id, grant, lifetime)
         return gateway_pb2.SignTokenResponse(token=token)
+
+
+class StandingServicer(gateway_pb2_grpc.StandingServiceServicer):
+    """llamesh.v1.StandingService; see its contract."""
+
+    def __init__(self, standings: Standings) -> None:
+        self._standings = standings
+
+    def WatchStandings(
+        self, request: gateway_pb2.WatchStandingsRequest, context: Context
+    ) -> AsyncIterator[gateway_pb2.WatchStandingsResponse]:
+        return self._standings.watch()
+
+    async def CountContractUsers(
+        self, request: gateway_pb2.CountContractUsersRequest, context: Context
+    ) -> gateway_pb2.CountContractUsersResponse:
+        return gateway_pb2.CountContractUsersResponse(users=await self._standings.users_of(request.contract_id))
+
+
+def _not_granted(user: User, scope: str, what: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_SCOPE_MISSING, f"{user.username} may not have {what} now", {"scope": scope})
 
 
 def client_address(context: Context) -> str:
@@ -214,7 +241,9 @@ def client_address(context: Context) -> str:
 
 def encoded(user: User) -> gateway_pb2.User:
     """A user as the contract has it."""
-    result = gateway_pb2.User(username=user.username, role=as_role(user.role), contract_id=user.contract_id)
+    result = gateway_pb2.User(
+        username=user.username, role=as_role(user.role), contract_id=user.contract_id, disabled=user.disabled
+    )
     result.create_time.FromDatetime(user.create_time)
     result.update_time.FromDatetime(user.update_time)
     return result

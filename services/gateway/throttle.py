@@ -69,26 +69,24 @@ class _Records(Generic[Key]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def get(self, key: Key) -> _Record:
-        record = self._records.setdefault(key, _Record())
-        self._records.move_to_end(key)
-        if len(self._records) > REMEMBERED:
-            self._records.popitem(last=False)
-        if record.failures and self._clock() - record.last_failure > FORGOTTEN_AFTER:
-            record.failures = 0
-        return record
+    def running(self, key: Key) -> int:
+        """Attempts that have begun and not ended."""
+        return self._look(key).running
 
     def pause(self, key: Key) -> float:
         """Seconds that must pass before the next attempt."""
-        return self.get(key).free_at - self._clock()
+        return self._look(key).free_at - self._clock()
 
     def has_room(self, key: Key) -> bool:
         """Whether one more attempt may begin: if all that run fail, there is no failure more than is free."""
-        record = self.get(key)
+        record = self._look(key)
         return record.running < max(1, self._free - record.failures)
 
+    def begin(self, key: Key) -> None:
+        self._keep(key).running += 1
+
     def failed(self, key: Key) -> None:
-        record = self.get(key)
+        record = self._keep(key)
         record.failures += 1
         record.last_failure = self._clock()
         if record.failures >= self._free:
@@ -96,15 +94,31 @@ class _Records(Generic[Key]):
             record.free_at = record.last_failure + min(pause, LONGEST_PAUSE)
 
     def succeeded(self, key: Key) -> None:
-        record = self.get(key)
+        record = self._keep(key)
         record.failures, record.free_at = 0, 0.0
 
     def end(self, key: Key) -> None:
         """An attempt has ended; nothing is kept of one without failures."""
-        record = self.get(key)
-        record.running -= 1
+        record = self._keep(key)
+        record.running = max(0, record.running - 1)
         if not record.running and not record.failures:
             del self._records[key]
+
+    def _look(self, key: Key) -> _Record:
+        """What is known, without keeping anything: attempts that are refused push no record out."""
+        record = self._records.get(key)
+        if record is None:
+            return _Record()
+        if record.failures and self._clock() - record.last_failure > FORGOTTEN_AFTER:
+            record.failures = 0
+        return record
+
+    def _keep(self, key: Key) -> _Record:
+        record = self._records[key] = self._look(key)
+        self._records.move_to_end(key)
+        if len(self._records) > REMEMBERED:
+            self._records.popitem(last=False)
+        return record
 
 
 @dataclass(slots=True)
@@ -136,9 +150,8 @@ class Throttle:
         network = network_of(address)
         pair = name, network
         await self._turn(pair)
-        records = (self._pairs.get(pair), self._addresses.get(network))
-        for record in records:
-            record.running += 1
+        self._pairs.begin(pair)
+        self._addresses.begin(network)
         attempt = Attempt()
         try:
             yield attempt
@@ -169,7 +182,7 @@ class Throttle:
 
     def _may_begin(self, pair: tuple[str, str]) -> bool:
         network = pair[1]
-        if self._addresses.get(network).running >= AT_ONCE or not self._pairs.has_room(pair):
+        if self._addresses.running(network) >= AT_ONCE or not self._pairs.has_room(pair):
             return False
         return pair in self._known or self._addresses.has_room(network)
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from llamesh.kit.identity import AUDIENCE, ISSUER
 from services.gateway.signing_keys import KeySet, Signer
+from services.gateway.tables import User
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token allows: its scopes, the contract it counts against, and whether Admission is asked for each request."""
+    """What a token allows at most: its scopes, and the contract it counts against beside the user's own."""
 
     scopes: Sequence[str]
     contract_id: str = ""
-    ask: bool = False
 
 
 class Tokens:
@@ -31,13 +31,14 @@ class Tokens:
         self._now = now
         self._new_id = new_id
 
-    async def login(self, username: str, role: str, grant: Grant, lifetime: timedelta) -> str:
+    async def login(self, user: User, role: str, grant: Grant, lifetime: timedelta) -> str:
         """The token of a user who has logged in. `role`: "admin", "user" or "inference"."""
-        return await self._sign(username, self._new_id(), grant, lifetime, {"name": username, "role": role})
+        return await self._sign(user, self._new_id(), grant, lifetime, {"name": user.username, "role": role})
 
-    async def issue(self, subject: str, token_id: str, grant: Grant, lifetime: timedelta) -> str:
-        """A token for a program, with the id that it can be revoked by."""
-        return await self._sign(subject, token_id, grant, lifetime, {})
+    async def issue(self, user: User, token_id: str, grant: Grant, lifetime: timedelta) -> str:
+        """A token for a program of a user, with the id that it can be revoked by."""
+        own = {"user_contract": user.contract_id} if user.contract_id not in ("", grant.contract_id) else {}
+        return await self._sign(user, token_id, grant, lifetime, own)
 
     async def key_set(self) -> KeySet:
         """The keys that verify tokens now."""
@@ -47,18 +48,19 @@ class Tokens:
         """The keys that anyone may verify tokens with; none with a shared secret."""
         return await self._signer.public_keys()
 
-    async def _sign(self, subject: str, token_id: str, grant: Grant, lifetime: timedelta, more: dict[str, Any]) -> str:
+    async def _sign(self, user: User, token_id: str, grant: Grant, lifetime: timedelta, more: dict[str, Any]) -> str:
         now = self._now()
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
-            "sub": subject,
+            "sub": user.username,
+            "uid": user.uid,
+            "standing": user.standing,
             **more,
             "iat": int(now.timestamp()),
             "exp": int((now + lifetime).timestamp()),
             "jti": token_id,
             "scopes": list(grant.scopes),
             "contract": grant.contract_id,
-            "ask": grant.ask,
         }
         return await self._signer.sign(claims, now + lifetime)

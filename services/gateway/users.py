@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from sqlalchemy import String, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Base, Database, Timestamp
+from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.pages import Asked, Listing
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
+from services.gateway.standings import Standings
+from services.gateway.tables import User
 from services.gateway.throttle import Throttle
 
 FIRST_ADMIN = "admin"
@@ -31,22 +32,15 @@ FIRST_ADMIN = "admin"
 DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
 """Its password where none is set."""
 
+TOKENS_MARGIN = timedelta(days=1)
+"""How much longer than needed it is noted that a user has tokens: most logins then have nothing to write."""
+
+SIGNING_TIME = timedelta(minutes=1)
+"""More than it takes from that note to the token."""
+
 _LISTING = Listing("users", (str,))
 
 Role: TypeAlias = gateway_pb2.Role.ValueType
-
-
-class User(Base):
-    """A person or program that can log in."""
-
-    __tablename__ = "users"
-
-    username: Mapped[str] = mapped_column(String(64), primary_key=True)
-    role: Mapped[int]
-    contract_id: Mapped[str] = mapped_column(String(64))
-    password_hash: Mapped[str] = mapped_column(String(256))
-    create_time: Mapped[datetime] = mapped_column(Timestamp)
-    update_time: Mapped[datetime] = mapped_column(Timestamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +50,29 @@ class Change:
     password: str | None = None
     role: Role | None = None
     contract_id: str | None = None
+    disabled: bool | None = None
+
+    @property
+    def rights(self) -> bool:
+        """Whether it concerns what the user may do: administrators only."""
+        return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
 class Users:
-    """All users. `now` gives the time for records."""
+    """All users. `now` gives the time for records, `new_id` an id that was never given before."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, throttle: Throttle, now: Callable[[], datetime]
+        self,
+        database: Database,
+        passwords: Passwords,
+        throttle: Throttle,
+        standings: Standings,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
     ) -> None:
         self._database = database
+        self._standings = standings
+        self._new_id = new_id
         self._passwords = passwords
         self._throttle = throttle
         self._now = now
@@ -100,7 +108,7 @@ class Users:
             )
 
     async def authenticate(self, username: str, password: str, address: str) -> User:
-        """The user whose name and password these are; WRONG_CREDENTIALS or TOO_MANY_LOGINS otherwise.
+        """The user whose name and password these are; WRONG_CREDENTIALS, TOO_MANY_LOGINS or USER_DISABLED otherwise.
 
         `address`: where the attempt comes from.
         """
@@ -111,6 +119,8 @@ class Users:
             attempt.right = user is not None and kept is not None
         if user is None or kept is None:
             raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")
+        if user.disabled:
+            raise _disabled(username)
         if kept != user.password_hash:
             async with self._database.begin() as session:
                 again = await session.get(User, username, with_for_update=True)
@@ -124,6 +134,10 @@ class Users:
         now = self._now()
         user = User(
             username=username,
+            uid=self._new_id(),
+            standing=1,
+            disabled=False,
+            tokens_until=None,
             role=role,
             contract_id=contract_id,
             password_hash=await self._passwords.hash(password),
@@ -133,16 +147,36 @@ class Users:
         try:
             async with self._database.begin() as session:
                 session.add(user)
+                await session.flush()
+                await self._standings.count(session)
         except IntegrityError as error:
             raise MeshError(
                 Reason.ERROR_REASON_USER_EXISTS, f"there is a user {username!r} already", {"username": username}
             ) from error
+        self._standings.announce()
         return user
 
     async def get(self, username: str) -> User:
         """One user; USER_NOT_FOUND where there is none."""
         async with self._database.read() as session:
             return await _found(session, username)
+
+    async def hold(self, username: str, uid: str, lifetime: timedelta) -> User:
+        """Note that a user's present standing has a token of this lifetime, before it is made: so it is known how long the standing must be
+        remembered once it has ended. `uid` empty: the present user of that name.
+
+        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED.
+        """
+        async with self._database.begin() as session:
+            user = await _found(session, username)
+            if uid not in ("", user.uid):
+                raise _not_found(username)
+            if user.disabled:
+                raise _disabled(username)
+            until = self._now() + lifetime
+            if user.tokens_until is None or user.tokens_until < until + SIGNING_TIME:
+                user.tokens_until = until + TOKENS_MARGIN
+        return user
 
     async def page(self, asked: Asked) -> tuple[Sequence[User], str]:
         """A page by name, and the token of the next."""
@@ -162,15 +196,21 @@ class Users:
             user = await _found(session, username)
             if authenticated is not None and user.password_hash != authenticated.password_hash:
                 raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+            before = (user.role, user.contract_id, user.disabled)
             if change.role is not None:
-                if change.role != gateway_pb2.ROLE_ADMIN:
-                    _keep_one(admins, username)
                 user.role = change.role
             if change.contract_id is not None:
                 user.contract_id = change.contract_id
+            if change.disabled is not None:
+                user.disabled = change.disabled
+            if user.role != gateway_pb2.ROLE_ADMIN or user.disabled:
+                _keep_one(admins, username)
+            if before != (user.role, user.contract_id, user.disabled):
+                await self._standings.end(session, user)
             if password_hash is not None:
                 user.password_hash = password_hash
             user.update_time = self._now()
+        self._standings.announce()
         return user
 
     async def delete(self, username: str) -> User:
@@ -179,7 +219,9 @@ class Users:
             admins = await _lock_admins(session)
             user = await _found(session, username)
             _keep_one(admins, username)
+            await self._standings.end(session, user)
             await session.delete(user)
+        self._standings.announce()
         return user
 
 
@@ -199,13 +241,22 @@ def first_password(settings: Settings) -> str:
 async def _found(session: AsyncSession, username: str) -> User:
     user = await session.get(User, username, with_for_update=True)
     if user is None:
-        raise MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, f"there is no user {username!r}", {"username": username})
+        raise _not_found(username)
     return user
+
+
+def _not_found(username: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, f"there is no user {username!r}", {"username": username})
+
+
+def _disabled(username: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
 
 
 async def _lock_admins(session: AsyncSession) -> set[str]:
     # Locked in one order: of two administrators who remove each other at once, the second finds itself the last.
-    query = select(User.username).where(User.role == gateway_pb2.ROLE_ADMIN).order_by(User.username).with_for_update()
+    acting = (User.role == gateway_pb2.ROLE_ADMIN, User.disabled.is_(False))
+    query = select(User.username).where(*acting).order_by(User.username).with_for_update()
     return set((await session.scalars(query)).all())
 
 

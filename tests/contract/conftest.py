@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -18,13 +19,22 @@ from pydantic import SecretStr
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
+from llamesh.v1 import gateway_pb2_grpc
+from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
 Main = Callable[[Member], Awaitable[None]]
 StartMain = Callable[[Settings, str, Main], Awaitable[Member]]
 StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
 Connect = Callable[[Settings, str], grpc.aio.Channel]
+StartStandings = Callable[[Settings], Awaitable[FakeStandings]]
 AsCaller = Callable[..., list[tuple[str, str]]]
+
+
+@pytest.fixture(autouse=True)
+def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that fails is asked again without a pause."""
+    monkeypatch.setattr("services.download.tries.FIRST_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -72,6 +82,21 @@ def start_member(start_main: StartMain) -> StartMember:
 
 
 @pytest.fixture
+def start_standings(start_member: StartMember) -> StartStandings:
+    """`await start_standings(settings)`: the fake users of tests/standings.py where members look for the gateway, once for each home."""
+    started: dict[Path, FakeStandings] = {}
+
+    async def start(settings: Settings) -> FakeStandings:
+        if settings.home not in started:
+            fake = started[settings.home] = FakeStandings()
+            add = gateway_pb2_grpc.add_StandingServiceServicer_to_server
+            await start_member(settings, "gateway", lambda member: add(fake, member.server))
+        return started[settings.home]
+
+    return start
+
+
+@pytest.fixture
 def stop_member() -> Callable[[Member], Awaitable[None]]:
     """`await stop_member(member)` drains a member and returns when it is gone."""
 
@@ -104,7 +129,8 @@ def as_caller() -> AsCaller:
     """
 
     def metadata(subject: str, *scopes: str, **claims: object) -> list[tuple[str, str]]:
-        payload = {"sub": subject, "scopes": list(scopes), "iss": "llamesh", "aud": "llamesh", **claims}
+        usual = {"sub": subject, "scopes": list(scopes), "iss": "llamesh", "aud": "llamesh", "iat": int(time.time())}
+        payload = usual | claims
         header = base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip("=")
         return [("x-llamesh-claims", header)]
 

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.rights import Rights
 from llamesh.kit.serving import Member
 from llamesh.v1 import (
     admission_pb2_grpc,
@@ -26,6 +27,7 @@ from llamesh.v1 import (
     server_pb2,
 )
 from services.contract.service import ContractService
+from tests.standings import FakeStandings
 
 MIB = 1 << 20
 
@@ -52,14 +54,21 @@ MAPPED_MODEL = model_pb2.Model()
 MAPPED_MODEL.CopyFrom(MODEL)
 MAPPED_MODEL.model_uuid = "smol-q8"
 MAPPED_MODEL.gguf.quantisation = "Q8_0"
+DRAFT, STRANGER = model_pb2.Model(), model_pb2.Model()
+"""A smaller one with the same vocabulary, and one with another."""
+for _model, _uuid, _vocabulary in ((DRAFT, "tiny", 49152), (STRANGER, "stranger", 32000)):
+    _model.CopyFrom(MODEL)
+    _model.model_uuid = _uuid
+    _model.gguf.MergeFrom(model_pb2.GgufMetadata(tensor_bytes=8 * MIB, layer_count=2, vocabulary_size=_vocabulary))
 
 
 class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):
-    """A fake of the download service's catalogue: two models."""
+    """A fake of the download service's catalogue: a few models."""
 
     async def GetCatalogueModel(self, request, context):
-        if request.model_uuid == MAPPED_MODEL.model_uuid:
-            return MAPPED_MODEL
+        for model in (MAPPED_MODEL, DRAFT, STRANGER):
+            if request.model_uuid == model.model_uuid:
+                return model
         if request.model_uuid != MODEL.model_uuid:
             raise MeshError(
                 Reason.ERROR_REASON_MODEL_NOT_FOUND, f"no model {request.model_uuid}", {"modelUuid": request.model_uuid}
@@ -111,8 +120,10 @@ class Mesh:
     admission: admission_pb2_grpc.AdmissionServiceStub
     channel: grpc.aio.Channel
     member: Member
+    rights: Rights
     controller: FakeController = field(default_factory=FakeController)
     signer: FakeSigner = field(default_factory=FakeSigner)
+    standings: FakeStandings = field(default_factory=FakeStandings)
 
 
 @pytest.fixture(name="mesh")
@@ -129,12 +140,19 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
         admission_pb2_grpc.AdmissionServiceStub(channel),
         channel,
         member,
+        services[0].rights,
     )
     add_controller = controller_pb2_grpc.add_ControllerServiceServicer_to_server
     add_signer = gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server
+    add_standings = gateway_pb2_grpc.add_StandingServiceServicer_to_server
     add_catalogue = download_pb2_grpc.add_CatalogueServiceServicer_to_server
     await start_member(settings, "controller", lambda member: add_controller(mesh.controller, member.server))
-    await start_member(settings, "gateway", lambda member: add_signer(mesh.signer, member.server))
+
+    def serve_gateway(member: Member) -> None:
+        add_signer(mesh.signer, member.server)
+        add_standings(mesh.standings, member.server)
+
+    await start_member(settings, "gateway", serve_gateway)
     await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
     services[0].start()
     yield mesh

@@ -36,6 +36,8 @@ class ModelServer:
         self.holding = asyncio.Event()
         self.go_on = asyncio.Event()
         self.break_off = False
+        self.busy: dict[str, list[tuple[int, str]]] = {}
+        """Statuses and Retry-After of a path's first answers; status 0: the connection is cut."""
 
     def url(self, path: str) -> str:
         return f"http://{self.host}/{path}"
@@ -43,6 +45,12 @@ class ModelServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path[1:]
         self.asked.append(path)
+        if self.busy.get(path):
+            status, after = self.busy[path].pop(0)
+            if status:
+                return web.Response(status=status, headers={"Retry-After": after} if after else {})
+            assert request.transport is not None
+            request.transport.abort()
         if path not in self.files:
             return web.Response(status=404)
         data = self.files[path]

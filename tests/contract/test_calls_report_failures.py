@@ -199,3 +199,22 @@ async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(s
     with structlog.testing.capture_logs() as lines, refused("INTERNAL"):
         await gateway.GetHealth(gateway_pb2.GetHealthRequest())
     assert [line["log_level"] for line in lines] == ["error", "info"]
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+@pytest.mark.parametrize("method", ["/llamesh.v1.GatewayService/Nope", "/llamesh.v1.Nope/Get", "/odd.Service/Get"])
+async def test_a_call_that_nobody_knows_says_so(one_settings, start_gateway, connect, kind: str, method: str) -> None:
+    await start_gateway(FailingGateway())
+    multicallable = getattr(connect(one_settings, "gateway"), kind)(method)
+    request = iter([b"x"]) if kind.startswith("stream") else b"x"
+    with refused("NOT_IMPLEMENTED") as refusal:
+        call = multicallable(request)
+        if kind.endswith("stream"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal.metadata == {"call": method.strip("/")}
+    assert method.strip("/") in refusal.message
+    assert refusal.remedy

@@ -55,7 +55,8 @@ class Envoy:
         http.headers["x-request-id"] = request_id or f"r{next(self._ids)}"
         http.headers["x-llamesh-cluster"] = "m:smol"
         http.path = path
-        fill(request.attributes.metadata_context, claims, llamesh={"model": "smol"})
+        key = {"jti": "key_1"} if claims else {}
+        fill(request.attributes.metadata_context, key | claims, llamesh={"model": "smol"})
         return await self._check(request)
 
     def stream(self, name: str = "asked"):
@@ -83,7 +84,7 @@ def entry(request_id="r", *, status=200, cluster="m:smol", claims=None, usage=US
     made.request.request_headers["x-llamesh-cluster"] = cluster
     made.response.response_code.value = status
     made.common_properties.start_time.seconds = NOON
-    fill(made.common_properties.metadata, claims or {"sub": "ada"}, llamesh_usage=usage)
+    fill(made.common_properties.metadata, {"jti": "key_1"} | (claims or {"sub": "ada"}), llamesh_usage=usage)
     if refused:
         made.common_properties.response_flags.unauthorized_details.reason = 1
     return made
@@ -228,11 +229,12 @@ async def test_usage_is_added_up_by_day_subject_model_and_contract(mesh, as_call
     log = envoy.stream("counted")
     await log.report(*[entry(usage=USAGE) for _ in range(3)], entry(usage={}))
     await log.report(
-        entry(usage={"input_tokens": 7, "output_tokens": 1}, claims={"sub": "ada", "contract": "ctr_1"}),
-        entry(usage={"prompt_tokens": 4}, cluster="s:0f0c6a0e"),
+        entry(usage={"prompt_tokens": 7, "completion_tokens": 1}, claims={"sub": "ada", "contract": "ctr_1"}),
+        entry(usage={"prompt_tokens": 4, "completion_tokens": 0}, cluster="s:0f0c6a0e"),
         entry(claims={"sub": "bob"}, usage={"prompt_tokens": -1, "completion_tokens": 1e300}),
         entry(status=500),
         entry(status=404),
+        entry(cluster=""),  # a list of models
     )
     rows = await until_used(mesh, as_caller, 7)
     assert [

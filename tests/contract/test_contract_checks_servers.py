@@ -100,11 +100,38 @@ async def test_weights_that_are_in_use_already_are_not_counted_again(mesh, as_ca
         assert not copied.allowed
 
 
-async def test_malformed_parameters_are_errors_not_refusals(mesh, as_caller) -> None:
-    assert await failure(check(mesh, as_caller, runtime_params="--api-key-file /x")) == (
-        "PARAMETER_UNKNOWN",
-        {"parameter": "--api-key-file"},
+async def test_a_draft_model_counts_with_its_own_cache(mesh, as_caller) -> None:
+    alone = await check(mesh, as_caller, runtime_params="-c 8192 -np 2")
+    both = await check(mesh, as_caller, runtime_params="-c 8192 -np 2 -md tiny -ctkd q8_0 --spec-draft-n-max 16")
+    row = 3 * 64
+    assert both.memory.weights_bytes - alone.memory.weights_bytes == 8 * MIB
+    assert both.memory.kv_cache_bytes - alone.memory.kv_cache_bytes == 8192 * 2 * (row * 34 // 32 + row * 2)
+    assert both.memory.overhead_bytes - alone.memory.overhead_bytes > 2 * 16 * 2 * 4 * 49152
+    assert both.parameters.model_draft == "tiny"
+
+
+async def test_a_draft_model_that_llama_cpp_would_not_use_is_refused(mesh, as_caller) -> None:
+    reason, metadata = await failure(check(mesh, as_caller, runtime_params="-md stranger"))
+    assert (reason, metadata["parameter"], metadata["value"]) == ("PARAMETER_INVALID", "--model-draft", "stranger")
+    assert "32000 tokens and the model one of 49152" in metadata["problem"]
+    reason, metadata = await failure(check(mesh, as_caller, runtime_params="-md nobody"))
+    assert (reason, metadata["modelUuid"]) == ("MODEL_NOT_FOUND", "nobody")
+
+
+async def test_linear_scaling_beyond_what_the_model_was_trained_for_is_refused_and_yarn_is_not(mesh, as_caller) -> None:
+    reason, metadata = await failure(
+        check(mesh, as_caller, runtime_params="--rope-scaling linear --rope-scale 2 -c 16384 -np 1")
     )
+    assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--rope-scaling")
+    assert "at most the 8192 tokens" in metadata["problem"]
+    for allowed in ("yarn --rope-scale 2 -c 16384 -np 1", "linear --rope-scale 2 -c 16384 -np 2"):
+        assert (await check(mesh, as_caller, runtime_params=f"--rope-scaling {allowed}")).allowed
+
+
+async def test_malformed_parameters_are_errors_not_refusals(mesh, as_caller) -> None:
+    reason, metadata = await failure(check(mesh, as_caller, runtime_params="--api-key-file /x"))
+    assert (reason, metadata["parameter"]) == ("PARAMETER_UNKNOWN", "--api-key-file")
+    assert metadata["problem"].startswith("requests are authorised at the front door")
     reason, metadata = await failure(check(mesh, as_caller, runtime_params="--ctx-size 2K"))
     assert (reason, metadata["parameter"], metadata["value"]) == ("PARAMETER_INVALID", "--ctx-size", "2K")
     both = {"runtime_params": "-c 2048", "parameters": server_pb2.RuntimeParameters(ctx_size=2048)}

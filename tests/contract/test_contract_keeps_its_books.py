@@ -21,10 +21,11 @@ from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
-from services.contract.contracts import ConcurrencyLimits, Contracts
+from services.contract.contracts import Contracts, PresentTerms
 from services.contract.decisions import Decided, Decisions
 from services.contract.policy import Refusal
 from services.contract.service import ContractService, new_id
+from services.contract.settlement import Used
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
@@ -32,6 +33,21 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = Asked(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
 REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
+
+
+def contracts_of(database, clock, limits) -> Contracts:
+    """Contracts that nobody uses."""
+
+    async def nobody(contract_id: str) -> int:
+        return 0
+
+    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: False)
+
+
+async def limit_of(limits: PresentTerms, contract_id: str) -> int | None:
+    """Requests at the same time that a contract allows; None if it is not there."""
+    terms = await limits.of(contract_id)
+    return terms.max_concurrent_requests if terms else None
 
 
 class Clock:
@@ -63,12 +79,12 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
 async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
     ledger = Ledger(database, Clock(), new_id)
-    ledger.add(ACCOUNT, (10, 5))
+    ledger.add(ACCOUNT, Used(10, 5))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE usage_day RENAME TO away"))
     with pytest.raises(Exception, match="usage_day"):
         await ledger.flush()
-    ledger.add(ACCOUNT, None)
+    ledger.add(ACCOUNT, Used(0, 0, told=False))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE away RENAME TO usage_day"))
     (row,), token = await ledger.page(None, NOW, NOW, FIRST_PAGE)
@@ -79,7 +95,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
 async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
     one, other = Ledger(database, Clock(), new_id), Ledger(database, Clock(), new_id)
     for ledger in (one, other, one):
-        ledger.add(ACCOUNT, (1, 2))
+        ledger.add(ACCOUNT, Used(1, 2))
     await one.flush()
     (row,), _ = await other.page("ada", NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (3, 3, 6)
@@ -100,7 +116,7 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     first = await decisions.record(Decided("ada", "check", "smol"))
     clock.now = NOW + timedelta(days=30)
     await decisions.prune()
-    assert (await decisions.get("ada", first)).create_time == NOW
+    assert (await decisions.get(None, first)).create_time == NOW
     clock.now += timedelta(seconds=1)
     await decisions.prune()
     rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
@@ -133,26 +149,26 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
 
 async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
-    assert await limits.limit(row.contract_id) == 2
+    assert await limit_of(limits, row.contract_id) == 2
     await contracts.update(row.contract_id, None, 5, [])
-    assert await limits.limit(row.contract_id) == 5
+    assert await limit_of(limits, row.contract_id) == 5
     # Changed by another replica: seen after a while.
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 7"))
-    assert await limits.limit(row.contract_id) == 5
+    assert await limit_of(limits, row.contract_id) == 5
     clock.seconds += 5
-    assert await limits.limit(row.contract_id) == 7
+    assert await limit_of(limits, row.contract_id) == 7
     await contracts.delete(row.contract_id)
-    assert await limits.limit(row.contract_id) is None
+    assert await limit_of(limits, row.contract_id) is None
 
 
 async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(database: Database) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
     read = database.read
 
@@ -161,11 +177,11 @@ async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(datab
         return read()
 
     database.read = read_and_change  # type: ignore[method-assign]
-    assert await limits.limit(row.contract_id) == 2
+    assert await limit_of(limits, row.contract_id) == 2
     database.read = read  # type: ignore[method-assign]
     async with database.begin() as session:
         await session.execute(text("UPDATE contract SET max_concurrent_requests = 3"))
-    assert await limits.limit(row.contract_id) == 3
+    assert await limit_of(limits, row.contract_id) == 3
 
 
 class Fault:
@@ -194,33 +210,33 @@ async def test_a_database_that_is_away_leaves_known_limits_in_force(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    contracts = Contracts(database, clock, clock.new_id, limits)
+    limits = PresentTerms(database, lambda: clock.seconds)
+    contracts = contracts_of(database, clock, limits)
     used, unused = await contracts.create("used", 2, []), await contracts.create("unused", 3, [])
-    assert await limits.limit(used.contract_id) == 2
+    assert await limit_of(limits, used.contract_id) == 2
     await limits.refresh()
     fault = Fault(database, monkeypatch)
     fault.error = away()
     for _ in range(3):
         clock.seconds += 5
-        assert await limits.limit(used.contract_id) == 2
+        assert await limit_of(limits, used.contract_id) == 2
         # Known although nobody has asked for it yet.
-        assert await limits.limit(unused.contract_id) == 3
+        assert await limit_of(limits, unused.contract_id) == 3
     with pytest.raises(MeshError) as caught:
-        await limits.limit("ctr_other")
+        await limit_of(limits, "ctr_other")
     assert caught.value.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
     fault.error = None
     await contracts.update(used.contract_id, None, 9, [])
-    assert await limits.limit(used.contract_id) == 9
+    assert await limit_of(limits, used.contract_id) == 9
 
 
 async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = ConcurrencyLimits(database, lambda: clock.seconds)
-    row = await Contracts(database, clock, clock.new_id, limits).create("team", 2, [])
-    assert await limits.limit(row.contract_id) == 2
+    limits = PresentTerms(database, lambda: clock.seconds)
+    row = await contracts_of(database, clock, limits).create("team", 2, [])
+    assert await limit_of(limits, row.contract_id) == 2
 
     @asynccontextmanager
     async def hanging() -> AsyncIterator[None]:
@@ -230,7 +246,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
     monkeypatch.setattr(database, "read", hanging)
     clock.seconds += 5
     async with asyncio.timeout(5):
-        assert await limits.limit(row.contract_id) == 2
+        assert await limit_of(limits, row.contract_id) == 2
 
 
 @pytest.mark.parametrize("error", [away(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
@@ -242,7 +258,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     fault = Fault(database, monkeypatch)
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
-        ledger.add(account, (1, 2))
+        ledger.add(account, Used(1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
@@ -250,7 +266,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
             await write()
     assert (ledger.pending, decisions.pending) == (1200, 1200)
     fault.error = None
-    ledger.add(accounts[0], (1, 2))
+    ledger.add(accounts[0], Used(1, 2))
     await ledger.flush()
     await decisions.flush()
     async with database.read() as session:
@@ -273,13 +289,13 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
             yield session
         raise away()
 
-    ledger.add(ACCOUNT, (10, 5))
+    ledger.add(ACCOUNT, Used(10, 5))
     monkeypatch.setattr(database, "begin", cut_off)
     for _ in range(2):
         with pytest.raises(MeshError):
             await ledger.flush()
     monkeypatch.setattr(database, "begin", begin)
-    ledger.add(ACCOUNT, (1, 1))
+    ledger.add(ACCOUNT, Used(1, 1))
     (row,), _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
 
@@ -287,7 +303,7 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
 async def test_batches_are_remembered_for_a_while(database: Database) -> None:
     clock = Clock()
     ledger = Ledger(database, clock, clock.new_id)
-    ledger.add(ACCOUNT, (1, 1))
+    ledger.add(ACCOUNT, Used(1, 1))
     await ledger.flush()
     for elapsed, kept in ((usage.BATCHES_KEPT, 1), (timedelta(seconds=1), 0)):
         clock.now += elapsed
@@ -304,7 +320,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     clock = Clock()
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
-        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), (1, 2))
+        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), Used(1, 2))
         decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
@@ -317,7 +333,7 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
 ) -> None:
     member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
     service = ContractService(member, database)
-    service._ledger.add(ACCOUNT, (10, 5))
+    service._ledger.add(ACCOUNT, Used(10, 5))
     fault = Fault(database, monkeypatch)
     fault.error = FULL
     service.start()

@@ -22,6 +22,14 @@ async def create_key(mesh, metadata, **fields):
     return await mesh.contract.CreateKey(request, metadata=metadata)
 
 
+async def told(mesh) -> None:
+    """Wait until the contract service knows the standings as they are now."""
+    wanted = {(user.uid, user.standing) for user in mesh.standings.users.values()}
+    async with asyncio.timeout(10):
+        while {(user.uid, user.standing) for user in mesh.rights.users} != wanted:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_contract_is_made_read_changed_and_removed(mesh, as_caller) -> None:
     root = as_caller("root", "admin")
     made = await create_contract(mesh, as_caller, max_concurrent_requests=2, models=["a", "b", "a"])
@@ -64,29 +72,32 @@ async def test_contracts_are_the_administrators_business(mesh, as_caller) -> Non
     assert answer == ("SCOPE_MISSING", {"scope": "admin"})
 
 
-async def test_a_grant_follows_role_and_contract_and_fails_closed(mesh, as_caller) -> None:
+async def test_a_grant_follows_role_and_contract_and_locks_nobody_out(mesh, as_caller) -> None:
     made = await create_contract(mesh, as_caller, max_concurrent_requests=2, models=["a"])
 
     async def grant(**fields):
         return await mesh.admission.Grant(admission_pb2.GrantRequest(subject="ada", **fields))
 
     plain = await grant(role=Role.ROLE_USER)
-    assert (list(plain.scopes), plain.contract_id, plain.ask) == (["infer:*", "manage"], "", False)
+    assert (list(plain.scopes), plain.contract_id) == (["infer:*", "manage"], "")
     bound = await grant(role=Role.ROLE_ADMIN, contract_id=made.contract_id)
     assert list(bound.scopes) == ["infer:a", "manage", "admin"]
-    assert (bound.contract_id, bound.ask) == (made.contract_id, True)
-    # A user whose contract was removed must not become one without limits.
-    assert (await failure(grant(role=Role.ROLE_USER, contract_id="ctr_gone")))[0] == "CONTRACT_NOT_FOUND"
+    assert bound.contract_id == made.contract_id
+    # A user whose contract is gone must not become one without limits, nor one who cannot mend it.
+    lost = await grant(role=Role.ROLE_ADMIN, contract_id="ctr_gone")
+    assert (list(lost.scopes), lost.contract_id) == (["manage", "admin"], "ctr_gone")
 
 
 async def test_a_key_is_signed_with_what_was_granted_and_shown_once(mesh, as_caller) -> None:
     made = await create_contract(mesh, as_caller, max_concurrent_requests=1, models=["a"])
-    ada = as_caller("ada", "infer:a", "manage", contract=made.contract_id)
+    mesh.standings.put("ada", contract_id=made.contract_id)
+    await told(mesh)
+    ada = as_caller("ada", "infer:a", "manage")
     answer = await create_key(mesh, ada)
     (signed,) = mesh.signer.signed
     assert answer.token == f"signed.{answer.key.key_id}.x"
     assert (signed.subject, signed.token_id, list(signed.scopes)) == ("ada", answer.key.key_id, ["infer:a"])
-    assert (signed.contract_id, signed.ask, signed.lifetime_seconds) == (made.contract_id, True, 90 * 86400)
+    assert (signed.contract_id, signed.uid, signed.lifetime_seconds) == (made.contract_id, "usr_ada", 90 * 86400)
     life = answer.key.expire_time.ToDatetime() - answer.key.create_time.ToDatetime()
     assert life == timedelta(days=90)
     (listed,) = (await mesh.contract.ListKeys(contract_pb2.ListKeysRequest(), metadata=ada)).keys
@@ -103,8 +114,9 @@ async def test_a_key_never_carries_more_than_its_maker_may(mesh, as_caller) -> N
     assert foreign == ("SCOPE_MISSING", {"scope": "admin"})
     assert (await failure(create_key(mesh, narrow, scopes=["admin"])))[0] == "INVALID_FIELD"
     assert (await failure(create_key(mesh, as_caller("ada", "infer:*"))))[0] == "SCOPE_MISSING"
-    removed = as_caller("ada", "infer:*", "manage", contract="ctr_gone")
-    assert (await failure(create_key(mesh, removed)))[0] == "CONTRACT_NOT_FOUND"
+    mesh.standings.put("bob", contract_id="ctr_gone")
+    await told(mesh)
+    assert (await failure(create_key(mesh, as_caller("bob", "infer:*", "manage"))))[0] == "CONTRACT_NOT_FOUND"
     assert not mesh.signer.signed
     root = await create_key(mesh, as_caller("root", "admin"), contract_id=made.contract_id, scopes=["manage"])
     assert (root.key.contract_id, list(root.key.scopes)) == (made.contract_id, ["manage"])

@@ -24,7 +24,7 @@ from controller.servicer import ControllerServicer
 from controller.xds.server import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
-from llamesh.kit.errors import DETAILS_KEY
+from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
 from llamesh.kit.pages import open_pages
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
@@ -129,12 +129,14 @@ class FakeEnvoy(ControlPlane):
 
 
 class Catalogue(CatalogueServiceServicer):
-    """Every model is this file."""
+    """Every model is this file, but for one that is missing."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     async def LocateModel(self, request: Any, context: Any) -> LocateModelResponse:
+        if request.model_uuid == "missing":
+            raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model has the id missing", {})
         return LocateModelResponse(path=str(self._file))
 
 
@@ -383,6 +385,28 @@ async def test_without_an_envoy_a_server_is_not_ready_and_says_why(
     assert (found.state, found.ready_replicas) == (server_pb2.SERVER_STATE_STARTING, 0)
     controller.envoy.there.set()
     assert (await controller.until_state(server, server_pb2.SERVER_STATE_READY)).ready_replicas == 1
+
+
+async def test_a_server_is_among_those_of_every_model_that_it_needs(controller: Controller) -> None:
+    server = await controller.declare(parameters=RuntimeParameters(model_draft="missing"))
+    for model_uuid, listed in ((server.model_uuid, 1), ("missing", 1), ("other", 0)):
+        answer = await controller.stub.ListDeclaredServers(pb.ListDeclaredServersRequest(model_uuid=model_uuid))
+        assert len(answer.servers) == listed, model_uuid
+
+
+async def test_an_engine_is_given_the_file_of_its_draft_model(controller: Controller) -> None:
+    await controller.ready(await controller.declare(parameters=RuntimeParameters(model_draft="m2")))
+    order = controller.runtime.orders[-1]
+    assert order.files == {"model_draft": order.model_path}
+    assert order.parameters["model_draft"] == "m2"
+
+
+async def test_no_engine_is_started_while_the_draft_model_is_not_there(controller: Controller) -> None:
+    server = await controller.declare(parameters=RuntimeParameters(model_draft="missing"))
+    async with asyncio.timeout(10):
+        while not any("missing" in item.message for item in (await controller.get(server)).conditions):
+            await asyncio.sleep(0.005)
+    assert controller.runtime.orders == []
 
 
 async def test_pages_hold_every_server_once_in_order(controller: Controller) -> None:

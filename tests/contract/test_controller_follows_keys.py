@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from controller import signing
 from controller.signing import SigningKeys
-from llamesh.kit import revocations
+from llamesh.kit import following
 from llamesh.kit.config import Settings
 from llamesh.kit.revocations import Revocations
+from llamesh.kit.standings import Standings, User
 from llamesh.v1.admission_pb2 import WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysResponse
-from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
+from llamesh.v1.gateway_pb2_grpc import (
+    SigningKeyServiceServicer,
+    add_SigningKeyServiceServicer_to_server,
+    add_StandingServiceServicer_to_server,
+)
+from tests.standings import FakeStandings
 
 
 class Keys(SigningKeyServiceServicer):
@@ -83,9 +89,9 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(revocations, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
     taken: list[set[str]] = []
-    follower = Revocations(connect(one_settings, "contract"), lambda ids: taken.append(set(ids)))
+    follower = Revocations(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
     follower.start()
     assert not await follower.first(0.01)
     first = Admission("k1")
@@ -104,4 +110,41 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
     )
     await until(lambda: taken[-1] == {"k2", "k3"})
     assert all({"k2"} <= ids for ids in taken[1:])
+    await follower.close()
+
+
+async def test_users_come_at_once_stay_while_the_gateway_is_away_and_are_replaced_as_a_whole(
+    one_settings: Settings,
+    start_member: Any,
+    stop_member: Any,
+    connect: Any,
+    until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
+    taken: list[tuple[set[str], set[str]]] = []
+
+    def take(users: Mapping[str, User], ended: Iterable[str]) -> None:
+        taken.append(({user.username for user in users.values()}, set(ended)))
+
+    first = FakeStandings()
+    add = add_StandingServiceServicer_to_server
+    member = await start_member(one_settings, "gateway", lambda each: add(first, each.server))
+    follower = Standings(connect(one_settings, "gateway"), take)
+    follower.start()
+    assert await follower.first(5)
+    assert taken == [({"ada", "admin", "bob", "cyn", "eve", "root"}, set())]
+    first.put("bob", disabled=True)
+    await until(lambda: taken[-1][1] == {"usr_bob:1"})
+    first.remove("ada")
+    await until(lambda: "ada" not in taken[-1][0])
+    assert taken[-1][1] == {"usr_bob:1", "usr_ada:1"}
+    await stop_member(member)
+    # ada stays removed, until another list says otherwise as a whole.
+    second = FakeStandings()
+    del second.users["cyn"]
+    await start_member(one_settings, "gateway", lambda each: add(second, each.server))
+    await until(lambda: "cyn" not in taken[-1][0])
+    assert taken[-1] == ({"ada", "admin", "bob", "eve", "root"}, set())
+    assert all("ada" not in users for users, ended in taken[2:-1] if "usr_ada:1" in ended)
     await follower.close()

@@ -71,7 +71,8 @@ async def test_tables_at_the_newest_version_are_left_alone_and_older_ones_are_br
     database = open_database(settings, "gateway")
     async with database.begin() as session:
         await session.execute(text("DROP TABLE users"))
-        await session.execute(text("DROP TABLE signing_keys"))
+        for table in ("signing_keys", "ended_standings", "standings_changes"):
+            await session.execute(text(f"DROP TABLE {table}"))
         await session.execute(text("DELETE FROM alembic_version"))
     await database.migrate("services.gateway")
     assert upgrades == ["head", "head"]

@@ -23,7 +23,7 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import serve
 from services.download.tables import UnownedObjectRow
-from tests.contract.conftest import AsCaller, Connect, StartMain
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
 from tests.unit.fake_s3 import fake_s3
@@ -103,11 +103,14 @@ OpenWith = Callable[..., Awaitable[Service]]
 
 
 @pytest.fixture
-def open_with(web: ModelServer, start_main: StartMain, connect: Connect, as_caller: AsCaller) -> OpenWith:
+def open_with(
+    web: ModelServer, start_main: StartMain, start_standings: StartStandings, connect: Connect, as_caller: AsCaller
+) -> OpenWith:
     """Starts the service with settings of the test's."""
 
     async def start(settings: Settings, **changes: object) -> Service:
         mine = settings.model_copy(update={"http_source_hosts": (web.host,), **changes})
+        await start_standings(mine)
         member = await start_main(mine, "download", serve)
         channel = connect(mine, "download")
         return Service(
@@ -229,6 +232,59 @@ async def test_a_source_that_is_not_there_is_said_so_and_can_be_tried_again(serv
     web.files["a.gguf"] = TINY
     again = await service.fetched("m1")
     assert (again.state, again.error.reason) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+
+
+@pytest.mark.parametrize("failures", [[(503, "")], [(429, "0"), (502, ""), (504, "0")], [(0, "")], [(0, "")] * 5])
+async def test_a_source_that_is_busy_or_breaks_off_is_asked_again(
+    service: Service, web: ModelServer, failures: list[tuple[int, str]]
+) -> None:
+    web.files["a.gguf"] = TINY
+    web.busy["a.gguf"] = list(failures)
+    download = await service.fetched("m1", web.url("a.gguf"))
+    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    assert len(web.asked) == len(failures) + 1
+
+
+async def test_a_source_that_stays_busy_is_given_up(service: Service, web: ModelServer) -> None:
+    web.busy["a.gguf"] = [(503, "")] * 100
+    download = await service.fetched("m1", web.url("a.gguf"))
+    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_UNAVAILABLE")
+    assert "503" in download.error.message
+    assert "given up after 6 tries" in download.error.message
+    assert len(web.asked) == 6
+    # Asked for anew it begins to count anew.
+    web.files["a.gguf"], web.busy["a.gguf"] = TINY, [(503, "")] * 5
+    assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_a_source_says_when_it_is_asked_again_and_the_download_shows_it(
+    service: Service, web: ModelServer
+) -> None:
+    web.files["a.gguf"], web.files["b.gguf"] = TINY, TINY
+    web.busy["a.gguf"] = [(503, "300")]
+    await service.start("m1", web.url("a.gguf"))
+    async with asyncio.timeout(20):
+        while not (waiting := await service.get("m1")).error.reason:
+            await asyncio.sleep(0.01)
+    assert (waiting.state, waiting.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "SOURCE_UNAVAILABLE")
+    assert "tries again in 300 s, 1 of 6 tries failed" in waiting.error.message
+    # It holds up no other, and can be cancelled.
+    assert (await service.fetched("m2", web.url("b.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert web.asked == ["a.gguf", "b.gguf"]
+    assert (await service.cancel("m1")).state == pb.DOWNLOAD_STATE_CANCELLED
+
+
+async def test_a_source_that_wants_us_back_much_later_is_given_up(sqlite_service: Service, web: ModelServer) -> None:
+    web.busy["a.gguf"] = [(503, "3600")]
+    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
+    assert (download.state, len(web.asked)) == (pb.DOWNLOAD_STATE_FAILED, 1)
+
+
+async def test_a_name_that_is_not_utf_8_is_shown_with_replacements(sqlite_service: Service, web: ModelServer) -> None:
+    web.files["a.gguf"] = File().replacing("general.name", pair("general.name", STRING, b"Caf\xe9 \xff 7B"))
+    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
+    assert download.state == pb.DOWNLOAD_STATE_SUCCEEDED, download.error
+    assert "Caf\ufffd \ufffd 7B" in str((await sqlite_service.model("m1")).ListFields())
 
 
 async def test_a_file_that_does_not_fit_is_refused_with_the_numbers(sqlite_service: Service, web: ModelServer) -> None:
@@ -388,8 +444,9 @@ async def test_a_restart_in_the_middle_starts_the_transfer_again(
 
 
 async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
-    settings: Settings, web: ModelServer, connect: Connect, as_caller: AsCaller
+    settings: Settings, web: ModelServer, connect: Connect, as_caller: AsCaller, start_standings: StartStandings
 ) -> None:
+    await start_standings(settings)
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
     environment = {

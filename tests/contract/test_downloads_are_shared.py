@@ -34,7 +34,7 @@ from services.download.changes import Changes
 from services.download.neighbours import Neighbours
 from services.download.tables import ModelRow, TransferRow, UnownedObjectRow
 from services.download.transfers import Transfers, Wish
-from tests.contract.conftest import AsCaller, Connect
+from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
@@ -49,7 +49,15 @@ ASKED = 6
 class Replica:
     """One process of the download service in a home of its own."""
 
-    def __init__(self, home: Path, environment: dict[str, str], connect: Connect, caller: Any) -> None:
+    def __init__(
+        self,
+        home: Path,
+        environment: dict[str, str],
+        connect: Connect,
+        caller: Any,
+        start_standings: StartStandings,
+    ) -> None:
+        self._start_standings = start_standings
         self.settings = Settings(home=home)
         self._environment = {**os.environ, **environment, "LLAMESH_HOME": str(home), "LLAMESH_DRAIN_SECONDS": "1"}
         self._connect = connect
@@ -58,6 +66,7 @@ class Replica:
         self.log = home.with_suffix(".log")
 
     async def start(self) -> None:
+        await self._start_standings(self.settings)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.download", env=self._environment, stdout=log, stderr=log
@@ -120,7 +129,13 @@ NewReplica = Callable[..., Replica]
 
 @pytest.fixture
 async def new_replica(
-    database_url: str, s3: FakeS3, web: ModelServer, tmp_path: Path, connect: Connect, as_caller: AsCaller
+    database_url: str,
+    s3: FakeS3,
+    web: ModelServer,
+    tmp_path: Path,
+    connect: Connect,
+    as_caller: AsCaller,
+    start_standings: StartStandings,
 ) -> AsyncIterator[NewReplica]:
     made: list[Replica] = []
 
@@ -132,7 +147,8 @@ async def new_replica(
             "MINIO_SECRET_KEY": s3.secret_key,
             "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
         }
-        made.append(Replica(tmp_path / name, environment | changes, connect, as_caller("ada", "manage")))
+        caller = as_caller("ada", "manage")
+        made.append(Replica(tmp_path / name, environment | changes, connect, caller, start_standings))
         return made[-1]
 
     yield new

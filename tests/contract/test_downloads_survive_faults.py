@@ -365,6 +365,12 @@ async def test_wrong_credentials_are_seen_in_health(
     await health_turns(service, well=True)
 
 
+async def problems(service: Service) -> dict[str, str]:
+    """What the list of models says against each."""
+    listed = await service.catalogue.ListCatalogueModels(pb.ListCatalogueModelsRequest())
+    return {model.model_uuid: model.problem for model in listed.models}
+
+
 async def test_a_bucket_that_was_deleted_is_made_again_and_its_models_say_so(
     on_s3: Callable[[], Awaitable[Service]], web: ModelServer, s3: FakeS3, faults: Faults
 ) -> None:
@@ -373,9 +379,11 @@ async def test_a_bucket_that_was_deleted_is_made_again_and_its_models_say_so(
     await service.fetched("m1", web.url("a.gguf"))
     s3.buckets.clear()
     s3.objects.clear()
+    assert await problems(service) == {"m1": ""}
     with refused("MODEL_CORRUPT") as refusal:
         await service.path("m1")
     assert refusal.metadata == {"modelUuid": "m1"}
+    assert "cannot be used" in (await problems(service))["m1"]
     said = await service.get("m1")
     assert (said.state, said.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_CORRUPT")
     assert "Download the model again" in said.error.remedy
@@ -386,6 +394,7 @@ async def test_a_bucket_that_was_deleted_is_made_again_and_its_models_say_so(
     assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
     assert (await service.path("m1")).read_bytes() == TINY
     assert len(s3.objects) == 1
+    assert await problems(service) == {"m1": "", "m2": ""}
 
 
 async def test_a_damaged_object_is_read_once_and_repaired_by_downloading_again(
@@ -402,7 +411,20 @@ async def test_a_damaged_object_is_read_once_and_repaired_by_downloading_again(
             await service.path(name)
     assert len([path for method, path in s3.requests if method == "GET" and key in path]) == 1
     assert (await service.get("m1")).error.reason == "MODEL_CORRUPT"
+    # Both share the object, and what is known of it.
+    assert all((await problems(service)).values())
+    stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+    while not (await stream.read()).synced:
+        pass
     assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert not any((await problems(service)).values())
+    sound = set()
+    async with asyncio.timeout(10):
+        while sound != {"m1", "m2"}:
+            message = await stream.read()
+            if message.HasField("model") and not message.model.problem:
+                sound.add(message.model.model_uuid)
+    stream.cancel()
     assert (await service.path("m1")).read_bytes() == TINY
     # The other model with the same bytes is repaired along with it.
     assert (await service.path("m2")).read_bytes() == TINY
@@ -421,8 +443,10 @@ async def test_an_object_that_comes_back_heals_its_model(
     s3.objects.clear()
     with refused("MODEL_CORRUPT"):
         await service.path("m1")
+    assert (await problems(service))["m1"]
     s3.objects.update(kept)
     assert (await service.path("m1")).read_bytes() == TINY
+    assert await problems(service) == {"m1": ""}
     assert (await service.get("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
 
 

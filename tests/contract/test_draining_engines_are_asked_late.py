@@ -83,4 +83,4 @@ def _order(server_uuid: str, spec: ServerSpec, settings: Settings) -> Any:
     from controller import orders
     from controller.models import ModelFact, Place
 
-    return orders.order(server_uuid, 0, spec, settings, ModelFact(Place.AVAILABLE))
+    return orders.order(server_uuid, 0, spec, settings, lambda _: ModelFact(Place.AVAILABLE))

@@ -32,16 +32,26 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.serving import Member
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
-from llamesh.v1.admission_pb2 import WatchRevocationsRequest, WatchRevocationsResponse
+from llamesh.v1.admission_pb2 import (
+    WatchLimitedContractsRequest,
+    WatchLimitedContractsResponse,
+    WatchRevocationsRequest,
+    WatchRevocationsResponse,
+)
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_CatalogueServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysRequest, ListSigningKeysResponse
-from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceServicer, add_SigningKeyServiceServicer_to_server
+from llamesh.v1.gateway_pb2_grpc import (
+    SigningKeyServiceServicer,
+    add_SigningKeyServiceServicer_to_server,
+    add_StandingServiceServicer_to_server,
+)
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
 from tests.mesh.engines import alive, gone
 from tests.ports import free_ports
+from tests.standings import FakeStandings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = "sentence"
@@ -74,13 +84,24 @@ class Catalogue(CatalogueServiceServicer):
 
 
 class Nothing(AdmissionServiceServicer):
-    """FAKE: a contract service that has never revoked a key."""
+    """FAKE: a contract service without contracts that has never revoked a key."""
 
     async def WatchRevocations(
         self, request: WatchRevocationsRequest, context: Any
     ) -> AsyncIterator[WatchRevocationsResponse]:
         yield WatchRevocationsResponse(synced=True)
         await asyncio.Event().wait()
+
+    async def WatchLimitedContracts(
+        self, request: WatchLimitedContractsRequest, context: Any
+    ) -> AsyncIterator[WatchLimitedContractsResponse]:
+        yield WatchLimitedContractsResponse()
+        await asyncio.Event().wait()
+
+
+def _add_gateway(server: grpc.aio.Server) -> None:
+    add_SigningKeyServiceServicer_to_server(Keys(), server)
+    add_StandingServiceServicer_to_server(FakeStandings(), server)
 
 
 class ControlledMesh:
@@ -125,7 +146,7 @@ class ControlledMesh:
     async def start(self) -> None:
         make_private(self.settings.run_dir)
         catalogue = Catalogue(self.folder)
-        await self._serve("gateway", lambda server: add_SigningKeyServiceServicer_to_server(Keys(), server))
+        await self._serve("gateway", _add_gateway)
         await self._serve("download", lambda server: add_CatalogueServiceServicer_to_server(catalogue, server))
         await self._serve("contract", lambda server: add_AdmissionServiceServicer_to_server(Nothing(), server))
         await self.start_controller()

@@ -25,10 +25,11 @@ from controller.xds.builders import (
     ServiceSettings,
     TokenSettings,
 )
-from controller.xds.server import ControlPlane
+from controller.xds.server import ASKED_KINDS, ControlPlane
 from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
 from tests.ports import free_ports
+from tests.standings import uid_of
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 JWKS = json.dumps(
@@ -51,7 +52,9 @@ A_DAY = 24 * 3600
 def token(*, key: bytes = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     """A token of the mesh; `claims` replace the usual ones, None takes one away."""
     now = int(time.time())
-    usual = {"iss": "llamesh", "aud": "llamesh", "sub": "ada", "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
+    sub = claims.get("sub", "ada")
+    usual = {"iss": "llamesh", "aud": "llamesh", "sub": sub, "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
+    usual |= {"uid": uid_of(str(sub)), "standing": 1}
     return jwt.encode({name: value for name, value in (usual | claims).items() if value is not None}, key, algorithm)
 
 
@@ -94,6 +97,11 @@ async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> by
         await reader.readline()
     await reader.readline()
     return body
+
+
+def _written(value: Any) -> str:
+    """JSON without blanks, as llama.cpp writes it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 class Connection:
@@ -183,7 +191,7 @@ class StubEngine:
                     return
                 else:
                     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-                    self._write(writer, 200, {}, json.dumps({"from": self.name, "usage": usage}).encode())
+                    self._write(writer, 200, {}, _written({"from": self.name, "usage": usage}).encode())
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -205,8 +213,8 @@ class StubEngine:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n"
         )
-        usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
-        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', json.dumps(usage), "[DONE]"):
+        last = {"choices": [], "timings": {"prompt_n": 3, "cache_n": 2, "predicted_n": 3}}
+        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', _written(last), "[DONE]"):
             data = f"data: {event}\n\n".encode()
             writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             await writer.drain()
@@ -220,6 +228,8 @@ class FrontDoor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = ControlPlane()
+        for kind in ASKED_KINDS:
+            self.control.set_asked(kind, ())
         (self.port,) = free_ports(1)
         self.engines: list[StubEngine] = []
         self.waker = StubEngine(self.socket("waker"), "waker")

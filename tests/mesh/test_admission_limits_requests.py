@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
-from llamesh.v1 import contract_pb2, contract_pb2_grpc
-from services.contract.contracts import ConcurrencyLimits, Contracts
+from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
+from services.contract.contracts import Contracts, PresentTerms
 from services.contract.service import ContractService, new_id, utc_now
 from services.contract.tables import UsageRow
 from services.contract.usage import Ledger
 from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
+from tests.standings import FakeStandings
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
 FIRST_PAGE = Asked(Pages(b"any key"))
@@ -57,9 +59,10 @@ class Admitted:
     database: Database
     contract_id: str
     held: HeldEngine
+    standings: FakeStandings
 
     def chat(self, **more: Any) -> Awaitable[Answer]:
-        bearer = token(contract=self.contract_id, ask=True)
+        bearer = token(contract=self.contract_id, jti="key_1")
         return self.door.chat(headers={"authorization": f"Bearer {bearer}", **more.pop("headers", {})}, **more)
 
     async def running(self) -> int:
@@ -67,7 +70,7 @@ class Admitted:
         async with grpc.aio.insecure_channel(f"unix:{self.door.socket('contract')}") as channel:
             stub = contract_pb2_grpc.ContractServiceStub(channel)
             request = contract_pb2.GetContractRequest(contract_id=self.contract_id)
-            claims = json.dumps({"sub": "root", "scopes": ["admin"]}).encode()
+            claims = json.dumps({"sub": "root", "scopes": ["admin"], "iat": time.time()}).encode()
             metadata = [("x-llamesh-claims", base64.urlsafe_b64encode(claims).decode().rstrip("="))]
             contract = await stub.GetContract(request, metadata=metadata)
         return int(contract.running_requests)
@@ -76,6 +79,10 @@ class Admitted:
         now = datetime.now(UTC)
         rows, _ = await Ledger(self.database, utc_now, new_id).page(None, now, now, FIRST_PAGE)
         return list(rows)
+
+
+async def no_users(_contract_id: str) -> int:
+    return 0
 
 
 async def until(condition: Callable[[], Awaitable[object] | object]) -> None:
@@ -92,12 +99,18 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     settings = Settings(home=tmp_path, drain_seconds=1)
     database = open_database(settings, "contract")
     await database.migrate("services.contract")
-    contracts = Contracts(database, utc_now, new_id, ConcurrencyLimits(database, lambda: 0.0))
+    contracts = Contracts(database, utc_now, new_id, PresentTerms(database, lambda: 0.0), no_users, lambda _: True)
     contract = await contracts.create("two at once", 2, [])
+    standings = FakeStandings()
+    gateway = Member("gateway", settings)
+    gateway_pb2_grpc.add_StandingServiceServicer_to_server(standings, gateway.server)
+    telling = asyncio.create_task(gateway.serve())
     member = Member("contract", settings)
     service = ContractService(member, database)
     async with front_door(running=False) as door:
-        serving = asyncio.create_task(member.serve(f"unix:{door.socket('contract')}"))
+        door.control.set_asked("contracts", [contract.contract_id, "ctr_gone"])
+        Path(door.socket("contract")).symlink_to(settings.socket("contract"))
+        serving = asyncio.create_task(member.serve())
         service.start()
         await member.started.wait()
         held = HeldEngine()
@@ -105,11 +118,13 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
         door.serve("1" * 8, await door.engine("free"), names=("free",))
         door.serve("2" * 8, await door.engine("metered"), names=("metered",), ask=True)
         await door.start(door.inference())
-        yield Admitted(door, member, database, contract.contract_id, held)
+        yield Admitted(door, member, database, contract.contract_id, held, standings)
         held.open.set()
     member.stop()
     await serving
     await service.close()
+    gateway.stop()
+    await telling
 
 
 async def test_a_contract_holds_its_requests_to_its_limit_and_frees_each_place_at_once(admitted: Admitted) -> None:
@@ -180,10 +195,10 @@ async def test_usage_of_plain_and_streamed_answers_comes_into_the_ledger(admitte
 
 
 async def test_a_contract_that_is_gone_is_refused_and_a_metered_server_asks_for_everyone(admitted: Admitted) -> None:
-    gone = {"authorization": f"Bearer {token(contract='ctr_gone', ask=True)}"}
+    gone = {"authorization": f"Bearer {token(contract='ctr_gone', jti='key_2')}"}
     refused = await admitted.door.chat("free", headers=gone)
     assert (refused.status, refused.error["code"]) == (403, "contract_not_found")
-    silent = {"authorization": f"Bearer {token(contract='ctr_gone')}"}
+    silent = {"authorization": f"Bearer {token(contract='ctr_forgotten', jti='key_3')}"}
     assert (await admitted.door.chat("metered", headers=silent)).status == 403
     assert (await admitted.door.chat("metered", headers={"authorization": f"Bearer {token()}"})).status == 200
     assert (await admitted.door.chat("metered")).status == 200
@@ -209,3 +224,30 @@ async def test_a_killed_envoy_leaves_no_request_counted(admitted: Admitted) -> N
         return await admitted.running() == 0
 
     await until(forgotten)
+
+
+async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_request(admitted: Admitted) -> None:
+    """Envoy is told an id of what has changed; the real contract service decides."""
+    bearer = {"authorization": f"Bearer {token(sub='bob', jti='key_7')}"}
+
+    async def refused(kind: str, *ids: str) -> tuple[int, str, str]:
+        admitted.door.control.set_asked(kind, ids)
+        assert await admitted.door.control.settled(5)
+        answer = await admitted.door.chat("free", headers=bearer)
+        listing = await admitted.door.send("GET", "/v1/models", headers=bearer)
+        assert listing.status == (401 if answer.status == 401 else 200)
+        return (answer.status, answer.error["code"], answer.error["message"]) if answer.status != 200 else (200, "", "")
+
+    assert await refused("standings") == (200, "", "")
+    assert await refused("standings", "usr_bob:1") == (200, "", "")
+    admitted.standings.put("bob", disabled=True)
+    await until(lambda: True)
+    assert await refused("standings", "usr_bob:1") == (401, "invalid_api_key", "The user bob is disabled.")
+    admitted.standings.put("bob", disabled=False, contract_id=admitted.contract_id)
+    first = [asyncio.create_task(admitted.door.chat(headers=bearer)) for _ in range(2)]
+    await until(lambda: admitted.held.inside == 2)
+    assert (await refused("standings", "usr_bob:1"))[:2] == (429, "concurrency_exceeded")
+    admitted.held.open.set()
+    await asyncio.gather(*first)
+    admitted.standings.remove("bob")
+    assert await refused("standings", "usr_bob:1") == (401, "invalid_api_key", "The user of this token was removed.")

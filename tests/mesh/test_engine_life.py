@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from google.protobuf import json_format
 
 from engine import sentence
+from engine.failure import Reason
+from llamesh.parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
+from services.contract.parameters import parse
 from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
 from tests.ports import free_ports
 
@@ -373,3 +378,72 @@ async def test_every_parameter_at_once_is_taken(tmp_path: Path, model: Path, for
             assert (await answer.json())["choices"][0]["message"]["content"] == sentence.SENTENCE
         running.process.terminate()
         assert await running.ended() == 0
+
+
+async def test_an_engine_for_reranking_ranks(tmp_path: Path, model: Path) -> None:
+    parameters = {"reranking": True, "ctx_size": 512, "parallel": 1, "warmup": False}
+    async with engine(tmp_path / "e", model, parameters=parameters) as running:
+        await running.until("ready")
+        body = {"model": "sentence", "query": "What is it?", "documents": ["a", "b"]}
+        async with running.client() as client, client.post("/v1/rerank", json=body) as answer:
+            document = await answer.json()
+            assert answer.status == 200, document
+            assert len(document["results"]) == 2
+
+
+@pytest.mark.parametrize("normalised", [-1, 2])
+async def test_embeddings_are_normalised_as_the_server_is_told(tmp_path: Path, model: Path, normalised: int) -> None:
+    parameters = {
+        "embeddings": True,
+        "embd_normalize": normalised,
+        "pooling": "POOLING_MEAN",
+        "ctx_size": 512,
+        "parallel": 1,
+    }
+    async with engine(tmp_path / "e", model, parameters=parameters) as running:
+        await running.until("ready")
+        async with running.client() as client, client.post("/v1/embeddings", json={"input": "Hello"}) as answer:
+            vector = (await answer.json())["data"][0]["embedding"]
+    length = sum(value * value for value in vector) ** 0.5
+    assert (abs(length - 1) < 1e-3) == (normalised == 2), length
+
+
+async def test_a_draft_model_guesses_what_the_large_one_says(tmp_path: Path, model: Path) -> None:
+    parameters = {"model_draft": "small", "ctx_size": 512, "parallel": 1, "warmup": False}
+    async with engine(tmp_path / "e", model, parameters=parameters, files={"model_draft": str(model)}) as running:
+        await running.until("ready")
+        async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:
+            document = await answer.json()
+    assert document["choices"][0]["message"]["content"] == sentence.SENTENCE
+    assert document["timings"]["draft_n_accepted"] > 0
+
+
+async def test_a_draft_model_that_llama_cpp_would_leave_unused_is_refused(tmp_path: Path, model: Path) -> None:
+    other = sentence.write(tmp_path / "other.gguf", sentence=sentence.SENTENCE.swapcase())
+    parameters = {"model_draft": "other", "ctx_size": 512, "parallel": 1, "warmup": False}
+    async with engine(tmp_path / "e", model, parameters=parameters, files={"model_draft": str(other)}) as running:
+        assert await running.ended() == Reason.BAD_SPEC.value
+        assert "--model-draft: llama.cpp does not use this draft model" in running.log
+
+
+async def test_the_context_of_a_slot_is_what_the_mesh_reckons(tmp_path: Path) -> None:
+    trained = 2048
+    model = sentence.write(tmp_path / "short.gguf", context=trained)
+    for scaling, expected in (("ROPE_SCALING_LINEAR", trained), ("ROPE_SCALING_YARN", 2 * trained)):
+        document = {"ctx_size": 8192, "parallel": 1, "rope_scaling": scaling, "rope_scale": 2.0, "warmup": False}
+        assert slot_context(json_format.ParseDict(document, RuntimeParameters()), trained) == expected
+        async with engine(tmp_path / scaling, model, parameters=document) as running:
+            await running.until("ready")
+            async with running.client() as client, client.get("/slots") as answer:
+                assert (await answer.json())[0]["n_ctx"] == expected
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/embeddings"])
+async def test_what_llama_cpp_advises_may_be_given(tmp_path: Path, model: Path, path: str) -> None:
+    async with engine(tmp_path / "e", model, parameters={"ctx_size": 512, "parallel": 1, "warmup": False}) as running:
+        await running.until("ready")
+        body = {"input": "a", "query": "a", "documents": ["a"]}
+        async with running.client() as client, client.post(path, json=body) as answer:
+            message = (await answer.json())["error"]["message"]
+    [flag] = re.findall(r"--[a-z-]+", message)
+    assert len(settings(parse(flag))) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -335,14 +336,20 @@ async def test_a_token_reaches_only_what_its_scope_names(
         assert (answer.error["type"], answer.error["code"]) == ("permission_error", "scope_missing")
 
 
-async def test_a_revoked_token_is_refused(door: FrontDoor) -> None:
-    headers = {"authorization": f"Bearer {token(jti='t1')}"}
-    assert (await door.chat("big", headers=headers)).status == 200
-    door.control.set_revoked(["t1"])
+async def test_only_what_is_in_the_digest_waits_for_admission(door: FrontDoor) -> None:
+    """There is no contract service here: a token that must be asked about gets no answer, every other one does."""
+    mine, other = ({"authorization": f"Bearer {token(jti=jti)}"} for jti in ("key_1", "key_2"))
+    assert (await door.chat("big", headers=mine)).status == 200
+    door.control.set_asked("keys", ["key_1"])
     assert await door.control.settled(5)
-    assert (await door.chat("big", headers=headers)).status == 401
-    door.control.set_revoked([])
+    refused, listed = await asyncio.gather(door.chat("big", headers=mine), door.send("GET", "/v1/models", headers=mine))
+    assert (refused.status, refused.error["code"]) == (503, "admission_unavailable")
+    assert listed.status == 503
+    assert (await door.chat("big", headers=other)).status == 200
+    assert (await door.chat("big")).status == 200
+    door.control.set_asked("keys", [])
     assert await door.control.settled(5)
+    assert (await door.chat("big", headers=mine)).status == 200
 
 
 @pytest.mark.parametrize("key", ["not-needed", "sk-x", "sk-abcdefghijklmnopqrstuvwxyz"])

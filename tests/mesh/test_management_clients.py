@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.client import errors
 from llamesh.client.sync import Client
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, download_pb2, download_pb2_grpc, gateway_pb2, gateway_pb2_grpc
 from tests.mesh.running import RunningMesh
@@ -81,6 +82,17 @@ def test_internal_services_cannot_be_reached(mesh: RunningMesh, channel: grpc.Ch
         assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND), method
 
 
+def test_a_call_that_nobody_knows_says_so_with_a_reason(mesh: RunningMesh, channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/llamesh.v1.GatewayService/Nope")(b"", metadata=signed(mesh))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "GatewayService/Nope" in caught.value.details()
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.reason == "NOT_IMPLEMENTED"
+
+
 def test_reflection_needs_no_token_and_knows_the_public_services(channel: grpc.Channel) -> None:
     services = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert "llamesh.v1.GatewayService" in services
@@ -140,6 +152,27 @@ def test_the_command_and_the_sdk_set_the_servers_own_timeout(
             assert (check.allowed, check.runtime_params) == (True, "--ctx-size 512 --timeout 30")
         finally:
             client.servers.stop(served["server_uuid"])
+
+
+def test_a_server_with_a_draft_model_answers_and_keeps_it_from_removal(mesh: RunningMesh) -> None:
+    mesh.add_model("small", "small.gguf")
+    flags = "-md small\n--ctx-size\t2048 -np 1\r\n--alias drafted -nocb --threads -1 -ngl auto --spec-draft-n-max 8\n"
+    with Client(mesh.url("gateway", ""), mesh.token) as client:
+        server = client.servers.serve("sentence", runtime_params=flags)
+        try:
+            assert server.model_name == "drafted"
+            assert server.runtime_params == (
+                "--ctx-size 2048 --parallel 1 --no-cont-batching --model-draft small --spec-draft-n-max 8"
+            )
+            client.servers.wait_ready(server)
+            body = {"model": "drafted", "messages": [{"role": "user", "content": "Hello!"}]}
+            answer = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=body).json()
+            assert answer["timings"]["draft_n_accepted"] > 0
+            with pytest.raises(errors.ModelInUse, match=server.server_uuid):
+                client.models.delete("small")
+        finally:
+            client.servers.stop(server)
+        client.models.delete("small")
 
 
 BAD_CALLS = [
@@ -214,6 +247,74 @@ def test_a_repeated_request_id_serves_once(mesh: RunningMesh) -> None:
         assert first["server_uuid"] == second["server_uuid"]
     finally:
         mesh.call("DELETE", f"/stop/{first['server_uuid']}")
+
+
+def test_a_request_id_is_refused_for_another_request(mesh: RunningMesh) -> None:
+    body = {"model_uuid": "sentence", "model_name": "reused", "request_id": "7b1d"}
+    server = mesh.call("POST", "/serve", json=body).json()
+    try:
+        other = mesh.call("POST", "/serve", json=body | {"runtime_params": "--ctx-size 512"})
+        assert (other.status_code, reasons(other.json())) == (409, ["REQUEST_ID_REUSED"])
+    finally:
+        mesh.call("DELETE", f"/stop/{server['server_uuid']}")
+
+
+def fields_at_fault(error: dict[str, Any]) -> list[str]:
+    """The fields that a REST error names; there is one spelling."""
+    assert "fieldViolations" not in json.dumps(error)
+    return [item["field"] for detail in error["details"] for item in detail.get("field_violations", ())]
+
+
+def test_rest_keeps_if_match_or_refuses_it(mesh: RunningMesh) -> None:
+    server = mesh.call("POST", "/serve", json={"model_uuid": "sentence", "model_name": "matched"}).json()
+    path = f"/servers/{server['server_uuid']}"
+    try:
+        stale = {"if-match": '"99"'}
+        for method, at, body in (
+            ("PATCH", path, {"metered": True}),
+            ("POST", f"{path}:scale", {"replicas": 1}),
+            ("DELETE", path, None),
+        ):
+            refused = mesh.call(method, at, json=body, headers=stale)
+            assert (refused.status_code, reasons(refused.json())) == (409, ["ETAG_MISMATCH"])
+        changed = mesh.call("PATCH", path, json={"metered": True}, headers={"if-match": f'"{server["etag"]}"'})
+        assert changed.status_code == 200, changed.text
+        for method, at in (("GET", path), ("POST", f"{path}:sleep")):
+            refused = mesh.call(method, at, headers=stale)
+            assert (refused.status_code, fields_at_fault(refused.json())) == (400, ["If-Match"])
+        stopped = mesh.call("DELETE", path, headers={"if-match": f'"{changed.json()["etag"]}"'})
+        assert stopped.status_code == 200, stopped.text
+    finally:
+        mesh.call("DELETE", path)
+
+
+@pytest.mark.parametrize(
+    ("service", "path"),
+    [
+        ("gateway", "/models"),
+        ("gateway", "/servers"),
+        ("gateway", "/users"),
+        ("contract", "/contracts"),
+        ("contract", "/keys"),
+        ("contract", "/usage"),
+        ("contract", "/decisions"),
+        ("download", "/downloads"),
+    ],
+)
+def test_a_page_token_that_a_caller_has_made_is_refused_by_every_list(
+    mesh: RunningMesh, service: str, path: str
+) -> None:
+    mine = base64.urlsafe_b64encode(b'["9f86d081884c",1e400,"\\ud800"]').decode()
+    for token in ("x", mine, "A" * 2048):
+        answer = mesh.call("GET", f"{path}?page_token={token}", service)
+        assert (answer.status_code, reasons(answer.json())) == (400, ["INVALID_PAGE_TOKEN"])
+        assert fields_at_fault(answer.json()) == ["page_token"]
+
+
+def test_nobody_is_told_where_a_model_lies_on_the_machine(mesh: RunningMesh) -> None:
+    said = mesh.call("GET", "/models").text + mesh.call("GET", "/downloads", "download").text
+    assert str(mesh.home) not in said
+    assert "file:" not in said
 
 
 def test_what_does_not_fit_is_refused_with_numbers(mesh: RunningMesh) -> None:

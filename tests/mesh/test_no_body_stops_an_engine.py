@@ -23,7 +23,7 @@ import pytest
 from llamesh.kit import limits
 from tests.mesh import hostile_bodies, wide_model
 from tests.mesh.accepted import FrontDoor
-from tests.mesh.hostile_bodies import CHAT, COMPLETIONS, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
+from tests.mesh.hostile_bodies import CHAT, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
 from tests.unit import limit_examples
 
@@ -221,23 +221,23 @@ def random_body(chance: random.Random, model: str) -> tuple[str, bytes]:
     table = limits.table()
     examples = limit_examples.examples()
     fields: dict[str, Any] = {}
+    paths: list[str] = []
     for _ in range(chance.choice((1, 1, 2, 4))):
         if chance.random() < 0.5:
             example = chance.choice(examples)
             amount = min(table[example.limit].default, example.largest or 1 << 62)
             made = example.make(amount)
+            paths.append(f"/v1/{example.path}")
         else:
             family = chance.choice(FAMILIES)
             made = family.body(int(DOOR.largest(family) * chance.random() ** 0.5), model)
+            paths.append(family.path)
         try:
             fields |= json.loads(made)
         except (ValueError, RecursionError):  # meant to be no JSON, or deeper than Python reads
-            return COMPLETIONS, made
+            return paths[-1], made
     fields |= {"model": model, "max_tokens": hostile_bodies.TOKENS}
-    if "input" in fields or "query" in fields:
-        path = chance.choice(PATHS)
-    elif "messages" in fields or chance.random() < 0.5:
-        path, fields = CHAT, {"messages": [{"role": "user", "content": "Hello"}], **fields}
-    else:
-        path, fields = COMPLETIONS, {"prompt": "Hello", **fields}
-    return path, json.dumps(fields).encode()
+    # Mostly a path on which one of them is read, with what that path needs.
+    path = chance.choice(paths if chance.random() < 0.9 else PATHS)
+    needed: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "prompt": "Hello", "input": "Hello"}
+    return path, json.dumps({**needed, **fields}).encode()

@@ -90,7 +90,7 @@ async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
         assert "needs 1048576.0 GiB" in found.conditions[0].message
         assert {c.type: c.reason for c in found.conditions}["FitsMemory"] == "NotEnoughMemory"
         progressing = next(c.message for c in found.conditions if c.type == "Progressing")
-        assert f"the largest holder is {holder.server_uuid} ({MODEL}) 64.0 MiB" in progressing
+        assert f"the largest holder is {holder.server_uuid} ({MODEL}) 64 MiB" in progressing
         assert "`llamesh sleep`" in progressing
         status, body = await mesh.chat(model="large")
         assert status == 503

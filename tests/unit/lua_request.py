@@ -32,6 +32,8 @@ function handle(headers, settings, metadata, body)
     return all
   end)
   request.metadata = checked(function() return object(settings) end)
+  -- One table stands for the metadata of the route and of its virtual host.
+  function request:virtualHost() return { metadata = checked(function() return object(settings) end) } end
   function request:streamInfo()
     return { dynamicMetadata = checked(function()
       local all = object(metadata)

@@ -15,18 +15,31 @@ class Clock:
         return self.seconds
 
 
+def take(leases: Leases, contract_id: str, request_id: str, limit: int) -> bool:
+    return leases.take({contract_id: limit}, request_id) is None
+
+
 def test_a_contract_gets_its_limit_and_no_more_and_what_ends_makes_room() -> None:
     leases = Leases(Clock())
-    assert [leases.take("a", f"r{n}", 2) for n in range(3)] == [True, True, False]
-    assert leases.take("b", "other", 1)
+    assert [take(leases, "a", f"r{n}", 2) for n in range(3)] == [True, True, False]
+    assert take(leases, "b", "other", 1)
     leases.give_back("r0")
     assert leases.running("a") == 1
-    assert leases.take("a", "r3", 2)
+    assert take(leases, "a", "r3", 2)
+
+
+def test_a_request_under_two_contracts_counts_against_both_or_none() -> None:
+    leases = Leases(Clock())
+    assert leases.take({"a": 2, "b": 1}, "r0") is None
+    assert leases.take({"a": 2, "b": 1}, "r1") == "b"
+    assert (leases.running("a"), leases.running("b")) == (1, 1)
+    leases.give_back("r0")
+    assert (leases.running("a"), leases.running("b")) == (0, 0)
 
 
 def test_an_end_that_was_never_begun_changes_nothing() -> None:
     leases = Leases(Clock())
-    leases.take("a", "r1", 1)
+    take(leases, "a", "r1", 1)
     leases.give_back("unknown")
     leases.give_back("")
     assert leases.running("a") == 1
@@ -34,7 +47,7 @@ def test_an_end_that_was_never_begun_changes_nothing() -> None:
 
 def test_a_request_id_used_twice_counts_twice() -> None:
     leases = Leases(Clock())
-    assert [leases.take("a", "same", 2) for _ in range(3)] == [True, True, False]
+    assert [take(leases, "a", "same", 2) for _ in range(3)] == [True, True, False]
     leases.give_back("same")
     assert leases.running("a") == 1
     leases.give_back("same")
@@ -45,11 +58,11 @@ def test_a_request_id_used_twice_counts_twice() -> None:
 def test_a_lease_whose_end_is_never_reported_ends_by_itself() -> None:
     clock = Clock()
     leases = Leases(clock, seconds=60)
-    leases.take("a", "lost", 1)
+    take(leases, "a", "lost", 1)
     clock.seconds = 59.9
-    assert not leases.take("a", "next", 1)
+    assert not take(leases, "a", "next", 1)
     clock.seconds = 60
-    assert leases.take("a", "next", 1)
+    assert take(leases, "a", "next", 1)
     leases.give_back("lost")  # the line comes late
     assert leases.running("a") == 1
 
@@ -57,9 +70,9 @@ def test_a_lease_whose_end_is_never_reported_ends_by_itself() -> None:
 def test_a_lowered_limit_holds_for_the_next_request() -> None:
     leases = Leases(Clock())
     for number in range(3):
-        leases.take("a", str(number), 3)
+        take(leases, "a", str(number), 3)
     leases.give_back("0")
-    assert not leases.take("a", "next", 2)
+    assert not take(leases, "a", "next", 2)
 
 
 def test_random_traffic_never_exceeds_the_limit_and_leaves_nothing_behind() -> None:
@@ -72,7 +85,7 @@ def test_random_traffic_never_exceeds_the_limit_and_leaves_nothing_behind() -> N
         running = {key: [item for item in items if item[1] > clock.seconds] for key, items in running.items()}
         contract = rng.choice("ab")
         if rng.random() < 0.6:
-            taken = leases.take(contract, f"r{number}", limits[contract])
+            taken = take(leases, contract, f"r{number}", limits[contract])
             assert taken == (len(running[contract]) < limits[contract])
             if taken:
                 running[contract].append((f"r{number}", clock.seconds + 50))

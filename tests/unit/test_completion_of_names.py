@@ -31,7 +31,7 @@ def silent(path: str) -> object:
         (["stop", "s"], ["smol"]),
         (["stop", ""], ["0f0c6a0e", "a1", "smol"]),
         (["serve", ""], ["m1", "small"]),
-        (["serve", "small", "--ctx"], ["--ctx-size"]),
+        (["serve", "small", "--ctx-s"], ["--ctx-size"]),
         (["chat", ""], ["smol"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from llamesh.parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.unit import llama_parser
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
 SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
 THREADS = Threads(answers=2, prompts=3)
@@ -177,7 +181,7 @@ def test_the_timeout_holds_for_reading_and_writing() -> None:
 def test_the_key_is_never_on_the_command_line() -> None:
     full = launch.arguments(PROGRAM, SPEC, [])
     assert not any("secret-key" in word for word in full)
-    assert launch.scrubbed({}, SPEC.api_key) == {"LLAMA_API_KEY": "secret-key"}
+    assert launch.scrubbed({}, SPEC.api_key)["LLAMA_API_KEY"] == "secret-key"
     assert "secret-key" not in repr(SPEC)
 
 
@@ -212,7 +216,25 @@ def test_llama_cpp_sees_no_variable_of_its_own_and_none_of_our_secrets() -> None
         "LD_PRELOAD": "x.so",
         "PATH_LIKE": "x",
     }
-    assert set(launch.scrubbed(environment)) == {"PATH", "HOME", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+    passed = launch.scrubbed(environment)
+    assert passed.pop("XDG_CONFIG_HOME") == os.devnull
+    assert set(passed) == {"PATH", "HOME", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+
+
+def test_llama_cpp_reads_no_configuration_file_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / ".config" / "llama.cpp").mkdir(parents=True)
+    (tmp_path / ".config" / "llama.cpp" / "config.ini").write_text("[*]\nctx-size = 777\n")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    question = "from tests.unit.llama_parser import parsed; print(parsed([]).n_ctx)"
+
+    def context(variables: dict[str, str]) -> str:
+        answer = subprocess.run(
+            [sys.executable, "-c", question], cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+        )
+        return answer.stdout.split()[-1]
+
+    assert context(environment) == "777"
+    assert context(launch.scrubbed(environment)) == "0"
 
 
 @pytest.mark.parametrize(

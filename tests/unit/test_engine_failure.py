@@ -40,6 +40,15 @@ def test_an_end_is_explained(exit_code: int, log: list[str], reason: Reason, wor
     assert words in str(failure)
 
 
+CAUSE = "0.1 E llama_model_load: error loading model: error loading model hyperparameters: key not found in model: a.b"
+FAILED = "0.2 E llama_model_load_from_file_impl: failed to load model"
+
+
+@pytest.mark.parametrize("log", [[CAUSE, FAILED, LOAD], [FAILED, LOAD, CAUSE], [LOAD, CAUSE, FAILED, CAUSE]])
+def test_the_cause_is_shown_wherever_it_stands(log: list[str]) -> None:
+    assert str(explain(1, log)) == "llama.cpp: error loading model hyperparameters: key not found in model: a.b"
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [

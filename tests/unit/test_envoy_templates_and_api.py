@@ -18,6 +18,7 @@ from controller.xds.builders import (
     ServiceSettings,
     TokenSettings,
 )
+from controller.xds.digest import Digest, Told
 from controller.xds.templates import TemplateError
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.kit import envoy_api
@@ -117,6 +118,12 @@ def test_the_same_settings_give_the_same_bytes() -> None:
     assert first == second
 
 
+def _digest() -> Told:
+    digest = Digest()
+    digest.set(["key_1"])
+    return digest.told()
+
+
 @pytest.mark.parametrize(("anonymous", "origins"), [(True, frozenset()), (False, frozenset({"http://ui"}))])
 def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, origins: frozenset[str]) -> None:
     inference = InferenceSettings(("127.0.0.1",), 8080, TOKENS, anonymous, origins)
@@ -139,7 +146,7 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     manager = listener.filter_chains[0].filters[0].typed_config
     inlined = envoy_api.message_class(manager.type_url.rpartition("/")[2]).FromString(manager.value)
     inlined.route_config.CopyFrom(
-        builders.inference_routes(inference, {"m:smol": {"ask": True, "silence": 9}}, ["jti"])
+        builders.inference_routes(inference, {"m:smol": {"ask": True, "silence": 9}}, _digest())
     )
     manager.value = inlined.SerializeToString()
     static = bootstrap.static_resources

@@ -84,7 +84,6 @@ CASES: dict[str, tuple[bytes, str, int | None]] = {
     "string value 2^63": (GOOD.adding(text("x") + u32(STRING) + u64(1 << 63)), "a string of", PAIRS_END + 13),
     "string value that wraps": (GOOD.adding(text("x") + u32(STRING) + u64(MAX_U64 - 7)), "a string of", None),
     "string value past the end": (GOOD.adding(text("x") + u32(STRING) + u64(1 << 20)), "the file ends", None),
-    "name not UTF-8": (GOOD.replacing("general.name", pair("general.name", STRING, b"\xff")), "not UTF-8", None),
     "template not UTF-8": (
         GOOD.replacing("tokenizer.chat_template", pair("tokenizer.chat_template", STRING, b"{\xc3")),
         "not UTF-8",
@@ -108,6 +107,11 @@ CASES: dict[str, tuple[bytes, str, int | None]] = {
     "architecture a number": (
         GOOD.replacing("general.architecture", pair("general.architecture", U32, 7)),
         "missing or not a text",
+        None,
+    ),
+    "architecture not UTF-8": (
+        GOOD.replacing("general.architecture", pair("general.architecture", STRING, b"ll\xffma")),
+        "not the name",
         None,
     ),
     "architecture empty": (

@@ -29,7 +29,8 @@ def test_a_role_grants_its_scopes_and_a_contract_narrows_inference(
 
 
 def test_admission_is_asked_only_where_the_contract_limits_something() -> None:
-    assert (NONE.ask, TWO_MODELS.ask, Terms("c", ("*",), 0).ask) == (False, True, False)
+    assert (NONE.limited, TWO_MODELS.limited, Terms("c", ("*",), 0).limited) == (False, True, False)
+    assert (Terms("c", ("a",), 0).limited, Terms("c", ("*",), 1).limited) == (True, True)
 
 
 @pytest.mark.parametrize(

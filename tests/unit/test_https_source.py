@@ -190,6 +190,85 @@ async def test_a_redirect_on_the_same_host_is_followed_and_the_name_stays() -> N
         assert b"".join([chunk async for chunk in found.chunks]) == BODY
 
 
+SIGNED = (
+    "/x-y%2fz%7E/a%2Bb+c%20d.gguf?X-Sig=a%2Fb%2bc+d%3D%3d&Policy=~%7E-%2D_&q=%E4%BD%A0&empty=&X=$a'(b)*,;:@/?!",
+    "/a.gguf?sig=%41%62&sig=%5B%5d",
+    "/b%25c?d=%25e%",
+)
+
+
+@pytest.mark.parametrize("target", SIGNED)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_signed_urls_are_followed_byte_for_byte(target: str, whole: bool) -> None:
+    asked = []
+
+    async def storage(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.Response(body=BODY)
+
+    async def first(request: web.Request) -> web.Response:
+        location = f"http://{request.host.upper()}{target}#x" if whole else target
+        return web.Response(status=302, headers={"Location": location})
+
+    async with serving({"/start": first, "/{path:.*}": storage}) as host:
+        assert await read(source(host), f"http://{host}/start") == BODY
+        assert await read(source(host), f"http://{host}{target}") == BODY
+    assert asked == [target, target]
+
+
+async def test_a_location_that_is_not_escaped_is_escaped() -> None:
+    async def first(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/ein Modell.gguf?a=b c"})
+
+    async def storage(request: web.Request) -> web.Response:
+        assert request.raw_path == "/ein%20Modell.gguf?a=b+c"
+        return web.Response(body=BODY)
+
+    async with serving({"/start": first, "/{path:.*}": storage}) as host:
+        assert await read(source(host), f"http://{host}/start") == BODY
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0", 0), ("", None), ("soon", None), ("-1", None), ("99999999999999", 999999999), ("\u0667", None)],
+)
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_busy_server_says_when_to_come_back(status: int, header: str, seconds: float | None) -> None:
+    answer = f"HTTP/1.1 {status} Busy\r\nRetry-After: {header}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with raw_serving(answer) as host:
+        with pytest.raises(SourceError) as caught:
+            await read(source(host), f"http://{host}/m")
+    assert (caught.value.passing, caught.value.retry_after) == (True, seconds)
+
+
+async def test_a_busy_server_may_name_a_date() -> None:
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    date = at.strftime("%a, %d %b %Y %H:%M:%S GMT")
+    answer = f"HTTP/1.1 503 Busy\r\nRetry-After: {date}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with raw_serving(answer) as host:
+        with pytest.raises(SourceError) as caught:
+            await read(source(host), f"http://{host}/m")
+    assert caught.value.retry_after is not None
+    assert 60 < caught.value.retry_after <= 90
+
+
+@pytest.mark.parametrize(
+    ("answer", "passing"),
+    [
+        (b"", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(10), True),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", False),
+        (b"SSH-2.0-OpenSSH_9\r\n", False),
+    ],
+)
+async def test_what_was_cut_off_may_pass_and_what_is_wrong_does_not(answer: bytes, passing: bool) -> None:
+    async with raw_serving(answer) as host:
+        with pytest.raises(SourceError) as caught:
+            await read(source(host), f"http://{host}/m")
+    assert caught.value.passing is passing
+
+
 async def test_a_redirect_loop_ends() -> None:
     async with serving({"/m": redirecting("/m")}) as host:
         with pytest.raises(SourceRefusedError, match="redirects more than 5 times"):

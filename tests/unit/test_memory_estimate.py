@@ -116,3 +116,60 @@ def test_weights_are_shared_where_llama_cpp_uses_them_as_they_are_mapped(
     assert three.shared_weights_bytes == (model.tensor_bytes if shared else 0)
     assert three.engine_bytes == three.shared_weights_bytes + three.own_bytes
     assert three.total_bytes == three.shared_weights_bytes + 3 * three.own_bytes
+
+
+GEMMA3 = replace(SMOLLM2, layer_count=26, kv_head_count=1, key_length=256, value_length=256, sliding_window=512)
+"""The shape of a model whose layers have a window; its numbers only have to differ from each other."""
+
+
+def test_checkpoints_hold_a_window_for_each_slot() -> None:
+    none, four = (estimate_memory(GEMMA3, context=16_384, slots=4, checkpoints=count) for count in (0, 4))
+    row = 26 * 2 * 256 * 2
+    assert four.overhead_bytes - none.overhead_bytes == 4 * 4 * (512 + 512) * row
+    assert estimate_memory(SMOLLM2, context=4096, checkpoints=32) == estimate_memory(SMOLLM2, context=4096)
+
+
+def test_a_checkpoint_is_no_longer_than_the_context_of_a_slot() -> None:
+    none, one = (estimate_memory(GEMMA3, context=1024, slots=4, checkpoints=count) for count in (0, 1))
+    assert one.overhead_bytes - none.overhead_bytes == 4 * 256 * 26 * 2 * 256 * 2
+
+
+def test_requests_that_share_one_context_have_checkpoints_and_outputs_of_their_own() -> None:
+    shared = estimate_memory(GEMMA3, context=4096, slots=1, requests=4, checkpoints=1)
+    alone = estimate_memory(GEMMA3, context=4096, slots=1, requests=1, checkpoints=1)
+    assert shared.overhead_bytes - alone.overhead_bytes == 3 * (1024 * 26 * 2 * 256 * 2 + 4 * 49_152)
+
+
+def test_speculation_computes_a_row_of_the_vocabulary_for_each_guess() -> None:
+    plain, guessing = (estimate_memory(SMOLLM2, context=4096, slots=2, guesses=count) for count in (0, 8))
+    assert guessing.overhead_bytes - plain.overhead_bytes == 4 * 49_152 * 2 * 16
+    assert (
+        estimate_memory(SMOLLM2, ngram_table=True).overhead_bytes - estimate_memory(SMOLLM2).overhead_bytes == 16 * MIB
+    )
+
+
+def test_a_draft_model_counts_once_more_for_each_engine() -> None:
+    large = estimate_memory(replace(SMOLLM2, quantisation="Q8_0"), context=4096, replicas=2)
+    draft = estimate_memory(replace(SENTENCE, quantisation="Q8_0"), context=4096)
+    both = large.with_draft(draft)
+    assert both.weights_bytes == large.weights_bytes + SENTENCE.tensor_bytes
+    assert both.kv_cache_bytes == large.kv_cache_bytes + draft.kv_cache_bytes
+    assert both.shared_weights_bytes == large.shared_weights_bytes
+    assert both.total_bytes - large.total_bytes == 2 * (draft.engine_bytes - 64 * MIB)
+
+
+# guesses at once, table of what was generated, draft model (SmolLM2 itself), resident memory in MiB after four chats at once
+SPECULATING = [
+    (3, False, True, 1027.4),
+    (64, False, True, 1089.0),
+    (64, True, False, 553.6),
+    (48, False, False, 543.0),
+]
+
+
+@pytest.mark.parametrize(("guesses", "table", "draft", "resident"), SPECULATING)
+def test_holds_what_llama_cpp_took_for_speculation(guesses: int, table: bool, draft: bool, resident: float) -> None:
+    estimate = estimate_memory(SMOLLM2, context=16_384, slots=4, guesses=guesses, ngram_table=table)
+    if draft:
+        estimate = estimate.with_draft(estimate_memory(SMOLLM2, context=16_384, slots=4))
+    assert resident * MIB < estimate.engine_bytes < (resident + 128) * MIB

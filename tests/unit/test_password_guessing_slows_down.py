@@ -191,6 +191,18 @@ async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: py
     assert (len(throttle._pairs), len(throttle._addresses), len(throttle._known)) == (100, 100, 100)
 
 
+async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 50)
+    door = Door()
+    for _ in range(FREE_FAILURES):
+        await door.login("ada", HOME)
+    for number in range(FREE_FAILURES_OF_ADDRESS):
+        await door.login(f"first{number}", STRANGER)
+    for number in range(200):
+        assert await door.login(f"name{number}", STRANGER) > 0
+    assert await door.login("ada", HOME) > 0
+
+
 @pytest.mark.parametrize(
     ("address", "counts_as"),
     [

@@ -183,6 +183,11 @@ def test_a_prompt_that_fits_no_server_is_refused() -> None:
         ({"logprobs": True, "max_tokens": 5001}, {}, False),
         ({"logprobs": 20, "max_tokens": 2000, "n": 3}, {}, False),
         ({"logprobs": False, "max_tokens": 1_000_000}, {}, True),
+        ({"logprobs": True, "top_logprobs": 2, "max_tokens": 50_000}, {}, True),
+        ({"logprobs": True, "top_logprobs": 2, "max_tokens": 50_001}, {}, False),
+        ({"logprobs": True, "top_logprobs": None, "max_tokens": 5001}, {}, False),
+        ({"logprobs": True, "top_logprobs": 1, "n_probs": 20, "max_tokens": 5001}, {}, False),
+        ({"n_probs": 20, "max_tokens": None}, {"most_prompt_bytes": 8 * 131_072}, False),
         # Without a bound of its own an answer may be as long as the largest context.
         ({"n_probs": 20}, {"most_prompt_bytes": 8 * 5000}, True),
         ({"n_probs": 20}, {"most_prompt_bytes": 8 * 131_072}, False),
@@ -273,3 +278,11 @@ def test_a_bound_that_is_none_to_the_engine_is_none_here(inner: str) -> None:
 
 def test_a_byte_order_mark_is_passed_over_as_the_engine_does() -> None:
     assert run(b'\xef\xbb\xbf{"model":"smol"}').headers["x-llamesh-cluster"] == "m:smol"
+
+
+def test_alternatives_that_are_not_numbered_count_as_the_engines_own() -> None:
+    """logprobs: true stands for 20, which a lower limit does not allow."""
+    lua = LuaFilter(builders.route_lua({"probabilities": 2}))
+    assert run(_encoded({"logprobs": True}), lua).code == "limit_exceeded"
+    assert run(_encoded({"logprobs": True, "top_logprobs": 2}), lua).status is None
+    assert run(_encoded({"logprobs": False}), lua).status is None

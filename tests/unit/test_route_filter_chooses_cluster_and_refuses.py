@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from controller.xds import builders, templates
+from controller.xds.digest import Digest
 from llamesh.kit import limits
 from tests.unit.lua_request import LuaFilter, Outcome
 
@@ -320,28 +321,50 @@ def test_a_token_without_scopes_may_nothing() -> None:
     assert run(claims={"sub": "ada"}).code == "scope_missing"
 
 
-def test_a_revoked_token_does_not_count() -> None:
-    outcome = run(claims={"jti": "t1", "scopes": ["infer:*"]}, settings=OPEN | {"revoked t1": True})
-    assert (outcome.status, outcome.code) == (401, "invalid_api_key")
-
-
 def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
     assert run(settings={"kind": "inference"}).status == 401
+
+
+TOKEN = {"sub": "ada", "uid": "usr_1", "standing": 3, "jti": "key_1", "scopes": ["infer:*"], "contract": "ctr_1"}
+
+
+def about(*ids: str) -> dict[str, Any]:
+    digest = Digest()
+    digest.set(ids)
+    told = digest.told()
+    return OPEN | told.route | told.host
 
 
 @pytest.mark.parametrize(
     ("claims", "settings", "ask"),
     [
-        ({"scopes": ["infer:*"], "ask": True}, OPEN, True),
-        ({"scopes": ["infer:*"], "ask": False}, OPEN, None),
+        (TOKEN, OPEN, None),
+        (TOKEN, about("key_2", "usr_1:2", "usr_2:3", "ctr_2", ""), None),
+        (TOKEN, about("key_1"), True),
+        (TOKEN, about("usr_1:3"), True),
+        (TOKEN, about("ctr_1"), True),
+        (TOKEN | {"user_contract": "ctr_2"}, about("ctr_2"), True),
+        (TOKEN | {"contract": ""}, about("key_2"), None),
+        (TOKEN, OPEN | {"ask tokens": True}, True),
+        ({"sub": "ada", "scopes": ["infer:*"]}, OPEN, True),
+        ({"sub": "ada", "scopes": ["infer:*"], "uid": "usr_1"}, OPEN, True),
+        (TOKEN, OPEN | {"m:smol": {"ask": True}}, True),
         (None, OPEN | {"m:smol": {"ask": True}}, True),
         (None, OPEN | {"m:other": {"ask": True}}, None),
+        (None, about("key_1") | {"ask tokens": True}, None),
     ],
 )
-def test_admission_is_asked_for_metered_tokens_and_servers(
+def test_admission_is_asked_about_changed_and_limited_tokens_and_metered_servers(
     claims: dict[str, Any] | None, settings: dict[str, Any], ask: bool | None
 ) -> None:
     outcome = run(claims=claims, settings=settings)
+    assert outcome.status is None
+    assert outcome.metadata.get("llamesh", {}).get("ask") is ask
+
+
+@pytest.mark.parametrize(("settings", "ask"), [(about("key_2"), None), (about("key_1"), True)])
+def test_admission_is_asked_about_who_lists_models_too(settings: dict[str, Any], ask: bool | None) -> None:
+    outcome = run(b"", settings=settings | {"kind": "models"}, path="/v1/models", content_type=None, claims=TOKEN)
     assert outcome.status is None
     assert outcome.metadata.get("llamesh", {}).get("ask") is ask
 

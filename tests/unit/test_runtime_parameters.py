@@ -514,6 +514,17 @@ def test_typed_values_out_of_bounds_name_the_canonical_flag(field: FieldDescript
         assert caught.value.metadata["parameter"] == flag
 
 
+def test_every_number_has_a_least_and_a_most() -> None:
+    numbers = (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_DOUBLE)
+    for field in FIELDS:
+        rules = field.GetOptions().Extensions[validate_pb2.field]
+        if field.type not in numbers or field.name == "seed":  # whose bounds are those of its 32 bits
+            continue
+        rule = getattr(rules, rules.WhichOneof("type"))
+        assert rule.HasField("lte"), field.name
+        assert rule.HasField("gte") or rule.HasField("gt") or field.type == FieldDescriptor.TYPE_UINT32, field.name
+
+
 def test_whatever_the_text_nothing_but_a_refusal_is_raised() -> None:
     rng = random.Random(7)
     pieces = [

@@ -142,7 +142,7 @@ class Facts:
         reader = self._reader
         if key in {"general.architecture", "general.name", "general.type"}:
             # Texts are shown and stored: what is not printable says nothing and breaks terminals and databases.
-            self._texts[key] = "".join(filter(str.isprintable, reader.text(_MAX_KEY)))
+            self._texts[key] = "".join(filter(str.isprintable, reader.label(_MAX_KEY)))
         elif key == "tokenizer.chat_template":
             start = reader.offset
             reader.text(MAX_TEMPLATE)

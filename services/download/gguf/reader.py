@@ -126,6 +126,10 @@ class Reader:
         except UnicodeDecodeError as error:
             raise self.error("text that is not UTF-8", offset=start) from error
 
+    def label(self, limit: int) -> str:
+        """A string for people to read. What is not UTF-8 in it is replaced: some files have names in an older encoding."""
+        return self.string(limit).decode(errors="replace")
+
     def skip_string(self) -> int:
         """Go past a string; its length in bytes."""
         length = self._string_length(MAX_STRING)

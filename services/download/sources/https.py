@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import unquote
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -31,6 +34,10 @@ from services.download.sources.source import (
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
+_BUSY = {429, 502, 503, 504}
+"""Statuses of a server that may answer soon."""
+_URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
+"""What a URL is written with; anything else has to be escaped first."""
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
 
 
@@ -81,7 +88,7 @@ class HttpsSource:
 
     def _parsed(self, source: str) -> URL:
         try:
-            url = URL(source).with_fragment(None)
+            url = _as_written(source)
             host, port = url.host, url.port
         except ValueError as error:
             raise SourceRefusedError(f"not a URL: {error}", rule="url") from error
@@ -115,14 +122,20 @@ class HttpsSource:
         if not location:
             raise SourceError(f"{_shown(url)} redirects to nowhere", status=response.status)
         try:
-            target = url.join(URL(location))
+            target = urljoin(str(url), location)
+            _as_written(target)
         except ValueError as error:
             raise SourceError(f"{_shown(url)} redirects to what is no URL", status=response.status) from error
-        return self._parsed(str(target))
+        return self._parsed(target)
 
     def _checked_size(self, url: URL, response: aiohttp.ClientResponse) -> int | None:
         if response.status != 200:
-            raise SourceError(f"{_shown(url)} answers {response.status} {response.reason}", status=response.status)
+            raise SourceError(
+                f"{_shown(url)} answers {response.status} {response.reason}",
+                status=response.status,
+                passing=response.status in _BUSY,
+                retry_after=_retry_after(response.headers.get("Retry-After", "")),
+            )
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise SourceError(f"{_shown(url)} answers with compressed bytes although none were asked for", status=200)
         size = response.content_length
@@ -153,9 +166,9 @@ class HttpsSource:
                 actual=done,
             ) from error
         except TimeoutError as error:
-            raise SourceError(f"{_shown(url)} fell silent after {done} bytes") from error
+            raise SourceError(f"{_shown(url)} fell silent after {done} bytes", passing=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SourceError(f"{_shown(url)} broke off after {done} bytes: {error}") from error
+            raise SourceError(f"{_shown(url)} broke off after {done} bytes: {error}", passing=True) from error
         if size is not None and done != size:
             raise SourceTruncatedError(f"{_shown(url)} ended after {done} of {size} bytes", expected=size, actual=done)
 
@@ -190,9 +203,11 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> AsyncIterator[aiohtt
     try:
         response = await session.get(url, allow_redirects=False)
     except TimeoutError as error:
-        raise SourceError(f"{_shown(url)} does not answer in time") from error
+        raise SourceError(f"{_shown(url)} does not answer in time", passing=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise SourceError(f"{_shown(url)} cannot be reached: {_cause(error)}") from error
+        # A connection that was cut off is not one that was never made, or made to somebody whose certificate is wrong.
+        cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
+        raise SourceError(f"{_shown(url)} cannot be reached: {_cause(error)}", passing=cut_off) from error
     try:
         yield response
     finally:
@@ -205,6 +220,37 @@ def _cause(error: Exception) -> str:
         number = error.os_error.errno
         return os.strerror(number) if number else "no connection can be made"
     return str(error)
+
+
+def _as_written(text: str) -> URL:
+    """The URL of a text, path and query byte for byte: to escape them anew would break a signature. Raises ValueError.
+
+    Scheme, host and port are those that a browser would go to, because they are judged. A text that is not written as a URL is escaped.
+    """
+    url = URL(text).with_fragment(None)
+    if not _URI.fullmatch(text):
+        return url
+    exact = URL(text, encoded=True)
+    return URL.build(
+        scheme=url.scheme,
+        authority=url.raw_authority,
+        path=exact.raw_path,
+        query_string=exact.raw_query_string,
+        encoded=True,
+    )
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After header, which has a number of them or a date; None for neither."""
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max((at - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _shown(url: URL) -> str:

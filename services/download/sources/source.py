@@ -19,11 +19,18 @@ MAX_OBJECT_BYTES = 2 << 40
 
 
 class SourceError(Exception):
-    """The source did not give the bytes. Trying again later may help. `status` is the HTTP status, where there is one."""
+    """The source did not give the bytes. `status` is the HTTP status, where there is one.
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    `passing`: it is busy or was cut off, so trying again soon may help; `retry_after`: not before so many seconds, as it says itself.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, passing: bool = False, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.passing = passing
+        self.retry_after = retry_after
 
 
 class SourceRefusedError(SourceError):
@@ -38,7 +45,7 @@ class SourceTruncatedError(SourceError):
     """The source promised more bytes than it gave, or other ones than at the start."""
 
     def __init__(self, message: str, *, expected: int, actual: int) -> None:
-        super().__init__(message)
+        super().__init__(message, passing=True)
         self.expected = expected
         self.actual = actual
 

@@ -10,10 +10,10 @@ from argon2 import PasswordHasher
 
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
-from llamesh.v1 import gateway_pb2_grpc
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.gateway.__main__ import main
 from services.gateway.passwords import Passwords
-from tests.contract.conftest import Connect, StartMain, StartMember
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember
 from tests.contract.gateway.fakes import FakeContract, FakeController, FakeDownload
 
 
@@ -38,10 +38,10 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_mesh(start_main: StartMain, start_member: StartMember, connect: Connect):
+async def start_mesh(start_main: StartMain, start_member: StartMember, connect: Connect, as_caller: AsCaller):
     """`mesh = await start_mesh(settings)`; `without=("contract",)` leaves siblings out."""
 
-    async def start(settings: Settings, without: tuple[str, ...] = ()) -> Mesh:
+    async def start(settings: Settings, without: tuple[str, ...] = (), users: tuple[str, ...] = ()) -> Mesh:
         fakes = {"contract": FakeContract(), "download": FakeDownload(), "controller": FakeController()}
         members = {
             name: await start_member(settings, name, fake.register)
@@ -53,9 +53,13 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
                 members["download"].show_part(part, True)
         members["gateway"] = await start_main(settings, "gateway", main)
         channel = connect(settings, "gateway")
+        gateway = gateway_pb2_grpc.GatewayServiceStub(channel)
+        for name in users:
+            request = gateway_pb2.CreateUserRequest(username=name, password="correct horse")
+            await gateway.CreateUser(request, metadata=as_caller("admin", "admin"))
         return Mesh(
             settings,
-            gateway_pb2_grpc.GatewayServiceStub(channel),
+            gateway,
             gateway_pb2_grpc.SigningKeyServiceStub(channel),
             **fakes,
             members=members,
@@ -68,6 +72,12 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
 async def mesh(one_settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
     """A mesh on SQLite, for what touches no tables of the gateway."""
     return await start_mesh(one_settings)
+
+
+@pytest.fixture
+async def mesh_of_two(one_settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
+    """A mesh on SQLite with the users ada and bob."""
+    return await start_mesh(one_settings, users=("ada", "bob"))
 
 
 @pytest.fixture

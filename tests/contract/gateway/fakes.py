@@ -102,9 +102,11 @@ class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc
             gateway_pb2.ROLE_USER: ["manage", "infer:*"],
             gateway_pb2.ROLE_INFERENCE: ["infer:*"],
         }[request.role]
-        return admission_pb2.GrantResponse(
-            scopes=scopes, contract_id=request.contract_id, ask=bool(request.contract_id)
-        )
+        return admission_pb2.GrantResponse(scopes=scopes, contract_id=request.contract_id)
+
+    async def WatchRevocations(self, request, context):
+        yield admission_pb2.WatchRevocationsResponse(synced=True)
+        await asyncio.Event().wait()
 
 
 class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):

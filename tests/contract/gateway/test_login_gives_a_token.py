@@ -33,6 +33,7 @@ async def test_the_first_login_is_admin_admin_on_one_machine(stored_mesh) -> Non
     assert claims["exp"] - claims["iat"] == 86400
     assert before <= claims["iat"] <= time.time()
     assert len(claims.pop("jti")) == 36
+    assert claims.pop("uid").startswith("usr_")
     assert {name: claims[name] for name in claims if name not in ("iat", "exp")} == {
         "iss": "llamesh",
         "aud": "llamesh",
@@ -41,7 +42,7 @@ async def test_the_first_login_is_admin_admin_on_one_machine(stored_mesh) -> Non
         "role": "admin",
         "scopes": ["admin", "manage", "infer:*"],
         "contract": "",
-        "ask": False,
+        "standing": 1,
     }
     assert claims_of((await login(stored_mesh)).access_token)["jti"] != claims_of(answer.access_token)["jti"]
 
@@ -52,12 +53,7 @@ async def test_the_contract_service_decides_what_a_token_carries(stored_mesh, as
     )
     await stored_mesh.gateway.CreateUser(request, metadata=as_caller("admin", "admin"))
     claims = claims_of((await login(stored_mesh, "ada", "correct horse")).access_token)
-    assert (claims["role"], claims["scopes"], claims["contract"], claims["ask"]) == (
-        "inference",
-        ["infer:*"],
-        "ctr_1",
-        True,
-    )
+    assert (claims["role"], claims["scopes"], claims["contract"]) == ("inference", ["infer:*"], "ctr_1")
     assert stored_mesh.contract.grants[-1].subject == "ada"
 
 
@@ -163,19 +159,19 @@ async def test_the_key_that_envoy_gets_verifies_the_token(mesh) -> None:
 
 
 async def test_programs_get_tokens_with_their_own_id(mesh, as_caller) -> None:
-    user = gateway_pb2.CreateUserRequest(username="ada", password="correct horse")
+    user = gateway_pb2.CreateUserRequest(username="ada", password="correct horse", contract_id="ctr_1")
     await mesh.gateway.CreateUser(user, metadata=as_caller("admin", "admin"))
     request = gateway_pb2.SignTokenRequest(
-        subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1", ask=True
+        subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1"
     )
     claims = claims_of((await mesh.keys.SignToken(request)).token)
     assert claims["exp"] - claims["iat"] == 60
-    assert {name: claims[name] for name in ("sub", "jti", "scopes", "contract", "ask")} == {
+    assert {name: claims[name] for name in ("sub", "jti", "scopes", "contract", "standing")} == {
         "sub": "ada",
         "jti": "key_1",
         "scopes": ["infer:m"],
         "contract": "ctr_1",
-        "ask": True,
+        "standing": 1,
     }
 
 
@@ -184,13 +180,26 @@ async def test_no_key_is_made_with_the_token_of_a_user_who_is_gone_or_may_less_n
     user = gateway_pb2.CreateUserRequest(username="eve", password="correct horse", role=gateway_pb2.ROLE_ADMIN)
     await stored_mesh.gateway.CreateUser(user, metadata=root)
     request = gateway_pb2.SignTokenRequest(subject="eve", lifetime_seconds=60, token_id="key_1", scopes=["admin"])
+    request.uid = claims_of((await stored_mesh.keys.SignToken(request)).token)["uid"]
+
+    async def refusal_after(reason: str, *scopes: str, **changed) -> None:
+        await stored_mesh.gateway.UpdateUser(gateway_pb2.UpdateUserRequest(username="eve", **changed), metadata=root)
+        request.scopes[:] = scopes
+        with refused(reason):
+            await stored_mesh.keys.SignToken(request)
+
+    request.contract_id = "ctr_1"  # an administrator may give its keys any
     await stored_mesh.keys.SignToken(request)
-    change = gateway_pb2.UpdateUserRequest(username="eve", role=gateway_pb2.ROLE_USER)
-    await stored_mesh.gateway.UpdateUser(change, metadata=root)
-    with refused("SCOPE_MISSING"):
-        await stored_mesh.keys.SignToken(request)
+    await refusal_after("SCOPE_MISSING", "manage", role=gateway_pb2.ROLE_USER)
+    request.contract_id = ""
+    await refusal_after("SCOPE_MISSING", "admin", role=gateway_pb2.ROLE_USER)
+    await refusal_after("SCOPE_MISSING", "infer:*", "manage", role=gateway_pb2.ROLE_INFERENCE)
+    await refusal_after("SCOPE_MISSING", "infer:*", contract_id="ctr_1")
+    await refusal_after("USER_DISABLED", "infer:*", contract_id="", disabled=True)
     await stored_mesh.gateway.DeleteUser(gateway_pb2.DeleteUserRequest(username="eve"), metadata=root)
-    request.scopes[:] = ["infer:*"]
+    with refused("USER_NOT_FOUND"):
+        await stored_mesh.keys.SignToken(request)
+    await stored_mesh.gateway.CreateUser(user, metadata=root)
     with refused("USER_NOT_FOUND"):
         await stored_mesh.keys.SignToken(request)
 

@@ -12,6 +12,11 @@ from tests.contract.rich_status import refused
 
 
 @pytest.fixture
+def mesh(mesh_of_two):
+    return mesh_of_two
+
+
+@pytest.fixture
 def ada(as_caller):
     return as_caller("ada", "manage")
 
@@ -61,6 +66,28 @@ async def test_the_name_defaults_to_the_models_in_a_form_that_requests_can_use(m
     server = await serve(mesh, ada)
     assert server.model_name == "Qwen-2.5.gguf"
     assert mesh.controller.declared[0].spec.replicas == 1
+
+
+async def test_an_alias_becomes_the_server_s_name(mesh, ada) -> None:
+    alias = server_pb2.RuntimeParameters(alias="chat", ctx_size=2048)
+    server = await serve(mesh, ada, parameters=alias)
+    assert server.model_name == "chat"
+    assert mesh.controller.declared[0].spec.parameters == server_pb2.RuntimeParameters(ctx_size=2048)
+    assert (await serve(mesh, ada, parameters=alias, model_name="chat")).model_name == "chat"
+    with refused("INVALID_FIELD") as refusal:
+        await serve(mesh, ada, parameters=alias, model_name="other")
+    assert refusal.fields == ["model_name"]
+    assert "--alias says 'chat'" in refusal.message
+
+
+async def test_an_alias_in_changed_parameters_renames_the_server(mesh, ada) -> None:
+    server = await serve(mesh, ada)
+    changes = server_pb2.ServerChanges(parameters=server_pb2.RuntimeParameters(alias="chat", parallel=2))
+    request = gateway_pb2.UpdateServerRequest(server_uuid=server.server_uuid, changes=changes)
+    await mesh.gateway.UpdateServer(request, metadata=ada)
+    changed = mesh.controller.updates[-1].changes
+    assert changed.model_name == "chat"
+    assert changed.parameters == server_pb2.RuntimeParameters(parallel=2)
 
 
 async def test_everything_that_can_be_wished_reaches_the_controller(mesh, ada) -> None:
@@ -172,10 +199,11 @@ async def test_refused_changes_change_nothing(mesh, ada) -> None:
     with refused("ETAG_MISMATCH"):
         await mesh.gateway.UpdateServer(stale, metadata=ada)
     mesh.contract.refusals = [contract_pb2.Refusal(reason="TOO_MANY_REPLICAS", message="no")]
-    with refused("TOO_MANY_REPLICAS"):
+    with refused("TOO_MANY_REPLICAS") as refusal:
         await mesh.gateway.ScaleServer(
             gateway_pb2.ScaleServerRequest(server_uuid=server.server_uuid, replicas=9), metadata=ada
         )
+    assert refusal.fields == ["replicas"]
     assert mesh.controller.updates == []
 
 

@@ -12,6 +12,11 @@ from tests.contract.rich_status import refused
 
 
 @pytest.fixture
+def mesh(mesh_of_two):
+    return mesh_of_two
+
+
+@pytest.fixture
 def watching(mesh, as_caller):
     """`async with watching(kinds=[...]) as next_event:` where `await next_event()` gives the next message's event."""
 
@@ -85,7 +90,7 @@ async def test_removals_are_told(mesh, watching, as_caller) -> None:
         assert told(stopped) == ("stopped_server", ("a", 1))
         assert stopped.stopped_server.state == server_pb2.SERVER_STATE_STOPPED
         await mesh.gateway.DeleteModel(
-            gateway_pb2.DeleteModelRequest(model_uuid="m1"), metadata=as_caller("a", "manage")
+            gateway_pb2.DeleteModelRequest(model_uuid="m1"), metadata=as_caller("ada", "manage")
         )
         assert told(await following()) == ("removed_model_uuid", "m1")
 
@@ -186,7 +191,7 @@ async def test_a_subject_has_so_many_watches_and_gets_them_back(mesh, watching, 
 
 async def test_a_watch_without_its_sibling_says_so(one_settings, start_mesh, as_caller, monkeypatch) -> None:
     monkeypatch.setattr("services.gateway.watch.SYNC_PATIENCE", 0.2)
-    mesh = await start_mesh(one_settings, without=("controller",))
+    mesh = await start_mesh(one_settings, without=("controller",), users=("ada",))
     downloads = gateway_pb2.WatchRequest(kinds=[gateway_pb2.WATCH_KIND_DOWNLOADS])
     stream = mesh.gateway.Watch(downloads, metadata=as_caller("ada", "manage"))
     assert (await anext(aiter(stream))).synced

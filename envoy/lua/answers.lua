@@ -1,0 +1,226 @@
+-- Reads what an answer used, for the access log: `prompt_tokens` and `completion_tokens` of the metadata, in one meaning for every API.
+--
+-- Every byte goes on as it comes; what is kept of it is bounded. Nothing is parsed: a quote inside a text is escaped, so no text of a model looks like
+-- the names that are looked for. Envoy's own filter for streams parses each event, and ends with a segmentation fault at `data: null`, which llama.cpp
+-- sends first to a request with several prompts.
+--
+-- A stream has `timings` in the last event of each answer, whether the client asked for usage or not; one of Anthropic's API has none, but tells the
+-- prompt in its first event and the answer in its last. A whole body has `usage`, of the first answer only if there are several.
+
+local find, match, sub, byte, floor = string.find, string.match, string.sub, string.byte, math.floor
+local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
+
+local USAGE, TIMINGS = '"usage":{', '"timings":{'
+-- Bytes that are kept of an event that has not ended; what is looked for stands at its end.
+local LONGEST_EVENT = 1048576
+-- Bytes that are kept of a whole body with several answers; of the others of a longer one the lengths are not known.
+local LONGEST_BODY = 16777216
+-- What a model has written stands under these names.
+local WRITTEN = { content = true, text = true, reasoning_content = true, arguments = true }
+
+local answers = {}
+
+local function number(object, name)
+  return tonumber(match(object, '"' .. name .. '":(%d+)'))
+end
+
+-- Anthropic's API tells what was in the cache apart from the rest of the prompt; everybody else's prompt is all of it.
+local function prompt_of(usage)
+  local input = number(usage, "input_tokens")
+  return number(usage, "prompt_tokens") or input and input + (number(usage, "cache_read_input_tokens") or 0)
+end
+
+local function answer_of(usage)
+  return number(usage, "completion_tokens") or number(usage, "output_tokens")
+end
+
+-- Calls `found(object, at)` for each object that `mark` begins in `text`. Returns where an object begins that has not ended, or nil.
+local function each(text, mark, found)
+  local at = find(text, mark, 1, true)
+  while at do
+    local object = match(text, "^%b{}", at + #mark - 1)
+    if not object then
+      return at
+    end
+    found(object, at)
+    at = find(text, mark, at + #mark, true)
+  end
+end
+
+-- Reads a stream piece by piece: `add(bytes)`, then `sum(expected, prompts)`.
+function answers.stream()
+  local rest, ended, prompt, completion = "", 0, 0, 0
+  local reader = {}
+
+  local function read(events)
+    each(events, TIMINGS, function(said, at)
+      local start = 1
+      while true do
+        local _, next_event = find(events, "\n\n", start, true)
+        if not next_event or next_event >= at then
+          break
+        end
+        start = next_event + 1
+      end
+      -- A client can ask for the timings with each token; those of the last are the sum.
+      if not find(sub(events, start, at), '"finish_reason":null', 1, true) then
+        ended = ended + 1
+        prompt = prompt + (number(said, "prompt_n") or 0) + (number(said, "cache_n") or 0)
+        completion = completion + (number(said, "predicted_n") or 0)
+      end
+    end)
+    each(events, USAGE, function(said)
+      reader.prompt = prompt_of(said) or reader.prompt
+      -- With its prompt a stream of messages says that there is no answer yet.
+      local begins = number(said, "input_tokens") and number(said, "output_tokens") == 0
+      reader.completion = not begins and answer_of(said) or reader.completion
+    end)
+  end
+
+  function reader.add(bytes)
+    -- As a rule a piece is an event.
+    if rest == "" and sub(bytes, -2) == "\n\n" then
+      return read(bytes)
+    end
+    rest = rest .. bytes
+    local ends = 0
+    for at in rest:gmatch("\n\n()") do
+      ends = at - 1
+    end
+    if ends > 0 then
+      read(sub(rest, 1, ends))
+    end
+    rest = sub(rest, math.max(ends + 1, #rest - LONGEST_EVENT + 1))
+  end
+
+  -- Tokens of the prompts, each counted once, and of all answers; nil for what was not told of all the `expected` answers.
+  function reader.sum(expected, prompts)
+    if ended == 0 then
+      return reader.prompt, reader.completion
+    elseif ended < expected then
+      return nil
+    end
+    return floor(prompt * prompts / ended + 0.5), completion
+  end
+
+  return reader
+end
+
+-- How many bytes the model has written in each of a body's choices.
+local function lengths(body)
+  local all, depth, key = {}, 0, nil
+  local _, at = find(body, '"choices":[', 1, true)
+  while at do
+    at = find(body, '["{}%[%]]', at + 1)
+    local mark = at and byte(body, at)
+    if mark == QUOTE then
+      local last = at
+      repeat
+        last = find(body, '["\\]', last + 1)
+        local escaped = last and byte(body, last) == BACKSLASH
+        last = escaped and last + 1 or last
+      until not escaped
+      if not last then
+        return all
+      elseif byte(body, last + 1) == COLON then
+        key = sub(body, at + 1, last - 1)
+      elseif WRITTEN[key] and byte(body, at - 1) == COLON then
+        all[#all] = all[#all] + last - at - 1
+      end
+      at = last
+    elseif mark == BRACE or mark == BRACKET then
+      depth = depth + 1
+      if depth == 1 then
+        all[#all + 1] = 0
+      end
+    elseif mark then
+      depth = depth - 1
+      if depth < 0 then
+        return all
+      end
+    end
+  end
+  return all
+end
+
+-- By how much all choices of a body are longer than the first.
+local function times_the_first(body, expected)
+  local written = lengths(body)
+  local all = 0
+  for _, length in ipairs(written) do
+    all = all + length
+  end
+  return (written[1] or 0) > 0 and all / written[1] or expected
+end
+
+-- The same of a whole body. If llama.cpp tells only what the first of several answers used, the others count by the length of what was written in them,
+-- and every prompt counts like the first.
+function answers.whole(several)
+  local rest, told, prompt, completion = "", 0, nil, nil
+  local pieces, size = {}, 0
+  local reader = {}
+
+  function reader.add(bytes)
+    rest = rest .. bytes
+    local open = each(rest, USAGE, function(said)
+      told = told + 1
+      prompt = prompt_of(said) and (prompt or 0) + prompt_of(said)
+      completion = answer_of(said) and (completion or 0) + answer_of(said)
+    end)
+    rest = sub(rest, open or math.max(1, #rest - #USAGE + 2))
+    size = size + #bytes
+    if several and size <= LONGEST_BODY then
+      pieces[#pieces + 1] = bytes
+    end
+  end
+
+  function reader.sum(expected, prompts)
+    if not prompt then
+      return nil
+    elseif not several then
+      return prompt, completion or 0
+    elseif told > 1 then
+      return floor(prompt * prompts / told + 0.5), completion
+    end
+    local times = size <= LONGEST_BODY and times_the_first(table.concat(pieces), expected) or expected
+    return prompt * prompts, floor((completion or 0) * times + 0.5)
+  end
+
+  return reader
+end
+
+-- A body may end with an empty chunk, of which Envoy has no bytes to give.
+local function bytes_of(chunk)
+  local length = chunk:length()
+  return length > 0 and chunk:getBytes(0, length) or ""
+end
+
+function envoy_on_response(response)
+  local headers = response:headers()
+  local kind = headers:get("content-type") or ""
+  local streamed = find(kind, "^text/event%-stream")
+  if headers:get(":status") ~= "200" or not (streamed or find(kind, "^application/json")) then
+    return
+  end
+  local request = response:streamInfo():dynamicMetadata():get("llamesh")
+  if not request or not request.counted then
+    return
+  end
+  local expected, prompts = request.answers or 1, request.prompts or 1
+  local reader = streamed and answers.stream() or answers.whole(expected > 1)
+  local known
+  for chunk in response:bodyChunks() do
+    reader.add(bytes_of(chunk))
+    if reader.prompt and not known then
+      -- At once: the client may leave before the end.
+      known = reader.prompt
+      response:streamInfo():dynamicMetadata():set("llamesh.usage", "prompt_tokens", known)
+    end
+  end
+  local prompt, completion = reader.sum(expected, prompts)
+  if prompt and completion then
+    local metadata = response:streamInfo():dynamicMetadata()
+    metadata:set("llamesh.usage", "prompt_tokens", prompt)
+    metadata:set("llamesh.usage", "completion_tokens", completion)
+  end
+end

@@ -1,0 +1,57 @@
+-- Whether Admission must be asked about an id: the same digest as in controller/xds/digest.py, which says how it is made. Held against
+-- tests/unit/digest_vectors.json.
+--
+-- The metadata of the virtual host has the number of buckets under `buckets` and each under `bucket <number>`. It is read once for each version of the digest: Envoy
+-- copies all of it whenever it is asked for.
+
+local CHARACTERS = 342
+local BITS = 6 * CHARACTERS
+local ROUNDS = 4
+local ZERO = 48 -- "0"
+
+local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
+local floor, byte = math.floor, string.byte
+
+local asked = {}
+
+-- The 32-bit FNV-1a hash. Its prime is 2^24 + 403: the product would not fit a number, the two parts do.
+function asked.hash(text)
+  local value = tobit(0x811C9DC5)
+  for index = 1, #text do
+    value = bxor(value, byte(text, index))
+    value = tobit(lshift(value, 24) + value * 403)
+  end
+  return value % 4294967296
+end
+
+local known = {}
+
+-- The digest of a version; `read` gives the metadata that has it.
+function asked.digest(version, read)
+  if known.version ~= version then
+    local metadata = read()
+    local digest = { version = version, buckets = metadata:get("buckets") }
+    for number = 0, digest.buckets - 1 do
+      digest[number] = metadata:get("bucket " .. number)
+    end
+    known = digest
+  end
+  return known
+end
+
+function asked.about(digest, id)
+  local hash = asked.hash(id)
+  local rest = floor(hash / BITS)
+  local first, step = hash % BITS, rest % (BITS - 1) + 1
+  local bucket = digest[floor(rest / (BITS - 1)) % digest.buckets]
+  for turn = 0, ROUNDS - 1 do
+    local position = (first + turn * step) % BITS
+    local character = byte(bucket, floor(position / 6) + 1) - ZERO
+    if band(rshift(character, position % 6), 1) == 0 then
+      return false
+    end
+  end
+  return true
+end
+
+return asked

@@ -1,0 +1,123 @@
+"""What a request has used, read from Envoy's report of its end.
+
+llama.cpp says what it used with the end of an answer, and the front door copies that into the report (envoy/lua/answers.lua). If there was
+no end, because the client left or the engine died, the tokens are those that came: llama.cpp sends each in an HTTP chunk of its own, and
+the framing of the chunks is the difference between two counts of bytes in the report.
+
+Invariant: the same work is the same number, whichever API asked for it: a prompt is all of its tokens, in the cache or not, once; an
+answer is the tokens of all choices.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+USAGE = "llamesh.usage"
+"""Namespace of the metadata that holds what an answer said: `prompt_tokens` and `completion_tokens`."""
+REQUEST = "llamesh"
+"""Namespace of what the front door found in the request."""
+MOST_TOKENS = 1 << 40
+"""More than any answer has: such a count is not believed."""
+BYTES_PER_TOKEN = 4.0
+"""Bytes of a request for each token of its prompt, while nothing is known of a model."""
+TARGETS_KNOWN = 10_000
+"""Models whose prompts are remembered; beyond, the one that was heard of least recently is forgotten."""
+
+_REMEMBERED_BYTES = 1 << 20
+"""So many bytes of requests make the mean; older ones fade."""
+_UNCOUNTED_HEAD = 25
+"""Bytes of a response's head that Envoy counts as received, but not as header bytes: "HTTP/1.1 200 OK" and separators."""
+_SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
+"""From 256 bytes on a chunk's length has three hexadecimal digits, so its framing has 7 bytes instead of 6."""
+_COUNTS_ONLY = ("/input_tokens", "/count_tokens")
+"""Ends of paths whose answers count a prompt's tokens without using any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens of one request. `told`: by the engine; otherwise the answer was cut short, and they are what came of it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    told: bool = True
+
+
+class PromptLengths:
+    """How many tokens the prompts of each model have, by the length of the request: for those that were cut short before they told."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def learn(self, target: str, request_bytes: int, prompt_tokens: int) -> None:
+        """A request of so many bytes had so many tokens of prompt."""
+        if request_bytes <= 0 or prompt_tokens <= 0:
+            return
+        size, tokens = self._known.pop(target, (0.0, 0.0))
+        fading = min(1.0, _REMEMBERED_BYTES / (size + request_bytes))
+        self._known[target] = (size * fading + request_bytes, tokens * fading + prompt_tokens)
+        if len(self._known) > TARGETS_KNOWN:
+            self._known.popitem(last=False)
+
+    def estimate(self, target: str, request_bytes: int) -> int:
+        """Tokens of the prompt of a request of so many bytes."""
+        size, tokens = self._known.get(target, (BYTES_PER_TOKEN, 1.0))
+        return round(request_bytes * tokens / size)
+
+
+def used(entry: Any, target: str, lengths: PromptLengths) -> Used | None:
+    """What the request of a report has used of `target`; None where no engine has worked for it."""
+    status = entry.response.response_code.value
+    engine_has_it = _reached_engine(entry.common_properties)
+    if entry.request.path.partition("?")[0].endswith(_COUNTS_ONLY):
+        return None
+    if not (200 <= status < 300 or (status == 0 and engine_has_it)):
+        return None
+    metadata = entry.common_properties.metadata
+    answers = _numbers(metadata, REQUEST).get("answers", 1)
+    said = _numbers(metadata, USAGE)
+    prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
+    size = entry.request.request_body_bytes
+    if completion is not None:
+        if answers == 1:
+            lengths.learn(target, size, prompt or 0)
+        return Used(prompt or 0, completion)
+    if prompt is None:
+        prompt = lengths.estimate(target, size) if engine_has_it else 0
+    return Used(prompt, _tokens_that_came(entry, answers), told=False)
+
+
+def _tokens_that_came(entry: Any, answers: int) -> int:
+    """How many chunks of a stream came from the engine.
+
+    Exact if all have less than 256 bytes, but for the first of each answer, or if all have more; else within a sixth.
+    """
+    common, response = entry.common_properties, entry.response
+    body = response.response_body_bytes
+    framing = common.upstream_wire_bytes_received - response.upstream_header_bytes_received - body - _UNCOUNTED_HEAD
+    if framing <= 0 or body <= 0:
+        return 0
+    short, long = framing // _SHORT_FRAMING, framing // _LONG_FRAMING
+    all_short, all_long = framing % _SHORT_FRAMING <= answers, framing % _LONG_FRAMING == 0
+    if all_short == all_long:
+        all_short = body <= _SHORT_CHUNK * (short + answers)
+    return int(short if all_short else long)
+
+
+def _reached_engine(common: Any) -> bool:
+    """Whether an engine was sent the request: the waker, which holds it until there is one, has no address of its own."""
+    address = common.upstream_remote_address
+    return bool(common.upstream_wire_bytes_sent) and address.WhichOneof("address") in ("pipe", "socket_address")
+
+
+def _numbers(metadata: Any, namespace: str) -> dict[str, int]:
+    """The numbers under a namespace that can be counts."""
+    if namespace not in metadata.filter_metadata:
+        return {}
+    fields = metadata.filter_metadata[namespace].fields
+    return {
+        name: int(value.number_value)
+        for name, value in fields.items()
+        if value.HasField("number_value") and 0 <= value.number_value < MOST_TOKENS
+    }

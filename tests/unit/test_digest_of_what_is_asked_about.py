@@ -1,0 +1,108 @@
+"""The digest that Envoy is told: the same in Python and Lua, nothing missing, little too much, and no larger however many ids it has."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lupa.luajit21 import LuaRuntime
+
+from controller.xds import digest, templates
+from controller.xds.digest import Digest
+
+VECTORS = json.loads((Path(__file__).parent / "digest_vectors.json").read_text())
+
+
+class Asked:
+    """envoy/lua/asked.lua in LuaJIT."""
+
+    def __init__(self) -> None:
+        self._lua = LuaRuntime(encoding=None)
+        self._lua.execute(templates.lua_modules("asked").encode())
+        self._module = self._lua.eval(b'require("asked")')
+        self._wrap = self._lua.eval(
+            b"function(values) return function() return { get = function(_, name) return values[name] end } end end"
+        )
+
+    def hash(self, text: str) -> int:
+        return int(self._module[b"hash"](text.encode()))
+
+    def digest(self, made: Digest) -> Any:
+        told = made.told()
+        given = {
+            key.encode(): value.encode() if isinstance(value, str) else float(value) for key, value in told.host.items()
+        }
+        version = str(told.route["asked"]).encode()
+        return self._module[b"digest"](version, self._wrap(self._lua.table_from(given)))
+
+    def about(self, made: Any, text: str) -> bool:
+        return bool(self._module[b"about"](made, text.encode()))
+
+
+@pytest.fixture(scope="module")
+def asked() -> Asked:
+    return Asked()
+
+
+def ids(count: int, seed: int) -> list[str]:
+    chance = random.Random(seed)
+    return [f"key_{chance.getrandbits(64):016x}" for _ in range(count)]
+
+
+def test_both_languages_hash_alike(asked: Asked) -> None:
+    assert {text: digest.fnv1a(text) for text in VECTORS["hashes"]} == VECTORS["hashes"]
+    assert {text: asked.hash(text) for text in VECTORS["hashes"]} == VECTORS["hashes"]
+    # The vectors of its makers.
+    assert (digest.fnv1a(""), digest.fnv1a("a"), digest.fnv1a("foobar")) == (0x811C9DC5, 0xE40C292C, 0xBF9CF968)
+
+
+@pytest.mark.parametrize("vector", VECTORS["places"], ids=lambda vector: f"{vector['id']} in {vector['buckets']}")
+def test_an_id_has_the_same_bits_everywhere(vector: dict[str, Any]) -> None:
+    place = digest.place(digest.fnv1a(vector["id"]), vector["buckets"])
+    assert place == (vector["bucket"], tuple(vector["bits"]))
+
+
+@pytest.mark.parametrize("count", [1, 1000, 20_000])
+def test_every_id_that_is_in_is_asked_about_and_few_others(asked: Asked, count: int) -> None:
+    known, others = ids(count, 1), ids(20_000, 2)
+    made = Digest()
+    made.set(known[: count // 2])
+    made.add(known[count // 2 :])
+    digest_ = asked.digest(made)
+    assert all(asked.about(digest_, each) for each in known)
+    wrong = sum(asked.about(digest_, each) for each in others) / len(others)
+    assert wrong < 0.01
+
+
+def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
+    made = Digest()
+    assert made.told() == digest.NOTHING
+    made.set(["key_1"])
+    assert made.told() != digest.NOTHING
+    made.set([])
+    assert made.told() == digest.NOTHING
+
+
+def test_what_is_gone_is_not_asked_about_any_more(asked: Asked) -> None:
+    made = Digest()
+    made.set(["key_1", "key_2"])
+    made.set(["key_2"])
+    digest_ = asked.digest(made)
+    assert (asked.about(digest_, "key_1"), asked.about(digest_, "key_2")) == (False, True)
+
+
+def test_the_digest_is_bounded_however_many_ids_there_are() -> None:
+    made = Digest()
+    made.set(ids(1, 1))
+    few = made.told().host
+    made.set(ids(1000, 1))
+    assert sum(len(str(value)) for value in made.told().host.values()) == sum(len(str(value)) for value in few.values())
+    made.set(ids(100_000, 1))
+    most = made.told().host
+    assert len(most) == 1 + digest.MOST_BUCKETS
+    made.add(ids(150_000, 1))
+    assert len(made.told().host) == len(most)
+    assert sum(len(str(value)) for value in most.values()) < 90_000

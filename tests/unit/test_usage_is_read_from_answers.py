@@ -1,0 +1,197 @@
+"""The filter that reads what an answer used, in LuaJIT without Envoy, on answers as llama.cpp gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from lupa.luajit21 import LuaRuntime
+
+from controller.xds import templates
+
+_HANDLE = """
+function handle(status, kind, request, pieces)
+  local said, at = {}, 0
+  local metadata = {
+    get = function(_, name) return name == "llamesh" and request or nil end,
+    set = function(_, namespace, name, value) assert(namespace == "llamesh.usage"); said[name] = value end,
+  }
+  local info = { dynamicMetadata = function() return metadata end }
+  envoy_on_response({
+    headers = function()
+      return { get = function(_, name) return ({ [":status"] = status, ["content-type"] = kind })[name] end }
+    end,
+    streamInfo = function() return info end,
+    bodyChunks = function()
+      return function()
+        at = at + 1
+        local piece = pieces[at]
+        return piece and {
+          length = function() return #piece end,
+          getBytes = function(_, _, count) assert(count > 0, "Envoy ends here") return piece end,
+        }
+      end
+    end,
+  })
+  return said
+end
+"""
+
+FAKE = 'He said: "usage":{"prompt_tokens":9} and "timings":{"prompt_n":9,"predicted_n":9}\n\ndata: {"usage":{}}'
+TIMINGS = {"cache_n": 40, "prompt_n": 6, "prompt_ms": 1.5, "predicted_n": 15, "predicted_ms": 2.25}
+
+
+def event(data: Any, name: str = "") -> bytes:
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def chat_event(index: int = 0, end: str | None = None, **more: Any) -> bytes:
+    delta = {} if end else {"content": FAKE}
+    return event({"choices": [{"finish_reason": end, "index": index, "delta": delta}], **more})
+
+
+CHAT = [*[chat_event() for _ in range(3)], chat_event(end="stop", timings=TIMINGS), b"data: [DONE]\n\n"]
+RESPONSES = [
+    event({"type": "response.created", "response": {"status": "in_progress"}}, "response.created"),
+    event({"type": "response.output_text.delta", "delta": FAKE}, "response.output_text.delta"),
+    event(
+        {
+            "type": "response.completed",
+            "response": {
+                "output": [{"content": [{"text": FAKE * 20}]}],
+                "usage": {"input_tokens": 46, "output_tokens": 15, "input_tokens_details": {"cached_tokens": 40}},
+            },
+            "timings": TIMINGS,
+        },
+        "response.completed",
+    ),
+]
+MESSAGES = [
+    event(
+        {
+            "type": "message_start",
+            "message": {"usage": {"cache_read_input_tokens": 40, "input_tokens": 6, "output_tokens": 0}},
+        },
+        "message_start",
+    ),
+    event({"type": "content_block_delta", "delta": {"text": FAKE}}, "content_block_delta"),
+    event({"type": "message_delta", "usage": {"output_tokens": 15}}, "message_delta"),
+    event({"type": "message_stop"}, "message_stop"),
+]
+STREAM = "text/event-stream"
+BODY = "application/json; charset=utf-8"
+
+
+@pytest.fixture(scope="module")
+def lua() -> LuaRuntime:
+    runtime = LuaRuntime(encoding=None)
+    runtime.execute(templates.lua("answers").encode())
+    runtime.execute(_HANDLE.encode())
+    return runtime
+
+
+def read(lua: LuaRuntime, kind: str, pieces: Sequence[bytes], status: str = "200", **request: Any) -> dict[str, int]:
+    asked = lua.table_from({key.encode(): value for key, value in ({"counted": True} | request).items()})
+    said = lua.globals()[b"handle"](status.encode(), kind.encode(), asked, lua.table_from(list(pieces)))
+    return {key.decode().removesuffix("_tokens"): int(value) for key, value in said.items()}
+
+
+def split(answer: bytes, size: int) -> list[bytes]:
+    return [answer[at : at + size] for at in range(0, len(answer), size)] + [b""]
+
+
+@pytest.mark.parametrize("events", [CHAT, RESPONSES, MESSAGES], ids=["chat", "responses", "messages"])
+@pytest.mark.parametrize("size", [1, 2, 7, 61, 240, 1000, 1 << 20])
+def test_a_stream_says_the_same_however_it_is_cut(lua: LuaRuntime, events: list[bytes], size: int) -> None:
+    said = {"prompt": 46, "completion": 15}
+    assert read(lua, STREAM, events) == said
+    assert read(lua, STREAM, split(b"".join(events), size)) == said
+
+
+def test_of_a_stream_without_an_end_the_prompt_is_said_where_it_was_told(lua: LuaRuntime) -> None:
+    assert read(lua, STREAM, MESSAGES[:2]) == {"prompt": 46}
+    assert read(lua, STREAM, CHAT[:2]) == {}
+
+
+def test_usage_that_the_client_asked_for_changes_nothing(lua: LuaRuntime) -> None:
+    usage = {"prompt_tokens": 46, "completion_tokens": 15, "prompt_tokens_details": {"cached_tokens": 40}}
+    last = event({"choices": [], "usage": usage, "timings": TIMINGS})
+    assert read(lua, STREAM, [chat_event(), chat_event(end="stop"), last]) == {"prompt": 46, "completion": 15}
+    each = [chat_event(timings=TIMINGS | {"predicted_n": number}) for number in range(15)]
+    assert read(lua, STREAM, [*each, *CHAT[-2:]]) == {"prompt": 46, "completion": 15}
+
+
+def test_all_answers_of_a_stream_count_and_each_prompt_once(lua: LuaRuntime) -> None:
+    ends = [chat_event(index, "stop", timings=TIMINGS | {"predicted_n": 10 + index}) for index in range(4)]
+    assert read(lua, STREAM, [b"data: null\n\n", chat_event(), *ends], answers=4, prompts=2) == {
+        "prompt": 92,
+        "completion": 46,
+    }
+    assert read(lua, STREAM, ends[:3], answers=4, prompts=2) == {}
+
+
+def body(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"choices": [{"text": FAKE}], "usage": {"completion_tokens": 15, "prompt_tokens": 46}}, (46, 15)),
+        ({"output": [FAKE], "usage": {"input_tokens": 46, "output_tokens": 15, "x": {"cached_tokens": 40}}}, (46, 15)),
+        (
+            {"content": FAKE, "usage": {"cache_read_input_tokens": 40, "input_tokens": 6, "output_tokens": 15}},
+            (46, 15),
+        ),
+        ({"usage": {"prompt_tokens": 46, "total_tokens": 46}, "data": [{"embedding": [0.5] * 5000}]}, (46, 0)),
+    ],
+    ids=["chat", "responses", "messages", "embeddings"],
+)
+@pytest.mark.parametrize("size", [1, 3, 100, 4096, 1 << 20])
+def test_a_whole_body_says_the_same_however_it_is_cut(
+    lua: LuaRuntime, answer: dict[str, Any], said: tuple[int, int], size: int
+) -> None:
+    assert tuple(read(lua, BODY, split(body(answer), size)).values()) in (said, said[::-1])
+    assert read(lua, BODY, split(body(answer), size)) == {"prompt": said[0], "completion": said[1]}
+
+
+def test_answers_that_a_body_does_not_tell_of_count_by_their_length(lua: LuaRuntime) -> None:
+    def choice(text: str, **more: Any) -> dict[str, Any]:
+        return {"finish_reason": "stop", "index": 0, "message": {"role": "assistant", "content": text}, **more}
+
+    usage = {"completion_tokens": 10, "prompt_tokens": 46}
+    call = {"type": "function", "function": {"name": "f", "arguments": 'x"{[' * 10}}
+    with_call = {"message": {"content": None, "reasoning_content": "r" * 10, "tool_calls": [call]}}
+    answer = {"choices": [choice("a" * 40), choice("b" * 80), choice("", **with_call)], "usage": usage}
+    # 40, 80 and 10 + 40 (50 as it is written, with its quotes escaped)
+    assert read(lua, BODY, split(body(answer), 50), answers=3, prompts=1) == {"prompt": 46, "completion": 45}
+    nothing = {"choices": [choice(""), choice("")], "usage": usage}
+    assert read(lua, BODY, [body(nothing)], answers=2, prompts=2) == {"prompt": 92, "completion": 20}
+    listed = [{"output": FAKE, "usage": {"input_tokens": 46, "output_tokens": 10 + n}} for n in range(2)]
+    assert read(lua, BODY, [body(listed)], answers=2, prompts=1) == {"prompt": 46, "completion": 21}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (BODY, b'{"usage":null}'),
+        (BODY, b'{"usage":{"prompt_tokens":"9"}}'),
+        (BODY, b'{"choices":[{"text":"\\'),
+        (BODY, b""),
+        (STREAM, b"data: null\n\n"),
+        (STREAM, b'data: {"timings":{"predicted_n":1'),
+        ("text/html", b'{"usage":{"prompt_tokens":9,"completion_tokens":9}}'),
+    ],
+)
+def test_what_says_nothing_is_no_usage(lua: LuaRuntime, kind: str, answer: bytes) -> None:
+    assert read(lua, kind, [answer]) == {}
+    assert read(lua, kind, [answer], answers=2, prompts=1) == {}
+
+
+def test_refusals_and_requests_without_a_token_are_not_read(lua: LuaRuntime) -> None:
+    usage = body({"usage": {"prompt_tokens": 9, "completion_tokens": 9}})
+    assert read(lua, BODY, [usage], status="503") == {}
+    assert read(lua, BODY, [usage], counted=False) == {}

@@ -1,0 +1,125 @@
+"""What a request has used, from reports as Envoy 1.40 made them of requests to llama.cpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llamesh.kit.envoy_api import message_class
+from services.contract import settlement
+from services.contract.settlement import PromptLengths, Used, used
+
+
+def report(*, status: int = 200, path: str = "/v1/chat/completions", request_bytes: int = 100, **more: Any) -> Any:
+    """Envoy's report of a request that an engine has had."""
+    made = message_class("envoy.data.accesslog.v3.HTTPAccessLogEntry")()
+    made.request.path = path
+    made.request.request_body_bytes = request_bytes
+    made.response.response_code.value = status
+    made.response.response_body_bytes = more.get("body", 0)
+    made.response.upstream_header_bytes_received = more.get("head", 0)
+    common = made.common_properties
+    common.upstream_wire_bytes_received = more.get("wire", 0)
+    common.upstream_wire_bytes_sent = more.get("sent", 300)
+    if more.get("engine", True):
+        common.upstream_remote_address.pipe.path = "/run/engine.sock"
+    else:
+        common.upstream_remote_address.envoy_internal_address.server_listener_name = "held"
+    for namespace in ("usage", "request"):
+        name = settlement.USAGE if namespace == "usage" else settlement.REQUEST
+        for key, value in more.get(namespace, {}).items():
+            common.metadata.filter_metadata[name].fields[key].number_value = value
+    return made
+
+
+def settle(entry: Any) -> Used | None:
+    return used(entry, "smol", PromptLengths())
+
+
+def test_what_the_engine_told_counts() -> None:
+    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 15})) == Used(46, 15)
+    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 30}, request={"answers": 2})) == Used(46, 30)
+
+
+@pytest.mark.parametrize(
+    ("api", "wire", "body", "answers", "tokens"),
+    [
+        ("chat", 3119, 2867, 1, 11),
+        ("completions", 3077, 2820, 1, 12),
+        ("responses", 2083, 1849, 1, 8),
+        ("messages", 1854, 1608, 1, 10),
+        ("chat, two choices", 9969, 9554, 2, 38),
+        ("a name of a model that makes all chunks long", 160 + 25 + 20 * 300 + 20 * 7, 20 * 300, 1, 20),
+        ("no chunk", 160 + 25, 0, 1, 0),
+    ],
+)
+def test_of_a_cut_stream_counts_what_came(api: str, wire: int, body: int, answers: int, tokens: int) -> None:
+    found = settle(report(wire=wire, head=160, body=body, request={"answers": answers}))
+    assert found == Used(25, tokens, told=False), api
+
+
+@pytest.mark.parametrize("shortest", range(200, 300, 3))
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 50, 400])
+def test_whatever_the_size_of_chunks_the_count_is_within_a_sixth(shortest: int, tokens: int) -> None:
+    sizes = [2 * shortest] + [shortest + number % 13 for number in range(1, tokens)]
+    framing = sum(4 + len(f"{size:x}") for size in sizes)
+    found = settle(report(wire=160 + 25 + sum(sizes) + framing, head=160, body=sum(sizes)))
+    assert found is not None
+    assert abs(found.completion_tokens - tokens) <= max(1, tokens / 6)
+    if max(sizes[1:], default=0) < 256 and tokens > 8:
+        assert found.completion_tokens == tokens
+
+
+def test_a_prompt_that_was_not_told_is_estimated_by_those_that_were() -> None:
+    lengths = PromptLengths()
+    for size in (100, 300, 200):
+        used(report(request_bytes=size, usage={"prompt_tokens": size / 2, "completion_tokens": 1}), "smol", lengths)
+    cut = report(request_bytes=1000, status=0)
+    assert used(cut, "smol", lengths) == Used(500, 0, told=False)
+    assert used(cut, "other", lengths) == Used(250, 0, told=False)
+    # Several prompts or answers say nothing of the length of one.
+    used(
+        report(request_bytes=10, usage={"prompt_tokens": 900, "completion_tokens": 1}, request={"answers": 2}),
+        "x",
+        lengths,
+    )
+    assert used(cut, "x", lengths) == Used(250, 0, told=False)
+
+
+def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement, "TARGETS_KNOWN", 2)
+    lengths = PromptLengths()
+    for target in ("a", "b", "a", "c"):
+        lengths.learn(target, 100, 100)
+    assert [lengths.estimate(target, 100) for target in ("a", "b", "c")] == [100, 25, 100]
+
+
+def test_older_prompts_fade() -> None:
+    lengths = PromptLengths()
+    lengths.learn("a", 1 << 20, 1 << 19)
+    for _ in range(5):
+        lengths.learn("a", 1 << 20, 1 << 18)
+    assert lengths.estimate("a", 1000) == pytest.approx(258, abs=8)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        report(path="/v1/chat/completions/input_tokens", usage={"prompt_tokens": 3, "completion_tokens": 1}),
+        report(path="/v1/messages/count_tokens?beta=true"),
+        report(status=404),
+        report(status=503),
+        report(status=0, engine=False),
+        report(status=0, sent=0),
+    ],
+    ids=["input_tokens", "count_tokens", "not found", "unavailable", "left the waker", "left the queue"],
+)
+def test_where_no_engine_worked_nothing_counts(entry: Any) -> None:
+    assert settle(entry) is None
+
+
+@pytest.mark.parametrize("wrong", [-1, 1e300, float("nan"), float("inf")])
+def test_numbers_that_no_answer_has_are_not_believed(wrong: float) -> None:
+    found = settle(report(usage={"prompt_tokens": 5, "completion_tokens": wrong}))
+    assert found == Used(5, 0, told=False)
