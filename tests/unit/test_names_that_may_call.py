@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from pydantic import ValidationError
 
-from llamesh.kit.config import load_settings, problems
+from llamesh.kit.config import WrongSettingsError, load_settings
 from llamesh.kit.origins import expression, read_host, read_origin
 
 
@@ -48,9 +47,9 @@ def test_an_origin_is_read_as_browsers_write_it(text: str, origin: str) -> None:
 )
 def test_what_no_browser_sends_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LLAMESH_ALLOWED_ORIGINS", f"http://localhost:5173,{text}")
-    with pytest.raises(ValidationError) as error:
+    with pytest.raises(WrongSettingsError) as error:
         load_settings()
-    (line,) = problems(error.value)
+    line = str(error.value)
     assert line.startswith("setting LLAMESH_ALLOWED_ORIGINS: ")
     assert text in line
     assert "https://*.example.com" in line or "http://localhost:5173" in line
@@ -85,8 +84,8 @@ def test_a_host_name_is_read_as_requests_are(text: str, host: str) -> None:
 @pytest.mark.parametrize("text", ["llm:8080", "http://llm", "*", "*.example.com", "a b", "llm/"])
 def test_a_host_name_that_could_never_match_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LLAMESH_ALLOWED_HOSTS", text)
-    with pytest.raises(ValidationError) as error:
+    with pytest.raises(WrongSettingsError) as error:
         load_settings()
-    (line,) = problems(error.value)
+    line = str(error.value)
     assert line.startswith("setting LLAMESH_ALLOWED_HOSTS: ")
     assert "without scheme, port and pattern" in line
