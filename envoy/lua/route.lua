@@ -27,8 +27,10 @@ local function quoted(text)
 end
 
 -- In the shape of the API that was called: Anthropic's or OpenAI's (llamesh/kit/inference_errors.py).
+-- The code, which Anthropic's has no place for, stands in the metadata too, where an access log finds it.
 local function refuse(request, status, kind, code, message, param)
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
+  request:streamInfo():dynamicMetadata():set("llamesh", "code", code)
   local body
   if (request:headers():get(":path") or ""):find("/v1/messages", 1, true) then
     body = string.format(

@@ -74,8 +74,11 @@ class Outcome:
 
     @property
     def code(self) -> str | None:
-        """The code of an OpenAI-shaped refusal."""
-        return self.answer["error"].get("code") if self.answer else None
+        """The code of a refusal, which OpenAI's shape has and Anthropic's has not."""
+        code: str | None = self.metadata.get("llamesh", {}).get("code")
+        if self.answer and "code" in self.answer["error"]:
+            assert self.answer["error"]["code"] == code
+        return code
 
 
 @dataclass

@@ -19,11 +19,6 @@ TABLE = limits.table()
 EXAMPLES = examples()
 
 
-def code_on(path: str) -> str | None:
-    """How a refusal on a path says that a limit was exceeded; Anthropic's shape has no code."""
-    return None if path.startswith("/v1/messages") else "limit_exceeded"
-
-
 def run(body: bytes, lua: LuaFilter = ROUTE, *, path: str = CHAT, settings: dict[str, Any] = OPEN) -> Outcome:
     headers = {":path": path, ":method": "POST", ":authority": "localhost", "content-type": "application/json"}
     return lua.run(headers, settings, {}, body)
@@ -47,7 +42,7 @@ def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
         outcome = run(example.make(amount), lua, path=f"/v1/{example.path}")
         assert outcome.status is None, outcome.answer
     refused = run(example.make(lowered + 1), lua, path=f"/v1/{example.path}")
-    assert (refused.status, refused.code) == (400, code_on(f"/v1/{example.path}"))
+    assert (refused.status, refused.code) == (400, "limit_exceeded")
     said = refused.answer["error"]["message"]
     assert f" {example.limit}: at most {lowered}, sent " in said
     assert refused.answer["error"]["type"] == "invalid_request_error"
@@ -63,7 +58,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
     outcome = run(example.make(most), path=f"/v1/{example.path}")
     assert outcome.status is None, outcome.answer
     above = run(example.make(most + max(1, most // 50)), path=f"/v1/{example.path}")
-    assert (above.status, above.code) == (400, code_on(f"/v1/{example.path}"))
+    assert (above.status, above.code) == (400, "limit_exceeded")
     assert example.limit in above.answer["error"]["message"]
 
 
@@ -71,7 +66,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
 def test_what_costs_the_engine_too_much_is_refused(case: str) -> None:
     path, given, limit = HOSTILE[case]
     outcome = run(_encoded(given), path=path)
-    assert (outcome.status, outcome.code) == (400, code_on(path)), outcome.answer
+    assert (outcome.status, outcome.code) == (400, "limit_exceeded"), outcome.answer
     assert f"exceeds the limit {limit}" in outcome.answer["error"]["message"]
 
 
