@@ -87,7 +87,7 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
         server.add_insecure_port(f"unix:{folder / 'controller.sock'}")
         await server.start()
         services = [ServiceSettings("contract", str(contract_socket)), ServiceSettings("waker", str(waker), http1=True)]
-        control.set_static(services, InferenceSettings("127.0.0.1", mesh_port, TokenSettings(_jwks()), True), ())
+        control.set_static(services, InferenceSettings(("127.0.0.1",), mesh_port, TokenSettings(_jwks()), True), ())
         control.set_server(ServerEndpoints(SERVER, (MODEL,), (str(stub),), 64))
         control.publish()
         upstreams = {ONE: (_pipe(stub), 1), POOLED: (_pipe(stub), 0), TCP: (_tcp(stub_port), 0)}

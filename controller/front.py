@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.xds.builders import InferenceSettings, ManagementSettings, ServiceSettings, TokenSettings
+from controller.xds.builders import (
+    InferenceSettings,
+    ManagementSettings,
+    OpenService,
+    ServiceSettings,
+    TokenSettings,
+)
 from controller.xds.server import ControlPlane
-from llamesh.kit import reflection
+from llamesh.addresses import listening_addresses
+from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
@@ -35,12 +42,12 @@ def _services(settings: Settings) -> Sequence[ServiceSettings]:
 
 def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
     return InferenceSettings(
-        address=settings.bind,
+        addresses=listening_addresses(settings.bind),
         port=settings.inference_port,
         tokens=tokens,
         allow_anonymous=settings.anonymous_allowed,
         allowed_origins=frozenset(settings.allowed_origins),
-        allowed_hosts=frozenset(host.lower() for host in (*settings.allowed_hosts, settings.public_host)),
+        allowed_hosts=frozenset((*settings.allowed_hosts, settings.public_host.lower())),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -55,12 +62,16 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
     return [
         ManagementSettings(
             name=name,
-            address=settings.bind,
+            addresses=listening_addresses(settings.bind),
             port=port,
             tokens=tokens,
             services=tuple((_PUBLIC[member], member) for member in members),
             descriptor_file=_DESCRIPTORS,
-            open_services=tuple((service, name) for service in reflection.NAMES) if settings.reflection else (),
+            open_services=(
+                # Of the mesh, whichever port is asked.
+                OpenService(health_names.SERVICE, "gateway", health_names.OF_MESH),
+                *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
+            ),
             allowed_origins=frozenset(settings.allowed_origins),
             trusted_proxies=settings.trusted_proxies,
         )

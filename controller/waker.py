@@ -21,6 +21,7 @@ from aiohttp import web
 from controller.board import Board
 from controller.status import is_going
 from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
+from llamesh.kit.inference_errors import error_body
 from llamesh.kit.listening import SocketWatch
 from llamesh.locations import make_private
 from llamesh.v1.server_pb2 import Server
@@ -46,6 +47,7 @@ class Waker:
         self._board = board
         self._socket = socket
         application = web.Application()
+        application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/v1/models/{name:.+}", self._model)
         application.router.add_get("/{server}/v1/models", self._models)
@@ -91,7 +93,11 @@ class Waker:
         async for _ in request.content.iter_chunked(_CHUNK):
             pass
         cluster = request.headers.get(CLUSTER_HEADER, "")
-        return _answer(await self._waking.hold(cluster, _waited(request, time.time())), cluster)
+        return _answer(await self._waking.hold(cluster, _waited(request, time.time())), cluster, request.path)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """As llama-server says it. Whoever gets an answer here will get one about an engine."""
+        return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
         servers = self._shown(request)
@@ -145,32 +151,32 @@ def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:
     ]
 
 
-def _answer(verdict: Verdict, cluster: str) -> web.Response:
+def _answer(verdict: Verdict, cluster: str, path: str = "") -> web.Response:
     match verdict:
         case Awake():
             response = _error(
-                503, "The engine is ready now: send the request again.", "server_error", "engine_ready", 1
+                path, 503, "The engine is ready now: send the request again.", "server_error", "engine_ready", 1
             )
             response.headers[AWAKE_HEADER] = "1"
             return response
         case Refused(message, retry_after):
-            return _error(503, message, "server_error", "engine_not_ready", retry_after)
+            return _error(path, 503, message, "server_error", "engine_not_ready", retry_after)
         case TooMany():
             return _error(
-                429, "Too many requests wait for engines that start.", "rate_limit_error", "too_many_waiting", 1
+                path, 429, "Too many requests wait for engines that start.", "rate_limit_error", "too_many_waiting", 1
             )
         case Unknown():
             if cluster.startswith("m:"):
                 text = f"No model is served under the name {cluster[2:]}. GET /v1/models lists those that are."
-                return _error(404, text, "invalid_request_error", "model_not_found", param="model")
+                return _error(path, 404, text, "invalid_request_error", "model_not_found", param="model")
             text = "There is no server of this id. GET /status of the management API lists the servers."
-            return _error(404, text, "invalid_request_error", "server_not_found")
+            return _error(path, 404, text, "invalid_request_error", "server_not_found")
 
 
 def _error(
-    status: int, message: str, kind: str, code: str, retry_after: int | None = None, param: str | None = None
+    path: str, status: int, message: str, kind: str, code: str, retry_after: int | None = None, param: str | None = None
 ) -> web.Response:
-    """A refusal in OpenAI's shape."""
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """A refusal in the shape of the API that was called."""
+    body = error_body(path, status, message, kind, code, param)
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     return web.json_response(body, status=status, headers=headers)

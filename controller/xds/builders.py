@@ -8,16 +8,18 @@ told by the access log, the rest are the services' own names.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import templates
+from controller.xds import header_names, replies, templates
 from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
+from llamesh.kit.errors import PREFIX, Reason, spec_of
+from llamesh.kit.origins import expression, is_pattern
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -42,8 +44,10 @@ BUDGET_MARGIN_SECONDS = 5
 """A request that is held is ended by the waker, which can say why no engine was ready, and not by Envoy: a server may be silent for
 so long after its wake budget, whatever its --timeout."""
 
+_HEADER_LIMITS = {"max_headers_kib": 60, "max_headers_count": 100}
+"""What the front door takes of headers, Envoy's own defaults. Engines, which take 8 KB each, get few of them: header_names."""
+
 CONTRACT = "contract"
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,13 @@ class TokenSettings:
 class InferenceSettings:
     """The inference listener."""
 
-    address: str
+    addresses: Sequence[str]
     port: int
     tokens: TokenSettings
     allow_anonymous: bool
     """Requests without a token are served, subject to the rules on origin and host."""
     allowed_origins: frozenset[str] = frozenset()
-    """Origins of web pages that may call, as browsers write them: `http://localhost:5173`."""
+    """Origins of web pages that may call, as browsers write them (`http://localhost:5173`) or as patterns (llamesh.kit.origins)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
     max_body_bytes: int = 16 << 20
@@ -84,19 +88,29 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True)
+class OpenService:
+    """A service that needs no token, gRPC only: reflection, health."""
+
+    name: str
+    cluster: str
+    asked_as: str = ""
+    """Full name by which the cluster knows it, where that is another."""
+
+
+@dataclass(frozen=True)
 class ManagementSettings:
     """A management listener."""
 
     name: str
-    address: str
+    addresses: Sequence[str]
     port: int
     tokens: TokenSettings
     services: tuple[tuple[str, str], ...]
     """Full names of the services that are served as REST, gRPC and gRPC-Web, each with the cluster that has it."""
     descriptor_file: Path
     """A FileDescriptorSet with those services and google/rpc/error_details.proto."""
-    open_services: tuple[tuple[str, str], ...] = ()
-    """Services for any caller, gRPC only: reflection, health."""
+    open_services: tuple[OpenService, ...] = ()
+    """Services for any caller."""
     allowed_origins: frozenset[str] = frozenset()
     """Origins of web pages that may call."""
     max_body_bytes: int = 1 << 20
@@ -199,16 +213,22 @@ def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
 def inference_listener(settings: InferenceSettings) -> Any:
     """The inference listener; its routes come apart."""
     values = {
-        "address": _bind_address(settings.address),
-        "port": settings.port,
+        **_listening(settings.addresses, settings.port),
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
         "request_timeout": f"{settings.request_seconds}s",
-        "silence": SILENCE_SECONDS,
-        "budget_margin": BUDGET_MARGIN_SECONDS,
+        **_HEADER_LIMITS,
+        "needless_headers": header_names.all_but(header_names.PASSED),
+        "replies": replies.inference(
+            {
+                **_HEADER_LIMITS,
+                "max_body_bytes": settings.max_body_bytes,
+                "silence": SILENCE_SECONDS,
+                "budget_margin": BUDGET_MARGIN_SECONDS,
+            }
+        ),
         "admission_timeout": f"{settings.admission_timeout_seconds}s",
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
-        "max_body_bytes": settings.max_body_bytes,
         # Envoy takes the larger of this and the routes' limit for its own.
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
@@ -254,6 +274,7 @@ def held_listener(settings: InferenceSettings) -> Any:
         "max_body_bytes": settings.max_body_bytes,
         "connection_buffer_bytes": min(1 << 20, settings.max_body_bytes),
         "empty_lua": templates.lua("empty"),
+        "replies": replies.held({}),
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
     }
@@ -271,7 +292,7 @@ def inference_routes(
     long any request may be without a byte in either direction; `context`: the largest number of tokens that a server takes as a prompt, 0
     if not known."""
     known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
-    known |= {f"host {host}": True for host in settings.allowed_hosts | LOOPBACK_HOSTS}
+    known |= {f"host {host}": True for host in settings.allowed_hosts}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= asked.route
@@ -288,6 +309,8 @@ def inference_routes(
         "restart_retries": settings.restart_retries,
         "restart_backoff": _RESTART_BACKOFF,
         "restart_budget": f"{RESTART_BUDGET_SECONDS}s",
+        "health_retries": min(_HEALTH_RETRIES, settings.restart_retries),
+        "health_timeout": _HEALTH_TIMEOUT,
     }
     return templates.render("routes/inference.yaml", ROUTES, values)
 
@@ -295,43 +318,47 @@ def inference_routes(
 def management_listener(settings: ManagementSettings) -> Any:
     """A management listener, routes included."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
-    internal = [
-        {"match": {"path": method.path}, "direct_response": {"status": 404}}
-        for method in api.methods
-        if method.internal
-    ]
-    routed = [
-        _service_route({"prefix": f"/{service}/"}, cluster, settings.restart_retries, reads=False)
-        for service, cluster in (*settings.services, *settings.open_services)
-    ]
     clusters = dict(settings.services)
-    reads = [
+    routes = [
         _service_route(
             {"path": method.path},
             clusters[method.service],
             _HEALTH_RETRIES if method.name == "GetHealth" else settings.restart_retries,
-            reads=True,
+            reads=method.reads,
             timeout=_HEALTH_TIMEOUT if method.name == "GetHealth" else "0s",
         )
         for method in api.methods
-        if method.reads and not method.internal
+        if not method.internal
     ]
-    rules = json.dumps(api.body_rules(), sort_keys=True)
+    routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
     values = {
         "name": settings.name,
-        "address": _bind_address(settings.address),
-        "port": settings.port,
+        **_listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
         "trusted_proxies": settings.trusted_proxies,
-        "jwt_provider": _jwt_provider(settings.tokens, _BEARER, {"forward_payload_header": "x-llamesh-claims"}),
-        "jwt_rules": _jwt_rules(api, [service for service, _ in settings.open_services]),
-        "strict_json_lua": f"local RULES = [==[{rules}]==]\n{templates.lua('strict_json')}",
+        "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
+        "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
+        "jwt_rules": _jwt_rules(api, settings.open_services),
+        "strict_json_lua": strict_json_lua(api),
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": _cors_policy(settings.allowed_origins),
-        "routes": [*internal, *reads, *routed, _NOWHERE],
+        "routes": [*routes, _NOWHERE],
+        **_HEADER_LIMITS,
+        "replies": replies.management({**_HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
     return templates.render("listeners/management.yaml", LISTENER, values)
+
+
+def strict_json_lua(api: PublicApi) -> str:
+    """The filter that holds REST calls against their contracts."""
+    remedies = {reason: json.dumps(spec_of(Reason.Value(PREFIX + reason)).remedy) for reason in _STRICT_REASONS}
+    known = {"RULES": api.body_rules(), "REMEDIES": remedies}
+    head = "".join(f"local {name} = {templates.lua_value(value)}\n" for name, value in known.items())
+    return head + templates.lua("strict_json")
+
+
+_STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
 
 def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
@@ -346,6 +373,16 @@ def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: 
     return templates.tree("routes/service.yaml", values)
 
 
+def _open_route(service: OpenService, retries: int) -> Any:
+    # They only read. Health is asked by those who want to know soon.
+    route = _service_route(
+        {"prefix": f"/{service.name}/"}, service.cluster, _HEALTH_RETRIES if service.asked_as else retries, reads=True
+    )
+    if service.asked_as:
+        route["route"]["prefix_rewrite"] = f"/{service.asked_as}/"
+    return route
+
+
 # A route and not a direct response, because the CORS filter looks at routes only, and a REST call has this one until
 # it is transcoded. Nothing sets the header.
 _NOWHERE = {
@@ -354,15 +391,22 @@ _NOWHERE = {
 }
 
 
-def _jwt_rules(api: PublicApi, open_services: Iterable[str]) -> list[dict[str, Any]]:
+def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
     """First rule that matches counts: the calls that need no token, each by its exact path, then everything else."""
-    without: list[dict[str, Any]] = [{"prefix": f"/{service}/"} for service in open_services]
+    without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
     for method in api.methods:
         if method.anonymous:
             without.append({"path": method.path})
-            without += [{"path": each.path, "headers": [_verb_is(each.verb)]} for each in method.bindings]
+            without += [
+                {"path": path, "headers": [_verb_is(verb)]}
+                for each in method.bindings
+                # The transcoder reads over a slash at the end, and a HEAD is asked as a GET.
+                for path in (each.path, f"{each.path}/")
+                for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
+            ]
     return [{"match": match} for match in without] + [
-        {"match": {"prefix": "/"}, "requires": {"provider_name": "llamesh"}}
+        {"match": {"prefix": "/", "headers": [_SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
+        {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
     ]
 
 
@@ -370,16 +414,18 @@ def _verb_is(verb: str) -> dict[str, Any]:
     return {"name": ":method", "string_match": {"exact": verb}}
 
 
-def _bind_address(host: str) -> str:
-    """Envoy binds to addresses, not names."""
-    return "127.0.0.1" if host == "localhost" else host.strip("[]")
+def _listening(addresses: Sequence[str], port: int) -> dict[str, Any]:
+    first, *more = ({"socket_address": {"address": each, "port_value": port}} for each in addresses)
+    return {"address": first, "more_addresses": [{"address": each} for each in more]}
 
 
 _BEARER = {"name": "authorization", "value_prefix": "Bearer "}
 # Where the listener has looked at the scheme already, which may be written in any case.
 _ANY_BEARER = {"name": "authorization", "value_prefix": " "}
 _API_KEY = {"name": "x-api-key"}
+_SCHEME_IS_BEARER = {"name": "authorization", "string_match": {"safe_regex": {"regex": "(?is)bearer .*"}}}
 _TO_METADATA = {"payload_in_metadata": "claims"}
+_TO_HEADER = {"forward_payload_header": "x-llamesh-claims"}
 
 
 def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[str, str]) -> dict[str, Any]:
@@ -411,7 +457,10 @@ def _cors_policy(origins: frozenset[str]) -> dict[str, Any]:
     return {
         "envoy.filters.http.cors": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
-            "allow_origin_string_match": [{"exact": origin} for origin in sorted(origins)],
+            "allow_origin_string_match": [
+                {"safe_regex": {"regex": expression(origin)}} if is_pattern(origin) else {"exact": origin}
+                for origin in sorted(origins)
+            ],
             "allow_methods": "GET, POST, PATCH, DELETE",
             "allow_headers": "*",
             "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after",

@@ -14,7 +14,21 @@ from google.protobuf import descriptor_pb2
 
 from llamesh.v1 import options_pb2
 
-_MESSAGE = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+_Field = descriptor_pb2.FieldDescriptorProto
+_KINDS = {
+    _Field.TYPE_STRING: "string",
+    _Field.TYPE_BOOL: "bool",
+    _Field.TYPE_INT32: "int32",
+    _Field.TYPE_UINT32: "uint32",
+    _Field.TYPE_INT64: "int64",
+    _Field.TYPE_UINT64: "uint64",
+    _Field.TYPE_FLOAT: "number",
+    _Field.TYPE_DOUBLE: "number",
+    _Field.TYPE_ENUM: "enum",
+    _Field.TYPE_MESSAGE: "message",
+}
+"""Types of fields that strict_json.lua can check; the transcoder alone judges others, and messages of google.protobuf."""
+_WELL_KNOWN = {"google.protobuf.Duration": "duration", "google.protobuf.Timestamp": "timestamp"}
 _VARIABLE = re.compile(r"\{([^}=]+)(?:=([^}]*))?\}")
 # Characters that mean something in a Lua pattern.
 _MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
@@ -43,6 +57,8 @@ class Method:
     """Needs no token."""
     internal: bool
     """Only for members of the mesh: never routed."""
+    streams: bool
+    """Answers with many messages."""
     bindings: tuple[Binding, ...]
 
     @property
@@ -73,17 +89,25 @@ class PublicApi:
         self._messages = {
             name: message for file in files.file for name, message in _messages(file.package, file.message_type)
         }
+        self._enums = {name: values for file in files.file for name, values in _enums(file)}
         present = {f"{file.package}.{service.name}": service for file in files.file for service in file.service}
         self.methods = tuple(_method(name, method) for name in services for method in present[name].method)
 
     def body_rules(self) -> dict[str, Any]:
-        """For strict_json.lua: the bindings, and for every message reached from their bodies its fields.
+        """For strict_json.lua: every REST form of a call, and for every message reached from them its fields.
 
-        A field is `true` (anything) or the name of its message. A binding has `etag` where its request has: it takes If-Match.
+        A form has its verb, the pattern of its path, the message of its body (empty where it has none) and that of its query, and whether
+        it streams or has an etag. A field has its name, its kind, `list` where it is repeated, and the message's name or the enum's values.
         """
         bindings: list[dict[str, Any]] = [
-            {"verb": binding.verb, "path": _lua_pattern(binding.path), "message": self._body_message(method, binding)}
-            | ({"etag": True} if any(field.name == "etag" for field in self._messages[method.request].field) else {})
+            {
+                "verb": binding.verb,
+                "path": _lua_pattern(binding.path),
+                "message": self._body_message(method, binding),
+                "query": method.request,
+                "streams": method.streams,
+                "etag": any(field.name == "etag" for field in self._messages[method.request].field),
+            }
             for method in self.methods
             for binding in method.bindings
             if not method.internal
@@ -91,6 +115,7 @@ class PublicApi:
         reached: dict[str, Any] = {}
         for binding in bindings:
             self._reach(binding["message"], reached)
+            self._reach(binding["query"], reached)
         return {"bindings": bindings, "messages": reached}
 
     def _body_message(self, method: Method, binding: Binding) -> str:
@@ -105,16 +130,23 @@ class PublicApi:
         fields: dict[str, Any] = {}
         reached[name] = fields
         for field in self._messages[name].field:
-            inner = self._opaque_or_message(field)
-            fields[field.name] = fields[field.json_name] = inner
-            if isinstance(inner, str):
-                self._reach(inner, reached)
+            rule = self._rule(field)
+            fields[field.name] = fields[field.json_name] = rule
+            if rule["kind"] == "message":
+                self._reach(rule["of"], reached)
 
-    def _opaque_or_message(self, field: descriptor_pb2.FieldDescriptorProto) -> str | bool:
-        name = field.type_name.removeprefix(".")
-        if field.type != _MESSAGE or name.startswith("google.protobuf.") or self._messages[name].options.map_entry:
-            return True
-        return name
+    def _rule(self, field: descriptor_pb2.FieldDescriptorProto) -> dict[str, Any]:
+        rule: dict[str, Any] = {"name": field.name, "kind": _KINDS.get(field.type, "any")}
+        kind = field.type_name.removeprefix(".")
+        if field.type == _Field.TYPE_MESSAGE and kind.startswith("google.protobuf."):
+            rule["kind"] = _WELL_KNOWN.get(kind, "any")
+        elif field.type == _Field.TYPE_MESSAGE and self._messages[kind].options.map_entry:
+            return rule | {"kind": "any"}
+        elif field.type == _Field.TYPE_MESSAGE:
+            rule["of"] = kind
+        elif field.type == _Field.TYPE_ENUM:
+            rule["values"] = self._enums[kind]
+        return rule | {"list": True} if field.label == _Field.LABEL_REPEATED else rule
 
 
 def _messages(
@@ -126,6 +158,14 @@ def _messages(
         yield from _messages(name, message.nested_type)
 
 
+def _enums(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, list[str]]]:
+    outer = [(file.package, file.enum_type)]
+    outer += [(name, message.enum_type) for name, message in _messages(file.package, file.message_type)]
+    for package, enums in outer:
+        for enum in enums:
+            yield f"{package}.{enum.name}", [value.name for value in enum.value]
+
+
 def _method(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Method:
     access = method.options.Extensions[options_pb2.access]
     rule = method.options.Extensions[annotations_pb2.http]
@@ -135,12 +175,14 @@ def _method(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Metho
         if each.WhichOneof("pattern") in ("get", "put", "post", "delete", "patch")
     )
     path = f"/{service}/{method.name}"
-    return Method(path, method.input_type.removeprefix("."), access.anonymous, access.internal, bindings)
+    return Method(
+        path, method.input_type.removeprefix("."), access.anonymous, access.internal, method.server_streaming, bindings
+    )
 
 
 def _lua_pattern(template: str) -> str:
     parts = _VARIABLE.split(template)
     pattern = _MAGIC.sub(r"%\1", parts[0])
     for glob, literal in zip(parts[2::3], parts[3::3], strict=True):
-        pattern += (".+" if glob and "**" in glob else "[^/:]+") + _MAGIC.sub(r"%\1", literal)
+        pattern += (".+" if glob and "**" in glob else "[^/]+") + _MAGIC.sub(r"%\1", literal)
     return f"^{pattern}$"

@@ -39,6 +39,11 @@ def tree(template: str, values: Mapping[str, Any]) -> Any:
     return fill(_load(template), values)
 
 
+def raw(template: str) -> Any:
+    """The tree of a template as it stands, placeholders included."""
+    return _load(template)
+
+
 def fill(node: Any, values: Mapping[str, Any]) -> Any:
     """`node` with every placeholder replaced. See the module for the rules."""
     used: set[str] = set()

@@ -2,7 +2,7 @@
 -- token (asked.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
--- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin>`, `host <name>`,
+-- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin or pattern>`, `host <name>`,
 -- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
@@ -13,20 +13,53 @@ local CLAIMS = "envoy.filters.http.jwt_authn"
 
 -- A model's name becomes a header's value.
 local MAX_MODEL = 256
+-- Of a path with a model's name, each of its characters encoded.
+local MAX_PATH = 3 * MAX_MODEL + 64
+-- Longest host name of DNS, and a port.
+local MAX_HOST = 260
+
+local ANTHROPIC_TYPES = {
+  ["401"] = "authentication_error", ["403"] = "permission_error", ["404"] = "not_found_error", ["413"] = "request_too_large",
+}
 
 local function quoted(text)
   return (text:gsub('[%c"\\\128-\255]', "?"))
 end
 
+-- In the shape of the API that was called: Anthropic's or OpenAI's (llamesh/kit/inference_errors.py).
+-- The code, which Anthropic's has no place for, stands in the metadata too, where an access log finds it.
 local function refuse(request, status, kind, code, message, param)
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
-  request:respond(
-    { [":status"] = status, ["content-type"] = "application/json" },
-    string.format(
+  request:streamInfo():dynamicMetadata():set("llamesh", "code", code)
+  local body
+  if (request:headers():get(":path") or ""):find("/v1/messages", 1, true) then
+    body = string.format(
+      '{"type":"error","error":{"type":"%s","message":"%s"}}', ANTHROPIC_TYPES[status] or "invalid_request_error", message
+    )
+  else
+    body = string.format(
       '{"error":{"message":"%s","type":"%s","param":%s,"code":"%s"}}',
       message, kind, param and '"' .. param .. '"' or "null", code
     )
-  )
+  end
+  request:respond({ [":status"] = status, ["content-type"] = "application/json" }, body)
+end
+
+-- Names of the loopback interface that nobody else can have: addresses, and localhost with or without the dot of a full name. "Any address" leads there too.
+local function is_loopback(host)
+  return host == "localhost" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil or host == "0.0.0.0"
+    or host == "[::1]" or host == "[::]" or host:find("^%[::ffff:127%.%d+%.%d+%.%d+%]$") ~= nil
+end
+
+-- An origin that is allowed as it is, or by a pattern such as https://*.example.com: one lookup for each of its labels.
+local function is_allowed_origin(settings, origin)
+  if settings:get("origin " .. origin) then return true end
+  local rest = origin:match("^https://[%w-]+(%..+)$")
+  while rest and #rest <= MAX_HOST do
+    if settings:get("origin https://*" .. rest) then return true end
+    rest = rest:match("^%.[%w-]+(%..+)$")
+  end
+  return false
 end
 
 -- Whether a request without a token may go on; it is refused otherwise. A web page of another origin, or one that reached us by a host name of its own
@@ -38,15 +71,16 @@ local function may_be_anonymous(request, settings, headers)
     return false
   end
   local origin = headers:get("origin")
-  if origin and not settings:get("origin " .. origin) then
+  if origin and not is_allowed_origin(settings, origin) then
     refuse(request, "403", "permission_error", "origin_not_allowed",
-      "Pages of this origin may not use this mesh without a token. Origins are allowed with LLAMESH_ALLOWED_ORIGINS.")
+      "Pages of the origin " .. quoted(origin:sub(1, MAX_HOST)) .. " may not use this mesh without a token. LLAMESH_ALLOWED_ORIGINS lists the origins that may.")
     return false
   end
-  local host = (headers:get(":authority") or ""):lower():gsub(":%d*$", "")
-  if not settings:get("host " .. host) then
+  local host = (headers:get(":authority") or ""):lower():gsub(":%d*$", ""):gsub("%.$", "")
+  if not is_loopback(host) and not settings:get("host " .. host) then
     refuse(request, "403", "permission_error", "host_not_allowed",
-      "Without a token the mesh answers only to its own host names, localhost among them.")
+      "The host name " .. quoted(host:sub(1, MAX_HOST)) .. " is not known as one of this mesh, so it needs a token here. LLAMESH_ALLOWED_HOSTS lists the host names"
+      .. " under which none is needed, beside localhost.")
     return false
   end
   return true
@@ -92,6 +126,21 @@ local function must_ask(request, settings, claims)
   return false
 end
 
+-- One media type, with parameters or without. Two headers come as one with a comma.
+local function is_json(content_type)
+  if content_type == "application/json" then return true end
+  content_type = content_type:lower()
+  return not content_type:find(",", 1, true)
+    and (content_type:find("^application/json%s*$") or content_type:find("^application/json%s*;")) ~= nil
+end
+
+-- Takes off what may be long and nobody behind us reads: engines and the waker take 8 KB of a line.
+local function shorten(headers, path, content_type)
+  local query = path:find("?", 1, true)
+  if query then headers:replace(":path", path:sub(1, query - 1)) end
+  if content_type and content_type ~= "application/json" then headers:replace("content-type", "application/json") end
+end
+
 -- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
 local function target(request, path, model)
   local server = path:match("^/([%w-]+)/v1/")
@@ -119,6 +168,10 @@ function envoy_on_request(request)
   end
 
   local headers = request:headers()
+  local path = headers:get(":path")
+  if kind == "health" then
+    return shorten(headers, path, headers:get("content-type"))
+  end
   local verified = request:streamInfo():dynamicMetadata():get(CLAIMS)
   local claims = verified and verified.claims
   if not claims and not may_be_anonymous(request, settings, headers) then
@@ -136,15 +189,22 @@ function envoy_on_request(request)
     if ask then
       request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
     end
-    return
+    if #path:gsub("%?.*", "") > MAX_PATH then
+      return refuse(request, "404", "invalid_request_error", "model_not_found", "No model has a name as long as the one in this path.", "model")
+    end
+    return shorten(headers, path, headers:get("content-type"))
   end
 
   local content_type = headers:get("content-type") or ""
-  if not content_type:lower():find("^application/json") then
+  if not is_json(content_type) then
     return refuse(request, "415", "invalid_request_error", "unsupported_media_type",
       "The body must be JSON: send content-type: application/json.")
   end
-  local path = headers:get(":path")
+  local encoding = headers:get("content-encoding")
+  if encoding and encoding:lower() ~= "identity" then
+    return refuse(request, "415", "invalid_request_error", "unsupported_content_encoding",
+      "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
+  end
   local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
   local most_prompt = request:metadata():get("most_prompt_bytes")
   local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
@@ -170,9 +230,11 @@ function envoy_on_request(request)
       request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)
     end
   end
+  headers = request:headers()
+  shorten(headers, path, content_type)
   if facts and facts.silence then
-    request:headers():replace("x-envoy-upstream-rq-per-try-timeout-ms", ("%d000"):format(facts.silence))
+    headers:replace("x-envoy-upstream-rq-per-try-timeout-ms", ("%d000"):format(facts.silence))
     request:streamInfo():dynamicMetadata():set("llamesh", "silence", ("%d"):format(facts.silence))
   end
-  request:headers():replace("x-llamesh-cluster", cluster)
+  headers:replace("x-llamesh-cluster", cluster)
 end

@@ -1,34 +1,42 @@
--- Refuses JSON bodies with fields that the contract does not have. Envoy's transcoder drops them in silence, and a misspelt field would be a setting that never took effect.
--- Also refuses bodies that are not said to be JSON, which the transcoder would read all the same, and If-Match where the call cannot keep it.
+-- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
+-- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
--- RULES, a JSON text, is put before this script: {"bindings": [{verb, path, message, etag}], "messages": {name: {field: true | message name}}}.
--- Only REST calls are looked at; gRPC's own encoding is checked by the services.
+-- RULES, a table (see public_api.py), and REMEDIES, JSON texts by reason, are put before this script. gRPC's own encoding is checked by the services.
 
 local MAX_DEPTH = 32
+local BOM = "\239\187\191"
 
--- A reader for JSON that is here to find names; finer mistakes in values are the transcoder's to refuse. Objects become tables
--- with their names, arrays tables with numbers; all else becomes true, strings themselves.
-local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+-- A reader for JSON. A value becomes {kind, ...}: an object has `names` in order and `values`, an array `items`, a string `text`, a number `value`.
+local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+local WORDS = { ["true"] = "bool", ["false"] = "bool", ["null"] = "null" }
 local read
 
 local function read_string(text, at)
   local parts, from = {}, at + 1
   while true do
-    local stop = text:find('["\\]', from)
+    local stop = text:find('[%c"\\]', from)
     if not stop then error("unclosed string") end
     parts[#parts + 1] = text:sub(from, stop - 1)
-    if text:byte(stop) == 34 then
+    local mark = text:byte(stop)
+    if mark == 34 then
       return table.concat(parts), stop + 1
     end
-    local letter = text:sub(stop + 1, stop + 1)
-    if letter == "u" then
-      local code = tonumber(text:sub(stop + 2, stop + 5), 16)
-      if not code then error("bad escape") end
-      parts[#parts + 1] = code < 128 and string.char(code) or "?"
-      from = stop + 6
+    if mark ~= 92 then
+      if mark ~= 127 then error("control character") end
+      parts[#parts + 1] = "\127"
+      from = stop + 1
     else
-      parts[#parts + 1] = ESCAPES[letter] or letter
-      from = stop + 2
+      local letter = text:sub(stop + 1, stop + 1)
+      if letter == "u" then
+        local digits = text:match("^%x%x%x%x", stop + 2)
+        if not digits then error("bad escape") end
+        local code = tonumber(digits, 16)
+        parts[#parts + 1] = code < 128 and string.char(code) or "?"
+        from = stop + 6
+      else
+        parts[#parts + 1] = ESCAPES[letter] or error("bad escape")
+        from = stop + 2
+      end
     end
   end
 end
@@ -38,7 +46,7 @@ local function skip(text, at)
 end
 
 local function read_object(text, at, depth)
-  local object = {}
+  local object = { kind = "object", names = {}, values = {} }
   at = skip(text, at + 1)
   if text:byte(at) == 125 then return object, at + 1 end
   while true do
@@ -47,9 +55,8 @@ local function read_object(text, at, depth)
     name, at = read_string(text, at)
     at = skip(text, at)
     if text:byte(at) ~= 58 then error("colon expected") end
-    local value
-    value, at = read(text, skip(text, at + 1), depth)
-    object[name] = value
+    object.names[#object.names + 1] = name
+    object.values[#object.names], at = read(text, skip(text, at + 1), depth)
     at = skip(text, at)
     local mark = text:byte(at)
     if mark == 125 then return object, at + 1 end
@@ -59,11 +66,11 @@ local function read_object(text, at, depth)
 end
 
 local function read_array(text, at, depth)
-  local array = {}
+  local array = { kind = "array", items = {} }
   at = skip(text, at + 1)
   if text:byte(at) == 93 then return array, at + 1 end
   while true do
-    array[#array + 1], at = read(text, at, depth)
+    array.items[#array.items + 1], at = read(text, at, depth)
     at = skip(text, at)
     local mark = text:byte(at)
     if mark == 93 then return array, at + 1 end
@@ -72,103 +79,246 @@ local function read_array(text, at, depth)
   end
 end
 
+local function read_word(text, at)
+  local _, last, word = text:find("^([%w.+-]+)", at)
+  if not word then error("value expected") end
+  if WORDS[word] then return { kind = WORDS[word] }, last + 1 end
+  local whole, rest = word:match("^-?(%d+)(.*)$")
+  if not whole or (#whole > 1 and whole:byte() == 48) then error("value expected") end
+  local exponent = rest:gsub("^%.%d+", "")
+  if exponent ~= "" and not exponent:find("^[eE][+-]?%d+$") then error("value expected") end
+  return { kind = "number", value = tonumber(word) }, last + 1
+end
+
 function read(text, at, depth)
   if depth > MAX_DEPTH then error("too deep") end
   local mark = text:byte(at)
-  if mark == 34 then return read_string(text, at) end
+  if mark == 34 then
+    local inner
+    inner, at = read_string(text, at)
+    return { kind = "string", text = inner }, at
+  end
   if mark == 123 then return read_object(text, at, depth + 1) end
   if mark == 91 then return read_array(text, at, depth + 1) end
-  local _, last = text:find("^[%w.+-]+", at)
-  if not last then error("value expected") end
-  return true, last + 1
+  return read_word(text, at)
 end
 
 local function parse(text)
-  return read(text, skip(text, 1), 0)
+  local value, at = read(text, skip(text, 1), 0)
+  if text:find("[^ \t\r\n]", at) then error("more than one value") end
+  return value
 end
 
-local rules = parse(RULES)
-
-local function unknown_field(value, message, path)
-  if type(value) ~= "table" then return nil end
-  if #value > 0 then
-    for index, item in ipairs(value) do
-      local found = unknown_field(item, message, path .. "[" .. (index - 1) .. "]")
-      if found then return found end
-    end
-    return nil
-  end
-  local fields = rules.messages[message]
-  for name, inner in pairs(value) do
-    local at = path == "" and name or path .. "." .. name
-    local kind = fields[name]
-    if kind == nil then return at end
-    if kind ~= true then
-      local found = unknown_field(inner, kind, at)
-      if found then return found end
-    end
+-- What a field takes: how it is said, and whether a value or the text of a query's value is that.
+local function whole(least, most)
+  return function(value)
+    local number = value.value or (value.text and value.text:find("^-?%d+$") and tonumber(value.text))
+    return number and number % 1 == 0 and number >= least and number <= most
   end
 end
 
-local function violation_of(field, description)
-  return string.format(
-    ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[{"field":"%s","description":"%s"}]}', field, description
-  )
+local TAKES = {
+  string = { "must be a string", function(value) return value.kind == "string" end },
+  bool = { "must be true or false", function(value) return value.kind == "bool" or value.text == "true" or value.text == "false" end },
+  int32 = { "must be a whole number from -2147483648 to 2147483647", whole(-2 ^ 31, 2 ^ 31 - 1) },
+  uint32 = { "must be a whole number from 0 to 4294967295", whole(0, 2 ^ 32 - 1) },
+  int64 = { "must be a whole number of at most 63 bits", whole(-2 ^ 63, 2 ^ 63 - 1024) },
+  uint64 = { "must be a whole number of at most 64 bits, not negative", whole(0, 2 ^ 64 - 2048) },
+  number = { "must be a number", function(value) return value.value or (value.text and tonumber(value.text)) end },
+  duration = {
+    'must be a number of seconds followed by s, such as 30s',
+    function(value) return value.text and value.text:find("^-?%d+%.?%d*s$") end,
+  },
+  timestamp = {
+    "must be a moment such as 2030-12-31T23:59:59Z",
+    function(value) return value.text and value.text:find("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d[%d.]*[Z+-]") end,
+  },
+  message = { "must be an object", function(value) return value.kind == "object" end },
+  any = { "", function() return true end },
+}
+
+local function is_value_of(values, value)
+  if value.kind == "number" then return value.value % 1 == 0 end
+  for _, name in ipairs(values) do
+    if name == value.text then return true end
+  end
 end
 
-local function refuse(request, status, code, message, details)
+local unfit_object
+
+-- The path of what is wrong with a value and what is wrong with it; nothing if it is as its rule says.
+local function unfit_value(value, rule, path)
+  if rule.kind == "enum" then
+    if is_value_of(rule.values, value) then return end
+    return path, "must be one of " .. table.concat(rule.values, ", ")
+  end
+  local takes = TAKES[rule.kind]
+  if not takes[2](value) then return path, takes[1] end
+  if rule.kind == "message" then return unfit_object(value, rule.of, path) end
+end
+
+local function unfit_field(value, rule, path)
+  if value.kind == "null" then return end
+  if not rule.list then return unfit_value(value, rule, path) end
+  if value.kind ~= "array" then return path, "must be a list" end
+  for index, item in ipairs(value.items) do
+    local at, why = unfit_value(item, rule, path .. "[" .. (index - 1) .. "]")
+    if at then return at, why end
+  end
+end
+
+function unfit_object(object, message, path)
+  local fields, seen = RULES.messages[message], {}
+  for index, name in ipairs(object.names) do
+    local rule, at = fields[name], path == "" and name or path .. "." .. name
+    if not rule then return at, "there is no such field" end
+    if seen[rule.name] then return at, "is there twice" end
+    seen[rule.name] = true
+    local inner, why = unfit_field(object.values[index], rule, at)
+    if inner then return inner, why end
+  end
+end
+
+local function decoded(text)
+  return (text:gsub("%+", " "):gsub("%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end))
+end
+
+-- As unfit_object, for the parameters of a query; a dot leads into a message.
+local function unfit_query(query, message)
+  for pair in query:gmatch("[^&]+") do
+    local name, text = pair:match("^([^=]*)=?(.*)$")
+    name = decoded(name)
+    local inner, rule = message, nil
+    for part in name:gmatch("[^.]+") do
+      rule = inner and RULES.messages[inner][part]
+      if not rule then break end
+      inner = rule.kind == "message" and rule.of or nil
+    end
+    if not rule then return name, "there is no such field" end
+    local at, why = unfit_value({ kind = "string", text = decoded(text) }, rule, name)
+    if at then return at, why end
+  end
+end
+
+local function quoted(text)
+  return (text:gsub('[%c"\\\127-\255]', "?"))
+end
+
+-- Answers with a google.rpc.Status, as the services do. `field` is what is wrong with the request: without a better name its body.
+local function refuse(request, status, message, field, why)
+  local code, reason, metadata, violation = 12, "NOT_IMPLEMENTED", "", ""
+  if status ~= "404" then
+    code, reason = 3, "INVALID_FIELD"
+    if field then
+      field = quoted(field:sub(1, 200))
+      message = field .. ": " .. why
+    end
+    field, why = field or "body", why or message
+    metadata = string.format('"fields":"%s"', field)
+    violation = string.format(
+      ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[{"field":"%s","description":"%s"}]}', field, why
+    )
+  end
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
   request:respond(
     { [":status"] = status, ["content-type"] = "application/json" },
     string.format(
-      '{"code":%d,"message":"%s","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"INVALID_FIELD","domain":"llamesh","metadata":{}}%s]}',
-      code, message, details or ""
+      '{"code":%d,"message":"%s","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"llamesh","metadata":{%s}},'
+      .. '{"@type":"type.googleapis.com/google.rpc.LocalizedMessage","locale":"en","message":%s}%s]}',
+      code, message, reason, metadata, REMEDIES[reason], violation
     )
   )
 end
 
+-- As Envoy's transcoder has it, which leaves such a request alone: this media type in this case, alone or with a plus. gRPC-Web has been made gRPC by now.
+local function is_grpc(content_type)
+  return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
+end
+
+-- One media type, with parameters or without. Two headers come as one with a comma.
+local function is_json(content_type)
+  content_type = content_type:lower()
+  return not content_type:find(",", 1, true) and (content_type:find("^application/json%s*$") or content_type:find("^application/json%s*;"))
+end
+
 local function binding_of(verb, path)
-  for _, binding in ipairs(rules.bindings) do
+  for _, binding in ipairs(RULES.bindings) do
     if binding.verb == verb and path:find(binding.path) then
       return binding
     end
   end
 end
 
-function envoy_on_request(request)
-  local headers = request:headers()
-  local verb = headers:get(":method")
-  local path = headers:get(":path"):gsub("%?.*", "")
-  if headers:get("if-match") then
-    local binding = binding_of(verb, path)
-    if binding and not binding.etag then
-      return refuse(request, "400", 3, "This call cannot keep the condition If-Match: send it without.",
-        violation_of("If-Match", "this call has no etag"))
-    end
-  end
-  if verb == "GET" or verb == "OPTIONS" or verb == "HEAD" then return end
-  local content_type = (headers:get("content-type") or ""):lower()
-  if content_type:find("^application/grpc") then return end
-  local binding = binding_of(verb, path)
-  if not binding then return end -- no such call; the transcoder says so
-
+-- Refuses what is wrong with a body and returns true.
+local function refused_body(request, binding, content_type)
   local buffer = request:body()
   local text = buffer and buffer:getBytes(0, buffer:length()) or ""
   if text == "" then return end
-  if not content_type:find("^application/json") then
-    return refuse(request, "415", 3, "The body must be JSON: send content-type: application/json.")
+  if not is_json(content_type) then
+    refuse(request, "415", "The body must be JSON: send content-type: application/json.")
+    return true
+  end
+  if text:sub(1, 3) == BOM then -- which people's editors write and the transcoder cannot read
+    text = text:sub(4)
+    request:headers():replace("content-length", tostring(buffer:setBytes(text)))
   end
   local readable, body = pcall(parse, text)
   if not readable then
-    -- The transcoder reads more than JSON, keys without quotes for instance, and would drop those that are no fields.
-    return refuse(request, "400", 3, "The body cannot be read as JSON.")
+    refuse(request, "400", "The body cannot be read as JSON.")
+  elseif body.kind ~= "object" then
+    refuse(request, "400", "The body must be a JSON object.")
+  elseif binding.message == "" then
+    if #body.names == 0 then return end
+    refuse(request, "400", "This call takes no body.")
+  else
+    local at, why = unfit_object(body, binding.message, "")
+    if not at then return end
+    refuse(request, "400", nil, at, why)
   end
-  local name = binding.message ~= "" and unknown_field(body, binding.message, "") or nil
-  if binding.message == "" and next(type(body) == "table" and body or {}) then
-    return refuse(request, "400", 3, "This call takes no body.")
+  return true
+end
+
+function envoy_on_request(request)
+  local headers = request:headers()
+  local verb = headers:get(":method")
+  local content_type = headers:get("content-type") or ""
+  if verb == "OPTIONS" or is_grpc(content_type) then return end
+  local encoding = headers:get("content-encoding")
+  if encoding and encoding:lower() ~= "identity" then
+    return refuse(request, "415", "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
   end
-  if name then
-    name = name:sub(1, 200):gsub('[%c"\\\128-\255]', "?")
-    return refuse(request, "400", 3, "There is no field " .. name .. " in this request.", violation_of(name, "there is no such field"))
+  local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
+  -- The transcoder reads over slashes at the end.
+  path = path:gsub("/+$", "")
+  local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
+  if not binding or (verb == "HEAD" and binding.streams) then
+    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. ".")
+  end
+  if verb == "HEAD" then -- asked as GET, and envoy_on_response takes the body off
+    verb = "GET"
+    headers:replace(":method", verb)
+    request:streamInfo():dynamicMetadata():set("llamesh", "head", true)
+  end
+  if headers:get("if-match") and not binding.etag then
+    return refuse(request, "400", nil, "If-Match", "this call has no etag and cannot keep the condition: send it without")
+  end
+  local at, why = unfit_query(query, binding.query)
+  if at then
+    return refuse(request, "400", nil, at, why)
+  end
+  if verb ~= "GET" then
+    refused_body(request, binding, content_type)
+  end
+end
+
+function envoy_on_response(response)
+  local own = response:streamInfo():dynamicMetadata():get("llamesh")
+  if own and own.head then
+    local body = response:body()
+    if body then
+      local length = tostring(body:length())
+      body:setBytes("")
+      response:headers():replace("content-length", length)
+    end
   end
 end

@@ -122,7 +122,7 @@ def _usable(folder: Path) -> None:
 
 def _check_machine(settings: MeshSettings) -> None:
     """Find what would only show later, in some log."""
-    problems = ports.taken(settings.bind, settings.ports)
+    problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
         wrong = any(problem.by_setting for problem in problems)
         raise CommandError(

@@ -20,9 +20,11 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from llamesh.addresses import LOCALHOST
 from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING, unknown_variables, wrong_lines
 from llamesh.kit.config_words import refusal
+from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.locations import home_directory, make_private, run_directory
 
@@ -58,7 +60,11 @@ class Settings(BaseSettings):
     )
 
     home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
-    bind: str = _named("LLAMESH_BIND", "127.0.0.1", "Address that Envoy listens on.")
+    bind: str = _named(
+        "LLAMESH_BIND",
+        LOCALHOST,
+        "Address that Envoy listens on; localhost: 127.0.0.1 and ::1, as far as this machine has them.",
+    )
     public_host: str = _named("LLAMESH_PUBLIC_HOST", "localhost", "Host name in the endpoints that are shown.")
     inference_port: Port = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
@@ -106,7 +112,9 @@ class Settings(BaseSettings):
         "LLAMESH_ANONYMOUS_INFERENCE", "auto", "Inference without a credential; auto: where Envoy is bound to loopback."
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = _named(
-        "LLAMESH_ALLOWED_ORIGINS", (), "Origins of web pages that may use the mesh from a browser."
+        "LLAMESH_ALLOWED_ORIGINS",
+        (),
+        "Origins of web pages that may use the mesh from a browser, such as http://localhost:5173; https://*.example.com: all below it.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
@@ -181,6 +189,16 @@ class Settings(BaseSettings):
         """Read lists as the reference deployment writes them: separated by commas."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(read_origin, value))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(read_host, value))
+
     @field_validator("inference_limits", mode="before")
     @classmethod
     def _known_limits(cls, value: object) -> object:
@@ -214,9 +232,9 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Whether only this machine can reach Envoy."""
         try:
-            return ip_address(self.bind).is_loopback
+            return ip_address(self.bind.strip("[]")).is_loopback
         except ValueError:
-            return self.bind == "localhost"
+            return self.bind == LOCALHOST
 
     @property
     def anonymous_allowed(self) -> bool:

@@ -3,7 +3,7 @@
 Envoy asks only about tokens of which something changed or is limited, and at metered servers; it reports what a subject used wherever there
 is one. What is asked is decided by what holds now: revoked keys, the user's standing, its contract and the key's (docs/adr/0017).
 
-Invariant: no token of an answer comes here; a refusal has OpenAI's shape, because a client reads it as it is.
+Invariant: no token of an answer comes here; a refusal has the shape of the API that was called, because a client reads it as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import grpc
 from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.identity import Identity
+from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log
 from llamesh.kit.rights import INFER, Rights
 from services.contract import settlement
@@ -113,7 +114,7 @@ class FrontDoor:
             terms = {each: await self._terms.of(each) for each in ids if each}
         except MeshError as error:
             # To let pass what nothing is known of would be to have no limits while something is away.
-            return _refusal(401 if error.code is grpc.StatusCode.UNAUTHENTICATED else 503, error)
+            return _refusal(401 if error.code is grpc.StatusCode.UNAUTHENTICATED else 503, error, attributes)
         if not model:
             return _listing(inference_scopes(present.scopes, terms.values()))
         limits = {}
@@ -195,10 +196,10 @@ class FrontDoor:
         target = _target(attributes.request.http.headers)
         self._decisions.note(Decided(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
-        return _refusal(status, error)
+        return _refusal(status, error, attributes)
 
 
-def _refusal(status: int, error: MeshError) -> bytes:
+def _refusal(status: int, error: MeshError, attributes: Any) -> bytes:
     response = _CheckResponse()
     response.status.code = error.code.value[0]
     denied = response.denied_response
@@ -208,8 +209,7 @@ def _refusal(status: int, error: MeshError) -> bytes:
     if status == 401:
         # As Envoy words it about tokens that it refuses itself.
         message, code = f"{error.message[0].upper()}{error.message[1:]}.", "invalid_api_key"
-    body = {"message": message, "type": _TYPES[status], "param": None, "code": code}
-    denied.body = json.dumps({"error": body})
+    denied.body = json.dumps(error_body(attributes.request.http.path, status, message, _TYPES[status], code))
     headers = {"content-type": "application/json"}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))

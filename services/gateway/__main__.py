@@ -17,6 +17,7 @@ from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.feeds import Feeds
 from services.gateway.health import Health
 from services.gateway.hub import Hub
+from services.gateway.mesh_health import MeshHealth
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
@@ -45,6 +46,7 @@ async def main(member: Member) -> None:
     siblings = Siblings(settings)
     hub = Hub(uuid.uuid4().hex[:12])
     feeds = Feeds(siblings, hub)
+    health = Health(siblings, time.monotonic, lambda: member.database_answers)
     parts = Parts(
         siblings=siblings,
         users=users,
@@ -53,12 +55,13 @@ async def main(member: Member) -> None:
         models=Models(siblings),
         servers=Servers(siblings, settings.drain_seconds),
         watches=Watches(hub, time.monotonic, _now),
-        health=Health(siblings, time.monotonic, lambda: member.database_answers),
+        health=health,
         pages=open_pages(settings),
     )
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
     gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
     gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)
+    MeshHealth(health, member.stopping).add_to(member.server)
     member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
     member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
     # Its own stream, through its own socket: told like every other member, at the same time.

@@ -26,6 +26,10 @@ FRESH = 1.0
 State: TypeAlias = gateway_pb2.HealthState.ValueType
 
 
+class _NotSaidYetError(Exception):
+    """A member answers, but has not said yet how a part of it is."""
+
+
 class Health:
     """Asks every part of the mesh. `clock` gives seconds that never go back, `database_answers` says what the gateway itself sees."""
 
@@ -66,10 +70,14 @@ class Health:
         return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
 
     async def _ask_store(self) -> list[gateway_pb2.ComponentHealth]:
-        """What the download service says of the object store; nothing where it says nothing, which is reported as itself."""
-        well, accepted = await asyncio.gather(
-            self._part_is_well("download", "store"), self._part_is_well("download", "store.credentials")
-        )
+        """What the download service says of the object store; nothing where it does not answer, which is reported as itself."""
+        try:
+            well, accepted = await asyncio.gather(
+                self._part_is_well("download", "store"), self._part_is_well("download", "store.credentials")
+            )
+        except _NotSaidYetError:
+            # It listens before it has looked: until then nobody knows.
+            return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, "is being looked at for the first time")]
         if well is None:
             return []
         if well:
@@ -84,22 +92,31 @@ class Health:
         return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, message)]
 
     async def _part_is_well(self, member: str, part: str) -> bool | None:
-        """What a member's health says of a part that it depends on; None where it says nothing."""
+        """What a member's health says of a part that it depends on; None where it does not answer. _NotSaidYetError where it answers
+        that it knows of no such part."""
         request = health_pb2.HealthCheckRequest(service=part)
         try:
             answer = await self._siblings.health[member].Check(request, timeout=PATIENCE)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise _NotSaidYetError from error
             return None
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _ask_database(self) -> gateway_pb2.ComponentHealth:
         """What each member says of its tables. One that says nothing is reported as itself."""
-        seen = await asyncio.gather(*(self._part_is_well(name, DATABASE_SERVICE) for name in self._siblings.health))
+        seen = await asyncio.gather(*(self._database_of(name) for name in self._siblings.health))
         own = [] if self._database_answers() else ["gateway"]
         missing = own + [name for name, well in zip(self._siblings.health, seen, strict=True) if well is False]
         if missing:
             return _component("database", gateway_pb2.HEALTH_STATE_DOWN, f"does not answer: {', '.join(missing)}")
         return _component("database", gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _database_of(self, member: str) -> bool | None:
+        try:
+            return await self._part_is_well(member, DATABASE_SERVICE)
+        except _NotSaidYetError:
+            return None
 
     async def _ask_envoy(self) -> gateway_pb2.ComponentHealth:
         try:

@@ -49,12 +49,12 @@ class Envoy:
         )
         self._ids = itertools.count()
 
-    async def ask(self, request_id: str | None = None, **claims: str):
+    async def ask(self, request_id: str | None = None, path: str = "/v1/chat/completions", **claims: str):
         request = CheckRequest()
         http = request.attributes.request.http
         http.headers["x-request-id"] = request_id or f"r{next(self._ids)}"
         http.headers["x-llamesh-cluster"] = "m:smol"
-        http.path = "/v1/chat/completions"
+        http.path = path
         key = {"jti": "key_1"} if claims else {}
         fill(request.attributes.metadata_context, key | claims, llamesh={"model": "smol"})
         return await self._check(request)
@@ -129,6 +129,15 @@ async def until_used(mesh, as_caller, requests: int):
             if sum(row.requests for row in rows) == requests:
                 return rows
             await asyncio.sleep(0.005)
+
+
+async def test_a_refusal_of_anthropics_api_has_its_shape(envoy, contract_id) -> None:
+    for _ in range(2):
+        await envoy.ask(sub="ada", contract=contract_id, path="/v1/messages")
+    answer = await envoy.ask(sub="ada", contract=contract_id, path="/v1/messages")
+    body = json.loads(answer.denied_response.body)
+    assert (body["type"], body["error"]["type"]) == ("error", "rate_limit_error")
+    assert contract_id in body["error"]["message"]
 
 
 async def test_a_contract_gets_as_many_requests_at_once_as_it_says(mesh, as_caller, envoy, contract_id) -> None:

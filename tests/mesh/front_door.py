@@ -26,6 +26,7 @@ from controller.xds.builders import (
     TokenSettings,
 )
 from controller.xds.server import ASKED_KINDS, ControlPlane
+from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
 from tests.ports import free_ports
 from tests.standings import uid_of
@@ -246,7 +247,7 @@ class FrontDoor:
 
     def inference(self, **changed: Any) -> InferenceSettings:
         usual: dict[str, Any] = {
-            "address": "127.0.0.1",
+            "addresses": listening_addresses("localhost"),
             "port": self.port,
             "tokens": TokenSettings(JWKS),
             "allow_anonymous": True,

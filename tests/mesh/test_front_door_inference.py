@@ -25,7 +25,9 @@ SMALL_LIMIT = 256 << 10
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door() -> AsyncIterator[FrontDoor]:
     """Two servers: A is `smol` and `org/big:Q4`, B is `big` and the other replica of `smol`."""
-    async with front_door(allowed_origins=frozenset({"http://ui:5173"}), max_body_bytes=SMALL_LIMIT) as door:
+    async with front_door(
+        allowed_origins=frozenset({"http://ui:5173", "https://*.ui.example"}), max_body_bytes=SMALL_LIMIT
+    ) as door:
         a, b = await door.engine("a"), await door.engine("b")
         door.serve(A, a, names=("smol", "org/big:Q4"))
         door.serve(B, b, names=("smol", "big"))
@@ -42,7 +44,7 @@ def engine(door: FrontDoor, name: str) -> StubEngine:
     "path",
     [
         *("chat/completions", "completions", "embeddings", "responses", "messages", "rerank", "reranking"),
-        *("chat/completions/input_tokens", "messages/count_tokens"),
+        *("chat/completions/input_tokens", "responses/input_tokens", "messages/count_tokens"),
     ],
 )
 async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str) -> None:
@@ -78,9 +80,13 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
         ("GET", CHAT, 405, "method_not_allowed"),
         ("DELETE", f"/{A}{CHAT}", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
-        ("POST", "/v1%2Fchat/completions", 400, "invalid_request"),
-        ("POST", f"/{A}%2fv1/chat/completions", 400, "invalid_request"),
-        ("POST", "/v1%5Cchat/completions", 400, "invalid_request"),
+        *(
+            ("POST", path, 404, "not_found")
+            for path in ("/v1%2Fchat/completions", f"/{A}%2fv1/chat/completions", "/v1%5Cchat/completions")
+        ),
+        ("POST", "/v1/chat/%2e%2e/%2e%2e/slots/0", 404, "not_found"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("GET", f"/{A}/health", 404, "not_found"),
     ],
 )
 async def test_every_other_path_is_refused_in_openais_shape(
@@ -151,8 +157,52 @@ async def test_a_client_cannot_steer_envoys_retries_or_the_engines_streams(door:
     )
 
 
-async def test_an_underscored_twin_of_a_header_is_refused(door: FrontDoor) -> None:
-    assert (await door.chat("big", headers={"x_llamesh_cluster": f"s:{A}"})).status == 400
+async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(door: FrontDoor) -> None:
+    twins = {"x_llamesh_cluster": f"s:{A}", "content_length": "1", "transfer_encoding": "chunked", "x_api_key": token()}
+    answer = await door.chat("big", headers=twins | {"session_id": "s", "authorization_": "a"})
+    assert (answer.status, answer.json()["from"]) == (200, "b")
+    assert not [name for name in engine(door, "b").received[-1].headers if "_" in name]
+    assert (await door.chat("smol", headers={"x_api_key": token(scopes=["infer:big"])})).status == 200
+
+
+LONG = "c" * 20_000
+
+
+async def test_an_engine_gets_few_headers_however_long_those_of_the_client_are(door: FrontDoor) -> None:
+    """llama.cpp takes 8 KB of a header and of a path."""
+    headers = {"cookie": LONG, "user-agent": LONG, "authorization": "Bearer not-needed", "host": "localhost"}
+    headers |= {
+        "x-forwarded-proto": "https" * 50,
+        "x-forwarded-for": "1.2.3.4",
+        "content-type": f"application/json; x={LONG[:9000]}",
+    }
+    answer = await door.send("POST", f"{CHAT}?beta=true&x={LONG[:300]}", b'{"model":"big"}', headers)
+    assert answer.status == 200
+    received = engine(door, "b").received[-1]
+    assert received.path == CHAT
+    assert received.headers.keys() == {
+        *("host", "content-type", "content-length", "x-request-id", "x-forwarded-proto", "x-llamesh-cluster"),
+    }
+    assert sum(map(len, received.headers.values())) < 200
+    with_token = {"authorization": f"Bearer {token()}", "host": LONG[:250] + ".example", "cookie": LONG}
+    assert (await door.chat("big", headers=with_token)).status == 200
+    assert (await door.send("GET", "/v1/models?x=" + LONG, None, {"cookie": LONG})).status == 200
+    assert door.waker.received[-1].headers.keys() == {"host", "x-request-id", "x-forwarded-proto", "x-llamesh-scopes"}
+
+
+async def test_the_front_doors_own_limit_of_headers_is_stated(door: FrontDoor) -> None:
+    answer = await door.chat("big", headers={"cookie": "c" * (61 << 10)})
+    assert (answer.status, answer.error["message"]) == (431, "The headers are longer than 60 KiB together.")
+    many = [(f"x-{number}", "1") for number in range(101)]
+    answer = await door.send("POST", CHAT, {"model": "big"}, many)
+    assert (answer.status, answer.error["message"]) == (431, "There are more than 100 headers.")
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "TLS/1.2", "h2c", "foo, bar/2"])
+async def test_an_offer_of_another_protocol_is_ignored(door: FrontDoor, protocol: str) -> None:
+    answer = await door.chat("big", headers={"upgrade": protocol, "connection": "Upgrade"})
+    assert answer.status == 200
+    assert not {"upgrade", "connection"} & engine(door, "b").received[-1].headers.keys()
 
 
 def unsigned(payload: dict[str, Any]) -> str:
@@ -190,6 +240,41 @@ async def test_a_bad_token_is_401_even_where_anonymous_is_allowed(door: FrontDoo
     )
 
 
+async def test_words_about_a_token_are_plain(door: FrontDoor) -> None:
+    foreign = "This token was not made by this mesh, or not for it."
+    for why, words in (("another key", foreign), ("another audience", foreign), ("expired", "The token has expired.")):
+        answer = await door.chat("big", headers={"authorization": f"Bearer {BAD_TOKENS[why]}"})
+        assert answer.error["message"] == words
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "model", "headers", "status", "kind"),
+    [
+        ("POST", "/v1/messages", "big", {"authorization": "Bearer a.b.c"}, 401, "authentication_error"),
+        ("POST", f"/{B}/v1/messages", "big", {"x-api-key": "a.b.c"}, 401, "authentication_error"),
+        ("POST", "/v1/messages?beta=true", "nope", {}, 404, "not_found_error"),
+        ("POST", "/v1/messages/count_tokens", "nope", {}, 404, "not_found_error"),
+        ("POST", f"/{A[::-1]}/v1/messages", "big", {}, 404, "not_found_error"),
+        ("POST", "/v1/messages/batches", "big", {}, 404, "not_found_error"),
+        ("GET", "/v1/messages", "big", {}, 405, "invalid_request_error"),
+        ("POST", "/v1/messages", "x" * SMALL_LIMIT, {}, 413, "request_too_large"),
+        ("POST", "/v1/messages", "big", {"cookie": "c" * (61 << 10)}, 431, "invalid_request_error"),
+        ("POST", "/v1/messages", "big", {"host": "evil.example"}, 403, "permission_error"),
+    ],
+)
+async def test_errors_of_anthropics_api_have_its_shape(
+    door: FrontDoor, method: str, path: str, model: str, headers: dict[str, str], status: int, kind: str
+) -> None:
+    answer = await door.send(method, path, {"model": model}, headers)
+    assert answer.status == status
+    body = answer.json()
+    # Headers that are too long are refused before a path is known.
+    if status != 431:
+        assert body.keys() == {"type", "error"}
+        assert (body["type"], body["error"]["type"]) == ("error", kind)
+        assert body["error"]["message"]
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "BeArEr", "Bearer  "])
 async def test_a_good_token_passes(door: FrontDoor, scheme: str) -> None:
     headers = {"authorization": f"{scheme} {token()}", "origin": "http://evil.example", "host": "evil.example"}
@@ -212,7 +297,13 @@ async def test_a_bearer_token_counts_before_an_api_key(door: FrontDoor) -> None:
     assert not {"authorization", "x-api-key"} & engine(door, "b").received[-1].headers.keys()
 
 
-@pytest.mark.parametrize("value", ["Bearer x y.z", "Bearer a.b.c, Bearer not-needed", "Bearer sk-x .", "bearer ."])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Bearer x y.z", "Bearer a.b.c, Bearer not-needed", "Bearer sk-x .", "bearer ."),
+        *("Bearer\tbad.token.x", "bearer \tbad.token.x", "Bearer,bad.token.x", "Bearer:bad.token.x", "Bearer=a.b"),
+    ],
+)
 async def test_what_looks_like_a_token_must_be_one(door: FrontDoor, value: str) -> None:
     assert (await door.chat("big", headers={"authorization": value})).status == 401
 
@@ -280,8 +371,9 @@ async def test_a_page_of_another_origin_cannot_be_anonymous(door: FrontDoor) -> 
 
 
 async def test_an_allowed_origin_may_and_is_told_so(door: FrontDoor) -> None:
-    answer = await door.chat("big", headers={"origin": "http://ui:5173"})
-    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://ui:5173")
+    for origin in ("http://ui:5173", "https://a.ui.example"):
+        answer = await door.chat("big", headers={"origin": origin})
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     preflight = await door.send("OPTIONS", CHAT, None, ask | {"origin": "http://ui:5173"})
     assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (200, "http://ui:5173")
@@ -338,7 +430,8 @@ async def test_a_model_name_never_becomes_a_header_line(door: FrontDoor) -> None
 
 
 async def test_models_are_listed_by_the_waker_awake_or_not(door: FrontDoor) -> None:
-    for path in ("/v1/models", f"/{A}/v1/models", "/v1/models/org/big:Q4"):
+    names = ("org/big:Q4", "org%2Fbig:Q4", "org%2fbig%3AQ4", "..%2F..%2Fslots")
+    for path in ("/v1/models", f"/{A}/v1/models", *(f"/v1/models/{name}" for name in names)):
         answer = await door.send("GET", path)
         assert (answer.status, answer.json()["from"]) == (200, "waker")
         assert door.waker.received[-1].path == path
@@ -351,6 +444,20 @@ async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_c
     assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:big"
     answer = await door.send("GET", f"/{A}/v1/models", None, bearer)
     assert (answer.status, answer.error["code"]) == (403, "scope_missing")
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health", "/health/", "/v1/health/?x=1"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_health_is_the_controllers_to_say_and_needs_no_token(door: FrontDoor, method: str, path: str) -> None:
+    headers = {"origin": "http://evil.example", "host": "evil.example", "cookie": LONG}
+    answer = await door.send(method, path, None, headers)
+    assert answer.status == 200
+    assert (door.waker.received[-1].method, door.waker.received[-1].path) == (method, "/health")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2", "localhost.", "[::1]"])
+async def test_every_name_of_the_loopback_interface_counts(door: FrontDoor, host: str) -> None:
+    assert (await door.chat("big", headers={"host": f"{host}:8080"})).status == 200
 
 
 async def test_http_1_0_is_answered(door: FrontDoor) -> None:

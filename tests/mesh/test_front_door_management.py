@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2
 
 from controller.xds import templates
 from controller.xds.builders import ManagementSettings, TokenSettings
+from llamesh.addresses import listening_addresses
+from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-from tests.mesh.front_door import JWKS, FrontDoor, front_door, token
+from tests.mesh.front_door import JWKS, Connection, FrontDoor, front_door, token
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -67,12 +71,12 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 def management(door: FrontDoor) -> ManagementSettings:
     return ManagementSettings(
         "gateway",
-        "127.0.0.1",
+        listening_addresses("localhost"),
         door.port,
         TokenSettings(JWKS),
         (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.ContractService", "contract")),
         templates.FOLDER / "llamesh.binpb",
-        allowed_origins=frozenset({"http://ui"}),
+        allowed_origins=frozenset({"http://ui", "https://*.ui.example"}),
         max_body_bytes=64 << 10,
         restart_retries=14,
     )
@@ -100,13 +104,37 @@ async def mesh() -> AsyncIterator[tuple[FrontDoor, Gateway]]:
 Mesh = tuple[FrontDoor, Gateway]
 
 
+INTERNAL_WORDS = (
+    "jwt",
+    "jwks",
+    "upstream",
+    "transcod",
+    "normalization",
+    "reset",
+    "codec",
+    "http1",
+    "type_",
+    "llamesh.v1",
+)
+"""Of Envoy, which a client has never heard of."""
+
+
+def plain(message: str) -> None:
+    """A message has words for its reader."""
+    assert message
+    assert not [word for word in INTERNAL_WORDS if word in message.lower()]
+
+
 def status_of(answer: Any, code: int) -> dict[str, Any]:
     """The google.rpc.Status of an error; its code and the answer's form are checked."""
     assert answer.headers["content-type"] == "application/json"
     body: dict[str, Any] = answer.json()
     assert body.keys() == {"code", "message", "details"}
     assert body["code"] == code
-    assert body["message"]
+    plain(body["message"])
+    assert body["details"] == [] or body["details"][0]["@type"].endswith("google.rpc.ErrorInfo")
+    for detail in body["details"]:
+        assert "fieldViolations" not in detail
     return body
 
 
@@ -129,16 +157,25 @@ async def test_everything_else_needs_one(mesh: Mesh) -> None:
         ("DELETE", "/health"),
         ("GET", "/auth/token"),
         ("GET", "/nowhere"),
-        ("GET", "/health/"),
     ):
         answer = await door.send(verb, path)
         assert answer.status == 401
-        (info,) = status_of(answer, 16)["details"]
+        info, remedy = status_of(answer, 16)["details"]
         assert (info["reason"], info["domain"]) == ("UNAUTHENTICATED", "llamesh")
-    for bad in (token(key=b"f" * 32), token(aud="other"), token(exp=1), "not-needed", "a.b.c"):
+        assert "POST /auth/token" in remedy["message"]
+    foreign = "This token was not made by this mesh"
+    for bad, words in (
+        (token(key=b"f" * 32), foreign),
+        (token(aud="other"), foreign),
+        (token(iss="other"), foreign),
+        (jwt.encode({"exp": 9999999999}, b"f" * 32, "HS256", {"kid": "another"}), foreign),
+        (token(exp=1), "The token has expired."),
+        ("not-needed", "This is no token of this mesh."),
+        ("a.b.c", "This is no token of this mesh."),
+    ):
         answer = await door.send("GET", "/servers/a", None, {"authorization": f"Bearer {bad}"})
         assert answer.status == 401
-        status_of(answer, 16)
+        assert status_of(answer, 16)["message"].startswith(words)
     assert len(gateway.requests) == count
 
 
@@ -192,10 +229,11 @@ async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("verb", "path", "body", "headers", "status", "code"),
     [
-        ("PATCH", "/health", None, {}, 404, 5),
-        ("PATCH", "/models", {}, {}, 404, 5),
-        ("POST", "/servers/a", {}, {}, 404, 5),
-        ("GET", "/nowhere", None, {}, 404, 5),
+        ("PATCH", "/health", None, {}, 404, 12),
+        ("PATCH", "/models", {}, {}, 404, 12),
+        ("POST", "/servers/a", {}, {}, 404, 12),
+        ("GET", "/nowhere", None, {}, 404, 12),
+        ("HEAD", "/watch", None, {}, 404, 12),
         ("GET", "/health?nope=1", None, {}, 400, 3),
         ("GET", "/servers%2Fa", None, {}, 400, 3),
         ("POST", "/auth/token", {"username": "a", "pasword": "b"}, {}, 400, 3),
@@ -205,6 +243,16 @@ async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:
         ("POST", "/servers/a:scale", {"replicas": "many"}, {}, 400, 3),
         ("POST", "/auth/token", b"username=a", {"content-type": "application/x-www-form-urlencoded"}, 415, 3),
         ("POST", "/auth/token", {"username": "a" * (70 << 10)}, {}, 413, 3),
+        (
+            "POST",
+            "/auth/token",
+            b'{"username":"a"}',
+            {"content-type": "application/json", "content-encoding": "gzip"},
+            415,
+            3,
+        ),
+        ("POST", "/auth/token/", {"username": "a", "x": 1}, {}, 400, 3),
+        ("POST", "/servers/a:b:scale", {"replicas": 1, "x": 1}, {}, 400, 3),
     ],
 )
 async def test_what_the_contract_lacks_is_refused(
@@ -214,8 +262,95 @@ async def test_what_the_contract_lacks_is_refused(
     count = len(gateway.requests)
     answer = await door.send(verb, path, body, headers | BEARER)
     assert answer.status == status
-    status_of(answer, code)
+    if verb != "HEAD":
+        details = status_of(answer, code)["details"]
+        assert details[0]["reason"] == ("NOT_IMPLEMENTED" if code == 12 else "INVALID_FIELD")
     assert len(gateway.requests) == count
+
+
+GRPC_WEB = [
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *(
+            "application/grpcx",
+            "application/grpc-x",
+            "application/grpc_json",
+            "application/grpc;x=1",
+            "APPLICATION/GRPC",
+        ),
+        *("application/grpc-webx", "application/GRPC-web", "application/grpc-web; x=1", "application/grpc,x"),
+        *("application/grpc", "application/grpc+proto", "application/grpc+", *GRPC_WEB),
+    ],
+)
+async def test_no_content_type_gets_a_field_past_the_contract(mesh: Mesh, content_type: str) -> None:
+    """What Envoy takes for gRPC is no REST call, all else is none either unless it is JSON."""
+    door, gateway = mesh
+    count = len(gateway.requests)
+    body = b'{"username":"ada","pasword":"x"}'
+    for headers in (
+        [("content-type", content_type)],
+        [("content-type", content_type), ("content-type", "application/json")],
+    ):
+        answer = await door.send("POST", "/auth/token", body, headers)
+        assert answer.status in (404, 415) or answer.headers["grpc-status"] == "12"
+    assert len(gateway.requests) == count
+
+
+async def test_a_byte_order_mark_is_skipped(mesh: Mesh) -> None:
+    door, gateway = mesh
+    answer = await door.send(
+        "POST", "/auth/token", b'\xef\xbb\xbf{"username":"bom"}', {"content-type": "application/json"}
+    )
+    assert answer.status == 200
+    assert gateway.requests[-1].username == "bom"
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "BeArEr", "Bearer  "])
+async def test_the_scheme_of_a_token_may_be_written_in_any_case(mesh: Mesh, scheme: str) -> None:
+    door, _ = mesh
+    assert (await door.send("GET", "/servers/a", None, {"authorization": f"{scheme} {token()}"})).status == 404
+    assert (await door.send("GET", "/servers/a", None, {"authorization": f"{scheme} a.b.c"})).status == 401
+
+
+@pytest.mark.parametrize("value", [f"Basic {token()}", token(), f"Bearer\t{token()}", f"Token {token()}"])
+async def test_another_scheme_is_none(mesh: Mesh, value: str) -> None:
+    door, _ = mesh
+    answer = await door.send("GET", "/servers/a", None, {"authorization": value})
+    assert answer.status == 401
+    assert status_of(answer, 16)["message"].startswith("This call needs a token.")
+
+
+async def test_head_is_a_get_without_its_body(mesh: Mesh) -> None:
+    door, _ = mesh
+    connection = await door.connect()
+    for path in ("/health", "/health/"):
+        length = (await connection.send("GET", path)).headers["content-length"]
+        answer = await connection.send("HEAD", path)
+        # The connection is good for the next request, so nothing followed the head.
+        assert (answer.status, answer.headers["content-length"]) == (200, length)
+
+
+async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(mesh: Mesh) -> None:
+    door, gateway = mesh
+    answer = await door.send(
+        "GET", "/health", None, {"session_id": "s", "x_llamesh_claims": "evil", "grpc_timeout": "1n"}
+    )
+    assert answer.status == 200
+    assert not [name for name in gateway.metadata[-1] if "_" in name]
+
+
+async def test_an_offer_of_another_protocol_is_ignored(mesh: Mesh) -> None:
+    door, _ = mesh
+    answer = await door.send("GET", "/health", None, {"upgrade": "websocket", "connection": "Upgrade"})
+    assert answer.status == 200
 
 
 async def test_a_call_with_path_and_body(mesh: Mesh) -> None:
@@ -266,7 +401,16 @@ async def test_grpc_clients_get_grpc_errors(
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call(channel, method, **metadata)
     assert error.value.code() == code
-    assert not (error.value.details() or "").startswith("{")
+    if code is grpc.StatusCode.NOT_FOUND:
+        return  # the service's own
+    details = dict(error.value.trailing_metadata() or ())[DETAILS_KEY]
+    status = status_pb2.Status.FromString(details)
+    assert (status.code, status.message) == (code.value[0], error.value.details())
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "llamesh"
+    assert info.reason == ("UNAUTHENTICATED" if code is grpc.StatusCode.UNAUTHENTICATED else "NOT_IMPLEMENTED")
+    plain(status.message)
 
 
 async def test_grpc_web(mesh: Mesh) -> None:
@@ -277,8 +421,13 @@ async def test_grpc_web(mesh: Mesh) -> None:
     length = struct.unpack(">I", answer.body[1:5])[0]
     assert gateway_pb2.Health.FromString(answer.body[5 : 5 + length]).version == "1"
     assert b"grpc-status:0" in answer.body[5 + length :].replace(b" ", b"")
-    refused = await door.send("POST", f"{SERVICE}/GetServer", b"\0" + struct.pack(">I", 0), headers)
-    assert refused.headers["grpc-status"] == "16"
+    for path, code in ((f"{SERVICE}/GetServer", "16"), (f"{SERVICE}/Nope", "12")):
+        authorised = BEARER if code == "12" else {}
+        refused = await door.send("POST", path, b"\0" + struct.pack(">I", 0), headers | authorised)
+        assert refused.headers["grpc-status"] == code
+        assert refused.headers["grpc-message"]
+        padded = refused.headers[DETAILS_KEY] + "=="
+        assert status_pb2.Status.FromString(base64.b64decode(padded)).code == int(code)
 
 
 async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:
@@ -290,9 +439,23 @@ async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:
         "access-control-allow-origin"
         not in (await door.send("OPTIONS", "/servers/a", None, ask | {"origin": "http://evil"})).headers
     )
-    for origin, allowed in (("http://ui", "http://ui"), ("http://evil", None)):
+    for origin, allowed in (
+        ("http://ui", "http://ui"),
+        ("http://evil", None),
+        ("https://a.b.ui.example", "https://a.b.ui.example"),
+        ("https://ui.example", None),
+    ):
         answer = await door.send("GET", "/health", None, {"origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+async def test_every_address_of_localhost_is_listened_on(mesh: Mesh) -> None:
+    door, _ = mesh
+    for address in listening_addresses("localhost"):
+        reader, writer = await asyncio.open_connection(address, door.port)
+        connection = Connection(reader, writer)
+        assert (await connection.send("GET", "/health")).status == 200
+        connection.close()
 
 
 async def test_no_filter_script_failed(mesh: Mesh) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import openai
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine import sentence
 from engine.sentence import COMPLETION_TOKENS, SENTENCE
@@ -111,3 +113,48 @@ def test_a_server_that_cannot_start_is_unavailable_and_says_when_to_come_back(se
         assert "xlama" in ready["message"]
     finally:
         mesh.call("DELETE", f"/stop/{uuid}")
+
+
+def test_it_retrieves_a_model_whose_name_has_a_slash(served: Served) -> None:
+    spec = {"model_uuid": "sentence", "model_name": "org/name:tag", "replicas": 0}
+    server = served.mesh.call("POST", "/serve", json=spec).json()
+    try:
+        with openai.OpenAI(base_url=served.mesh.url("inference", "/v1"), api_key="sk-x", max_retries=0) as client:
+            assert client.models.retrieve("org/name:tag").id == "org/name:tag"
+    finally:
+        served.mesh.call("DELETE", f"/servers/{server['server_uuid']}")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions/input_tokens", "/v1/responses/input_tokens"])
+def test_tokens_of_a_request_are_counted(served: Served, path: str) -> None:
+    body = {"model": served.model, "messages": MESSAGES, "input": "Hello!"}
+    answer = served.mesh.http.post(served.mesh.url("inference", path), json=body)
+    assert answer.status_code == 200
+    assert answer.json()["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health"])
+def test_load_balancers_ask_for_health(served: Served, path: str) -> None:
+    answer = served.mesh.http.get(served.mesh.url("inference", path))
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert served.mesh.http.head(served.mesh.url("inference", path)).status_code == 200
+    assert served.mesh.http.head(served.mesh.url("gateway", "/health")).status_code == 200
+
+
+def test_a_client_of_the_standard_health_protocol_is_answered_on_every_port(served: Served) -> None:
+    for port in ("gateway", "contract", "download"):
+        with grpc.insecure_channel(served.mesh.url(port, "").removeprefix("http://")) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            assert (
+                stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+            )
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service="envoy"), timeout=10)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            watch.cancel()
+
+
+def test_headers_that_the_engine_would_refuse_do_not_reach_it(served: Served) -> None:
+    headers = {"cookie": "c" * 20_000, "session_id": "s", "user-agent": "u" * 9000}
+    body = {"model": served.model, "messages": MESSAGES, "max_tokens": 1}
+    url = served.mesh.url("inference", "/v1/chat/completions")
+    assert served.mesh.http.post(url, json=body, headers=headers).status_code == 200

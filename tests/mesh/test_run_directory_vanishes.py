@@ -43,6 +43,16 @@ def test_a_member_whose_socket_is_deleted_answers_again(mesh: RunningMesh, membe
     assert mesh.processes()["engine"] == engine, "no engine ends because a member is started again"
 
 
+def test_envoys_first_file_is_written_again_when_envoy_is_started_again(mesh: RunningMesh) -> None:
+    file = run_directory(mesh.home, {}) / "envoy.yaml"
+    file.unlink()
+    envoy = mesh.processes()["envoy"]
+    envoy.kill()
+    until(lambda: mesh.processes().get("envoy") not in (None, envoy), 20, "another Envoy")
+    until(lambda: well(mesh), 20, "the mesh to be well")
+    assert file.exists()
+
+
 def test_the_whole_run_directory_may_be_deleted(mesh: RunningMesh) -> None:
     folder = run_directory(mesh.home, {})
     names = ["gateway.sock", "contract.sock", "download.sock", "controller.sock", "waker.sock"]

@@ -47,11 +47,15 @@ function handle(headers, settings, metadata, body)
   function request:body()
     fetched = fetched + 1
     if body == nil then return nil end
-    return { length = function() return #body end, getBytes = function(_, from, count) return body:sub(from + 1, from + count) end }
+    return {
+      length = function() return #body end,
+      getBytes = function(_, from, count) return body:sub(from + 1, from + count) end,
+      setBytes = function(_, bytes) body = bytes; request.sent = bytes; return #bytes end,
+    }
   end
   function request:respond(head, text) self.answer = { head = head, text = text } end
   envoy_on_request(request)
-  return request.answer
+  return request.answer, request.sent
 end
 """
 
@@ -65,11 +69,16 @@ class Outcome:
     answer: Any
     headers: dict[str, str]
     metadata: dict[str, Any]
+    sent: bytes | None = None
+    """The body that goes on where the filter replaced it."""
 
     @property
     def code(self) -> str | None:
-        """The code of an OpenAI-shaped refusal."""
-        return self.answer["error"]["code"] if self.answer else None
+        """The code of a refusal, which OpenAI's shape has and Anthropic's has not."""
+        code: str | None = self.metadata.get("llamesh", {}).get("code")
+        if self.answer and "code" in self.answer["error"]:
+            assert self.answer["error"]["code"] == code
+        return code
 
 
 @dataclass
@@ -92,10 +101,10 @@ class LuaFilter:
         body: bytes | None = None,
     ) -> Outcome:
         sent, known = self._table(headers), self._table(metadata or {})
-        answer = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
+        answer, replaced = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
         status = int(answer[b"head"][b":status"]) if answer else None
         parsed = json.loads(answer[b"text"]) if answer else None
-        return Outcome(status, parsed, _plain(sent), _plain(known))
+        return Outcome(status, parsed, _plain(sent), _plain(known), replaced)
 
     def _table(self, value: Any) -> Any:
         if isinstance(value, dict):

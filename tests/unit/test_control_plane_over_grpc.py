@@ -103,7 +103,7 @@ async def test_acknowledged_waits_for_clusters_and_endpoints(plane: tuple[Contro
 async def test_the_routes_know_the_largest_context_and_change_only_with_it(plane: tuple[ControlPlane, str]) -> None:
     control, address = plane
     settings = InferenceSettings(
-        "127.0.0.1", 1, TokenSettings("{}"), allow_anonymous=True, limits={"prompt.bytes_per_token": 10}
+        ("127.0.0.1",), 1, TokenSettings("{}"), allow_anonymous=True, limits={"prompt.bytes_per_token": 10}
     )
     control.set_static([], settings, [])
     control.set_server(ServerEndpoints("a", (), (), 4, context=4096))

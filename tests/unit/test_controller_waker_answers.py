@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from controller.board import Board
 from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER, Waker
@@ -201,3 +202,23 @@ async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_i
         bench.board.put(server(state=server_pb2.SERVER_STATE_READY, ready_replicas=1))
         status, headers, _ = await held
     assert (status, headers[AWAKE_HEADER]) == (503, "1")
+
+
+async def test_a_models_name_may_have_an_encoded_slash(bench: Bench) -> None:
+    bench.board.put(server(name="org/name:tag"))
+    for path in ("org/name:tag", "org%2Fname:tag", "org%2fname%3Atag"):
+        url = URL(f"/v1/models/{path}", encoded=True)
+        async with bench.session.get(url, headers={SCOPES_HEADER: "infer:*"}) as answer:
+            assert (answer.status, (await answer.json())["id"]) == (200, "org/name:tag")
+
+
+async def test_health_is_said_as_llama_server_says_it(bench: Bench) -> None:
+    assert await bench.get("/health") == (200, {"status": "ok"})
+    async with bench.session.head("/health") as answer:
+        assert answer.status == 200
+
+
+async def test_a_refusal_of_anthropics_api_has_its_shape(bench: Bench) -> None:
+    async with bench.session.post("/v1/messages", data=b"", headers={CLUSTER_HEADER: "m:nobody"}) as answer:
+        body = await answer.json()
+    assert (answer.status, body.keys(), body["error"]["type"]) == (404, {"type", "error"}, "not_found_error")

@@ -13,6 +13,7 @@ from controller.xds import builders, templates
 from controller.xds.builders import (
     InferenceSettings,
     ManagementSettings,
+    OpenService,
     ServerEndpoints,
     ServiceSettings,
     TokenSettings,
@@ -107,7 +108,7 @@ def test_addresses(location: str, expected: dict[str, Any]) -> None:
 
 
 def test_the_same_settings_give_the_same_bytes() -> None:
-    settings = InferenceSettings("127.0.0.1", 8080, TOKENS, True, frozenset({"http://a", "http://b"}))
+    settings = InferenceSettings(("127.0.0.1",), 8080, TOKENS, True, frozenset({"http://a", "http://b"}))
     first, second = (
         builders.inference_routes(settings, {"m:x": {"ask": True}, "m:y": {"silence": 9}}).SerializeToString(
             deterministic=True
@@ -125,15 +126,15 @@ def _digest() -> Told:
 
 @pytest.mark.parametrize(("anonymous", "origins"), [(True, frozenset()), (False, frozenset({"http://ui"}))])
 def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, origins: frozenset[str]) -> None:
-    inference = InferenceSettings("127.0.0.1", 8080, TOKENS, anonymous, origins)
+    inference = InferenceSettings(("127.0.0.1",), 8080, TOKENS, anonymous, origins)
     management = ManagementSettings(
         "gateway",
-        "127.0.0.1",
+        ("127.0.0.1",),
         8200,
         TOKENS,
         (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.DownloadService", "download")),
         templates.FOLDER / "llamesh.binpb",
-        (("grpc.health.v1.Health", "gateway"),),
+        (OpenService("grpc.health.v1.Health", "gateway", "mesh.Health"),),
         origins,
     )
     bootstrap = templates.render(
@@ -174,7 +175,7 @@ def test_the_waker_stands_behind_every_server() -> None:
         waker = assignment.endpoints[1].lb_endpoints[0].endpoint.address.envoy_internal_address
         assert (
             waker.server_listener_name
-            == builders.held_listener(InferenceSettings("127.0.0.1", 8080, TOKENS, True)).name
+            == builders.held_listener(InferenceSettings(("127.0.0.1",), 8080, TOKENS, True)).name
         )
 
 
@@ -197,7 +198,9 @@ def test_the_wheels_launcher_is_passed_by_for_the_program(monkeypatch: pytest.Mo
     assert find_envoy().parent.name == "_bin"
 
 
-@pytest.mark.parametrize(("bind", "address"), [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("[::1]", "::1")])
-def test_envoy_is_given_an_address_to_bind_to(bind: str, address: str) -> None:
-    listener = builders.inference_listener(InferenceSettings(bind, 8080, TOKENS, True))
-    assert listener.address.socket_address.address == address
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "::1"), ("0.0.0.0",)])
+def test_envoy_is_given_every_address_to_bind_to(addresses: tuple[str, ...]) -> None:
+    listener = builders.inference_listener(InferenceSettings(addresses, 8080, TOKENS, True))
+    given = [listener.address, *(each.address for each in listener.additional_addresses)]
+    assert tuple(each.socket_address.address for each in given) == addresses
+    assert {each.socket_address.port_value for each in given} == {8080}

@@ -58,7 +58,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
     outcome = run(example.make(most), path=f"/v1/{example.path}")
     assert outcome.status is None, outcome.answer
     above = run(example.make(most + max(1, most // 50)), path=f"/v1/{example.path}")
-    assert above.code == "limit_exceeded"
+    assert (above.status, above.code) == (400, "limit_exceeded")
     assert example.limit in above.answer["error"]["message"]
 
 

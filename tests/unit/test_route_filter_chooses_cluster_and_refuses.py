@@ -27,10 +27,12 @@ def run(
     settings: dict[str, Any] = OPEN,
     claims: dict[str, Any] | None = None,
     content_type: str | None = "application/json",
+    **more: str,
 ) -> Outcome:
     text = body if isinstance(body, bytes) else json.dumps(body if body is not None else {"model": "smol"}).encode()
     headers = {":path": path, ":method": "POST", ":authority": "localhost:8080"}
     headers |= {"content-type": content_type} if content_type else {}
+    headers |= more
     return ROUTE.run(headers, settings, {CLAIMS: {"claims": claims}} if claims is not None else {}, text)
 
 
@@ -70,14 +72,73 @@ def test_a_model_name_that_cannot_be_served_is_refused(model: Any, status: int, 
 
 
 @pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "text/plain; application/json", "application/x-www-form-urlencoded"]
+    "content_type",
+    [
+        None,
+        "text/plain",
+        "text/plain; application/json",
+        "application/x-www-form-urlencoded",
+        "application/jsonx",
+        "application/json-seq",
+        "application/json, text/plain",
+        "text/plain, application/json",
+        "application/grpc",
+    ],
 )
 def test_only_json_is_taken(content_type: str | None) -> None:
     assert run(content_type=content_type).status == 415
 
 
 def test_json_with_a_charset_is_json() -> None:
-    assert run(content_type="Application/JSON; charset=utf-8").status is None
+    outcome = run(content_type="Application/JSON; charset=utf-8")
+    assert outcome.status is None
+    assert outcome.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("zstd", 415), ("br, gzip", 415), ("identity", None)])
+def test_an_encoded_body_is_refused_by_the_name_of_its_encoding(encoding: str, status: int | None) -> None:
+    outcome = run(**{"content-encoding": encoding})
+    assert outcome.status == status
+    if status:
+        assert outcome.code == "unsupported_content_encoding"
+        assert f"Content-Encoding {encoding}" in outcome.answer["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["inference", "models", "health"])
+def test_no_long_line_goes_on(kind: str) -> None:
+    media = "application/json; x=" + "a" * 9000
+    outcome = run(path="/v1/completions?q=" + "a" * 9000, settings=OPEN | {"kind": kind}, content_type=media)
+    assert outcome.status is None
+    assert outcome.headers[":path"] == "/v1/completions"
+    assert outcome.headers["content-type"] == "application/json"
+
+
+def test_a_model_with_a_name_that_no_model_can_have_is_404() -> None:
+    assert run(settings=OPEN | {"kind": "models"}, path="/v1/models/" + "a" * 9000).code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/messages/count_tokens", f"/{UUID}/v1/messages", "/v1/messages?beta=true"]
+)
+@pytest.mark.parametrize(
+    ("changed", "status", "kind"),
+    [
+        ({"content_type": "text/plain"}, 415, "invalid_request_error"),
+        ({"settings": {"kind": "inference"}}, 401, "authentication_error"),
+        ({"body": {"model": "a b"}}, 404, "not_found_error"),
+        ({"body": {}}, 400, "invalid_request_error"),
+        ({"claims": {"scopes": []}}, 403, "permission_error"),
+    ],
+)
+def test_errors_of_anthropics_api_have_its_shape(path: str, changed: dict[str, Any], status: int, kind: str) -> None:
+    if UUID in path and "body" in changed:
+        return  # the path names the server, and the model may be anything
+    outcome = run(path=path, **changed)
+    assert outcome.status == status
+    assert outcome.answer.keys() == {"type", "error"}
+    assert outcome.answer["type"] == "error"
+    assert outcome.answer["error"].keys() == {"type", "message"}
+    assert outcome.answer["error"]["type"] == kind
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", f"/{UUID}/v1/completions"])

@@ -13,11 +13,12 @@ ROUTE = LuaFilter(builders.route_lua({}))
 OPEN = {
     "kind": "inference",
     "anonymous": True,
-    "host localhost": True,
-    "host [::1]": True,
+    "host llm.internal": True,
     "origin http://ui:5173": True,
+    "origin https://*.example.com": True,
+    "origin https://*.app.test:8443": True,
 }
-CLOSED = {"kind": "inference", "host localhost": True}
+CLOSED = {"kind": "inference"}
 VERIFIED = {"envoy.filters.http.jwt_authn": {"claims": {"scopes": ["infer:*"]}}}
 
 
@@ -48,7 +49,26 @@ def test_a_verified_token_passes_wherever_it_comes_from() -> None:
 @pytest.mark.parametrize("kind", ["inference", "models"])
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [("http://ui:5173", None), ("http://evil.example", 403), ("null", 403), ("http://ui:5173.evil", 403)],
+    [
+        ("http://ui:5173", None),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://ui:5173.evil", 403),
+        ("https://a.example.com", None),
+        ("https://a.b.example.com", None),
+        ("https://a.app.test:8443", None),
+        ("https://a.app.test", 403),
+        ("https://example.com", 403),
+        ("http://a.example.com", 403),
+        ("https://a.example.com:8443", 403),
+        ("https://a.example.com.evil", 403),
+        ("https://evilexample.com", 403),
+        ("https://.example.com", 403),
+        ("https://a..example.com", 403),
+        ("https://evil/.example.com", 403),
+        ("https://evil@a.example.com", 403),
+        ("https://" + "a." * 200 + "example.com", 403),
+    ],
 )
 def test_pages_of_other_origins_cannot_be_anonymous(origin: str, status: int | None, kind: str) -> None:
     outcome = run(OPEN | {"kind": kind}, origin=origin)
@@ -60,15 +80,42 @@ def test_pages_of_other_origins_cannot_be_anonymous(origin: str, status: int | N
     [
         ("localhost", None),
         ("LOCALHOST:8080", None),
+        ("localhost.", None),
+        ("localhost.:8080", None),
         ("[::1]:8080", None),
+        ("[::]:8080", None),
+        ("[::ffff:127.0.0.1]", None),
+        ("127.0.0.1", None),
+        ("127.0.0.2:8080", None),
+        ("127.255.255.254", None),
+        ("0.0.0.0:8080", None),
+        ("llm.internal", None),
+        ("LLM.internal.:80", None),
         ("evil.example:8080", 403),
         ("localhost.evil", 403),
+        ("evil.localhost", 403),
+        ("127.0.0.1.evil", 403),
+        ("127.0.0.1..", 403),
+        ("127.evil", 403),
+        ("10.0.0.1", 403),
+        ("[::2]", 403),
+        ("[::ffff:10.0.0.1]", 403),
         ("", 403),
     ],
 )
 def test_a_name_that_was_rebound_to_this_machine_cannot_be_anonymous(host: str, status: int | None) -> None:
     outcome = run(host=host)
     assert (outcome.status, outcome.code) == (status, status and "host_not_allowed")
+
+
+def test_a_refusal_names_the_host_or_origin_and_the_setting() -> None:
+    message = run(host='evil"\n.example:8080').answer["error"]["message"]
+    assert "evil??.example" in message
+    assert "LLAMESH_ALLOWED_HOSTS" in message
+    message = run(origin="http://evil.example").answer["error"]["message"]
+    assert "http://evil.example" in message
+    assert "LLAMESH_ALLOWED_ORIGINS" in message
+    assert len(run(host="x" * 9000).answer["error"]["message"]) < 600
 
 
 def test_paths_that_do_not_exist_are_left_to_the_routes() -> None:

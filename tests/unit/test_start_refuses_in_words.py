@@ -44,20 +44,20 @@ def settings(home: Path, port: int = 0) -> MeshSettings:
 def test_a_taken_port_is_named_with_its_owner() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (problem,) = ports.taken("127.0.0.1", {"LLAMESH_GATEWAY_PORT": port, "LLAMESH_CONTRACT_PORT": 0})
+        (problem,) = ports.taken(["127.0.0.1"], {"LLAMESH_GATEWAY_PORT": port, "LLAMESH_CONTRACT_PORT": 0})
     assert problem.words.startswith(f"port {port} is taken by process {os.getpid()} (")
     assert problem.words.endswith("LLAMESH_GATEWAY_PORT moves it")
 
 
 def test_an_address_that_is_not_this_machines_is_named() -> None:
-    (problem,) = ports.taken("192.0.2.1", {"LLAMESH_GATEWAY_PORT": 0})
+    (problem,) = ports.taken(["192.0.2.1"], {"LLAMESH_GATEWAY_PORT": 0})
     assert problem.words.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
 
 
 def test_one_port_for_two_listeners_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    (problem,) = ports.taken("127.0.0.1", {"LLAMESH_INFERENCE_PORT": port, "LLAMESH_GATEWAY_PORT": port})
+    (problem,) = ports.taken(["127.0.0.1"], {"LLAMESH_INFERENCE_PORT": port, "LLAMESH_GATEWAY_PORT": port})
     assert problem.words == f"LLAMESH_INFERENCE_PORT and LLAMESH_GATEWAY_PORT are both {port}"
 
 

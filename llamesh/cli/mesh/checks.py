@@ -198,11 +198,13 @@ def run_directory(settings: MeshSettings) -> Finding:
 
 def free_ports(settings: MeshSettings) -> Finding:
     """The ports, while no mesh has them."""
-    problems = ports.taken(settings.bind, settings.ports)
+    problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
         return Finding("ports", "problem", "; ".join(item.words for item in problems), ports.remedy(problems))
     return Finding(
-        "ports", "ok", f"{', '.join(str(port) for port in settings.ports.values())} on {settings.bind} are free"
+        "ports",
+        "ok",
+        f"{', '.join(str(port) for port in settings.ports.values())} on {' and '.join(settings.listens_on)} are free",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class PortProblem:
     """Whether the settings themselves rule it out, so that another start cannot end differently."""
 
 
-def taken(address: str, ports: Mapping[str, int]) -> list[PortProblem]:
+def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProblem]:
     """Say of each port (by the setting that moves it) that cannot be listened on why; empty where all are free."""
     problems = []
     first: dict[int, str] = {}
@@ -30,9 +30,8 @@ def taken(address: str, ports: Mapping[str, int]) -> list[PortProblem]:
             problems.append(PortProblem(f"{first[port]} and {setting} are both {port}", by_setting=True))
             continue
         first[port] = setting
-        problem = _why_not(address, setting, port)
-        if problem:
-            problems.append(problem)
+        found = (_why_not(address, setting, port) for address in addresses)
+        problems += [problem for problem in found if problem]
     return list(dict.fromkeys(problems))
 
 
@@ -46,6 +45,8 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     moves = f"{setting} moves it"
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if family is socket.AF_INET6:  # as Envoy does: the same port of IPv4 is looked at by itself
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # As servers do: a connection that lingers from the last run is no reason.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

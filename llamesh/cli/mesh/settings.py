@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh.addresses import LOCALHOST, listening_addresses
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.local_mesh import Addresses
 
@@ -40,9 +41,14 @@ class MeshSettings:
         return self.home / "logs"
 
     @property
+    def listens_on(self) -> tuple[str, ...]:
+        """The addresses that Envoy listens on."""
+        return listening_addresses(self.bind)
+
+    @property
     def host(self) -> str:
         """Address under which this machine reaches Envoy."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.bind, self.bind)  # noqa: S104
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind.strip("[]"), self.listens_on[0])  # noqa: S104
 
     @property
     def ports(self) -> dict[str, int]:
@@ -62,7 +68,8 @@ class MeshSettings:
     def url(self, port: int) -> str:
         """Address of one of the ports, for people and programs on this machine."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{'localhost' if host == '127.0.0.1' else host}:{port}"
+        # Only where every address of that name is listened on.
+        return f"http://{LOCALHOST if self.bind == LOCALHOST else host}:{port}"
 
 
 def read_settings(environment: Mapping[str, str]) -> MeshSettings:

@@ -48,6 +48,9 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
             for name, fake in fakes.items()
             if name not in without
         }
+        if "download" in members:
+            for part in ("store", "store.credentials"):
+                members["download"].show_part(part, True)
         members["gateway"] = await start_main(settings, "gateway", main)
         channel = connect(settings, "gateway")
         gateway = gateway_pb2_grpc.GatewayServiceStub(channel)

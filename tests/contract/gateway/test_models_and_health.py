@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from typing import Any
 
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from llamesh.kit.health_names import OF_MESH
 from llamesh.v1 import gateway_pb2, server_pb2
-from services.gateway import health
+from services.gateway import health, mesh_health
 from tests.contract.rich_status import refused
 
 
@@ -42,7 +48,7 @@ def states(report: gateway_pb2.Health) -> dict[str, str]:
 
 async def test_health_needs_no_token_and_names_every_part(mesh) -> None:
     report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
-    names = ("", "gateway", "contract", "download", "controller", "envoy", "database")
+    names = ("", "gateway", "contract", "download", "controller", "envoy", "store", "database")
     assert states(report) == dict.fromkeys(names, "OK")
     assert report.version
 
@@ -87,3 +93,92 @@ async def test_health_answers_many_with_one_look(mesh, monkeypatch) -> None:
     first = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
     mesh.controller.envoys = 0
     assert await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()) == first
+
+
+async def test_a_store_that_nobody_has_looked_at_is_not_ok(start_mesh, start_member, one_settings) -> None:
+    mesh = await start_mesh(one_settings, without=("download",))
+    assert "store" not in states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
+    member = await start_member(one_settings, "download", mesh.download.register)
+
+    async def told(state: str) -> None:
+        async with asyncio.timeout(10):
+            while states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())).get("store") != state:
+                await asyncio.sleep(0.05)
+
+    await told("DEGRADED")
+    for part in ("store", "store.credentials"):
+        member.show_part(part, True)
+    await told("OK")
+
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Standard:
+    """A client of grpc.health.v1, as Envoy asks for one at the front door."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        request, response = health_pb2.HealthCheckRequest.SerializeToString, health_pb2.HealthCheckResponse.FromString
+        self._check = channel.unary_unary(f"/{OF_MESH}/Check", request, response)
+        self._watch = channel.unary_stream(f"/{OF_MESH}/Watch", request, response)
+
+    async def check(self, name: str = "") -> int:
+        return (await self._check(health_pb2.HealthCheckRequest(service=name))).status
+
+    def watch(self, name: str = "") -> Any:
+        return self._watch(health_pb2.HealthCheckRequest(service=name))
+
+
+async def test_the_standard_protocol_says_how_the_mesh_is(mesh, connect, stop_member, monkeypatch) -> None:
+    monkeypatch.setattr(health, "FRESH", -1.0)
+    standard = Standard(connect(mesh.settings, "gateway"))
+    for name in ("", "gateway", "store", "llamesh.v1.DownloadService"):
+        assert await standard.check(name) == SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await standard.check("nobody")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert "llamesh.v1.GatewayService" in error.value.details()
+    mesh.members["download"].show_part("store", False)
+    assert (await standard.check("store"), await standard.check()) == (NOT_SERVING, SERVING)
+    await stop_member(mesh.members["download"])
+    assert await standard.check("llamesh.v1.DownloadService") == NOT_SERVING
+    assert await standard.check() == NOT_SERVING
+
+
+async def test_a_watch_tells_of_changes_and_ends_with_the_gateway(mesh, connect, stop_member, monkeypatch) -> None:
+    monkeypatch.setattr(health, "FRESH", -1.0)
+    standard = Standard(connect(mesh.settings, "gateway"))
+    watch = standard.watch()
+    async with asyncio.timeout(10):
+        assert (await watch.read()).status == SERVING
+        mesh.controller.envoys = 0
+        assert (await watch.read()).status == NOT_SERVING
+        mesh.controller.envoys = 1
+        assert (await watch.read()).status == SERVING
+        unknown = standard.watch("nobody")
+        assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        stopping = asyncio.create_task(stop_member(mesh.members["gateway"]))
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() == grpc.aio.EOF
+        await stopping
+
+
+async def test_watches_of_health_are_bounded(mesh, connect, monkeypatch) -> None:
+    monkeypatch.setattr(mesh_health, "MAX_WATCHES", 2)
+    standard = Standard(connect(mesh.settings, "gateway"))
+    watches = [standard.watch() for _ in range(2)]
+    for watch in watches:
+        await watch.read()
+    with refused("TOO_MANY_WATCHES"):
+        await standard.watch().read()
+    watches[0].cancel()
+    async with asyncio.timeout(10):
+        while True:
+            again = standard.watch()
+            try:
+                assert (await again.read()).status == SERVING
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.02)
+    for watch in (*watches, again):
+        watch.cancel()

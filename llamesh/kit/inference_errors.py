@@ -1,0 +1,33 @@
+"""The shapes in which clients of inference read an error: OpenAI's, and on the paths of its API Anthropic's.
+
+Whoever refuses such a request says it in the shape of the API that was called: its SDK reads no other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+ANTHROPIC_PATHS = r"(/[0-9A-Za-z-]+)?/v1/messages([/?].*)?"
+"""The paths of Anthropic's API, as a regular expression (RE2 and Python) for the whole path. envoy/lua/route.lua knows them too."""
+_ANTHROPIC_PATHS = re.compile(ANTHROPIC_PATHS)
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+
+
+def anthropic_type(status: int) -> str:
+    """Anthropic's type of an error with this HTTP status."""
+    return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
+def error_body(path: str, status: int, message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error on a path. `kind`, `code` and `param` are OpenAI's; Anthropic's type follows from the status."""
+    if _ANTHROPIC_PATHS.fullmatch(path):
+        return {"type": "error", "error": {"type": anthropic_type(status), "message": message}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
