@@ -105,4 +105,4 @@ class MeshHealth:
 
 
 def _serving(well: bool) -> int:
-    return _Status.SERVING if well else _Status.NOT_SERVING
+    return int(_Status.SERVING if well else _Status.NOT_SERVING)
