@@ -75,7 +75,7 @@ class FrontDoor:
         self._ledger = ledger
         self._decisions = decisions
         self._stopping = stopping
-        self._prompt_lengths = settlement.PromptLengths()
+        self._known_lengths = settlement.Known()
         self._asked_logs = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -176,7 +176,7 @@ class FrontDoor:
         if not target:
             return  # a list of models was read, which took no lease
         self._leases.give_back(_lease_id(claims, entry.request.request_id))
-        used = settlement.used(entry, target, self._prompt_lengths)
+        used = settlement.used(entry, target, self._known_lengths)
         if used is None:
             return
         account = Account(

@@ -22,8 +22,10 @@ MOST_TOKENS = 1 << 40
 """More than any answer has: such a count is not believed."""
 BYTES_PER_TOKEN = 4.0
 """Bytes of a request for each token of its prompt, while nothing is known of a model."""
-TARGETS_KNOWN = 10_000
-"""Models whose prompts are remembered; beyond, the one that was heard of least recently is forgotten."""
+BYTES_PER_EVENT = 240.0
+"""Bytes of a stream for each token, while nothing is known of a model: an event of a chat with a short name of the model."""
+KINDS_KNOWN = 10_000
+"""Kinds of texts that are remembered; beyond, the one that was heard of least recently is forgotten."""
 
 _REMEMBERED_BYTES = 1 << 20
 """So many bytes of requests make the mean; older ones fade."""
@@ -44,33 +46,43 @@ class Used:
     told: bool = True
 
 
-class PromptLengths:
-    """How many tokens the prompts of each model have, by the length of the request: for those that were cut short before they told."""
+class Lengths:
+    """How many tokens texts of each kind have by their bytes, learnt from answers that told: for those that were cut short."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_token: float) -> None:
+        self._unknown = bytes_per_token, 1.0
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def learn(self, target: str, request_bytes: int, prompt_tokens: int) -> None:
-        """A request of so many bytes had so many tokens of prompt."""
-        if request_bytes <= 0 or prompt_tokens <= 0:
+    def learn(self, kind: str, length: int, told: int) -> None:
+        """So many bytes had so many tokens."""
+        if length <= 0 or told <= 0:
             return
-        size, tokens = self._known.pop(target, (0.0, 0.0))
-        fading = min(1.0, _REMEMBERED_BYTES / (size + request_bytes))
-        self._known[target] = (size * fading + request_bytes, tokens * fading + prompt_tokens)
-        if len(self._known) > TARGETS_KNOWN:
+        size, tokens = self._known.pop(kind, (0.0, 0.0))
+        fading = min(1.0, _REMEMBERED_BYTES / (size + length))
+        self._known[kind] = (size * fading + length, tokens * fading + told)
+        if len(self._known) > KINDS_KNOWN:
             self._known.popitem(last=False)
 
-    def estimate(self, target: str, request_bytes: int) -> int:
-        """Tokens of the prompt of a request of so many bytes."""
-        size, tokens = self._known.get(target, (BYTES_PER_TOKEN, 1.0))
-        return round(request_bytes * tokens / size)
+    def estimate(self, kind: str, length: int) -> int:
+        """Tokens of so many bytes."""
+        size, tokens = self._known.get(kind, self._unknown)
+        return round(length * tokens / size)
 
 
-def used(entry: Any, target: str, lengths: PromptLengths) -> Used | None:
+class Known:
+    """What was learnt: the prompts of each model by the bytes of the request, the events of its streams by their bytes."""
+
+    def __init__(self) -> None:
+        self.prompts = Lengths(BYTES_PER_TOKEN)
+        self.events = Lengths(BYTES_PER_EVENT)
+
+
+def used(entry: Any, target: str, known: Known) -> Used | None:
     """What the request of a report has used of `target`; None where no engine has worked for it."""
     status = entry.response.response_code.value
     engine_has_it = _reached_engine(entry.common_properties)
-    if entry.request.path.partition("?")[0].endswith(_COUNTS_ONLY):
+    path = entry.request.path.partition("?")[0]
+    if path.endswith(_COUNTS_ONLY):
         return None
     if not (200 <= status < 300 or (status == 0 and engine_has_it)):
         return None
@@ -79,12 +91,19 @@ def used(entry: Any, target: str, lengths: PromptLengths) -> Used | None:
     said = _numbers(metadata, USAGE)
     prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
     size = entry.request.request_body_bytes
+    tried_before = entry.common_properties.upstream_request_attempt_count > 1
+    stream = f"{target} {path.rpartition('/')[2]}"
     if completion is not None:
         if answers == 1:
-            lengths.learn(target, size, prompt or 0)
+            known.prompts.learn(target, size, prompt or 0)
+        if not tried_before and _framing(entry) > _LONG_FRAMING:
+            known.events.learn(stream, entry.response.response_body_bytes, completion)
         return Used(prompt or 0, completion)
     if prompt is None:
-        prompt = lengths.estimate(target, size) if engine_has_it else 0
+        prompt = known.prompts.estimate(target, size) if engine_has_it else 0
+    if tried_before:
+        # What the waker answered is in the count of bytes.
+        return Used(prompt, known.events.estimate(stream, entry.response.response_body_bytes), told=False)
     return Used(prompt, _tokens_that_came(entry, answers), told=False)
 
 
@@ -93,9 +112,7 @@ def _tokens_that_came(entry: Any, answers: int) -> int:
 
     Exact if all have less than 256 bytes, but for the first of each answer, or if all have more; else within a sixth.
     """
-    common, response = entry.common_properties, entry.response
-    body = response.response_body_bytes
-    framing = common.upstream_wire_bytes_received - response.upstream_header_bytes_received - body - _UNCOUNTED_HEAD
+    body, framing = entry.response.response_body_bytes, _framing(entry)
     if framing <= 0 or body <= 0:
         return 0
     short, long = framing // _SHORT_FRAMING, framing // _LONG_FRAMING
@@ -103,6 +120,13 @@ def _tokens_that_came(entry: Any, answers: int) -> int:
     if all_short == all_long:
         all_short = body <= _SHORT_CHUNK * (short + answers)
     return int(short if all_short else long)
+
+
+def _framing(entry: Any) -> int:
+    """Bytes that came from the engine and are neither head nor body."""
+    response = entry.response
+    counted = response.upstream_header_bytes_received + response.response_body_bytes + _UNCOUNTED_HEAD
+    return int(entry.common_properties.upstream_wire_bytes_received - counted)
 
 
 def _reached_engine(common: Any) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from llamesh.kit.envoy_api import message_class
 from services.contract import settlement
-from services.contract.settlement import PromptLengths, Used, used
+from services.contract.settlement import Known, Lengths, Used, used
 
 
 def report(*, status: int = 200, path: str = "/v1/chat/completions", request_bytes: int = 100, **more: Any) -> Any:
@@ -20,6 +20,7 @@ def report(*, status: int = 200, path: str = "/v1/chat/completions", request_byt
     made.response.response_body_bytes = more.get("body", 0)
     made.response.upstream_header_bytes_received = more.get("head", 0)
     common = made.common_properties
+    common.upstream_request_attempt_count = more.get("attempts", 1)
     common.upstream_wire_bytes_received = more.get("wire", 0)
     common.upstream_wire_bytes_sent = more.get("sent", 300)
     if more.get("engine", True):
@@ -34,7 +35,7 @@ def report(*, status: int = 200, path: str = "/v1/chat/completions", request_byt
 
 
 def settle(entry: Any) -> Used | None:
-    return used(entry, "smol", PromptLengths())
+    return used(entry, "smol", Known())
 
 
 def test_what_the_engine_told_counts() -> None:
@@ -72,7 +73,7 @@ def test_whatever_the_size_of_chunks_the_count_is_within_a_sixth(shortest: int, 
 
 
 def test_a_prompt_that_was_not_told_is_estimated_by_those_that_were() -> None:
-    lengths = PromptLengths()
+    lengths = Known()
     for size in (100, 300, 200):
         used(report(request_bytes=size, usage={"prompt_tokens": size / 2, "completion_tokens": 1}), "smol", lengths)
     cut = report(request_bytes=1000, status=0)
@@ -88,15 +89,15 @@ def test_a_prompt_that_was_not_told_is_estimated_by_those_that_were() -> None:
 
 
 def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "TARGETS_KNOWN", 2)
-    lengths = PromptLengths()
+    monkeypatch.setattr(settlement, "KINDS_KNOWN", 2)
+    lengths = Lengths(4.0)
     for target in ("a", "b", "a", "c"):
         lengths.learn(target, 100, 100)
     assert [lengths.estimate(target, 100) for target in ("a", "b", "c")] == [100, 25, 100]
 
 
 def test_older_prompts_fade() -> None:
-    lengths = PromptLengths()
+    lengths = Lengths(4.0)
     lengths.learn("a", 1 << 20, 1 << 19)
     for _ in range(5):
         lengths.learn("a", 1 << 20, 1 << 18)
@@ -123,3 +124,16 @@ def test_where_no_engine_worked_nothing_counts(entry: Any) -> None:
 def test_numbers_that_no_answer_has_are_not_believed(wrong: float) -> None:
     found = settle(report(usage={"prompt_tokens": 5, "completion_tokens": wrong}))
     assert found == Used(5, 0, told=False)
+
+
+def test_of_a_cut_stream_that_was_woken_the_tokens_are_estimated_by_its_bytes() -> None:
+    # As Envoy counted a stream of 11 tokens behind a waker that answered {}: the framing alone would be 18.
+    woken = report(wire=3329, head=326, body=2867, attempts=2)
+    known = Known()
+    assert used(woken, "smol", known) == Used(25, 12, told=False)
+    told = {"prompt_tokens": 25, "completion_tokens": 15}
+    used(report(wire=4378, head=160, body=4090, usage=told), "smol", known)
+    assert used(woken, "smol", known) == Used(25, 11, told=False)
+    # A whole answer says nothing of events.
+    used(report(wire=885, head=160, body=700, usage=told), "smol", known)
+    assert used(woken, "smol", known) == Used(25, 11, told=False)
