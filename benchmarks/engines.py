@@ -28,7 +28,7 @@ from benchmarks.report import Row, Table
 from engine.contention import ENVIRONMENT
 from engine.demo import NAME, demo_model
 from llamesh.cores import cores
-from tests.mesh.running import free_ports
+from tests.ports import free_ports
 
 ONE, ALL, MESH = "llama.cpp, one thread", "llama.cpp, all cores", "mesh"
 PROMPT_TOKENS = 256

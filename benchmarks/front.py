@@ -12,6 +12,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -194,7 +195,7 @@ def _plain_bootstrap(folder: Path, port: int, upstream: dict[str, Any], requests
     return target
 
 
-def _envoy(folder: Path, bootstrap: Path) -> processes.subprocess.Popen[bytes]:
+def _envoy(folder: Path, bootstrap: Path) -> subprocess.Popen[bytes]:
     command = [
         str(find_envoy()),
         "-c",

@@ -34,8 +34,10 @@ class FakeStandings(gateway_pb2_grpc.StandingServiceServicer):
         after = gateway_pb2.Standing(uid=uid_of(username), username=username, role=gateway_pb2.ROLE_ADMIN)
         if before:
             after.CopyFrom(before)
-        for name, value in ({"standing": after.standing + 1} | fields).items():
-            setattr(after, name, value)
+        after.standing += 1
+        for name in fields:
+            after.ClearField(name)
+        after.MergeFrom(gateway_pb2.Standing(**fields))
         self.users[username] = after
         ended = [f"{before.uid}:{before.standing}"] if before else []
         self._tell(gateway_pb2.WatchStandingsResponse(users=[after], ended=ended))

@@ -17,7 +17,7 @@ from pathlib import Path
 from controller.runtimes import Exit, Liveness, Load, Phase, probe
 from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.ending import gone
-from controller.runtimes.liveness import Judgement, Pulse, Sight, after, judge, judge_loading
+from controller.runtimes.liveness import SILENT, Judgement, Pulse, Sight, after, judge, judge_loading
 from controller.runtimes.records import Record, Records, with_process
 from controller.runtimes.vitals import Vitals, vitals
 from llamesh.background import BackgroundTask
@@ -87,9 +87,15 @@ class Life:
         self._task = asyncio.create_task(self._from_the_start(spawn))
 
     async def adopt(self, grace: float) -> None:
-        """Go on with an engine that runs: it is asked at once whether it is ready."""
-        if self.phase is Phase.STARTING and await probe.is_ready(str(self.socket)):
-            self.phase, self.ready_since = Phase.READY, time.monotonic()
+        """Go on with an engine that runs: it is asked at once whether it is ready. One that was ready and does not answer hangs: it does
+        not get the long patience of a start."""
+        if self.phase is Phase.STARTING:
+            answers = await probe.is_ready(str(self.socket))
+            if answers or self._records.was_ready(self.record.instance):
+                self.phase, self.ready_since = Phase.READY, time.monotonic()
+            if self.phase is Phase.READY and not answers:
+                self._pulse = SILENT
+                self.judgement = judge(self._pulse, self._terms.stall_seconds)
         if self.phase is Phase.STOPPING:
             self._kill_after(grace)
         self._task = asyncio.create_task(self._live(lambda: gone(self.record.process)))

@@ -83,6 +83,10 @@ class Pulse:
     batch_seconds: float | None = None
 
 
+SILENT = Pulse(silent=SILENT_PROBES, suspect=True)
+"""Of an engine that was ready before we came and does not answer now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What is to be thought of an engine."""

@@ -147,11 +147,21 @@ class Records:
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
         """The reason and the message that an engine left behind when it failed; None where it did not."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            state = json.loads(self.state(instance).read_text())
-            if state["phase"] == "failed":
-                return str(state["reason"]), str(state["message"])
+        said = self._said(instance)
+        if said.get("phase") == "failed":
+            return str(said.get("reason", "")), str(said.get("message", ""))
         return None
+
+    def was_ready(self, instance: str) -> bool:
+        """Whether an engine says that it had become ready. It cannot say that it hangs."""
+        return self._said(instance).get("phase") == "ready"
+
+    def _said(self, instance: str) -> Mapping[str, object]:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.state(instance).read_text())
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def _path(self, instance: str) -> Path:
         return self.directory / f"{instance}.json"

@@ -262,6 +262,8 @@ _LIMITS_MODULES = (
     "schema_text",
     "schema_cost",
     "media",
+    "request_shapes",
+    "request_refusal",
     "request_limits",
 )
 

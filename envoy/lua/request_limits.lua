@@ -3,79 +3,26 @@
 
 local json_text = require("json_text")
 local media = require("media")
+local request_refusal = require("request_refusal")
+local request_shapes = require("request_shapes")
 local schema_cost = require("schema_cost")
 local grammar_cost = require("grammar_cost")
 local word_length = require("word_length")
 local table_of_limits = require("limits_table")
 
-local byte, find, sub, match = string.byte, string.find, string.sub, string.match
+local byte, find, sub = string.byte, string.find, string.sub
 local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
 local skip = json_text.skip
 local exceeded, broken, unescaped = json_text.exceeded, json_text.broken, json_text.unescaped
 
 local request_limits = {}
 
-local ANYTHING = { any = true }
 -- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
 local LONGEST_MODEL = 2048
--- Bytes of a property's way that a message shows.
-local LONGEST_PROPERTY = 120
-local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
 -- Bytes that are read of a tag: more than any that means something.
 local LONGEST_TAG = 384
 -- Tokens of a context if no server has said its own: what the mesh gives a slot by default.
 local DEFAULT_CONTEXT = 4096
-
--- The shapes with each name replaced by what it stands for.
-local shapes = {}
-local fields_of
-local function shape_of(given)
-  if type(given) == "string" then
-    if not shapes[given] then
-      local made = {}
-      shapes[given] = made
-      for key, part in pairs(shape_of(table_of_limits.shapes[given])) do
-        made[key] = part
-      end
-    end
-    return shapes[given]
-  end
-  local shape = {}
-  for kind, rule in pairs(given) do
-    shape[kind] = rule
-  end
-  if given.list then
-    shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, distinct = given.list.distinct, of = shape_of(given.list.of) }
-  end
-  if given.object then
-    shape.object = {
-      entries = given.object.entries, keys = given.object.keys, fields = fields_of(given.object.fields or {}), tag = given.object.tag,
-      others = given.object.others and shape_of(given.object.others) or ANYTHING,
-    }
-    -- The fields of each text of the tag, and all of these names.
-    if given.object.tag then
-      shape.object.tagged, shape.object.waiting = {}, {}
-      for text, fields in pairs(given.object.tagged) do
-        shape.object.tagged[text] = fields_of(fields)
-        for name in pairs(fields) do
-          shape.object.waiting[name] = true
-        end
-      end
-    end
-  end
-  return shape
-end
-
-function fields_of(given)
-  local fields = {}
-  for name, field in pairs(given) do
-    fields[name] = shape_of(field)
-  end
-  return fields
-end
-
--- The shape of a body at each path below /v1/.
-local bodies = fields_of(table_of_limits.paths)
 
 -- Of the body that is read now.
 local text, limits, sums, model = "", {}, {}, nil
@@ -234,7 +181,7 @@ end
 
 local function check_object(at, rule)
   local entries, ended = 0, nil
-  local most, keys, seen = rule.entries and limits[rule.entries], rule.keys, {}
+  local most, keys, seen = rule.entries and limits[rule.entries], rule.keys, nil
   local tag, waiting
   at, ended = json_text.enter(at)
   level = level + 1
@@ -252,6 +199,7 @@ local function check_object(at, rule)
     end
     local stop
     if rule.fields[name] or name == rule.tag or (rule.waiting and rule.waiting[name]) then
+      seen = seen or {}
       if seen[name] then
         return refused("invalid_value", "stands there twice.")
       end
@@ -401,25 +349,6 @@ function value(at, shape)
   return ended
 end
 
--- The way to the value that was refused, as in messages[3].content.
-local function place()
-  local way = {}
-  for step = 1, level do
-    local name = trail[step]
-    if type(name) == "number" then
-      way[#way + 1] = "[" .. name .. "]"
-    elseif name then
-      way[#way + 1] = (step > 1 and "." or "") .. sub(name, 1, 64)
-    end
-  end
-  return sub(table.concat(way), 1, 200)
-end
-
--- Which property of a schema was at fault, as text for people.
-local function inside(why)
-  return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
-end
-
 local function exceeded_by(field, name, amount)
   trail[1], level = field, 1
   return exceeded(name, amount)
@@ -464,10 +393,7 @@ end
 -- {model, prompts, answers}, where `answers` are those to all prompts.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
-  local shape = bodies[match(path, "^/[%w-]+/v1/([%w/_]+)") or match(path, "^/v1/([%w/_]+)")]
-  if not shape then
-    error("no shape for the bodies at " .. path)
-  end
+  local shape = request_shapes.of(path)
   text, limits, sums, written, model, level = body, table_of_limits.limits, {}, {}, nil, 0
   prompts, largest, no_escape_from, next_escape = 0, {}, 0, 0
   local context = most_prompt and most_prompt / limits["prompt.bytes_per_token"] or DEFAULT_CONTEXT
@@ -484,17 +410,7 @@ function request_limits.read(path, body, most_prompt)
   if type(why) ~= "table" then
     error(why, 0)
   end
-  local at = place()
-  if why.code == "limit_exceeded" then
-    local field = at == "" and "The body" or "The field " .. at
-    why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s%s.%s",
-      field, why.name, limits[why.name], why.more and "at least " or "", why.sent, inside(why), ABOUT_LIMITS)
-  elseif why.code == "invalid_json" then
-    why.message = "The body is not a JSON object."
-  else
-    why.message = "The field " .. at .. inside(why) .. " " .. why.message
-  end
-  why.param = why.code ~= "invalid_json" and at ~= "" and at or nil
+  request_refusal.complete(why, trail, level, limits)
   return nil, why
 end
 

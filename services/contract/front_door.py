@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -26,11 +27,15 @@ from services.contract import settlement
 from services.contract.admission import Leases
 from services.contract.contracts import PresentTerms, not_found
 from services.contract.decisions import Decided, Decisions
+from services.contract.grants import inference_scopes
 from services.contract.policy import Refusal
 from services.contract.usage import Account, Ledger, day_of
 
 CLAIMS = "envoy.filters.http.jwt_authn"
 """Namespace of the metadata that holds the verified token's payload under the key "claims"."""
+SCOPES_HEADER = "x-llamesh-scopes"
+_OVERWRITE = 2
+"""HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD"""
 CLUSTER_HEADER = "x-llamesh-cluster"
 CLUSTER_PREFIX = len("m:")
 """A cluster's name is `m:` and a model's name, or `s:` and a server's id."""
@@ -105,12 +110,13 @@ class FrontDoor:
             identity = _identity(claims)
             await self._rights.settle(identity)
             present = self._rights.of(identity)
-            # A list of models counts against nothing.
-            ids = dict.fromkeys((present.contract_id, present.user_contract_id)) if model else ()
+            ids = dict.fromkeys((present.contract_id, present.user_contract_id))
             terms = {each: await self._terms.of(each) for each in ids if each}
         except MeshError as error:
             # To let pass what nothing is known of would be to have no limits while something is away.
             return _refusal(401 if error.code is grpc.StatusCode.UNAUTHENTICATED else 503, error, attributes)
+        if not model:
+            return _listing(inference_scopes(present.scopes, terms.values()))
         limits = {}
         for contract_id, each in terms.items():
             if each is None:
@@ -178,6 +184,7 @@ class FrontDoor:
             claims["sub"].string_value[:128] if "sub" in claims else "",
             target,
             claims["contract"].string_value[:64] if "contract" in claims else "",
+            claims["uid"].string_value[:64] if "uid" in claims else "",
         )
         self._ledger.add(account, used)
 
@@ -209,6 +216,19 @@ def _refusal(status: int, error: MeshError, attributes: Any) -> bytes:
     for key, value in headers.items():
         header = denied.headers.add().header
         header.key, header.value = key, value
+    serialised: bytes = response.SerializeToString()
+    return serialised
+
+
+def _listing(scopes: Sequence[str]) -> bytes:
+    """A list of models goes on, counts against nothing, and shows what the caller may use: the waker is told so as route.lua tells it."""
+    response = _CheckResponse()
+    changed = response.ok_response.headers.add()
+    changed.header.key, changed.header.value = (
+        SCOPES_HEADER,
+        ",".join(quote(scope, safe="._:/@+*-") for scope in scopes),
+    )
+    changed.append_action = _OVERWRITE
     serialised: bytes = response.SerializeToString()
     return serialised
 

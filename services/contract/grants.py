@@ -5,7 +5,7 @@ Invariant: nothing is granted that the role, the contract or the caller does not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from llamesh.kit.errors import MeshError, Reason
@@ -52,6 +52,17 @@ def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> lis
         if scope.startswith(INFER) and model != ANY_MODEL and not terms.allows(model):
             raise _missing(scope, f"contract {terms.contract_id} does not include it")
     return _narrowed(asked, terms)
+
+
+def inference_scopes(held: Collection[str], contracts: Iterable[Terms | None]) -> list[str]:
+    """What is left of scopes for inference under contracts; None is one that is gone."""
+    left = {scope for scope in held if scope.startswith(INFER)}
+    for terms in contracts:
+        models = terms.models if terms else ()
+        if ANY_MODEL in models:
+            continue
+        left = {INFER + model for model in models if _covers(left, INFER + model)}
+    return sorted(left)
 
 
 def _all_inference(held: Collection[str], terms: Terms) -> list[str]:

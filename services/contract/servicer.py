@@ -162,8 +162,8 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         start = moment(request.start_time, "start_time") if request.HasField("start_time") else now - USAGE_WINDOW
         if start > end:
             raise invalid_field("start_time", "is after end_time")
-        subject = usage_subject(caller(), request.subject)
-        rows, token = await self._ledger.page(subject, start, end, self._pages.asked(request))
+        user = usage_of(caller(), request.subject)
+        rows, token = await self._ledger.page(user, start, end, self._pages.asked(request))
         return contract_pb2.ListUsageResponse(usage=[usage_message(row) for row in rows], next_page_token=token)
 
     async def ListDecisions(  # noqa: N802
@@ -241,10 +241,12 @@ def owner(identity: Identity) -> Owner:
     return Owner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
-def usage_subject(identity: Identity, asked: str) -> str | None:
-    """Whose usage is listed; SCOPE_MISSING where it is another's."""
-    if asked and asked != identity.subject and not identity.is_admin:
+def usage_of(identity: Identity, asked: str) -> Owner | str | None:
+    """Whose usage is listed: the caller's; for administrators that of a name, or everyone's. SCOPE_MISSING where it is another's."""
+    if identity.is_admin:
+        return asked or None
+    if asked not in ("", identity.subject):
         raise MeshError(
             Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
         )
-    return asked or (None if identity.is_admin else identity.subject)
+    return owner(identity)

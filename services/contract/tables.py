@@ -52,7 +52,7 @@ class KeyRow(Base):
 
 
 class UsageRow(Base):
-    """What one subject used of one model under one contract on one day."""
+    """What one user used of one model under one contract on one day."""
 
     __tablename__ = "usage_day"
     day: Mapped[str] = mapped_column(String(10), primary_key=True)
@@ -63,6 +63,8 @@ class UsageRow(Base):
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
     unknown_requests: Mapped[int]
+    uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """The user, whatever its name; empty for tokens from before users had ids."""
 
 
 class UsageBatchRow(Base):

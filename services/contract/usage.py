@@ -14,19 +14,19 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
 from llamesh.kit.pages import Asked, Listing
 from services.contract.settlement import Used
-from services.contract.tables import Clock, NewId, UsageBatchRow, UsageRow
+from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
-_ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id)
+_ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id, UsageRow.uid)
 MAX_PENDING = 100_000
 """Accounts that wait to be written (some 50 MB); what is used beyond them is counted together, by day."""
 UNATTRIBUTED = "(not attributed)"
@@ -46,6 +46,7 @@ class Account(NamedTuple):
     subject: str
     model_name: str
     contract_id: str
+    uid: str = ""
 
 
 @dataclass(slots=True)
@@ -110,19 +111,26 @@ class Ledger:
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     async def page(
-        self, subject: str | None, start: datetime, end: datetime, asked: Asked
+        self, whose: Owner | str | None, start: datetime, end: datetime, asked: Asked
     ) -> tuple[Sequence[UsageRow], str]:
-        """A page by day, subject, model and contract, of the days that `start` to `end` touch. `subject` None: everyone's."""
+        """A page by day, subject, model and contract, of the days that `start` to `end` touch.
+
+        `whose`: of a user; of all who have had a name; None: everyone's.
+        """
         await self.flush()
         first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
-        listing = Listing(f"usage {subject!r} {first} {last}", (str,) * len(_ORDER))
+        listing = Listing(f"usage {whose!r} {first} {last}", (str,) * len(_ORDER))
         page = asked.of(listing)
         query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
-        if subject is not None:
-            query = query.where(UsageRow.subject == subject)
+        if isinstance(whose, str):
+            query = query.where(UsageRow.subject == whose)
+        elif whose is not None:
+            since = whose.since.astimezone(UTC).date().isoformat()
+            earlier = and_(UsageRow.uid == "", UsageRow.subject == whose.name, UsageRow.day >= since)
+            query = query.where(or_(UsageRow.uid == whose.uid, earlier))
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(query, _ORDER))).all()
-        return page.cut(rows, lambda row: (row.day, row.subject, row.model_name, row.contract_id))
+        return page.cut(rows, lambda row: (row.day, row.subject, row.model_name, row.contract_id, row.uid))
 
     def _take(self) -> _Batch:
         accounts = list(islice(self._pending, BATCH))

@@ -335,6 +335,26 @@ async def test_a_frozen_process_that_comes_back_changes_nothing(
         assert await one.end(signal.SIGTERM) == 0
 
 
+async def test_a_process_with_wrong_credentials_ends_no_transfer_that_another_can_do(
+    new_replica: NewReplica, s3: FakeS3, web: ModelServer
+) -> None:
+    s3.refused_keys.add("wrong")
+    web.files["a.gguf"] = model_bytes()
+    wrong, right = new_replica("a", MINIO_ACCESS_KEY="wrong"), new_replica("b")
+    async with running(wrong):
+        await wrong.download("m1", web.url("a.gguf"))
+        async with asyncio.timeout(SECONDS):
+            while not (waiting := await wrong.state("m1")).error.reason:
+                await asyncio.sleep(0.05)
+        assert (waiting.state, waiting.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "STORE_UNAVAILABLE")
+        assert "InvalidAccessKeyId" in waiting.error.message
+        async with running(right):
+            assert (await right.ended("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+            for number in range(3):
+                await wrong.download(f"n{number}", web.url("a.gguf"))
+                assert (await wrong.ended(f"n{number}")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
 async def test_another_store_on_the_same_database_is_refused_by_name(new_replica: NewReplica, s3: FakeS3) -> None:
     one = new_replica("one")
     other = new_replica("other", MINIO_BUCKET="another")

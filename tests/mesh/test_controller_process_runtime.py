@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Exit, Phase
+from controller.runtimes import Exit, Liveness, Phase
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.process import ProcessRuntime
 from controller.runtimes.records import Records, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, find_by_argument
-from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, only, order, ready, until
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, llama, only, order, ready, stopped, until
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,30 @@ async def test_a_new_runtime_adopts_what_runs(settings: Settings, model: Path) -
         await second.stop_all(1)
         await second.close()
     assert files(settings) == []
+
+
+async def test_an_engine_that_hangs_while_the_controller_is_replaced_is_suspect_and_not_starting(
+    settings: Settings, model: Path
+) -> None:
+    first = await opened(settings)
+    engine = await ready(first, model)
+    # Its supervising process learns of it by a question of its own.
+    await until(lambda: Records(settings.run_dir / "engines").was_ready(engine.instance))
+    with stopped(llama(engine)):
+        await first.close()
+        second = await opened(settings)
+        try:
+            found = only(second)
+            assert (found.phase, found.liveness) == (Phase.READY, Liveness.SUSPECT)
+        except BaseException:
+            await second.stop_all(0)
+            raise
+    try:
+        await until(lambda: only(second).liveness is Liveness.ALIVE)
+        assert only(second).process == engine.process
+    finally:
+        await second.stop_all(1)
+        await second.close()
 
 
 async def test_an_engine_that_was_told_to_end_still_ends_after_the_controller_died(

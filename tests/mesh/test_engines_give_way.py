@@ -38,7 +38,7 @@ def taken_cores() -> Iterator[None]:
 async def test_a_busy_engine_keeps_to_half_of_the_cores_while_others_compute(tmp_path: Path) -> None:
     model = sentence.write(tmp_path / "prefill.gguf", size=sentence.PREFILL)
     async with engine(tmp_path, model) as running, running.client() as client:
-        await running.until("READY")
+        await running.until("ready")
         (llama,) = running.children()
         assert os.sched_getaffinity(llama) == CORES
 

@@ -214,6 +214,8 @@ def test_inference_is_open_to_whoever_may_infer_now(served: Served, makers: dict
     assert infer(served, maker.token) == (401 if maker.may is None else 200 if "infer" in maker.may else 403)
     models = served.mesh.http.get(served.mesh.url("inference", "/v1/models"), headers=bearer(maker.token))
     assert models.status_code == (401 if maker.may is None else 200)
+    if maker.may is not None:
+        assert (MODEL in [each["id"] for each in models.json()["data"]]) == ("infer" in maker.may)
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,16 @@ class FakeS3:
         self.requests: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
         """HTTP method to the status and S3 code it is answered with."""
+        self.refused_keys: set[str] = set()
+        """Access keys that are answered 403."""
         self.delay: dict[str, float] = {}
         """HTTP method to the seconds after which it is carried out, as a distant server would."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs))
         await asyncio.sleep(self.delay.get(request.method, 0.0))
+        if any(f"Credential={key}/" in request.headers.get("Authorization", "") for key in self.refused_keys):
+            return _error(403, "InvalidAccessKeyId")
         if request.method in self.refuse:
             return _error(*self.refuse[request.method])
         bucket, _, key = request.path.lstrip("/").partition("/")

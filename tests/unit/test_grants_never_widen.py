@@ -6,7 +6,7 @@ import pytest
 
 from llamesh.kit.errors import MeshError, name_of
 from llamesh.v1.gateway_pb2 import Role
-from services.contract.grants import Terms, key_scopes, role_scopes
+from services.contract.grants import Terms, inference_scopes, key_scopes, role_scopes
 
 NONE = Terms()
 TWO_MODELS = Terms("ctr_1", ("a", "b"), 2)
@@ -26,6 +26,23 @@ def test_a_role_grants_its_scopes_and_a_contract_narrows_inference(
     role: Role.ValueType, terms: Terms, scopes: list[str]
 ) -> None:
     assert role_scopes(role, terms) == scopes
+
+
+@pytest.mark.parametrize(
+    ("held", "contracts", "left"),
+    [
+        ({"infer:*", "manage"}, [NONE], ["infer:*"]),
+        ({"infer:*"}, [TWO_MODELS], ["infer:a", "infer:b"]),
+        ({"infer:b", "infer:c"}, [TWO_MODELS, NONE], ["infer:b"]),
+        ({"infer:*"}, [TWO_MODELS, Terms("c", ("b", "c"))], ["infer:b"]),
+        ({"infer:*"}, [TWO_MODELS, None], []),
+        ({"manage"}, [TWO_MODELS], []),
+    ],
+)
+def test_all_contracts_of_a_token_bound_what_it_may_use(
+    held: set[str], contracts: list[Terms | None], left: list[str]
+) -> None:
+    assert inference_scopes(held, contracts) == left
 
 
 def test_admission_is_asked_only_where_the_contract_limits_something() -> None:

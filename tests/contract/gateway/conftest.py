@@ -70,13 +70,7 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
 
 @pytest.fixture
 async def mesh(one_settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
-    """A mesh on SQLite, for what touches no tables of the gateway."""
-    return await start_mesh(one_settings)
-
-
-@pytest.fixture
-async def mesh_of_two(one_settings: Settings, start_mesh: Callable[..., Awaitable[Mesh]]) -> Mesh:
-    """A mesh on SQLite with the users ada and bob."""
+    """A mesh on SQLite with the users ada and bob, for what touches no tables of the gateway."""
     return await start_mesh(one_settings, users=("ada", "bob"))
 
 

@@ -159,15 +159,15 @@ async def test_the_key_that_envoy_gets_verifies_the_token(mesh) -> None:
 
 
 async def test_programs_get_tokens_with_their_own_id(mesh, as_caller) -> None:
-    user = gateway_pb2.CreateUserRequest(username="ada", password="correct horse", contract_id="ctr_1")
+    user = gateway_pb2.CreateUserRequest(username="cyn", password="correct horse", contract_id="ctr_1")
     await mesh.gateway.CreateUser(user, metadata=as_caller("admin", "admin"))
     request = gateway_pb2.SignTokenRequest(
-        subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1"
+        subject="cyn", lifetime_seconds=60, token_id="key_1", scopes=["infer:m"], contract_id="ctr_1"
     )
     claims = claims_of((await mesh.keys.SignToken(request)).token)
     assert claims["exp"] - claims["iat"] == 60
     assert {name: claims[name] for name in ("sub", "jti", "scopes", "contract", "standing")} == {
-        "sub": "ada",
+        "sub": "cyn",
         "jti": "key_1",
         "scopes": ["infer:m"],
         "contract": "ctr_1",

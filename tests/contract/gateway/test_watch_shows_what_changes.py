@@ -12,11 +12,6 @@ from tests.contract.rich_status import refused
 
 
 @pytest.fixture
-def mesh(mesh_of_two):
-    return mesh_of_two
-
-
-@pytest.fixture
 def watching(mesh, as_caller):
     """`async with watching(kinds=[...]) as next_event:` where `await next_event()` gives the next message's event."""
 
@@ -56,7 +51,7 @@ def put(mesh, server_uuid: str, replicas: int) -> None:
 async def known(watching, *expected: tuple[str, object]) -> None:
     """Wait until the gateway has heard these from its siblings: it follows them all the time, and hears of a change a moment later."""
     missing = set(expected)
-    async with watching("probe") as following:
+    async with watching("bob") as following:
         while missing:
             missing.discard(told(await following()))
 
@@ -201,7 +196,7 @@ async def test_a_watch_without_its_sibling_says_so(one_settings, start_mesh, as_
 
 
 async def test_a_drain_ends_watches_at_once(one_settings, start_mesh, as_caller, stop_member) -> None:
-    mesh = await start_mesh(one_settings.model_copy(update={"drain_seconds": 60.0}))
+    mesh = await start_mesh(one_settings.model_copy(update={"drain_seconds": 60.0}), users=("ada",))
     watch = aiter(mesh.gateway.Watch(gateway_pb2.WatchRequest(), metadata=as_caller("ada", "manage")))
     assert told(await anext(watch)) == ("synced", True)
     async with asyncio.timeout(20):

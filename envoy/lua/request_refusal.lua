@@ -1,0 +1,46 @@
+-- Puts the refusal of a body in words for people: which field, which property of a schema, which limit, and where the limits are.
+-- What it says of a body is bounded.
+
+local sub = string.sub
+
+local request_refusal = {}
+
+-- Bytes of a name, of the way to a field, and of that to a property, which a message shows.
+local LONGEST_NAME, LONGEST_WAY, LONGEST_PROPERTY = 64, 200, 120
+local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
+
+-- The way to the value that was refused, as in messages[3].content.
+local function place(trail, level)
+  local way = {}
+  for step = 1, level do
+    local name = trail[step]
+    if type(name) == "number" then
+      way[#way + 1] = "[" .. name .. "]"
+    elseif name then
+      way[#way + 1] = (step > 1 and "." or "") .. sub(name, 1, LONGEST_NAME)
+    end
+  end
+  return sub(table.concat(way), 1, LONGEST_WAY)
+end
+
+-- Which property of a schema was at fault.
+local function inside(why)
+  return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
+end
+
+-- Gives a refusal its message and its param. `trail`: the names and numbers that lead to the value at fault, `level` of them.
+function request_refusal.complete(why, trail, level, limits)
+  local at = place(trail, level)
+  if why.code == "limit_exceeded" then
+    local field = at == "" and "The body" or "The field " .. at
+    why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s%s.%s",
+      field, why.name, limits[why.name], why.more and "at least " or "", why.sent, inside(why), ABOUT_LIMITS)
+  elseif why.code == "invalid_json" then
+    why.message = "The body is not a JSON object."
+  else
+    why.message = "The field " .. at .. inside(why) .. " " .. why.message
+  end
+  why.param = why.code ~= "invalid_json" and at ~= "" and at or nil
+end
+
+return request_refusal

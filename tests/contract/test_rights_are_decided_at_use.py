@@ -1,0 +1,99 @@
+"""Who may call what, decided by what is told about users now: over a real channel, with a fake of the gateway that tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from llamesh.kit import rights
+from llamesh.v1 import contract_pb2
+from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
+from tests.contract.test_contract_answers_envoy import NOON, Envoy, entry, until_used, usage
+from tests.contract.test_contract_limits_its_holders import create_contract, create_key, told
+
+
+def list_keys(mesh, metadata):
+    return mesh.contract.ListKeys(contract_pb2.ListKeysRequest(), metadata=metadata)
+
+
+async def test_a_later_user_of_the_same_name_inherits_nothing(mesh, as_caller) -> None:
+    before = as_caller("ada", "manage", "infer:*", uid="usr_ada")
+    key = (await create_key(mesh, before)).key
+    mesh.standings.remove("ada")
+    mesh.standings.put("ada", uid="usr_ada2", create_time={"seconds": int(time.time())})
+    await told(mesh)
+    after = as_caller("ada", "manage", "infer:*", uid="usr_ada2")
+    assert (await failure(list_keys(mesh, before)))[0] == "UNAUTHENTICATED"
+    assert not (await list_keys(mesh, after)).keys
+    revoke = contract_pb2.RevokeKeyRequest(key_id=key.key_id)
+    assert (await failure(mesh.contract.RevokeKey(revoke, metadata=after)))[0] == "KEY_NOT_FOUND"
+    # Administrators see whose it was, and end it.
+    mesh.standings.put("root", role=3)
+    assert [item.key_id for item in (await list_keys(mesh, as_caller("root", "admin"))).keys] == [key.key_id]
+
+
+async def test_a_token_from_before_users_had_ids_is_of_whoever_has_the_name_if_it_is_not_older(mesh, as_caller) -> None:
+    now = int(time.time())
+    mesh.standings.put("ada", create_time={"seconds": now - 100})
+    await told(mesh)
+    await list_keys(mesh, as_caller("ada", "manage", iat=now - 100))
+    assert (await failure(list_keys(mesh, as_caller("ada", "manage", iat=now - 101))))[0] == "UNAUTHENTICATED"
+
+
+async def test_a_user_who_was_made_a_moment_ago_is_waited_for(mesh, as_caller, monkeypatch) -> None:
+    """Another gateway on the same database may have made it."""
+    new = as_caller("new", "manage", uid="usr_new")
+    call = asyncio.ensure_future(list_keys(mesh, new))
+    await asyncio.sleep(0.1)
+    assert not call.done()
+    mesh.standings.put("new")
+    await asyncio.wait_for(call, 5)
+    started = time.monotonic()
+    old = as_caller("gone", "manage", uid="usr_gone", iat=int(time.time()) - 60)
+    assert (await failure(list_keys(mesh, old)))[0] == "UNAUTHENTICATED"
+    assert time.monotonic() - started < rights.NEW_PATIENCE / 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"), [({"disabled": True}, "USER_DISABLED"), ({"role": 1}, "SCOPE_MISSING"), ({}, None)]
+)
+async def test_what_a_user_may_do_now_counts(mesh, as_caller, changed, reason) -> None:
+    mesh.standings.put("ada", **changed)
+    await told(mesh)
+    for jti in ("login", "key_1"):
+        call = list_keys(mesh, as_caller("ada", "manage", uid="usr_ada", jti=jti))
+        if reason:
+            assert (await failure(call))[0] == reason
+        else:
+            await call
+
+
+async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_an_owner(mesh, as_caller) -> None:
+    root = as_caller("root", "admin")
+    made = await create_contract(mesh, as_caller)
+    remove = contract_pb2.DeleteContractRequest(contract_id=made.contract_id)
+    mesh.standings.put("ada", contract_id=made.contract_id)
+    await told(mesh)
+    await create_key(mesh, as_caller("ada", "manage", "infer:*"))
+    in_use = {"contractId": made.contract_id, "users": "1", "keys": "1"}
+    assert await failure(mesh.contract.DeleteContract(remove, metadata=root)) == ("CONTRACT_IN_USE", in_use)
+    mesh.standings.remove("ada")
+    await told(mesh)
+    await mesh.contract.DeleteContract(remove, metadata=root)
+
+
+async def test_usage_is_a_users_and_not_a_names(mesh, as_caller) -> None:
+    """Of the same name, on the same day."""
+    envoy = Envoy(mesh.channel)
+    await envoy.stream("counted").report(
+        entry(claims={"sub": "ada", "uid": "usr_ada"}), entry(claims={"sub": "ada", "uid": "usr_ada2"})
+    )
+    await until_used(mesh, as_caller, 2)
+    mesh.standings.remove("ada")
+    mesh.standings.put("ada", uid="usr_ada2", create_time={"seconds": NOON - 60})
+    await told(mesh)
+    (row,) = await usage(mesh, as_caller("ada", "manage", uid="usr_ada2"))
+    assert (row.subject, row.requests) == ("ada", 1)
+    assert len(await usage(mesh, as_caller("root", "admin"), subject="ada")) == 2
