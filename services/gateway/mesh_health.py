@@ -97,12 +97,12 @@ class MeshHealth:
         finally:
             self._watches -= 1
 
-    async def _states(self) -> Mapping[str, int]:
+    async def _states(self) -> Mapping[str, health_pb2.HealthCheckResponse.ServingStatus.ValueType]:
         report = await self._health.report()
         known = {part.name: _serving(part.status == gateway_pb2.HEALTH_STATE_OK) for part in report.components}
         known |= {service: known[part] for service, part in SERVICES.items()}
         return known | {"": _serving(report.status != gateway_pb2.HEALTH_STATE_DOWN)}
 
 
-def _serving(well: bool) -> int:
-    return int(_Status.SERVING if well else _Status.NOT_SERVING)
+def _serving(well: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    return _Status.SERVING if well else _Status.NOT_SERVING
