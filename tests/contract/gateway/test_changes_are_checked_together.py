@@ -13,11 +13,6 @@ from tests.contract.rich_status import refused
 
 
 @pytest.fixture
-def mesh(mesh_of_two):
-    return mesh_of_two
-
-
-@pytest.fixture
 def ada(as_caller):
     return as_caller("ada", "manage")
 

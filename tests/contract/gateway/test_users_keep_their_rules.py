@@ -118,8 +118,7 @@ async def test_of_changes_with_the_same_old_password_one_is_made(stored_mesh, ro
         gateway_pb2.UpdateUserRequest(username="nobody", password="taken over", old_password=PASSWORD),
     ],
 )
-async def test_users_change_nothing_else(mesh, root, as_caller, change) -> None:
-    await create(mesh, root, "ada")
+async def test_users_change_nothing_else(mesh, as_caller, change) -> None:
     with refused("SCOPE_MISSING"):
         await mesh.gateway.UpdateUser(change, metadata=as_caller("ada", "manage"))
 
