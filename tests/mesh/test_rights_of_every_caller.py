@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,8 +296,8 @@ def _grpc_reason(error: grpc.RpcError) -> str:
     return ""
 
 
-def infer(served: Served, token: str) -> int:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+def infer(served: Served, token: str, tokens: int = 1) -> int:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": tokens}
     answer = served.mesh.http.post(
         served.mesh.url("inference", "/v1/chat/completions"), json=body, headers=bearer(token)
     )
@@ -335,6 +336,23 @@ def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(people: People
         people.change("m-watching", role="ROLE_INFERENCE")
         rest_of_it = "".join(lines)
     assert "m-watching has no longer the scope" in rest_of_it or not rest_of_it.strip("]")
+
+
+def test_a_limit_on_requests_at_once_counts_for_keys_that_exist(people: People, served: Served) -> None:
+    contract = people.contract()
+    key = people.key(people.user("m-limited", contract=contract))["token"]
+
+    def together() -> set[int]:
+        with ThreadPoolExecutor(6) as pool:
+            return set(pool.map(lambda _: infer(served, key, 200), range(6)))
+
+    assert together() == {200}
+    body = {"max_concurrent_requests": 1}
+    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
+    until(lambda: together() == {200, 429}, 1, "the limit to count")
+    body = {"max_concurrent_requests": 0}
+    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
+    until(lambda: together() == {200}, 1, "the limit to be gone")
 
 
 def test_a_demoted_user_makes_no_key_that_outlives_it(people: People) -> None:
