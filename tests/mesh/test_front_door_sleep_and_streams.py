@@ -18,6 +18,8 @@ from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
 U = "cccccccc-3333-4333-8333-333333333333"
 V = "dddddddd-4444-4444-8444-444444444444"
 CHAT = "/v1/chat/completions"
+LIMITED = "ctr_limited"
+"""A contract that Admission is asked about."""
 AWAKE = (503, {"x-llamesh-awake": "1"}, b"")
 
 
@@ -356,7 +358,8 @@ async def contract(door: FrontDoor) -> AsyncIterator[Contract]:
     service = Contract(door.socket("contract"))
     await service.start()
     door.serve(U, await door.engine(), names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    door.control.set_asked("contracts", [LIMITED])
+    assert await door.control.settled(5)
     yield service
     await service.stop()
 
@@ -392,7 +395,7 @@ async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contra
 
 
 async def test_admission_is_asked_where_the_token_or_the_server_wants_it(door: FrontDoor, contract: Contract) -> None:
-    assert (await door.chat(headers=bearer(sub="ada", ask=True))).status == 200
+    assert (await door.chat(headers=bearer(sub="ada", contract=LIMITED))).status == 200
     (check,) = contract.asked
     metadata = check.attributes.metadata_context.filter_metadata
     assert metadata["envoy.filters.http.jwt_authn"].fields["claims"].struct_value.fields["sub"].string_value == "ada"
@@ -418,15 +421,15 @@ async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: C
                 "body": json.dumps(body),
             },
         }
-        answer = await door.chat(headers=bearer(ask=True))
+        answer = await door.chat(headers=bearer(contract=LIMITED))
         assert (answer.status, answer.json(), answer.headers["retry-after"]) == (code, body, "3")
     assert door.engines[0].received == []
 
 
 async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, contract: Contract) -> None:
-    assert (await door.chat(headers=bearer(ask=True))).status == 200
+    assert (await door.chat(headers=bearer(contract=LIMITED))).status == 200
     await contract.stop()
-    asked = [asyncio.create_task(door.chat(headers=bearer(ask=True))) for _ in range(5)]
+    asked = [asyncio.create_task(door.chat(headers=bearer(contract=LIMITED))) for _ in range(5)]
     await asyncio.sleep(0.3)
     assert not any(each.done() for each in asked)
     again = Contract(door.socket("contract"))
@@ -439,7 +442,7 @@ async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, c
 
 async def test_without_admission_metered_requests_are_503_and_others_go_on(door: FrontDoor, contract: Contract) -> None:
     await contract.stop()
-    answer = await door.chat(headers=bearer(ask=True))
+    answer = await door.chat(headers=bearer(contract=LIMITED))
     assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "admission_unavailable", "1")
     assert (await door.chat(headers=bearer())).status == 200
 

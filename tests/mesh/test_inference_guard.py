@@ -38,7 +38,7 @@ def claims(**changes: object) -> dict[str, object]:
     return {
         "iss": "llamesh",
         "aud": "llamesh",
-        "sub": "eve",
+        "sub": "admin",
         "iat": now,
         "exp": now + A_DAY,
         "scopes": ["infer:*"],

@@ -121,9 +121,10 @@ def test_a_download_without_source_or_quant_says_so(mesh: RunningMesh) -> None:
 
 def test_a_download_shows_its_state_and_is_repeatable(mesh: RunningMesh) -> None:
     first = mesh.add_model("again", "again.gguf")
+    source = (mesh.home / "import" / "again.gguf").as_uri()
     assert first["bytes_done"] == first["bytes_total"] != "0"
-    second = mesh.call("POST", "/download/again", "download", json={"source": first["source"], "name": "again.gguf"})
-    assert second.status_code == 200
+    second = mesh.call("POST", "/download/again", "download", json={"source": source, "name": "again.gguf"})
+    assert second.status_code == 200, second.text
     assert second.json()["state"] == "DOWNLOAD_STATE_SUCCEEDED"
 
 
