@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks import processes
 from benchmarks.report import Row, Table
-from engine.contention import ENVIRONMENT
+from engine.contention import ENVIRONMENT, LONGEST_CALM_SECONDS
 from engine.demo import NAME, demo_model
 from llamesh.cores import cores
 from tests.ports import free_ports
@@ -70,6 +70,8 @@ async def _round(
     target: str, engines: dict[str, list[Engine]], together: int, others: Sequence[int], chance: random.Random
 ) -> Row:
     own = [*others, os.getpid(), *(pid for each in engines.values() for engine in each for pid in engine.pids())]
+    # An engine that has given way to what was measured before may take so long to spread again.
+    await asyncio.sleep(LONGEST_CALM_SECONDS + 0.5)
     await _until_quiet(own)
     before, started = _used_by_others(own), time.monotonic()
     asked = [asyncio.to_thread(_ask, engine, chance.getrandbits(32)) for engine in engines[target][:together]]

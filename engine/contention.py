@@ -28,7 +28,7 @@ LOST = 0.4
 """Threads are packed if they wait for a core this share of the time: packed they lose half, and less if there are only two."""
 CALM = 0.25
 """Threads are spread if they would wait no more than this share of the time."""
-LONGEST_CALM_SECONDS = 8.0
+LONGEST_CALM_SECONDS = 2.0
 """How long it must be calm before threads are spread that had to be packed soon after the last times."""
 _SOON_SECONDS = 2.0
 
