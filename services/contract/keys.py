@@ -59,6 +59,8 @@ class Keys:
         self._known: set[str] = set()
         self._announced = asyncio.Event()
         self._looked: datetime | None = None
+        self._stale = False
+        """Whether a key may have been revoked here since the last look."""
         self._turn = asyncio.Lock()
 
     async def create(
@@ -113,13 +115,17 @@ class Keys:
 
     async def revoke(self, owner: Owner | None, key_id: str) -> KeyRow:
         """End a key; again changes nothing. KEY_NOT_FOUND also where it is another's. `owner` None: anyone's."""
-        async with self._database.begin() as session:
-            row = await session.get(KeyRow, key_id, with_for_update=True)
-            if row is None or not (owner is None or _is_of(row, owner)):
-                raise MeshError(Reason.ERROR_REASON_KEY_NOT_FOUND, f"there is no key {key_id}", {"keyId": key_id})
-            if row.revoke_time is None:
-                row.revoke_time = self._clock()
-        self._note([key_id])
+        try:
+            async with self._database.begin() as session:
+                row = await session.get(KeyRow, key_id, with_for_update=True)
+                if row is None or not (owner is None or _is_of(row, owner)):
+                    raise MeshError(Reason.ERROR_REASON_KEY_NOT_FOUND, f"there is no key {key_id}", {"keyId": key_id})
+                if row.revoke_time is None:
+                    row.revoke_time = self._clock()
+        finally:
+            # Also if the caller left, or the answer to the commit was lost: the transaction may have happened.
+            self._stale = True
+            self._announce()
         return row
 
     async def revocations(self) -> AsyncIterator[list[str]]:
@@ -153,14 +159,20 @@ class Keys:
     async def _look(self) -> None:
         """Read what was revoked since the last look; this costs the same however many keys are revoked."""
         async with self._turn:
-            if self._looked and self._resync_seconds is None:
+            if self._looked and not self._stale and self._resync_seconds is None:
                 return  # nobody else revokes keys here
+            self._stale = False
             query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > self._clock())
             if self._looked:
                 query = query.where(KeyRow.revoke_time > self._looked - LATE)
             now = self._clock()
-            async with self._database.read() as session:
-                self._note((await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all())
+            try:
+                async with self._database.read() as session:
+                    revoked = (await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all()
+            except BaseException:
+                self._stale = True
+                raise
+            self._note(revoked)
             self._looked = now
 
     def _note(self, key_ids: Sequence[str]) -> None:
@@ -168,8 +180,11 @@ class Keys:
         if fresh:
             self._known.update(fresh)
             self._revoked += fresh
-            announced, self._announced = self._announced, asyncio.Event()
-            announced.set()
+            self._announce()
+
+    def _announce(self) -> None:
+        announced, self._announced = self._announced, asyncio.Event()
+        announced.set()
 
     async def _terms(self, maker: Identity, contract_id: str) -> Terms:
         # The maker's present contract, whatever its token says.

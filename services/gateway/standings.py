@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -83,9 +84,15 @@ class Standings:
         """Within a transaction that changes users: let others see that there was a change."""
         await session.execute(update(ChangesRow).values(number=ChangesRow.number + 1))
 
-    def announce(self) -> None:
-        """A change was committed: tell it now."""
-        self._changed.set()
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that changes users, as `Database.begin`. What was committed is told however the call ends."""
+        try:
+            async with self._database.begin() as session:
+                yield session
+        finally:
+            # Also if the caller left, or the answer to the commit was lost: the transaction may have happened.
+            self._changed.set()
 
     async def users_of(self, contract_id: str) -> int:
         """How many users have a contract."""

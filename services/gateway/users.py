@@ -145,7 +145,7 @@ class Users:
             update_time=now,
         )
         try:
-            async with self._database.begin() as session:
+            async with self._standings.changing() as session:
                 session.add(user)
                 await session.flush()
                 await self._standings.count(session)
@@ -153,7 +153,6 @@ class Users:
             raise MeshError(
                 Reason.ERROR_REASON_USER_EXISTS, f"there is a user {username!r} already", {"username": username}
             ) from error
-        self._standings.announce()
         return user
 
     async def get(self, username: str) -> User:
@@ -191,7 +190,7 @@ class Users:
         `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
         """
         password_hash = await self._passwords.hash(change.password) if change.password is not None else None
-        async with self._database.begin() as session:
+        async with self._standings.changing() as session:
             admins = await _lock_admins(session)
             user = await _found(session, username)
             if authenticated is not None and user.password_hash != authenticated.password_hash:
@@ -210,18 +209,16 @@ class Users:
             if password_hash is not None:
                 user.password_hash = password_hash
             user.update_time = self._now()
-        self._standings.announce()
         return user
 
     async def delete(self, username: str) -> User:
         """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
-        async with self._database.begin() as session:
+        async with self._standings.changing() as session:
             admins = await _lock_admins(session)
             user = await _found(session, username)
             _keep_one(admins, username)
             await self._standings.end(session, user)
             await session.delete(user)
-        self._standings.announce()
         return user
 
 

@@ -1,0 +1,122 @@
+"""A change that was committed is told although its caller has left: nobody else looks for it on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from unittest.mock import Mock
+
+import pytest
+from argon2 import PasswordHasher
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1 import gateway_pb2
+from services.contract.keys import Keys
+from services.contract.service import utc_now
+from services.contract.tables import KeyRow
+from services.gateway.passwords import Passwords
+from services.gateway.standings import Standings
+from services.gateway.throttle import Throttle
+from services.gateway.users import Change, Users
+
+
+@asynccontextmanager
+async def database_of(settings: Settings, service: str) -> AsyncIterator[Database]:
+    database = open_database(settings, service)
+    await database.migrate(f"services.{service}")
+    yield database
+    await database.close()
+
+
+@pytest.fixture(params=[asyncio.CancelledError(), MeshError(Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, "no answer")])
+def broken_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Database], BaseException]:
+    """From the call on, every transaction is committed, and then its caller is told of the error, which is returned."""
+
+    def break_off(database: Database) -> BaseException:
+        begin = database.begin
+
+        @asynccontextmanager
+        async def committed() -> AsyncIterator[AsyncSession]:
+            async with begin() as session:
+                yield session
+            raise request.param
+
+        monkeypatch.setattr(database, "begin", committed)
+        return request.param  # type: ignore[no-any-return]
+
+    return break_off
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("what", ["delete", "demote"])
+async def test_what_became_of_a_user_is_told(
+    one_settings: Settings, broken_off: Callable[[Database], BaseException], what: str
+) -> None:
+    async with database_of(one_settings, "gateway") as database:
+        standings = Standings(database, utc_now)
+        passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1))
+        users = Users(
+            database, passwords, Throttle(time.monotonic), standings, utc_now, iter(["usr_1", "usr_2"]).__next__
+        )
+        for name in ("root", "ada"):
+            await users.create(name, "correct horse", gateway_pb2.ROLE_ADMIN, "")
+        told: dict[str, gateway_pb2.Standing] = {}
+
+        async def follow() -> None:
+            async for message in standings.watch():
+                told.update({user.uid: user for user in message.users})
+
+        following = asyncio.create_task(follow())
+        await until(lambda: "usr_2" in told)
+        error = broken_off(database)
+        with pytest.raises(type(error)):
+            await (users.delete("ada") if what == "delete" else users.change("ada", Change(role=gateway_pb2.ROLE_USER)))
+        await until(lambda: told["usr_2"].deleted or told["usr_2"].role == gateway_pb2.ROLE_USER)
+        following.cancel()
+
+
+async def test_a_key_that_was_revoked_is_told(
+    one_settings: Settings, broken_off: Callable[[Database], BaseException]
+) -> None:
+    async with database_of(one_settings, "contract") as database:
+        keys = Keys(database, Mock(), Mock(), utc_now, Mock(), resync_seconds=None)
+        now = utc_now()
+        row = KeyRow(
+            key_id="key_1",
+            display_name="k",
+            owner="ada",
+            owner_uid="usr_1",
+            contract_id="",
+            scopes=["infer:*"],
+            create_time=now,
+            expire_time=now + timedelta(days=1),
+            revoke_time=None,
+        )
+        async with database.begin() as session:
+            session.add(row)
+        told: list[str] = []
+        synced = asyncio.Event()
+
+        async def follow() -> None:
+            async for ids in keys.revocations():
+                told.extend(ids)
+                synced.set()
+
+        following = asyncio.create_task(follow())
+        await synced.wait()
+        error = broken_off(database)
+        with pytest.raises(type(error)):
+            await keys.revoke(None, "key_1")
+        await until(lambda: told == ["key_1"])
+        following.cancel()
