@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
 from llamesh.kit.errors import FieldViolation, MeshError, Reason, refuse
+from llamesh.kit.finishing import finished
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.rights import Rights
@@ -46,6 +47,8 @@ class Method:
     """What it demands; None for a method that no contract of the mesh has."""
     quiet: bool
     """Whether success is worth no line: members and probes read the mesh's state all the time."""
+    reads: bool = False
+    """Whether it changes nothing: such a call ends with its caller, any other is finished first."""
 
 
 def method_of(name: str) -> Method:
@@ -56,7 +59,7 @@ def method_of(name: str) -> Method:
         return Method(name, None, quiet=False)
     access = options.Extensions[options_pb2.access]
     reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-    return Method(name, access, quiet=reads and (access.internal or access.anonymous))
+    return Method(name, access, quiet=reads and (access.internal or access.anonymous), reads=reads)
 
 
 def validate(request: Message) -> None:
@@ -288,7 +291,8 @@ def _unary(
         try:
             await call.identify()
             call.check(request)
-            response = await behaviour(request, context)
+            work = behaviour(request, context)
+            response = await (work if method.reads else finished(work))
         except asyncio.CancelledError:
             call.line("CANCELLED")
             raise

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ import grpc
 
 from llamesh.background import BackgroundTask, backoff
 from llamesh.kit.errors import MeshError
+from llamesh.kit.finishing import finished
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
@@ -273,8 +274,8 @@ class Worker:
             if verifying is None:
                 return
             self._changes.download(download_message(verifying))
-            metadata = await _finished(verified(staged, row.expected_sha256))
-            publication = await self._settled(lambda: _finished(self._catalogue.publish(staged)))
+            metadata = await finished(verified(staged, row.expected_sha256))
+            publication = await self._settled(lambda: finished(self._catalogue.publish(staged)))
             admitted = await self._record(publication, metadata, row)
         finally:
             await _quietly("discard staged bytes", staged.discard())
@@ -287,10 +288,10 @@ class Worker:
     async def _record(self, publication: Publication, metadata: GgufMetadata, row: TransferRow) -> Any:
         admitted = None
         try:
-            admitted = await self._settled(lambda: _finished(self._catalogue.record(publication, metadata, row)))
+            admitted = await self._settled(lambda: finished(self._catalogue.record(publication, metadata, row)))
         finally:
             if admitted is None:
-                await _finished(self._catalogue.abandon(publication))
+                await finished(self._catalogue.abandon(publication))
         return admitted
 
     async def _fetch(self, row: TransferRow, patience: Patience) -> StagedObject:
@@ -393,15 +394,3 @@ async def _quietly(name: str, work: Awaitable[None]) -> None:
         await work
     except StoreError as error:
         report_failure(name, error)
-
-
-async def _finished(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work to the end even when cancelled, then be cancelled: threads cannot be stopped half-way."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.v1 import gateway_pb2
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.contract.keys import Keys
 from services.contract.service import utc_now
 from services.contract.tables import KeyRow
@@ -120,3 +121,51 @@ async def test_a_key_that_was_revoked_is_told(
             await keys.revoke(None, "key_1")
         await until(lambda: told == ["key_1"])
         following.cancel()
+
+
+class Slow(gateway_pb2_grpc.GatewayServiceServicer):
+    """A FAKE of the gateway: calls that go on when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.ended: list[str] = []
+
+    async def DeleteUser(self, request: gateway_pb2.DeleteUserRequest, context: object) -> gateway_pb2.User:
+        return await self._work("DeleteUser")
+
+    async def GetUser(self, request: gateway_pb2.GetUserRequest, context: object) -> gateway_pb2.User:
+        return await self._work("GetUser")
+
+    async def _work(self, name: str) -> gateway_pb2.User:
+        self.begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.ended.append(f"{name} was stopped")
+            raise
+        self.ended.append(f"{name} was finished")
+        return gateway_pb2.User()
+
+
+@pytest.mark.parametrize(
+    ("call", "end"), [("DeleteUser", "DeleteUser was finished"), ("GetUser", "GetUser was stopped")]
+)
+async def test_a_call_that_changes_something_is_finished_though_its_caller_has_left(
+    one_settings: Settings, start_member: Any, connect: Any, as_caller: Any, call: str, end: str
+) -> None:
+    servicer = Slow()
+    await start_member(
+        one_settings,
+        "gateway",
+        lambda member: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, member.server),
+    )
+    stub = gateway_pb2_grpc.GatewayServiceStub(connect(one_settings, "gateway"))
+    request = getattr(gateway_pb2, f"{call}Request")(username="ada")
+    asked = getattr(stub, call)(request, metadata=as_caller("admin", "admin"))
+    await servicer.begun.wait()
+    asked.cancel()
+    await asyncio.sleep(0.1)
+    servicer.go_on.set()
+    await until(lambda: bool(servicer.ended))
+    assert servicer.ended == [end]

@@ -20,7 +20,7 @@ ALLOWED = {
     "services/download/catalogue.py::Catalogue.delete": "one deletion, which a caller that leaves does not stop",
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
     "services/download/worker.py::Worker._settled": "one task for each transfer, see above",
-    "services/download/worker.py::_finished": "waits for one step of a transfer",
+    "llamesh/kit/finishing.py::finished": "one piece of work, which is waited for",
     "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
     "controller/declared.py::DeclaredServers.begin_removal": "optimistic retry of one call",
     "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
