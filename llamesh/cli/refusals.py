@@ -57,14 +57,20 @@ def translate(error: Exception) -> CommandError | None:
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
         hint = "llamesh login"
-        if error.message.startswith("Jwt"):
-            # Envoy's own words.
-            cause = "you are not signed in" if error.message == "Jwt is missing" else "your token is not good here"
-            parts.append(error.message)
+        if not _signed_in():
+            cause = "you are not signed in"
     code = Exit.REFUSED if error.reason in _REFUSALS else _EXITS.get(error.code, Exit.FAILED)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)
+
+
+def _signed_in() -> bool:
+    """Whether there is a token to send."""
+    try:
+        return bool(load_profile().token)
+    except NoMeshRunsError:
+        return False
 
 
 def _mesh() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,9 +28,9 @@ class Both:
 
     def __init__(self, mesh: RunningMesh, socket: str) -> None:
         self.door = httpx.Client(base_url=mesh.url("inference", ""), timeout=PATIENCE)
-        self.engine = httpx.Client(
-            base_url="http://engine", timeout=PATIENCE, transport=httpx.HTTPTransport(uds=socket)
-        )
+        # A connection for each request: llama.cpp closes one that rests, perhaps while the next request is on its way.
+        transport = httpx.HTTPTransport(uds=socket, limits=httpx.Limits(max_keepalive_connections=0))
+        self.engine = httpx.Client(base_url="http://engine", timeout=PATIENCE, transport=transport)
 
     def close(self) -> None:
         self.door.close()
@@ -77,14 +78,18 @@ def test_most_of_the_corpus_is_answered_in_words(both: Both) -> None:
     assert len(answered) > len(CORPUS) / 2
 
 
+def is_the_doors(body: dict[str, Any]) -> bool:
+    """Whether the front door wrote a refusal: it names the field or the prompt; the engine's own do neither."""
+    return body["error"]["message"].startswith(("The field ", "The body "))
+
+
 def test_no_hostile_twin_reaches_the_engine(both: Both) -> None:
     accepted, sent = [], 0
     for request in CORPUS:
         for twin in twins(request):
             answer = both.door.post(twin.path, content=twin.of(NAME), headers=HEADERS)
             sent += 1
-            # The engine's own refusals have a number as their code.
-            if answer.status_code != 400 or not isinstance(answer.json()["error"]["code"], str):
+            if answer.status_code != 400 or not is_the_doors(answer.json()):
                 accepted.append((twin.name, answer.status_code, answer.text[:200]))
     assert sent > 500
     assert not accepted
