@@ -1,7 +1,9 @@
 -- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
 -- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
--- RULES, a table (see public_api.py), and REMEDIES, JSON texts by reason, are put before this script. gRPC's own encoding is checked by the services.
+-- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
+
+local rpc_status = require("rpc_status")
 
 local MAX_DEPTH = 32
 local BOM = "\239\187\191"
@@ -200,39 +202,24 @@ local function unfit_query(query, message)
   end
 end
 
-local function quoted(text)
-  return (text:gsub('[%c"\\\127-\255]', "?"))
-end
-
--- Answers with a google.rpc.Status, as the services do. `field` is what is wrong with the request: without a better name its body.
+-- `field` is what is wrong with the request: without a better name its body.
 local function refuse(request, status, message, field, why)
-  local code, reason, metadata, violation = 12, "NOT_IMPLEMENTED", "", ""
-  if status ~= "404" then
-    code, reason = 3, "INVALID_FIELD"
-    if field then
-      field = quoted(field:sub(1, 200))
-      message = field .. ": " .. why
-    end
-    field, why = field or "body", why or message
-    metadata = string.format('"fields":"%s"', field)
-    violation = string.format(
-      ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[{"field":"%s","description":"%s"}]}', field, why
-    )
+  if status == "404" then
+    return rpc_status.refuse(request, status, { code = 12, reason = "NOT_IMPLEMENTED", message = message, metadata = {}, remedy = REMEDIES.NOT_IMPLEMENTED })
   end
-  request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
-  request:respond(
-    { [":status"] = status, ["content-type"] = "application/json" },
-    string.format(
-      '{"code":%d,"message":"%s","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"llamesh","metadata":{%s}},'
-      .. '{"@type":"type.googleapis.com/google.rpc.LocalizedMessage","locale":"en","message":%s}%s]}',
-      code, message, reason, metadata, REMEDIES[reason], violation
-    )
-  )
-end
-
--- As Envoy's transcoder has it, which leaves such a request alone: this media type in this case, alone or with a plus. gRPC-Web has been made gRPC by now.
-local function is_grpc(content_type)
-  return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
+  if field then
+    field = rpc_status.quoted(field:sub(1, 200))
+    message = field .. ": " .. why
+  end
+  field = field or "body"
+  rpc_status.refuse(request, status, {
+    code = 3,
+    reason = "INVALID_FIELD",
+    message = message,
+    metadata = { fields = field },
+    remedy = REMEDIES.INVALID_FIELD,
+    violation = { field = field, description = why or message },
+  })
 end
 
 -- One media type, with parameters or without. Two headers come as one with a comma.
@@ -282,17 +269,17 @@ function envoy_on_request(request)
   local headers = request:headers()
   local verb = headers:get(":method")
   local content_type = headers:get("content-type") or ""
-  if verb == "OPTIONS" or is_grpc(content_type) then return end
+  if verb == "OPTIONS" or rpc_status.is_grpc(content_type) then return end
   local encoding = headers:get("content-encoding")
   if encoding and encoding:lower() ~= "identity" then
-    return refuse(request, "415", "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
+    return refuse(request, "415", "A body with Content-Encoding " .. rpc_status.quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
   end
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
   -- The transcoder reads over slashes at the end.
   path = path:gsub("/+$", "")
   local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
   if not binding or (verb == "HEAD" and binding.streams) then
-    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. ".")
+    return refuse(request, "404", "There is no call " .. rpc_status.quoted((verb .. " " .. path):sub(1, 200)) .. ".")
   end
   if verb == "HEAD" then -- asked as GET, and envoy_on_response takes the body off
     verb = "GET"
