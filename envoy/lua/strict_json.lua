@@ -6,12 +6,28 @@
 local rpc_status = require("rpc_status")
 
 local MAX_DEPTH = 32
+-- Values and names of a body, and escapes in its strings: each takes memory here, and other requests of this worker wait meanwhile.
+local MAX_VALUES = 10000
+local MAX_ESCAPES = 100000
+-- Bytes of a body without a token: a login, whatever escapes it is written with, is a quarter of that.
+local MAX_WITHOUT_TOKEN = 16384
 local BOM = "\239\187\191"
 
 -- A reader for JSON. A value becomes {kind, ...}: an object has `names` in order and `values`, an array `items`, a string `text`, a number `value`.
 local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 local WORDS = { ["true"] = "bool", ["false"] = "bool", ["null"] = "null" }
 local read
+local values, escapes
+
+local function count_value()
+  values = values + 1
+  if values > MAX_VALUES then error({ excess = ("more than %d values and names"):format(MAX_VALUES) }) end
+end
+
+local function count_escape()
+  escapes = escapes + 1
+  if escapes > MAX_ESCAPES then error({ excess = ("more than %d escapes in strings"):format(MAX_ESCAPES) }) end
+end
 
 local function read_string(text, at)
   local parts, from = {}, at + 1
@@ -28,6 +44,7 @@ local function read_string(text, at)
       parts[#parts + 1] = "\127"
       from = stop + 1
     else
+      count_escape()
       local letter = text:sub(stop + 1, stop + 1)
       if letter == "u" then
         local digits = text:match("^%x%x%x%x", stop + 2)
@@ -53,6 +70,7 @@ local function read_object(text, at, depth)
   if text:byte(at) == 125 then return object, at + 1 end
   while true do
     if text:byte(at) ~= 34 then error("name expected") end
+    count_value()
     local name
     name, at = read_string(text, at)
     at = skip(text, at)
@@ -93,7 +111,8 @@ local function read_word(text, at)
 end
 
 function read(text, at, depth)
-  if depth > MAX_DEPTH then error("too deep") end
+  if depth > MAX_DEPTH then error({ excess = ("values more than %d deep"):format(MAX_DEPTH) }) end
+  count_value()
   local mark = text:byte(at)
   if mark == 34 then
     local inner
@@ -106,6 +125,7 @@ function read(text, at, depth)
 end
 
 local function parse(text)
+  values, escapes = 0, 0
   local value, at = read(text, skip(text, 1), 0)
   if text:find("[^ \t\r\n]", at) then error("more than one value") end
   return value
@@ -239,8 +259,13 @@ end
 -- Refuses what is wrong with a body and returns true.
 local function refused_body(request, binding, content_type)
   local buffer = request:body()
-  local text = buffer and buffer:getBytes(0, buffer:length()) or ""
-  if text == "" then return end
+  local length = buffer and buffer:length() or 0
+  if length == 0 then return end
+  if length > MAX_WITHOUT_TOKEN and not request:headers():get("x-llamesh-claims") then
+    refuse(request, "413", ("The body of a call without a token is larger than %d bytes."):format(MAX_WITHOUT_TOKEN))
+    return true
+  end
+  local text = buffer:getBytes(0, length)
   if not is_json(content_type) then
     refuse(request, "415", "The body must be JSON: send content-type: application/json.")
     return true
@@ -250,7 +275,9 @@ local function refused_body(request, binding, content_type)
     request:headers():replace("content-length", tostring(buffer:setBytes(text)))
   end
   local readable, body = pcall(parse, text)
-  if not readable then
+  if not readable and type(body) == "table" then
+    refuse(request, "400", "The body has " .. body.excess .. ".")
+  elseif not readable then
     refuse(request, "400", "The body cannot be read as JSON.")
   elseif body.kind ~= "object" then
     refuse(request, "400", "The body must be a JSON object.")
