@@ -47,7 +47,7 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
         tokens=tokens,
         allow_anonymous=settings.anonymous_allowed,
         allowed_origins=frozenset(settings.allowed_origins),
-        allowed_hosts=frozenset((*settings.allowed_hosts, settings.public_host.lower())),
+        allowed_hosts=_hosts(settings),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -73,7 +73,15 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
                 *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
             ),
             allowed_origins=frozenset(settings.allowed_origins),
+            allowed_hosts=_hosts(settings),
+            # A mesh that other machines reach has names that it was not told, and no default password: only web pages, which may have
+            # been made to lead here, are held to its names. Where nobody else gets in, or nobody needs a token, all callers are.
+            any_host=not settings.loopback and not settings.anonymous_allowed,
             trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, members) in ports.items()
     ]
+
+
+def _hosts(settings: Settings) -> frozenset[str]:
+    return frozenset((*settings.allowed_hosts, settings.public_host.lower()))

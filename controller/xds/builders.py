@@ -7,14 +7,13 @@ told by the access log, the rest are the services' own names.
 """
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import header_names, replies, templates
+from controller.xds import callers, header_names, replies, templates
 from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
@@ -113,6 +112,10 @@ class ManagementSettings:
     """Services for any caller."""
     allowed_origins: frozenset[str] = frozenset()
     """Origins of web pages that may call."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Host names (no port), beside those of the loopback interface, under which people log in."""
+    any_host: bool = False
+    """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
     trusted_proxies: int = 0
@@ -242,7 +245,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 def route_lua(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request, with limits that differ from the table's."""
-    return limits_lua(changed) + templates.lua_modules("asked") + templates.lua("route")
+    return limits_lua(changed) + templates.lua_modules("asked", "callers") + templates.lua("route")
 
 
 def limits_lua(changed: Mapping[str, int]) -> str:
@@ -291,8 +294,7 @@ def inference_routes(
     """The inference routes. `clusters` has the facts about those that are not as usual, `asked` what Admission is asked about; `idle`: how
     long any request may be without a byte in either direction; `context`: the largest number of tokens that a server takes as a prompt, 0
     if not known."""
-    known: dict[str, Any] = {f"origin {origin}": True for origin in settings.allowed_origins}
-    known |= {f"host {host}": True for host in settings.allowed_hosts}
+    known: dict[str, Any] = {**callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)}
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= asked.route
@@ -339,6 +341,10 @@ def management_listener(settings: ManagementSettings) -> Any:
         "any_case": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_HEADER),
         "usual": _jwt_provider(settings.tokens, _BEARER, _TO_HEADER),
         "jwt_rules": _jwt_rules(api, settings.open_services),
+        "callers": callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
+        | callers.open_calls(api, [service.name for service in settings.open_services])
+        | ({"pages only": True} if settings.any_host else {}),
+        "without_token_lua": without_token_lua(),
         "strict_json_lua": strict_json_lua(api),
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
@@ -352,13 +358,22 @@ def management_listener(settings: ManagementSettings) -> Any:
 
 def strict_json_lua(api: PublicApi) -> str:
     """The filter that holds REST calls against their contracts."""
-    remedies = {reason: json.dumps(spec_of(Reason.Value(PREFIX + reason)).remedy) for reason in _STRICT_REASONS}
-    known = {"RULES": api.body_rules(), "REMEDIES": remedies}
+    known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {templates.lua_value(value)}\n" for name, value in known.items())
-    return head + templates.lua("strict_json")
+    return head + templates.lua_modules("rpc_status") + templates.lua("strict_json")
 
 
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
+
+
+def without_token_lua() -> str:
+    """The filter that decides under which host names calls need no token."""
+    head = f"local REMEDY = {templates.lua_value(_remedy('HOST_NOT_ALLOWED'))}\n"
+    return head + templates.lua_modules("callers", "rpc_status") + templates.lua("without_token")
+
+
+def _remedy(reason: str) -> str:
+    return spec_of(Reason.Value(PREFIX + reason)).remedy
 
 
 def _service_route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:

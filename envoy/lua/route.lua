@@ -2,11 +2,12 @@
 -- token (asked.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
--- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, `origin <origin or pattern>`, `host <name>`,
+-- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, those of callers.lua,
 -- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
 local asked = require("asked")
+local callers = require("callers")
 local request_limits = require("request_limits")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
@@ -15,8 +16,6 @@ local CLAIMS = "envoy.filters.http.jwt_authn"
 local MAX_MODEL = 256
 -- Of a path with a model's name, each of its characters encoded.
 local MAX_PATH = 3 * MAX_MODEL + 64
--- Longest host name of DNS, and a port.
-local MAX_HOST = 260
 
 local ANTHROPIC_TYPES = {
   ["401"] = "authentication_error", ["403"] = "permission_error", ["404"] = "not_found_error", ["413"] = "request_too_large",
@@ -45,25 +44,8 @@ local function refuse(request, status, kind, code, message, param)
   request:respond({ [":status"] = status, ["content-type"] = "application/json" }, body)
 end
 
--- Names of the loopback interface that nobody else can have: addresses, and localhost with or without the dot of a full name. "Any address" leads there too.
-local function is_loopback(host)
-  return host == "localhost" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil or host == "0.0.0.0"
-    or host == "[::1]" or host == "[::]" or host:find("^%[::ffff:127%.%d+%.%d+%.%d+%]$") ~= nil
-end
-
--- An origin that is allowed as it is, or by a pattern such as https://*.example.com: one lookup for each of its labels.
-local function is_allowed_origin(settings, origin)
-  if settings:get("origin " .. origin) then return true end
-  local rest = origin:match("^https://[%w-]+(%..+)$")
-  while rest and #rest <= MAX_HOST do
-    if settings:get("origin https://*" .. rest) then return true end
-    rest = rest:match("^%.[%w-]+(%..+)$")
-  end
-  return false
-end
-
--- Whether a request without a token may go on; it is refused otherwise. A web page of another origin, or one that reached us by a host name of its own
--- (DNS rebinding), must not use anonymous inference.
+-- Whether a request without a token may go on; it is refused otherwise. A web page of another origin, or one that reached us by a host name of its own, must not
+-- use anonymous inference.
 local function may_be_anonymous(request, settings, headers)
   if not settings:get("anonymous") then
     refuse(request, "401", "authentication_error", "invalid_api_key",
@@ -71,15 +53,15 @@ local function may_be_anonymous(request, settings, headers)
     return false
   end
   local origin = headers:get("origin")
-  if origin and not is_allowed_origin(settings, origin) then
+  if origin and not callers.is_allowed_origin(settings, origin) then
     refuse(request, "403", "permission_error", "origin_not_allowed",
-      "Pages of the origin " .. quoted(origin:sub(1, MAX_HOST)) .. " may not use this mesh without a token. LLAMESH_ALLOWED_ORIGINS lists the origins that may.")
+      "Pages of the origin " .. quoted(origin:sub(1, callers.MAX_HOST)) .. " may not use this mesh without a token. LLAMESH_ALLOWED_ORIGINS lists the origins that may.")
     return false
   end
-  local host = (headers:get(":authority") or ""):lower():gsub(":%d*$", ""):gsub("%.$", "")
-  if not is_loopback(host) and not settings:get("host " .. host) then
+  local host = callers.host(headers)
+  if not callers.is_known(settings, host) then
     refuse(request, "403", "permission_error", "host_not_allowed",
-      "The host name " .. quoted(host:sub(1, MAX_HOST)) .. " is not known as one of this mesh, so it needs a token here. LLAMESH_ALLOWED_HOSTS lists the host names"
+      "The host name " .. quoted(host:sub(1, callers.MAX_HOST)) .. " is not known as one of this mesh, so it needs a token here. LLAMESH_ALLOWED_HOSTS lists the host names"
       .. " under which none is needed, beside localhost.")
     return false
   end

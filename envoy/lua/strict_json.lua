@@ -1,15 +1,33 @@
 -- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
 -- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
--- RULES, a table (see public_api.py), and REMEDIES, JSON texts by reason, are put before this script. gRPC's own encoding is checked by the services.
+-- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
+
+local rpc_status = require("rpc_status")
 
 local MAX_DEPTH = 32
+-- Values and names of a body, and escapes in its strings: each takes memory here, and other requests of this worker wait meanwhile.
+local MAX_VALUES = 10000
+local MAX_ESCAPES = 100000
+-- Bytes of a body without a token: a login, whatever escapes it is written with, is a quarter of that.
+local MAX_WITHOUT_TOKEN = 16384
 local BOM = "\239\187\191"
 
 -- A reader for JSON. A value becomes {kind, ...}: an object has `names` in order and `values`, an array `items`, a string `text`, a number `value`.
 local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 local WORDS = { ["true"] = "bool", ["false"] = "bool", ["null"] = "null" }
 local read
+local values, escapes
+
+local function count_value()
+  values = values + 1
+  if values > MAX_VALUES then error({ excess = ("more than %d values and names"):format(MAX_VALUES) }) end
+end
+
+local function count_escape()
+  escapes = escapes + 1
+  if escapes > MAX_ESCAPES then error({ excess = ("more than %d escapes in strings"):format(MAX_ESCAPES) }) end
+end
 
 local function read_string(text, at)
   local parts, from = {}, at + 1
@@ -26,6 +44,7 @@ local function read_string(text, at)
       parts[#parts + 1] = "\127"
       from = stop + 1
     else
+      count_escape()
       local letter = text:sub(stop + 1, stop + 1)
       if letter == "u" then
         local digits = text:match("^%x%x%x%x", stop + 2)
@@ -51,6 +70,7 @@ local function read_object(text, at, depth)
   if text:byte(at) == 125 then return object, at + 1 end
   while true do
     if text:byte(at) ~= 34 then error("name expected") end
+    count_value()
     local name
     name, at = read_string(text, at)
     at = skip(text, at)
@@ -91,7 +111,8 @@ local function read_word(text, at)
 end
 
 function read(text, at, depth)
-  if depth > MAX_DEPTH then error("too deep") end
+  if depth > MAX_DEPTH then error({ excess = ("values more than %d deep"):format(MAX_DEPTH) }) end
+  count_value()
   local mark = text:byte(at)
   if mark == 34 then
     local inner
@@ -104,6 +125,7 @@ function read(text, at, depth)
 end
 
 local function parse(text)
+  values, escapes = 0, 0
   local value, at = read(text, skip(text, 1), 0)
   if text:find("[^ \t\r\n]", at) then error("more than one value") end
   return value
@@ -200,39 +222,24 @@ local function unfit_query(query, message)
   end
 end
 
-local function quoted(text)
-  return (text:gsub('[%c"\\\127-\255]', "?"))
-end
-
--- Answers with a google.rpc.Status, as the services do. `field` is what is wrong with the request: without a better name its body.
+-- `field` is what is wrong with the request: without a better name its body.
 local function refuse(request, status, message, field, why)
-  local code, reason, metadata, violation = 12, "NOT_IMPLEMENTED", "", ""
-  if status ~= "404" then
-    code, reason = 3, "INVALID_FIELD"
-    if field then
-      field = quoted(field:sub(1, 200))
-      message = field .. ": " .. why
-    end
-    field, why = field or "body", why or message
-    metadata = string.format('"fields":"%s"', field)
-    violation = string.format(
-      ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[{"field":"%s","description":"%s"}]}', field, why
-    )
+  if status == "404" then
+    return rpc_status.refuse(request, status, { code = 12, reason = "NOT_IMPLEMENTED", message = message, metadata = {}, remedy = REMEDIES.NOT_IMPLEMENTED })
   end
-  request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
-  request:respond(
-    { [":status"] = status, ["content-type"] = "application/json" },
-    string.format(
-      '{"code":%d,"message":"%s","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"llamesh","metadata":{%s}},'
-      .. '{"@type":"type.googleapis.com/google.rpc.LocalizedMessage","locale":"en","message":%s}%s]}',
-      code, message, reason, metadata, REMEDIES[reason], violation
-    )
-  )
-end
-
--- As Envoy's transcoder has it, which leaves such a request alone: this media type in this case, alone or with a plus. gRPC-Web has been made gRPC by now.
-local function is_grpc(content_type)
-  return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
+  if field then
+    field = rpc_status.quoted(field:sub(1, 200))
+    message = field .. ": " .. why
+  end
+  field = field or "body"
+  rpc_status.refuse(request, status, {
+    code = 3,
+    reason = "INVALID_FIELD",
+    message = message,
+    metadata = { fields = field },
+    remedy = REMEDIES.INVALID_FIELD,
+    violation = { field = field, description = why or message },
+  })
 end
 
 -- One media type, with parameters or without. Two headers come as one with a comma.
@@ -252,8 +259,13 @@ end
 -- Refuses what is wrong with a body and returns true.
 local function refused_body(request, binding, content_type)
   local buffer = request:body()
-  local text = buffer and buffer:getBytes(0, buffer:length()) or ""
-  if text == "" then return end
+  local length = buffer and buffer:length() or 0
+  if length == 0 then return end
+  if length > MAX_WITHOUT_TOKEN and not request:headers():get("x-llamesh-claims") then
+    refuse(request, "413", ("The body of a call without a token is larger than %d bytes."):format(MAX_WITHOUT_TOKEN))
+    return true
+  end
+  local text = buffer:getBytes(0, length)
   if not is_json(content_type) then
     refuse(request, "415", "The body must be JSON: send content-type: application/json.")
     return true
@@ -263,7 +275,9 @@ local function refused_body(request, binding, content_type)
     request:headers():replace("content-length", tostring(buffer:setBytes(text)))
   end
   local readable, body = pcall(parse, text)
-  if not readable then
+  if not readable and type(body) == "table" then
+    refuse(request, "400", "The body has " .. body.excess .. ".")
+  elseif not readable then
     refuse(request, "400", "The body cannot be read as JSON.")
   elseif body.kind ~= "object" then
     refuse(request, "400", "The body must be a JSON object.")
@@ -282,17 +296,17 @@ function envoy_on_request(request)
   local headers = request:headers()
   local verb = headers:get(":method")
   local content_type = headers:get("content-type") or ""
-  if verb == "OPTIONS" or is_grpc(content_type) then return end
+  if verb == "OPTIONS" or rpc_status.is_grpc(content_type) then return end
   local encoding = headers:get("content-encoding")
   if encoding and encoding:lower() ~= "identity" then
-    return refuse(request, "415", "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
+    return refuse(request, "415", "A body with Content-Encoding " .. rpc_status.quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
   end
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
   -- The transcoder reads over slashes at the end.
   path = path:gsub("/+$", "")
   local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
   if not binding or (verb == "HEAD" and binding.streams) then
-    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. ".")
+    return refuse(request, "404", "There is no call " .. rpc_status.quoted((verb .. " " .. path):sub(1, 200)) .. ".")
   end
   if verb == "HEAD" then -- asked as GET, and envoy_on_response takes the body off
     verb = "GET"

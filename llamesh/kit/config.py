@@ -65,7 +65,11 @@ class Settings(BaseSettings):
         LOCALHOST,
         "Address that Envoy listens on; localhost: 127.0.0.1 and ::1, as far as this machine has them.",
     )
-    public_host: str = _named("LLAMESH_PUBLIC_HOST", "localhost", "Host name in the endpoints that are shown.")
+    public_host: str = _named(
+        "LLAMESH_PUBLIC_HOST",
+        "localhost",
+        "Host name in the endpoints that are shown, and one of LLAMESH_ALLOWED_HOSTS.",
+    )
     inference_port: Port = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Envoy: the contract service.")
@@ -117,7 +121,9 @@ class Settings(BaseSettings):
         "Origins of web pages that may use the mesh from a browser, such as http://localhost:5173; https://*.example.com: all below it.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
-        "LLAMESH_ALLOWED_HOSTS", (), "Host names, beside loopback ones, under which anonymous inference is allowed."
+        "LLAMESH_ALLOWED_HOSTS",
+        (),
+        "Host names, beside loopback ones and LLAMESH_PUBLIC_HOST, under which calls need no token: anonymous inference and logins.",
     )
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = _named(
         "LLAMESH_TRUSTED_PROXIES",

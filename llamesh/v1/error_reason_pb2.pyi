@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """No key has this id."""
     ERROR_REASON_USER_DISABLED: _ErrorReason.ValueType  # 18
     """The user is disabled: it cannot log in, and its tokens and keys do not count."""
+    ERROR_REASON_HOST_NOT_ALLOWED: _ErrorReason.ValueType  # 19
+    """The call needs no token, and its host name is not known as one of this mesh: a page that had its own name point here (DNS rebinding) must not log in."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 20
     """No model has this id."""
     ERROR_REASON_MODEL_NOT_READY: _ErrorReason.ValueType  # 21
@@ -154,6 +156,8 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 17
 """No key has this id."""
 ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 18
 """The user is disabled: it cannot log in, and its tokens and keys do not count."""
+ERROR_REASON_HOST_NOT_ALLOWED: ErrorReason.ValueType  # 19
+"""The call needs no token, and its host name is not known as one of this mesh: a page that had its own name point here (DNS rebinding) must not log in."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 20
 """No model has this id."""
 ERROR_REASON_MODEL_NOT_READY: ErrorReason.ValueType  # 21

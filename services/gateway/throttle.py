@@ -47,6 +47,9 @@ WAITING = 1000
 _NETWORK_BITS = 64
 """An IPv6 host has that much of an address to itself: a network counts as one."""
 
+_LOOPBACK = "loopback"
+"""Whoever has an account on this machine has all addresses of its loopback interface: they count as one."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -205,15 +208,17 @@ class Throttle:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the network of an IPv6 host."""
+    """What counts as one address: an IPv4 address, the network of an IPv6 host, or all of the loopback interface."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address[:64]
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    if parsed.is_loopback:
+        return _LOOPBACK
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((parsed, _NETWORK_BITS), strict=False))
 
 

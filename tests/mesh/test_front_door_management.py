@@ -28,8 +28,8 @@ from tests.ports import free_ports
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVICE = "/llamesh.v1.GatewayService"
-(BEHIND_PROXY,) = free_ports(1)
-"""Of a listener that has one proxy before it."""
+BEHIND_PROXY, ON_A_NETWORK = free_ports(2)
+"""Of a listener that has one proxy before it, and of one that holds only web pages to host names."""
 BEARER = {"authorization": f"Bearer {token()}"}
 
 
@@ -77,6 +77,7 @@ def management(door: FrontDoor) -> ManagementSettings:
         (("llamesh.v1.GatewayService", "gateway"), ("llamesh.v1.ContractService", "contract")),
         templates.FOLDER / "llamesh.binpb",
         allowed_origins=frozenset({"http://ui", "https://*.ui.example"}),
+        allowed_hosts=frozenset({"llm.example"}),
         max_body_bytes=64 << 10,
         restart_retries=14,
     )
@@ -96,7 +97,8 @@ async def mesh() -> AsyncIterator[tuple[FrontDoor, Gateway]]:
         gateway = Gateway()
         server = await serve(door, gateway)
         behind_proxy = replace(management(door), name="behind-proxy", port=BEHIND_PROXY, trusted_proxies=1)
-        await door.start(None, (management(door), behind_proxy))
+        on_a_network = replace(management(door), name="on-a-network", port=ON_A_NETWORK, any_host=True)
+        await door.start(None, (management(door), behind_proxy, on_a_network))
         yield door, gateway
         await server.stop(None)
 
@@ -428,6 +430,57 @@ async def test_grpc_web(mesh: Mesh) -> None:
         assert refused.headers["grpc-message"]
         padded = refused.headers[DETAILS_KEY] + "=="
         assert status_pb2.Status.FromString(base64.b64decode(padded)).code == int(code)
+
+
+REBOUND = "evil.example:8200"
+"""A host name that its owner has made to lead to this machine."""
+
+
+async def test_a_page_whose_name_was_rebound_cannot_log_in(mesh: Mesh) -> None:
+    door, gateway = mesh
+    count = len(gateway.requests)
+    login = {"username": "admin", "password": "admin"}
+    for port, headers in (
+        (door.port, {}),
+        (door.port, {"origin": f"http://{REBOUND}"}),
+        (ON_A_NETWORK, {"origin": f"http://{REBOUND}"}),
+    ):
+        answer = await door.send("POST", "/auth/token", login, {"host": REBOUND} | headers, port)
+        assert answer.status == 403
+        error = status_of(answer, 7)
+        assert error["details"][0]["reason"] == "HOST_NOT_ALLOWED"
+        assert error["details"][0]["metadata"] == {"host": "evil.example"}
+        assert "evil.example" in error["message"]
+        assert "LLAMESH_ALLOWED_HOSTS" in error["message"]
+    request = gateway_pb2.CreateTokenRequest(**login).SerializeToString()
+    web = {"host": REBOUND, "content-type": "application/grpc-web+proto", "origin": f"http://{REBOUND}"}
+    answer = await door.send("POST", f"{SERVICE}/CreateToken", b"\0" + struct.pack(">I", len(request)) + request, web)
+    assert answer.headers["grpc-status"] == "7"
+    assert "LLAMESH_ALLOWED_HOSTS" in answer.headers["grpc-message"]
+    assert status_pb2.Status.FromString(base64.b64decode(answer.headers[DETAILS_KEY] + "==")).code == 7
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}", (("grpc.default_authority", REBOUND),)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**login))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    status = status_pb2.Status.FromString(dict(refused.value.trailing_metadata() or ())[DETAILS_KEY])
+    assert (status.code, status.message) == (7, refused.value.details())
+    assert "LLAMESH_ALLOWED_HOSTS" in status.message
+    assert len(gateway.requests) == count
+
+
+async def test_a_known_name_logs_in_and_any_name_reads_the_health(mesh: Mesh) -> None:
+    door, _ = mesh
+    login = {"username": "ada", "password": "x"}
+    for host in ("llm.example", "llm.example:8200", "localhost:8200", "127.0.0.1"):
+        assert (await door.send("POST", "/auth/token", login, {"host": host})).status == 200
+    assert (await door.send("POST", "/auth/token", login, {"host": "gpu-box.lan"}, ON_A_NETWORK)).status == 200
+    for verb in ("GET", "HEAD"):
+        assert (await door.send(verb, "/health", None, {"host": REBOUND})).status == 200
+    assert (await door.send("GET", "/servers/a", None, BEARER | {"host": REBOUND})).status == 404
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{door.port}", (("grpc.default_authority", "llm.example"),)
+    ) as channel:
+        await gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**login))
 
 
 async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ function handle(headers, settings, metadata, body)
       setBytes = function(_, bytes) body = bytes; request.sent = bytes; return #bytes end,
     }
   end
+  function request:base64Escape(bytes) return base64(bytes) end
   function request:respond(head, text) self.answer = { head = head, text = text } end
   envoy_on_request(request)
   return request.answer, request.sent
@@ -71,6 +73,8 @@ class Outcome:
     metadata: dict[str, Any]
     sent: bytes | None = None
     """The body that goes on where the filter replaced it."""
+    head: dict[str, str] = field(default_factory=dict)
+    """The headers of an answer."""
 
     @property
     def code(self) -> str | None:
@@ -92,6 +96,7 @@ class LuaFilter:
         self._lua = LuaRuntime(encoding=None)
         self._lua.execute(self.source.encode())
         self._lua.execute(_HANDLE.encode())
+        self._lua.globals()[b"base64"] = base64.b64encode
 
     def run(
         self,
@@ -103,8 +108,9 @@ class LuaFilter:
         sent, known = self._table(headers), self._table(metadata or {})
         answer, replaced = self._lua.globals()[b"handle"](sent, self._table(settings or {}), known, body)
         status = int(answer[b"head"][b":status"]) if answer else None
-        parsed = json.loads(answer[b"text"]) if answer else None
-        return Outcome(status, parsed, _plain(sent), _plain(known), replaced)
+        head = _plain(answer[b"head"]) if answer else {}
+        parsed = json.loads(answer[b"text"]) if "json" in head.get("content-type", "") else None
+        return Outcome(status, parsed, _plain(sent), _plain(known), replaced, head)
 
     def _table(self, value: Any) -> Any:
         if isinstance(value, dict):

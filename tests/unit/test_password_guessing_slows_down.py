@@ -216,3 +216,20 @@ async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.Mo
 )
 def test_an_ipv6_network_counts_as_one_address(address: str, counts_as: str) -> None:
     assert network_of(address) == counts_as
+
+
+LOOPBACK = ("127.0.0.1", "127.1.0.60", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:127.9.9.9")
+
+
+def test_all_addresses_of_the_loopback_interface_count_as_one() -> None:
+    assert len({network_of(address) for address in LOOPBACK}) == 1
+    assert network_of("::2") != network_of("::1")
+
+
+async def test_a_neighbour_on_the_machine_gets_no_free_guesses_by_changing_its_address() -> None:
+    door = Door()
+    for number in range(FREE_FAILURES):
+        assert await door.login("admin", f"127.1.0.{number}") == 0
+    for address in LOOPBACK:
+        assert await door.login("admin", address) > 0
+    assert door.checked == FREE_FAILURES
