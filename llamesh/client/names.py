@@ -18,9 +18,9 @@ class AmbiguousNameError(LookupError):
 
 
 def resolve(wanted: str, known: Sequence[tuple[str, str]], *, shortened: bool = False) -> str:
-    """The id that is meant among (id, name) pairs: an id, else a name, else, if ids may be `shortened`, the beginning of one; else what was given.
+    """The id that is meant among (id, name) pairs: an id, else a name, else the beginning of an id if `shortened`; else what was given.
 
-    Only ids that nobody gives are shortened: another model may begin with the name of one that is gone. AmbiguousNameError where it means several.
+    Only ids that the mesh makes are shortened: those that people give may begin with each other. AmbiguousNameError where it means several.
     """
     if any(wanted == item for item, _ in known):
         return wanted
