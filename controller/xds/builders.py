@@ -18,6 +18,7 @@ from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
+from llamesh.kit.inference_errors import ANTHROPIC_TYPES
 from llamesh.kit.origins import expression, is_pattern
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
@@ -237,7 +238,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "bearer_tokens": _jwt_provider(settings.tokens, _ANY_BEARER, _TO_METADATA),
         "api_key_tokens": _jwt_provider(settings.tokens, _API_KEY, _TO_METADATA),
         "route_lua": route_lua(settings.limits),
-        "answers_lua": templates.lua("answers"),
+        "answers_lua": answers_lua(),
         "cors": _cors_filter() if settings.allowed_origins else [],
     }
     return templates.render("listeners/inference.yaml", LISTENER, values)
@@ -246,6 +247,20 @@ def inference_listener(settings: InferenceSettings) -> Any:
 def route_lua(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request, with limits that differ from the table's."""
     return limits_lua(changed) + templates.lua_modules("asked", "callers") + templates.lua("route")
+
+
+def answers_lua() -> str:
+    """The filter on the way back: it reads what an answer used, and puts errors of the engine in shape."""
+    table = templates.lua_value(
+        {
+            "entries": [
+                {key: item[key] for key in item if key != "why"} for item in templates.raw("replies/engine.yaml")
+            ],
+            "types": ANTHROPIC_TYPES,
+        }
+    )
+    modules = templates.lua_module("engine_errors_table", f"return {table}") + templates.lua_modules("engine_errors")
+    return modules + templates.lua("answers")
 
 
 def limits_lua(changed: Mapping[str, int]) -> str:

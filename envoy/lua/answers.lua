@@ -1,4 +1,5 @@
 -- Reads what an answer used, for the access log: `prompt_tokens` and `completion_tokens` of the metadata, in one meaning for every API.
+-- An error of the engine gets the shape of the API that was called (engine_errors.lua): it alone is held until all of it is there.
 --
 -- Every byte goes on as it comes; what is kept of it is bounded. Nothing is parsed: a quote inside a text is escaped, so no text of a model looks like
 -- the names that are looked for. Envoy's own filter for streams parses each event, and ends with a segmentation fault at `data: null`, which llama.cpp
@@ -6,6 +7,8 @@
 --
 -- A stream has `timings` in the last event of each answer, whether the client asked for usage or not; one of Anthropic's API has none, but tells the
 -- prompt in its first event and the answer in its last. A whole body has `usage`, of the first answer only if there are several.
+
+local engine_errors = require("engine_errors")
 
 local find, match, sub, byte, floor = string.find, string.match, string.sub, string.byte, math.floor
 local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
@@ -195,9 +198,31 @@ local function bytes_of(chunk)
   return length > 0 and chunk:getBytes(0, length) or ""
 end
 
+-- Puts an error in the shape of the API, if it is as short as its head says.
+local function reshape(response, status, length)
+  if not length or length == 0 or length > engine_errors.LONGEST then
+    return
+  end
+  local request = response:streamInfo():dynamicMetadata():get("llamesh")
+  local anthropic = request and request.anthropic
+  local buffer = response:body() -- waits for it
+  if not buffer then
+    return
+  end
+  local changed, body = engine_errors.reshaped(status, buffer:getBytes(0, buffer:length()), anthropic)
+  if changed then
+    response:headers():replace("content-length", buffer:setBytes(body))
+    response:headers():replace(":status", tostring(changed))
+  end
+end
+
 function envoy_on_response(response)
   local headers = response:headers()
   local kind = headers:get("content-type") or ""
+  local status = tonumber(headers:get(":status"))
+  if status >= 400 and find(kind, "^application/json") then
+    return reshape(response, status, tonumber(headers:get("content-length")))
+  end
   local streamed = find(kind, "^text/event%-stream")
   if headers:get(":status") ~= "200" or not (streamed or find(kind, "^application/json")) then
     return

@@ -295,7 +295,7 @@ local function wrong_kind(shape, kind)
   for _, each in ipairs({ "text", "number", "flag", "list", "object" }) do
     wanted[#wanted + 1] = shape[each] and KINDS[each] or nil
   end
-  return refused("invalid_type", "is " .. KINDS[kind] .. " and may be " .. table.concat(wanted, " or ") .. ".")
+  return refused("invalid_type", "is " .. KINDS[kind] .. " and must be " .. table.concat(wanted, " or ") .. ".")
 end
 
 -- Checks the value at `at` against its shape. Returns where it ends.
@@ -389,7 +389,7 @@ local function read(shape, context)
   check_products(context)
 end
 
--- Reads the body of a request for a path. Returns nil and {code, param, message} for one that may not pass, else what routing and accounting need of it:
+-- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for one that may not pass, else what routing and accounting need of it:
 -- {model, prompts, answers}, where `answers` are those to all prompts.
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
@@ -397,7 +397,8 @@ function request_limits.read(path, body, most_prompt)
   text, limits, sums, written, model, level = body, table_of_limits.limits, {}, {}, nil, 0
   prompts, largest, no_escape_from, next_escape = 0, {}, 0, 0
   local context = most_prompt and most_prompt / limits["prompt.bytes_per_token"] or DEFAULT_CONTEXT
-  if most_prompt and most_prompt < limits["prompt.bytes"] then
+  local from_context = most_prompt and most_prompt < limits["prompt.bytes"]
+  if from_context then
     limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
   end
   json_text.open(text, limits)
@@ -410,7 +411,7 @@ function request_limits.read(path, body, most_prompt)
   if type(why) ~= "table" then
     error(why, 0)
   end
-  request_refusal.complete(why, trail, level, limits)
+  request_refusal.complete(why, trail, level, limits, from_context)
   return nil, why
 end
 

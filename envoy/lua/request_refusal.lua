@@ -7,6 +7,7 @@ local request_refusal = {}
 
 -- Bytes of a name, of the way to a field, and of that to a property, which a message shows.
 local LONGEST_NAME, LONGEST_WAY, LONGEST_PROPERTY = 64, 200, 120
+local ABOUT_CONTEXT = " Shorten the prompt, or serve the model with a larger --ctx-size."
 local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
 
 -- The way to the value that was refused, as in messages[3].content.
@@ -29,10 +30,17 @@ local function inside(why)
 end
 
 -- Gives a refusal its message and its param. `trail`: the names and numbers that lead to the value at fault, `level` of them.
-function request_refusal.complete(why, trail, level, limits)
+-- `from_context`: whether the longest prompt follows from the largest context of any server.
+function request_refusal.complete(why, trail, level, limits, from_context)
   local at = place(trail, level)
-  if why.code == "limit_exceeded" then
-    local field = at == "" and "The body" or "The field " .. at
+  local field = at == "" and "The body" or "The field " .. at
+  if why.code == "limit_exceeded" and why.name == "prompt.bytes" then
+    -- llama.cpp's words for a prompt that is too long, which agents and proxies know: they shorten the conversation.
+    why.kind, why.code = "exceed_context_size_error", "context_length_exceeded"
+    why.message = string.format("%s exceeds %sthe limit prompt.bytes: at most %s, sent %s%s.%s%s",
+      field, from_context and "the available context size, by " or "", limits[why.name], why.more and "at least " or "", why.sent, ABOUT_CONTEXT,
+      from_context and "" or ABOUT_LIMITS)
+  elseif why.code == "limit_exceeded" then
     why.message = string.format("%s exceeds the limit %s: at most %s, sent %s%s%s.%s",
       field, why.name, limits[why.name], why.more and "at least " or "", why.sent, inside(why), ABOUT_LIMITS)
   elseif why.code == "invalid_json" then

@@ -32,6 +32,7 @@ local function refuse(request, status, kind, code, message, param)
   request:streamInfo():dynamicMetadata():set("llamesh", "code", code)
   local body
   if (request:headers():get(":path") or ""):find("/v1/messages", 1, true) then
+    if kind == "exceed_context_size_error" then message = "prompt is too long: " .. message end -- Anthropic's words, by which its clients know it
     body = string.format(
       '{"type":"error","error":{"type":"%s","message":"%s"}}', ANTHROPIC_TYPES[status] or "invalid_request_error", message
     )
@@ -191,7 +192,7 @@ function envoy_on_request(request)
   local most_prompt = request:metadata():get("most_prompt_bytes")
   local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
   if not said then
-    return refuse(request, "400", "invalid_request_error", problem.code, quoted(problem.message), problem.param and quoted(problem.param))
+    return refuse(request, "400", problem.kind or "invalid_request_error", problem.code, quoted(problem.message), problem.param and quoted(problem.param))
   end
   local cluster, scope = target(request, path, said.model)
   if not cluster then
@@ -211,6 +212,9 @@ function envoy_on_request(request)
       request:streamInfo():dynamicMetadata():set("llamesh", "answers", said.answers)
       request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)
     end
+  end
+  if path:find("/v1/messages", 1, true) then -- answers.lua does not see the path
+    request:streamInfo():dynamicMetadata():set("llamesh", "anthropic", true)
   end
   headers = request:headers()
   shorten(headers, path, content_type)

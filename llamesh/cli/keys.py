@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.types import UInt16
 
 from llamesh.cli.connection import connected
-from llamesh.cli.output import Column, Output, note, show_list, show_one, when
+from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
+
+if TYPE_CHECKING:
+    from llamesh.v1.contract_pb2 import Key
+
+
+def _state(key: Key) -> str:
+    """Whether it works, in words."""
+    from llamesh.v1 import contract_pb2
+
+    return word(contract_pb2.KeyState, key.state, "KEY_STATE_").lower().replace("_", " ")
+
 
 KEY = (
     Column("KEY", lambda key: key.key_id),
     Column("NAME", lambda key: key.display_name),
     Column("OWNER", lambda key: key.owner),
     Column("SCOPES", lambda key: " ".join(key.scopes)),
+    Column("STATE", _state),
     Column("EXPIRES", lambda key: when(key.expire_time)),
-    Column("REVOKED", lambda key: when(key.revoke_time)),
+    Column("REVOKED", lambda key: when(key.revoke_time), wide=True),
     Column("CONTRACT", lambda key: key.contract_id, wide=True),
 )
 

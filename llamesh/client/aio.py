@@ -133,7 +133,7 @@ class AsyncModels(AsyncPart):
         return await self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
 
     async def find(self, name: str) -> str:
-        """The id that is meant by an id, a name, or the beginning of an id."""
+        """The id that is meant by an id or a name."""
         return resolve(name, [(item.model_uuid, item.name) async for item in self.list()])
 
     async def delete(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
@@ -229,7 +229,7 @@ class AsyncServers(AsyncPart):
 
     async def find(self, name: str) -> str:
         """The id that is meant by an id, a served name, or the beginning of an id."""
-        return resolve(name, [(item.server_uuid, item.model_name) async for item in self.list()])
+        return resolve(name, [(item.server_uuid, item.model_name) async for item in self.list()], shortened=True)
 
     async def update(
         self, server: Server, changes: server_pb2.ServerChanges, *, etag: str = "", timeout: float | None = None

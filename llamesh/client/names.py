@@ -17,16 +17,16 @@ class AmbiguousNameError(LookupError):
         self.ids = tuple(ids)
 
 
-def resolve(wanted: str, known: Sequence[tuple[str, str]]) -> str:
-    """The id that is meant among (id, name) pairs: an id, else a name, else the beginning of an id; else what was given.
+def resolve(wanted: str, known: Sequence[tuple[str, str]], *, shortened: bool = False) -> str:
+    """The id that is meant among (id, name) pairs: an id, else a name, else the beginning of an id if `shortened`; else what was given.
 
-    AmbiguousNameError where it means several.
+    Only ids that the mesh makes are shortened: those that people give may begin with each other. AmbiguousNameError where it means several.
     """
     if any(wanted == item for item, _ in known):
         return wanted
     for meant in (
         [item for item, name in known if name == wanted],
-        [item for item, _ in known if len(wanted) >= SHORTEST_PREFIX and item.startswith(wanted)],
+        [item for item, _ in known if shortened and len(wanted) >= SHORTEST_PREFIX and item.startswith(wanted)],
     ):
         if len(meant) > 1:
             raise AmbiguousNameError(wanted, meant)

@@ -128,7 +128,7 @@ class Models(Part):
         return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
 
     def find(self, name: str) -> str:
-        """The id that is meant by an id, a name, or the beginning of an id."""
+        """The id that is meant by an id or a name."""
         return resolve(name, [(item.model_uuid, item.name) for item in self.list()])
 
     def delete(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
@@ -222,7 +222,7 @@ class Servers(Part):
 
     def find(self, name: str) -> str:
         """The id that is meant by an id, a served name, or the beginning of an id."""
-        return resolve(name, [(item.server_uuid, item.model_name) for item in self.list()])
+        return resolve(name, [(item.server_uuid, item.model_name) for item in self.list()], shortened=True)
 
     def update(
         self, server: Server, changes: server_pb2.ServerChanges, *, etag: str = "", timeout: float | None = None

@@ -11,7 +11,7 @@ from typing import Any
 ANTHROPIC_PATHS = r"(/[0-9A-Za-z-]+)?/v1/messages([/?].*)?"
 """The paths of Anthropic's API, as a regular expression (RE2 and Python) for the whole path. envoy/lua/route.lua knows them too."""
 _ANTHROPIC_PATHS = re.compile(ANTHROPIC_PATHS)
-_ANTHROPIC_TYPES = {
+ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -19,11 +19,12 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     504: "timeout_error",
 }
+"""Anthropic's type of an error by HTTP status, where it is not that of all below or from 500."""
 
 
 def anthropic_type(status: int) -> str:
     """Anthropic's type of an error with this HTTP status."""
-    return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
 def error_body(path: str, status: int, message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

@@ -113,10 +113,9 @@ class Rights:
             scopes=frozenset(scope for scope in identity.scopes if role_grants(user.role, scope)),
         )
 
-    def living(self, uid: str, username: str, since: float) -> bool:
-        """Whether the user is there who had this uid, or, where none was kept, this name at that time."""
-        user = (self._users or {}).get(uid) if uid else self._named(username, since)
-        return user is not None
+    def owner(self, uid: str, username: str, since: float) -> User | None:
+        """The user who had this uid, or, where none was kept, this name at that time; None if it was removed."""
+        return (self._users or {}).get(uid) if uid else self._named(username, since)
 
     def _silent(self, identity: Identity) -> str:
         """Who must speak before anything is known about this caller; nobody: ""."""

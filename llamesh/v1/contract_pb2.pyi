@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import llamesh.v1.server_pb2
@@ -19,6 +20,42 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _KeyState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _KeyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    """Not set."""
+    KEY_STATE_WORKS: _KeyState.ValueType  # 1
+    """It does what its scopes, its owner's role and its contract allow."""
+    KEY_STATE_REVOKED: _KeyState.ValueType  # 2
+    """It was revoked."""
+    KEY_STATE_EXPIRED: _KeyState.ValueType  # 3
+    """Its time is over."""
+    KEY_STATE_OWNER_REMOVED: _KeyState.ValueType  # 4
+    """Whoever made it was removed. A later user of the same name does not inherit it."""
+    KEY_STATE_OWNER_DISABLED: _KeyState.ValueType  # 5
+    """Whoever made it is disabled. It works again once that user is enabled."""
+
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
+    """Whether a key works."""
+
+KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+"""Not set."""
+KEY_STATE_WORKS: KeyState.ValueType  # 1
+"""It does what its scopes, its owner's role and its contract allow."""
+KEY_STATE_REVOKED: KeyState.ValueType  # 2
+"""It was revoked."""
+KEY_STATE_EXPIRED: KeyState.ValueType  # 3
+"""Its time is over."""
+KEY_STATE_OWNER_REMOVED: KeyState.ValueType  # 4
+"""Whoever made it was removed. A later user of the same name does not inherit it."""
+KEY_STATE_OWNER_DISABLED: KeyState.ValueType  # 5
+"""Whoever made it is disabled. It works again once that user is enabled."""
+Global___KeyState: typing_extensions.TypeAlias = KeyState
 
 @typing.final
 class CheckRequest(google.protobuf.message.Message):
@@ -412,6 +449,7 @@ class Key(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     REVOKE_TIME_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
     key_id: builtins.str
     """Given by the service: the token's `jti`."""
     display_name: builtins.str
@@ -420,6 +458,8 @@ class Key(google.protobuf.message.Message):
     """Who made it: the `sub` of the token."""
     contract_id: builtins.str
     """The contract it carries. Empty: none."""
+    state: Global___KeyState.ValueType
+    """Whether it works now."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What it may do: "manage", "infer:*", "infer:<model name>", "infer:<server uuid>"."""
@@ -447,9 +487,10 @@ class Key(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revoke_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        state: Global___KeyState.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "key_id", b"key_id", "owner", b"owner", "revoke_time", b"revoke_time", "scopes", b"scopes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "key_id", b"key_id", "owner", b"owner", "revoke_time", b"revoke_time", "scopes", b"scopes", "state", b"state"]) -> None: ...
 
 Global___Key: typing_extensions.TypeAlias = Key
 

@@ -18,7 +18,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import KEY_PREFIX, Identity
 from llamesh.kit.pages import BY_TIME, Asked, Listing
 from llamesh.kit.rights import ADMIN, Rights
-from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
+from llamesh.v1 import contract_pb2, gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
 from services.contract.grants import Terms, key_scopes
 from services.contract.tables import Clock, KeyRow, NewId, Owner
@@ -198,9 +198,21 @@ class Keys:
         return await self._contracts.terms(wanted)
 
 
-def works(rights: Rights, row: KeyRow) -> bool:
+def state(rights: Rights, row: KeyRow, now: datetime) -> contract_pb2.KeyState.ValueType:
+    """Whether a key works, or the first reason why it does not."""
+    if row.revoke_time is not None:
+        return contract_pb2.KEY_STATE_REVOKED
+    if row.expire_time <= now:
+        return contract_pb2.KEY_STATE_EXPIRED
+    owner = rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
+    if owner is None:
+        return contract_pb2.KEY_STATE_OWNER_REMOVED
+    return contract_pb2.KEY_STATE_OWNER_DISABLED if owner.disabled else contract_pb2.KEY_STATE_WORKS
+
+
+def is_owned(rights: Rights, row: KeyRow) -> bool:
     """Whether the owner of a key is there: without it the key does not count, though it is neither revoked nor expired."""
-    return rights.living(row.owner_uid, row.owner, row.create_time.timestamp())
+    return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp()) is not None
 
 
 def _is_of(row: KeyRow, owner: Owner) -> bool:

@@ -74,7 +74,7 @@ def usage_message(row: UsageRow) -> contract_pb2.Usage:
     )
 
 
-def key_message(row: KeyRow) -> contract_pb2.Key:
+def key_message(row: KeyRow, state: contract_pb2.KeyState.ValueType) -> contract_pb2.Key:
     """A key as a message."""
     return contract_pb2.Key(
         key_id=row.key_id,
@@ -85,6 +85,7 @@ def key_message(row: KeyRow) -> contract_pb2.Key:
         create_time=timestamp(row.create_time),
         expire_time=timestamp(row.expire_time),
         revoke_time=timestamp(row.revoke_time) if row.revoke_time else None,
+        state=state,
     )
 
 

@@ -29,7 +29,7 @@ from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, Contract
 from services.contract.decisions import Decisions
 from services.contract.front_door import FrontDoor
 from services.contract.inventory import Inventory
-from services.contract.keys import RESYNC_SECONDS, Keys, works
+from services.contract.keys import RESYNC_SECONDS, Keys, is_owned
 from services.contract.policy import Limits
 from services.contract.servicer import AdmissionServicer, ContractServicer
 from services.contract.usage import Ledger
@@ -62,7 +62,7 @@ class ContractService:
         self.rights = member.follow_rights(self._channels["gateway"], self._channels["contract"])
         terms = PresentTerms(database, time.monotonic)
         users = Users(gateway_pb2_grpc.StandingServiceStub(self._channels["gateway"]))
-        contracts = Contracts(database, utc_now, new_id, terms, users.of_contract, partial(works, self.rights))
+        contracts = Contracts(database, utc_now, new_id, terms, users.of_contract, partial(is_owned, self.rights))
         # A SQLite file belongs to one process: nobody else revokes keys in it.
         resync = RESYNC_SECONDS if database.schema else None
         keys = Keys(database, contracts, signer, utc_now, new_id, resync)
@@ -85,6 +85,7 @@ class ContractService:
                 self._ledger,
                 self._decisions,
                 leases,
+                self.rights,
                 utc_now,
                 open_pages(settings),
             ),

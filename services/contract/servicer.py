@@ -10,7 +10,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
-from llamesh.kit.rights import ADMIN
+from llamesh.kit.rights import ADMIN, Rights
 from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -20,7 +20,7 @@ from services.contract.check import DEFAULT_NAMESPACE, Checker, Wish
 from services.contract.contracts import Contracts, PresentTerms
 from services.contract.decisions import Decisions
 from services.contract.grants import Terms, role_scopes
-from services.contract.keys import Keys
+from services.contract.keys import Keys, state
 from services.contract.messages import (
     contract_message,
     decision_message,
@@ -30,7 +30,7 @@ from services.contract.messages import (
     refusal_message,
     usage_message,
 )
-from services.contract.tables import Clock, ContractRow, Owner
+from services.contract.tables import Clock, ContractRow, KeyRow, Owner
 from services.contract.usage import Ledger
 
 USAGE_WINDOW = timedelta(days=30)
@@ -49,6 +49,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         ledger: Ledger,
         decisions: Decisions,
         leases: Leases,
+        rights: Rights,
         clock: Clock,
         pages: Pages,
     ) -> None:
@@ -59,6 +60,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self._ledger = ledger
         self._decisions = decisions
         self._leases = leases
+        self._rights = rights
         self._clock = clock
         self._pages = pages
 
@@ -140,18 +142,21 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         row, token = await self._keys.create(
             caller(), request.display_name, request.scopes, request.contract_id, request.expire_days
         )
-        return contract_pb2.CreateKeyResponse(key=key_message(row), token=token)
+        return contract_pb2.CreateKeyResponse(key=self._key(row), token=token)
 
     async def ListKeys(  # noqa: N802
         self, request: contract_pb2.ListKeysRequest, context: Any
     ) -> contract_pb2.ListKeysResponse:
         """See contract.proto."""
         rows, token = await self._keys.page(whose(caller()), self._pages.asked(request))
-        return contract_pb2.ListKeysResponse(keys=[key_message(row) for row in rows], next_page_token=token)
+        return contract_pb2.ListKeysResponse(keys=[self._key(row) for row in rows], next_page_token=token)
 
     async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
         """See contract.proto."""
-        return key_message(await self._keys.revoke(whose(caller()), request.key_id))
+        return self._key(await self._keys.revoke(whose(caller()), request.key_id))
+
+    def _key(self, row: KeyRow) -> contract_pb2.Key:
+        return key_message(row, state(self._rights, row, self._clock()))
 
     async def ListUsage(  # noqa: N802
         self, request: contract_pb2.ListUsageRequest, context: Any

@@ -97,3 +97,25 @@ async def test_usage_is_a_users_and_not_a_names(mesh, as_caller) -> None:
     (row,) = await usage(mesh, as_caller("ada", "manage", uid="usr_ada2"))
     assert (row.subject, row.requests) == ("ada", 1)
     assert len(await usage(mesh, as_caller("root", "admin"), subject="ada")) == 2
+
+
+async def test_a_list_of_keys_says_which_work(mesh, as_caller) -> None:
+    root, ada = as_caller("root", "admin"), as_caller("ada", "manage", "infer:*", uid="usr_ada")
+    works, revoked = [(await create_key(mesh, ada)).key for _ in range(2)]
+    of_bob = (await create_key(mesh, as_caller("bob", "manage", "infer:*"))).key
+    assert works.state == contract_pb2.KEY_STATE_WORKS
+    ended = await mesh.contract.RevokeKey(contract_pb2.RevokeKeyRequest(key_id=revoked.key_id), metadata=ada)
+    assert ended.state == contract_pb2.KEY_STATE_REVOKED
+
+    async def states() -> dict[str, str]:
+        await told(mesh)
+        listed = (await list_keys(mesh, root)).keys
+        return {key.key_id: contract_pb2.KeyState.Name(key.state).removeprefix("KEY_STATE_") for key in listed}
+
+    mesh.standings.put("bob", disabled=True)
+    expected = {works.key_id: "WORKS", revoked.key_id: "REVOKED", of_bob.key_id: "OWNER_DISABLED"}
+    assert await states() == expected
+    mesh.standings.put("bob", disabled=False)
+    mesh.standings.remove("ada")
+    mesh.standings.put("ada", uid="usr_ada2", create_time={"seconds": int(time.time())})
+    assert await states() == expected | {works.key_id: "OWNER_REMOVED", of_bob.key_id: "WORKS"}

@@ -9,6 +9,15 @@ from typing import Any
 
 from llamesh.kit import limits
 
+OVER_CONTEXT = "context_length_exceeded"
+"""The code of a prompt that is too long, by which agents and proxies know it."""
+
+
+def code_of(limit: str) -> str:
+    """The code of what exceeds this limit."""
+    return OVER_CONTEXT if limit == "prompt.bytes" else "limit_exceeded"
+
+
 DERIVED = frozenset({"prompt.bytes_per_token"})
 """Limits from which another follows: nothing in a body has so much of them."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from controller.xds import builders
 from llamesh.kit import limits
-from tests.unit.limit_examples import DERIVED, Example, examples
+from tests.unit.limit_examples import DERIVED, OVER_CONTEXT, Example, code_of, examples
 from tests.unit.lua_request import LuaFilter, Outcome
 from tests.unit.request_bodies import CHAT, COMPLETIONS, HOSTILE, LEGITIMATE
 
@@ -42,10 +42,11 @@ def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
         outcome = run(example.make(amount), lua, path=f"/v1/{example.path}")
         assert outcome.status is None, outcome.answer
     refused = run(example.make(lowered + 1), lua, path=f"/v1/{example.path}")
-    assert (refused.status, refused.code) == (400, "limit_exceeded")
+    assert (refused.status, refused.code) == (400, code_of(example.limit))
     said = refused.answer["error"]["message"]
     assert f" {example.limit}: at most {lowered}, sent " in said
-    assert refused.answer["error"]["type"] == "invalid_request_error"
+    known = {OVER_CONTEXT: "exceed_context_size_error"}.get(refused.code, "invalid_request_error")
+    assert refused.answer["error"]["type"] == ("invalid_request_error" if "type" in refused.answer else known)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
     outcome = run(example.make(most), path=f"/v1/{example.path}")
     assert outcome.status is None, outcome.answer
     above = run(example.make(most + max(1, most // 50)), path=f"/v1/{example.path}")
-    assert (above.status, above.code) == (400, "limit_exceeded")
+    assert (above.status, above.code) == (400, code_of(example.limit))
     assert example.limit in above.answer["error"]["message"]
 
 
@@ -66,7 +67,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
 def test_what_costs_the_engine_too_much_is_refused(case: str) -> None:
     path, given, limit = HOSTILE[case]
     outcome = run(_encoded(given), path=path)
-    assert (outcome.status, outcome.code) == (400, "limit_exceeded"), outcome.answer
+    assert (outcome.status, outcome.code) == (400, code_of(limit)), outcome.answer
     assert f"exceeds the limit {limit}" in outcome.answer["error"]["message"]
 
 
@@ -156,12 +157,18 @@ def test_a_prompt_that_fits_no_server_is_refused() -> None:
     at, above = ({"prompt": "word " * 200}, {"prompt": "word " * 200 + "x"})
     assert run(_encoded(at), path=COMPLETIONS, settings=settings).status is None
     refused = run(_encoded(above), path=COMPLETIONS, settings=settings)
-    assert refused.code == "limit_exceeded"
-    assert refused.answer["error"]["message"].startswith(
-        "The field prompt exceeds the limit prompt.bytes: at most 1000, sent 1001."
-    )
+    assert refused.answer["error"] == {
+        "type": "exceed_context_size_error",
+        "code": "context_length_exceeded",
+        "param": "prompt",
+        "message": "The field prompt exceeds the available context size, by the limit prompt.bytes: at most 1000, sent 1001. "
+        "Shorten the prompt, or serve the model with a larger --ctx-size.",
+    }
     parts = {"messages": [{"content": "word " * 150}, {"content": "word " * 150}]}
-    assert run(_encoded(parts), settings=settings).code == "limit_exceeded"
+    assert run(_encoded(parts), settings=settings).code == "context_length_exceeded"
+    told = run(_encoded(parts), path="/v1/messages", settings=settings).answer
+    assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
+    assert told["error"]["message"].startswith("prompt is too long: ")
     # Each prompt of a list is one of its own.
     two = {"prompt": ["word " * 150, "word " * 150]}
     assert run(_encoded(two), path=COMPLETIONS, settings=settings).status is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import templates
+from controller.xds import builders
 
 _HANDLE = """
 function handle(status, kind, request, pieces)
@@ -88,7 +88,7 @@ BODY = "application/json; charset=utf-8"
 @pytest.fixture(scope="module")
 def lua() -> LuaRuntime:
     runtime = LuaRuntime(encoding=None)
-    runtime.execute(templates.lua("answers").encode())
+    runtime.execute(builders.answers_lua().encode())
     runtime.execute(_HANDLE.encode())
     return runtime
 

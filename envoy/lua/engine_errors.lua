@@ -1,0 +1,79 @@
+-- Puts an error of llama.cpp in the shape of the API that was called, and says with 400 what is the request's fault (envoy/replies/engine.yaml).
+-- A body that is not as llama.cpp writes errors, such as one of our own, stays as it is.
+
+local find, match, sub, byte = string.find, string.match, string.sub, string.byte
+local QUOTE, BACKSLASH = 34, 92
+local told = require("engine_errors_table")
+
+local engine_errors = {}
+
+-- Bytes of an error's body that are read; llama.cpp quotes what was sent. A longer one stays as it is.
+engine_errors.LONGEST = 262144
+
+-- Bytes of llama.cpp's message that are shown: it may quote all tools of a request.
+local LONGEST_MESSAGE = 2000
+
+-- Where the text ends that begins at `at`, or nil.
+local function end_of_text(body, at)
+  repeat
+    at = find(body, '["\\]', at)
+    if not at then return nil end
+    if byte(body, at) == QUOTE then return at - 1 end
+    at = at + 2
+  until false
+end
+
+-- The beginning of a text of JSON, which ends neither within an escape nor within a character.
+local function beginning(text)
+  if #text <= LONGEST_MESSAGE then return text end
+  local cut = LONGEST_MESSAGE
+  while cut > 0 and byte(text, cut + 1) >= 128 and byte(text, cut + 1) < 192 do cut = cut - 1 end
+  local at = 1
+  while at <= cut do
+    local length = byte(text, at) ~= BACKSLASH and 1 or sub(text, at + 1, at + 1) == "u" and 6 or 2
+    if at + length - 1 > cut then return sub(text, 1, at - 1) .. "..." end
+    at = at + length
+  end
+  return sub(text, 1, cut) .. "..."
+end
+
+local function entry_of(message)
+  for _, entry in ipairs(told.entries) do
+    if sub(message, 1, #entry.begins) == entry.begins then
+      return entry
+    end
+  end
+end
+
+local function words(message, entry)
+  if entry.message then return entry.message end
+  local ending = entry.instead_of and find(message, entry.instead_of, 1, true)
+  return ending and sub(message, 1, ending - 1) .. entry.ending or beginning(message)
+end
+
+-- The status and body in place of llama.cpp's, or nil where they stay. `anthropic`: whether Anthropic's API was called.
+function engine_errors.reshaped(status, body, anthropic)
+  local start = match(body, '^{"error":{"code":%d+,"message":"()')
+  local stop = start and end_of_text(body, start)
+  local kind, more = match(body, '^","type":"([%w_]+)"(.*)}}%s*$', stop and stop + 1)
+  if not kind then
+    return nil
+  end
+  local message = sub(body, start, stop)
+  local entry = entry_of(message)
+  if entry then
+    message = words(message, entry)
+    kind = status >= 500 and "invalid_request_error" or kind
+    status = 400
+  elseif not anthropic then
+    return nil
+  end
+  if anthropic then
+    local type_of = told.types[status] or (status < 500 and "invalid_request_error" or "api_error")
+    return status, ('{"type":"error","error":{"type":"%s","message":"%s%s"}}'):format(type_of, entry and entry.anthropic or "", message)
+  end
+  local param = entry.param and '"' .. entry.param .. '"' or "null"
+  return status, ('{"error":{"message":"%s","type":"%s","param":%s,"code":"%s"%s}}'):format(message, kind, param, entry.code, more)
+end
+
+return engine_errors
