@@ -7,6 +7,7 @@
 --
 -- A stream has `timings` in the last event of each answer, whether the client asked for usage or not; one of Anthropic's API has none, but tells the
 -- prompt in its first event and the answer in its last. A whole body has `usage`, of the first answer only if there are several.
+-- A client can have the timings repeated: with each token (`timings_per_token`), and inside `__verbose` (`verbose`). They count once for each answer.
 
 local engine_errors = require("engine_errors")
 
@@ -14,7 +15,7 @@ local find, match, sub, byte, floor = string.find, string.match, string.sub, str
 local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
 
 local USAGE, TIMINGS = '"usage":{', '"timings":{'
--- Bytes that are kept of an event that has not ended; what is looked for stands at its end.
+-- Bytes that are kept of an event that has not ended; what is looked for stands at its end, except in one with `__verbose`.
 local LONGEST_EVENT = 1048576
 -- Bytes that are kept of a whole body with several answers; of the others of a longer one the lengths are not known.
 local LONGEST_BODY = 16777216
@@ -50,6 +51,48 @@ local function each(text, mark, found)
   end
 end
 
+-- Where the string that begins at the quote `at` ends, or nil.
+local function string_end(text, at)
+  local last, escaped = at, nil
+  repeat
+    last = find(text, '["\\]', last + 1)
+    escaped = last and byte(text, last) == BACKSLASH
+    last = escaped and last + 1 or last
+  until not escaped
+  return last
+end
+
+-- Whether the name at `at` is one of the outermost object's, which begins at `from`.
+local function outermost(event, from, at)
+  local depth = 0
+  while from and from < at do
+    local mark = byte(event, from)
+    if mark == QUOTE then
+      from = string_end(event, from)
+    else
+      depth = depth + ((mark == BRACE or mark == BRACKET) and 1 or -1)
+    end
+    from = from and find(event, '["{}%[%]]', from + 1)
+  end
+  return depth == 1
+end
+
+-- Whether the timings in `event` from `at` to `last` are those of a whole answer, and are not repeated.
+local function ends_answer(event, at, last)
+  -- Those with each token are sums so far; the last are the sum.
+  if find(event, '"finish_reason":null', 1, true) then
+    return false
+  elseif find(event, '"type":"response.', 1, true) and not find(event, '"type":"response.completed"', 1, true) then
+    return false
+  end
+  local begins = match(event, "^[^{\n]*\n?data: (){")
+  if not begins then
+    -- It was too long to keep its beginning.
+    return sub(event, last + 1) == "}\n\n"
+  end
+  return not find(event, '"__verbose":{', 1, true) or outermost(event, begins, at)
+end
+
 -- Reads a stream piece by piece: `add(bytes)`, then `sum(expected, prompts)`.
 function answers.stream()
   local rest, ended, prompt, completion = "", 0, 0, 0
@@ -57,16 +100,15 @@ function answers.stream()
 
   local function read(events)
     each(events, TIMINGS, function(said, at)
-      local start = 1
+      local start, next_event = 1, nil
       while true do
-        local _, next_event = find(events, "\n\n", start, true)
+        _, next_event = find(events, "\n\n", start, true)
         if not next_event or next_event >= at then
           break
         end
         start = next_event + 1
       end
-      -- A client can ask for the timings with each token; those of the last are the sum.
-      if not find(sub(events, start, at), '"finish_reason":null', 1, true) then
+      if ends_answer(sub(events, start, next_event), at - start + 1, at - start + #TIMINGS - 1 + #said) then
         ended = ended + 1
         prompt = prompt + (number(said, "prompt_n") or 0) + (number(said, "cache_n") or 0)
         completion = completion + (number(said, "predicted_n") or 0)
@@ -117,12 +159,7 @@ local function lengths(body)
     at = find(body, '["{}%[%]]', at + 1)
     local mark = at and byte(body, at)
     if mark == QUOTE then
-      local last = at
-      repeat
-        last = find(body, '["\\]', last + 1)
-        local escaped = last and byte(body, last) == BACKSLASH
-        last = escaped and last + 1 or last
-      until not escaped
+      local last = string_end(body, at)
       if not last then
         return all
       elseif byte(body, last + 1) == COLON then

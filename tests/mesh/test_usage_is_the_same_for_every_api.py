@@ -31,6 +31,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": [{"role": "user", "content": QUESTION}]},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 200},
 }
+REPEATED = {"stream": True, "timings_per_token": True, "return_progress": True, "verbose": True}
+"""What a client can ask for that repeats what was used, in the middle of an answer or twice at its end."""
 ANSWERS: dict[str, tuple[str, ...]] = {
     "/v1/chat/completions": ('"delta":{"content":"',),
     "/v1/completions": ('"text":"',),
@@ -65,8 +67,10 @@ def _cases() -> Iterator[Case]:
     yield Case("chat with usage", "/v1/chat/completions", chat | with_usage)
     yield Case("chat with usage n=2", "/v1/chat/completions", chat | with_usage | {"n": 2}, 2)
     yield Case("chat with timings", "/v1/chat/completions", chat | {"stream": True, "timings_per_token": True})
-    timings = {"stream": True, "timings_per_token": True, "n": 2}
-    yield Case("chat with timings n=2", "/v1/chat/completions", chat | timings, 2)
+    for path, body in BODIES.items():
+        api, n = path.removeprefix("/v1/"), 1 if path == "/v1/messages" else 2
+        yield Case(f"{api} repeated", path, body | REPEATED | ({"n": n} if n > 1 else {}), n)
+    yield Case("chat repeated with usage", "/v1/chat/completions", chat | REPEATED | with_usage)
     two = {"prompt": [RENDERED, RENDERED]}
     yield Case("two prompts", "/v1/completions?x=1", two, 2)
     yield Case("two prompts stream", "/v1/completions", two | {"stream": True}, 2)

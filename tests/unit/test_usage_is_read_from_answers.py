@@ -124,6 +124,62 @@ def test_usage_that_the_client_asked_for_changes_nothing(lua: LuaRuntime) -> Non
     assert read(lua, STREAM, [*each, *CHAT[-2:]]) == {"prompt": 46, "completion": 15}
 
 
+def verbose(predicted: int = 15) -> dict[str, Any]:
+    """What `verbose` adds: the answer again, as llama.cpp's own API gives it."""
+    return {"content": FAKE, "prompt": '{[}"}' + FAKE, "timings": TIMINGS | {"predicted_n": predicted}}
+
+
+def repeated(api: str, number: int, index: int = 0) -> bytes:
+    """An event in the middle, with the timings so far."""
+    more: dict[str, Any] = {"prompt_progress": {"total": 46}, "timings": TIMINGS | {"predicted_n": number}}
+    if api == "responses":
+        name = "response.output_text.delta" if number else "response.in_progress"
+        return event({"type": name, "delta": FAKE} | more, name)
+    if api == "completions":
+        choice = {"text": FAKE, "index": index, "logprobs": None, "finish_reason": None}
+        return event({"choices": [choice], "__verbose": verbose(number)} | more)
+    return chat_event(index, **more)
+
+
+def last(api: str, index: int = 0) -> list[bytes]:
+    """The events that end an answer, with `verbose`; the order of the names is llama.cpp's."""
+    usage = {"completion_tokens": 15, "prompt_tokens": 46, "prompt_tokens_details": {"cached_tokens": 40}}
+    if api == "responses":
+        return RESPONSES[2:]
+    if api == "completions":
+        choice = {"text": "", "index": index, "logprobs": None, "finish_reason": "stop"}
+        return [event({"choices": [choice], "usage": usage, "__verbose": verbose(), "timings": TIMINGS})]
+    if api == "chat":
+        return [chat_event(index, "stop", timings=TIMINGS, __verbose=verbose())]
+    if api == "chat, calls":
+        return [chat_event(index, __verbose=verbose()), chat_event(index, "tool_calls", timings=TIMINGS)]
+    with_usage = event({"choices": [], "usage": usage, "timings": TIMINGS})
+    return [chat_event(index, "stop", __verbose=verbose()), with_usage]
+
+
+APIS = ["chat", "chat, calls", "chat with usage", "completions", "responses"]
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("size", [1, 61, 1000, 1 << 20])
+def test_timings_that_are_repeated_count_once(lua: LuaRuntime, api: str, size: int) -> None:
+    events = [*[repeated(api, number) for number in range(16)], *last(api)]
+    assert read(lua, STREAM, events) == {"prompt": 46, "completion": 15}
+    assert read(lua, STREAM, split(b"".join(events), size)) == {"prompt": 46, "completion": 15}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_timings_that_are_repeated_count_once_for_each_answer(lua: LuaRuntime, api: str) -> None:
+    events = [*[repeated(api, 1 + at // 3, at % 3) for at in range(45)], *[e for at in range(3) for e in last(api, at)]]
+    assert read(lua, STREAM, events, answers=3, prompts=1) == {"prompt": 46, "completion": 45}
+
+
+def test_of_an_event_that_is_too_long_to_keep_the_timings_at_its_end_count_once(lua: LuaRuntime) -> None:
+    said = {"content": "x" * (1 << 21), "timings": TIMINGS}
+    ended = event({"choices": [{"finish_reason": "stop"}], "__verbose": said, "timings": TIMINGS})
+    assert read(lua, STREAM, split(ended, 1 << 16)) == {"prompt": 46, "completion": 15}
+
+
 def test_all_answers_of_a_stream_count_and_each_prompt_once(lua: LuaRuntime) -> None:
     ends = [chat_event(index, "stop", timings=TIMINGS | {"predicted_n": 10 + index}) for index in range(4)]
     assert read(lua, STREAM, [b"data: null\n\n", chat_event(), *ends], answers=4, prompts=2) == {
