@@ -270,19 +270,27 @@ function envoy_on_response(response)
   end
   local expected, prompts = request.answers or 1, request.prompts or 1
   local reader = streamed and answers.stream() or answers.whole(expected > 1)
-  local known
+  local told_prompt, told_completion
+  local function tell(prompt, completion)
+    if prompt and prompt ~= told_prompt then
+      told_prompt = prompt
+      response:streamInfo():dynamicMetadata():set("llamesh.usage", "prompt_tokens", prompt)
+    end
+    if completion and completion ~= told_completion then
+      told_completion = completion
+      response:streamInfo():dynamicMetadata():set("llamesh.usage", "completion_tokens", completion)
+    end
+  end
   for chunk in response:bodyChunks() do
     reader.add(bytes_of(chunk))
-    if reader.prompt and not known then
-      -- At once: the client may leave before the end.
-      known = reader.prompt
-      response:streamInfo():dynamicMetadata():set("llamesh.usage", "prompt_tokens", known)
+    if streamed then
+      -- At once: a client may leave as soon as it has the last event, and then nothing runs after this loop.
+      local prompt, completion = reader.sum(expected, prompts)
+      tell(prompt or reader.prompt, prompt and completion)
     end
   end
   local prompt, completion = reader.sum(expected, prompts)
   if prompt and completion then
-    local metadata = response:streamInfo():dynamicMetadata()
-    metadata:set("llamesh.usage", "prompt_tokens", prompt)
-    metadata:set("llamesh.usage", "completion_tokens", completion)
+    tell(prompt, completion)
   end
 end

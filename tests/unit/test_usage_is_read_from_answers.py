@@ -12,14 +12,14 @@ from lupa.luajit21 import LuaRuntime
 from controller.xds import builders
 
 _HANDLE = """
-function handle(status, kind, request, pieces)
+function handle(status, kind, request, pieces, leaves)
   local said, at = {}, 0
   local metadata = {
     get = function(_, name) return name == "llamesh" and request or nil end,
     set = function(_, namespace, name, value) assert(namespace == "llamesh.usage"); said[name] = value end,
   }
   local info = { dynamicMetadata = function() return metadata end }
-  envoy_on_response({
+  coroutine.wrap(envoy_on_response)({
     headers = function()
       return { get = function(_, name) return ({ [":status"] = status, ["content-type"] = kind })[name] end }
     end,
@@ -28,6 +28,9 @@ function handle(status, kind, request, pieces)
       return function()
         at = at + 1
         local piece = pieces[at]
+        if not piece and leaves then
+          coroutine.yield() -- the client has left: Envoy never resumes the script
+        end
         return piece and {
           length = function() return #piece end,
           getBytes = function(_, _, count) assert(count > 0, "Envoy ends here") return piece end,
@@ -93,9 +96,11 @@ def lua() -> LuaRuntime:
     return runtime
 
 
-def read(lua: LuaRuntime, kind: str, pieces: Sequence[bytes], status: str = "200", **request: Any) -> dict[str, int]:
+def read(
+    lua: LuaRuntime, kind: str, pieces: Sequence[bytes], status: str = "200", *, leaves: bool = False, **request: Any
+) -> dict[str, int]:
     asked = lua.table_from({key.encode(): value for key, value in ({"counted": True} | request).items()})
-    said = lua.globals()[b"handle"](status.encode(), kind.encode(), asked, lua.table_from(list(pieces)))
+    said = lua.globals()[b"handle"](status.encode(), kind.encode(), asked, lua.table_from(list(pieces)), leaves)
     return {key.decode().removesuffix("_tokens"): int(value) for key, value in said.items()}
 
 
@@ -109,6 +114,11 @@ def test_a_stream_says_the_same_however_it_is_cut(lua: LuaRuntime, events: list[
     said = {"prompt": 46, "completion": 15}
     assert read(lua, STREAM, events) == said
     assert read(lua, STREAM, split(b"".join(events), size)) == said
+
+
+@pytest.mark.parametrize("events", [CHAT[:-1], RESPONSES, MESSAGES], ids=["chat", "responses", "messages"])
+def test_a_client_that_leaves_with_the_last_event_is_told_all_of(lua: LuaRuntime, events: list[bytes]) -> None:
+    assert read(lua, STREAM, events, leaves=True) == {"prompt": 46, "completion": 15}
 
 
 def test_of_a_stream_without_an_end_the_prompt_is_said_where_it_was_told(lua: LuaRuntime) -> None:
