@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
-import protovalidate
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from llamesh.kit.errors import FieldViolation, MeshError, Reason, refuse
+from llamesh.kit.errors import MeshError, Reason, refuse
 from llamesh.kit.finishing import finished
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, restarting
+from llamesh.kit.validation import validate
 from llamesh.v1 import options_pb2
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -60,31 +60,6 @@ def method_of(name: str) -> Method:
     access = options.Extensions[options_pb2.access]
     reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     return Method(name, access, quiet=reads and (access.internal or access.anonymous), reads=reads)
-
-
-def validate(request: Message) -> None:
-    """Check a request against the rules of its contract; INVALID_FIELD naming every field at fault."""
-    try:
-        protovalidate.validate(request)
-    except protovalidate.ValidationError as error:
-        violations = tuple(
-            FieldViolation(_path(violation.proto.field), violation.proto.message) for violation in error.violations
-        )
-        raise MeshError(
-            Reason.ERROR_REASON_INVALID_FIELD,
-            "; ".join(f"{item.field}: {item.description}" for item in violations),
-            {"fields": ",".join(item.field for item in violations)},
-            violations,
-        ) from error
-
-
-def _path(field: Any) -> str:
-    """A field's path as people write it, for instance "changes.parameters.ctx_size" or "kinds[1]"."""
-    parts = (
-        f"{element.field_name}[{element.subscript.value}]" if element.subscript else str(element.field_name)
-        for element in (field.elements if field else ())
-    )
-    return ".".join(parts) or "(message)"
 
 
 def authorise(

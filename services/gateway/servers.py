@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator
 
 from google.protobuf import json_format
 
-from llamesh.kit.calls import validate
 from llamesh.kit.channels import asking, call_options, passed_on
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
+from llamesh.kit.validation import validate
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 

@@ -1,0 +1,66 @@
+"""Checks a request against the rules of its contract.
+
+Invariant: what a check costs is bounded by the rules. Items are counted before one is looked at, and a large request ends at the first
+rule that it breaks: each further one costs as much to say as a small request in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import protovalidate
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from buf.validate import validate_pb2
+from llamesh.kit.errors import FieldViolation, MeshError, Reason
+
+LARGE = 4096
+"""Bytes of a request of which only the first violation is said."""
+
+
+def validate(request: Message) -> None:
+    """Check a request; INVALID_FIELD naming every field at fault, or the first of a large request."""
+    too_many = next(_too_many(request, ""), None)
+    if too_many:
+        raise _invalid((too_many,))
+    try:
+        protovalidate.validate(request, fail_fast=request.ByteSize() > LARGE)
+    except protovalidate.ValidationError as error:
+        violations = (FieldViolation(_path(each.proto.field), each.proto.message) for each in error.violations)
+        raise _invalid(tuple(violations)) from error
+
+
+def _invalid(violations: tuple[FieldViolation, ...]) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_INVALID_FIELD,
+        "; ".join(f"{item.field}: {item.description}" for item in violations),
+        {"fields": ",".join(item.field for item in violations)},
+        violations,
+    )
+
+
+def _too_many(message: Message, prefix: str) -> Iterator[FieldViolation]:
+    """Lists and maps that are longer than their rules allow."""
+    for field, value in message.ListFields():
+        path = f"{prefix}{field.name}"
+        if field.is_repeated:
+            rules = field.GetOptions().Extensions[validate_pb2.field]
+            most = rules.map.max_pairs or rules.repeated.max_items
+            if most and len(value) > most:
+                yield FieldViolation(path, f"must have at most {most} items, not {len(value)}")
+            elif field.message_type and not field.message_type.GetOptions().map_entry:
+                for index, item in enumerate(value):
+                    yield from _too_many(item, f"{path}[{index}].")
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            yield from _too_many(value, f"{path}.")
+
+
+def _path(field: Any) -> str:
+    """A field's path as people write it, for instance "changes.parameters.ctx_size" or "kinds[1]"."""
+    parts = (
+        f"{element.field_name}[{element.subscript.value}]" if element.subscript else str(element.field_name)
+        for element in (field.elements if field else ())
+    )
+    return ".".join(parts) or "(message)"
