@@ -47,9 +47,14 @@ class Crowd:
         if self._member is None:
             if not self._has_room():
                 return False
-            self._leave, there = threading.Event(), threading.Event()
-            self._member = threading.Thread(target=self._stand, args=(self._leave, there), daemon=True)
-            self._member.start()
+            leave, there = threading.Event(), threading.Event()
+            member = threading.Thread(target=self._stand, args=(leave, there), daemon=True)
+            try:
+                member.start()
+            except RuntimeError:
+                # There was room, and llama.cpp took it: it starts a thread for each connection.
+                return False
+            self._leave, self._member = leave, member
             there.wait()
         return True
 

@@ -230,7 +230,18 @@ async def test_a_location_that_is_not_escaped_is_escaped() -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7), ("0", 0), ("", None), ("soon", None), ("-1", None), ("99999999999999", 999999999), ("\u0667", None)],
+    [
+        ("7", 7),
+        ("0", 0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("99999999999999", 999999999),
+        ("\u0667", None),
+        ("Jan 99999999999999 31 12:00:00", None),
+        ("Wed, 01 Jan 2020 00:00:00 +99999999999999", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+    ],
 )
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_a_busy_server_says_when_to_come_back(status: int, header: str, seconds: float | None) -> None:
