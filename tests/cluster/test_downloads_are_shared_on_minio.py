@@ -6,7 +6,7 @@ import pytest
 from minio.error import S3Error
 
 from tests.cluster.minio_server import BUCKET, MinioServer, minio
-from tests.contract.conftest import as_caller, connect
+from tests.contract.conftest import as_caller, connect, start_member, start_standings
 from tests.contract.test_downloads_are_shared import (
     database,
     database_url,
@@ -23,6 +23,8 @@ __all__ = [
     "database_url",
     "minio",
     "new_replica",
+    "start_member",
+    "start_standings",
     "test_a_transfer_of_a_killed_process_is_taken_over",
     "test_fetching_and_deleting_the_same_bytes_never_leaves_a_record_without_its_object",
     "web",
