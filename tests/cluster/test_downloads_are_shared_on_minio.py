@@ -6,7 +6,7 @@ import pytest
 from minio.error import S3Error
 
 from tests.cluster.minio_server import BUCKET, MinioServer, minio
-from tests.contract.conftest import as_caller, connect, start_member, start_standings
+from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
 from tests.contract.test_downloads_are_shared import (
     database,
     database_url,
@@ -23,6 +23,7 @@ __all__ = [
     "database_url",
     "minio",
     "new_replica",
+    "start_main",
     "start_member",
     "start_standings",
     "test_a_transfer_of_a_killed_process_is_taken_over",
