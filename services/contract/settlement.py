@@ -24,6 +24,9 @@ BYTES_PER_TOKEN = 4.0
 """Bytes of a request for each token of its prompt, while nothing is known of a model."""
 BYTES_PER_EVENT = 240.0
 """Bytes of a stream for each token, while nothing is known of a model: an event of a chat with a short name of the model."""
+IMPLAUSIBLE = 16.0
+"""Times as many bytes for each token as are usual, and nothing is learnt: a body with media or padding says nothing of texts, and would make
+the prompts of everybody else look short."""
 KINDS_KNOWN = 10_000
 """Kinds of texts that are remembered; beyond, the one that was heard of least recently is forgotten."""
 
@@ -55,7 +58,7 @@ class Lengths:
 
     def learn(self, kind: str, length: int, told: int) -> None:
         """So many bytes had so many tokens."""
-        if length <= 0 or told <= 0:
+        if not 0 < length <= told * self._unknown[0] * IMPLAUSIBLE:
             return
         size, tokens = self._known.pop(kind, (0.0, 0.0))
         fading = min(1.0, _REMEMBERED_BYTES / (size + length))

@@ -96,6 +96,14 @@ def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.Monk
     assert [lengths.estimate(target, 100) for target in ("a", "b", "c")] == [100, 25, 100]
 
 
+def test_a_body_full_of_what_is_no_text_teaches_nothing() -> None:
+    lengths = Lengths(4.0)
+    lengths.learn("a", 4000, 1000)
+    lengths.learn("a", 14 << 20, 30)
+    lengths.learn("a", 100, 0)
+    assert lengths.estimate("a", 2764) == 691
+
+
 def test_older_prompts_fade() -> None:
     lengths = Lengths(4.0)
     lengths.learn("a", 1 << 20, 1 << 19)
