@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from controller.board import Board
 from controller.status import is_going
@@ -46,13 +47,13 @@ class Waker:
         self._waking = waking
         self._board = board
         self._socket = socket
-        application = web.Application()
+        application = web.Application(middlewares=[_in_our_shape])
         application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
-        application.router.add_get("/v1/models/{name:.+}", self._model)
+        application.router.add_get("/v1/models/{name:(?s:.+)}", self._model)
         application.router.add_get("/{server}/v1/models", self._models)
-        application.router.add_get("/{server}/v1/models/{name:.+}", self._model)
-        application.router.add_post("/{path:.*}", self._hold)
+        application.router.add_get("/{server}/v1/models/{name:(?s:.+)}", self._model)
+        application.router.add_post("/{path:(?s:.*)}", self._hold)
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
         # At the end nobody is waited for either: Envoy sends what is held to the next waker.
         self._runner = web.AppRunner(
@@ -118,6 +119,18 @@ class Waker:
             return [server for server in self._board.all() if not is_going(server) and scopes.cover(server.model_name)]
         server = self._board.get(server_uuid) if scopes.cover(server_uuid) else None
         return [server] if server is not None and not is_going(server) else []
+
+
+@web.middleware
+async def _in_our_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Say what aiohttp refuses by itself, a path or method that is not served here, in the shape of the API that was called."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refused:
+        # Which methods a path takes, Envoy has decided: here POST stands for every path that waits for an engine.
+        status = 404 if refused.status == 405 else refused.status
+        text = f"Nothing is served at this path for {request.method}."
+        return _error(request.path, status, text, "invalid_request_error", "not_found")
 
 
 @dataclass(frozen=True, slots=True)

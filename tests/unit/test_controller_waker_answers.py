@@ -163,6 +163,16 @@ async def test_each_name_is_listed_once_awake_or_not(bench: Bench) -> None:
     assert (status, body["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_every_refusal_has_the_shape_of_the_api(bench: Bench) -> None:
+    for path in ("/v1/models/%0d%0aX:y", "/a/v1/models/%0a", "/v1/models/", "/%0a/v1/models", "/v1", "/v1/x%0ay", "//"):
+        status, body = await bench.get(path)
+        assert (status, set(body["error"])) == (404, {"message", "type", "param", "code"}), path
+        assert body["error"]["type"] == "invalid_request_error"
+    assert (await bench.get("/v1/messages/x%0ay"))[1]["error"].keys() == {"type", "message"}
+    async with bench.session.put("/v1/models/smol") as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
+
+
 async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Bench) -> None:
     bench.board.put(server("a", "smol"))
     bench.board.put(server("b", "org/big:q4"))
