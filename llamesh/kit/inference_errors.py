@@ -10,7 +10,7 @@ from typing import Any
 
 ANTHROPIC_PATHS = r"(/[0-9A-Za-z-]+)?/v1/messages([/?].*)?"
 """The paths of Anthropic's API, as a regular expression (RE2 and Python) for the whole path. envoy/lua/route.lua knows them too."""
-_ANTHROPIC_PATHS = re.compile(ANTHROPIC_PATHS)
+_ANTHROPIC_PATHS = re.compile(ANTHROPIC_PATHS, re.DOTALL)
 ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
