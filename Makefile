@@ -117,6 +117,7 @@ format: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Bring code and contracts into the 
 gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Make stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
 	@$(BIN)/python tools/sync_client.py
+	@$(BIN)/python -m tools.options
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail where what is generated differs from what is committed

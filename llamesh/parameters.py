@@ -41,6 +41,7 @@ DEFAULT_DRAFT_TOKENS = 3
 """Tokens that a draft model guesses at once where it is not said; llama.cpp's own."""
 
 _ABOUT = Path(__file__).parent / "v1" / "parameters.json"
+_REFUSED = Path(__file__).parent / "v1" / "refused_options.json"
 _PLAIN = re.compile(r"[!#-&(-\[\]-~]+")
 """What needs no quotes: printable ASCII without quotes and backslashes."""
 
@@ -124,6 +125,12 @@ def settings(message: RuntimeParameters) -> list[Setting]:
 def about() -> Mapping[str, str]:
     """What each parameter means and its default, by name."""
     return dict(json.loads(_ABOUT.read_text()))
+
+
+@cache
+def refused_options() -> Mapping[str, str]:
+    """Why each other option of llama-server may not be given, by each of its spellings."""
+    return dict(json.loads(_REFUSED.read_text()))
 
 
 def models(message: RuntimeParameters) -> dict[str, str]:

@@ -128,7 +128,9 @@ def _dispatch(arguments: list[str]) -> int:
     except CycloptsError as error:
         topic = " ".join(error.command_chain or ())
         raise CommandError(
-            str(error).strip(), hint=f"llamesh {topic} --help".replace("  ", " "), code=Exit.USAGE
+            _refused_option(error) or str(error).strip(),
+            hint=f"llamesh {topic} --help".replace("  ", " "),
+            code=Exit.USAGE,
         ) from None
     except Exception as error:
         # What a call answered is translated where the client is loaded already; nothing else is caught.
@@ -137,6 +139,18 @@ def _dispatch(arguments: list[str]) -> int:
             raise translated from error
         raise
     return int(result or 0)
+
+
+def _refused_option(error: Exception) -> str:
+    """Why an option of llama-server is not taken, where it is one and servers are started; else nothing."""
+    from cyclopts import UnknownOptionError
+
+    if not isinstance(error, UnknownOptionError) or error.command_chain not in {("serve",), ("fit",)}:
+        return ""
+    from llamesh.parameters import refused_options
+
+    written = (error.token.keyword or error.token.value).partition("=")[0]
+    return refused_options().get(written.replace("_", "-") if written.startswith("--") else written, "")
 
 
 def _refusal(error: Exception) -> CommandError | None:

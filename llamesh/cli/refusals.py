@@ -18,7 +18,9 @@ _EXITS = {
 }
 _REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
 """Refused by a rule, whatever their code."""
-_HINTS = {
+_NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
+"""Refused to somebody whom a login does not help."""
+REMEDIES = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
@@ -27,6 +29,10 @@ _HINTS = {
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
+    "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
+    "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
+    "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
+    "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """The contract's remedies name REST calls; here the command that does the same. In braces what the error's metadata say."""
@@ -44,8 +50,8 @@ def translate(error: Exception) -> CommandError | None:
     if decision and error.reason != "DECISION_NOT_FOUND":
         parts.append(f"details: llamesh why {decision}")
     cause, hint = error.message, error.remedy
-    if error.reason in _HINTS:
-        hint = _HINTS[error.reason].format_map({"modelUuid": "MODEL", **error.metadata})
+    if error.reason in REMEDIES:
+        hint = REMEDIES[error.reason].format_map({"modelUuid": "MODEL", "username": "NAME", **error.metadata})
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
         cause = f"{_mesh()} does not answer"
@@ -55,7 +61,7 @@ def translate(error: Exception) -> CommandError | None:
         # gRPC's own words again: our side gave up.
         cause = f"{_mesh()} did not answer in time"
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
-    if error.code == "UNAUTHENTICATED" and error.reason != "WRONG_CREDENTIALS":
+    if error.code == "UNAUTHENTICATED" and error.reason not in _NOT_BY_LOGIN:
         hint = "llamesh login"
         if not _signed_in():
             cause = "you are not signed in"

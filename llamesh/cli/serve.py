@@ -34,20 +34,40 @@ Flags = Annotated[str, Parameter(help="llama.cpp's flags, after --, in place of 
 
 
 def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each runtime parameter; it receives them as keyword arguments."""
+    """Give a command one option for each runtime parameter, and one for each older flag; it receives them as keyword arguments."""
+    known = parameters.all_parameters()
+    older = {_name(flag): (flag, item, value) for item in known.values() for flag, value in item.implied.items()}
     options = [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item))
-        for item in parameters.all_parameters().values()
+        *(_option(name, _annotation(item)) for name, item in known.items()),
+        *(
+            _option(name, Annotated[bool | None, Parameter(name=flag, negative="", show=False)])
+            for name, (flag, *_) in older.items()
+        ),
     ]
     own = inspect.signature(command, eval_str=True)
     kept = [item for item in own.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(command)
     def wrapped(*positional: Any, **named: Any) -> None:
+        for flag, item, value in [older[name] for name in older if named.pop(name, None)]:
+            if named.get(item.name) is not None:
+                raise CommandError(
+                    f"{flag} stands for {item.flag} {value}, and {item.flag} is given already", code=Exit.USAGE
+                )
+            named[item.name] = kind(item)(value)
         command(*positional, **named)
 
     wrapped.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
     return wrapped
+
+
+def _name(flag: str) -> str:
+    """Of the argument for an older flag."""
+    return "older" + flag.replace("-", "_")
+
+
+def _option(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _annotation(item: parameters.Parameter) -> Any:

@@ -80,7 +80,7 @@ def parse(text: str) -> RuntimeParameters:
             raise invalid(token.text, "", "stands where a flag is expected, and flags begin with '-'")
         spelling = spellings().get(flag)
         if spelling is None:
-            raise _unknown(flag)
+            raise unknown(flag)
         name = spelling.parameter.name
         if name in spelt:
             raise invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
@@ -196,7 +196,7 @@ def _shown(text: str) -> str:
     return (text if len(text) <= 64 else text[:61] + "...").encode("unicode_escape").decode()
 
 
-def _unknown(flag: str) -> MeshError:
+def unknown(flag: str) -> MeshError:
     """The refusal of a flag: why, where llama-server has it, and the nearest that may be given."""
     name = flag[:64].replace("_", "-")
     option = options().get(name) if name.startswith("--") else options().get(flag)

@@ -15,7 +15,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.parameters import Parameter, Value, about, all_parameters
+from llamesh.parameters import Parameter, Value, about, all_parameters, refused_options
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
 
@@ -141,6 +141,20 @@ def test_exit_codes_say_what_kind_of_failure_it_was(
     assert "\nhint: " in shown.err
 
 
+@pytest.mark.parametrize("token", ["", "a.b.c"])
+def test_a_disabled_user_is_not_sent_to_log_in(
+    gateway: FakeGateway, capsys: Capture, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", token)
+    said = "the user ada is disabled"
+    gateway.refusal = grpc.StatusCode.UNAUTHENTICATED, "USER_DISABLED", said, {"username": "ada"}
+    assert run(["status"]) == Exit.NOT_SIGNED_IN
+    assert (
+        capsys.readouterr().err
+        == f"error: {said}\nhint: an administrator enables the user: `llamesh users enable ada`\n"
+    )
+
+
 def test_no_mesh_is_said_with_what_to_do(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMESH_URL", "http://127.0.0.1:1")
     assert run(["status"]) == Exit.UNAVAILABLE
@@ -179,6 +193,32 @@ def test_serve_takes_every_runtime_parameter_of_the_contract(gateway: FakeGatewa
         "cont_batching": False,
         "temp": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("flag", "mode"), [(flag, mode) for flag, mode in all_parameters()["load_mode"].implied.items()]
+)
+def test_flags_that_llama_cpp_replaced_are_taken(gateway: FakeGateway, flag: str, mode: str) -> None:
+    assert run(["serve", "name3", flag, "-np", "2"]) == Exit.OK
+    assert gateway.declared[-1].parameters == typed({"load_mode": mode, "parallel": 2})
+
+
+def test_a_flag_that_llama_cpp_replaced_and_its_option_are_a_mistake(gateway: FakeGateway, capsys: Capture) -> None:
+    for more in (["--load-mode", "mmap"], ["--no-mmap"]):
+        assert run(["serve", "name3", "--mlock", *more]) == Exit.USAGE
+        assert "is given already" in capsys.readouterr().err
+    assert gateway.declared == []
+
+
+@pytest.mark.parametrize("command", ["serve", "fit"])
+@pytest.mark.parametrize("words", [["--mmproj", "x"], ["--lora=x"], ["--mirostat", "2"], ["-lv", "3"], ["-mm", "x"]])
+def test_an_option_that_may_not_be_given_says_why(
+    gateway: FakeGateway, capsys: Capture, command: str, words: list[str]
+) -> None:
+    assert run([command, "name3", *words]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert refused_options()[words[0].partition("=")[0]] in said
+    assert "Unknown option" not in said
 
 
 def test_serve_passes_flags_on_as_they_are(gateway: FakeGateway) -> None:

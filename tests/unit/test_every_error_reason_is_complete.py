@@ -8,6 +8,7 @@ import re
 import grpc
 import pytest
 
+from llamesh.cli.refusals import REMEDIES
 from llamesh.kit.errors import MeshError, Reason, name_of, spec_of
 
 REASONS = [number for number in Reason.values() if number]
@@ -40,3 +41,10 @@ def test_the_status_of_a_reason_carries_it(reason: int) -> None:
 
 def test_an_error_says_its_reason_to_people() -> None:
     assert str(MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model m1")) == "MODEL_NOT_FOUND: no model m1"
+
+
+def test_the_command_names_commands_where_a_remedy_names_a_rest_call() -> None:
+    rest = re.compile(r"\b(GET|POST|PATCH|DELETE|PUT) [/:]")
+    remedies = {name_of(reason): spec_of(reason).remedy for reason in REASONS}
+    speak_rest = {name for name, remedy in remedies.items() if rest.search(remedy) and "llamesh" not in remedy}
+    assert speak_rest - REMEDIES.keys() == set()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
 
 from buf.validate import validate_pb2
-from llamesh.parameters import all_parameters
+from llamesh.parameters import all_parameters, refused_options
 from services.contract import options
 from services.contract.parameters import spellings
 from tests.unit.llama_parser import builtin_chat_templates, command_line_options, library_build
+from tools.options import refusals
 
 GIVEN_UP = {flag for parameter in all_parameters().values() for flag in parameter.implied}
 """Flags that llama.cpp replaced by values of another, and that people still write."""
@@ -32,6 +34,11 @@ def test_every_option_of_llama_server_is_decided_once(offered: list[tuple[str, .
     names = {flag for option in offered for flag in option}
     assert sorted(names - set(decided)) == [], "not decided"
     assert sorted(set(decided) - names - GIVEN_UP) == [], "decided, but llama-server has no such option"
+
+
+def test_the_command_knows_why_each_is_refused() -> None:
+    assert refused_options() == json.loads(refusals()), "run `make gen`"
+    assert refused_options().keys() == options.options().keys()
 
 
 def test_all_spellings_of_an_option_are_decided_alike(offered: list[tuple[str, ...]]) -> None:
