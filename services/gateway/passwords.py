@@ -11,12 +11,16 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from llamesh.kit.errors import MeshError, Reason
+from services.gateway.turns import Asker, NoRoomError, Turns
 
 AT_ONCE = 2
 """Hashes computed at the same time: bounds their memory to twice 64 MiB."""
 
 WAITING = 64
-"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS. One address has few of them at a time (throttle.AT_ONCE)."""
+"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS. Turns go around by network, known users first (turns.py)."""
+
+MEMBER = Asker("members", known=True)
+"""Who has a token: changes of users, and the first administrator."""
 
 
 class Passwords:
@@ -24,36 +28,32 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._turn = asyncio.Semaphore(AT_ONCE)
-        self._pending = 0
+        self._turns = Turns(AT_ONCE, WAITING)
         self._nobodys = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:
         """The hash to keep."""
-        return await self._in_turn(password, None) or ""
+        return await self._in_turn(password, None, MEMBER) or ""
 
-    async def check(self, password: str, kept: str | None) -> str | None:
+    async def check(self, password: str, kept: str | None, asker: Asker = MEMBER) -> str | None:
         """Check a password against the hash of its user, None where there is no such user.
 
         Returns None where it is wrong, else the hash to keep from now on (another one after the costs were raised).
         """
-        right = await self._in_turn(password, kept or self._nobodys)
+        right = await self._in_turn(password, kept or self._nobodys, asker)
         return right if kept else None
 
-    async def _in_turn(self, password: str, kept: str | None) -> str | None:
-        if self._pending >= AT_ONCE + WAITING:
+    async def _in_turn(self, password: str, kept: str | None, asker: Asker) -> str | None:
+        try:
+            async with self._turns.turn(asker):
+                return await asyncio.to_thread(self._work, password, kept)
+        except NoRoomError:
             raise MeshError(
                 Reason.ERROR_REASON_TOO_MANY_LOGINS,
                 "too many logins at the same time; try again in 2 s",
                 {"retryAfterSeconds": 2},
                 retry_after=2,
-            )
-        self._pending += 1
-        try:
-            async with self._turn:
-                return await asyncio.to_thread(self._work, password, kept)
-        finally:
-            self._pending -= 1
+            ) from None
 
     def _work(self, password: str, kept: str | None) -> str | None:
         if kept is None:

@@ -1,7 +1,8 @@
 """Slows down guessing of passwords: after some failures a user name must wait at the address that failed, and so must the address.
 
-Invariant: nobody is kept out by what happens at other addresses, nor for good. An attempt counts before its password is checked, so that
-many at once are no more guesses than one after the other. Memory is bounded, whatever names strangers send.
+Invariant: nobody is kept out by what happens at other addresses, nor for good (turns.py shares out the turns for hashing). An attempt
+counts before its password is checked, so that many at once are no more guesses than one after the other. Memory is bounded, whatever
+names strangers send.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from llamesh.kit.errors import MeshError, Reason
+from services.gateway.turns import Asker
 
 FREE_FAILURES = 5
 """Failures of a name at an address that cost nothing: people mistype."""
@@ -128,6 +130,8 @@ class _Records(Generic[Key]):
 class Attempt:
     """One attempt to log in; it counts neither way until it is said how it ended."""
 
+    asker: Asker
+    """Who waits for its password to be hashed."""
     right: bool | None = None
     """Whether the password was right."""
 
@@ -155,7 +159,8 @@ class Throttle:
         await self._turn(pair)
         self._pairs.begin(pair)
         self._addresses.begin(network)
-        attempt = Attempt()
+        known = pair in self._known
+        attempt = Attempt(Asker(pair if known else site_of(network), known))
         try:
             yield attempt
         finally:
@@ -220,6 +225,15 @@ def network_of(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     return str(ipaddress.IPv6Network((parsed, _NETWORK_BITS), strict=False))
+
+
+def site_of(network: str) -> str:
+    """A wider network, which one owner may have: /24 of IPv4, /48 of IPv6. Strangers of one take turns with those of others."""
+    try:
+        parsed = ipaddress.ip_network(network)
+    except ValueError:
+        return network
+    return str(parsed.supernet(new_prefix=24 if isinstance(parsed, ipaddress.IPv4Network) else 48))
 
 
 def _too_many(why: str, left: float) -> MeshError:

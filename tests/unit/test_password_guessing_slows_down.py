@@ -17,7 +17,9 @@ from services.gateway.throttle import (
     WAITING_OF_ADDRESS,
     Throttle,
     network_of,
+    site_of,
 )
+from services.gateway.turns import Asker
 
 HOME, STRANGER = "192.0.2.1", "198.51.100.7"
 
@@ -216,6 +218,25 @@ async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.Mo
 )
 def test_an_ipv6_network_counts_as_one_address(address: str, counts_as: str) -> None:
     assert network_of(address) == counts_as
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [("192.0.2.1", "192.0.2.0/24"), ("2001:db8:1:2::1", "2001:db8:1::/48"), ("127.0.0.1", "loopback"), ("", "")],
+)
+def test_strangers_share_the_turns_of_a_wider_network(address: str, site: str) -> None:
+    assert site_of(network_of(address)) == site
+
+
+async def test_a_user_who_has_logged_in_from_an_address_has_turns_of_its_own() -> None:
+    door = Door()
+    async with door.throttle.attempt("ada", HOME) as attempt:
+        assert attempt.asker == Asker("192.0.2.0/24", known=False)
+    await door.login("ada", HOME, right=True)
+    async with door.throttle.attempt("ada", HOME) as attempt:
+        assert attempt.asker == Asker(("ada", HOME), known=True)
+    async with door.throttle.attempt("ada", STRANGER) as attempt:
+        assert not attempt.asker.known
 
 
 LOOPBACK = ("127.0.0.1", "127.1.0.60", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:127.9.9.9")

@@ -10,6 +10,7 @@ from argon2.low_level import Type
 
 from llamesh.kit.errors import MeshError, Reason
 from services.gateway.passwords import AT_ONCE, WAITING, Passwords
+from services.gateway.turns import Asker
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 
@@ -84,3 +85,24 @@ async def test_few_hashes_run_at_once_and_a_flood_is_refused() -> None:
     with pytest.raises(MeshError) as caught:
         await asyncio.gather(*(passwords.check("x", kept) for _ in range(flood)))
     assert caught.value.retry_after == 2
+
+
+async def test_a_stranger_with_many_addresses_does_not_keep_a_user_from_logging_in() -> None:
+    passwords = Passwords(hasher := CountingHasher())  # type: ignore[arg-type]
+    kept = await passwords.hash("correct horse")
+    flood = [asyncio.ensure_future(passwords.check("x", kept, Asker(number, known=False))) for number in range(200)]
+    await asyncio.sleep(0)
+    assert await passwords.check("correct horse", kept, Asker("owner", known=True)) == kept
+    assert len(hasher.verified) < 20
+    refused = await asyncio.gather(*flood, return_exceptions=True)
+    assert any(isinstance(each, MeshError) for each in refused)
+
+
+async def test_a_stranger_with_one_wide_network_does_not_keep_a_new_user_from_logging_in() -> None:
+    passwords = Passwords(hasher := CountingHasher())  # type: ignore[arg-type]
+    kept = await passwords.hash("correct horse")
+    flood = [asyncio.ensure_future(passwords.check("x", kept, Asker("stranger", known=False))) for _ in range(200)]
+    await asyncio.sleep(0)
+    assert await passwords.check("correct horse", kept, Asker("owner", known=False)) == kept
+    assert len(hasher.verified) < 20
+    await asyncio.gather(*flood, return_exceptions=True)

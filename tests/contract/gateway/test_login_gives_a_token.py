@@ -18,7 +18,7 @@ from tests.contract.rich_status import read_refusal, refused
 
 def login(mesh, username: str = "admin", password: str = "admin", address: str = "192.0.2.1"):
     request = gateway_pb2.CreateTokenRequest(username=username, password=password)
-    return mesh.gateway.CreateToken(request, metadata=(("x-llamesh-client-address", address),))
+    return mesh.gateway.CreateToken(request, metadata=(("x-llamesh-client-address", address),), wait_for_ready=True)
 
 
 def claims_of(token: str) -> dict:
@@ -125,7 +125,8 @@ async def test_a_mesh_with_the_default_password_is_not_opened_later(
         await start_main(opened, "gateway", main)
     again = await start_main(stored_mesh.settings, "gateway", main)
     change = gateway_pb2.UpdateUserRequest(username="admin", password="much better", old_password="admin")
-    await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"))
+    # The channel may find out only now that the gateway was restarted.
+    await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"), wait_for_ready=True)
     await stop_member(again)
     await start_main(opened, "gateway", main)
     assert (await login(stored_mesh, "admin", "much better")).access_token

@@ -1,0 +1,118 @@
+"""Whose turn it is where few can be served at a time: by groups in turn, so that who asks much keeps nobody else out.
+
+Invariant: memory is bounded. A group that asks for the first time is served before the second request of any other. Known callers do not
+wait behind strangers, nor do they shut them out: every other turn is a stranger's if one waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a turn."""
+
+    group: Hashable
+    """Those who share one share its turns."""
+    known: bool
+    """It has proved before who it is."""
+
+
+class NoRoomError(Exception):
+    """Too many wait. Those whose groups have the most turns before them are refused, strangers first."""
+
+
+@dataclass(slots=True)
+class _Waiter:
+    asker: Asker
+    start: int
+    """When its turn comes, counted in turns of one group: start-time fair queueing."""
+    number: int
+    turn: asyncio.Future[None]
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The smallest is next."""
+        return self.start, self.number
+
+    @property
+    def claim(self) -> tuple[bool, int, int]:
+        """The largest is refused first where there is no room."""
+        return not self.asker.known, self.start, self.number
+
+
+class Turns:
+    """Serves `at_once` at the same time; `waiting` may wait."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._free = at_once
+        self._room = waiting
+        self._waiting: list[_Waiter] = []
+        self._now = 0
+        self._next_of: dict[Hashable, int] = {}
+        """The start of the next request of a group, where that is later than now."""
+        self._numbers = count()
+        self._last_was_known = False
+
+    @asynccontextmanager
+    async def turn(self, asker: Asker) -> AsyncIterator[None]:
+        """Wait for a turn and hold it.
+
+        Raises:
+            NoRoomError: at once or while it waits, if others with a better claim come.
+        """
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(asker)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, asker: Asker) -> None:
+        self._forget_cancelled()
+        start = max(self._now, self._next_of.get(asker.group, 0))
+        waiter = _Waiter(asker, start, next(self._numbers), asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        self._next_of[asker.group] = start + 1
+        if len(self._waiting) > self._room:
+            self._refuse(max(self._waiting, key=lambda each: each.claim))
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif not waiter.turn.cancelled() and waiter.turn.exception() is None:
+                self._pass_on()  # the turn came at the moment it was given up
+            raise
+
+    def _refuse(self, waiter: _Waiter) -> None:
+        self._waiting.remove(waiter)
+        if waiter.start > self._now:
+            self._next_of[waiter.asker.group] = waiter.start
+        else:
+            del self._next_of[waiter.asker.group]
+        waiter.turn.set_exception(NoRoomError())
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = [each for each in self._waiting if not each.turn.cancelled()]
+
+    def _pass_on(self) -> None:
+        self._forget_cancelled()
+        if not self._waiting:
+            self._free += 1
+            self._next_of.clear()
+            return
+        of_kind = [each for each in self._waiting if each.asker.known is not self._last_was_known]
+        waiter = min(of_kind or self._waiting, key=lambda each: each.rank)
+        self._waiting.remove(waiter)
+        self._last_was_known = waiter.asker.known
+        self._now = max(self._now, waiter.start)
+        self._next_of = {group: start for group, start in self._next_of.items() if start > self._now}
+        waiter.turn.set_result(None)
