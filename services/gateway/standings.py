@@ -89,15 +89,17 @@ class Standings:
         """A transaction that changes users, as `Database.begin`. What was committed is told however the call ends."""
         try:
             async with self._database.begin() as session:
+                await _one_at_a_time(session)
                 yield session
         finally:
             # Also if the caller left, or the answer to the commit was lost: the transaction may have happened.
             self._changed.set()
 
     async def users_of(self, contract_id: str) -> int:
-        """How many users have a contract."""
+        """How many users have a contract, once the changes that are under way have ended."""
         query = select(func.count()).select_from(User).where(User.contract_id == contract_id)
-        async with self._database.read() as session:
+        async with self._database.begin() as session:
+            await _one_at_a_time(session)
             return await session.scalar(query) or 0
 
     async def prune(self) -> None:
@@ -143,6 +145,11 @@ class Standings:
                 ended = frozenset(standing_id(row.uid, row.standing) for row in await session.scalars(query))
                 self._present = _Present(number, users, ended)
             return self._present
+
+
+async def _one_at_a_time(session: AsyncSession) -> None:
+    """Wait until no other transaction changes users, and keep others waiting until this one ends."""
+    await session.execute(select(ChangesRow.number).with_for_update())
 
 
 def encoded(user: User) -> gateway_pb2.Standing:

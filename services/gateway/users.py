@@ -5,7 +5,7 @@ Invariant: there is always an administrator; a password is never kept or logged,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -58,8 +58,15 @@ class Change:
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
+async def _anything(_contract_id: str) -> None:
+    """Every contract is there."""
+
+
 class Users:
-    """All users. `now` gives the time for records, `new_id` an id that was never given before."""
+    """All users. `now` gives the time for records, `new_id` an id that was never given before.
+
+    `contract_is_there` raises CONTRACT_NOT_FOUND for a contract that may not be given.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Users:
         standings: Standings,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
+        contract_is_there: Callable[[str], Awaitable[None]] = _anything,
     ) -> None:
         self._database = database
         self._standings = standings
@@ -76,6 +84,7 @@ class Users:
         self._passwords = passwords
         self._throttle = throttle
         self._now = now
+        self._contract_is_there = contract_is_there
 
     async def ensure_first(self, settings: Settings) -> None:
         """Make the first administrator where there is no user yet.
@@ -130,7 +139,7 @@ class Users:
         return user
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
-        """Make a user; USER_EXISTS where the name is taken."""
+        """Make a user; USER_EXISTS where the name is taken, CONTRACT_NOT_FOUND."""
         now = self._now()
         user = User(
             username=username,
@@ -146,6 +155,7 @@ class Users:
         )
         try:
             async with self._standings.changing() as session:
+                await self._give(contract_id)
                 session.add(user)
                 await session.flush()
                 await self._standings.count(session)
@@ -185,7 +195,7 @@ class Users:
         return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
-        """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
+        """Change a user; USER_NOT_FOUND, CONTRACT_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
 
         `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
         """
@@ -195,6 +205,7 @@ class Users:
             user = await _found(session, username)
             if authenticated is not None and user.password_hash != authenticated.password_hash:
                 raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+            await self._give(change.contract_id)
             before = (user.role, user.contract_id, user.disabled)
             if change.role is not None:
                 user.role = change.role
@@ -210,6 +221,12 @@ class Users:
                 user.password_hash = password_hash
             user.update_time = self._now()
         return user
+
+    async def _give(self, contract_id: str | None) -> None:
+        """Within a transaction that changes users: a contract that is there now is there until it ends, because whoever removes it counts
+        its users after this transaction."""
+        if contract_id:
+            await self._contract_is_there(contract_id)
 
     async def delete(self, username: str) -> User:
         """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
