@@ -59,7 +59,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.CreateTokenResponse:
         known = await self._parts.users.authenticate(request.username, request.password, client_address(context))
         lifetime = self._parts.token_lifetime
-        user = await self._parts.users.hold(known.username, known.uid, lifetime)
+        user = await self._parts.users.hold(known.username, known.uid, lifetime, known.password_standing)
         grant = await self._grant(user)
         return gateway_pb2.CreateTokenResponse(
             access_token=await self._parts.tokens.login(user, role_claim(user.role), grant, lifetime),

@@ -1,7 +1,7 @@
 """What users may do now, told to every member: all users, and which of their earlier standings have ended.
 
-A token carries the standing that its user had when it was made. The standing rises with every change of role, contract or state, and the
-earlier one is told as ended until the last token that was made with it has expired: by that, Envoy knows which tokens to ask about.
+A token carries the standing that its user had when it was made. The standing rises with every change of role, contract, state or password,
+and the earlier one is told as ended until the last token that was made with it has expired: by that, Envoy knows which tokens to ask about.
 
 Invariant: a change is told to this process's watchers at once, one made by another gateway on the same database within `RESYNC_SECONDS`.
 """
@@ -161,6 +161,7 @@ def encoded(user: User) -> gateway_pb2.Standing:
         contract_id=user.contract_id,
         disabled=user.disabled,
         standing=user.standing,
+        password_standing=user.password_standing,
     )
     result.create_time.FromDatetime(user.create_time)
     return result

@@ -145,6 +145,7 @@ class Users:
             username=username,
             uid=self._new_id(),
             standing=1,
+            password_standing=0,
             disabled=False,
             tokens_until=None,
             role=role,
@@ -170,11 +171,13 @@ class Users:
         async with self._database.read() as session:
             return await _found(session, username)
 
-    async def hold(self, username: str, uid: str, lifetime: timedelta) -> User:
+    async def hold(self, username: str, uid: str, lifetime: timedelta, password_standing: int | None = None) -> User:
         """Note that a user's present standing has a token of this lifetime, before it is made: so it is known how long the standing must be
-        remembered once it has ended. `uid` empty: the present user of that name.
+        remembered once it has ended. `uid` empty: the present user of that name. `password_standing`: that of the
+        password that was shown for it.
 
-        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED.
+        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED; WRONG_CREDENTIALS where the password
+        was changed since.
         """
         async with self._database.begin() as session:
             user = await _found(session, username)
@@ -182,6 +185,8 @@ class Users:
                 raise _not_found(username)
             if user.disabled:
                 raise _disabled(username)
+            if password_standing not in (None, user.password_standing):
+                raise _password_changed()
             until = self._now() + lifetime
             if user.tokens_until is None or user.tokens_until < until + SIGNING_TIME:
                 user.tokens_until = until + TOKENS_MARGIN
@@ -204,7 +209,7 @@ class Users:
             admins = await _lock_admins(session)
             user = await _found(session, username)
             if authenticated is not None and user.password_hash != authenticated.password_hash:
-                raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+                raise _password_changed()
             await self._give(change.contract_id)
             before = (user.role, user.contract_id, user.disabled)
             if change.role is not None:
@@ -215,10 +220,12 @@ class Users:
                 user.disabled = change.disabled
             if user.role != gateway_pb2.ROLE_ADMIN or user.disabled:
                 _keep_one(admins, username)
-            if before != (user.role, user.contract_id, user.disabled):
+            if password_hash is not None or before != (user.role, user.contract_id, user.disabled):
                 await self._standings.end(session, user)
             if password_hash is not None:
+                # Whoever has learned the earlier one is logged out, wherever that was. Keys stay: they have an end of their own.
                 user.password_hash = password_hash
+                user.password_standing = user.standing
             user.update_time = self._now()
         return user
 
@@ -265,6 +272,10 @@ def _not_found(username: str) -> MeshError:
 
 def _disabled(username: str) -> MeshError:
     return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
+
+
+def _password_changed() -> MeshError:
+    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
 
 
 async def _lock_admins(session: AsyncSession) -> set[str]:

@@ -70,6 +70,20 @@ async def test_what_a_user_may_do_now_counts(mesh, as_caller, changed, reason) -
             await call
 
 
+@pytest.mark.parametrize(("jti", "standing", "counts"), [("login", 1, False), ("login", 2, True), ("key_1", 1, True)])
+async def test_a_new_password_ends_earlier_logins_at_envoy_and_here(mesh, as_caller, jti, standing, counts) -> None:
+    mesh.standings.put("ada", password_standing=2)
+    await told(mesh)
+    claims = {"uid": "usr_ada", "jti": jti, "standing": standing}
+    asked = await Envoy(mesh.channel).ask(sub="ada", **claims)
+    assert asked.HasField("denied_response") != counts
+    call = list_keys(mesh, as_caller("ada", "manage", **claims))
+    if counts:
+        await call
+    else:
+        assert (await failure(call))[0] == "UNAUTHENTICATED"
+
+
 async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_an_owner(mesh, as_caller) -> None:
     root = as_caller("root", "admin")
     made = await create_contract(mesh, as_caller)
