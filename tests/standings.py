@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
@@ -26,6 +26,8 @@ class FakeStandings(gateway_pb2_grpc.StandingServiceServicer):
         }
         self.count: int | None = None
         """What CountContractUsers says; None: what is true of the users here."""
+        self.before_count: Callable[[], Awaitable[None]] | None = None
+        """What happens before CountContractUsers is answered."""
         self._queues: list[asyncio.Queue[gateway_pb2.WatchStandingsResponse]] = []
 
     def put(self, username: str, **fields: Any) -> None:
@@ -63,5 +65,7 @@ class FakeStandings(gateway_pb2_grpc.StandingServiceServicer):
             self._queues.remove(queue)
 
     async def CountContractUsers(self, request: Any, context: Any) -> gateway_pb2.CountContractUsersResponse:
+        if self.before_count is not None:
+            await self.before_count()
         count = sum(user.contract_id == request.contract_id for user in self.users.values())
         return gateway_pb2.CountContractUsersResponse(users=count if self.count is None else self.count)

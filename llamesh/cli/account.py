@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from llamesh import __version__
-from llamesh.cli.connection import connected
+from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when
 
@@ -55,8 +55,6 @@ def login(
     password_stdin
         Read the password from standard input: for programs.
     """
-    from llamesh.client.profile import Profile, save_profile
-
     asking = sys.stdin.isatty() and not password_stdin
     if not asking and not password_stdin:
         raise CommandError(
@@ -70,10 +68,7 @@ def login(
             sys.stderr.flush()
             username = sys.stdin.readline().strip()
         password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
-        answer = mesh.login(username, password)
-        inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
-        path = save_profile(Profile(mesh.profile.url, answer.access_token, inference))
-        note(f"{username} is logged in at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}")
+        note(f"{username} is logged in {log_in(mesh, username, password)}")
         _warn_of_another(mesh.profile.url)
 
 

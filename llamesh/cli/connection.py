@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,16 @@ def connected(url: str = "") -> Iterator[Client]:
     check_token(client.transport.token)
     with client as mesh:
         yield mesh
+
+
+def log_in(mesh: Client, username: str, password: str) -> str:
+    """Get a token and keep it in the profile; what is said of it."""
+    from llamesh.client.profile import Profile, save_profile
+
+    answer = mesh.login(username, password)
+    inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
+    path = save_profile(Profile(mesh.profile.url, answer.access_token, inference))
+    return f"at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}"
 
 
 def meant() -> Profile:

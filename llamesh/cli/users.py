@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import json
+import os
 import sys
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from llamesh.cli.connection import connected
+from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
 
@@ -29,6 +32,9 @@ USER = (
     Column("DISABLED", lambda user: "yes" if user.disabled else ""),
     Column("SINCE", lambda user: when(user.create_time), wide=True),
 )
+
+KEY_PREFIX = "key_"
+"""What ids of keys begin with, as `keys list` shows them."""
 
 app = App(name="users", help="Who can log in.")
 
@@ -99,12 +105,21 @@ def enable(username: str) -> None:
 
 @app.command
 def password(username: str, *, old: bool = True, password_stdin: PasswordInput = False) -> None:
-    """Set a password: your own with the old one, or, as an administrator, anyone's with --no-old."""
+    """Set a password: your own with the old one, or, as an administrator, anyone's with --no-old.
+
+    Tokens from earlier logins of the user end; keys stay. If that is your own login, you are logged in again.
+    """
     before = _password("password until now: ", stdin=password_stdin) if old else ""
     after = _password("new password: ", stdin=password_stdin)
     with connected() as mesh:
         mesh.users.update(username, password=after, old_password=before)
-    note(f"{username} has a new password")
+        note(f"{username} has a new password; its earlier logins have ended, its keys have not")
+        if subject_of_login(mesh.transport.token) != username:
+            return
+        if os.environ.get("LLAMESH_TOKEN"):
+            note(f"the token in LLAMESH_TOKEN has ended too: unset it, then `llamesh login {username}`")
+            return
+        note(f"you are logged in again {log_in(mesh, username, after)}")
 
 
 @app.command
@@ -112,6 +127,16 @@ def rm(username: str) -> None:
     """Remove a user. Its tokens and keys end within a second; a later user of the same name inherits none of them."""
     with connected() as mesh:
         note(f"removed {mesh.users.delete(username).username}")
+
+
+def subject_of_login(token: str) -> str:
+    """Whose login a token is; empty if it is a key or cannot be read. Nothing is decided by it: the mesh verifies tokens."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return "" if str(claims.get("jti", "")).startswith(KEY_PREFIX) else str(claims.get("sub", ""))
+    except (IndexError, ValueError, AttributeError):
+        return ""
 
 
 def _password(question: str, *, stdin: bool) -> str:

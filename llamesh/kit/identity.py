@@ -42,6 +42,8 @@ class Identity:
     """When the user was made: what others of the same name did before is none of its business."""
     user_contract_id: str = ""
     """The user's present contract."""
+    standing: int = 0
+    """The user's standing when the token was made; 0 in tokens from before users had ids."""
 
     @property
     def is_key(self) -> bool:
@@ -78,6 +80,7 @@ def read_claims(header: str) -> Identity:
         subject = claims["sub"]
         scopes = frozenset(claims.get("scopes", ()))
         issued = float(claims.get("iat", 0))
+        standing = int(claims.get("standing", 0))
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token's claims cannot be read") from error
     return Identity(
@@ -88,4 +91,5 @@ def read_claims(header: str) -> Identity:
         header=header,
         uid=str(claims.get("uid", "")),
         issued=issued,
+        standing=standing,
     )

@@ -104,6 +104,11 @@ class Rights:
             raise MeshError(
                 Reason.ERROR_REASON_USER_DISABLED, f"the user {user.username} is disabled", {"username": user.username}
             )
+        if not identity.is_key and identity.standing < user.password_standing:
+            raise MeshError(
+                Reason.ERROR_REASON_UNAUTHENTICATED,
+                f"the password of {user.username} was changed after this login: log in with the new one",
+            )
         return replace(
             identity,
             uid=user.uid,

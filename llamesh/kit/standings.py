@@ -27,6 +27,8 @@ class User:
     standing: int = 1
     create_time: float = 0.0
     """Seconds since 1970."""
+    password_standing: int = 0
+    """The standing since the last new password: logins that are older do not count."""
 
 
 def standing_id(uid: str, standing: int) -> str:
@@ -81,4 +83,5 @@ def _user(told: gateway_pb2.Standing) -> User:
         told.disabled,
         told.standing,
         told.create_time.ToNanoseconds() / 1e9,
+        told.password_standing,
     )

@@ -938,7 +938,7 @@ class UpdateUserRequest(google.protobuf.message.Message):
     username: builtins.str
     """The user."""
     password: builtins.str
-    """The new password, at least 8 characters."""
+    """The new password, at least 8 characters. It ends all tokens from earlier logins, the caller's own included; keys stay."""
     old_password: builtins.str
     """The password until now; needed where users change their own."""
     role: Global___Role.ValueType
@@ -1122,6 +1122,7 @@ class Standing(google.protobuf.message.Message):
     STANDING_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     DELETED_FIELD_NUMBER: builtins.int
+    PASSWORD_STANDING_FIELD_NUMBER: builtins.int
     uid: builtins.str
     """Given by the gateway once; a later user of the same name has another. `uid` of its tokens."""
     username: builtins.str
@@ -1133,9 +1134,11 @@ class Standing(google.protobuf.message.Message):
     disabled: builtins.bool
     """Its tokens do not count."""
     standing: builtins.int
-    """Rises with each change of the above. `standing` of its tokens is the one that they were made with."""
+    """Rises with each change of the above and with each new password. `standing` of its tokens is the one that they were made with."""
     deleted: builtins.bool
     """It was removed."""
+    password_standing: builtins.int
+    """The standing since its last new password: tokens from logins that are older do not count, keys do. 0: it has the first one."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was made."""
@@ -1151,9 +1154,10 @@ class Standing(google.protobuf.message.Message):
         standing: builtins.int = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         deleted: builtins.bool = ...,
+        password_standing: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "deleted", b"deleted", "disabled", b"disabled", "role", b"role", "standing", b"standing", "uid", b"uid", "username", b"username"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "create_time", b"create_time", "deleted", b"deleted", "disabled", b"disabled", "password_standing", b"password_standing", "role", b"role", "standing", b"standing", "uid", b"uid", "username", b"username"]) -> None: ...
 
 Global___Standing: typing_extensions.TypeAlias = Standing
 

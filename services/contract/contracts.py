@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import String, cast, or_, select
@@ -16,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.finishing import finished
 from llamesh.kit.pages import BY_TIME, Asked, Listing
 from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import Clock, ContractRow, KeyRow, NewId
@@ -30,6 +33,9 @@ STALE_SECONDS = 1.0
 """How long a limit that could not be read anew counts before that is tried again."""
 MAX_LIMITS = 10_000
 """Limits held in memory; beyond that the one read longest ago is forgotten."""
+
+REMOVAL_TIME = timedelta(seconds=60)
+"""Longer than the gateway takes to say who has a contract. A removal that takes longer is given up."""
 
 _LISTING = Listing("contracts", BY_TIME)
 _ORDER = (ContractRow.create_time, ContractRow.contract_id)
@@ -79,16 +85,24 @@ class Contracts:
         return page.cut(rows, lambda row: (row.create_time, row.contract_id))
 
     async def get(self, contract_id: str) -> ContractRow:
-        """One contract; CONTRACT_NOT_FOUND."""
+        """One contract; CONTRACT_NOT_FOUND also while it is being removed, so that nobody is given it meanwhile."""
         async with self._database.read() as session:
-            return await _found(session, contract_id)
+            row = await _found(session, contract_id)
+        if row.removing_until is not None and row.removing_until > self._clock():
+            raise not_found(contract_id)
+        return row
+
+    async def hold(self, session: AsyncSession, contract_id: str) -> None:
+        """Within a transaction: keep a contract from being removed until the transaction ends; CONTRACT_NOT_FOUND."""
+        if contract_id:
+            await _found(session, contract_id, lock=True)
 
     async def terms(self, contract_id: str) -> Terms:
         """What a contract says about its tokens; without one, nothing. CONTRACT_NOT_FOUND."""
         if not contract_id:
             return Terms()
-        row = await self.get(contract_id)
-        return _terms(row)
+        async with self._database.read() as session:
+            return _terms(await _found(session, contract_id))
 
     async def update(
         self, contract_id: str, display_name: str | None, max_concurrent_requests: int | None, models: Sequence[str]
@@ -107,10 +121,36 @@ class Contracts:
         return row
 
     async def delete(self, contract_id: str) -> ContractRow:
-        """Remove one; CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a user has it or a key that works carries it."""
+        """Remove one; CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a user has it or a key that works carries it.
+
+        First it is marked, so that the gateway gives it to nobody from then on, then asked who has it: whoever got it before the mark is
+        counted. A key is added in a transaction that holds the contract.
+        """
+        until = self._clock() + REMOVAL_TIME
+        await self._mark(contract_id, until)
+        try:
+            return await self._remove(contract_id, until)
+        except BaseException:
+            with suppress(MeshError):  # it ends by itself
+                await finished(self._mark(contract_id, None))
+            raise
+
+    async def _mark(self, contract_id: str, until: datetime | None) -> None:
+        async with self._database.begin() as session:
+            row = await _found(session, contract_id, lock=True)
+            row.removing_until = until
+
+    async def _remove(self, contract_id: str, until: datetime) -> ContractRow:
         users = await self._users_of(contract_id)
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
+            if row.removing_until != until or until <= self._clock():
+                raise MeshError(
+                    Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+                    f"the contract {contract_id} was being removed by another call, or the gateway took too long",
+                    {"component": "contract"},
+                    retry_after=1,
+                )
             query = select(KeyRow).where(
                 KeyRow.contract_id == contract_id, KeyRow.revoke_time.is_(None), KeyRow.expire_time > self._clock()
             )

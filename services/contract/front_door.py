@@ -255,6 +255,7 @@ def _identity(claims: Any) -> Identity:
         token_id=text("jti"),
         uid=text("uid"),
         issued=claims["iat"].number_value if "iat" in claims else 0.0,
+        standing=int(claims["standing"].number_value) if "standing" in claims else 0,
     )
 
 

@@ -99,6 +99,7 @@ class Keys:
                 wait_for_ready=True,
             )
         async with self._database.begin() as session:
+            await self._contracts.hold(session, terms.contract_id)
             session.add(row)
         return row, signed.token
 

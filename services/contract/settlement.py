@@ -25,8 +25,8 @@ BYTES_PER_TOKEN = 4.0
 BYTES_PER_EVENT = 240.0
 """Bytes of a stream for each token, while nothing is known of a model: an event of a chat with a short name of the model."""
 IMPLAUSIBLE = 16.0
-"""Times as many bytes for each token as are usual, and nothing is learnt: a body with media or padding says nothing of texts, and would make
-the prompts of everybody else look short."""
+"""Times as many bytes for each token as are usual, and nothing is learnt: a body with media or padding says nothing of texts, and would
+make the prompts of everybody else look short."""
 KINDS_KNOWN = 10_000
 """Kinds of texts that are remembered; beyond, the one that was heard of least recently is forgotten."""
 

@@ -33,6 +33,8 @@ class ContractRow(Base):
     models: Mapped[list[str]] = mapped_column(JSON)
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
+    removing_until: Mapped[datetime | None] = mapped_column(Timestamp)
+    """Until then it is being removed, and nobody is given it; a removal that was cut short ends by itself."""
 
 
 class KeyRow(Base):

@@ -6,6 +6,7 @@ import secrets
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
@@ -33,17 +34,21 @@ from services.gateway.watch import Watches
 ROTATION_CHECK = 600.0
 """Seconds between looks at whether a signing key is due for replacement."""
 
+AGAIN_SECONDS = 1.0
+"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
+
 
 async def main(member: Member) -> None:
     """Serve llamesh.v1.GatewayService, SigningKeyService and StandingService."""
     settings = member.settings
     database = open_database(settings, "gateway")
     standings = Standings(database, _now)
-    users = Users(database, Passwords(), Throttle(time.monotonic), standings, _now, _new_uid)
     signer = open_signer(settings, database, _now)
     tokens = Tokens(signer, _now, lambda: str(uuid.uuid4()))
 
     siblings = Siblings(settings)
+    know_contract = partial(siblings.know_contract, deadline=AGAIN_SECONDS)
+    users = Users(database, Passwords(), Throttle(time.monotonic), standings, _now, _new_uid, know_contract)
     hub = Hub(uuid.uuid4().hex[:12])
     feeds = Feeds(siblings, hub)
     health = Health(siblings, time.monotonic, lambda: member.database_answers)

@@ -14,7 +14,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, role_grants
-from llamesh.v1 import admission_pb2, contract_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
+from llamesh.v1 import admission_pb2, gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.health import Health
 from services.gateway.models import Models
 from services.gateway.preconditions import wanted_etag
@@ -59,7 +59,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.CreateTokenResponse:
         known = await self._parts.users.authenticate(request.username, request.password, client_address(context))
         lifetime = self._parts.token_lifetime
-        user = await self._parts.users.hold(known.username, known.uid, lifetime)
+        user = await self._parts.users.hold(known.username, known.uid, lifetime, known.password_standing)
         grant = await self._grant(user)
         return gateway_pb2.CreateTokenResponse(
             access_token=await self._parts.tokens.login(user, role_claim(user.role), grant, lifetime),
@@ -133,7 +133,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return self._parts.watches.watch(caller().subject, selector, request.resume_token)
 
     async def CreateUser(self, request: gateway_pb2.CreateUserRequest, context: Context) -> gateway_pb2.User:
-        await self._know_contract(request.contract_id)
+        await self._parts.siblings.know_contract(request.contract_id)
         role = request.role or gateway_pb2.ROLE_USER
         return encoded(await self._parts.users.create(request.username, request.password, role, request.contract_id))
 
@@ -163,7 +163,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             authenticated = await self._parts.users.authenticate(
                 request.username, request.old_password, client_address(context)
             )
-        await self._know_contract(change.contract_id or "")
+        await self._parts.siblings.know_contract(change.contract_id or "")
         return encoded(await self._parts.users.change(request.username, change, authenticated))
 
     async def DeleteUser(self, request: gateway_pb2.DeleteUserRequest, context: Context) -> gateway_pb2.User:
@@ -176,13 +176,6 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         with asking("contract"):
             granted = await self._parts.siblings.admission.Grant(request, **call_options(GRANT_DEADLINE))
         return Grant(tuple(granted.scopes), granted.contract_id)
-
-    async def _know_contract(self, contract_id: str) -> None:
-        """CONTRACT_NOT_FOUND where the contract service does not know it."""
-        if contract_id:
-            request = contract_pb2.GetContractRequest(contract_id=contract_id)
-            with asking("contract"):
-                await self._parts.siblings.contract.GetContract(request, **call_options())
 
 
 class SigningKeyServicer(gateway_pb2_grpc.SigningKeyServiceServicer):

@@ -7,9 +7,9 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from llamesh.kit.channels import channel
+from llamesh.kit.channels import DEADLINE, asking, call_options, channel
 from llamesh.kit.config import Settings
-from llamesh.v1 import admission_pb2_grpc, contract_pb2_grpc, controller_pb2_grpc, download_pb2_grpc
+from llamesh.v1 import admission_pb2_grpc, contract_pb2, contract_pb2_grpc, controller_pb2_grpc, download_pb2_grpc
 
 
 class Siblings:
@@ -32,6 +32,13 @@ class Siblings:
         self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])
         self.controller = controller_pb2_grpc.ControllerServiceStub(self.channels["controller"])
         self.health = {name: health_pb2_grpc.HealthStub(own) for name, own in self.channels.items()}
+
+    async def know_contract(self, contract_id: str, deadline: float = DEADLINE) -> None:
+        """CONTRACT_NOT_FOUND where the contract service does not know a contract, or is removing it. Empty: none is meant."""
+        if contract_id:
+            request = contract_pb2.GetContractRequest(contract_id=contract_id)
+            with asking("contract"):
+                await self.contract.GetContract(request, **call_options(deadline))
 
     async def close(self) -> None:
         """Close all channels; calls under way are cancelled."""

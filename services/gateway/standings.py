@@ -1,7 +1,7 @@
 """What users may do now, told to every member: all users, and which of their earlier standings have ended.
 
-A token carries the standing that its user had when it was made. The standing rises with every change of role, contract or state, and the
-earlier one is told as ended until the last token that was made with it has expired: by that, Envoy knows which tokens to ask about.
+A token carries the standing that its user had when it was made. The standing rises with every change of role, contract, state or password,
+and the earlier one is told as ended until the last token that was made with it has expired: by that, Envoy knows which tokens to ask about.
 
 Invariant: a change is told to this process's watchers at once, one made by another gateway on the same database within `RESYNC_SECONDS`.
 """
@@ -89,15 +89,17 @@ class Standings:
         """A transaction that changes users, as `Database.begin`. What was committed is told however the call ends."""
         try:
             async with self._database.begin() as session:
+                await _one_at_a_time(session)
                 yield session
         finally:
             # Also if the caller left, or the answer to the commit was lost: the transaction may have happened.
             self._changed.set()
 
     async def users_of(self, contract_id: str) -> int:
-        """How many users have a contract."""
+        """How many users have a contract, once the changes that are under way have ended."""
         query = select(func.count()).select_from(User).where(User.contract_id == contract_id)
-        async with self._database.read() as session:
+        async with self._database.begin() as session:
+            await _one_at_a_time(session)
             return await session.scalar(query) or 0
 
     async def prune(self) -> None:
@@ -145,6 +147,11 @@ class Standings:
             return self._present
 
 
+async def _one_at_a_time(session: AsyncSession) -> None:
+    """Wait until no other transaction changes users, and keep others waiting until this one ends."""
+    await session.execute(select(ChangesRow.number).with_for_update())
+
+
 def encoded(user: User) -> gateway_pb2.Standing:
     """A user's standing as the contract has it."""
     result = gateway_pb2.Standing(
@@ -154,6 +161,7 @@ def encoded(user: User) -> gateway_pb2.Standing:
         contract_id=user.contract_id,
         disabled=user.disabled,
         standing=user.standing,
+        password_standing=user.password_standing,
     )
     result.create_time.FromDatetime(user.create_time)
     return result

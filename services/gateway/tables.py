@@ -22,7 +22,9 @@ class User(Base):
     contract_id: Mapped[str] = mapped_column(String(64))
     disabled: Mapped[bool]
     standing: Mapped[int]
-    """Rises with each change of role, contract or `disabled`."""
+    """Rises with each change of role, contract or `disabled`, and with each new password."""
+    password_standing: Mapped[int]
+    """The standing since the last new password; 0: the first one."""
     tokens_until: Mapped[datetime | None] = mapped_column(Timestamp)
     """When the last token of the present standing has expired, or later; None: it has none."""
     password_hash: Mapped[str] = mapped_column(String(256))

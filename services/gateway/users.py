@@ -5,7 +5,7 @@ Invariant: there is always an administrator; a password is never kept or logged,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -58,8 +58,15 @@ class Change:
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
+async def _anything(_contract_id: str) -> None:
+    """Every contract is there."""
+
+
 class Users:
-    """All users. `now` gives the time for records, `new_id` an id that was never given before."""
+    """All users. `now` gives the time for records, `new_id` an id that was never given before.
+
+    `contract_is_there` raises CONTRACT_NOT_FOUND for a contract that may not be given.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Users:
         standings: Standings,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
+        contract_is_there: Callable[[str], Awaitable[None]] = _anything,
     ) -> None:
         self._database = database
         self._standings = standings
@@ -76,6 +84,7 @@ class Users:
         self._passwords = passwords
         self._throttle = throttle
         self._now = now
+        self._contract_is_there = contract_is_there
 
     async def ensure_first(self, settings: Settings) -> None:
         """Make the first administrator where there is no user yet.
@@ -130,12 +139,13 @@ class Users:
         return user
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
-        """Make a user; USER_EXISTS where the name is taken."""
+        """Make a user; USER_EXISTS where the name is taken, CONTRACT_NOT_FOUND."""
         now = self._now()
         user = User(
             username=username,
             uid=self._new_id(),
             standing=1,
+            password_standing=0,
             disabled=False,
             tokens_until=None,
             role=role,
@@ -146,6 +156,7 @@ class Users:
         )
         try:
             async with self._standings.changing() as session:
+                await self._give(contract_id)
                 session.add(user)
                 await session.flush()
                 await self._standings.count(session)
@@ -160,11 +171,13 @@ class Users:
         async with self._database.read() as session:
             return await _found(session, username)
 
-    async def hold(self, username: str, uid: str, lifetime: timedelta) -> User:
+    async def hold(self, username: str, uid: str, lifetime: timedelta, password_standing: int | None = None) -> User:
         """Note that a user's present standing has a token of this lifetime, before it is made: so it is known how long the standing must be
-        remembered once it has ended. `uid` empty: the present user of that name.
+        remembered once it has ended. `uid` empty: the present user of that name. `password_standing`: that of the
+        password that was shown for it.
 
-        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED.
+        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED; WRONG_CREDENTIALS where the password
+        was changed since.
         """
         async with self._database.begin() as session:
             user = await _found(session, username)
@@ -172,6 +185,8 @@ class Users:
                 raise _not_found(username)
             if user.disabled:
                 raise _disabled(username)
+            if password_standing not in (None, user.password_standing):
+                raise _password_changed()
             until = self._now() + lifetime
             if user.tokens_until is None or user.tokens_until < until + SIGNING_TIME:
                 user.tokens_until = until + TOKENS_MARGIN
@@ -185,7 +200,7 @@ class Users:
         return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
-        """Change a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
+        """Change a user; USER_NOT_FOUND, CONTRACT_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
 
         `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
         """
@@ -194,7 +209,8 @@ class Users:
             admins = await _lock_admins(session)
             user = await _found(session, username)
             if authenticated is not None and user.password_hash != authenticated.password_hash:
-                raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+                raise _password_changed()
+            await self._give(change.contract_id)
             before = (user.role, user.contract_id, user.disabled)
             if change.role is not None:
                 user.role = change.role
@@ -204,12 +220,20 @@ class Users:
                 user.disabled = change.disabled
             if user.role != gateway_pb2.ROLE_ADMIN or user.disabled:
                 _keep_one(admins, username)
-            if before != (user.role, user.contract_id, user.disabled):
+            if password_hash is not None or before != (user.role, user.contract_id, user.disabled):
                 await self._standings.end(session, user)
             if password_hash is not None:
+                # Whoever has learned the earlier one is logged out, wherever that was. Keys stay: they have an end of their own.
                 user.password_hash = password_hash
+                user.password_standing = user.standing
             user.update_time = self._now()
         return user
+
+    async def _give(self, contract_id: str | None) -> None:
+        """Within a transaction that changes users: a contract that is there now is there until it ends, because whoever removes it counts
+        its users after this transaction."""
+        if contract_id:
+            await self._contract_is_there(contract_id)
 
     async def delete(self, username: str) -> User:
         """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
@@ -248,6 +272,10 @@ def _not_found(username: str) -> MeshError:
 
 def _disabled(username: str) -> MeshError:
     return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
+
+
+def _password_changed() -> MeshError:
+    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
 
 
 async def _lock_admins(session: AsyncSession) -> set[str]:

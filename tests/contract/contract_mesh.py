@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -102,11 +102,15 @@ class FakeSigner(gateway_pb2_grpc.SigningKeyServiceServicer):
 
     def __init__(self) -> None:
         self.fails = False
+        self.during: Callable[[], Awaitable[None]] | None = None
+        """What happens while a token is signed."""
         self.signed: list[gateway_pb2.SignTokenRequest] = []
 
     async def SignToken(self, request, context):
         if self.fails:
             raise RuntimeError("no signature")
+        if self.during is not None:
+            await self.during()
         self.signed.append(request)
         return gateway_pb2.SignTokenResponse(token=f"signed.{request.token_id}.x")
 

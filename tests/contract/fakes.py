@@ -115,6 +115,9 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             refuse(context, grpc.StatusCode.UNAUTHENTICATED, "WRONG_CREDENTIALS", "wrong user name or password")
         return gateway_pb2.CreateTokenResponse(access_token="fresh", token_type="bearer", expires_in=60)
 
+    def UpdateUser(self, request: Any, context: Any) -> gateway_pb2.User:
+        return gateway_pb2.User(username=request.username)
+
     def Watch(self, request: gateway_pb2.WatchRequest, context: Any) -> Iterator[gateway_pb2.WatchResponse]:
         self.watches.append(request)
         for step in self.watch_scripts.pop(0) if self.watch_scripts else []:

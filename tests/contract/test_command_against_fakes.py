@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -464,6 +465,43 @@ def test_an_address_that_is_given_needs_no_mesh_in_the_home(
     assert "LLAMESH_HOME is set, so other commands use the mesh that it names" in capsys.readouterr().err
     monkeypatch.setenv("LLAMESH_URL", url)
     assert run(["status"]) == Exit.OK
+
+
+def a_token(**claims: str) -> str:
+    """A token as the mesh makes them, without a signature."""
+    return "e30." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=") + ".x"
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "after", "said"),
+    [
+        ({"sub": "ada", "jti": "4f1c"}, None, "fresh", "you are logged in again"),
+        ({"sub": "root", "jti": "4f1c"}, None, None, "its earlier logins have ended, its keys have not\n"),
+        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "4f1c"}, None, "LLAMESH_TOKEN has ended too"),
+        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "key_1"}, None, "its keys have not\n"),
+    ],
+)
+def test_whoever_sets_its_own_password_is_logged_in_again(
+    url: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: dict,
+    given: dict | None,
+    after: str | None,
+    said: str,
+) -> None:
+    import io
+
+    token = a_token(**kept)
+    save_profile(Profile(url, token))
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    if given:
+        monkeypatch.setenv("LLAMESH_TOKEN", a_token(**given))
+    monkeypatch.setattr("sys.stdin", io.StringIO("before\nright\n"))
+    assert run(["users", "password", "ada", "--password-stdin"]) == Exit.OK
+    assert said in capsys.readouterr().err
+    monkeypatch.delenv("LLAMESH_TOKEN", raising=False)
+    assert load_profile().token == (after or token)
 
 
 def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

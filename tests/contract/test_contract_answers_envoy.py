@@ -21,11 +21,14 @@ NOON = 1795521600  # 2026-11-24T12:00:00Z
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5}
 
 
-def fill(metadata, claims: dict[str, str], **namespaces: dict[str, object]) -> None:
+def fill(metadata, claims: dict[str, str | int], **namespaces: dict[str, object]) -> None:
     """Write dynamic metadata as Envoy's filters do."""
     payload = metadata.filter_metadata["envoy.filters.http.jwt_authn"].fields["claims"].struct_value
     for key, value in claims.items():
-        payload.fields[key].string_value = value
+        if isinstance(value, str):
+            payload.fields[key].string_value = value
+        else:
+            payload.fields[key].number_value = value
     for namespace, fields in namespaces.items():
         for key, value in fields.items():
             target = metadata.filter_metadata[namespace.replace("_", ".")].fields[key]
@@ -49,7 +52,7 @@ class Envoy:
         )
         self._ids = itertools.count()
 
-    async def ask(self, request_id: str | None = None, path: str = "/v1/chat/completions", **claims: str):
+    async def ask(self, request_id: str | None = None, path: str = "/v1/chat/completions", **claims: str | int):
         request = CheckRequest()
         http = request.attributes.request.http
         http.headers["x-request-id"] = request_id or f"r{next(self._ids)}"

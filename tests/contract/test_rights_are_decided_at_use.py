@@ -70,6 +70,20 @@ async def test_what_a_user_may_do_now_counts(mesh, as_caller, changed, reason) -
             await call
 
 
+@pytest.mark.parametrize(("jti", "standing", "counts"), [("login", 1, False), ("login", 2, True), ("key_1", 1, True)])
+async def test_a_new_password_ends_earlier_logins_at_envoy_and_here(mesh, as_caller, jti, standing, counts) -> None:
+    mesh.standings.put("ada", password_standing=2)
+    await told(mesh)
+    claims = {"uid": "usr_ada", "jti": jti, "standing": standing}
+    asked = await Envoy(mesh.channel).ask(sub="ada", **claims)
+    assert asked.HasField("denied_response") != counts
+    call = list_keys(mesh, as_caller("ada", "manage", **claims))
+    if counts:
+        await call
+    else:
+        assert (await failure(call))[0] == "UNAUTHENTICATED"
+
+
 async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_an_owner(mesh, as_caller) -> None:
     root = as_caller("root", "admin")
     made = await create_contract(mesh, as_caller)
@@ -82,6 +96,41 @@ async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_
     mesh.standings.remove("ada")
     await told(mesh)
     await mesh.contract.DeleteContract(remove, metadata=root)
+
+
+async def test_a_contract_is_given_to_nobody_while_its_users_are_counted(mesh, as_caller) -> None:
+    root = as_caller("root", "admin")
+    made = await create_contract(mesh, as_caller)
+    read = contract_pb2.GetContractRequest(contract_id=made.contract_id)
+    given: list[str] = []
+
+    async def give() -> None:
+        """As the gateway does for a user, and a key that is made meanwhile."""
+        given.append((await failure(mesh.contract.GetContract(read, metadata=root)))[0])
+        await create_key(mesh, root, contract_id=made.contract_id)
+
+    mesh.standings.before_count = give
+    remove = contract_pb2.DeleteContractRequest(contract_id=made.contract_id)
+    in_use = {"contractId": made.contract_id, "users": "0", "keys": "1"}
+    assert await failure(mesh.contract.DeleteContract(remove, metadata=root)) == ("CONTRACT_IN_USE", in_use)
+    assert given == ["CONTRACT_NOT_FOUND"]
+    # The removal was refused, so the contract is there again.
+    mesh.standings.before_count = None
+    await mesh.contract.GetContract(read, metadata=root)
+
+
+async def test_a_key_is_not_made_for_a_contract_that_is_removed_meanwhile(mesh, as_caller) -> None:
+    root = as_caller("root", "admin")
+    made = await create_contract(mesh, as_caller)
+
+    async def remove() -> None:
+        mesh.signer.during = None
+        request = contract_pb2.DeleteContractRequest(contract_id=made.contract_id)
+        await mesh.contract.DeleteContract(request, metadata=root)
+
+    mesh.signer.during = remove
+    assert (await failure(create_key(mesh, root, contract_id=made.contract_id)))[0] == "CONTRACT_NOT_FOUND"
+    assert not (await list_keys(mesh, root)).keys
 
 
 async def test_usage_is_a_users_and_not_a_names(mesh, as_caller) -> None:

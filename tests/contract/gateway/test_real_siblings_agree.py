@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import grpc
 import jwt
 import pytest
 
@@ -85,3 +87,35 @@ async def test_a_key_is_signed_by_the_gateway(real_mesh) -> None:
     (key,) = jwt.PyJWKSet.from_dict(json.loads(keys.jwks_json)).keys
     claims = jwt.decode(made.token, key, ["HS256"], audience="llamesh", issuer="llamesh")
     assert (claims["sub"], claims["jti"], claims["scopes"]) == ("admin", made.key.key_id, ["infer:m"])
+
+
+async def test_a_contract_is_never_removed_from_under_who_gets_it_at_the_same_time(real_mesh) -> None:
+    """Real services: of a change and a removal that meet, one is refused."""
+    _, root = await login(real_mesh, "admin", "admin")
+    create = gateway_pb2.CreateUserRequest(username="eve", password="correct horse")
+    await real_mesh.gateway.CreateUser(create, metadata=root)
+    outcomes: set[tuple[bool, bool]] = set()
+    for turn in range(24):
+        limits = contract_pb2.CreateContractRequest(display_name="for a moment")
+        made = await real_mesh.contract.CreateContract(limits, metadata=root)
+        give = gateway_pb2.UpdateUserRequest(username="eve", contract_id=made.contract_id)
+        remove = contract_pb2.DeleteContractRequest(contract_id=made.contract_id)
+
+        async def later(seconds: float, call, request) -> bool:
+            await asyncio.sleep(seconds)
+            try:
+                await call(request, metadata=root)
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        lead = (turn % 12 - 6) / 1000
+        given, removed = await asyncio.gather(
+            later(max(lead, 0), real_mesh.gateway.UpdateUser, give),
+            later(max(-lead, 0), real_mesh.contract.DeleteContract, remove),
+        )
+        outcomes.add((given, removed))
+        eve = await real_mesh.gateway.GetUser(gateway_pb2.GetUserRequest(username="eve"), metadata=root)
+        assert (eve.contract_id == made.contract_id) == given
+    assert (True, True) not in outcomes
+    assert (True, False) in outcomes or (False, True) in outcomes

@@ -69,17 +69,17 @@ async def test_each_change_of_rights_ends_a_standing_that_has_tokens(stored_mesh
     await watch.take()
     ada = watch.users["ada"]
     assert (ada.role, ada.standing, ada.disabled, ada.contract_id) == (gateway_pb2.ROLE_USER, 1, False, "")
-    # Without a token there is nothing to ask about; what is not about rights ends nothing.
+    # Without a token there is nothing to ask about; what changes nothing ends nothing.
     await change(stored_mesh, root, "ada", role=gateway_pb2.ROLE_INFERENCE)
     await watch.take()
     assert (watch.users["ada"].standing, watch.ended) == (2, set())
     await login(stored_mesh, "ada")
-    await change(stored_mesh, root, "ada", password="another horse", role=gateway_pb2.ROLE_INFERENCE)
+    await change(stored_mesh, root, "ada", role=gateway_pb2.ROLE_INFERENCE)
     await change(stored_mesh, root, "ada", disabled=True)
     await watch.take()
     assert (watch.users["ada"].standing, watch.users["ada"].disabled) == (3, True)
     assert watch.ended == {f"{ada.uid}:2"}
-    await change(stored_mesh, root, "ada", disabled=False, contract_id="ctr_1", password=PASSWORD)
+    await change(stored_mesh, root, "ada", disabled=False, contract_id="ctr_1")
     await watch.take()
     await login(stored_mesh, "ada")
     await stored_mesh.gateway.DeleteUser(gateway_pb2.DeleteUserRequest(username="ada"), metadata=root)
@@ -91,6 +91,46 @@ async def test_each_change_of_rights_ends_a_standing_that_has_tokens(stored_mesh
     later = await Watch(connect(stored_mesh.settings, "gateway")).whole()
     assert (later.users.keys(), later.ended) == ({"admin", "ada"}, watch.ended)
     later.close()
+    watch.close()
+
+
+async def test_a_new_password_ends_earlier_logins_and_no_keys(stored_mesh, root, connect) -> None:
+    """Whoever has learned the earlier one is out, whether the user or an administrator sets it."""
+    watch = await Watch(connect(stored_mesh.settings, "gateway")).whole()
+    await create(stored_mesh, root, "ada")
+    await watch.take()
+    uid = watch.users["ada"].uid
+
+    async def logged_in(password: str) -> list[tuple[str, str]]:
+        request = gateway_pb2.CreateTokenRequest(username="ada", password=password)
+        return [("x-llamesh-claims", (await stored_mesh.gateway.CreateToken(request)).access_token.split(".")[1])]
+
+    async def may_ask(metadata) -> None:
+        await stored_mesh.gateway.ListServers(gateway_pb2.ListServersRequest(), metadata=metadata)
+
+    first = await logged_in(PASSWORD)
+    request = gateway_pb2.SignTokenRequest(subject="ada", lifetime_seconds=60, token_id="key_1", scopes=["manage"])
+    key = [("x-llamesh-claims", (await stored_mesh.keys.SignToken(request)).token.split(".")[1])]
+    await may_ask(first)
+    await change(stored_mesh, first, "ada", old_password=PASSWORD, password="another horse")
+    await watch.take()
+    assert (watch.ended, watch.users["ada"].password_standing) == ({f"{uid}:1"}, 2)
+    with refused("UNAUTHENTICATED") as refusal:
+        await may_ask(first)
+    assert "password of ada was changed" in refusal.message
+    await may_ask(key)
+    second = await logged_in("another horse")
+    await may_ask(second)
+    await change(stored_mesh, root, "ada", password=PASSWORD)
+    await watch.take()
+    with refused("UNAUTHENTICATED"):
+        await may_ask(second)
+    # Other changes leave logins as they are.
+    third = await logged_in(PASSWORD)
+    await change(stored_mesh, root, "ada", contract_id="ctr_1")
+    await watch.take()
+    await may_ask(third)
+    await may_ask(key)
     watch.close()
 
 
