@@ -56,6 +56,8 @@ class Rights:
         self._now = now
         self._users: Mapping[str, User] | None = None
         self._names: dict[str, User] = {}
+        self._removed: dict[str, float] = {}
+        """When the users were removed whose uids were known, while their tokens may be young."""
         self._revoked: Set[str] | None = None
         self._changed = asyncio.Event()
 
@@ -66,6 +68,10 @@ class Rights:
 
     def take_users(self, users: Mapping[str, User], _ended: Iterable[str] = ()) -> None:
         """These are all users."""
+        now = self._now()
+        gone = {user.uid for user in self._names.values()} - users.keys()
+        young = {uid: since for uid, since in self._removed.items() if now - since < NEW_SECONDS}
+        self._removed = young | dict.fromkeys(gone, now)
         self._users = users
         self._names = {user.username: user for user in users.values()}
         self._note()
@@ -79,8 +85,8 @@ class Rights:
         """Wait a moment if not all is known that `of` needs for this caller."""
         if self._silent(identity):
             await self._wait(lambda: not self._silent(identity), START_PATIENCE)
-        if not self._silent(identity) and self._user(identity) is None and self._now() - identity.issued < NEW_SECONDS:
-            await self._wait(lambda: self._user(identity) is not None, NEW_PATIENCE)
+        if not self._silent(identity) and self._may_be_new(identity):
+            await self._wait(lambda: not self._may_be_new(identity), NEW_PATIENCE)
 
     def of(self, identity: Identity) -> Identity:
         """The caller with what is left of its scopes.
@@ -121,6 +127,11 @@ class Rights:
     def owner(self, uid: str, username: str, since: float) -> User | None:
         """The user who had this uid, or, where none was kept, this name at that time; None if it was removed."""
         return (self._users or {}).get(uid) if uid else self._named(username, since)
+
+    def _may_be_new(self, identity: Identity) -> bool:
+        """Nobody has told of the user of this young token, neither that it is there nor that it was removed."""
+        young = self._now() - identity.issued < NEW_SECONDS
+        return young and self._user(identity) is None and identity.uid not in self._removed
 
     def _silent(self, identity: Identity) -> str:
         """Who must speak before anything is known about this caller; nobody: ""."""

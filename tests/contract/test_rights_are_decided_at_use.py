@@ -56,6 +56,16 @@ async def test_a_user_who_was_made_a_moment_ago_is_waited_for(mesh, as_caller, m
     assert time.monotonic() - started < rights.NEW_PATIENCE / 2
 
 
+async def test_a_user_who_was_removed_a_moment_ago_is_not_waited_for(mesh, as_caller) -> None:
+    young = as_caller("ada", "manage", uid="usr_ada")
+    await list_keys(mesh, young)
+    mesh.standings.remove("ada")
+    await told(mesh)
+    started = time.monotonic()
+    assert (await failure(list_keys(mesh, young)))[0] == "UNAUTHENTICATED"
+    assert time.monotonic() - started < rights.NEW_PATIENCE / 2
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"), [({"disabled": True}, "USER_DISABLED"), ({"role": 1}, "SCOPE_MISSING"), ({}, None)]
 )
