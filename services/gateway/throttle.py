@@ -25,6 +25,9 @@ FREE_FAILURES = 5
 FREE_FAILURES_OF_ADDRESS = 20
 """Failures of all names at an address that cost nothing: people share addresses."""
 
+FREE_FAILURES_OF_SITE = 100
+"""Failures of all addresses of a /48 of IPv6 that cost nothing: one owner may have it all, or share it."""
+
 FIRST_PAUSE = 1.0
 """Seconds to wait after the first failure too many; doubled by each further one."""
 
@@ -142,6 +145,7 @@ class Throttle:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._pairs: _Records[tuple[str, str]] = _Records(FREE_FAILURES, clock)
         self._addresses: _Records[str] = _Records(FREE_FAILURES_OF_ADDRESS, clock)
+        self._sites: _Records[str] = _Records(FREE_FAILURES_OF_SITE, clock)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Names that have logged in from an address: what others do there does not make them wait."""
         self._waiting: Counter[str] = Counter()
@@ -158,7 +162,8 @@ class Throttle:
         pair = name, network
         await self._turn(pair)
         self._pairs.begin(pair)
-        self._addresses.begin(network)
+        for records, key in self._levels(network):
+            records.begin(key)
         known = pair in self._known
         attempt = Attempt(Asker(pair if known else site_of(network), known))
         try:
@@ -166,7 +171,8 @@ class Throttle:
         finally:
             self._count(pair, attempt.right)
             self._pairs.end(pair)
-            self._addresses.end(network)
+            for records, key in self._levels(network):
+                records.end(key)
             async with self._ended:
                 self._ended.notify_all()
 
@@ -192,12 +198,14 @@ class Throttle:
         network = pair[1]
         if self._addresses.running(network) >= AT_ONCE or not self._pairs.has_room(pair):
             return False
-        return pair in self._known or self._addresses.has_room(network)
+        return pair in self._known or all(records.has_room(key) for records, key in self._levels(network))
 
     def _refuse_pause(self, pair: tuple[str, str]) -> None:
         if (left := self._pairs.pause(pair)) > 0:
             raise _too_many("too many failed logins of this user from this address", left)
-        if pair not in self._known and (left := self._addresses.pause(pair[1])) > 0:
+        if pair in self._known:
+            return
+        if (left := max(records.pause(key) for records, key in self._levels(pair[1]))) > 0:
             raise _too_many("too many failed logins from this address", left)
 
     def _count(self, pair: tuple[str, str], right: bool | None) -> None:
@@ -209,7 +217,13 @@ class Throttle:
                 self._known.popitem(last=False)
         elif right is not None:
             self._pairs.failed(pair)
-            self._addresses.failed(pair[1])
+            for records, key in self._levels(pair[1]):
+                records.failed(key)
+
+    def _levels(self, network: str) -> list[tuple[_Records[str], str]]:
+        """Where an attempt counts for all names: its address, and for IPv6 the wider network around it."""
+        site = [(self._sites, site_of(network))] if ":" in network else []
+        return [(self._addresses, network), *site]
 
 
 def network_of(address: str) -> str:

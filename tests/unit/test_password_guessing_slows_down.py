@@ -13,6 +13,7 @@ from services.gateway.throttle import (
     FORGOTTEN_AFTER,
     FREE_FAILURES,
     FREE_FAILURES_OF_ADDRESS,
+    FREE_FAILURES_OF_SITE,
     LONGEST_PAUSE,
     WAITING_OF_ADDRESS,
     Throttle,
@@ -179,7 +180,8 @@ async def test_who_stops_waiting_leaves_nothing_behind() -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert (len(door.throttle._pairs), len(door.throttle._addresses), door.throttle._waiting.total()) == (0, 0, 0)
+    kept = (door.throttle._pairs, door.throttle._addresses, door.throttle._sites)
+    assert ([len(each) for each in kept], door.throttle._waiting.total()) == ([0, 0, 0], 0)
 
 
 async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +192,8 @@ async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: py
         await door.login(f"name{number}", f"2001:db8:{number:x}::1", right=True)
         await door.login(f"name{number}", f"2001:db8:{number:x}::1")
     throttle = door.throttle
-    assert (len(throttle._pairs), len(throttle._addresses), len(throttle._known)) == (100, 100, 100)
+    kept = (throttle._pairs, throttle._addresses, throttle._sites, throttle._known)
+    assert [len(each) for each in kept] == [100, 100, 100, 100]
 
 
 async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +221,25 @@ async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.Mo
 )
 def test_an_ipv6_network_counts_as_one_address(address: str, counts_as: str) -> None:
     assert network_of(address) == counts_as
+
+
+async def test_many_ipv6_networks_of_one_owner_do_not_get_free_guesses_each() -> None:
+    door = Door()
+    addresses = [f"2001:db8:1:{number:x}::1" for number in range(2 * FREE_FAILURES_OF_SITE)]
+    for address in addresses:
+        await door.login("admin", address)
+    assert door.checked == FREE_FAILURES_OF_SITE
+    assert await door.login("admin", "2001:db8:2::1") == 0
+    assert await door.login("admin", HOME) == 0
+
+
+async def test_who_is_known_in_a_wide_network_does_not_wait_for_what_others_do_there() -> None:
+    door = Door()
+    await door.login("ada", "2001:db8:1::1", right=True)
+    for number in range(1, FREE_FAILURES_OF_SITE + 1):
+        await door.login("admin", f"2001:db8:1:{number:x}::1")
+    assert await door.login("bob", "2001:db8:1:ffff::1") > 0
+    assert await door.login("ada", "2001:db8:1::1", right=True) == 0
 
 
 @pytest.mark.parametrize(
