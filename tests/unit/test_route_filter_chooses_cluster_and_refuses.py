@@ -219,6 +219,9 @@ def test_forbidden_fields_are_named(name: str, form: str) -> None:
     outcome = run(form.format(name, escaped).encode())
     assert (outcome.status, outcome.code) == (400, "unsupported_parameter")
     assert outcome.answer["error"]["param"] == name
+    assert re.fullmatch(
+        rf"The field {name} may not be sent: [^.]+(\.cpp [^.]+)?\. Leave it out\.", outcome.answer["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
