@@ -304,7 +304,7 @@ function value(at, shape)
   if shape.schema then
     return schema_cost.check(text, at, limits, sums)
   elseif shape.refused then
-    return refused("unsupported_parameter", "may not be sent.")
+    return refused("unsupported_parameter", "may not be sent: " .. shape.refused .. ". Leave it out.")
   elseif mark == QUOTE then
     local quote = json_text.string(at)
     if shape.text then

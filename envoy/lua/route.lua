@@ -152,6 +152,12 @@ function envoy_on_request(request)
 
   local headers = request:headers()
   local path = headers:get(":path")
+  -- A slash at the end means nothing, unless it belongs to a model's name.
+  local bare = path:match("^([^?]+)/%f[?%z]")
+  if bare and (kind == "inference" or bare:find("/v1/models$")) then
+    path = bare
+    headers:replace(":path", path)
+  end
   if kind == "health" then
     return shorten(headers, path, headers:get("content-type"))
   end

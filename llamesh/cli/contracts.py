@@ -11,9 +11,7 @@ from cyclopts.types import UInt32
 from llamesh.cli.connection import connected
 from llamesh.cli.output import Column, Output, note, show_list, show_one, when
 
-Models = Annotated[
-    Sequence[str], Parameter(name="--model", negative="", help="A model's name; several times for several.")
-]
+Models = Annotated[Sequence[str], Parameter(name="--model", negative="")]
 CONTRACT = (
     Column("CONTRACT", lambda item: item.contract_id),
     Column("NAME", lambda item: item.display_name),
@@ -41,6 +39,8 @@ def create(name: str, *, concurrent: UInt32 = 0, models: Models = (), output: Ou
     ----------
     concurrent
         Requests at the same time, all holders together; 0 for no limit.
+    models
+        A model's name; several times for several. All if not given.
     """
     with connected() as mesh:
         show_one(mesh.contracts.create(name, concurrent=concurrent, models=models), output, CONTRACT)
@@ -55,7 +55,19 @@ def update(
     models: Models = (),
     output: Output = "table",
 ) -> None:
-    """Change a contract's limits: in force for the next request."""
+    """Change a contract's limits: in force for the next request. What is not given stays.
+
+    Parameters
+    ----------
+    contract
+        Its id.
+    name
+        For people.
+    concurrent
+        Requests at the same time, all holders together; 0 for no limit.
+    models
+        A model's name; several times for several. They take the place of those before; "*" is all.
+    """
     with connected() as mesh:
         changed = mesh.contracts.update(contract, name=name, concurrent=concurrent, models=models)
     show_one(changed, output, CONTRACT)

@@ -20,7 +20,7 @@ from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_one, size
 from llamesh.cli.servers import SERVER
-from llamesh.client.parameters import bounds, kind, words
+from llamesh.client.parameters import bounds, choices, kind, words
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -71,7 +71,7 @@ def _option(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _annotation(item: parameters.Parameter) -> Any:
-    value: Any = Literal[tuple(item.words)] if item.words else kind(item)
+    value: Any = Literal[choices(item)] if choices(item) else kind(item)
     if others := words(item):
         value = value | Literal[others]
     flags = (item.flag, *item.aliases)
@@ -107,7 +107,7 @@ def serve(
     model
         Its id or name.
     name
-        The name that requests put into "model"; the model's own if not given.
+        The name that requests put into "model"; the model's own if not given. --alias says the same.
     replicas
         Engines wanted.
     idle_sleep

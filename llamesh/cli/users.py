@@ -77,10 +77,12 @@ def update(
     contract: str | None = None,
     output: Output = "table",
 ) -> None:
-    """Change a user's role or contract.
+    """Change a user's role or contract. What is not given stays.
 
     Parameters
     ----------
+    role
+        What it may do: inference only, also manage models and servers (user), or all (admin).
     contract
         The contract that its tokens carry; empty for none.
     """

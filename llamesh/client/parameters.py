@@ -73,4 +73,12 @@ def bounds(parameter: Parameter) -> str:
     limits = {key.name: value for key, value in getattr(rules, chosen).ListFields()}
     low = limits.get("gte", limits.get("gt", 0 if chosen == "uint32" else None))
     high = limits.get("lte", limits.get("lt"))
-    return f"{low:g} to {high:.10g}" if low is not None and high is not None else ""
+    if low is None or high is None:
+        return ""
+    return f"above {low:g}, at most {high:.10g}" if "gt" in limits else f"{low:g} to {high:.10g}"
+
+
+def choices(parameter: Parameter) -> tuple[str, ...]:
+    """The words that a value is one of; empty where it may be anything of its type."""
+    rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
+    return tuple(parameter.words) or tuple(getattr(rules.string, "in"))

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.kit.violations import described
 
 LARGE = 4096
 """Bytes of a request of which only the first violation is said."""
@@ -28,7 +29,7 @@ def validate(request: Message) -> None:
     try:
         protovalidate.validate(request, fail_fast=request.ByteSize() > LARGE)
     except protovalidate.ValidationError as error:
-        violations = (FieldViolation(_path(each.proto.field), each.proto.message) for each in error.violations)
+        violations = (FieldViolation(_path(each.proto.field), described(each)) for each in error.violations)
         raise _invalid(tuple(violations)) from error
 
 

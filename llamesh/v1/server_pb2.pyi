@@ -592,7 +592,7 @@ class RuntimeParameters(google.protobuf.message.Message):
     checkpoint_min_step: builtins.int
     """Tokens between two such copies. 0: no minimum. Default 8192."""
     alias: builtins.str
-    """The name that requests put into "model": becomes the server's model_name and is not kept here. Default: see ServerSpec.model_name."""
+    """The name that requests put into "model": the server's model_name, by another word. It is not kept here. Default: the model's own name."""
     model_draft: builtins.str
     """A small model of the catalogue, by its model_uuid, that guesses tokens for the large one to verify; both need the same vocabulary.
     Default: none.

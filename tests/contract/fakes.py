@@ -12,7 +12,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from llamesh.client.parameters import kind
+from llamesh.client.parameters import choices, kind
 from llamesh.parameters import Parameter, Value
 from llamesh.v1 import (
     contract_pb2,
@@ -41,7 +41,7 @@ def a_value(parameter: Parameter) -> Value:
     values: dict[type, Value] = {bool: True, int: 7, float: 0.5, str: "chatml"}
     if parameter.model:
         return "m1"
-    return list(parameter.words)[-1] if parameter.words else values[kind(parameter)]
+    return choices(parameter)[-1] if choices(parameter) else values[kind(parameter)]
 
 
 class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):

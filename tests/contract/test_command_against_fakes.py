@@ -557,6 +557,8 @@ def test_help_says_what_each_parameter_means_and_its_default(capsys: Capture, mo
         assert about()[name].split(". ")[0] in shown, name
         assert "Default" in about()[name], name
     assert "Default 4. [1 to 64]" in shown
+    assert "[above 0, at most 1000000000]" in shown
+    assert "[choices: minimal, low, medium, high, xhigh, max, default]" in shown
 
 
 def test_every_runtime_option_of_serve_arrives(gateway: FakeGateway) -> None:

@@ -436,6 +436,9 @@ async def test_models_are_listed_by_the_waker_awake_or_not(door: FrontDoor) -> N
         assert (answer.status, answer.json()["from"]) == (200, "waker")
         assert door.waker.received[-1].path == path
         assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:*"
+    for path in ("/v1/models/", f"/{A}/v1/models/"):
+        assert (await door.send("GET", path)).status == 200
+        assert door.waker.received[-1].path == path.rstrip("/")
 
 
 async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_cannot_say_it(door: FrontDoor) -> None:

@@ -43,12 +43,27 @@ def run(
         ("/v1/chat/completions?x=/a/v1/", {"model": "org/name:Q4_K_M"}, "m:org/name:Q4_K_M"),
         (f"/{UUID}/v1/chat/completions", {"model": "anything"}, f"s:{UUID}"),
         (f"/{UUID}/v1/completions", {}, f"s:{UUID}"),
+        ("/v1/messages/?beta=true", {"model": "smol"}, "m:smol"),
+        (f"/{UUID}/v1/completions/", {}, f"s:{UUID}"),
     ],
 )
 def test_path_or_model_names_the_cluster(path: str, body: dict[str, Any], cluster: str) -> None:
     outcome = run(body, path=path)
     assert outcome.status is None
     assert outcome.headers["x-llamesh-cluster"] == cluster
+    assert outcome.headers[":path"] == path.partition("?")[0].rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/models/", "/v1/models"),
+        (f"/{UUID}/v1/models/?x=1", f"/{UUID}/v1/models"),
+        ("/v1/models/name/", "/v1/models/name/"),
+    ],
+)
+def test_a_slash_at_the_end_means_nothing_but_in_a_name(path: str, sent: str) -> None:
+    assert run(path=path, settings=OPEN | {"kind": "models"}).headers[":path"] == sent
 
 
 @pytest.mark.parametrize(
@@ -204,6 +219,9 @@ def test_forbidden_fields_are_named(name: str, form: str) -> None:
     outcome = run(form.format(name, escaped).encode())
     assert (outcome.status, outcome.code) == (400, "unsupported_parameter")
     assert outcome.answer["error"]["param"] == name
+    assert re.fullmatch(
+        rf"The field {name} may not be sent: [^.]+(\.cpp [^.]+)?\. Leave it out\.", outcome.answer["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +277,7 @@ def test_remote_media_is_refused(body: Any, param: str) -> None:
 def test_every_path_of_the_inference_routes_has_a_shape() -> None:
     (host,) = yaml.safe_load((templates.FOLDER / "routes/inference.yaml").read_text())["virtual_hosts"]
     (route,) = [each for each in host["routes"] if each["name"] == "inference"]
-    paths = re.fullmatch(r"\(/\[0-9A-Za-z-\]\+\)\?/v1/\((.*)\)", route["match"]["safe_regex"]["regex"])
+    paths = re.fullmatch(r"\(/\[0-9A-Za-z-\]\+\)\?/v1/\((.*)\)/\?", route["match"]["safe_regex"]["regex"])
     assert paths
     assert set(paths[1].split("|")) <= limits.paths().keys()
 

@@ -1,0 +1,31 @@
+"""Violations of a contract's rules in words for people.
+
+protovalidate's own words show regular expressions and bounds of a missing text; here each pattern of the contracts has its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protovalidate import Violation
+
+PATTERNS: Mapping[str, str] = {
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
+    "^[A-Za-z][A-Za-z0-9._@-]{0,63}$": "must be 1 to 64 characters of A-Z, a-z, 0-9 and ._@-, the first a letter",
+    "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal digits",
+    "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "must be a name of a Kubernetes namespace: at most 63 characters of a-z, 0-9 and -",
+    "^[^\\pC\\p{Zl}\\p{Zp}]*$": "must have no control characters",
+    "^(manage|infer:(\\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}))$": "is no scope: manage, infer:*, infer:MODEL or infer:SERVER_UUID",
+}
+"""What a text must be, by the pattern that its contract has."""
+
+
+def described(violation: Violation) -> str:
+    """What is wrong with a field."""
+    rule = violation.proto.rule_id
+    if violation.field_value == "" and rule in {"string.pattern", "string.min_len"}:
+        return "is missing"
+    if rule == "string.pattern":
+        return PATTERNS.get(str(violation.rule_value), violation.proto.message)
+    return violation.proto.message
