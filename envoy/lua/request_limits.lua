@@ -201,7 +201,7 @@ local function check_object(at, rule)
     if rule.fields[name] or name == rule.tag or (rule.waiting and rule.waiting[name]) then
       seen = seen or {}
       if seen[name] then
-        return refused("invalid_value", "stands there twice.")
+        return refused("invalid_value", "is given twice.")
       end
       seen[name] = true
     end
@@ -304,7 +304,7 @@ function value(at, shape)
   if shape.schema then
     return schema_cost.check(text, at, limits, sums)
   elseif shape.refused then
-    return refused("unsupported_parameter", "may not be sent.")
+    return refused("unsupported_parameter", "is not supported.")
   elseif mark == QUOTE then
     local quote = json_text.string(at)
     if shape.text then

@@ -1,9 +1,10 @@
--- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must be asked about the
--- token (asked.lua), and whether the body keeps the limits (request_limits.lua).
+-- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must
+-- be asked about the token (asked.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
 -- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, those of callers.lua,
--- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
+-- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits
+-- any server). Headers of clients whose names begin with x-llamesh- have been removed (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
 local asked = require("asked")

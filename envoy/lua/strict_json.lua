@@ -1,5 +1,6 @@
--- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
--- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
+-- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a
+-- call cannot keep it. Envoy's transcoder drops unknown fields in silence, reads more than JSON, and names neither field nor remedy. Only forms
+-- of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
 -- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
 
@@ -194,7 +195,7 @@ function unfit_object(object, message, path)
   for index, name in ipairs(object.names) do
     local rule, at = fields[name], path == "" and name or path .. "." .. name
     if not rule then return at, "there is no such field" end
-    if seen[rule.name] then return at, "is there twice" end
+    if seen[rule.name] then return at, "is given twice" end
     seen[rule.name] = true
     local inner, why = unfit_field(object.values[index], rule, at)
     if inner then return inner, why end
