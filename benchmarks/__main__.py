@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import engines, idle, inference, management
+from benchmarks import engines, idle, inference, management, rights
 from tests.mesh.running import running_mesh
 
 
@@ -25,7 +25,9 @@ async def main() -> None:
     parser.add_argument(
         "--models", type=Path, help="where SmolLM2 is or shall stay; it is fetched for each run otherwise"
     )
-    parser.add_argument("--only", choices=["inference", "engines", "management", "idle"], help="leave the rest out")
+    parser.add_argument(
+        "--only", choices=["inference", "rights", "engines", "management", "idle"], help="leave the rest out"
+    )
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     count = {"rounds": asked.rounds, "requests": asked.requests, "chance": chance}
@@ -38,6 +40,8 @@ async def main() -> None:
         if asked.only in (None, "inference"):
             for table in await inference.measure(folder, **count):
                 print(table.markdown(), flush=True)
+        if asked.only in (None, "rights"):
+            print(f"### Revoked keys\n\n{await rights.measure()}\n", flush=True)
         if asked.only in (None, "engines"):
             for table in await engines.measure(
                 folder, cache=asked.models or folder, rounds=asked.rounds, chance=chance

@@ -4,7 +4,7 @@ The mesh's own control plane (in this process) and a real Envoy. A revocation is
 bytes are those of the route configuration that is sent. A request is one `GET /v1/models` whose key is not revoked, which Envoy answers by
 way of a stub on a connection that is kept alive, the digest looked up for each.
 
-    .venv/bin/python -m benchmarks.rights
+    .venv/bin/python -m benchmarks --only rights
 """
 
 from __future__ import annotations
@@ -77,7 +77,3 @@ async def _with(door: FrontDoor, count: int) -> list[str]:
         f"{used * 1e6:.0f}",
         f"{100 * asked / len(keys):.1f}",
     ]
-
-
-if __name__ == "__main__":
-    print(asyncio.run(measure()))

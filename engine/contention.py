@@ -2,7 +2,7 @@
 
 Threads that spin reach the most on an idle machine and next to nothing on a busy one; threads that sleep lose half of the
 answers' speed on an idle one. So they spin, spread over all cores, until others take a good part of a core; then they sleep
-while they wait, packed on half of the cores, which leaves the rest to the others and is as fast as half of the threads. What
+while they wait, packed on half of the cores, which leaves the rest to the others and runs at the speed of half as many threads. What
 decides is what the kernel counts: how long threads that could run had to wait for a core.
 
 Invariant: this module decides and does nothing else; engine/giving_way.py counts and arranges.
@@ -63,7 +63,7 @@ class Arrangement:
         self._since += seen.seconds
         if self.packed is None:
             if seen.waited > LOST * seen.seconds:
-                # Again so soon: whoever needs the cores comes and goes faster than we follow.
+                # Packed again soon after spreading: the load changes faster than we react, so wait longer next time.
                 self._needed = (
                     min(2 * self._needed, LONGEST_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS
                 )

@@ -101,11 +101,6 @@ def exit_words(code: int) -> str:
     return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
-def find_by_argument(argument: str) -> ProcessId | None:
-    """The process that was started with this argument; None where there is none."""
-    return next((process for process, words in command_lines() if argument in words), None)
-
-
 def command_lines() -> Iterator[tuple[ProcessId, Sequence[str]]]:
     """Every process that runs and the words of its command line. Where the system has no /proc, words end at spaces."""
     if _LINUX:

@@ -246,7 +246,11 @@ def inference_listener(settings: InferenceSettings) -> Any:
 
 def route_lua(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request, with limits that differ from the table's."""
-    return limits_lua(changed) + templates.lua_modules("asked", "callers") + templates.lua("route")
+    return (
+        limits_lua(changed)
+        + templates.lua_modules("quotation", "json_body", "asked", "callers")
+        + templates.lua("route")
+    )
 
 
 def answers_lua() -> str:
@@ -375,7 +379,7 @@ def strict_json_lua(api: PublicApi) -> str:
     """The filter that holds REST calls against their contracts."""
     known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {templates.lua_value(value)}\n" for name, value in known.items())
-    return head + templates.lua_modules("rpc_status") + templates.lua("strict_json")
+    return head + templates.lua_modules("quotation", "json_body", "rpc_status") + templates.lua("strict_json")
 
 
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
@@ -384,7 +388,7 @@ _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 def without_token_lua() -> str:
     """The filter that decides under which host names calls need no token."""
     head = f"local REMEDY = {templates.lua_value(_remedy('HOST_NOT_ALLOWED'))}\n"
-    return head + templates.lua_modules("callers", "rpc_status") + templates.lua("without_token")
+    return head + templates.lua_modules("quotation", "callers", "rpc_status") + templates.lua("without_token")
 
 
 def _remedy(reason: str) -> str:

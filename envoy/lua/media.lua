@@ -1,7 +1,8 @@
 -- Tells media that is sent along from what stands for media elsewhere: an address, or the name of a file.
 --
--- llama.cpp fetches what begins with http, opens what begins with file://, and takes all else for base64, of which it reads as much as looks like it. So a text passes only
--- if it is plainly a data: URL, or base64 by its characters and by how media begins: /etc/passwd and https consist of base64's letters too.
+-- llama.cpp fetches what begins with http, opens what begins with file://, and takes all else for base64, of which it reads as much as looks
+-- like it. So a text passes only if it is plainly a data: URL, or base64 by its characters and by how media begins: /etc/passwd and https
+-- consist of base64's letters too.
 
 local json_text = require("json_text")
 local find, sub = string.find, string.sub

@@ -201,7 +201,7 @@ local function check_object(at, rule)
     if rule.fields[name] or name == rule.tag or (rule.waiting and rule.waiting[name]) then
       seen = seen or {}
       if seen[name] then
-        return refused("invalid_value", "stands there twice.")
+        return refused("invalid_value", "is given twice.")
       end
       seen[name] = true
     end

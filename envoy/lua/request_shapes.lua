@@ -26,7 +26,13 @@ local function shape_of(given)
     shape[kind] = rule
   end
   if given.list then
-    shape.list = { items = given.list.items, total = given.list.total, except_numbers = given.list.except_numbers, distinct = given.list.distinct, of = shape_of(given.list.of) }
+    shape.list = {
+      items = given.list.items,
+      total = given.list.total,
+      except_numbers = given.list.except_numbers,
+      distinct = given.list.distinct,
+      of = shape_of(given.list.of),
+    }
   end
   if given.object then
     shape.object = {

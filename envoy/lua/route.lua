@@ -1,13 +1,16 @@
--- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must be asked about the
--- token (asked.lua), and whether the body keeps the limits (request_limits.lua).
+-- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must
+-- be asked about the token (asked.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
 --
 -- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, those of callers.lua,
--- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits any server). Header names that begin with x-llamesh- are gone by now (early_header_mutation).
+-- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits
+-- any server). Headers of clients whose names begin with x-llamesh- have been removed (early_header_mutation).
 -- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
 local asked = require("asked")
 local callers = require("callers")
+local json_body = require("json_body")
+local quoted = require("quotation")
 local request_limits = require("request_limits")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
@@ -20,10 +23,6 @@ local MAX_PATH = 3 * MAX_MODEL + 64
 local ANTHROPIC_TYPES = {
   ["401"] = "authentication_error", ["403"] = "permission_error", ["404"] = "not_found_error", ["413"] = "request_too_large",
 }
-
-local function quoted(text)
-  return (text:gsub('[%c"\\\128-\255]', "?"))
-end
 
 -- In the shape of the API that was called: Anthropic's or OpenAI's (llamesh/kit/inference_errors.py).
 -- The code, which Anthropic's has no place for, stands in the metadata too, where an access log finds it.
@@ -109,14 +108,6 @@ local function must_ask(request, settings, claims)
   return false
 end
 
--- One media type, with parameters or without. Two headers come as one with a comma.
-local function is_json(content_type)
-  if content_type == "application/json" then return true end
-  content_type = content_type:lower()
-  return not content_type:find(",", 1, true)
-    and (content_type:find("^application/json%s*$") or content_type:find("^application/json%s*;")) ~= nil
-end
-
 -- Takes off what may be long and nobody behind us reads: engines and the waker take 8 KB of a line.
 local function shorten(headers, path, content_type)
   local query = path:find("?", 1, true)
@@ -185,14 +176,12 @@ function envoy_on_request(request)
   end
 
   local content_type = headers:get("content-type") or ""
-  if not is_json(content_type) then
-    return refuse(request, "415", "invalid_request_error", "unsupported_media_type",
-      "The body must be JSON: send content-type: application/json.")
+  if not json_body.is_named_by(content_type) then
+    return refuse(request, "415", "invalid_request_error", "unsupported_media_type", json_body.NOT_NAMED)
   end
-  local encoding = headers:get("content-encoding")
-  if encoding and encoding:lower() ~= "identity" then
-    return refuse(request, "415", "invalid_request_error", "unsupported_content_encoding",
-      "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
+  local encoded = json_body.encoding_problem(headers:get("content-encoding"))
+  if encoded then
+    return refuse(request, "415", "invalid_request_error", "unsupported_content_encoding", encoded)
   end
   local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
   local most_prompt = request:metadata():get("most_prompt_bytes")

@@ -12,11 +12,6 @@ function rpc_status.is_grpc(content_type)
   return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
 end
 
--- A client's text, so that it can stand in any message.
-function rpc_status.quoted(text)
-  return (text:gsub('[%c"\\\127-\255]', "?"))
-end
-
 local function json(text)
   return '"' .. text:gsub('["\\]', "\\%0") .. '"'
 end

@@ -1,8 +1,11 @@
--- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a call cannot keep it. Envoy's transcoder drops unknown fields in
--- silence, reads more than JSON, and names neither field nor remedy. Only forms of calls that RULES has go on, so nothing that the transcoder takes passes unread.
+-- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a
+-- call cannot keep it. Envoy's transcoder drops unknown fields in silence, reads more than JSON, and names neither field nor remedy. Only forms
+-- of calls that RULES has go on, so nothing that the transcoder takes passes unread.
 --
 -- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
 
+local json_body = require("json_body")
+local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
 local MAX_DEPTH = 32
@@ -194,7 +197,7 @@ function unfit_object(object, message, path)
   for index, name in ipairs(object.names) do
     local rule, at = fields[name], path == "" and name or path .. "." .. name
     if not rule then return at, "there is no such field" end
-    if seen[rule.name] then return at, "is there twice" end
+    if seen[rule.name] then return at, "is given twice" end
     seen[rule.name] = true
     local inner, why = unfit_field(object.values[index], rule, at)
     if inner then return inner, why end
@@ -228,7 +231,7 @@ local function refuse(request, status, message, field, why)
     return rpc_status.refuse(request, status, { code = 12, reason = "NOT_IMPLEMENTED", message = message, metadata = {}, remedy = REMEDIES.NOT_IMPLEMENTED })
   end
   if field then
-    field = rpc_status.quoted(field:sub(1, 200))
+    field = quoted(field:sub(1, 200))
     message = field .. ": " .. why
   end
   field = field or "body"
@@ -240,12 +243,6 @@ local function refuse(request, status, message, field, why)
     remedy = REMEDIES.INVALID_FIELD,
     violation = { field = field, description = why or message },
   })
-end
-
--- One media type, with parameters or without. Two headers come as one with a comma.
-local function is_json(content_type)
-  content_type = content_type:lower()
-  return not content_type:find(",", 1, true) and (content_type:find("^application/json%s*$") or content_type:find("^application/json%s*;"))
 end
 
 local function binding_of(verb, path)
@@ -266,8 +263,8 @@ local function refused_body(request, binding, content_type)
     return true
   end
   local text = buffer:getBytes(0, length)
-  if not is_json(content_type) then
-    refuse(request, "415", "The body must be JSON: send content-type: application/json.")
+  if not json_body.is_named_by(content_type) then
+    refuse(request, "415", json_body.NOT_NAMED)
     return true
   end
   if text:sub(1, 3) == BOM then -- which people's editors write and the transcoder cannot read
@@ -297,16 +294,16 @@ function envoy_on_request(request)
   local verb = headers:get(":method")
   local content_type = headers:get("content-type") or ""
   if verb == "OPTIONS" or rpc_status.is_grpc(content_type) then return end
-  local encoding = headers:get("content-encoding")
-  if encoding and encoding:lower() ~= "identity" then
-    return refuse(request, "415", "A body with Content-Encoding " .. rpc_status.quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding.")
+  local encoded = json_body.encoding_problem(headers:get("content-encoding"))
+  if encoded then
+    return refuse(request, "415", encoded)
   end
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
   -- The transcoder reads over slashes at the end.
   path = path:gsub("/+$", "")
   local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
   if not binding or (verb == "HEAD" and binding.streams) then
-    return refuse(request, "404", "There is no call " .. rpc_status.quoted((verb .. " " .. path):sub(1, 200)) .. ".")
+    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. ".")
   end
   if verb == "HEAD" then -- asked as GET, and envoy_on_response takes the body off
     verb = "GET"

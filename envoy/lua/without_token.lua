@@ -5,6 +5,7 @@
 -- `open <path>` and `open <path of a gRPC service>` for calls that only read what is no secret, and `pages only`. REMEDY is put before this script.
 
 local callers = require("callers")
+local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
 function envoy_on_request(request)
@@ -17,7 +18,7 @@ function envoy_on_request(request)
   if settings:get("pages only") and (not origin or callers.is_allowed_origin(settings, origin)) then return end
   local host = callers.host(headers)
   if callers.is_known(settings, host) then return end
-  host = rpc_status.quoted(host:sub(1, callers.MAX_HOST))
+  host = quoted(host:sub(1, callers.MAX_HOST))
   rpc_status.refuse(request, "403", {
     code = 7,
     reason = "HOST_NOT_ALLOWED",

@@ -93,7 +93,7 @@ def update(
 
 @app.command
 def disable(username: str) -> None:
-    """Let none of a user's tokens and keys count, until it is enabled again."""
+    """Disable a user: all its tokens and keys are refused until it is enabled again."""
     with connected() as mesh:
         note(f"disabled {mesh.users.update(username, disabled=True).username}")
 

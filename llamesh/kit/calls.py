@@ -84,7 +84,7 @@ def authorise(
     present = rights.of(identity) if rights else identity
     if access.scope and not present.has(access.scope):
         lost = (
-            f"{identity.subject} has no longer"
+            f"{identity.subject} no longer has"
             if identity.has(access.scope)
             else f"the token of {identity.subject} lacks"
         )

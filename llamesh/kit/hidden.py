@@ -1,7 +1,7 @@
 """What leaves the mesh in words: paths of this machine stand in it by the name of their setting.
 
-Who may manage servers reads the logs of engines, conditions and the errors of downloads; where the mesh lives on its machine, and as which
-user, is the administrator's to know.
+Everyone who may manage servers can read engine logs, conditions and download errors. Only administrators may learn the mesh's paths and
+user.
 """
 
 from __future__ import annotations

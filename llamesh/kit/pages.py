@@ -1,7 +1,7 @@
-"""Pages of a list (AIP-158), the same for every list of the mesh: a page begins after the last key of the one before.
+"""Pages of a list (AIP-158), the same for every list of the mesh: a page begins after the last position of the one before.
 
-A page token carries that key. Invariant: a token counts only if this mesh made it, for the same list and the same arguments: it is signed
-with a key that only the mesh has. A caller therefore cannot make one, and what is read from one has the types that were put in.
+A page token carries that position. Invariant: a token counts only if this mesh made it, for the same list and the same arguments: it is
+signed with a key that only the mesh has. A caller therefore cannot make one, and what is read from one has the types that were put in.
 """
 
 from __future__ import annotations

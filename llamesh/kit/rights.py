@@ -3,7 +3,7 @@
 Tokens and keys are signed once and live long; rights change. So every call is held against the users and revoked keys as gateway and
 contract service tell them (docs/adr/0017). What a contract allows is decided where models are known: by Admission, and when keys are made.
 
-Invariant: without the lists nobody is believed: a process that has just started refuses as COMPONENT_UNAVAILABLE, naming who is silent.
+Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE, which names the service that has not answered.
 """
 
 from __future__ import annotations

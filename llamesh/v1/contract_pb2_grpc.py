@@ -143,7 +143,7 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateContract(self, request, context):
-        """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token.
+        """Changes a contract's limits. In force within a second, also for tokens and keys already issued; models that are added, for the next token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

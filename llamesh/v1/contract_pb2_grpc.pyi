@@ -366,7 +366,7 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """One contract."""
 
     UpdateContract: _ContractServiceUpdateContractType
-    """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token."""
+    """Changes a contract's limits. In force within a second, also for tokens and keys already issued; models that are added, for the next token."""
 
     DeleteContract: _ContractServiceDeleteContractType
     """Removes a contract. CONTRACT_IN_USE while a user has it or a key that works carries it."""
@@ -495,7 +495,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.UpdateContractRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.Contract, collections.abc.Awaitable[llamesh.v1.contract_pb2.Contract]]:
-        """Changes a contract's limits. In force within a second, for tokens and keys that are out too; models that are added, for the next token."""
+        """Changes a contract's limits. In force within a second, also for tokens and keys already issued; models that are added, for the next token."""
 
     @abc.abstractmethod
     def DeleteContract(

@@ -286,7 +286,7 @@ class GatewayServiceServicer(object):
 
     def UpdateUser(self, request, context):
         """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
-        Tokens and keys that are out keep to the change within a second.
+        Tokens and keys already issued keep to the change within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -607,7 +607,7 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
 
     UpdateUser: _GatewayServiceUpdateUserType
     """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
-    Tokens and keys that are out keep to the change within a second.
+    Tokens and keys already issued keep to the change within a second.
     """
 
     DeleteUser: _GatewayServiceDeleteUserType
@@ -868,7 +868,7 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.User, collections.abc.Awaitable[llamesh.v1.gateway_pb2.User]]:
         """Changes a user's password, role or contract, or disables it. Users change their own password with the old one, administrators any.
-        Tokens and keys that are out keep to the change within a second.
+        Tokens and keys already issued keep to the change within a second.
         """
 
     @abc.abstractmethod

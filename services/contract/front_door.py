@@ -3,7 +3,8 @@
 Envoy asks only about tokens of which something changed or is limited, and at metered servers; it reports what a subject used wherever there
 is one. What is asked is decided by what holds now: revoked keys, the user's standing, its contract and the key's (docs/adr/0017).
 
-Invariant: no token of an answer comes here; a refusal has the shape of the API that was called, because a client reads it as it is.
+Invariant: generated text never passes through this service; a refusal has the shape of the API that was called, because a client reads it
+as it is.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Tokens of one request. `told`: by the engine; otherwise the answer was cut short, and they are what came of it."""
+    """Tokens of one request. `told`: True if the engine reported the counts; False if the answer was cut short and they are estimated."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -1,7 +1,8 @@
 """What users may do now, told to every member: all users, and which of their earlier standings have ended.
 
 A token carries the standing that its user had when it was made. The standing rises with every change of role, contract, state or password,
-and the earlier one is told as ended until the last token that was made with it has expired: by that, Envoy knows which tokens to ask about.
+and the earlier one is told as ended until the last token that was made with it has expired: this tells Envoy which tokens to ask Admission
+about.
 
 Invariant: a change is told to this process's watchers at once, one made by another gateway on the same database within `RESYNC_SECONDS`.
 """

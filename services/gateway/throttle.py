@@ -131,7 +131,7 @@ class _Records(Generic[Key]):
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt to log in; it counts neither way until it is said how it ended."""
+    """One attempt to log in; it is neither a success nor a failure until `right` is set."""
 
     asker: Asker
     """Who waits for its password to be hashed."""

@@ -335,7 +335,7 @@ def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(people: People
         assert "synced" in next(line for line in lines if '"synced"' in line)
         people.change("m-watching", role="ROLE_INFERENCE")
         rest_of_it = "".join(lines)
-    assert "m-watching has no longer the scope" in rest_of_it or not rest_of_it.strip("]")
+    assert "m-watching no longer has the scope" in rest_of_it or not rest_of_it.strip("]")
 
 
 def test_a_limit_on_requests_at_once_counts_for_keys_that_exist(people: People, served: Served) -> None:

@@ -80,7 +80,7 @@ def test_unknown_fields_are_named(body: Any, path: str, field: str) -> None:
 @pytest.mark.parametrize("body", [b'{"username":"a","username":"b"}', b'{"model_uuid":"a","modelUuid":"b"}'])
 def test_a_field_that_stands_twice_is_refused(body: bytes) -> None:
     outcome = run(body, "/serve" if b"model" in body else "/auth/token")
-    assert violation(outcome)["description"] == "is there twice"
+    assert violation(outcome)["description"] == "is given twice"
 
 
 @pytest.mark.parametrize(

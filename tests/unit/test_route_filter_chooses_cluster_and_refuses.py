@@ -203,7 +203,7 @@ def test_a_field_that_is_read_may_stand_once(body: bytes) -> None:
     """Which of two counts is the choice of each reader: Envoy's, the engine's, a log's."""
     outcome = run(body)
     assert (outcome.status, outcome.code) == (400, "invalid_value")
-    assert outcome.answer["error"]["message"].endswith("stands there twice.")
+    assert outcome.answer["error"]["message"].endswith("is given twice.")
 
 
 def test_other_fields_may_stand_twice() -> None:
