@@ -91,7 +91,7 @@ def usage(
     days: Annotated[float | None, Parameter(validator=Number(gt=0, lte=36500))] = None,
     output: Output = "table",
 ) -> None:
-    """List requests and tokens by day, subject and model.
+    """List requests and tokens by day, subject and model. Requests without a key are not counted.
 
     Parameters
     ----------

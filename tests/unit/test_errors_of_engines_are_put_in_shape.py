@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders, templates
+from controller.xds import templates
 from llamesh.kit.inference_errors import anthropic_type
-
-_HANDLE = """
-function handle(status, anthropic, text, length)
-  local headers = { [":status"] = status, ["content-type"] = "application/json; charset=utf-8", ["content-length"] = length }
-  local body = text
-  envoy_on_response({
-    headers = function()
-      return { get = function(_, name) return headers[name] end, replace = function(_, name, value) headers[name] = tostring(value) end }
-    end,
-    streamInfo = function()
-      return { dynamicMetadata = function() return { get = function() return { anthropic = anthropic } end } end }
-    end,
-    body = function()
-      return {
-        length = function() return #body end,
-        getBytes = function(_, from, count) return body:sub(from + 1, from + count) end,
-        setBytes = function(_, bytes) body = bytes return #bytes end,
-      }
-    end,
-  })
-  return headers[":status"], body, headers["content-length"]
-end
-"""
+from tests.unit.lua_response import reshaped, runtime
 
 
 @pytest.fixture(scope="module")
 def lua() -> LuaRuntime:
-    runtime = LuaRuntime(encoding=None)
-    runtime.execute(builders.answers_lua().encode())
-    runtime.execute(_HANDLE.encode())
-    return runtime
-
-
-def answer(lua: LuaRuntime, status: int, body: str, *, anthropic: bool) -> tuple[int, Any]:
-    sent = body.encode()
-    seen, text, length = lua.globals()[b"handle"](str(status).encode(), anthropic, sent, str(len(sent)).encode())
-    assert int(length) == len(text)
-    return int(seen), json.loads(text)
+    return runtime()
 
 
 def of_llama(status: int, message: str, kind: str = "server_error", **more: int) -> str:
@@ -74,7 +41,7 @@ SAID = [
 def test_what_a_request_is_at_fault_for_is_not_sent_again(
     lua: LuaRuntime, status: int, message: str, *, anthropic: bool
 ) -> None:
-    seen, said = answer(lua, status, of_llama(status, message), anthropic=anthropic)
+    seen, said = reshaped(lua, status, of_llama(status, message), anthropic=anthropic)
     assert seen == 400
     assert said["error"]["type"] == "invalid_request_error"
     assert "mmproj" not in said["error"]["message"]
@@ -89,7 +56,7 @@ def test_a_prompt_over_the_context_is_known_by_clients(lua: LuaRuntime) -> None:
         "request (24026 tokens) exceeds the available context size (256 tokens). "
         "Shorten the prompt, or serve the model with a larger --ctx-size."
     )
-    assert answer(lua, 400, body, anthropic=False)[1] == {
+    assert reshaped(lua, 400, body, anthropic=False)[1] == {
         "error": {
             "message": words,
             "type": "exceed_context_size_error",
@@ -99,7 +66,7 @@ def test_a_prompt_over_the_context_is_known_by_clients(lua: LuaRuntime) -> None:
             "n_ctx": 256,
         }
     }
-    assert answer(lua, 400, body, anthropic=True)[1] == {
+    assert reshaped(lua, 400, body, anthropic=True)[1] == {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": f"prompt is too long: {words}"},
     }
@@ -108,7 +75,7 @@ def test_a_prompt_over_the_context_is_known_by_clients(lua: LuaRuntime) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 503, 504])
 def test_any_error_has_the_shape_of_messages_where_they_were_called(lua: LuaRuntime, status: int) -> None:
     message = "Field 'temperature': \"a\\b\" ü"
-    seen, said = answer(lua, status, of_llama(status, message), anthropic=True)
+    seen, said = reshaped(lua, status, of_llama(status, message), anthropic=True)
     assert (seen, said) == (status, {"type": "error", "error": {"type": anthropic_type(status), "message": message}})
 
 
@@ -132,14 +99,14 @@ def test_what_is_no_error_of_the_engine_stays(lua: LuaRuntime, body: str, *, ant
 
 def test_an_unknown_failure_stays_a_failure(lua: LuaRuntime) -> None:
     body = of_llama(500, "failed to decode: image input is not supported")
-    assert answer(lua, 500, body, anthropic=False) == (500, json.loads(body))
+    assert reshaped(lua, 500, body, anthropic=False) == (500, json.loads(body))
 
 
 @pytest.mark.parametrize("filler", ['"', "\\", "\u0001", "ü", "😀", "a"])
 @pytest.mark.parametrize("before", range(8))
 def test_a_long_message_is_cut_between_characters(lua: LuaRuntime, filler: str, before: int) -> None:
     message = f"Failed to parse tools: {'a' * before}{filler * 30000}"
-    said = answer(lua, 500, of_llama(500, message), anthropic=before % 2 > 0)[1]["error"]["message"]
+    said = reshaped(lua, 500, of_llama(500, message), anthropic=before % 2 > 0)[1]["error"]["message"]
     assert said.endswith("...")
     assert message.startswith(said[:-3])
     assert len(said) < 2100
