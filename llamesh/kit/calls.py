@@ -23,7 +23,7 @@ from llamesh.kit.finishing import finished
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.rights import Rights
-from llamesh.kit.streams import Streams, restarting
+from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
 from llamesh.v1 import options_pb2
 
@@ -49,6 +49,11 @@ class Method:
     """Whether success is worth no line: members and probes read the mesh's state all the time."""
     reads: bool = False
     """Whether it changes nothing: such a call ends with its caller, any other is finished first."""
+
+    @property
+    def demands(self) -> bool:
+        """Whether it demands anything of its caller."""
+        return self.access is not None and not (self.access.anonymous or self.access.internal)
 
 
 def method_of(name: str) -> Method:
@@ -114,8 +119,7 @@ class _Call:
     async def identify(self) -> None:
         """Find out who calls, before anything else is done for the call."""
         try:
-            access = self.method.access
-            if self._rights and self._claims and access and not (access.anonymous or access.internal):
+            if self._rights and self._claims and self.method.demands:
                 await self._rights.settle(read_claims(self._claims))
             self._authorise()
         except MeshError as error:
@@ -126,6 +130,12 @@ class _Call:
         """Refuse to go on where the caller's rights have ended since the call began."""
         if self._rights and self._rights.version != self._seen:
             self._authorise()
+
+    def lasting(self, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        """Responses for as long as the caller may have them: they end with its rights, whether or not there is anything to send."""
+        return (
+            allowed(responses, self._rights.changed, self.still) if self._rights and self.method.demands else responses
+        )
 
     def _authorise(self) -> None:
         self._seen = self._rights.version if self._rights else 0
@@ -298,11 +308,9 @@ def _stream(
             if streams.draining:
                 raise restarting()
             # Closed here and not whenever it is collected: what it holds is given back with the call.
-            async with aclosing(behaviour(request, context)) as responses:
+            async with aclosing(behaviour(request, context)) as made, aclosing(call.lasting(made)) as responses:
                 with streams.open():
                     async for response in responses:
-                        # A heartbeat comes this way too, so a stream outlives its caller's rights by that much at most.
-                        call.still()
                         yield response
         except (asyncio.CancelledError, GeneratorExit) as error:
             if streams.draining and isinstance(error, asyncio.CancelledError):

@@ -61,6 +61,10 @@ class Rights:
         self._revoked: Set[str] | None = None
         self._changed = asyncio.Event()
 
+    def changed(self) -> asyncio.Event:
+        """Set with the next change."""
+        return self._changed
+
     @property
     def users(self) -> Collection[User]:
         """All users as far as they are known."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from llamesh.kit.errors import MeshError, Reason, refuse
+
+T = TypeVar("T")
 
 
 class Streams:
@@ -57,6 +59,35 @@ class Streams:
                 raise
 
         return grpc.stream_stream_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
+
+
+async def allowed(
+    responses: AsyncGenerator[T, None], changed: Callable[[], asyncio.Event], still: Callable[[], None]
+) -> AsyncGenerator[T, None]:
+    """Responses as they come, until `still` raises: it is asked before each, and whenever the event that `changed` gives is set."""
+    following: asyncio.Future[T] | None = None
+    alarm: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            # The event that will announce the next change is taken before looking, so that none falls in between.
+            alarm = alarm or asyncio.ensure_future(changed().wait())
+            still()
+            following = following or asyncio.ensure_future(anext(responses))
+            await asyncio.wait({following, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if alarm.done():
+                alarm = None
+                continue
+            try:
+                response = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield response
+    finally:
+        left = [each for each in (following, alarm) if each is not None]
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def restarting() -> MeshError:

@@ -1,0 +1,45 @@
+"""A stream that is open ends with the rights of its reader, whether or not there is anything to send."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from llamesh.v1 import gateway_pb2, server_pb2
+from tests.contract.rich_status import read_refusal
+
+
+@pytest.mark.parametrize("change", [{"role": gateway_pb2.ROLE_INFERENCE}, {"disabled": True}])
+@pytest.mark.parametrize("stream", ["Watch", "ReadServerLog"])
+async def test_an_open_stream_ends_within_a_second(mesh, as_caller, stream, change) -> None:
+    root = as_caller("admin", "admin")
+    mesh.controller.put(server_pb2.Server(server_uuid="srv-1"))
+    login = gateway_pb2.CreateTokenRequest(username="ada", password="correct horse")
+    own = [("x-llamesh-claims", (await mesh.gateway.CreateToken(login)).access_token.split(".")[1])]
+    request = (
+        gateway_pb2.WatchRequest()
+        if stream == "Watch"
+        else gateway_pb2.ReadServerLogRequest(server_uuid="srv-1", follow=True)
+    )
+    call = getattr(mesh.gateway, stream)(request, metadata=own)
+    await call.read()
+    # Changes that leave the reader its rights leave it the stream.
+    await mesh.gateway.UpdateUser(gateway_pb2.UpdateUserRequest(username="bob", disabled=True), metadata=root)
+    await mesh.gateway.UpdateUser(gateway_pb2.UpdateUserRequest(username="ada", contract_id="ctr_1"), metadata=root)
+    await asyncio.sleep(0.1)
+    assert not call.done()
+    await mesh.gateway.UpdateUser(gateway_pb2.UpdateUserRequest(username="ada", **change), metadata=root)
+    started = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        async with asyncio.timeout(8):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    assert time.monotonic() - started < 1
+    reason = "USER_DISABLED" if "disabled" in change else "SCOPE_MISSING"
+    assert read_refusal(ended.value).reason == reason
+    async with asyncio.timeout(2):
+        while mesh.controller.log_readers:
+            await asyncio.sleep(0.01)
