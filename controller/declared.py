@@ -44,7 +44,7 @@ class ServerRow(Base):
     """One declared server."""
 
     __tablename__ = "server"
-    __table_args__ = (UniqueConstraint("owner", "request_id"),)
+    __table_args__ = (UniqueConstraint("requester", "request_id"),)
 
     server_uuid: Mapped[str] = mapped_column(primary_key=True)
     model_uuid: Mapped[str] = mapped_column(index=True)
@@ -52,6 +52,8 @@ class ServerRow(Base):
     """ServerSpec as ProtoJSON."""
     generation: Mapped[int]
     owner: Mapped[str]
+    requester: Mapped[str]
+    """Whose request_id it is: the user's uid, which no later user of its name has; its name where there is none."""
     request_id: Mapped[str | None]
     """None: the call was not to be repeatable."""
     request_digest: Mapped[str] = mapped_column(default="")
@@ -73,6 +75,8 @@ class Declared:
     """Never to be changed in place."""
     generation: int
     owner: str
+    requester: str
+    """Whose request_id it is."""
     request_id: str
     """Empty: the call was not to be repeatable."""
     request_digest: str
@@ -144,10 +148,11 @@ class DeclaredServers:
         engine_memory_bytes: int,
         shared_weights_bytes: int = 0,
         request_digest: str = "",
+        owner_uid: str = "",
     ) -> Declared:
         """Declare a server; the first one again where the owner has used the request id before.
 
-        REQUEST_ID_REUSED where that was for a request with another digest.
+        `owner_uid`: the user, whatever its name. REQUEST_ID_REUSED where that was for a request with another digest.
         """
         now = self._clock()
         row = ServerRow(
@@ -156,6 +161,7 @@ class DeclaredServers:
             spec=_written(spec),
             generation=1,
             owner=owner,
+            requester=owner_uid or owner,
             request_id=request_id or None,
             request_digest=request_digest,
             engine_memory_bytes=engine_memory_bytes,
@@ -171,7 +177,7 @@ class DeclaredServers:
                 session.add(row)
         except IntegrityError:
             async with self._database.read() as session:
-                wanted = (ServerRow.owner == owner) & (ServerRow.request_id == request_id)
+                wanted = (ServerRow.requester == (owner_uid or owner)) & (ServerRow.request_id == request_id)
                 first = (await session.execute(select(ServerRow).where(wanted))).scalar_one_or_none()
             if first is None:
                 raise
@@ -179,9 +185,10 @@ class DeclaredServers:
         self._changes += 1
         return _repeated(self._keep(row), request_digest)
 
-    async def requested(self, owner: str, request_id: str, request_digest: str) -> Declared | None:
+    async def requested(self, owner: str, request_id: str, request_digest: str, owner_uid: str = "") -> Declared | None:
         """The server that a request has declared before, if it is there; REQUEST_ID_REUSED as in `declare`."""
-        found = (each for each in (await self._copy()).values() if (each.owner, each.request_id) == (owner, request_id))
+        wanted = (owner_uid or owner, request_id)
+        found = (each for each in (await self._copy()).values() if (each.requester, each.request_id) == wanted)
         first = next(found, None)
         return _repeated(first, request_digest) if first is not None else None
 
@@ -397,6 +404,7 @@ def _declared(row: ServerRow) -> Declared:
         spec,
         row.generation,
         row.owner,
+        row.requester,
         row.request_id or "",
         row.request_digest,
         row.engine_memory_bytes,

@@ -67,12 +67,15 @@ class ControllerServicer(ControllerServiceServicer):
             request.engine_memory_bytes,
             request.shared_weights_bytes,
             request.request_digest,
+            request.owner_uid,
         )
         return await self._routed(declared, context)
 
     async def FindRequestedServer(self, request: pb.FindRequestedServerRequest, context: Context) -> Server:
         """Reads the one that a request has declared before."""
-        first = await self._store.requested(request.owner, request.request_id, request.request_digest)
+        first = await self._store.requested(
+            request.owner, request.request_id, request.request_digest, request.owner_uid
+        )
         if first is None:
             raise MeshError(
                 Reason.ERROR_REASON_SERVER_NOT_FOUND, f"no server was declared by the request {request.request_id}"

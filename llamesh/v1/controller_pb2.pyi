@@ -32,6 +32,7 @@ class DeclareServerRequest(google.protobuf.message.Message):
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     SHARED_WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: builtins.int
+    OWNER_UID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Makes the call repeatable. Empty: every call declares another server."""
     owner: builtins.str
@@ -42,6 +43,8 @@ class DeclareServerRequest(google.protobuf.message.Message):
     """The part of engine_memory_bytes that engines of the same model on one machine share."""
     request_digest: builtins.str
     """Of the request that was made: repeating request_id with another is refused. Empty: not compared."""
+    owner_uid: builtins.str
+    """The user, whatever its name: request_id counts for it alone. Empty, in tokens from before users had ids: it counts for the name."""
     @property
     def spec(self) -> llamesh.v1.server_pb2.ServerSpec:
         """What is wanted. model_name is set."""
@@ -55,9 +58,10 @@ class DeclareServerRequest(google.protobuf.message.Message):
         engine_memory_bytes: builtins.int = ...,
         shared_weights_bytes: builtins.int = ...,
         request_digest: builtins.str = ...,
+        owner_uid: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id", "shared_weights_bytes", b"shared_weights_bytes", "spec", b"spec"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine_memory_bytes", b"engine_memory_bytes", "owner", b"owner", "owner_uid", b"owner_uid", "request_digest", b"request_digest", "request_id", b"request_id", "shared_weights_bytes", b"shared_weights_bytes", "spec", b"spec"]) -> None: ...
 
 Global___DeclareServerRequest: typing_extensions.TypeAlias = DeclareServerRequest
 
@@ -70,20 +74,24 @@ class FindRequestedServerRequest(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: builtins.int
+    OWNER_UID_FIELD_NUMBER: builtins.int
     owner: builtins.str
     """Subject of the token."""
     request_id: builtins.str
     """See DeclareServerRequest.request_id."""
     request_digest: builtins.str
     """See DeclareServerRequest.request_digest."""
+    owner_uid: builtins.str
+    """See DeclareServerRequest.owner_uid."""
     def __init__(
         self,
         *,
         owner: builtins.str = ...,
         request_id: builtins.str = ...,
         request_digest: builtins.str = ...,
+        owner_uid: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["owner", b"owner", "request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "owner_uid", b"owner_uid", "request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
 
 Global___FindRequestedServerRequest: typing_extensions.TypeAlias = FindRequestedServerRequest
 

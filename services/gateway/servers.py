@@ -43,10 +43,13 @@ class Servers:
         self._controller = siblings.controller
         self._catalogue = siblings.catalogue
 
-    async def serve(self, request: gateway_pb2.ServeRequest, subject: str) -> server_pb2.Server:
-        """Declare a server. Raises the reason of the first rule that refuses it, MODEL_NOT_FOUND, and REQUEST_ID_REUSED."""
+    async def serve(self, request: gateway_pb2.ServeRequest, subject: str, uid: str) -> server_pb2.Server:
+        """Declare a server for a user: its name is shown, its uid tells its request_id from those of others.
+
+        Raises the reason of the first rule that refuses it, MODEL_NOT_FOUND, and REQUEST_ID_REUSED.
+        """
         digest = digest_of(request)
-        first = await self._first_answer(subject, request.request_id, digest)
+        first = await self._first_answer(subject, uid, request.request_id, digest)
         if first is not None:
             return first
         namespace = request.namespace or DEFAULT_NAMESPACE
@@ -76,6 +79,7 @@ class Servers:
             spec=spec,
             request_id=request.request_id,
             owner=subject,
+            owner_uid=uid,
             engine_memory_bytes=engine_memory(checked.memory),
             shared_weights_bytes=checked.memory.shared_weights_bytes,
             request_digest=digest if request.request_id else "",
@@ -180,14 +184,16 @@ class Servers:
             model = await self._catalogue.GetCatalogueModel(request, **call_options())
         return served_name(model.name, model_uuid)
 
-    async def _first_answer(self, subject: str, request_id: str, digest: str) -> server_pb2.Server | None:
+    async def _first_answer(self, subject: str, uid: str, request_id: str, digest: str) -> server_pb2.Server | None:
         """The server that this request has declared before; None where it has not, or the server is gone. REQUEST_ID_REUSED.
 
         Asked before the check, which could refuse the repetition because of the memory that the first server has taken.
         """
         if not request_id:
             return None
-        request = controller_pb2.FindRequestedServerRequest(owner=subject, request_id=request_id, request_digest=digest)
+        request = controller_pb2.FindRequestedServerRequest(
+            owner=subject, owner_uid=uid, request_id=request_id, request_digest=digest
+        )
         try:
             with asking("controller"):
                 return await self._controller.FindRequestedServer(request, **call_options())

@@ -90,7 +90,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return await self._parts.models.delete(request.model_uuid)
 
     async def Serve(self, request: gateway_pb2.ServeRequest, context: Context) -> server_pb2.Server:
-        return await self._parts.servers.serve(request, caller().subject)
+        who = caller()
+        return await self._parts.servers.serve(request, who.subject, who.uid)
 
     async def ListServers(
         self, request: gateway_pb2.ListServersRequest, context: Context
@@ -130,7 +131,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     def Watch(self, request: gateway_pb2.WatchRequest, context: Context) -> AsyncIterator[gateway_pb2.WatchResponse]:
         selector = Selector(frozenset(request.kinds), frozenset(request.server_uuids), frozenset(request.model_uuids))
-        return self._parts.watches.watch(caller().subject, selector, request.resume_token)
+        who = caller()
+        return self._parts.watches.watch(who.subject, selector, request.resume_token, who.uid)
 
     async def CreateUser(self, request: gateway_pb2.CreateUserRequest, context: Context) -> gateway_pb2.User:
         await self._parts.siblings.know_contract(request.contract_id)

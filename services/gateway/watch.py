@@ -20,7 +20,7 @@ HEARTBEAT = 10.0
 """Seconds of silence after which a heartbeat is sent."""
 
 MAX_WATCHES = 16
-"""Watches that one subject may have open."""
+"""Watches that one user may have open."""
 
 SYNC_PATIENCE = 5.0
 """Seconds that a new watch waits for siblings that have not told yet what is there."""
@@ -60,14 +60,16 @@ class Watches:
         self._open: Counter[str] = Counter()
 
     async def watch(
-        self, subject: str, selector: Selector, resume_token: str
+        self, subject: str, selector: Selector, resume_token: str, uid: str = ""
     ) -> AsyncGenerator[gateway_pb2.WatchResponse, None]:
         """What the selector wants: what is there (or changed since the token), `synced`, then changes without end.
+
+        The watches of a user count, whatever its name: by `uid`, where there is one.
 
         Raises:
             MeshError: TOO_MANY_WATCHES, RESUME_TOKEN_EXPIRED, or COMPONENT_UNAVAILABLE where a sibling does not answer.
         """
-        with self._counted(subject):
+        with self._counted(subject, uid or subject):
             await self._until_synced(selector.kinds or KINDS)
             cursor, end = self._hub.cursor(resume_token) if resume_token else 0, self._hub.sequence
             for sequence, key in self._hub.changed_since(cursor, selector.wants):
@@ -128,20 +130,20 @@ class Watches:
                 ) from error
 
     @contextmanager
-    def _counted(self, subject: str) -> Iterator[None]:
-        if self._open[subject] >= self._limit:
+    def _counted(self, subject: str, key: str) -> Iterator[None]:
+        if self._open[key] >= self._limit:
             raise MeshError(
                 Reason.ERROR_REASON_TOO_MANY_WATCHES,
                 f"{subject} has {self._limit} watches open already",
                 {"limit": self._limit},
             )
-        self._open[subject] += 1
+        self._open[key] += 1
         try:
             yield
         finally:
-            self._open[subject] -= 1
-            if not self._open[subject]:
-                del self._open[subject]
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
 
 
 def response_for(key: Key, entry: Entry) -> gateway_pb2.WatchResponse | None:

@@ -150,12 +150,24 @@ class Controller:
         self.until = until
 
     async def declare(
-        self, name: str = "smol", *, request_id: str = "", digest: str = "", owner: str = "ada", **spec: Any
+        self,
+        name: str = "smol",
+        *,
+        request_id: str = "",
+        digest: str = "",
+        owner: str = "ada",
+        uid: str = "",
+        **spec: Any,
     ) -> Any:
         wanted = ServerSpec(model_uuid=spec.pop("model", "m1"), model_name=name, **spec)
         return await self.stub.DeclareServer(
             pb.DeclareServerRequest(
-                spec=wanted, request_id=request_id, request_digest=digest, owner=owner, engine_memory_bytes=1000
+                spec=wanted,
+                request_id=request_id,
+                request_digest=digest,
+                owner=owner,
+                owner_uid=uid,
+                engine_memory_bytes=1000,
             )
         )
 
@@ -236,6 +248,18 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
         "Routable",
     ]
     assert [order.parameters for order in controller.runtime.orders] == [{"ctx_size": 2048, "warmup": False}] * 2
+
+
+async def test_a_request_id_is_a_users_and_not_a_names(controller) -> None:
+    first = await controller.declare(request_id="r1", digest="d1", uid="usr_1")
+    later = await controller.declare(request_id="r1", digest="d2", uid="usr_2")
+    assert later.server_uuid != first.server_uuid
+    assert (await controller.declare(request_id="r1", digest="d2", uid="usr_2")).server_uuid == later.server_uuid
+    # Renamed or not: the uid is what counts.
+    again = await controller.declare(request_id="r1", digest="d1", uid="usr_1", owner="ada2")
+    assert again.server_uuid == first.server_uuid
+    request = pb.FindRequestedServerRequest(owner="ada", owner_uid="usr_2", request_id="r1", request_digest="d2")
+    assert (await controller.stub.FindRequestedServer(request)).server_uuid == later.server_uuid
 
 
 async def test_a_repeated_request_id_gives_the_first_server_of_its_owner(controller: Controller) -> None:

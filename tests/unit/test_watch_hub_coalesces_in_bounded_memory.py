@@ -186,3 +186,15 @@ async def test_a_heartbeat_comes_by_itself(hub: Hub) -> None:
     for _ in range(3):
         assert told(await asyncio.wait_for(anext(reader), 5)) == ("heartbeat",)
     assert loop.time() - begun >= 0.14
+
+
+async def test_watches_count_for_a_user_and_not_for_its_name(hub: Hub) -> None:
+    shared = Watches(hub, lambda: 0.0, lambda: NOW, limit=1)
+    first = shared.watch("ada", Selector(), "", "usr_1")
+    assert (await anext(first)).synced
+    later = shared.watch("ada", Selector(), "", "usr_2")
+    assert (await anext(later)).synced
+    with pytest.raises(MeshError, match="ada has 1 watches open"):
+        await anext(shared.watch("ada", Selector(), "", "usr_2"))
+    await first.aclose()
+    await later.aclose()

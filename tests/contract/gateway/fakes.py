@@ -192,7 +192,8 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
 
     def _requested(self, request: Any) -> server_pb2.Server | None:
         for known, server in zip(self.declared, self.servers.values(), strict=False):
-            if request.request_id and (known.owner, known.request_id) == (request.owner, request.request_id):
+            of_known, of_request = (each.owner_uid or each.owner for each in (known, request))
+            if request.request_id and (of_known, known.request_id) == (of_request, request.request_id):
                 if known.request_digest != request.request_digest:
                     raise MeshError(Reason.ERROR_REASON_REQUEST_ID_REUSED, "used before")
                 return server

@@ -150,6 +150,17 @@ async def test_a_repeated_request_id_answers_with_the_first_server(mesh, ada, as
     assert [(item.owner, item.request_id) for item in mesh.controller.declared] == [("ada", "r1"), ("bob", "r1")]
 
 
+async def test_a_later_user_of_the_same_name_inherits_no_request_id(mesh, as_caller) -> None:
+    root = as_caller("admin", "admin")
+    first = await serve(mesh, as_caller("ada", "manage"), request_id="r1", replicas=1)
+    await mesh.gateway.DeleteUser(gateway_pb2.DeleteUserRequest(username="ada"), metadata=root)
+    again = gateway_pb2.CreateUserRequest(username="ada", password="correct horse")
+    await mesh.gateway.CreateUser(again, metadata=root)
+    later = await serve(mesh, as_caller("ada", "manage"), request_id="r1", replicas=2)
+    assert later.server_uuid != first.server_uuid
+    assert later.owner == "ada"
+
+
 async def test_a_change_is_checked_as_the_server_would_be(mesh, ada) -> None:
     server = await serve(mesh, ada, replicas=2, runtime_params="--ctx-size 2048", namespace="inference")
     await mesh.gateway.ScaleServer(
