@@ -18,7 +18,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from llamesh.kit.errors import MeshError, Reason, refuse
+from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
 from llamesh.kit.finishing import finished
 from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
 from llamesh.kit.logs import log
@@ -28,6 +28,7 @@ from llamesh.kit.validation import validate
 from llamesh.v1 import options_pb2
 
 REQUEST_ID_HEADER = "x-request-id"
+CONDITION_HEADER = "if-match"
 FRONT_DOOR_HEADER = "x-forwarded-proto"
 """Envoy sets it on every request that it lets in; siblings, who call each other directly, never do."""
 
@@ -50,6 +51,9 @@ class Method:
     reads: bool = False
     """Whether it changes nothing: such a call ends with its caller, any other is finished first."""
 
+    keeps_conditions: bool = True
+    """Whether its request has an etag, which If-Match stands for; where it has none, a condition is refused."""
+
     @property
     def demands(self) -> bool:
         """Whether it demands anything of its caller."""
@@ -59,12 +63,14 @@ class Method:
 def method_of(name: str) -> Method:
     """Look a method up in its contract."""
     try:
-        options = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", ".")).GetOptions()
+        found = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", "."))
     except KeyError:
         return Method(name, None, quiet=False)
+    options = found.GetOptions()
     access = options.Extensions[options_pb2.access]
     reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-    return Method(name, access, quiet=reads and (access.internal or access.anonymous), reads=reads)
+    quiet = reads and (access.internal or access.anonymous)
+    return Method(name, access, quiet, reads, keeps_conditions="etag" in found.input_type.fields_by_name)
 
 
 def authorise(
@@ -113,6 +119,7 @@ class _Call:
         self.identity: Identity | None = None
         self._claims = cast("str | None", metadata.get(CLAIMS_HEADER))
         self._from_outside = FRONT_DOOR_HEADER in metadata
+        self._conditional = CONDITION_HEADER in metadata
         self._rights = rights
         self._seen = 0
 
@@ -151,6 +158,8 @@ class _Call:
                 Reason.ERROR_REASON_INVALID_FIELD,
                 "the request cannot be read: a text in it is no UTF-8, or its bytes are damaged",
             )
+        if self._conditional and not self.method.keeps_conditions:
+            raise invalid_field("If-Match", "this call has no etag and cannot keep the condition: send it without")
         validate(request)
 
     async def fail(self, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable
+from datetime import timedelta
 from typing import Generic, TypeVar
 
 import grpc
@@ -16,6 +17,8 @@ import grpc
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 
+LISTED_FOR = timedelta(days=1)
+"""How long a list counts for who tells it. Then its watches end and followers list anew, without what has expired: a stream only adds."""
 RETRY_SECONDS = 0.5
 LONGEST_PAUSE = 2.0
 

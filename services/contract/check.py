@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.parameters import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_MICRO_BATCH,
@@ -25,7 +26,6 @@ from services.contract.inventory import Inventory
 from services.contract.parameters import invalid
 from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
 
-DEFAULT_NAMESPACE = "default"
 VOCABULARY_DIFFERENCE = 128
 """Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
 

@@ -15,6 +15,7 @@ from sqlalchemy import and_, or_, select
 from llamesh.kit.channels import DEADLINE, asking, passed_on
 from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.following import LISTED_FOR
 from llamesh.kit.identity import KEY_PREFIX, Identity
 from llamesh.kit.pages import BY_TIME, Asked, Listing
 from llamesh.kit.rights import ADMIN, Rights
@@ -59,6 +60,8 @@ class Keys:
         self._known: set[str] = set()
         self._announced = asyncio.Event()
         self._looked: datetime | None = None
+        self._listed: datetime | None = None
+        """When all of them were read. A later list replaces this one, and its watches end."""
         self._stale = False
         """Whether a key may have been revoked here since the last look."""
         self._turn = asyncio.Lock()
@@ -130,9 +133,13 @@ class Keys:
         return row
 
     async def revocations(self) -> AsyncIterator[list[str]]:
-        """Ids that are revoked and not yet expired, in lists; an empty list once all earlier ones are out; then each further one."""
+        """Ids that are revoked and not yet expired, in lists; an empty list once all earlier ones are out; then each further one.
+
+        Ends once the list is as old as `LISTED_FOR`: a new watch is told it without what has expired.
+        """
         told = 0
         synced = False
+        listed: datetime | None = None
         while True:
             # The event that will announce the next revocation is taken before looking, so that none falls in between.
             announced = self._announced
@@ -144,6 +151,9 @@ class Keys:
                     raise
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
+            if synced and self._listed != listed:
+                return
+            listed = self._listed
             while told < len(self._revoked):
                 told, ids = told + BATCH, self._revoked[told : told + BATCH]
                 yield ids
@@ -152,7 +162,7 @@ class Keys:
                 synced = True
                 yield []
             try:
-                async with asyncio.timeout(self._resync_seconds):
+                async with asyncio.timeout(self._resync_seconds or LISTED_FOR.total_seconds()):
                     await announced.wait()
             except TimeoutError:
                 continue
@@ -160,19 +170,22 @@ class Keys:
     async def _look(self) -> None:
         """Read what was revoked since the last look; this costs the same however many keys are revoked."""
         async with self._turn:
-            if self._looked and not self._stale and self._resync_seconds is None:
+            now = self._clock()
+            old = self._listed is None or now - self._listed >= LISTED_FOR
+            if not old and not self._stale and self._resync_seconds is None:
                 return  # nobody else revokes keys here
             self._stale = False
-            query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > self._clock())
-            if self._looked:
+            query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > now)
+            if self._looked and not old:
                 query = query.where(KeyRow.revoke_time > self._looked - LATE)
-            now = self._clock()
             try:
                 async with self._database.read() as session:
                     revoked = (await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all()
             except BaseException:
                 self._stale = True
                 raise
+            if old:
+                self._listed, self._known, self._revoked = now, set(), []
             self._note(revoked)
             self._looked = now
 

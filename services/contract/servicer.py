@@ -9,6 +9,7 @@ from typing import Any
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
+from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, Rights
 from llamesh.parameters import flags
@@ -16,7 +17,7 @@ from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import parameters as runtime
 from services.contract.admission import Leases
-from services.contract.check import DEFAULT_NAMESPACE, Checker, Wish
+from services.contract.check import Checker, Wish
 from services.contract.contracts import Contracts, PresentTerms
 from services.contract.decisions import Decisions
 from services.contract.grants import Terms, role_scopes

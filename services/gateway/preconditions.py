@@ -1,7 +1,7 @@
 """Under which condition a change is made: the etag in the request, or REST's If-Match (RFC 9110, 13.1.1), which means the same.
 
 Invariant: a condition is met or the call is refused, never passed over. Calls whose request has no `etag` are refused an If-Match before
-they come here, by envoy/lua/strict_json.lua.
+they come here, by envoy/lua/strict_json.lua for REST and by llamesh/kit/calls.py for gRPC, where it is metadata.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from llamesh.kit.calls import Context
+from llamesh.kit.calls import CONDITION_HEADER, Context
 from llamesh.kit.errors import MeshError, Reason, invalid_field
-
-HEADER = "if-match"
 
 _TAG = re.compile(r'\s*(?:(?P<weak>W/)?"(?P<quoted>[^"\x00-\x20]*)"|(?P<bare>[^\s",]+))\s*')
 
@@ -24,7 +22,7 @@ def wanted_etag(field: str, context: Context) -> str:
         MeshError: INVALID_FIELD if the header is malformed, has several etags, or another than the field; ETAG_MISMATCH if it is weak
             or empty, as no resource's is.
     """
-    headers = [str(value) for key, value in context.invocation_metadata() or () if key == HEADER]
+    headers = [str(value) for key, value in context.invocation_metadata() or () if key == CONDITION_HEADER]
     if not headers:
         return field
     etag = read_if_match(headers)

@@ -15,12 +15,10 @@ from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, passed_on
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
+from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.validation import validate
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
-
-DEFAULT_NAMESPACE = "default"
-"""Where servers are that name no namespace."""
 
 STOP_MARGIN = 10.0
 """Seconds that stopping may take beyond the drain, in which running requests are finished."""

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp, is_unavailable
 from llamesh.kit.errors import MeshError
+from llamesh.kit.following import LISTED_FOR
 from llamesh.kit.standings import standing_id
 from llamesh.v1 import gateway_pb2
 from services.gateway.tables import User
@@ -57,6 +58,8 @@ class _Present:
     """All there is to tell."""
 
     number: int = 0
+    listed: datetime | None = None
+    """When all was read."""
     users: Mapping[str, gateway_pb2.Standing] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
 
@@ -109,14 +112,17 @@ class Standings:
             await session.execute(delete(EndedRow).where(EndedRow.tokens_until <= self._now()))
 
     async def watch(self) -> AsyncIterator[gateway_pb2.WatchStandingsResponse]:
-        """Everything, then each change; see the contract."""
+        """Everything, then each change; see the contract. Ends after `LISTED_FOR`: a new watch is told all without what has expired."""
         told = _Present()
+        until = self._now() + LISTED_FOR
         synced = False
         while True:
             # The event that will announce the next change is taken before looking, so that none falls in between.
             if self._changed.is_set():
                 self._changed = asyncio.Event()
             announced = self._changed
+            if synced and self._now() >= until:
+                return
             try:
                 present = await self._read()
             except MeshError as error:
@@ -131,7 +137,7 @@ class Standings:
                 synced = True
                 yield gateway_pb2.WatchStandingsResponse(synced=True)
             try:
-                async with asyncio.timeout(self._resync):
+                async with asyncio.timeout(self._resync or LISTED_FOR.total_seconds()):
                     await announced.wait()
             except TimeoutError:
                 continue
@@ -140,11 +146,16 @@ class Standings:
         async with self._turn, self._database.read() as session:
             # Read first: a change that comes between the two is read again, not missed.
             number = await session.scalar(select(ChangesRow.number)) or 0
-            if number != self._present.number:
+            now = self._now()
+            if (
+                number != self._present.number
+                or self._present.listed is None
+                or now - self._present.listed >= LISTED_FOR
+            ):
                 users = {user.uid: encoded(user) for user in await session.scalars(select(User))}
-                query = select(EndedRow).where(EndedRow.tokens_until > self._now())
+                query = select(EndedRow).where(EndedRow.tokens_until > now)
                 ended = frozenset(standing_id(row.uid, row.standing) for row in await session.scalars(query))
-                self._present = _Present(number, users, ended)
+                self._present = _Present(number, now, users, ended)
             return self._present
 
 

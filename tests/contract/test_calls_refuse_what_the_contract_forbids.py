@@ -141,3 +141,16 @@ def test_every_method_of_the_mesh_says_who_may_call_it() -> None:
         for service in file.services_by_name.values():
             for method in service.methods:
                 assert method.GetOptions().HasExtension(options_pb2.access), method.full_name
+
+
+async def test_a_condition_that_a_call_cannot_keep_is_refused_over_grpc(gateway, as_caller) -> None:
+    metadata = [*as_caller("root", "admin"), ("if-match", '"99"')]
+    with refused("INVALID_FIELD") as refusal:
+        await gateway.ListUsers(gateway_pb2.ListUsersRequest(), metadata=metadata)
+    assert refusal.fields == ["If-Match"]
+    with refused("INVALID_FIELD") as refusal:
+        await anext(aiter(gateway.ReadServerLog(gateway_pb2.ReadServerLogRequest(server_uuid="x"), metadata=metadata)))
+    assert refusal.fields == ["If-Match"]
+    # A call with an etag decides by itself.
+    with refused("NOT_IMPLEMENTED"):
+        await gateway.Stop(gateway_pb2.StopRequest(server_uuid="x"), metadata=metadata)
