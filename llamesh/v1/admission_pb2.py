@@ -27,21 +27,17 @@ from llamesh.v1 import gateway_pb2 as llamesh_dot_v1_dot_gateway__pb2
 from llamesh.v1 import options_pb2 as llamesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1allamesh/v1/admission.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/gateway.proto\x1a\x18llamesh/v1/options.proto\"u\n\x0cGrantRequest\x12\x1b\n\x07subject\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x10.llamesh.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x0b\x63ontract_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"E\n\rGrantResponse\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x13\n\x0b\x63ontract_id\x18\x02 \x01(\t\x12\x0f\n\x03\x61sk\x18\x03 \x01(\x08\x42\x02\x18\x01\"\x19\n\x17WatchRevocationsRequest\";\n\x18WatchRevocationsResponse\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x0e\n\x06synced\x18\x02 \x01(\x08\"\x1e\n\x1cWatchLimitedContractsRequest\"5\n\x1dWatchLimitedContractsResponse\x12\x14\n\x0c\x63ontract_ids\x18\x01 \x03(\t2\xc2\x02\n\x10\x41\x64missionService\x12G\n\x05Grant\x12\x18.llamesh.v1.GrantRequest\x1a\x19.llamesh.v1.GrantResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12j\n\x10WatchRevocations\x12#.llamesh.v1.WatchRevocationsRequest\x1a$.llamesh.v1.WatchRevocationsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x12y\n\x15WatchLimitedContracts\x12(.llamesh.v1.WatchLimitedContractsRequest\x1a).llamesh.v1.WatchLimitedContractsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1allamesh/v1/admission.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/gateway.proto\x1a\x18llamesh/v1/options.proto\"g\n\x0cGrantRequest\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x10.llamesh.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x0b\x63ontract_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@J\x04\x08\x01\x10\x02R\x07subject\"?\n\rGrantResponse\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x13\n\x0b\x63ontract_id\x18\x02 \x01(\tJ\x04\x08\x03\x10\x04R\x03\x61sk\"\x19\n\x17WatchRevocationsRequest\";\n\x18WatchRevocationsResponse\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x0e\n\x06synced\x18\x02 \x01(\x08\"\x1e\n\x1cWatchLimitedContractsRequest\"5\n\x1dWatchLimitedContractsResponse\x12\x14\n\x0c\x63ontract_ids\x18\x01 \x03(\t2\xc2\x02\n\x10\x41\x64missionService\x12G\n\x05Grant\x12\x18.llamesh.v1.GrantRequest\x1a\x19.llamesh.v1.GrantResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12j\n\x10WatchRevocations\x12#.llamesh.v1.WatchRevocationsRequest\x1a$.llamesh.v1.WatchRevocationsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x12y\n\x15WatchLimitedContracts\x12(.llamesh.v1.WatchLimitedContractsRequest\x1a).llamesh.v1.WatchLimitedContractsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamesh.v1.admission_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANTREQUEST'].fields_by_name['subject']._loaded_options = None
-  _globals['_GRANTREQUEST'].fields_by_name['subject']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_GRANTREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_GRANTREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_GRANTREQUEST'].fields_by_name['contract_id']._loaded_options = None
   _globals['_GRANTREQUEST'].fields_by_name['contract_id']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_GRANTRESPONSE'].fields_by_name['ask']._loaded_options = None
-  _globals['_GRANTRESPONSE'].fields_by_name['ask']._serialized_options = b'\030\001'
   _globals['_ADMISSIONSERVICE'].methods_by_name['Grant']._loaded_options = None
   _globals['_ADMISSIONSERVICE'].methods_by_name['Grant']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
   _globals['_ADMISSIONSERVICE'].methods_by_name['WatchRevocations']._loaded_options = None
@@ -49,17 +45,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMISSIONSERVICE'].methods_by_name['WatchLimitedContracts']._loaded_options = None
   _globals['_ADMISSIONSERVICE'].methods_by_name['WatchLimitedContracts']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
   _globals['_GRANTREQUEST']._serialized_start=123
-  _globals['_GRANTREQUEST']._serialized_end=240
-  _globals['_GRANTRESPONSE']._serialized_start=242
-  _globals['_GRANTRESPONSE']._serialized_end=311
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=313
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=338
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=340
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=399
-  _globals['_WATCHLIMITEDCONTRACTSREQUEST']._serialized_start=401
-  _globals['_WATCHLIMITEDCONTRACTSREQUEST']._serialized_end=431
-  _globals['_WATCHLIMITEDCONTRACTSRESPONSE']._serialized_start=433
-  _globals['_WATCHLIMITEDCONTRACTSRESPONSE']._serialized_end=486
-  _globals['_ADMISSIONSERVICE']._serialized_start=489
-  _globals['_ADMISSIONSERVICE']._serialized_end=811
+  _globals['_GRANTREQUEST']._serialized_end=226
+  _globals['_GRANTRESPONSE']._serialized_start=228
+  _globals['_GRANTRESPONSE']._serialized_end=291
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=293
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=318
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=320
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=379
+  _globals['_WATCHLIMITEDCONTRACTSREQUEST']._serialized_start=381
+  _globals['_WATCHLIMITEDCONTRACTSREQUEST']._serialized_end=411
+  _globals['_WATCHLIMITEDCONTRACTSRESPONSE']._serialized_start=413
+  _globals['_WATCHLIMITEDCONTRACTSRESPONSE']._serialized_end=466
+  _globals['_ADMISSIONSERVICE']._serialized_start=469
+  _globals['_ADMISSIONSERVICE']._serialized_end=791
 # @@protoc_insertion_point(module_scope)

@@ -31,11 +31,8 @@ class GrantRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    SUBJECT_FIELD_NUMBER: builtins.int
     ROLE_FIELD_NUMBER: builtins.int
     CONTRACT_ID_FIELD_NUMBER: builtins.int
-    subject: builtins.str
-    """The user's name."""
     role: llamesh.v1.gateway_pb2.Role.ValueType
     """The user's role."""
     contract_id: builtins.str
@@ -43,11 +40,10 @@ class GrantRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        subject: builtins.str = ...,
         role: llamesh.v1.gateway_pb2.Role.ValueType = ...,
         contract_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "role", b"role", "subject", b"subject"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "role", b"role"]) -> None: ...
 
 Global___GrantRequest: typing_extensions.TypeAlias = GrantRequest
 
@@ -59,11 +55,8 @@ class GrantResponse(google.protobuf.message.Message):
 
     SCOPES_FIELD_NUMBER: builtins.int
     CONTRACT_ID_FIELD_NUMBER: builtins.int
-    ASK_FIELD_NUMBER: builtins.int
     contract_id: builtins.str
     """`contract` of the token."""
-    ask: builtins.bool
-    """Not used any more: what must be asked about is decided with each request."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """`scopes` of the token."""
@@ -73,9 +66,8 @@ class GrantResponse(google.protobuf.message.Message):
         *,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
         contract_id: builtins.str = ...,
-        ask: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "contract_id", b"contract_id", "scopes", b"scopes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "scopes", b"scopes"]) -> None: ...
 
 Global___GrantResponse: typing_extensions.TypeAlias = GrantResponse
 

@@ -1033,7 +1033,6 @@ class SignTokenRequest(google.protobuf.message.Message):
     TOKEN_ID_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
     CONTRACT_ID_FIELD_NUMBER: builtins.int
-    ASK_FIELD_NUMBER: builtins.int
     UID_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """`sub`."""
@@ -1043,8 +1042,6 @@ class SignTokenRequest(google.protobuf.message.Message):
     """`jti`: the key's id."""
     contract_id: builtins.str
     """`contract`."""
-    ask: builtins.bool
-    """Not used any more: what must be asked about is decided with each request."""
     uid: builtins.str
     """The user that the subject was when it asked. Empty: the present user of that name."""
     @property
@@ -1059,10 +1056,9 @@ class SignTokenRequest(google.protobuf.message.Message):
         token_id: builtins.str = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
         contract_id: builtins.str = ...,
-        ask: builtins.bool = ...,
         uid: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "contract_id", b"contract_id", "lifetime_seconds", b"lifetime_seconds", "scopes", b"scopes", "subject", b"subject", "token_id", b"token_id", "uid", b"uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contract_id", b"contract_id", "lifetime_seconds", b"lifetime_seconds", "scopes", b"scopes", "subject", b"subject", "token_id", b"token_id", "uid", b"uid"]) -> None: ...
 
 Global___SignTokenRequest: typing_extensions.TypeAlias = SignTokenRequest
 

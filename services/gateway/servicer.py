@@ -172,9 +172,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return encoded(await self._parts.users.delete(request.username))
 
     async def _grant(self, user: User) -> Grant:
-        request = admission_pb2.GrantRequest(
-            subject=user.username, role=as_role(user.role), contract_id=user.contract_id
-        )
+        request = admission_pb2.GrantRequest(role=as_role(user.role), contract_id=user.contract_id)
         with asking("contract"):
             granted = await self._parts.siblings.admission.Grant(request, **call_options(GRANT_DEADLINE))
         return Grant(tuple(granted.scopes), granted.contract_id)

@@ -76,7 +76,7 @@ async def test_a_grant_follows_role_and_contract_and_locks_nobody_out(mesh, as_c
     made = await create_contract(mesh, as_caller, max_concurrent_requests=2, models=["a"])
 
     async def grant(**fields):
-        return await mesh.admission.Grant(admission_pb2.GrantRequest(subject="ada", **fields))
+        return await mesh.admission.Grant(admission_pb2.GrantRequest(**fields))
 
     plain = await grant(role=Role.ROLE_USER)
     assert (list(plain.scopes), plain.contract_id) == (["infer:*", "manage"], "")

@@ -54,7 +54,7 @@ async def test_the_contract_service_decides_what_a_token_carries(stored_mesh, as
     await stored_mesh.gateway.CreateUser(request, metadata=as_caller("admin", "admin"))
     claims = claims_of((await login(stored_mesh, "ada", "correct horse")).access_token)
     assert (claims["role"], claims["scopes"], claims["contract"]) == ("inference", ["infer:*"], "ctr_1")
-    assert stored_mesh.contract.grants[-1].subject == "ada"
+    assert stored_mesh.contract.grants[-1].contract_id == "ctr_1"
 
 
 @pytest.mark.parametrize(("username", "password"), [("admin", "wrong"), ("nobody", "admin"), ("Admin", "admin")])
