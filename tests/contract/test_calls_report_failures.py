@@ -206,7 +206,8 @@ async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(s
 async def test_a_call_that_nobody_knows_says_so(one_settings, start_gateway, connect, kind: str, method: str) -> None:
     await start_gateway(FailingGateway())
     multicallable = getattr(connect(one_settings, "gateway"), kind)(method)
-    request = iter([b"x"]) if kind.startswith("stream") else b"x"
+    # No message where one may be left out: the answer may come first, and to send then is a failure of its own.
+    request = iter([]) if kind.startswith("stream") else b"x"
     with refused("NOT_IMPLEMENTED") as refusal:
         call = multicallable(request)
         if kind.endswith("stream"):

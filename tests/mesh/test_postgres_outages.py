@@ -219,7 +219,8 @@ def test_a_start_says_what_it_waits_for_while_it_waits() -> None:
                 command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
 
-        words = f"wait for the database at 127.0.0.1:{database}: the database does not answer"
+        # Whether one member "waits" or several "wait" depends on who got so far when it was looked.
+        words = f" for the database at 127.0.0.1:{database}: the database does not answer"
         remedy = "start it, or correct DATABASE_URL"
         starting = llamesh("up", "--detach")
         try:
