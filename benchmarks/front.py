@@ -73,6 +73,7 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
     contract_socket = home / "run" / "contract.sock"
     server, gateway = grpc.aio.server(), grpc.aio.server()
     gateway_pb2_grpc.add_StandingServiceServicer_to_server(FakeStandings(), gateway)
+    (home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
     gateway.add_insecure_port(f"unix:{home / 'run' / 'gateway.sock'}")
     try:
         processes.wait_for(
