@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -25,6 +25,8 @@ from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.throttle import Throttle
 from services.gateway.users import Change, Users
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -54,15 +56,9 @@ def broken_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return break_off
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("what", ["delete", "demote"])
 async def test_what_became_of_a_user_is_told(
-    one_settings: Settings, broken_off: Callable[[Database], BaseException], what: str
+    one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until, what: str
 ) -> None:
     async with database_of(one_settings, "gateway") as database:
         standings = Standings(database, utc_now)
@@ -88,7 +84,7 @@ async def test_what_became_of_a_user_is_told(
 
 
 async def test_a_key_that_was_revoked_is_told(
-    one_settings: Settings, broken_off: Callable[[Database], BaseException]
+    one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until
 ) -> None:
     async with database_of(one_settings, "contract") as database:
         keys = Keys(database, Mock(), Mock(), utc_now, Mock(), resync_seconds=None)
@@ -152,7 +148,7 @@ class Slow(gateway_pb2_grpc.GatewayServiceServicer):
     ("call", "end"), [("DeleteUser", "DeleteUser was finished"), ("GetUser", "GetUser was stopped")]
 )
 async def test_a_call_that_changes_something_is_finished_though_its_caller_has_left(
-    one_settings: Settings, start_member: Any, connect: Any, as_caller: Any, call: str, end: str
+    one_settings: Settings, start_member: Any, connect: Any, as_caller: Any, until: Until, call: str, end: str
 ) -> None:
     servicer = Slow()
     await start_member(
