@@ -118,7 +118,8 @@ async def _live(
     ready.cancel()
     if ended.done():
         return _fail(state, explain(ended.result(), child.log), child.log)
-    if was_ready:
+    # Clients may have found out that it is ready before our own question, and we never do if the socket's path is gone.
+    if was_ready or await endpoint.serves(child.pid):
         await _drain(spec, endpoint, child, stopping, state)
     else:
         child.kill()

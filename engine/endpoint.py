@@ -57,6 +57,10 @@ class Endpoint:
             requests = 0
         return is_busy(requests, connections())
 
+    async def serves(self, pid: int) -> bool:
+        """Whether process `pid` answers requests: a client is connected to it, or /health says that it is ready."""
+        return bool(self.clients(pid)) or await self.health() is Health.READY
+
     async def speculates(self) -> bool:
         """Whether the draft model is put to use; a server that does not say counts as one that does."""
         try:

@@ -107,13 +107,25 @@ def database() -> Iterator[OwnPostgres]:
         yield server
 
 
+class Strike:
+    """When the fault struck, by `time.monotonic`: at the start of the `with` block, unless `now` says later."""
+
+    def __init__(self) -> None:
+        self.moment = monotonic()
+
+    def now(self) -> None:
+        """Say that the fault strikes at this moment."""
+        self.moment = monotonic()
+
+
 @contextmanager
-def _measured(mesh: RunningMesh, member: str, fault: str, allowed: Allowed) -> Iterator[None]:
+def _measured(mesh: RunningMesh, member: str, fault: str, allowed: Allowed) -> Iterator[Strike]:
     """Run the fault of the `with` block under load; then wait until all is well, check what failed, and note the row."""
     with OpenLoad([chat(mesh, MODEL), status(mesh)]) as load:
         until(lambda: len(load.outcomes) > 20, 30, "the load to run")
-        moment = monotonic()
-        yield
+        strike = Strike()
+        yield strike
+        moment = strike.moment
         until(lambda: _well(mesh), RECOVERY, f"everything to be well after {fault} of {member}")
         well = monotonic()
         sent = len(load.outcomes)
@@ -227,8 +239,10 @@ def test_a_full_disk_stops_no_inference_and_ends_by_itself(mesh: RunningMesh, di
 @pytest.mark.parametrize("member", ["gateway", "contract", "download", "controller", "engine"])
 def test_a_member_killed_on_a_full_disk_is_back_once_there_is_space(mesh: RunningMesh, disk: Path, member: str) -> None:
     allowed = Allowed(KILL[member].inference, "until well")
-    with _measured(mesh, member, f"SIGKILL, disk full for {OUTAGE:g} s", allowed), _full(disk):
-        _process(mesh, member).kill()
+    victim = _process(mesh, member)
+    with _measured(mesh, member, f"SIGKILL, disk full for {OUTAGE:g} s", allowed) as strike, _full(disk):
+        strike.now()
+        victim.kill()
         sleep(OUTAGE)
 
 
@@ -299,8 +313,10 @@ def test_without_its_database_an_engine_that_dies_is_started_again(
 ) -> None:
     allowed = Allowed("in flight", "refused in words")
     fault = f"SIGKILL, PostgreSQL frozen for {OUTAGE:g} s"
-    with _measured(mesh_on_servers, member, fault, allowed), _away(database, "frozen"):
-        _process(mesh_on_servers, member).kill()
+    victim = _process(mesh_on_servers, member)
+    with _measured(mesh_on_servers, member, fault, allowed) as strike, _away(database, "frozen"):
+        strike.now()
+        victim.kill()
         sleep(OUTAGE)
 
 

@@ -22,7 +22,7 @@ from engine.failure import Reason
 from llamesh.parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.parameters import parse
-from tests.mesh.engines import LLAMA_SERVER_BIN, alive, chat, engine, events, gone
+from tests.mesh.engines import DEADLINE, LLAMA_SERVER_BIN, alive, chat, engine, events, gone, stop
 from tests.ports import free_ports
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
@@ -160,6 +160,37 @@ async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: 
         assert await running.ended() == 0
         assert running.state["phase"] == "stopped"
         assert list(running.socket.parent.glob("*.sock")) == []
+
+
+async def test_a_request_that_came_before_the_engine_knew_that_it_is_ready_is_answered(
+    tmp_path: Path, model: Path
+) -> None:
+    async with engine(tmp_path, model, grace_seconds=20) as running:
+        async with asyncio.timeout(DEADLINE):
+            while not running.children():
+                await asyncio.sleep(0.001)
+        await stop(running.process.pid)
+        assert running.state.get("phase") != "ready", "it was not stopped in time"
+        async with asyncio.timeout(DEADLINE), running.client() as client:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with client.get("/health") as answer:
+                        if answer.status == 200:
+                            break
+                await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_unix_connection(running.socket)
+        body = json.dumps(chat(max_tokens=2)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode())
+        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(DEADLINE):
+            while running.state.get("phase") != "draining" and running.process.returncode is None:
+                await asyncio.sleep(0.01)
+            writer.write(body)
+            assert b" 200 " in await reader.readline(), running.log
+        writer.close()
+        assert await running.ended() == 0
 
 
 async def test_a_stream_that_outlasts_the_grace_is_cut_off(tmp_path: Path, model: Path) -> None:
