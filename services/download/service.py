@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
+from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.handed_over import remove_unused
 from services.download.messages import download_message, model_message
 from services.download.neighbours import Neighbours
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import Source, Sources
 from services.download.store_watch import StoreWatch
 from services.download.transfers import Transfers
-from services.download.worker import Worker
+from services.download.worker import SWEEP_SECONDS, Worker
 
 
 def utc_now() -> datetime:
@@ -140,10 +145,19 @@ async def _serve(
     neighbours = Neighbours(transfers, catalogue, changes)
     if database.schema:
         neighbours.start()
+
+    async def remove_unused_files() -> None:
+        rows = await transfers.workable()
+        directory = handed_over_directory(settings.home)
+        await asyncio.to_thread(remove_unused, directory, [row.source for row in rows])
+
+    handed_over = BackgroundTask("remove handed over files", remove_unused_files, report_failure, every=SWEEP_SECONDS)
     worker.start()
+    handed_over.start()
     try:
         await member.serve()
     finally:
+        await handed_over.close()
         await neighbours.close()
         await worker.close()
         await gateway.close()
