@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from controller.runtimes import Exit
+from controller.runtimes import EngineExit
 
 FIRST_PAUSE = 1.0
 """Seconds before the second restart in a row; the first is at once."""
@@ -21,7 +21,7 @@ FAILING_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RestartHistory:
     """What happened to a replica's engines since its spec last changed."""
 
     restarts: int = 0
@@ -50,17 +50,17 @@ class History:
         return f"started again {self.restarts} times ({causes}); the last cause: {self.message}"
 
 
-def after_exit(history: History, ended: Exit, ready_for: float | None, now: float) -> History:
+def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | None, now: float) -> RestartHistory:
     """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
-    if ended.asked:
+    if ended.requested:
         return history
     steady = ready_for is not None and ready_for >= STEADY_SECONDS
     failures = 1 if steady else history.failures + 1
     causes = {**history.causes, ended.reason: history.causes.get(ended.reason, 0) + 1}
-    return History(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message, causes)
+    return RestartHistory(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message, causes)
 
 
-def after_steady(history: History) -> History:
+def after_steady(history: RestartHistory) -> RestartHistory:
     """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
     return replace(history, failures=0)
 
