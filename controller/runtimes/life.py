@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from controller.runtimes import Exit, Liveness, Load, Phase, probe
+from controller.runtimes import CANNOT_START, Exit, Liveness, Load, Phase, probe
 from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.ending import gone
 from controller.runtimes.liveness import SILENT, Judgement, Pulse, Sight, after, judge, judge_loading
@@ -113,7 +113,7 @@ class Life:
 
     def fail(self, message: str) -> None:
         """End it before it has begun."""
-        self._end(Exit("CannotStart", f"the engine cannot be started: {message}", asked=self.record.stopping))
+        self._end(Exit(CANNOT_START, f"the engine cannot be started: {message}", asked=self.record.stopping))
 
     def save(self) -> None:
         """Write the record; if that fails now, `keep_record` does it later."""
