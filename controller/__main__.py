@@ -36,7 +36,7 @@ from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.revocations import Revocations
-from llamesh.kit.serving import Member, StartRefused, run
+from llamesh.kit.serving import Member, StartRefused, run_member
 from llamesh.kit.standings import Standings
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 from llamesh.waiting import Wait
@@ -145,4 +145,4 @@ def _declared(database: Database, lease: Lease | None) -> DeclaredServers:
 
 
 if __name__ == "__main__":
-    run("controller", main)
+    run_member("controller", main)

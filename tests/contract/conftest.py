@@ -39,7 +39,7 @@ def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def start_main() -> AsyncIterator[StartMain]:
-    """`member = await start_main(settings, "gateway", services.gateway.__main__.main)`: a whole process in this one.
+    """`member = await start_main(settings, "gateway", services.gateway.service.run)`: a whole process in this one.
 
     It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
     instance to start it again.

@@ -1,0 +1,96 @@
+"""Composition root of the gateway: creates its parts from the settings, serves, and closes them in reverse order."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+
+from llamesh.background import BackgroundTask
+from llamesh.kit.channels import channel
+from llamesh.kit.clock import utc_now
+from llamesh.kit.database import open_database
+from llamesh.kit.logs import report_failure
+from llamesh.kit.pages import open_pages
+from llamesh.kit.serving import Member
+from llamesh.v1 import gateway_pb2_grpc
+from services.gateway.feeds import Feeds
+from services.gateway.health import Health
+from services.gateway.hub import Hub
+from services.gateway.mesh_health import MeshHealth
+from services.gateway.models import Models
+from services.gateway.passwords import Passwords
+from services.gateway.servers import Servers
+from services.gateway.servicer import GatewayServicer, Parts, SigningKeyServicer, StandingServicer
+from services.gateway.siblings import Siblings
+from services.gateway.signing_keys import open_signer
+from services.gateway.standings import Standings
+from services.gateway.throttle import Throttle
+from services.gateway.tokens import Tokens
+from services.gateway.users import Users
+from services.gateway.watch import Watches
+
+ROTATION_CHECK = 600.0
+"""Seconds between looks at whether a signing key is due for replacement."""
+
+AGAIN_SECONDS = 1.0
+"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
+
+
+async def run(member: Member) -> None:
+    """Serve llamesh.v1.GatewayService, SigningKeyService and StandingService until the member is asked to stop."""
+    settings = member.settings
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "gateway")
+        stack.push_async_callback(database.close)
+        siblings = Siblings(settings)
+        stack.push_async_callback(siblings.close)
+        # The gateway follows its own stream of standings through its own socket, as every other member does.
+        own = channel(settings, "gateway")
+        stack.push_async_callback(own.close)
+        member.follow_rights(own, siblings.channels["contract"])
+
+        standings = Standings(database, utc_now)
+        signer = open_signer(settings, database, utc_now)
+        tokens = Tokens(signer, utc_now, lambda: str(uuid.uuid4()))
+        know_contract = partial(siblings.know_contract, deadline=AGAIN_SECONDS)
+        users = Users(database, Passwords(), Throttle(time.monotonic), standings, utc_now, _new_uid, know_contract)
+        hub = Hub(uuid.uuid4().hex[:12])
+        health = Health(siblings, time.monotonic, lambda: member.database_answers)
+        parts = Parts(
+            siblings=siblings,
+            users=users,
+            tokens=tokens,
+            token_lifetime=timedelta(hours=settings.jwt_expiry_hours),
+            models=Models(siblings),
+            servers=Servers(siblings, settings.drain_seconds),
+            watches=Watches(hub, time.monotonic, utc_now),
+            health=health,
+            pages=open_pages(settings),
+        )
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
+        gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
+        gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)
+        MeshHealth(health, member.stopping).add_to(member.server)
+        member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
+        member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
+
+        feeds = Feeds(siblings, hub)
+        feeds.start()
+        stack.push_async_callback(feeds.close)
+        # Calls that need no table, such as GetHealth, are answered while the member waits for the database.
+        await member.prepare(database, "services.gateway")
+        await users.ensure_first(settings)
+        await signer.rotate()
+        for name, act in (("rotate signing keys", signer.rotate), ("forget old standings", standings.prune)):
+            task = BackgroundTask(name, act, report_failure, every=ROTATION_CHECK)
+            task.start()
+            stack.push_async_callback(task.close)
+        await member.serve()
+
+
+def _new_uid() -> str:
+    return f"usr_{secrets.token_hex(8)}"
