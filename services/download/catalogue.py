@@ -232,7 +232,7 @@ class Catalogue:
         model.problem = ""
         return path, model
 
-    async def look(self, model_uuid: str) -> None:
+    async def check_object(self, model_uuid: str) -> None:
         """Look whether a model's object is there, without reading it; its transfer says so afterwards. A silent store changes nothing."""
         async with self._database.read() as session:
             model = await session.get(ModelRow, model_uuid)

@@ -34,7 +34,7 @@ AsCaller = Callable[..., list[tuple[str, str]]]
 @pytest.fixture(autouse=True)
 def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that fails is asked again without a pause."""
-    monkeypatch.setattr("services.download.tries.FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("services.download.source_retries.FIRST_SECONDS", 0.01)
 
 
 @pytest.fixture
