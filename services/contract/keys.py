@@ -132,7 +132,7 @@ class Keys:
             self._announce()
         return row
 
-    async def revocations(self) -> AsyncIterator[list[str]]:
+    async def watch_revocations(self) -> AsyncIterator[list[str]]:
         """Ids that are revoked and not yet expired, in lists; an empty list once all earlier ones are out; then each further one.
 
         Ends once the list is as old as `LISTED_FOR`: a new watch is told it without what has expired.
@@ -212,7 +212,7 @@ class Keys:
         return await self._contracts.terms(wanted)
 
 
-def state(rights: Rights, row: KeyRow, now: datetime) -> contract_pb2.KeyState.ValueType:
+def key_state(rights: Rights, row: KeyRow, now: datetime) -> contract_pb2.KeyState.ValueType:
     """Whether a key works, or the first reason why it does not."""
     if row.revoke_time is not None:
         return contract_pb2.KEY_STATE_REVOKED

@@ -83,7 +83,7 @@ async def test_revoked_keys(settings) -> None:
             await keys.revoke(None, key_id)
 
         await revoked("key_1")
-        watch = keys.revocations()
+        watch = keys.watch_revocations()
         assert [await read(watch), await read(watch)] == [["key_1"], []]
         clock.time += timedelta(hours=2)
         await revoked("key_2")
@@ -92,7 +92,7 @@ async def test_revoked_keys(settings) -> None:
         await revoked("key_3")
         with pytest.raises(StopAsyncIteration):
             await read(watch)
-        later = keys.revocations()
+        later = keys.watch_revocations()
         assert [await read(later), await read(later)] == [["key_3"], []]
         clock.time += timedelta(days=1)
-        assert await read(keys.revocations()) == []
+        assert await read(keys.watch_revocations()) == []

@@ -106,7 +106,7 @@ async def test_a_key_that_was_revoked_is_told(
         synced = asyncio.Event()
 
         async def follow() -> None:
-            async for ids in keys.revocations():
+            async for ids in keys.watch_revocations():
                 told.extend(ids)
                 synced.set()
 

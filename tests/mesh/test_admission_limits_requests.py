@@ -22,7 +22,7 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.pages import Asked, Pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
-from services.contract.contracts import Contracts, PresentTerms
+from services.contract.contracts import Contracts, TermsCache
 from services.contract.service import ContractService, new_id, utc_now
 from services.contract.tables import UsageRow
 from services.contract.usage import Ledger
@@ -99,7 +99,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     settings = Settings(home=tmp_path, drain_seconds=1)
     database = open_database(settings, "contract")
     await database.migrate("services.contract")
-    contracts = Contracts(database, utc_now, new_id, PresentTerms(database, lambda: 0.0), no_users, lambda _: True)
+    contracts = Contracts(database, utc_now, new_id, TermsCache(database, lambda: 0.0), no_users, lambda _: True)
     contract = await contracts.create("two at once", 2, [])
     standings = FakeStandings()
     gateway = Member("gateway", settings)
