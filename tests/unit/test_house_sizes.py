@@ -21,11 +21,6 @@ MODULES = {
     "envoy/lua/strict_json.lua": 335,
     "llamesh/cli/up.py": 331,
     "llamesh/client/aio.py": 580,
-    "llamesh/kit/calls.py": 337,
-    "llamesh/kit/config.py": 311,
-    "llamesh/kit/database.py": 311,
-    "llamesh/kit/objects/directory.py": 319,
-    "llamesh/kit/objects/s3.py": 401,
     "services/download/catalogue.py": 431,
     "services/download/worker.py": 396,
 }
