@@ -25,11 +25,12 @@ from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.life import Life, Terms
 from controller.runtimes.records import Record, Records, new_record, orphan_record, with_process
 from llamesh.background import BackgroundTask
-from llamesh.kit.config import Settings, make_private
+from llamesh.kit.config import Settings
 from llamesh.kit.hidden import hider
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable
+from llamesh.locations import make_private
 from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
 from llamesh.v1.server_pb2 import RuntimeParameters

@@ -25,7 +25,8 @@ from grpc_health.v1._async import HealthServicer
 
 from llamesh import waiting
 from llamesh.kit.calls import MeshInterceptor
-from llamesh.kit.config import Settings, WrongSettingsError, load_settings, make_private, warnings
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
 from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
@@ -35,6 +36,7 @@ from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.rights import FollowedRights, Rights
+from llamesh.locations import make_private
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 from llamesh.waiting import Wait
 

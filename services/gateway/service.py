@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 import uuid
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from functools import partial
 
 from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
@@ -17,27 +15,25 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
+from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
 from services.gateway.health import Health
 from services.gateway.hub import Hub
+from services.gateway.issuer import Issuer
 from services.gateway.mesh_health import MeshHealth
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
-from services.gateway.servicer import GatewayServicer, Parts, SigningKeyServicer, StandingServicer
+from services.gateway.servicer import GatewayServicer, SigningKeyServicer, StandingServicer
 from services.gateway.siblings import Siblings
 from services.gateway.signing_keys import open_signer
 from services.gateway.standings import Standings
 from services.gateway.throttle import Throttle
-from services.gateway.tokens import Tokens
 from services.gateway.users import Users
 from services.gateway.watch import Watches
 
 ROTATION_CHECK = 600.0
 """Seconds between looks at whether a signing key is due for replacement."""
-
-AGAIN_SECONDS = 1.0
-"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
 
 
 async def run(member: Member) -> None:
@@ -53,26 +49,21 @@ async def run(member: Member) -> None:
         stack.push_async_callback(own.close)
         member.follow_rights(own, siblings.channels["contract"])
 
+        passwords = Passwords()
         standings = Standings(database, utc_now)
+        users = Users(database, passwords, standings, open_pages(settings), siblings.know_contract)
+        authenticator = Authenticator(database, passwords, Throttle(time.monotonic))
         signer = open_signer(settings, database, utc_now)
-        tokens = Tokens(signer, utc_now, lambda: str(uuid.uuid4()))
-        know_contract = partial(siblings.know_contract, deadline=AGAIN_SECONDS)
-        users = Users(database, Passwords(), Throttle(time.monotonic), standings, utc_now, _new_uid, know_contract)
+        issuer = Issuer(users, signer, siblings.admission, timedelta(hours=settings.jwt_expiry_hours))
         hub = Hub(uuid.uuid4().hex[:12])
+        watches = Watches(hub, time.monotonic, utc_now)
         health = Health(siblings, time.monotonic, lambda: member.database_answers)
-        parts = Parts(
-            siblings=siblings,
-            users=users,
-            tokens=tokens,
-            token_lifetime=timedelta(hours=settings.jwt_expiry_hours),
-            models=Models(siblings),
-            servers=Servers(siblings, settings.drain_seconds),
-            watches=Watches(hub, time.monotonic, utc_now),
-            health=health,
-            pages=open_pages(settings),
-        )
-        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), member.server)
-        gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(tokens, users), member.server)
+        models = Models(siblings)
+        servers = Servers(siblings, settings.drain_seconds)
+
+        gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health)
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)
+        gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(issuer), member.server)
         gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)
         MeshHealth(health, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
@@ -90,7 +81,3 @@ async def run(member: Member) -> None:
             task.start()
             stack.push_async_callback(task.close)
         await member.serve()
-
-
-def _new_uid() -> str:
-    return f"usr_{secrets.token_hex(8)}"

@@ -17,8 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import CONNECTIONS, SQLITE_SHARE, Database, DatabaseRefusedError, open_database
+from llamesh.kit.database import SQLITE_SHARE, Database, DatabaseRefusedError, open_database
 from llamesh.kit.errors import MeshError, StartRefused, name_of
+from llamesh.kit.pools import CONNECTIONS
 from tests.own_postgres import OwnPostgres, own_postgres
 
 SECONDS = 1.0
@@ -304,7 +305,7 @@ async def test_a_sqlite_file_that_is_harmed_while_it_is_used_is_named(
         await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         await connection.exec_driver_sql("BEGIN")
     await database.engine.dispose()
-    await database._reader.dispose()
+    await database._reader.engine.dispose()
     harm(file)
     for operation in (write, read):
         error = await refused(operation(database))

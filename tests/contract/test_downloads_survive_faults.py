@@ -520,7 +520,7 @@ async def test_a_full_disk_fails_a_transfer_in_words_and_the_next_one_succeeds(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("llamesh.kit.objects.directory.os.write", full)
+        patch.setattr("llamesh.kit.objects.staging.os.write", full)
         found = await service.fetched("m1", web.url("a.gguf"))
     assert (found.error.reason, service.stored) == ("STORE_UNAVAILABLE", [])
     assert "No space left on device" in found.error.message

@@ -39,8 +39,8 @@ ALLOWED = {
     "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
     "llamesh/kit/occupancy.py::ConnectionTable.clients": "reads one table, for all who ask at that moment",
     "llamesh/kit/objects/s3.py::S3Store.stage": "one transfer",
-    "llamesh/kit/objects/s3.py::S3Store.local_path": "one transfer",
-    "llamesh/kit/objects/directory.py::_create_locked": "makes one file",
+    "llamesh/kit/objects/local_copies.py::LocalCopies.path": "one transfer",
+    "llamesh/kit/objects/staging.py::_create_locked": "makes one file",
     "llamesh/kit/serving.py::Member.show_part": "sets one state",
     # Ends with the start of the process.
     "llamesh/kit/ownership.py::_locked": "waits for the lock of the home",

@@ -90,7 +90,7 @@ async def test_many_right_logins_at_once_all_pass(mesh) -> None:
 
 
 async def test_without_the_contract_service_nobody_gets_a_token(one_settings, start_mesh, monkeypatch) -> None:
-    monkeypatch.setattr("services.gateway.servicer.GRANT_DEADLINE", 0.3)
+    monkeypatch.setattr("services.gateway.issuer.GRANT_DEADLINE", 0.3)
     mesh = await start_mesh(one_settings, without=("contract",))
     with refused("COMPONENT_UNAVAILABLE") as refusal:
         await login(mesh)
