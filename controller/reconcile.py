@@ -50,7 +50,7 @@ from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from llamesh.kit.hidden import hider
 from llamesh.kit.logs import log, report_failure
-from llamesh.parameters import slot_context
+from llamesh.runtime_parameters import slot_context
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0

@@ -31,8 +31,8 @@ from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable
 from llamesh.locations import make_private
-from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
+from llamesh.runtime_parameters import batch_size
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 _ROOT = Path(__file__).resolve().parent.parent.parent

@@ -15,9 +15,9 @@ from sqlalchemy import and_, or_, select
 from llamesh.kit.channels import DEADLINE, asking, passed_on
 from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.following import LISTED_FOR
 from llamesh.kit.identity import KEY_PREFIX, Identity
 from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.reflector import LISTED_FOR
 from llamesh.kit.rights import ADMIN, Rights
 from llamesh.v1 import contract_pb2, gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts

@@ -12,7 +12,7 @@ from llamesh.kit.identity import Identity, caller
 from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, Rights
-from llamesh.parameters import flags
+from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import flag_parser

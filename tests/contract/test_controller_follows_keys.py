@@ -12,8 +12,8 @@ from controller import signing
 from controller.signing import SigningKeys
 from llamesh.kit import following
 from llamesh.kit.config import Settings
-from llamesh.kit.revocations import Revocations
-from llamesh.kit.standings import Standings, User
+from llamesh.kit.revocations import RevocationReflector
+from llamesh.kit.standings import StandingReflector, User
 from llamesh.v1.admission_pb2 import WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysResponse
@@ -91,7 +91,7 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
 ) -> None:
     monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
     taken: list[set[str]] = []
-    follower = Revocations(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
+    follower = RevocationReflector(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
     follower.start()
     assert not await follower.first(0.01)
     first = Admission("k1")
@@ -130,7 +130,7 @@ async def test_users_come_at_once_stay_while_the_gateway_is_away_and_are_replace
     first = FakeStandings()
     add = add_StandingServiceServicer_to_server
     member = await start_member(one_settings, "gateway", lambda each: add(first, each.server))
-    follower = Standings(connect(one_settings, "gateway"), take)
+    follower = StandingReflector(connect(one_settings, "gateway"), take)
     follower.start()
     assert await follower.first(5)
     assert taken == [({"ada", "admin", "bob", "cyn", "eve", "root"}, set())]
