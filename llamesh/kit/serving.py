@@ -31,11 +31,11 @@ from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
-from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.rights import Rights, RightsReflector
+from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 from llamesh.waiting import Wait
