@@ -10,7 +10,7 @@ import pytest
 
 from controller import signing
 from controller.signing import SigningKeys
-from llamesh.kit import following
+from llamesh.kit import reflector
 from llamesh.kit.config import Settings
 from llamesh.kit.revocations import RevocationReflector
 from llamesh.kit.standings import StandingReflector, User
@@ -89,7 +89,7 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "RETRY_SECONDS", 0.01)
     taken: list[set[str]] = []
     follower = RevocationReflector(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
     follower.start()
@@ -121,7 +121,7 @@ async def test_users_come_at_once_stay_while_the_gateway_is_away_and_are_replace
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "RETRY_SECONDS", 0.01)
     taken: list[tuple[set[str], set[str]]] = []
 
     def take(users: Mapping[str, User], ended: Iterable[str]) -> None:
