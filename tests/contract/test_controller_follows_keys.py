@@ -13,7 +13,7 @@ from controller.signing import SigningKeys
 from llamesh.kit import reflector
 from llamesh.kit.config import Settings
 from llamesh.kit.revocations import RevocationReflector
-from llamesh.kit.standings import StandingReflector, User
+from llamesh.kit.standings import StandingReflector, UserRights
 from llamesh.v1.admission_pb2 import WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysResponse
@@ -124,7 +124,7 @@ async def test_users_come_at_once_stay_while_the_gateway_is_away_and_are_replace
     monkeypatch.setattr(reflector, "RETRY_SECONDS", 0.01)
     taken: list[tuple[set[str], set[str]]] = []
 
-    def take(users: Mapping[str, User], ended: Iterable[str]) -> None:
+    def take(users: Mapping[str, UserRights], ended: Iterable[str]) -> None:
         taken.append(({user.username for user in users.values()}, set(ended)))
 
     first = FakeStandings()
