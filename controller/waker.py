@@ -23,7 +23,7 @@ from controller.board import Board
 from controller.status import is_going
 from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
 from llamesh.kit.inference_errors import error_body
-from llamesh.kit.listening import SocketWatch
+from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
 from llamesh.names import (
     AWAKE_HEADER,

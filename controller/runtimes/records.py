@@ -16,8 +16,8 @@ from pathlib import Path
 
 from llamesh.kit.logs import log
 from llamesh.names import hidden_socket
-from llamesh.parameters import DEFAULT_BATCH
 from llamesh.processes import ProcessId, command_lines
+from llamesh.runtime_parameters import DEFAULT_BATCH
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -21,8 +21,8 @@ from typing import Any, Self, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
-from llamesh.kit.finishing import finished
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import Method, authorise, method_of
@@ -237,7 +237,7 @@ def _unary(
             await call.identify()
             call.check(request)
             work = behaviour(request, context)
-            return await (work if method.reads else finished(work))
+            return await (work if method.reads else to_completion(work))
 
     return serve
 

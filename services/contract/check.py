@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llamesh.names import DEFAULT_NAMESPACE
-from llamesh.parameters import (
+from llamesh.runtime_parameters import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_MICRO_BATCH,
     all_parameters,

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 
 from google.protobuf import json_format
 
-from llamesh.kit.channels import asking, call_options, passed_on
+from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
@@ -163,7 +163,7 @@ class Servers:
             server_uuid=server_uuid, replica=replica, tail_lines=tail_lines, follow=follow
         )
         with asking("controller"):
-            async for lines in self._controller.ReadEngineLog(request, metadata=passed_on()):
+            async for lines in self._controller.ReadEngineLog(request, metadata=forwarded_metadata()):
                 yield lines
 
     async def _check(self, request: contract_pb2.CheckRequest) -> contract_pb2.CheckResponse:

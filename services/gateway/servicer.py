@@ -13,7 +13,7 @@ from llamesh.kit.identity import caller
 from llamesh.names import CLIENT_ADDRESS_HEADER
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.authentication import Authenticator
-from services.gateway.health import Health
+from services.gateway.health import HealthReporter
 from services.gateway.issuer import Grant, Issuer
 from services.gateway.models import Models
 from services.gateway.preconditions import wanted_etag
@@ -38,7 +38,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         models: Models,
         servers: Servers,
         watches: Watches,
-        health: Health,
+        health: HealthReporter,
     ) -> None:
         self._authenticator = authenticator
         self._issuer = issuer

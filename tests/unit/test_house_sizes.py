@@ -22,7 +22,7 @@ MODULES = {
     "llamesh/cli/up.py": 331,
     "llamesh/client/aio.py": 580,
     "services/download/catalogue.py": 431,
-    "services/download/worker.py": 396,
+    "services/download/worker.py": 400,
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
