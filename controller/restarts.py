@@ -1,6 +1,7 @@
 """How often an engine may be started again: at once after a single failure, with growing pauses while it goes on failing.
 
-An engine that has answered for a while has earned a fresh start: what happens later is another story.
+An engine that has answered for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
+descriptor) is this machine's failure: it is tried again after a short pause, and never lengthens the pauses of the engine.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from controller.runtimes import EngineExit
+from controller.runtimes import CANNOT_START, EngineExit
 
 FIRST_PAUSE = 1.0
 """Seconds before the second restart in a row; the first is at once."""
 LONGEST_PAUSE = 60.0
 """No pause is longer, in seconds."""
+LONGEST_START_PAUSE = 5.0
+"""No pause after a start that failed before there was a process is longer, in seconds."""
 STEADY_SECONDS = 60.0
 """An engine that has answered for so long is no failure in a row."""
 FAILING_AFTER = 3
@@ -28,6 +31,8 @@ class RestartHistory:
     """Ends that nobody asked for."""
     failures: int = 0
     """Those in a row."""
+    engine_failures: int = 0
+    """Those in a row that were the engine's own: the pauses grow with them."""
     not_before: float = 0.0
     """When the next start may be, on the monotonic clock."""
     reason: str = ""
@@ -54,15 +59,28 @@ def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | No
     """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
     if ended.requested:
         return history
-    steady = ready_for is not None and ready_for >= STEADY_SECONDS
-    failures = 1 if steady else history.failures + 1
+    if ready_for is not None and ready_for >= STEADY_SECONDS:
+        history = after_steady(history)
+    failures = history.failures + 1
     causes = {**history.causes, ended.reason: history.causes.get(ended.reason, 0) + 1}
-    return RestartHistory(history.restarts + 1, failures, now + pause(failures), ended.reason, ended.message, causes)
+    if ended.reason == CANNOT_START:
+        engine_failures, seconds = history.engine_failures, min(pause(failures), LONGEST_START_PAUSE)
+    else:
+        engine_failures = history.engine_failures + 1
+        seconds = pause(engine_failures)
+    return RestartHistory(
+        history.restarts + 1, failures, engine_failures, now + seconds, ended.reason, ended.message, causes
+    )
+
+
+def after_ready(history: RestartHistory) -> RestartHistory:
+    """The history once an engine answers: that this machine could not start one is over."""
+    return replace(history, failures=history.engine_failures)
 
 
 def after_steady(history: RestartHistory) -> RestartHistory:
     """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
-    return replace(history, failures=0)
+    return replace(history, failures=0, engine_failures=0)
 
 
 def pause(failures: int) -> float:

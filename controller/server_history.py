@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from controller.declared import DeclaredServer, RunState
 from controller.plan import ObservedEngine, ObservedState
 from controller.publication import Publication
-from controller.restarts import STEADY_SECONDS, RestartHistory, after_exit, after_steady
+from controller.restarts import STEADY_SECONDS, RestartHistory, after_exit, after_ready, after_steady
 from controller.runtimes import Engine, EngineLoad, EnginePhase
 from controller.starts import NotEnoughMemory, Queued
 
@@ -54,8 +54,10 @@ class ServerHistory:
                 self.draining.pop(engine.instance, None)
                 self.loads.pop(engine.instance, None)
                 ended.append(engine.instance)
-            elif restarts.failures and ready_for is not None and ready_for >= STEADY_SECONDS:
-                self.restart_histories[engine.replica] = after_steady(restarts)
+            elif restarts.failures and ready_for is not None:
+                self.restart_histories[engine.replica] = (after_steady if ready_for >= STEADY_SECONDS else after_ready)(
+                    restarts
+                )
         return ended
 
     def note_load(self, instance: str, load: EngineLoad | None, now: float) -> None:

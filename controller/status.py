@@ -14,7 +14,7 @@ from controller.model_files import Availability, ModelFile
 from controller.plan import Desired, ObservedEngine, ObservedState
 from controller.runtimes import EnginePhase, Liveness
 from controller.starts import NotEnoughMemory
-from llamesh.parameters import flags
+from llamesh.runtime_parameters import flags
 from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server

@@ -25,7 +25,7 @@ from engine.spec import EngineSpec
 from engine.thread_yielding import yielding
 from llamesh import listeners
 from llamesh.cores import cores
-from llamesh.parameters import Setting, Value
+from llamesh.runtime_parameters import Setting, Value
 from llamesh.shutdown import STOP
 
 _LIBGOMP_REMEDY = (

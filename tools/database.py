@@ -15,7 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from llamesh.kit.config import Settings, WrongSettingsError, load_settings
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
 SERVICES = ("gateway", "contract", "download", "controller")

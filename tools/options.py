@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-from services.contract.options import options
-from services.contract.parameters import unknown
+from services.contract.flag_parser import unknown
+from services.contract.llama_options import options
 from tools.comments import ROOT
 
 REFUSALS = ROOT / "llamesh" / "v1" / "refused_options.json"

@@ -13,10 +13,10 @@ from pydantic_core import PydanticUndefined
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
-from llamesh.parameters import about, all_parameters
+from llamesh.runtime_parameters import about, all_parameters
 from llamesh.v1 import error_reason_pb2
-from services.contract import options
-from services.contract.parameters import bounds
+from services.contract.flag_parser import bounds
+from services.contract.llama_options import build, table
 from tools.comments import comments_of
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -101,11 +101,11 @@ def llama_options() -> str:
     for parameter in all_parameters().values():
         flags = [parameter.flag, *parameter.aliases, *parameter.negatives, *parameter.implied]
         rows.append(f"| {_flags(flags)} | parameter | [{parameter.name}](parameters.md) |")
-    for option in options.table():
+    for option in table():
         instead = f"; use `{option.instead}`" if option.instead else ""
-        rows.append(f"| {_flags(option.flags)} | {option.decision.value} | {option.reason}{instead} |")
+        rows.append(f"| {_flags(option.flags)} | {option.treatment.value} | {option.reason}{instead} |")
     head = (
-        f"# The options of llama-server\n\nEach option of llama.cpp build {options.build()}, decided once. `parameter`: a server may be "
+        f"# The options of llama-server\n\nEach option of llama.cpp build {build()}, decided once. `parameter`: a server may be "
         "given it. `set`: llamesh sets it, or keeps llama.cpp's default on purpose. `refused`: it may not be given. `meaningless`: it has "
         "no meaning for an engine of a mesh. An error for one of the last three says the same.\n\n"
     )

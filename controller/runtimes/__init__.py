@@ -35,6 +35,10 @@ class Liveness(enum.Enum):
     """It is past hope, and is being ended by force."""
 
 
+CANNOT_START = "CannotStart"
+"""The reason of an engine for which not even a process could be started: this machine is the cause, not the engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineExit:
     """How an engine ended."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from controller.runtimes import EngineExit, EngineLoad, EnginePhase, Liveness, probe
+from controller.runtimes import CANNOT_START, EngineExit, EngineLoad, EnginePhase, Liveness, probe
 from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.liveness import (
     SILENT,
@@ -121,7 +121,7 @@ class EngineProcess:
 
     def fail(self, message: str) -> None:
         """End it before it has begun."""
-        self._end(EngineExit("CannotStart", f"the engine cannot be started: {message}", requested=self.record.stopping))
+        self._end(EngineExit(CANNOT_START, f"the engine cannot be started: {message}", requested=self.record.stopping))
 
     def save(self) -> None:
         """Write the record; if that fails now, `keep_record` does it later."""

@@ -25,13 +25,14 @@ from controller.runtimes.engine_process import EngineProcess, ProbeSettings
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from llamesh.background import BackgroundTask
-from llamesh.kit.config import Settings, make_private
-from llamesh.kit.hidden import hider
+from llamesh.kit.config import Settings
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable
-from llamesh.parameters import batch_size
+from llamesh.kit.redaction import redactor
+from llamesh.locations import make_private
 from llamesh.processes import ProcessId
+from llamesh.runtime_parameters import batch_size
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,7 +56,7 @@ class ProcessRuntime:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
         self._records = EngineRecords(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
-        self._hide = hider(settings)
+        self._hide = redactor(settings)
         self._engines: dict[str, EngineProcess] = {}
         self._backlogs = Backlogs()
         self._table = ConnectionTable()

@@ -1,42 +1,25 @@
-"""The one table of settings: environment first, then the file, then the default.
+"""The table of settings: name, type, bounds, default and description of each. `config_loading.py` reads them.
 
-Names without prefix are those of the reference deployment and keep their meaning; everything else begins with LLAMESH_.
-The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names. A line that is no setting is refused; a
-variable with our prefix that is no setting is warned of.
-`python -m llamesh.kit.config` prints what is in force as JSON; the supervisor, which may not import the kit, reads it there.
+Names without prefix are those of the reference deployment and keep their meaning; all others begin with LLAMESH_.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llamesh.addresses import LOCALHOST
 from llamesh.kit import limits
-from llamesh.kit.config_sources import ENCODING, unknown_variables, wrong_lines
-from llamesh.kit.config_words import refusal
+from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
-from llamesh.locations import home_directory, make_private, run_directory
-
-__all__ = ["Settings", "WrongSettingsError", "load_settings", "make_private", "problems", "warnings"]
-
-
-class WrongSettingsError(Exception):
-    """Settings that cannot be used. `problems`: one sentence each, with the setting or the line, and without secrets."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+from llamesh.locations import run_directory
 
 
 def _named(name: str, default: object, description: str) -> Any:
@@ -254,58 +237,3 @@ class Settings(BaseSettings):
     def endpoint(self, server_uuid: str) -> str:
         """Address that a server's requests are sent to."""
         return f"http://{self.public_host}:{self.inference_port}/{server_uuid}/v1"
-
-
-def load_settings() -> Settings:
-    """Read the settings of this process. WrongSettingsError if a value or a line of the file cannot be meant."""
-    named = os.environ.get("LLAMESH_CONFIG")
-    file = Path(named) if named else home_directory(os.environ) / "config.env"
-    if named and not file.is_file():
-        raise WrongSettingsError([f"setting LLAMESH_CONFIG: there is no file {named}"])
-    wrong = wrong_lines(file, _names())
-    try:
-        settings = Settings(_env_file=None if wrong else file)  # type: ignore[call-arg]
-    except ValidationError as error:
-        wrong += problems(error)
-    if wrong:
-        raise WrongSettingsError(wrong)
-    return settings
-
-
-def warnings() -> list[str]:
-    """What in the environment looks like a setting and is none, one sentence each."""
-    return unknown_variables(os.environ, _names())
-
-
-def problems(error: ValidationError) -> list[str]:
-    """Say what is wrong with the settings, one line each, without secrets."""
-    by_name = {name: field for field in Settings.model_fields.values() for name in _names_of(field)}
-    return [refusal(str(item["loc"][0]).upper(), by_name[str(item["loc"][0]).upper()], item) for item in error.errors()]
-
-
-def _names() -> set[str]:
-    """Every name that a setting can have, in capitals."""
-    own = {f"{Settings.model_config['env_prefix']}{name}".upper() for name in Settings.model_fields}
-    return own.union(*(_names_of(field) for field in Settings.model_fields.values()))
-
-
-def _names_of(field: FieldInfo) -> set[str]:
-    alias = field.validation_alias
-    assert isinstance(alias, AliasChoices), "each setting is made by _named"
-    return {str(choice).upper() for choice in alias.choices}
-
-
-def main() -> int:
-    """Print the settings in force, secrets left out, the run directory and warnings; exit 2 with what is wrong."""
-    try:
-        settings = load_settings()
-    except WrongSettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir), "warnings": warnings()}
-    sys.stdout.write(json.dumps(shown) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

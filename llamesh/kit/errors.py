@@ -119,26 +119,26 @@ def _packed(message: error_details_pb2.ErrorInfo | object) -> any_pb2.Any:
     return packed
 
 
+def component_unavailable(component: str, why: str = "does not answer") -> MeshError:
+    """Return the error for a service of the mesh that cannot be used now; the caller may retry after a second."""
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        f"the {component} service {why}",
+        {"component": component},
+        retry_after=1,
+    )
+
+
 def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
-    """Turn a sibling's answer into the error to raise here: its own reason passed on, silence as COMPONENT_UNAVAILABLE."""
+    """Raise a sibling's error as a MeshError: with the sibling's own reason if it gave one, else COMPONENT_UNAVAILABLE or INTERNAL."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
             raise _from_status(status) from error
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise MeshError(
-            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-            f"the {component} service did not answer in time",
-            {"component": component},
-            retry_after=1,
-        ) from error
+        raise component_unavailable(component, "did not answer in time") from error
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        raise MeshError(
-            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-            f"the {component} service does not answer",
-            {"component": component},
-            retry_after=1,
-        ) from error
+        raise component_unavailable(component) from error
     raise MeshError(Reason.ERROR_REASON_INTERNAL, f"the {component} service failed") from error
 
 

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.kit.config import Settings, make_private
+from llamesh.kit.config import Settings
+from llamesh.locations import make_private
 
 
 def mesh_secret(settings: Settings) -> str:

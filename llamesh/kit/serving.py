@@ -1,8 +1,13 @@
-"""A process of the mesh from start to drain: one gRPC server with health, reflection, keepalive and a graceful end.
+"""A member: one process of the mesh, from its start to the end of its drain.
 
-    run("gateway", main)        # in __main__: sets up settings, logs and the loop, calls `main(member)`
+All four members have the same shape. `__main__.py` hands the composition root to `run_member`:
 
-`main` builds its parts, registers servicers on `member.server`, and awaits `member.serve()`, which returns after the drain.
+    run_member("gateway", run)
+
+`run_member` reads the settings, sets up logs and the event loop, takes the lock of this member in LLAMESH_HOME, and awaits
+`run(member)`. `run`, in `service.py`, creates the parts, registers servicers on `member.server`, awaits `member.prepare(...)` if the member
+has a database, starts what runs in the background, and awaits `member.serve()`, which returns after the drain. Then `run` closes the parts
+in reverse order.
 """
 
 from __future__ import annotations
@@ -20,20 +25,22 @@ from grpc_health.v1._async import HealthServicer
 
 from llamesh import waiting
 from llamesh.kit.calls import MeshInterceptor
-from llamesh.kit.config import Settings, WrongSettingsError, load_settings, make_private, warnings
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
 from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
-from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
-from llamesh.kit.rights import FollowedRights, Rights
+from llamesh.kit.rights import Rights, RightsReflector
+from llamesh.kit.socket_watch import SocketWatch
+from llamesh.locations import make_private
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 from llamesh.waiting import Wait
 
-__all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run"]
+__all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run_member"]
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Longest message on the wire; contracts carry no bulk data."""
@@ -91,7 +98,7 @@ class Member:
         self._health = HealthServicer()
         self._services: list[str] = []
         self._shown: list[str] = []
-        self._rights: FollowedRights | None = None
+        self._rights: RightsReflector | None = None
         self._on_stopping: list[Callable[[], None]] = []
         self._telling: set[asyncio.Task[None]] = set()
         self._drain_until: float | None = None
@@ -124,7 +131,7 @@ class Member:
 
         Serving does not wait for them: a call that comes before they have spoken does.
         """
-        self._rights = FollowedRights(gateway, contract)
+        self._rights = RightsReflector(gateway, contract)
         self._calls.rights = self._rights.rights
         return self._rights.rights
 
@@ -244,8 +251,8 @@ class Member:
             await self._health.set(service, state)
 
 
-def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
-    """Run a process of the mesh; exit 2, naming the setting and the remedy, where it may not start."""
+def run_member(name: str, run: Callable[[Member], Awaitable[None]]) -> None:
+    """Run a member of the mesh until it has drained; if it may not start, exit with 2 after naming the setting and the remedy."""
     if is_supervised(os.environ):
         ignore_sigterm()
     try:
@@ -270,7 +277,7 @@ def run(name: str, main: Callable[[Member], Awaitable[None]]) -> None:
             # Before anything of the home is touched: its database, its engines, the live socket of a process that serves.
             async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
                 member.on_stopping(lock.say_ending)
-                await main(member)
+                await run(member)
         except HeldError as error:
             raise StartRefused(
                 f"{error} ({settings.home}): end it with `llamesh down` or `kill {error.holder or 'PID'}`,"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
-from llamesh.parameters import (
+from llamesh.names import DEFAULT_NAMESPACE
+from llamesh.runtime_parameters import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_MICRO_BATCH,
     all_parameters,
@@ -20,11 +20,11 @@ from llamesh.parameters import (
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
-from services.contract.decisions import Decided, Decisions
-from services.contract.fit import MemoryEstimate, ModelShape, estimate_memory
+from services.contract.decisions import Decision, Decisions
+from services.contract.flag_parser import invalid
 from services.contract.inventory import Inventory
-from services.contract.parameters import invalid
-from services.contract.policy import Limits, Refusal, limit_refusals, memory_refusals
+from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
+from services.contract.policy import Refusal, ServingLimits, limit_refusals, memory_refusals
 
 VOCABULARY_DIFFERENCE = 128
 """Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
@@ -39,7 +39,7 @@ _MAPPING = (LoadMode.LOAD_MODE_UNSPECIFIED, LoadMode.LOAD_MODE_AUTO, LoadMode.LO
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ProposedServer:
     """A server that someone would like."""
 
     model_uuid: str
@@ -52,8 +52,8 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was found about a wish."""
+class CheckResult:
+    """What was found about a proposed."""
 
     refusals: list[Refusal]
     memory: MemoryEstimate
@@ -62,30 +62,30 @@ class Outcome:
 
 
 class Checker:
-    """Decides about wishes."""
+    """Decides about proposed servers."""
 
-    def __init__(self, inventory: Inventory, decisions: Decisions, limits: Limits) -> None:
+    def __init__(self, inventory: Inventory, decisions: Decisions, limits: ServingLimits) -> None:
         self._inventory = inventory
         self._decisions = decisions
         self._limits = limits
 
-    async def check(self, wish: Wish, subject: str, contract_id: str) -> Outcome:
+    async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
         """Decide and record; the siblings' errors where the model or the replaced server is not there."""
-        shape = model_shape(await self._inventory.model(wish.model_uuid))
-        draft = await self._draft(wish.parameters)
-        check_of_model(wish.parameters, shape, draft)
-        machines = await self._inventory.machines(wish.model_uuid, wish.replaces_server_uuid)
-        parameters = with_defaults(wish.parameters, shape.context_length)
-        estimate = partial(estimate_for, shape, parameters, wish.replicas, draft=draft)
+        shape = model_shape(await self._inventory.model(proposed.model_uuid))
+        draft = await self._draft(proposed.parameters)
+        check_of_model(proposed.parameters, shape, draft)
+        machines = await self._inventory.machines(proposed.model_uuid, proposed.replaces_server_uuid)
+        parameters = with_defaults(proposed.parameters, shape.context_length)
+        estimate = partial(estimate_for, shape, parameters, proposed.replicas, draft=draft)
         memory = estimate(parameters.ctx_size)
         refusals = [
-            *limit_refusals(self._limits, wish.replicas, wish.namespace),
+            *limit_refusals(self._limits, proposed.replicas, proposed.namespace),
             *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
-        action = "serve" if wish.serve else "check"
-        decided = Decided(subject, action, wish.model_uuid, contract_id, refusals, memory)
+        action = "serve" if proposed.serve else "check"
+        decided = Decision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
-        return Outcome(refusals, memory, free, await self._decisions.record(decided))
+        return CheckResult(refusals, memory, free, await self._decisions.record(decided))
 
     async def _draft(self, parameters: RuntimeParameters) -> ModelShape | None:
         if not parameters.HasField("model_draft"):

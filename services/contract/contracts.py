@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import String, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.finishing import finished
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 
@@ -49,7 +49,7 @@ class Contracts:
         database: Database,
         clock: Clock,
         new_id: NewId,
-        present: PresentTerms,
+        cache: TermsCache,
         users_of: Callable[[str], Awaitable[int]],
         works: Callable[[KeyRow], bool],
     ) -> None:
@@ -59,7 +59,7 @@ class Contracts:
         self._database = database
         self._clock = clock
         self._new_id = new_id
-        self._present = present
+        self._cache = cache
 
     async def create(self, display_name: str, max_concurrent_requests: int, models: Sequence[str]) -> ContractRow:
         """Make a contract. No models: all."""
@@ -74,10 +74,10 @@ class Contracts:
         )
         async with self._database.begin() as session:
             session.add(row)
-        self._present.forget(row.contract_id, _terms(row))
+        self._cache.invalidate(row.contract_id, _terms(row))
         return row
 
-    async def page(self, asked: Asked) -> tuple[Sequence[ContractRow], str]:
+    async def page(self, asked: PageQuery) -> tuple[Sequence[ContractRow], str]:
         """A page by create time and id, and the token of the next."""
         page = asked.of(_LISTING)
         async with self._database.read() as session:
@@ -117,7 +117,7 @@ class Contracts:
             if models:
                 row.models = _distinct(models)
             row.update_time = self._clock()
-        self._present.forget(contract_id, _terms(row))
+        self._cache.invalidate(contract_id, _terms(row))
         return row
 
     async def delete(self, contract_id: str) -> ContractRow:
@@ -132,7 +132,7 @@ class Contracts:
             return await self._remove(contract_id, until)
         except BaseException:
             with suppress(MeshError):  # it ends by itself
-                await finished(self._mark(contract_id, None))
+                await to_completion(self._mark(contract_id, None))
             raise
 
     async def _mark(self, contract_id: str, until: datetime | None) -> None:
@@ -162,11 +162,11 @@ class Contracts:
                     {"contractId": contract_id, "users": users, "keys": keys},
                 )
             await session.delete(row)
-        self._present.forget(contract_id)
+        self._cache.invalidate(contract_id)
         return row
 
 
-class PresentTerms:
+class TermsCache:
     """The terms of each contract, as last read. `monotonic` gives seconds."""
 
     def __init__(self, database: Database, monotonic: Callable[[], float]) -> None:
@@ -177,12 +177,12 @@ class PresentTerms:
         self._limited: frozenset[str] | None = None
         self._changed = asyncio.Event()
 
-    async def of(self, contract_id: str) -> Terms | None:
+    async def get(self, contract_id: str) -> Terms | None:
         """The terms; None if there is no such contract. COMPONENT_UNAVAILABLE if they are not known and cannot be read."""
         known = self._known.get(contract_id)
         if known is None:
             return await self._read(contract_id)
-        if known[1] > self._monotonic() or self._database.outage.cause is not None:
+        if known[1] > self._monotonic() or self._database.breaker.cause is not None:
             return known[0]
         try:
             async with asyncio.timeout(STALE_PATIENCE):
@@ -208,7 +208,7 @@ class PresentTerms:
             self._limited = limited
             self._note()
 
-    async def limited(self) -> AsyncIterator[frozenset[str]]:
+    async def watch_limited(self) -> AsyncIterator[frozenset[str]]:
         """Ids of all contracts that limit something, and again whenever they change. COMPONENT_UNAVAILABLE where they cannot be read."""
         told: frozenset[str] | None = None
         while True:
@@ -238,7 +238,7 @@ class PresentTerms:
             del self._known[next(iter(self._known))]
         self._known[contract_id] = (terms, self._monotonic() + LIMIT_SECONDS)
 
-    def forget(self, contract_id: str, terms: Terms | None = None) -> None:
+    def invalidate(self, contract_id: str, terms: Terms | None = None) -> None:
         """Read the terms anew: they have changed. `terms`: what they are now, None if the contract is gone."""
         self._changes += 1
         self._known.pop(contract_id, None)

@@ -16,8 +16,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
-from llamesh.kit.pages import BY_TIME, Asked, Listing
-from services.contract.fit import MemoryEstimate
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.contract.memory_estimate import MemoryEstimate
 from services.contract.policy import Refusal
 from services.contract.tables import Clock, DecisionRow, NewId, Owner
 
@@ -42,7 +42,7 @@ _ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class Decision:
     """What was decided; the fields are those of the contract's message Decision."""
 
     subject: str
@@ -65,14 +65,14 @@ class Decisions:
         self._noted: list[DecisionRow] = []
         self._quiet: dict[tuple[str, str, str], datetime] = {}
 
-    async def record(self, decided: Decided) -> str:
+    async def record(self, decided: Decision) -> str:
         """Write a decision down and say its id."""
         row = self._row(decided)
         async with self._database.begin() as session:
             session.add(row)
         return row.decision_id
 
-    def note(self, decided: Decided) -> None:
+    def note(self, decided: Decision) -> None:
         """Remember a refusal of inference for the next `flush`, unless the same was noted a moment ago."""
         now = self._clock()
         key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
@@ -126,7 +126,9 @@ class Decisions:
             if surplus:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
-    async def page(self, owner: Owner | None, asked: Asked, *, refused_only: bool) -> tuple[Sequence[DecisionRow], str]:
+    async def page(
+        self, owner: Owner | None, asked: PageQuery, *, refused_only: bool
+    ) -> tuple[Sequence[DecisionRow], str]:
         """A page, newest first, and the token of the next. `owner` None: everyone's."""
         page = asked.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)
@@ -150,7 +152,7 @@ class Decisions:
             )
         return row
 
-    def _row(self, decided: Decided) -> DecisionRow:
+    def _row(self, decided: Decision) -> DecisionRow:
         return DecisionRow(
             decision_id=self._new_id("dec_"),
             create_time=self._clock(),

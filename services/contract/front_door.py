@@ -24,24 +24,17 @@ from llamesh.kit.identity import Identity
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log
 from llamesh.kit.rights import INFER, Rights
+from llamesh.names import ASKED_LOG, CLAIMS_METADATA, CLUSTER_HEADER, SCOPES_HEADER, model_of, server_of
 from services.contract import settlement
-from services.contract.admission import Leases
-from services.contract.contracts import PresentTerms, not_found
-from services.contract.decisions import Decided, Decisions
+from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.contracts import TermsCache, not_found
+from services.contract.decisions import Decision, Decisions
 from services.contract.grants import inference_scopes
 from services.contract.policy import Refusal
 from services.contract.usage import Account, Ledger, day_of
 
-CLAIMS = "envoy.filters.http.jwt_authn"
-"""Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-SCOPES_HEADER = "x-llamesh-scopes"
 _OVERWRITE = 2
 """HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD"""
-CLUSTER_HEADER = "x-llamesh-cluster"
-CLUSTER_PREFIX = len("m:")
-"""A cluster's name is `m:` and a model's name, or `s:` and a server's id."""
-ASKED_LOG = "asked"
-"""The access log of requests that Admission was asked about."""
 
 RETRY_SECONDS = 1
 """When a client that was refused for contention may come back."""
@@ -54,7 +47,7 @@ _LogResponse = message_class("envoy.service.accesslog.v3.StreamAccessLogsRespons
 _ALLOWED: bytes = _CheckResponse().SerializeToString()
 _ENDED: bytes = _LogResponse().SerializeToString()
 _COUNTED_OUT = (401, 403, 429)
-"""Refusals that only `check` gives, and only without a lease; a 503 may also be Envoy's own, after a lease was taken."""
+"""Refusals that only `check` gives, and only without a permit; a 503 may also be Envoy's own, after a permit was taken."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
 
 
@@ -63,20 +56,20 @@ class FrontDoor:
 
     def __init__(
         self,
-        leases: Leases,
-        terms: PresentTerms,
+        limiter: ConcurrencyLimiter,
+        terms: TermsCache,
         rights: Rights,
         ledger: Ledger,
         decisions: Decisions,
         stopping: asyncio.Event,
     ) -> None:
-        self._leases = leases
+        self._limiter = limiter
         self._terms = terms
         self._rights = rights
         self._ledger = ledger
         self._decisions = decisions
         self._stopping = stopping
-        self._known_lengths = settlement.Known()
+        self._estimators = settlement.TokenEstimators()
         self._asked_logs = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -102,7 +95,7 @@ class FrontDoor:
         """May a request go on? Only with a token that still counts, to a model that its contracts include, and as many at the same time as
         they allow."""
         attributes = request.attributes
-        claims = _fields(attributes.metadata_context, CLAIMS, "claims")
+        claims = _fields(attributes.metadata_context, CLAIMS_METADATA, "claims")
         if "sub" not in claims:
             return _ALLOWED
         http = attributes.request.http
@@ -112,7 +105,7 @@ class FrontDoor:
             await self._rights.settle(identity)
             present = self._rights.of(identity)
             ids = dict.fromkeys((present.contract_id, present.user_contract_id))
-            terms = {each: await self._terms.of(each) for each in ids if each}
+            terms = {each: await self._terms.get(each) for each in ids if each}
         except MeshError as error:
             # To let pass what nothing is known of would be to have no limits while something is away.
             return _refusal(401 if error.code is grpc.StatusCode.UNAUTHENTICATED else 503, error, attributes)
@@ -126,8 +119,8 @@ class FrontDoor:
                 return self._refuse(403, _not_included(contract_id, model), claims, attributes)
             if each.max_concurrent_requests:
                 limits[contract_id] = each.max_concurrent_requests
-        lease_id = _lease_id(claims, http.headers.get("x-request-id") or http.id)
-        full = self._leases.take(limits, lease_id) if limits else None
+        permit_id = _permit_id(claims, http.headers.get("x-request-id") or http.id)
+        full = self._limiter.acquire(limits, permit_id) if limits else None
         if full is not None:
             exceeded = MeshError(
                 Reason.ERROR_REASON_CONCURRENCY_EXCEEDED,
@@ -164,20 +157,20 @@ class FrontDoor:
                 self._asked_logs -= 1
                 # An Envoy that was killed reports nothing of what it carried, and none of that runs any more.
                 if not self._asked_logs:
-                    self._leases.forget_all()
+                    self._limiter.release_all()
 
     def ended(self, entry: Any) -> None:
         """Settle one request that has ended."""
         common = entry.common_properties
         status = entry.response.response_code.value
         if status in _COUNTED_OUT and common.response_flags.HasField("unauthorized_details"):
-            return  # refused by `check`: it holds no lease, though its id may be that of another which does
-        claims = _fields(common.metadata, CLAIMS, "claims")
+            return  # refused by `check`: it holds no permit, though its id may be that of another which does
+        claims = _fields(common.metadata, CLAIMS_METADATA, "claims")
         target = _target(entry.request.request_headers)[:256]
         if not target:
-            return  # a list of models was read, which took no lease
-        self._leases.give_back(_lease_id(claims, entry.request.request_id))
-        used = settlement.used(entry, target, self._known_lengths)
+            return  # a list of models was read, which took no permit
+        self._limiter.release(_permit_id(claims, entry.request.request_id))
+        used = settlement.tokens_used(entry, target, self._estimators)
         if used is None:
             return
         account = Account(
@@ -195,7 +188,7 @@ class FrontDoor:
         subject = claims["sub"].string_value if "sub" in claims else ""
         contract_id = metadata.get("contractId", "")
         target = _target(attributes.request.http.headers)
-        self._decisions.note(Decided(subject, "infer", target, contract_id, [refusal]))
+        self._decisions.note(Decision(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
         return _refusal(status, error, attributes)
 
@@ -260,7 +253,7 @@ def _identity(claims: Any) -> Identity:
     )
 
 
-def _lease_id(claims: Any, request_id: str) -> str:
+def _permit_id(claims: Any, request_id: str) -> str:
     """A client may choose its request's id; whatever it chooses, it frees no place but its own token's."""
     token_id = claims["jti"].string_value if "jti" in claims else ""
     return f"{token_id} {request_id}"
@@ -278,7 +271,8 @@ def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
 
 def _target(headers: Any) -> str:
     """The name that was asked for, or the server's id where the path named one (its "model" is then any text)."""
-    return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
+    cluster = str(headers.get(CLUSTER_HEADER, ""))
+    return model_of(cluster) or server_of(cluster) or ""
 
 
 _as_it_is: Callable[[bytes], bytes] = bytes

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamesh.kit.errors import invalid_field
 from llamesh.v1 import contract_pb2
 from llamesh.v1.server_pb2 import MemoryEstimate
-from services.contract import fit, policy
+from services.contract import memory_estimate, policy
 from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
 
 
@@ -28,7 +28,7 @@ def timestamp(value: datetime) -> Timestamp:
     return message
 
 
-def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
+def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
     """An estimate as a message."""
     return MemoryEstimate(
         weights_bytes=memory.weights_bytes,

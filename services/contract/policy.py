@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from llamesh.kit.errors import Reason, name_of, spec_of
 from llamesh.kit.holders import Holder, in_words
 from llamesh.sizes import size
-from services.contract.fit import MemoryEstimate
+from services.contract.memory_estimate import MemoryEstimate
 
 CONTEXT_STEP = 256
 """Contexts that are proposed are multiples of this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServingLimits:
     """MAX_REPLICAS and ALLOWED_NAMESPACES."""
 
     max_replicas: int
@@ -35,7 +35,7 @@ class Refusal:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def limit_refusals(limits: Limits, replicas: int, namespace: str) -> list[Refusal]:
+def limit_refusals(limits: ServingLimits, replicas: int, namespace: str) -> list[Refusal]:
     """What the limits say against so many replicas in this namespace."""
     found = []
     if replicas > limits.max_replicas:

@@ -23,17 +23,17 @@ from llamesh.v1 import (
     download_pb2_grpc,
     gateway_pb2_grpc,
 )
-from services.contract.admission import Leases
 from services.contract.check import Checker
-from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, Contracts, PresentTerms
+from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.contract_users import ContractUsers
+from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, Contracts, TermsCache
 from services.contract.decisions import Decisions
 from services.contract.front_door import FrontDoor
 from services.contract.inventory import Inventory
 from services.contract.keys import RESYNC_SECONDS, Keys, is_owned
-from services.contract.policy import Limits
+from services.contract.policy import ServingLimits
 from services.contract.servicer import AdmissionServicer, ContractServicer
 from services.contract.usage import Ledger
-from services.contract.users import Users
 
 FLUSH_SECONDS = 1.0
 """How long usage and refusals stay in memory."""
@@ -60,13 +60,13 @@ class ContractService:
         signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
         # Its own revocations through its own socket: told like every other member, at the same time.
         self.rights = member.follow_rights(self._channels["gateway"], self._channels["contract"])
-        terms = PresentTerms(database, time.monotonic)
-        users = Users(gateway_pb2_grpc.StandingServiceStub(self._channels["gateway"]))
-        contracts = Contracts(database, utc_now, new_id, terms, users.of_contract, partial(is_owned, self.rights))
+        terms = TermsCache(database, time.monotonic)
+        users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(self._channels["gateway"]))
+        contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(is_owned, self.rights))
         # A SQLite file belongs to one process: nobody else revokes keys in it.
         resync = RESYNC_SECONDS if database.schema else None
         keys = Keys(database, contracts, signer, utc_now, new_id, resync)
-        leases = Leases(time.monotonic)
+        limiter = ConcurrencyLimiter(time.monotonic)
         self._decisions = Decisions(database, utc_now, new_id)
         self._ledger = Ledger(database, utc_now, new_id)
         self._tasks = [
@@ -75,7 +75,7 @@ class ContractService:
             BackgroundTask("forget old batches of usage", self._ledger.prune, report_failure, every=PRUNE_SECONDS),
             BackgroundTask("read limits", terms.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
         ]
-        checker = Checker(inventory, self._decisions, Limits(settings.max_replicas, settings.allowed_namespaces))
+        checker = Checker(inventory, self._decisions, ServingLimits(settings.max_replicas, settings.allowed_namespaces))
         contract_pb2_grpc.add_ContractServiceServicer_to_server(
             ContractServicer(
                 settings,
@@ -84,7 +84,7 @@ class ContractService:
                 keys,
                 self._ledger,
                 self._decisions,
-                leases,
+                limiter,
                 self.rights,
                 utc_now,
                 open_pages(settings),
@@ -94,7 +94,7 @@ class ContractService:
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server(
             AdmissionServicer(contracts, keys, terms), member.server
         )
-        FrontDoor(leases, terms, self.rights, self._ledger, self._decisions, member.stopping).add_to(member.server)
+        FrontDoor(limiter, terms, self.rights, self._ledger, self._decisions, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.ContractService", "llamesh.v1.AdmissionService")
 
     def start(self) -> None:

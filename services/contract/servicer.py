@@ -9,19 +9,19 @@ from typing import Any
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, Rights
-from llamesh.parameters import flags
+from llamesh.names import DEFAULT_NAMESPACE
+from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
-from services.contract import parameters as runtime
-from services.contract.admission import Leases
-from services.contract.check import Checker, Wish
-from services.contract.contracts import Contracts, PresentTerms
+from services.contract import flag_parser
+from services.contract.check import Checker, ProposedServer
+from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.contracts import Contracts, TermsCache
 from services.contract.decisions import Decisions
 from services.contract.grants import Terms, role_scopes
-from services.contract.keys import Keys, state
+from services.contract.keys import Keys, key_state
 from services.contract.messages import (
     contract_message,
     decision_message,
@@ -49,7 +49,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         keys: Keys,
         ledger: Ledger,
         decisions: Decisions,
-        leases: Leases,
+        limiter: ConcurrencyLimiter,
         rights: Rights,
         clock: Clock,
         pages: Pages,
@@ -60,7 +60,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self._keys = keys
         self._ledger = ledger
         self._decisions = decisions
-        self._leases = leases
+        self._limiter = limiter
         self._rights = rights
         self._clock = clock
         self._pages = pages
@@ -69,7 +69,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         """See contract.proto."""
         identity = caller()
         parameters = read_parameters(request)
-        wish = Wish(
+        proposed = ProposedServer(
             request.model_uuid,
             request.replicas or 1,
             parameters,
@@ -77,15 +77,15 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             request.replaces_server_uuid,
             request.serve,
         )
-        outcome = await self._checker.check(wish, identity.subject, identity.contract_id)
+        result = await self._checker.check(proposed, identity.subject, identity.contract_id)
         return contract_pb2.CheckResponse(
-            allowed=not outcome.refusals,
-            refusals=[refusal_message(refusal) for refusal in outcome.refusals],
-            memory=memory_message(outcome.memory),
-            free_bytes=outcome.free_bytes,
+            allowed=not result.refusals,
+            refusals=[refusal_message(refusal) for refusal in result.refusals],
+            memory=memory_message(result.memory),
+            free_bytes=result.free_bytes,
             parameters=parameters,
             runtime_params=flags(parameters),
-            decision_id=outcome.decision_id,
+            decision_id=result.decision_id,
         )
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
@@ -107,7 +107,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListContractsRequest, context: Any
     ) -> contract_pb2.ListContractsResponse:
         """See contract.proto."""
-        rows, token = await self._contracts.page(self._pages.asked(request))
+        rows, token = await self._contracts.page(self._pages.query(request))
         return contract_pb2.ListContractsResponse(
             contracts=[self._contract(row) for row in rows], next_page_token=token
         )
@@ -149,7 +149,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListKeysRequest, context: Any
     ) -> contract_pb2.ListKeysResponse:
         """See contract.proto."""
-        rows, token = await self._keys.page(whose(caller()), self._pages.asked(request))
+        rows, token = await self._keys.page(whose(caller()), self._pages.query(request))
         return contract_pb2.ListKeysResponse(keys=[self._key(row) for row in rows], next_page_token=token)
 
     async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
@@ -157,7 +157,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         return self._key(await self._keys.revoke(whose(caller()), request.key_id))
 
     def _key(self, row: KeyRow) -> contract_pb2.Key:
-        return key_message(row, state(self._rights, row, self._clock()))
+        return key_message(row, key_state(self._rights, row, self._clock()))
 
     async def ListUsage(  # noqa: N802
         self, request: contract_pb2.ListUsageRequest, context: Any
@@ -169,7 +169,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         if start > end:
             raise invalid_field("start_time", "is after end_time")
         user = usage_of(caller(), request.subject)
-        rows, token = await self._ledger.page(user, start, end, self._pages.asked(request))
+        rows, token = await self._ledger.page(user, start, end, self._pages.query(request))
         return contract_pb2.ListUsageResponse(usage=[usage_message(row) for row in rows], next_page_token=token)
 
     async def ListDecisions(  # noqa: N802
@@ -177,7 +177,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
     ) -> contract_pb2.ListDecisionsResponse:
         """See contract.proto."""
         rows, token = await self._decisions.page(
-            whose(caller()), self._pages.asked(request), refused_only=request.refused_only
+            whose(caller()), self._pages.query(request), refused_only=request.refused_only
         )
         return contract_pb2.ListDecisionsResponse(
             decisions=[decision_message(row) for row in rows], next_page_token=token
@@ -190,13 +190,13 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         return decision_message(await self._decisions.get(whose(caller()), request.decision_id))
 
     def _contract(self, row: ContractRow) -> contract_pb2.Contract:
-        return contract_message(row, self._leases.running(row.contract_id))
+        return contract_message(row, self._limiter.in_flight(row.contract_id))
 
 
 class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
     """llamesh.v1.AdmissionService."""
 
-    def __init__(self, contracts: Contracts, keys: Keys, terms: PresentTerms) -> None:
+    def __init__(self, contracts: Contracts, keys: Keys, terms: TermsCache) -> None:
         self._contracts = contracts
         self._keys = keys
         self._terms = terms
@@ -216,14 +216,14 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         self, request: admission_pb2.WatchRevocationsRequest, context: Any
     ) -> AsyncIterator[admission_pb2.WatchRevocationsResponse]:
         """See admission.proto."""
-        async for key_ids in self._keys.revocations():
+        async for key_ids in self._keys.watch_revocations():
             yield admission_pb2.WatchRevocationsResponse(key_ids=key_ids, synced=not key_ids)
 
     async def WatchLimitedContracts(  # noqa: N802
         self, request: admission_pb2.WatchLimitedContractsRequest, context: Any
     ) -> AsyncIterator[admission_pb2.WatchLimitedContractsResponse]:
         """See admission.proto."""
-        async for contract_ids in self._terms.limited():
+        async for contract_ids in self._terms.watch_limited():
             yield admission_pb2.WatchLimitedContractsResponse(contract_ids=sorted(contract_ids))
 
 
@@ -232,9 +232,9 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
     if request.runtime_params and request.HasField("parameters"):
         raise invalid_field("runtime_params", "give either runtime_params or parameters, not both")
     if request.HasField("parameters"):
-        runtime.check(request.parameters)
+        flag_parser.check(request.parameters)
         return request.parameters
-    return runtime.parse(request.runtime_params)
+    return flag_parser.parse(request.runtime_params)
 
 
 def whose(identity: Identity) -> Owner | None:

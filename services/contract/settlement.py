@@ -14,10 +14,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-USAGE = "llamesh.usage"
-"""Namespace of the metadata that holds what an answer said: `prompt_tokens` and `completion_tokens`."""
-REQUEST = "llamesh"
-"""Namespace of what the front door found in the request."""
+from llamesh.names import METADATA, USAGE_METADATA
+
 MOST_TOKENS = 1 << 40
 """More than any answer has: such a count is not believed."""
 BYTES_PER_TOKEN = 4.0
@@ -41,15 +39,15 @@ _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class TokenUsage:
     """Tokens of one request. `told`: True if the engine reported the counts; False if the answer was cut short and they are estimated."""
 
     prompt_tokens: int
     completion_tokens: int
-    told: bool = True
+    reported: bool = True
 
 
-class Lengths:
+class TokenEstimator:
     """How many tokens texts of each kind have by their bytes, learnt from answers that told: for those that were cut short."""
 
     def __init__(self, bytes_per_token: float) -> None:
@@ -72,15 +70,15 @@ class Lengths:
         return round(length * tokens / size)
 
 
-class Known:
+class TokenEstimators:
     """What was learnt: the prompts of each model by the bytes of the request, the events of its streams by their bytes."""
 
     def __init__(self) -> None:
-        self.prompts = Lengths(BYTES_PER_TOKEN)
-        self.events = Lengths(BYTES_PER_EVENT)
+        self.prompts = TokenEstimator(BYTES_PER_TOKEN)
+        self.events = TokenEstimator(BYTES_PER_EVENT)
 
 
-def used(entry: Any, target: str, known: Known) -> Used | None:
+def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage | None:
     """What the request of a report has used of `target`; None where no engine has worked for it."""
     status = entry.response.response_code.value
     engine_has_it = _reached_engine(entry.common_properties)
@@ -90,8 +88,8 @@ def used(entry: Any, target: str, known: Known) -> Used | None:
     if not (200 <= status < 300 or (status == 0 and engine_has_it)):
         return None
     metadata = entry.common_properties.metadata
-    answers = _numbers(metadata, REQUEST).get("answers", 1)
-    said = _numbers(metadata, USAGE)
+    answers = _numbers(metadata, METADATA).get("answers", 1)
+    said = _numbers(metadata, USAGE_METADATA)
     prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
     size = entry.request.request_body_bytes
     tried_before = entry.common_properties.upstream_request_attempt_count > 1
@@ -101,13 +99,13 @@ def used(entry: Any, target: str, known: Known) -> Used | None:
             known.prompts.learn(target, size, prompt or 0)
         if not tried_before and _framing(entry) > _LONG_FRAMING:
             known.events.learn(stream, entry.response.response_body_bytes, completion)
-        return Used(prompt or 0, completion)
+        return TokenUsage(prompt or 0, completion)
     if prompt is None:
         prompt = known.prompts.estimate(target, size) if engine_has_it else 0
     if tried_before:
         # What the waker answered is in the count of bytes.
-        return Used(prompt, known.events.estimate(stream, entry.response.response_body_bytes), told=False)
-    return Used(prompt, _tokens_that_came(entry, answers), told=False)
+        return TokenUsage(prompt, known.events.estimate(stream, entry.response.response_body_bytes), reported=False)
+    return TokenUsage(prompt, _tokens_that_came(entry, answers), reported=False)
 
 
 def _tokens_that_came(entry: Any, answers: int) -> int:

@@ -18,8 +18,8 @@ from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
-from llamesh.kit.pages import Asked, Listing
-from services.contract.settlement import Used
+from llamesh.kit.pages import Listing, PageQuery
+from services.contract.settlement import TokenUsage
 from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
@@ -80,7 +80,7 @@ class Ledger:
         """What is being written, or could not be: it stays as it is until it is known to be written."""
         self._turn = asyncio.Lock()
 
-    def add(self, account: Account, used: Used) -> None:
+    def add(self, account: Account, used: TokenUsage) -> None:
         """Count one request."""
         if account not in self._pending and len(self._pending) >= MAX_PENDING:
             account = Account(account.day, "", UNATTRIBUTED, "")
@@ -88,7 +88,7 @@ class Ledger:
         total.requests += 1
         total.prompt_tokens += used.prompt_tokens
         total.completion_tokens += used.completion_tokens
-        total.unknown_requests += not used.told
+        total.unknown_requests += not used.reported
 
     async def flush(self) -> None:
         """Write what has come; it stays to be written where that fails."""
@@ -111,7 +111,7 @@ class Ledger:
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     async def page(
-        self, whose: Owner | str | None, start: datetime, end: datetime, asked: Asked
+        self, whose: Owner | str | None, start: datetime, end: datetime, asked: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
         """A page by day, subject, model and contract, of the days that `start` to `end` touch.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.download.names import shown_source
 from services.download.progress import Progress
+from services.download.source_names import shown_source
 from services.download.tables import ModelRow, State, TransferRow
 
 

@@ -18,10 +18,10 @@ from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server,
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message, model_message
-from services.download.neighbours import Neighbours
+from services.download.peers import PeerChanges
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import Source, Sources
-from services.download.store_watch import StoreWatch
+from services.download.store_health import StoreHealth
 from services.download.transfers import Transfers
 from services.download.worker import Worker
 
@@ -124,7 +124,7 @@ async def _serve(
         lambda row: changes.model(model_message(row)),
     )
 
-    def show_store(watch: StoreWatch) -> None:
+    def show_store(watch: StoreHealth) -> None:
         member.show_part("store", watch.usable)
         member.show_part("store.credentials", not watch.denied)
 
@@ -137,14 +137,14 @@ async def _serve(
     member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
     gateway, contract = channel(settings, "gateway"), channel(settings, "contract")
     member.follow_rights(gateway, contract)
-    neighbours = Neighbours(transfers, catalogue, changes)
+    peers = PeerChanges(transfers, catalogue, changes)
     if database.schema:
-        neighbours.start()
+        peers.start()
     worker.start()
     try:
         await member.serve()
     finally:
-        await neighbours.close()
+        await peers.close()
         await worker.close()
         await gateway.close()
         await contract.close()

@@ -31,10 +31,10 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.messages import download_message, model_message
-from services.download.names import name_of_source
+from services.download.source_names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
-from services.download.transfers import Transfers, Wish
+from services.download.transfers import TransferRequest, Transfers
 from services.download.verification import source_refusal
 from services.download.worker import Worker
 
@@ -64,11 +64,11 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See the contract."""
-        wish = self._wish(request)
+        wanted = self._transfer_request(request)
         # A model whose object is missing is not there, whatever its record says: to ask for it again repairs it.
-        await self._catalogue.look(request.model_uuid)
+        await self._catalogue.check_object(request.model_uuid)
         try:
-            row = await self._transfers.start(wish)
+            row = await self._transfers.start(wanted)
         except MeshError as error:
             if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
                 raise self._no_source(request.model_uuid) from error
@@ -83,7 +83,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See the contract."""
-        rows, token = await self._transfers.page(self._pages.asked(request))
+        rows, token = await self._transfers.page(self._pages.query(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
@@ -96,14 +96,14 @@ class DownloadServicer(DownloadServiceServicer):
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))
 
-    def _wish(self, request: StartDownloadRequest) -> Wish:
+    def _transfer_request(self, request: StartDownloadRequest) -> TransferRequest:
         shown = _SECRETS.sub("", request.source)
         if request.source:
             try:
                 shown = self._source.check(request.source)
             except SourceRefusedError as error:
                 raise source_refusal(error, shown) from error
-        return Wish(
+        return TransferRequest(
             model_uuid=request.model_uuid,
             source=request.source,
             shown_source=shown,
@@ -145,7 +145,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See the contract."""
-        rows, token = await self._catalogue.page(self._pages.asked(request))
+        rows, token = await self._catalogue.page(self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:

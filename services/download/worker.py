@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import grpc
 
 from llamesh.background import BackgroundTask, backoff
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
-from llamesh.kit.finishing import finished
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
@@ -36,14 +36,14 @@ from services.download.catalogue import Catalogue, Publication, PublicationLostE
 from services.download.changes import Changes
 from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, model_message
-from services.download.patience import Patience
 from services.download.progress import Progress
+from services.download.source_retries import MOST_TRIES, SourceRetries
 from services.download.sources import Source, SourceError
-from services.download.store_watch import StoreWatch
+from services.download.store_health import StoreHealth
+from services.download.store_retries import StoreRetries
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfers import Transfers
-from services.download.tries import MOST_TRIES, Tries
-from services.download.verification import counted, failure, verified
+from services.download.verification import checked_chunks, transfer_error, verify
 
 AT_ONCE = 3
 """Transfers at a time; more would only share the same line and disk."""
@@ -72,7 +72,7 @@ class Worker:
         *,
         at_once: int = AT_ONCE,
         clock: Callable[[], float] = time.monotonic,
-        on_store: Callable[[StoreWatch], None] = lambda _: None,
+        on_store: Callable[[StoreHealth], None] = lambda _: None,
     ) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
@@ -86,10 +86,10 @@ class Worker:
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._running: dict[str, tuple[TransferRow, Progress]] = {}
         self._stopped: set[str] = set()
-        self._setbacks: dict[tuple[str, int], Patience] = {}
-        self._tries: dict[tuple[str, int], Tries] = {}
+        self._setbacks: dict[tuple[str, int], StoreRetries] = {}
+        self._tries: dict[tuple[str, int], SourceRetries] = {}
         self._held: set[tuple[str, int, str]] = set()
-        self._store_watch = StoreWatch(store, self._store_changed, clock)
+        self._store_health = StoreHealth(store, self._store_changed, clock)
         self._prepared = False
         self._background = [
             BackgroundTask(
@@ -105,7 +105,7 @@ class Worker:
 
     def wake(self) -> None:
         """Look at the rows now: one of them changed."""
-        self._store_watch.look_now()
+        self._store_health.check_now()
         self._wake.set()
 
     def progress(self, model_uuid: str) -> Progress | None:
@@ -115,13 +115,13 @@ class Worker:
 
     def start(self) -> None:
         """Begin to work."""
-        self._store_watch.start()
+        self._store_health.start()
         for task in self._background:
             task.start()
 
     async def close(self) -> None:
         """Stop every transfer where it is, for another process or the next one to start again."""
-        await asyncio.gather(self._store_watch.close(), *(task.close() for task in self._background))
+        await asyncio.gather(self._store_health.close(), *(task.close() for task in self._background))
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             _cancel(task)
@@ -139,7 +139,7 @@ class Worker:
             return
 
     def _store_changed(self) -> None:
-        self._on_store(self._store_watch)
+        self._on_store(self._store_health)
         self._wake.set()
 
     async def _follow_rows(self) -> None:
@@ -151,7 +151,7 @@ class Worker:
         for model_uuid, (attempt, task) in self._tasks.items():
             if (model_uuid, attempt) not in wanted:
                 _cancel(task)
-        if not self._store_watch.usable:
+        if not self._store_health.usable:
             await self._await_store(rows)
             return
         self._held.clear()
@@ -179,13 +179,13 @@ class Worker:
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """Let the rows that nobody works on say what they wait for; end them once there is no use in waiting."""
-        error = self._store_watch.problem
-        if error is None or self._store_watch.looking:
+        error = self._store_health.problem
+        if error is None or self._store_health.check_pending:
             return
         for row in rows:
             if row.model_uuid in self._tasks:
                 continue
-            hopeless = self._store_watch.denied or self._store_watch.away_seconds > STORE_PATIENCE_SECONDS
+            hopeless = self._store_health.denied or self._store_health.away_seconds > STORE_PATIENCE_SECONDS
             if hopeless and (row.claimed_by == self._transfers.owner_id or not self._transfers.shared):
                 await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
@@ -220,7 +220,7 @@ class Worker:
             return
         self._changes.download(download_message(row))
         log.info("transfer begins", model_uuid=model_uuid, source=row.shown_source, resumed=row.resume_count)
-        patience = self._setbacks.get((model_uuid, attempt)) or Patience(self._clock)
+        patience = self._setbacks.get((model_uuid, attempt)) or StoreRetries(self._clock)
         try:
             await self._bring_in(row, patience)
         except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
@@ -229,28 +229,30 @@ class Worker:
             await self._try_again(row, error)
         except Exception as error:
             if isinstance(error, StoreDeniedError):
-                self._store_watch.note(error)
+                self._store_health.report(error)
             await self._fail(row.model_uuid, row.attempt, row.shown_source, error)
         else:
             self._forget(model_uuid, attempt)
 
     async def _try_again(self, row: TransferRow, error: SourceError) -> None:
         """The source failed: ask it again later, if that may help and it was not asked often enough."""
-        reason = failure(error, row.shown_source)
+        reason = transfer_error(error, row.shown_source)
         if error.passing:
-            tries = self._tries.setdefault((row.model_uuid, row.attempt), Tries(self._clock))
+            tries = self._tries.setdefault((row.model_uuid, row.attempt), SourceRetries(self._clock))
             wait = tries.next_wait(error.retry_after)
             if wait is not None:
                 reason.message = (
                     f"tries again in {wait:.0f} s, {tries.failed} of {MOST_TRIES} tries failed: {reason.message}"
                 )
                 log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(error), seconds=wait)
-                await self._settled(partial(self._hold_back, row, reason, keep=True))
+                await self._until_written(partial(self._hold_back, row, reason, keep=True))
                 return
             reason.message += f" (given up after {tries.failed} tries)"
         await self._fail(row.model_uuid, row.attempt, row.shown_source, reason)
 
-    async def _set_back(self, row: TransferRow, patience: Patience, error: StoreError | PublicationLostError) -> None:
+    async def _set_back(
+        self, row: TransferRow, patience: StoreRetries, error: StoreError | PublicationLostError
+    ) -> None:
         """The store failed, not the transfer: let it wait and start again, unless that has lasted too long."""
         if isinstance(error, PublicationLostError):
             error = StoreUnavailableError(str(error))
@@ -259,14 +261,14 @@ class Worker:
             return
         self._setbacks[row.model_uuid, row.attempt] = patience
         log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
-        await self._settled(partial(self._hold_back, row, _waiting(error, row)))
+        await self._until_written(partial(self._hold_back, row, _waiting(error, row)))
         if isinstance(error, StoreUnavailableError):
-            self._store_watch.note(error)
+            self._store_health.report(error)
 
-    async def _bring_in(self, row: TransferRow, patience: Patience) -> None:
+    async def _bring_in(self, row: TransferRow, patience: StoreRetries) -> None:
         staged = await self._fetch(row, patience)
         try:
-            verifying = await self._settled(
+            verifying = await self._until_written(
                 lambda: self._transfers.progress(
                     row.model_uuid, row.attempt, done=staged.size, total=staged.size, verifying=True
                 )
@@ -274,8 +276,8 @@ class Worker:
             if verifying is None:
                 return
             self._changes.download(download_message(verifying))
-            metadata = await finished(verified(staged, row.expected_sha256))
-            publication = await self._settled(lambda: finished(self._catalogue.publish(staged)))
+            metadata = await to_completion(verify(staged, row.expected_sha256))
+            publication = await self._until_written(lambda: to_completion(self._catalogue.publish(staged)))
             admitted = await self._record(publication, metadata, row)
         finally:
             await _quietly("discard staged bytes", staged.discard())
@@ -288,13 +290,15 @@ class Worker:
     async def _record(self, publication: Publication, metadata: GgufMetadata, row: TransferRow) -> Any:
         admitted = None
         try:
-            admitted = await self._settled(lambda: finished(self._catalogue.record(publication, metadata, row)))
+            admitted = await self._until_written(
+                lambda: to_completion(self._catalogue.record(publication, metadata, row))
+            )
         finally:
             if admitted is None:
-                await finished(self._catalogue.abandon(publication))
+                await to_completion(self._catalogue.abandon(publication))
         return admitted
 
-    async def _fetch(self, row: TransferRow, patience: Patience) -> StagedObject:
+    async def _fetch(self, row: TransferRow, patience: StoreRetries) -> StagedObject:
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
@@ -306,7 +310,7 @@ class Worker:
                     patience.add(length)
 
                 patience.begin()
-                staged = await self._store.stage(counted(found.chunks, count), expected_size=found.size)
+                staged = await self._store.stage(checked_chunks(found.chunks, count), expected_size=found.size)
                 patience.staged()
         except BaseException:
             # Also the closing of the source can fail or be cancelled, when all bytes are there.
@@ -318,15 +322,15 @@ class Worker:
         return staged
 
     async def _fail(self, model_uuid: str, attempt: int, shown_source: str, error: Exception) -> None:
-        reason = failure(error, shown_source)
+        reason = transfer_error(error, shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=model_uuid, error=str(reason), exc_info=unexpected)
         self._forget(model_uuid, attempt)
-        failed = await self._settled(lambda: self._transfers.fail(model_uuid, attempt, reason))
+        failed = await self._until_written(lambda: self._transfers.fail(model_uuid, attempt, reason))
         if failed is not None:
             self._changes.download(download_message(failed))
 
-    async def _settled(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _until_written(self, step: Callable[[], Awaitable[T]]) -> T:
         """Take a step that writes to the database, again and again while the database fails."""
         failures = 0
         while True:
@@ -354,7 +358,7 @@ class Worker:
 
     async def _sweep(self) -> None:
         await self._forget_setbacks()
-        if self._store_watch.usable:
+        if self._store_health.usable:
             await self._catalogue.sweep()
 
     async def _forget_setbacks(self) -> None:
@@ -370,7 +374,7 @@ class Worker:
 
 
 def _waiting(error: StoreError, row: TransferRow) -> MeshError:
-    reason = failure(error, row.shown_source)
+    reason = transfer_error(error, row.shown_source)
     reason.message = f"waits for the object store: {reason.message}"
     return reason
 

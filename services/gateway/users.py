@@ -5,6 +5,7 @@ Invariant: there is always an administrator; a password is never kept or logged,
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,17 +15,18 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.channels import DEADLINE
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
-from llamesh.kit.pages import Asked, Listing
+from llamesh.kit.pages import Listing, PageRequest, Pages
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.tables import User
-from services.gateway.throttle import Throttle
 
 FIRST_ADMIN = "admin"
 """Name of the user that the first start makes."""
@@ -37,6 +39,9 @@ TOKENS_MARGIN = timedelta(days=1)
 
 SIGNING_TIME = timedelta(minutes=1)
 """More than it takes from that note to the token."""
+
+RECHECK_SECONDS = 1.0
+"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
 
 _LISTING = Listing("users", (str,))
 
@@ -58,33 +63,39 @@ class Change:
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
-async def _anything(_contract_id: str) -> None:
-    """Every contract is there."""
+KnowContract: TypeAlias = Callable[[str, float], Awaitable[None]]
+"""Raises CONTRACT_NOT_FOUND if there is no contract with this id; waits at most so many seconds for the contract service."""
+
+
+async def any_contract(_contract_id: str, _deadline: float) -> None:
+    """Accept every contract."""
+
+
+def new_user_id() -> str:
+    """Make an id that no user has had before."""
+    return f"usr_{secrets.token_hex(8)}"
 
 
 class Users:
-    """All users. `now` gives the time for records, `new_id` an id that was never given before.
-
-    `contract_is_there` raises CONTRACT_NOT_FOUND for a contract that may not be given.
-    """
+    """All users. `know_contract` checks a contract before it is given to a user."""
 
     def __init__(
         self,
         database: Database,
         passwords: Passwords,
-        throttle: Throttle,
         standings: Standings,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-        contract_is_there: Callable[[str], Awaitable[None]] = _anything,
+        pages: Pages,
+        know_contract: KnowContract = any_contract,
+        now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = new_user_id,
     ) -> None:
         self._database = database
-        self._standings = standings
-        self._new_id = new_id
         self._passwords = passwords
-        self._throttle = throttle
+        self._standings = standings
+        self._pages = pages
+        self._know_contract = know_contract
         self._now = now
-        self._contract_is_there = contract_is_there
+        self._new_id = new_id
 
     async def ensure_first(self, settings: Settings) -> None:
         """Make the first administrator where there is no user yet.
@@ -116,30 +127,9 @@ class Users:
                 f"with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
             )
 
-    async def authenticate(self, username: str, password: str, address: str) -> User:
-        """The user whose name and password these are; WRONG_CREDENTIALS, TOO_MANY_LOGINS or USER_DISABLED otherwise.
-
-        `address`: where the attempt comes from.
-        """
-        async with self._throttle.attempt(username, address) as attempt:
-            async with self._database.read() as session:
-                user = await session.get(User, username)
-            kept = await self._passwords.check(password, user.password_hash if user else None, attempt.asker)
-            attempt.right = user is not None and kept is not None
-        if user is None or kept is None:
-            raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")
-        if user.disabled:
-            raise _disabled(username)
-        if kept != user.password_hash:
-            async with self._database.begin() as session:
-                again = await session.get(User, username, with_for_update=True)
-                if again is not None and again.password_hash == user.password_hash:
-                    again.password_hash = kept
-            user.password_hash = kept
-        return user
-
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
-        """Make a user; USER_EXISTS where the name is taken, CONTRACT_NOT_FOUND."""
+        """Make a user; USER_EXISTS if the name is taken, CONTRACT_NOT_FOUND if the contract service does not know the contract."""
+        await self._know_contract(contract_id, DEADLINE)
         now = self._now()
         user = User(
             username=username,
@@ -184,7 +174,7 @@ class Users:
             if uid not in ("", user.uid):
                 raise _not_found(username)
             if user.disabled:
-                raise _disabled(username)
+                raise user_disabled(username)
             if password_standing not in (None, user.password_standing):
                 raise _password_changed()
             until = self._now() + lifetime
@@ -192,9 +182,9 @@ class Users:
                 user.tokens_until = until + TOKENS_MARGIN
         return user
 
-    async def page(self, asked: Asked) -> tuple[Sequence[User], str]:
-        """A page by name, and the token of the next."""
-        page = asked.of(_LISTING)
+    async def page(self, request: PageRequest) -> tuple[Sequence[User], str]:
+        """Return a page of users by name, and the token of the next page."""
+        page = self._pages.query(request).of(_LISTING)
         async with self._database.read() as session:
             users = (await session.scalars(page.select(select(User), (User.username,)))).all()
         return page.cut(users, lambda user: (user.username,))
@@ -204,6 +194,7 @@ class Users:
 
         `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
         """
+        await self._know_contract(change.contract_id or "", DEADLINE)
         password_hash = await self._passwords.hash(change.password) if change.password is not None else None
         async with self._standings.changing() as session:
             admins = await _lock_admins(session)
@@ -233,7 +224,7 @@ class Users:
         """Within a transaction that changes users: a contract that is there now is there until it ends, because whoever removes it counts
         its users after this transaction."""
         if contract_id:
-            await self._contract_is_there(contract_id)
+            await self._know_contract(contract_id, RECHECK_SECONDS)
 
     async def delete(self, username: str) -> User:
         """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
@@ -270,7 +261,8 @@ def _not_found(username: str) -> MeshError:
     return MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, f"there is no user {username!r}", {"username": username})
 
 
-def _disabled(username: str) -> MeshError:
+def user_disabled(username: str) -> MeshError:
+    """The error of a user who may not log in."""
     return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, component_unavailable
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
 from services.gateway.hub import KIND_SERVERS, KINDS, Entry, Hub, Key, Kind
 
@@ -122,12 +122,7 @@ class Watches:
                     await self._hub.until_synced([kind])
             except TimeoutError as error:
                 component = "controller" if kind == KIND_SERVERS else "download"
-                raise MeshError(
-                    Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-                    f"the {component} service does not answer",
-                    {"component": component},
-                    retry_after=1,
-                ) from error
+                raise component_unavailable(component) from error
 
     @contextmanager
     def _counted(self, subject: str, key: str) -> Iterator[None]:

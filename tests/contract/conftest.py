@@ -34,12 +34,12 @@ AsCaller = Callable[..., list[tuple[str, str]]]
 @pytest.fixture(autouse=True)
 def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that fails is asked again without a pause."""
-    monkeypatch.setattr("services.download.tries.FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("services.download.source_retries.FIRST_SECONDS", 0.01)
 
 
 @pytest.fixture
 async def start_main() -> AsyncIterator[StartMain]:
-    """`member = await start_main(settings, "gateway", services.gateway.__main__.main)`: a whole process in this one.
+    """`member = await start_main(settings, "gateway", services.gateway.service.run)`: a whole process in this one.
 
     It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
     instance to start it again.

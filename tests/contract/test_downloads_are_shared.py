@@ -31,9 +31,9 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
-from services.download.neighbours import Neighbours
+from services.download.peers import PeerChanges
 from services.download.tables import ModelRow, TransferRow, UnownedObjectRow
-from services.download.transfers import Transfers, Wish
+from services.download.transfers import TransferRequest, Transfers
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
@@ -240,11 +240,11 @@ class Told:
 
         transfers.all = read_and_wait  # type: ignore[method-assign]
         catalogue = Catalogue(database, store, lambda: NOW, "follower")
-        self.neighbours = Neighbours(transfers, catalogue, self.changes)
+        self.peers = PeerChanges(transfers, catalogue, self.changes)
 
-    async def look(self) -> list[pb.WatchCatalogueResponse]:
+    async def compare(self) -> list[pb.WatchCatalogueResponse]:
         with self.changes.watch() as watcher:
-            await self.neighbours.look()
+            await self.peers.compare()
             following = watcher.follow()
             found = [await anext(following) for _ in range(len(watcher.unread_models()))]
             await following.aclose()  # type: ignore[attr-defined]
@@ -258,7 +258,7 @@ async def told(database: Database, tmp_path: Path) -> Told:
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-WISH = Wish("m1", source="file:///a.gguf", shown_source="file:///a.gguf")
+WISH = TransferRequest("m1", source="file:///a.gguf", shown_source="file:///a.gguf")
 
 
 def model_row(**changes: Any) -> ModelRow:
@@ -278,36 +278,36 @@ async def test_a_change_of_a_process_whose_clock_is_behind_is_told(database: Dat
     ahead = Transfers(database, lambda: NOW + timedelta(seconds=10), "ahead")
     behind = Transfers(database, lambda: NOW, "behind")
     asked = await ahead.start(WISH)
-    assert [each.download.state for each in await told.look()] == [pb.DOWNLOAD_STATE_QUEUED]
+    assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_QUEUED]
     await behind.begin("m1", asked.attempt)
-    assert [each.download.state for each in await told.look()] == [pb.DOWNLOAD_STATE_RUNNING]
+    assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_RUNNING]
     await behind.fail("m1", asked.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
-    assert [each.download.state for each in await told.look()] == [pb.DOWNLOAD_STATE_FAILED]
+    assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
     # The same end of a new start is news too.
     again = await behind.start(WISH)
     behind = Transfers(database, lambda: NOW - timedelta(seconds=1), "behind")
     await behind.fail("m1", again.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
-    assert [each.download.state for each in await told.look()] == [pb.DOWNLOAD_STATE_FAILED]
-    assert await told.look() == []
+    assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
+    assert await told.compare() == []
 
 
 async def test_a_model_of_a_process_whose_clock_is_behind_is_told(database: Database, told: Told) -> None:
     async with database.begin() as session:
         session.add(model_row(name="first", create_time=NOW))
-    assert [each.model.name for each in await told.look()] == ["first"]
+    assert [each.model.name for each in await told.compare()] == ["first"]
     async with database.begin() as session:
         await session.merge(model_row(name="second", create_time=NOW - timedelta(seconds=10)))
-    assert [each.model.name for each in await told.look()] == ["second"]
-    assert await told.look() == []
+    assert [each.model.name for each in await told.compare()] == ["second"]
+    assert await told.compare() == []
 
 
 async def test_what_a_process_tells_while_it_reads_the_tables_stays(database: Database, told: Told) -> None:
     """A model that was deleted during the reading was told as present again."""
     async with database.begin() as session:
         session.add(model_row(name="first", create_time=NOW))
-    assert [each.model.name for each in await told.look()] == ["first"]
+    assert [each.model.name for each in await told.compare()] == ["first"]
     told.meanwhile = lambda: told.changes.removed("m1")
-    assert [each.removed_model_uuid for each in await told.look()] == ["m1"]
+    assert [each.removed_model_uuid for each in await told.compare()] == ["m1"]
 
 
 async def test_a_frozen_process_that_comes_back_changes_nothing(

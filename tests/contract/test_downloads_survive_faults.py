@@ -32,7 +32,7 @@ from llamesh.kit.database_failures import failure_of
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
-from services.download import store_watch, worker
+from services.download import store_health, worker
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
 from tests.contract.test_downloads import ENDED, TINY, OpenWith, Service, import_file, open_with, sha256
@@ -120,7 +120,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(worker, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(store_watch, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(store_health, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr("llamesh.background.FIRST_BACKOFF", 0.01)
     monkeypatch.setattr("llamesh.background.LONGEST_BACKOFF", 0.05)
     return found
@@ -520,7 +520,7 @@ async def test_a_full_disk_fails_a_transfer_in_words_and_the_next_one_succeeds(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("llamesh.kit.objects.directory.os.write", full)
+        patch.setattr("llamesh.kit.objects.staging.os.write", full)
         found = await service.fetched("m1", web.url("a.gguf"))
     assert (found.error.reason, service.stored) == ("STORE_UNAVAILABLE", [])
     assert "No space left on device" in found.error.message

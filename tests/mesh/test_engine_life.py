@@ -19,9 +19,9 @@ from google.protobuf import json_format
 
 from engine import sentence
 from engine.failure import FailureReason
-from llamesh.parameters import settings, slot_context
+from llamesh.runtime_parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
-from services.contract.parameters import parse
+from services.contract.flag_parser import parse
 from tests.mesh.engines import DEADLINE, LLAMA_SERVER_BIN, alive, chat, engine, events, gone, stop
 from tests.ports import free_ports
 

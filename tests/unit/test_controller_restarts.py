@@ -5,13 +5,15 @@ from __future__ import annotations
 from controller.restarts import (
     FAILING_AFTER,
     LONGEST_PAUSE,
+    LONGEST_START_PAUSE,
     STEADY_SECONDS,
     RestartHistory,
     after_exit,
+    after_ready,
     after_steady,
     pause,
 )
-from controller.runtimes import EngineExit
+from controller.runtimes import CANNOT_START, EngineExit
 
 FAILED = EngineExit("BadModel", "no such tensor", requested=False)
 
@@ -27,9 +29,21 @@ def test_failures_in_a_row_are_counted_with_their_reason() -> None:
         assert not history.failing
         history = after_exit(history, FAILED, None, now=100.0)
         assert history == RestartHistory(
-            number, number, 100.0 + pause(number), "BadModel", "no such tensor", {"BadModel": number}
+            number, number, number, 100.0 + pause(number), "BadModel", "no such tensor", {"BadModel": number}
         )
     assert history.failing
+
+
+def test_a_machine_that_cannot_start_a_process_is_not_held_against_the_engine() -> None:
+    history = after_exit(RestartHistory(), FAILED, None, now=100.0)
+    for _ in range(30):
+        history = after_exit(
+            history, EngineExit(CANNOT_START, "no space left on device", requested=False), None, now=100.0
+        )
+        assert history.not_before - 100.0 <= LONGEST_START_PAUSE
+    assert history.failing
+    assert not after_ready(history).failing
+    assert after_exit(history, FAILED, 1.0, now=100.0).not_before == 100.0 + pause(2)
 
 
 def test_an_end_that_was_asked_for_is_no_failure() -> None:
@@ -37,7 +51,7 @@ def test_an_end_that_was_asked_for_is_no_failure() -> None:
 
 
 def test_an_engine_that_answered_for_a_while_starts_afresh() -> None:
-    history = RestartHistory(restarts=5, failures=5)
+    history = RestartHistory(restarts=5, failures=5, engine_failures=5)
     assert after_exit(history, FAILED, STEADY_SECONDS, 100.0).failures == 1
     assert after_exit(history, FAILED, STEADY_SECONDS - 1, 100.0).failures == 6
     assert after_exit(history, FAILED, STEADY_SECONDS, 100.0).restarts == 6

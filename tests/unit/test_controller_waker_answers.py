@@ -15,7 +15,8 @@ from yarl import URL
 
 from controller.request_holder import DEFAULT_BUDGET, RequestHolder
 from controller.status_cache import StatusCache
-from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER, Waker
+from controller.waker import Waker
+from llamesh.names import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 

@@ -12,8 +12,8 @@ import pytest
 
 from llamesh.cli.mesh.checks import examine
 from llamesh.cli.mesh.settings import read_settings
-from llamesh.kit import config
-from llamesh.kit.config import WrongSettingsError, load_settings, warnings
+from llamesh.kit import config_loading
+from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
 from llamesh.kit.config_sources import ENVIRONMENT_ONLY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,5 +131,5 @@ def test_every_variable_that_a_program_reads_is_known() -> None:
         path for folder in ("llamesh", "controller", "engine", "services") for path in (ROOT / folder).rglob("*.py")
     ]
     read = {name for path in sources for name in re.findall(r"\bLLAMESH_[A-Z_]+[A-Z]\b", path.read_text())}
-    assert read <= config._names() | ENVIRONMENT_ONLY
+    assert read <= config_loading._names() | ENVIRONMENT_ONLY
     assert len(read) > 20

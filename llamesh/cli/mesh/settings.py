@@ -1,6 +1,6 @@
 """The settings in force, as the mesh's own processes read them.
 
-They are asked for (`python -m llamesh.kit.config`) rather than read a second time: one table, one reader. Asking also finds a
+They are asked for (`python -m llamesh.kit.config_loading`) rather than read a second time: one table, one reader. Asking also finds a
 wrong setting before anything is started.
 """
 
@@ -75,7 +75,7 @@ class MeshSettings:
 def read_settings(environment: Mapping[str, str]) -> MeshSettings:
     """Ask for the settings in force. CommandError naming the setting where one is wrong, or the extra where it is missing."""
     asked = subprocess.run(
-        [sys.executable, "-P", "-m", "llamesh.kit.config"],
+        [sys.executable, "-P", "-m", "llamesh.kit.config_loading"],
         env=dict(environment),
         capture_output=True,
         text=True,

@@ -99,7 +99,7 @@ class GgufMetadata:
     """Of how many parts the model consists; 0 or 1 for a whole model."""
 
 
-class Facts:
+class MetadataReader:
     """The metadata pairs: all are checked, the few that the mesh needs are kept."""
 
     def __init__(self, reader: Reader) -> None:
@@ -201,7 +201,7 @@ class Facts:
         return alignment
 
     def metadata(self, version: int, tensors: Tensors) -> GgufMetadata:
-        """The kept facts together. Raises GgufError where they contradict each other."""
+        """The kept metadata_reader together. Raises GgufError where they contradict each other."""
         architecture = self._architecture()
         layers = self._size(f"{architecture}.block_count", _MAX_LAYERS)
         embedding = self._size(f"{architecture}.embedding_length", _MAX_WIDTH)

@@ -21,14 +21,14 @@ LOOK_SECONDS = 2.0
 """How often the tables are compared."""
 
 
-class Neighbours:
+class PeerChanges:
     """Follows the other processes of one database."""
 
     def __init__(self, transfers: Transfers, catalogue: Catalogue, changes: Changes) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
         self._changes = changes
-        self._looking = BackgroundTask("follow other processes", self.look, report_failure, every=LOOK_SECONDS)
+        self._looking = BackgroundTask("follow other processes", self.compare, report_failure, every=LOOK_SECONDS)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -38,7 +38,7 @@ class Neighbours:
         """Stop."""
         await self._looking.close()
 
-    async def look(self) -> None:
+    async def compare(self) -> None:
         """Tell what differs from what was told last, by whomever."""
         with self._changes.watch() as meanwhile:
             models = await self._catalogue.all()

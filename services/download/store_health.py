@@ -16,7 +16,7 @@ CHECK_SECONDS = 10.0
 """How often a store that works is looked at."""
 
 
-class StoreWatch:
+class StoreHealth:
     """Looks at one store. `on_change` is called when `problem` changed; `clock` is monotonic, in seconds."""
 
     def __init__(self, store: ObjectStore, on_change: Callable[[], None], clock: Callable[[], float]) -> None:
@@ -41,7 +41,7 @@ class StoreWatch:
         return self.known and self.problem is None
 
     @property
-    def looking(self) -> bool:
+    def check_pending(self) -> bool:
         """Whether a look that was asked for is still to come: what is known is older than the question."""
         return self._asked > self._answered
 
@@ -63,16 +63,16 @@ class StoreWatch:
         """Stop looking."""
         await self._looking.close()
 
-    def look_now(self) -> None:
+    def check_now(self) -> None:
         """Look at once where there is a problem: somebody may have mended it."""
         if self.problem is not None:
             self._asked += 1
             self._hurry.set()
 
-    def note(self, error: StoreError) -> None:
+    def report(self, error: StoreError) -> None:
         """A transfer found that the store does not work."""
         self._set(error)
-        self.look_now()
+        self.check_now()
 
     async def _look(self) -> None:
         self._hurry.clear()

@@ -6,13 +6,13 @@ from llamesh.kit.channels import asking, call_options
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 
 
-class Users:
+class ContractUsers:
     """What this service asks about users."""
 
     def __init__(self, gateway: gateway_pb2_grpc.StandingServiceAsyncStub) -> None:
         self._gateway = gateway
 
-    async def of_contract(self, contract_id: str) -> int:
+    async def count(self, contract_id: str) -> int:
         """How many users have a contract now; COMPONENT_UNAVAILABLE where that cannot be known."""
         request = gateway_pb2.CountContractUsersRequest(contract_id=contract_id)
         with asking("gateway"):

@@ -17,7 +17,7 @@ import yaml
 _FILE = Path(__file__).with_name("llama_options.yaml")
 
 
-class Decision(enum.Enum):
+class Treatment(enum.Enum):
     """What becomes of an option."""
 
     SET = "set"
@@ -31,7 +31,7 @@ class Option:
 
     flags: tuple[str, ...]
     """Its spellings."""
-    decision: Decision
+    treatment: Treatment
     reason: str
     instead: str
     """The flag of the nearest parameter that may be given; empty where there is none."""
@@ -47,7 +47,7 @@ def options() -> Mapping[str, Option]:
 def table() -> tuple[Option, ...]:
     """Each option, in the order of the file."""
     return tuple(
-        Option(tuple(item["flags"]), Decision(group["decision"]), group["reason"], item.get("instead", ""))
+        Option(tuple(item["flags"]), Treatment(group["treatment"]), group["reason"], item.get("instead", ""))
         for group in _document()["groups"]
         for item in group["options"]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MOST_TRIES = 6
-"""Tries in all. Each begins with the first byte."""
+"""SourceRetries in all. Each begins with the first byte."""
 FIRST_SECONDS = 2.0
 """Wait after the first try; doubled after each further one."""
 LONGEST_SECONDS = 60.0
@@ -17,7 +17,7 @@ LONGEST_RETRY_AFTER = 600.0
 """A source that asks for a longer wait is given up."""
 
 
-class Tries:
+class SourceRetries:
     """The failed tries of one attempt; `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

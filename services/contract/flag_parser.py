@@ -1,4 +1,4 @@
-"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.parameters` writes them back.
+"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.runtime_parameters` writes them back.
 
 A parameter is a way into the engine's process: what is not on the allow-list (the fields of `RuntimeParameters`, their spellings
 read from the contract's options) is refused, and so is what llama.cpp itself would read in a lax way: `2K` as 2, `5;` as 5, the
@@ -20,11 +20,11 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.parameters import Parameter, all_parameters
+from llamesh.runtime_parameters import Parameter, all_parameters
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.contradictions import contradictions
-from services.contract.options import Decision, Option, options
-from services.contract.tokens import NUMBER, Token, TokenError, tokens
+from services.contract.flag_lexer import NUMBER, Word, WordError, words
+from services.contract.llama_options import Option, Treatment, options
 
 MAX_LENGTH = 4096
 """Longest text, in characters; the contract has the same bound."""
@@ -73,11 +73,11 @@ def parse(text: str) -> RuntimeParameters:
     """
     parameters = RuntimeParameters()
     spelt: dict[str, str] = {}
-    words = _words(text)
-    for token in words:
-        flag = token.flag or token.text
-        if (token.quoted and not token.flag) or not flag.startswith("-"):
-            raise invalid(token.text, "", "stands where a flag is expected, and flags begin with '-'")
+    found = _words(text)
+    for word in found:
+        flag = word.flag or word.text
+        if (word.quoted and not word.flag) or not flag.startswith("-"):
+            raise invalid(word.text, "", "stands where a flag is expected, and flags begin with '-'")
         spelling = spellings().get(flag)
         if spelling is None:
             raise unknown(flag)
@@ -86,9 +86,9 @@ def parse(text: str) -> RuntimeParameters:
             raise invalid(flag, "", f"is given twice: {_shown(spelt[name])} sets the same parameter")
         spelt[name] = flag
         if spelling.stands_for is None:
-            value: bool | str = token.text if token.flag else _following(flag, words)
-        elif token.flag:
-            raise invalid(flag, token.text, "takes no value")
+            value: bool | str = word.text if word.flag else _following(flag, found)
+        elif word.flag:
+            raise invalid(flag, word.text, "takes no value")
         else:
             value = spelling.stands_for
         if value not in spelling.parameter.absent:
@@ -139,22 +139,22 @@ def _bounds(parameter: Parameter) -> str:
     return f"must be {_number(rule.gte if rule.HasField('gte') else low)} to {_number(rule.lte)}"
 
 
-def _words(text: str) -> Iterator[Token]:
+def _words(text: str) -> Iterator[Word]:
     if len(text) > MAX_LENGTH:
         raise invalid(text, "", f"is part of {len(text)} characters; at most {MAX_LENGTH} are read")
     try:
-        yield from tokens(text)
-    except TokenError as error:
+        yield from words(text)
+    except WordError as error:
         raise invalid(error.word, "", error.problem) from error
 
 
-def _following(flag: str, words: Iterator[Token]) -> str:
-    token = next(words, None)
-    if token is None:
+def _following(flag: str, words: Iterator[Word]) -> str:
+    word = next(words, None)
+    if word is None:
         raise invalid(flag, "", "needs a value")
-    if token.flag or token.may_be_flag:
-        raise invalid(flag, token.flag or token.text, "needs a value, and a flag follows")
-    return token.text
+    if word.flag or word.may_be_flag:
+        raise invalid(flag, word.flag or word.text, "needs a value, and a flag follows")
+    return word.text
 
 
 def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | float | str:
@@ -205,7 +205,7 @@ def unknown(flag: str) -> MeshError:
         message = f"{_shown(flag)} is not a parameter that a server may be given"
         hint = f"; did you mean {near}?" if near else ""
     else:
-        message = f"{_shown(flag)} {_REFUSED[option.decision]}: {option.reason}"
+        message = f"{_shown(flag)} {_REFUSED[option.treatment]}: {option.reason}"
         hint = f"; use {near}" if near else ""
     metadata = {"parameter": _shown(flag)}
     metadata |= {"problem": option.reason} if option else {}
@@ -226,9 +226,9 @@ def _nearest(flag: str, option: Option | None) -> str:
 
 
 _REFUSED = {
-    Decision.SET: "is set by llamesh",
-    Decision.REFUSED: "is not a parameter that a server may be given",
-    Decision.MEANINGLESS: "has no meaning here",
+    Treatment.SET: "is set by llamesh",
+    Treatment.REFUSED: "is not a parameter that a server may be given",
+    Treatment.MEANINGLESS: "has no meaning here",
 }
 
 

@@ -14,7 +14,7 @@ NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,24})?|\.[0-9]{1,24
 """A decimal number as it may be written."""
 
 _BLANKS = " \t\r\n"
-_TOKEN = re.compile(
+_WORD = re.compile(
     rf"""(?P<flag>-[^{_BLANKS}'"=]*=)?"""
     rf"""(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>[^']*)'|(?P<bare>[^{_BLANKS}'"]*))(?=[{_BLANKS}]|\Z)""",
     re.DOTALL,
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
-class TokenError(ValueError):
+class WordError(ValueError):
     """A word that cannot be read."""
 
     def __init__(self, word: str, problem: str) -> None:
@@ -32,7 +32,7 @@ class TokenError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class Word:
     """One word."""
 
     text: str
@@ -47,25 +47,25 @@ class Token:
         return not self.quoted and self.text.startswith("-") and not NUMBER.fullmatch(self.text)
 
 
-def tokens(text: str) -> Iterator[Token]:
-    """The words of a text, one after the other. Raises TokenError at the first that cannot be read."""
+def words(text: str) -> Iterator[Word]:
+    """The words of a text, one after the other. Raises WordError at the first that cannot be read."""
     at = 0
     while at < len(text):
         if text[at] in _BLANKS:
             at += 1
             continue
-        found = _TOKEN.match(text, at)
+        found = _WORD.match(text, at)
         word = re.split(f"[{_BLANKS}]", text[at:], maxsplit=1)[0]
         if found is None:
-            raise TokenError(word, "has a quote that does not stand around a whole value")
+            raise WordError(word, "has a quote that does not stand around a whole value")
         bare, single, double = found.group("bare", "single", "double")
         flag = (found["flag"] or "").removesuffix("=")
         if not _plain(flag + (bare or "")):
-            raise TokenError(word, "has a character that is not printable ASCII")
+            raise WordError(word, "has a character that is not printable ASCII")
         value = bare if bare is not None else single if single is not None else _ESCAPED.sub(r"\1", double)
         if bare is None and not all(char.isprintable() or char in _BLANKS for char in value):
-            raise TokenError(word, "has a character that cannot be printed")
-        yield Token(value, flag, bare is None)
+            raise WordError(word, "has a character that cannot be printed")
+        yield Word(value, flag, bare is None)
         at = found.end()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llamesh.background import backoff
 
 
-class Patience:
+class StoreRetries:
     """What one attempt has waited; `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
