@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
 from llamesh.kit.namespaces import DEFAULT_NAMESPACE
+from llamesh.kit.spec_changes import apply_changes
 from llamesh.kit.validation import validate
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
@@ -110,7 +111,6 @@ class Servers:
         wanted.CopyFrom(changes)
         if name := taken_alias(checked.parameters, changes.model_name):
             wanted.model_name = name
-        validate(changed(present.spec, wanted))
         update = controller_pb2.UpdateDeclaredServerRequest(
             server_uuid=present.server_uuid,
             changes=wanted,
@@ -121,6 +121,7 @@ class Servers:
         if changes.HasField("runtime_params") or changes.HasField("parameters"):
             update.changes.ClearField("runtime_params")
             update.changes.parameters.CopyFrom(checked.parameters)
+        validate(apply_changes(present.spec, update.changes))
         with asking("controller"):
             return await self._controller.UpdateDeclaredServer(update, **call_options())
 
@@ -269,17 +270,3 @@ def check_of_change(
     elif not changes.HasField("runtime_params"):
         request.parameters.CopyFrom(spec.parameters)
     return request
-
-
-def changed(spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges) -> server_pb2.ServerSpec:
-    """The spec with what is set in `changes`; parameters, which the contract service checks, left out."""
-    result = server_pb2.ServerSpec()
-    result.CopyFrom(spec)
-    for name in ("replicas", "metered", "model_name"):
-        if changes.HasField(name):
-            setattr(result, name, getattr(changes, name))
-    if changes.HasField("idle_sleep"):
-        result.idle_sleep.CopyFrom(changes.idle_sleep)
-    if changes.HasField("wake_budget"):
-        result.wake_budget.CopyFrom(changes.wake_budget)
-    return result
