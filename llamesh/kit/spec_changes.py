@@ -15,7 +15,7 @@ def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     for name in ("replicas", "metered", "model_name"):
         if changes.HasField(name):
             setattr(result, name, getattr(changes, name))
-    for name in ("parameters", "idle_sleep", "wake_budget"):
-        if changes.HasField(name):
-            getattr(result, name).CopyFrom(getattr(changes, name))
+    for part in ("parameters", "idle_sleep", "wake_budget"):
+        if changes.HasField(part):
+            getattr(result, part).CopyFrom(getattr(changes, part))
     return result
