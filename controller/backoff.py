@@ -71,6 +71,11 @@ def after_exit(history: History, ended: Exit, ready_for: float | None, now: floa
     return History(history.restarts + 1, failures, engine_failures, now + seconds, ended.reason, ended.message, causes)
 
 
+def after_ready(history: History) -> History:
+    """The history once an engine answers: that this machine could not start one is over."""
+    return replace(history, failures=history.engine_failures)
+
+
 def after_steady(history: History) -> History:
     """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
     return replace(history, failures=0, engine_failures=0)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from controller.backoff import STEADY_SECONDS, History, after_exit, after_steady
+from controller.backoff import STEADY_SECONDS, History, after_exit, after_ready, after_steady
 from controller.declared import Declared, Rest
 from controller.plan import Seen, Situation
 from controller.publication import Publication
@@ -54,8 +54,8 @@ class Remembered:
                 self.draining.pop(engine.instance, None)
                 self.loads.pop(engine.instance, None)
                 ended.append(engine.instance)
-            elif history.failures and ready_for is not None and ready_for >= STEADY_SECONDS:
-                self.histories[engine.replica] = after_steady(history)
+            elif history.failures and ready_for is not None:
+                self.histories[engine.replica] = (after_steady if ready_for >= STEADY_SECONDS else after_ready)(history)
         return ended
 
     def note_load(self, instance: str, load: Load | None, now: float) -> None:

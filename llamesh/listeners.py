@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-RETRY_HEADER = "x-llamesh-retry"
-"""Header of an answer to a request that no engine has accepted. Envoy retries such a request, and removes the header."""
+from llamesh.names import RETRY_HEADER
+
 BACKLOG = 1024
 """Length of the backlog, limited by net.core.somaxconn. cpp-httplib asks for 5."""
 _LINGER_SECONDS = 1.0

@@ -10,8 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
-LIFELINE = "LLAMESH_LIFELINE_FD"
-"""Variable with the read end of a pipe whose write end the supervisor holds. Only supervised processes have it."""
+from llamesh.names import LIFELINE
 
 STOP = signal.SIGINT
 """Stops a process. Envoy, llama-server and the members of the mesh handle it as they handle SIGTERM."""

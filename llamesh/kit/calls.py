@@ -23,12 +23,13 @@ from google.protobuf.message import DecodeError, Message
 
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
-from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
+from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import Method, authorise, method_of
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
+from llamesh.names import CLAIMS_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 CONDITION_HEADER = "if-match"

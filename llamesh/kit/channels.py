@@ -18,7 +18,8 @@ import grpc
 from llamesh.kit.calls import REQUEST_ID_HEADER, current_request_id
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import raise_from_rpc
-from llamesh.kit.identity import CLAIMS_HEADER, current_identity
+from llamesh.kit.identity import current_identity
+from llamesh.names import CLAIMS_HEADER
 
 DEADLINE = 10.0
 """Default deadline of a call in seconds, a restart of the other service included."""

@@ -15,11 +15,6 @@ from functools import lru_cache
 
 from llamesh.kit.errors import MeshError, Reason
 
-CLAIMS_HEADER = "x-llamesh-claims"
-ISSUER = "llamesh"
-AUDIENCE = "llamesh"
-
-
 KEY_PREFIX = "key_"
 """Prefix of the token ids of keys. Login tokens have other ids."""
 

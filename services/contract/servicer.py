@@ -9,9 +9,9 @@ from typing import Any
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, Rights
+from llamesh.names import DEFAULT_NAMESPACE
 from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import AsyncGenerator
 
 from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.spec_changes import apply_changes
 from llamesh.kit.validation import validate
+from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
@@ -29,8 +28,6 @@ CHANGE_ATTEMPTS = 5
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
 """Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single one."""
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
 
 class Servers:
@@ -228,12 +225,6 @@ def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> st
     if alias and model_name and alias != model_name:
         raise invalid_field("model_name", f"is {model_name!r}, and --alias says {alias!r}")
     return model_name or alias
-
-
-def served_name(name: str, model_uuid: str) -> str:
-    """Return the served name for a model's own name; its id if the name has no allowed character."""
-    usable = _NOT_IN_NAMES.sub("-", name).lstrip("._:/@+-")[:128]
-    return usable or model_uuid
 
 
 def digest_of(request: gateway_pb2.ServeRequest) -> str:

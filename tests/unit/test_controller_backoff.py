@@ -9,6 +9,7 @@ from controller.backoff import (
     STEADY_SECONDS,
     History,
     after_exit,
+    after_ready,
     after_steady,
     pause,
 )
@@ -39,6 +40,7 @@ def test_a_machine_that_cannot_start_a_process_is_not_held_against_the_engine() 
         history = after_exit(history, Exit(CANNOT_START, "no space left on device", asked=False), None, now=100.0)
         assert history.not_before - 100.0 <= LONGEST_START_PAUSE
     assert history.failing
+    assert not after_ready(history).failing
     assert after_exit(history, FAILED, 1.0, now=100.0).not_before == 100.0 + pause(2)
 
 
