@@ -24,7 +24,7 @@ from services.contract.decisions import Decision, Decisions
 from services.contract.flag_parser import invalid
 from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
-from services.contract.policy import Refusal, ServingLimits, limit_refusals, memory_refusals
+from services.contract.policy import Policy, Refusal, limit_refusals, memory_refusals
 
 VOCABULARY_DIFFERENCE = 128
 """Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
@@ -64,10 +64,10 @@ class CheckResult:
 class Checker:
     """Decides about proposed servers."""
 
-    def __init__(self, inventory: Inventory, decisions: Decisions, limits: ServingLimits) -> None:
+    def __init__(self, inventory: Inventory, decisions: Decisions, policy: Policy) -> None:
         self._inventory = inventory
         self._decisions = decisions
-        self._limits = limits
+        self.policy = policy
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
         """Decide and record; the siblings' errors where the model or the replaced server is not there."""
@@ -79,7 +79,7 @@ class Checker:
         estimate = partial(estimate_for, shape, parameters, proposed.replicas, draft=draft)
         memory = estimate(parameters.ctx_size)
         refusals = [
-            *limit_refusals(self._limits, proposed.replicas, proposed.namespace),
+            *limit_refusals(self.policy, proposed.replicas, proposed.namespace),
             *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
         action = "serve" if proposed.serve else "check"

@@ -18,11 +18,12 @@ CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """MAX_REPLICAS and ALLOWED_NAMESPACES."""
+class Policy:
+    """The policy in force: MAX_REPLICAS, ALLOWED_NAMESPACES and whether inference needs a token."""
 
     max_replicas: int
     allowed_namespaces: tuple[str, ...]
+    anonymous_inference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,19 @@ class Refusal:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def limit_refusals(limits: ServingLimits, replicas: int, namespace: str) -> list[Refusal]:
+def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[Refusal]:
     """What the limits say against so many replicas in this namespace."""
     found = []
-    if replicas > limits.max_replicas:
+    if replicas > policy.max_replicas:
         found.append(
             _refusal(
                 Reason.ERROR_REASON_TOO_MANY_REPLICAS,
-                f"{replicas} replicas are more than MAX_REPLICAS, which is {limits.max_replicas}",
-                {"replicas": str(replicas), "maxReplicas": str(limits.max_replicas)},
+                f"{replicas} replicas are more than MAX_REPLICAS, which is {policy.max_replicas}",
+                {"replicas": str(replicas), "maxReplicas": str(policy.max_replicas)},
             )
         )
-    if namespace not in limits.allowed_namespaces:
-        allowed = ",".join(limits.allowed_namespaces)
+    if namespace not in policy.allowed_namespaces:
+        allowed = ",".join(policy.allowed_namespaces)
         found.append(
             _refusal(
                 Reason.ERROR_REASON_NAMESPACE_NOT_ALLOWED,

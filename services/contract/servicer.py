@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
-from llamesh.kit.rights import ADMIN, Rights
+from llamesh.kit.rights import ADMIN
 from llamesh.parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import flag_parser
 from services.contract.check import Checker, ProposedServer
 from services.contract.concurrency import ConcurrencyLimiter
-from services.contract.contracts import Contracts, TermsCache
+from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions
 from services.contract.grants import Terms, role_scopes
-from services.contract.keys import Keys, key_state
+from services.contract.keys import Keys
 from services.contract.messages import (
     contract_message,
     decision_message,
@@ -31,11 +30,10 @@ from services.contract.messages import (
     refusal_message,
     usage_message,
 )
-from services.contract.tables import Clock, ContractRow, KeyRow, Owner
+from services.contract.revocations import Revocations
+from services.contract.tables import ContractRow, KeyRow, Owner
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
-
-USAGE_WINDOW = timedelta(days=30)
-"""How far back usage is listed where the request does not say."""
 
 
 class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
@@ -43,26 +41,20 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 
     def __init__(
         self,
-        settings: Settings,
         checker: Checker,
         contracts: Contracts,
+        limiter: ConcurrencyLimiter,
         keys: Keys,
         ledger: Ledger,
         decisions: Decisions,
-        limiter: ConcurrencyLimiter,
-        rights: Rights,
-        clock: Clock,
         pages: Pages,
     ) -> None:
-        self._settings = settings
         self._checker = checker
         self._contracts = contracts
+        self._limiter = limiter
         self._keys = keys
         self._ledger = ledger
         self._decisions = decisions
-        self._limiter = limiter
-        self._rights = rights
-        self._clock = clock
         self._pages = pages
 
     async def Check(self, request: contract_pb2.CheckRequest, context: Any) -> contract_pb2.CheckResponse:  # noqa: N802
@@ -90,10 +82,11 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
         """See contract.proto."""
+        policy = self._checker.policy
         return contract_pb2.Policy(
-            max_replicas=self._settings.max_replicas,
-            allowed_namespaces=self._settings.allowed_namespaces,
-            anonymous_inference=self._settings.anonymous_allowed,
+            max_replicas=policy.max_replicas,
+            allowed_namespaces=policy.allowed_namespaces,
+            anonymous_inference=policy.anonymous_inference,
         )
 
     async def CreateContract(  # noqa: N802
@@ -157,15 +150,16 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         return self._key(await self._keys.revoke(whose(caller()), request.key_id))
 
     def _key(self, row: KeyRow) -> contract_pb2.Key:
-        return key_message(row, key_state(self._rights, row, self._clock()))
+        return key_message(row, self._keys.state(row))
 
     async def ListUsage(  # noqa: N802
         self, request: contract_pb2.ListUsageRequest, context: Any
     ) -> contract_pb2.ListUsageResponse:
         """See contract.proto."""
-        now = self._clock()
-        end = moment(request.end_time, "end_time") if request.HasField("end_time") else now
-        start = moment(request.start_time, "start_time") if request.HasField("start_time") else now - USAGE_WINDOW
+        start, end = self._ledger.window(
+            moment(request.start_time, "start_time") if request.HasField("start_time") else None,
+            moment(request.end_time, "end_time") if request.HasField("end_time") else None,
+        )
         if start > end:
             raise invalid_field("start_time", "is after end_time")
         user = usage_of(caller(), request.subject)
@@ -196,9 +190,9 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
     """llamesh.v1.AdmissionService."""
 
-    def __init__(self, contracts: Contracts, keys: Keys, terms: TermsCache) -> None:
+    def __init__(self, contracts: Contracts, revocations: Revocations, terms: TermsCache) -> None:
         self._contracts = contracts
-        self._keys = keys
+        self._revocations = revocations
         self._terms = terms
 
     async def Grant(self, request: admission_pb2.GrantRequest, context: Any) -> admission_pb2.GrantResponse:  # noqa: N802
@@ -216,7 +210,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         self, request: admission_pb2.WatchRevocationsRequest, context: Any
     ) -> AsyncIterator[admission_pb2.WatchRevocationsResponse]:
         """See admission.proto."""
-        async for key_ids in self._keys.watch_revocations():
+        async for key_ids in self._revocations.watch():
             yield admission_pb2.WatchRevocationsResponse(key_ids=key_ids, synced=not key_ids)
 
     async def WatchLimitedContracts(  # noqa: N802

@@ -36,6 +36,9 @@ BATCHES_KEPT = timedelta(days=7)
 BATCH = 500
 """Accounts of one transaction: it ends well within the deadline of the database."""
 
+USAGE_WINDOW = timedelta(days=30)
+"""How far back usage is listed if the request does not say."""
+
 _EPOCH = date(1970, 1, 1)
 
 
@@ -109,6 +112,11 @@ class Ledger:
     def pending(self) -> int:
         """Accounts that wait to be written."""
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
+
+    def window(self, start: datetime | None, end: datetime | None) -> tuple[datetime, datetime]:
+        """The period of a list of usage: until now if `end` is not given, of `USAGE_WINDOW` up to now if `start` is not given."""
+        now = self._clock()
+        return start or now - USAGE_WINDOW, end or now
 
     async def page(
         self, whose: Owner | str | None, start: datetime, end: datetime, asked: Asked
