@@ -21,7 +21,7 @@ from llamesh.kit.objects import DirectoryStore, object_key, put
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
-from services.download.service import serve
+from services.download.service import run
 from services.download.tables import UnownedObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
@@ -111,7 +111,7 @@ def open_with(
     async def start(settings: Settings, **changes: object) -> Service:
         mine = settings.model_copy(update={"http_source_hosts": (web.host,), **changes})
         await start_standings(mine)
-        member = await start_main(mine, "download", serve)
+        member = await start_main(mine, "download", run)
         channel = connect(mine, "download")
         return Service(
             mine, member, DownloadServiceStub(channel), CatalogueServiceStub(channel), as_caller("ada", "manage")
@@ -677,7 +677,7 @@ async def test_a_store_that_stays_away_is_waited_for_and_then_said(
             while len(s3.requests) < 5:
                 await asyncio.sleep(0.01)
         assert (await service.get("m1")).state == pb.DOWNLOAD_STATE_QUEUED
-        monkeypatch.setattr("services.download.worker.STORE_PATIENCE_SECONDS", 0.0)
+        monkeypatch.setattr("services.download.transfer_run.STORE_PATIENCE_SECONDS", 0.0)
         download = await service.fetched("m2", web.url("a.gguf"))
         assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
         assert (await service.state("m1")).error.reason == "STORE_UNAVAILABLE"

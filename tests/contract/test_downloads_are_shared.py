@@ -34,6 +34,7 @@ from services.download.changes import Changes
 from services.download.peers import PeerChanges
 from services.download.tables import ModelRow, TransferRow, UnownedObjectRow
 from services.download.transfers import TransferRequest, Transfers
+from services.download.unowned_objects import UnownedObjects
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
@@ -239,7 +240,7 @@ class Told:
             return rows
 
         transfers.all = read_and_wait  # type: ignore[method-assign]
-        catalogue = Catalogue(database, store, lambda: NOW, "follower")
+        catalogue = Catalogue(database, UnownedObjects(database, store, "follower"))
         self.peers = PeerChanges(transfers, catalogue, self.changes)
 
     async def compare(self) -> list[pb.WatchCatalogueResponse]:

@@ -33,6 +33,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
 from services.download import store_health, worker
+from services.download.waits import Waits
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.rich_status import refused
 from tests.contract.test_downloads import ENDED, TINY, OpenWith, Service, import_file, open_with, sha256
@@ -296,9 +297,9 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
 
 
 class Later:
-    """The worker of the service, and by how many seconds its clock is ahead."""
+    """The waits of the service, and by how many seconds its clock is ahead."""
 
-    worker: worker.Worker
+    waits: Waits
     seconds = 0.0
 
 
@@ -306,11 +307,12 @@ class Later:
 def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     found = Later()
 
-    def make(*arguments: Any, **options: Any) -> worker.Worker:
-        found.worker = worker.Worker(*arguments, **options, clock=lambda: time.monotonic() + found.seconds)
-        return found.worker
+    def make(clock: Callable[[], float]) -> Waits:
+        found.waits = Waits(clock)
+        return found.waits
 
-    monkeypatch.setattr(wiring, "Worker", make)
+    monkeypatch.setattr(wiring, "monotonic", lambda: time.monotonic() + found.seconds)
+    monkeypatch.setattr(wiring, "Waits", make)
     return found
 
 
@@ -347,10 +349,10 @@ async def test_nothing_is_kept_of_a_transfer_that_was_set_back_and_cancelled(
     await web.holding.wait()
     s3.refuse = dict.fromkeys(("GET", "HEAD", "PUT", "POST"), (503, "SlowDown"))
     web.go_on.set()
-    await until(lambda: later.worker._setbacks)
+    await until(lambda: later.waits.of_store)
     await service.cancel("m1")
     s3.refuse = {}
-    await until(lambda: not later.worker._setbacks)
+    await until(lambda: not later.waits.of_store)
 
 
 async def test_wrong_credentials_are_seen_in_health(

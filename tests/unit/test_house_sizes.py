@@ -21,8 +21,6 @@ MODULES = {
     "envoy/lua/strict_json.lua": 335,
     "llamesh/cli/up.py": 331,
     "llamesh/client/aio.py": 580,
-    "services/download/catalogue.py": 431,
-    "services/download/worker.py": 396,
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
