@@ -18,7 +18,7 @@ from controller.activity import Activity
 from controller.board import Board
 from controller.declared import DeclaredServers
 from controller.demand import Demand
-from controller.limited import LimitedContracts
+from controller.limited import LimitedContractReflector
 from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes.process import ProcessRuntime
@@ -30,14 +30,14 @@ from controller.xds.server import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.following import Following
 from llamesh.kit.leases import LEASE_SECONDS, Lease, LeaseHeldError
 from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
-from llamesh.kit.revocations import Revocations
+from llamesh.kit.reflector import Reflector
+from llamesh.kit.revocations import RevocationReflector
 from llamesh.kit.serving import Member, StartRefused, run_member
-from llamesh.kit.standings import Standings
+from llamesh.kit.standings import StandingReflector
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 from llamesh.waiting import Wait
 
@@ -105,10 +105,10 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         keys = SigningKeys(gateway, take_keys)
         keys.start()
         stack.push_async_callback(keys.close)
-        asked: list[Following[Any]] = [
-            Revocations(contract, partial(control.set_asked, "keys")),
-            Standings(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
-            LimitedContracts(contract, partial(control.set_asked, "contracts")),
+        asked: list[Reflector[Any]] = [
+            RevocationReflector(contract, partial(control.set_asked, "keys")),
+            StandingReflector(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
+            LimitedContractReflector(contract, partial(control.set_asked, "contracts")),
         ]
         for following in asked:
             following.start()

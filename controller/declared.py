@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from controller.models import needed_models
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
@@ -207,7 +207,7 @@ class DeclaredServers:
         """All of them, the oldest first."""
         return sorted((await self._copy()).values(), key=_place)
 
-    async def page(self, asked: Asked, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
+    async def page(self, asked: PageQuery, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
         """One page, by create time and id, and the token of the next."""
         page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
         found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]

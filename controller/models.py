@@ -17,7 +17,7 @@ import grpc
 
 from llamesh.kit.channels import asking
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.parameters import models
+from llamesh.runtime_parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.server_pb2 import ServerSpec

@@ -14,7 +14,7 @@ from controller.runtimes import Order
 from controller.waking import DEFAULT_BUDGET
 from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
-from llamesh.parameters import models
+from llamesh.runtime_parameters import models
 from llamesh.v1.server_pb2 import ServerSpec
 
 _SPARE_THREADS = 4

@@ -48,9 +48,9 @@ from controller.xds.server import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
-from llamesh.kit.hidden import hider
 from llamesh.kit.logs import log, report_failure
-from llamesh.parameters import slot_context
+from llamesh.kit.redaction import redactor
+from llamesh.runtime_parameters import slot_context
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0
@@ -75,7 +75,7 @@ class Reconciler:
         demand: Demand | None = None,
     ) -> None:
         self._settings = settings
-        self._hide = hider(settings)
+        self._hide = redactor(settings)
         self._store = store
         self._runtime = runtime
         self._control = control

@@ -90,7 +90,7 @@ class ControllerServicer(ControllerServiceServicer):
         self, request: pb.ListDeclaredServersRequest, context: Context
     ) -> pb.ListDeclaredServersResponse:
         """Lists all."""
-        servers, token = await self._store.page(self._pages.asked(request), request.model_uuid)
+        servers, token = await self._store.page(self._pages.query(request), request.model_uuid)
         return pb.ListDeclaredServersResponse(servers=map(self._reconciler.view, servers), next_page_token=token)
 
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:

@@ -14,7 +14,7 @@ from controller.models import ModelFact, Place
 from controller.plan import Seen, Situation, Wish
 from controller.runtimes import Liveness, Phase
 from controller.starts import NoRoom
-from llamesh.parameters import flags
+from llamesh.runtime_parameters import flags
 from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Replica, Server

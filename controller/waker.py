@@ -23,16 +23,19 @@ from controller.board import Board
 from controller.status import is_going
 from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
 from llamesh.kit.inference_errors import error_body
-from llamesh.kit.listening import SocketWatch
+from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
+from llamesh.names import (
+    AWAKE_HEADER,
+    CLUSTER_HEADER,
+    HELD_SINCE_HEADER,
+    SCOPES_HEADER,
+    model_cluster,
+    model_of,
+    server_cluster,
+)
 from llamesh.v1.server_pb2 import Server
 
-CLUSTER_HEADER = "x-llamesh-cluster"
-AWAKE_HEADER = "x-llamesh-awake"
-HELD_SINCE_HEADER = "x-llamesh-held-since"
-"""When Envoy began to hold the request, in seconds since 1970: what it waited at a waker before us counts."""
-SCOPES_HEADER = "x-llamesh-scopes"
-"""The caller's scopes for inference, separated by commas, odd characters as %XX: see envoy/lua/route.lua."""
 _CHUNK = 1 << 16
 _HEADER_BYTES = 1 << 16
 """Longest header that is read: all that Envoy lets in."""
@@ -103,13 +106,13 @@ class Waker:
     async def _models(self, request: web.Request) -> web.Response:
         servers = self._shown(request)
         if "server" in request.match_info and not servers:
-            return _answer(Unknown(), "s:")
+            return _answer(Unknown(), server_cluster(request.match_info["server"]))
         return web.json_response({"object": "list", "data": _listed(servers)})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = [model for model in _listed(self._shown(request)) if model["id"] == name]
-        return web.json_response(found[0]) if found else _answer(Unknown(), f"m:{name}")
+        return web.json_response(found[0]) if found else _answer(Unknown(), model_cluster(name))
 
     def _shown(self, request: web.Request) -> list[Server]:
         """The servers that a list is made of: those whose name the caller may ask for, or the one that it names by its id."""
@@ -179,8 +182,8 @@ def _answer(verdict: Verdict, cluster: str, path: str = "") -> web.Response:
                 path, 429, "Too many requests wait for engines that start.", "rate_limit_error", "too_many_waiting", 1
             )
         case Unknown():
-            if cluster.startswith("m:"):
-                text = f"No model is served under the name {cluster[2:]}. GET /v1/models lists those that are."
+            if (name := model_of(cluster)) is not None:
+                text = f"No model is served under the name {name}. GET /v1/models lists those that are."
                 return _error(path, 404, text, "invalid_request_error", "model_not_found", param="model")
             text = "There is no server of this id. GET /status of the management API lists the servers."
             return _error(path, 404, text, "invalid_request_error", "server_not_found")

@@ -1,6 +1,6 @@
 """Whether a held request may go on, must wait or is to be refused: what the waker decides, without HTTP.
 
-A request is held for a server ("s:{uuid}") or for a model name ("m:{name}"). Of several servers with the name one is enough.
+A request is held for the cluster of a server or of a model name (llamesh.names). Of several servers with the name one is enough.
 
 A request is refused before its budget is over only if waiting is in vain: the engine itself said that the model or the parameters are
 bad, or no start is under way and the next one is due after the budget. A wake that fails is tried again with growing pauses for as long
@@ -23,6 +23,7 @@ from controller.status import is_going, ready_reason, why_not_ready
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
+from llamesh.names import model_of, server_of
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
@@ -134,10 +135,10 @@ class Waking:
                     return Refused(f"No engine was ready in time: {self._reason(candidates)}.", 1)
 
     def _candidates(self, cluster: str) -> Sequence[Server]:
-        kind, _, name = cluster.partition(":")
-        if kind == "m":
+        if (name := model_of(cluster)) is not None:
             return [server for server in self._board.named(name) if not is_going(server)]
-        server = self._board.get(name) if kind == "s" else None
+        server_uuid = server_of(cluster)
+        server = self._board.get(server_uuid) if server_uuid is not None else None
         return [server] if server is not None and not is_going(server) else []
 
     def _verdict(self, candidates: Sequence[Server], left: float) -> Verdict | None:

@@ -28,7 +28,8 @@ from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import Phase, StateFile
 from llamesh.cores import cores
-from llamesh.shutdown import LIFELINE, ignore_sigterm, is_supervised, stop_signals
+from llamesh.names import LIFELINE
+from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 
 _UNUSED_DRAFT = (
     "--model-draft: llama.cpp does not use this draft model, because its vocabulary is not that of the model; "

@@ -25,7 +25,7 @@ from engine.parameters import told
 from engine.spec import EngineSpec
 from llamesh import listeners
 from llamesh.cores import cores
-from llamesh.parameters import Setting, Value
+from llamesh.runtime_parameters import Setting, Value
 from llamesh.shutdown import STOP
 
 _LIBGOMP_REMEDY = (

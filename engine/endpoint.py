@@ -14,6 +14,7 @@ from engine.failure import EngineError, Reason
 from engine.spec import Address
 from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters, client_connections, is_busy
+from llamesh.names import hidden_socket
 
 _PROBE_SECONDS = 2.0
 
@@ -100,9 +101,7 @@ class Endpoint:
         path = self.address.socket
         if path is None or not path.exists():
             return self
-        # No longer than the path it replaces, so within the limit, and still `.sock` for `Address`. The end of the name is
-        # kept: it tells apart the engines of one server, which may retire at the same time.
-        hidden = path.with_name(f"~{path.stem[1:]}.sock")
+        hidden = hidden_socket(path)
         path.rename(hidden)
         return Endpoint(Address(str(hidden)), self.api_key)
 

@@ -20,7 +20,7 @@ from engine.failure import EngineError, Reason
 from engine.spec import EngineSpec
 
 if TYPE_CHECKING:
-    from llamesh.parameters import Setting
+    from llamesh.runtime_parameters import Setting
 
 MINIMUM_BUILD = 11434
 """The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""

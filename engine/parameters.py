@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from engine.cores import Threads
 from engine.failure import EngineError, Reason
 from engine.spec import EngineSpec
-from llamesh.parameters import Setting, all_parameters, settings, with_defaults
+from llamesh.runtime_parameters import Setting, all_parameters, settings, with_defaults
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-RETRY_HEADER = "x-llamesh-retry"
+from llamesh.names import RETRY_HEADER
+
 """Says that the request was not accepted by anybody and may be sent again. Envoy acts on it and removes it from answers."""
 BACKLOG = 1024
 """Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn. cpp-httplib asks for 5."""

@@ -35,7 +35,7 @@ def running_here(environment: Mapping[str, str]) -> Addresses | None:
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
         return None
     try:
-        found = locks.said(descriptor) if locks.is_held(descriptor) else {}
+        found = locks.read_holder(descriptor) if locks.is_held(descriptor) else {}
         return Addresses(str(found["management"]), str(found["inference"]))
     except (ImportError, OSError, KeyError):  # ImportError: a system without such locks, thus without a mesh
         return None

@@ -46,12 +46,12 @@ def is_held(descriptor: int) -> bool:
     return False
 
 
-def say(descriptor: int, words: Mapping[str, Any]) -> None:
+def write_holder(descriptor: int, words: Mapping[str, Any]) -> None:
     """Write, as the holder, what others are to know. OSError on a full disk."""
     os.pwrite(descriptor, json.dumps(words).encode().ljust(_LENGTH), 0)
 
 
-def said(descriptor: int) -> dict[str, Any]:
+def read_holder(descriptor: int) -> dict[str, Any]:
     """What the file says; nothing if it is empty or damaged."""
     try:
         found = json.loads(os.pread(descriptor, _MOST_BYTES, 0))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
-LIFELINE = "LLAMESH_LIFELINE_FD"
-"""Names the read end of a pipe whose write end only the supervisor holds. Set: this process has a supervisor."""
+from llamesh.names import LIFELINE
 
 STOP = signal.SIGINT
 """Asks a process to end. Envoy, llama-server and the members of the mesh handle it as they handle SIGTERM."""

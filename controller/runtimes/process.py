@@ -26,13 +26,13 @@ from controller.runtimes.life import Life, Terms
 from controller.runtimes.records import Record, Records, new_record, orphan_record, with_process
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
-from llamesh.kit.hidden import hider
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable
+from llamesh.kit.redaction import redactor
 from llamesh.locations import make_private
-from llamesh.parameters import batch_size
 from llamesh.processes import ProcessId
+from llamesh.runtime_parameters import batch_size
 from llamesh.v1.server_pb2 import RuntimeParameters
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,7 +56,7 @@ class ProcessRuntime:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
         self._records = Records(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
-        self._hide = hider(settings)
+        self._hide = redactor(settings)
         self._lives: dict[str, Life] = {}
         self._backlogs = Backlogs()
         self._table = ConnectionTable()

@@ -15,8 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from llamesh.kit.logs import log
-from llamesh.parameters import DEFAULT_BATCH
+from llamesh.names import hidden_socket
 from llamesh.processes import ProcessId, command_lines
+from llamesh.runtime_parameters import DEFAULT_BATCH
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -109,7 +110,7 @@ class Records:
 
         What cannot be removed stays: it is found again when its name is needed, or by the next controller.
         """
-        hidden = self.directory / f"~{instance[1:]}.sock"
+        hidden = hidden_socket(self.socket(instance))
         beside = (self.socket(instance), self.hand_over(instance), self.spec(instance), self.state(instance), hidden)
         for path in (*beside, self._path(instance)):
             with contextlib.suppress(OSError):

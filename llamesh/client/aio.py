@@ -25,7 +25,7 @@ from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
 from llamesh.client.transport import AsyncTransport
-from llamesh.parameters import Value
+from llamesh.runtime_parameters import Value
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from llamesh.kit.database import is_unavailable
 from llamesh.kit.errors import MeshError
-from llamesh.kit.following import LISTED_FOR
+from llamesh.kit.reflector import LISTED_FOR
 
 RETRY_SECONDS = 1.0
 """Pause before the state is read again if the database did not answer."""

@@ -16,7 +16,8 @@ import grpc
 from llamesh.kit.calls import REQUEST_ID_HEADER, current_request_id
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import raise_from_rpc
-from llamesh.kit.identity import CLAIMS_HEADER, current_identity
+from llamesh.kit.identity import current_identity
+from llamesh.names import CLAIMS_HEADER
 
 DEADLINE = 10.0
 """Seconds a sibling may take for an answer."""
@@ -37,7 +38,7 @@ def channel(settings: Settings, service: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(OPTIONS))
 
 
-def passed_on() -> list[tuple[str, str]]:
+def forwarded_metadata() -> list[tuple[str, str]]:
     """Metadata that takes the caller's identity and the request id along."""
     metadata = [(REQUEST_ID_HEADER, current_request_id.get())] if current_request_id.get() else []
     identity = current_identity.get()
@@ -56,7 +57,7 @@ class CallOptions(TypedDict):
 
 def call_options(deadline: float = DEADLINE) -> CallOptions:
     """Options of a call to a sibling: `deadline` seconds in all, a restart of it included; the caller's identity goes along."""
-    return {"timeout": deadline, "metadata": passed_on(), "wait_for_ready": True}
+    return {"timeout": deadline, "metadata": forwarded_metadata(), "wait_for_ready": True}
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
+from llamesh.names import LIFELINE
+
 ENCODING = "utf-8-sig"
 """Some editors begin a file with a byte order mark."""
 
@@ -21,7 +23,7 @@ ENVIRONMENT_ONLY = frozenset(
         "LLAMESH_CONFIG",
         "LLAMESH_HOME",
         "LLAMESH_INFERENCE_URL",
-        "LLAMESH_LIFELINE_FD",
+        LIFELINE,
         "LLAMESH_TOKEN",
         "LLAMESH_URL",
     }

@@ -15,11 +15,6 @@ from functools import lru_cache
 
 from llamesh.kit.errors import MeshError, Reason
 
-CLAIMS_HEADER = "x-llamesh-claims"
-ISSUER = "llamesh"
-AUDIENCE = "llamesh"
-
-
 KEY_PREFIX = "key_"
 """What ids of keys begin with; tokens of people who have logged in have others."""
 

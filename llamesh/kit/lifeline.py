@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from llamesh.shutdown import LIFELINE
+from llamesh.names import LIFELINE
 
 
 def inherited_lifeline() -> int | None:

@@ -87,7 +87,7 @@ class HomeLock:
         process = ProcessId.of(os.getpid())
         # The lock counts, not the words: a full disk costs the words only.
         with contextlib.suppress(OSError):
-            locks.say(self._descriptor, {"pid": process.pid, "started": process.started, "ending": ending})
+            locks.write_holder(self._descriptor, {"pid": process.pid, "started": process.started, "ending": ending})
 
 
 def lock_path(home: Path, name: str) -> Path:
@@ -138,7 +138,7 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
 
 
 def _holder(descriptor: int) -> tuple[int | None, bool]:
-    found = locks.said(descriptor)
+    found = locks.read_holder(descriptor)
     try:
         return int(found["pid"]), bool(found["ending"])
     except (ValueError, KeyError, TypeError):

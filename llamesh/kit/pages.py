@@ -92,9 +92,9 @@ class Pages:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def asked(self, request: PageRequest) -> Asked:
+    def query(self, request: PageRequest) -> PageQuery:
         """What a request says about the page that it wants."""
-        return Asked(self, request.page_size, request.page_token)
+        return PageQuery(self, request.page_size, request.page_token)
 
     def page(self, listing: Listing, size: int, token: str) -> Page:
         """The page that is asked for: `size` 0 is the default, and never more than the maximum. INVALID_PAGE_TOKEN."""
@@ -129,7 +129,7 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageQuery:
     """A page that is asked for of a list which is yet to be named."""
 
     pages: Pages

@@ -1,5 +1,5 @@
 """The keys that no longer count, as the contract service tells them: the controller hands them to Envoy for inference, the public
-services refuse them themselves. See `Following` for what holds while the contract service is away.
+services refuse them themselves. See `Reflector` for what holds while the contract service is away.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from collections.abc import AsyncIterable, Callable, Collection, Set
 
 import grpc
 
-from llamesh.kit.following import Following
+from llamesh.kit.reflector import Reflector
 from llamesh.v1.admission_pb2 import WatchRevocationsRequest, WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
 
 
-class Revocations(Following[WatchRevocationsResponse]):
+class RevocationReflector(Reflector[WatchRevocationsResponse]):
     """Watches, until closed. `on_change(ids, added)` is called with all revoked ids whenever they change: with those that were added to
     the same set, or with None for a set that replaces the earlier one."""
 

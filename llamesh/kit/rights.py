@@ -18,8 +18,8 @@ import grpc
 
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import Identity
-from llamesh.kit.revocations import Revocations
-from llamesh.kit.standings import Standings, User
+from llamesh.kit.revocations import RevocationReflector
+from llamesh.kit.standings import StandingReflector, UserRights
 from llamesh.v1.gateway_pb2 import Role
 
 ADMIN = "admin"
@@ -54,8 +54,8 @@ class Rights:
         self.version = 0
         """Rises with every change."""
         self._now = now
-        self._users: Mapping[str, User] | None = None
-        self._names: dict[str, User] = {}
+        self._users: Mapping[str, UserRights] | None = None
+        self._names: dict[str, UserRights] = {}
         self._removed: dict[str, float] = {}
         """When the users were removed whose uids were known, while their tokens may be young."""
         self._revoked: Set[str] | None = None
@@ -66,11 +66,11 @@ class Rights:
         return self._changed
 
     @property
-    def users(self) -> Collection[User]:
+    def users(self) -> Collection[UserRights]:
         """All users as far as they are known."""
         return (self._users or {}).values()
 
-    def take_users(self, users: Mapping[str, User], _ended: Iterable[str] = ()) -> None:
+    def take_users(self, users: Mapping[str, UserRights], _ended: Iterable[str] = ()) -> None:
         """These are all users."""
         now = self._now()
         gone = {user.uid for user in self._names.values()} - users.keys()
@@ -128,7 +128,7 @@ class Rights:
             scopes=frozenset(scope for scope in identity.scopes if role_grants(user.role, scope)),
         )
 
-    def owner(self, uid: str, username: str, since: float) -> User | None:
+    def owner(self, uid: str, username: str, since: float) -> UserRights | None:
         """The user who had this uid, or, where none was kept, this name at that time; None if it was removed."""
         return (self._users or {}).get(uid) if uid else self._named(username, since)
 
@@ -143,13 +143,13 @@ class Rights:
             return "gateway"
         return "contract" if identity.is_key and self._revoked is None else ""
 
-    def _user(self, identity: Identity) -> User | None:
+    def _user(self, identity: Identity) -> UserRights | None:
         if identity.uid:
             return (self._users or {}).get(identity.uid)
         # A token from before users had ids: of whoever has the name, if it is not older than that user.
         return self._named(identity.subject, identity.issued)
 
-    def _named(self, username: str, since: float) -> User | None:
+    def _named(self, username: str, since: float) -> UserRights | None:
         user = self._names.get(username)
         return user if user is not None and since >= math.floor(user.create_time) else None
 
@@ -168,13 +168,13 @@ class Rights:
         changed.set()
 
 
-class FollowedRights:
+class RightsReflector:
     """Rights that follow what gateway and contract service tell, until closed."""
 
     def __init__(self, gateway: grpc.aio.Channel, contract: grpc.aio.Channel) -> None:
         self.rights = Rights()
-        self._standings = Standings(gateway, self.rights.take_users)
-        self._revocations = Revocations(contract, self.rights.take_revoked)
+        self._standings = StandingReflector(gateway, self.rights.take_users)
+        self._revocations = RevocationReflector(contract, self.rights.take_revoked)
 
     def start(self) -> None:
         """Begin to follow."""

@@ -31,11 +31,11 @@ from llamesh.kit.database import Database
 from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
-from llamesh.kit.listening import SocketWatch
 from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
-from llamesh.kit.rights import FollowedRights, Rights
+from llamesh.kit.rights import Rights, RightsReflector
+from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 from llamesh.waiting import Wait
@@ -98,7 +98,7 @@ class Member:
         self._health = HealthServicer()
         self._services: list[str] = []
         self._shown: list[str] = []
-        self._rights: FollowedRights | None = None
+        self._rights: RightsReflector | None = None
         self._on_stopping: list[Callable[[], None]] = []
         self._telling: set[asyncio.Task[None]] = set()
         self._drain_until: float | None = None
@@ -131,7 +131,7 @@ class Member:
 
         Serving does not wait for them: a call that comes before they have spoken does.
         """
-        self._rights = FollowedRights(gateway, contract)
+        self._rights = RightsReflector(gateway, contract)
         self._calls.rights = self._rights.rights
         return self._rights.rights
 

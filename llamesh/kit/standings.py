@@ -1,4 +1,4 @@
-"""What users may do now, as the gateway tells it. See `Following` for what holds while the gateway is away.
+"""What users may do now, as the gateway tells it. See `Reflector` for what holds while the gateway is away.
 
 Invariant: a user that was removed is never known again: a later one of the same name has another uid.
 """
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import grpc
 
-from llamesh.kit.following import Following
+from llamesh.kit.reflector import Reflector
 from llamesh.v1 import gateway_pb2
 from llamesh.v1.gateway_pb2_grpc import StandingServiceStub
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UserRights:
     """A user as it is now."""
 
     uid: str
@@ -36,18 +36,18 @@ def standing_id(uid: str, standing: int) -> str:
     return f"{uid}:{standing}"
 
 
-class Standings(Following[gateway_pb2.WatchStandingsResponse]):
+class StandingReflector(Reflector[gateway_pb2.WatchStandingsResponse]):
     """Watches, until closed. `on_change(users, ended)` is called with all users by uid and all ended standings whenever they change."""
 
     def __init__(
-        self, gateway: grpc.aio.Channel, on_change: Callable[[Mapping[str, User], Iterable[str]], None]
+        self, gateway: grpc.aio.Channel, on_change: Callable[[Mapping[str, UserRights], Iterable[str]], None]
     ) -> None:
         super().__init__("standings")
         self._stub = StandingServiceStub(gateway)
         self._on_change = on_change
-        self._known: dict[str, User] = {}
+        self._known: dict[str, UserRights] = {}
         self._ended: set[str] = set()
-        self._listed: dict[str, User] = {}
+        self._listed: dict[str, UserRights] = {}
         self._listed_ended: set[str] = set()
         self._whole = False
 
@@ -74,8 +74,8 @@ class Standings(Following[gateway_pb2.WatchStandingsResponse]):
         return self._whole
 
 
-def _user(told: gateway_pb2.Standing) -> User:
-    return User(
+def _user(told: gateway_pb2.Standing) -> UserRights:
+    return UserRights(
         told.uid,
         told.username,
         told.role,

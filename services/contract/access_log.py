@@ -15,13 +15,11 @@ from typing import Any
 import grpc
 
 from llamesh.kit.envoy_api import message_class
+from llamesh.names import ASKED_LOG
 from services.contract import settlement
 from services.contract.admission import Admission
 from services.contract.envoy_request import claims_of, permit_id_of, target_of, text_of
 from services.contract.usage import Account, day_of
-
-ASKED_LOG = "asked"
-"""Name of the access log of requests that were checked by `ext_authz`."""
 
 _LogMessage = message_class("envoy.service.accesslog.v3.StreamAccessLogsMessage")
 _LogResponse = message_class("envoy.service.accesslog.v3.StreamAccessLogsResponse")

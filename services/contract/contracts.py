@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.finishing import finished
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 from services.contract.terms_cache import TermsCache, terms_of
@@ -64,9 +64,9 @@ class Contracts:
         self._cache.invalidate(row.contract_id, terms_of(row))
         return row
 
-    async def page(self, asked: Asked) -> tuple[Sequence[ContractRow], str]:
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[ContractRow], str]:
         """A page by create time and id, and the token of the next."""
-        page = asked.of(_LISTING)
+        page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(ContractRow), _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.contract_id))
@@ -119,7 +119,7 @@ class Contracts:
             return await self._remove(contract_id, until)
         except BaseException:
             with suppress(MeshError):  # it ends by itself
-                await finished(self._mark(contract_id, None))
+                await to_completion(self._mark(contract_id, None))
             raise
 
     async def _mark(self, contract_id: str, until: datetime | None) -> None:

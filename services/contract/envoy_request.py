@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from llamesh.kit.identity import Identity
-
-CLAIMS = "envoy.filters.http.jwt_authn"
-"""Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-CLUSTER_HEADER = "x-llamesh-cluster"
-CLUSTER_PREFIX = len("m:")
-"""The name of a cluster is `m:` and the name of a model, or `s:` and the id of a server."""
+from llamesh.names import CLAIMS_METADATA, CLUSTER_HEADER, model_of, server_of
 
 
 def claims_of(metadata: Any) -> Any:
     """The claims of the verified token; empty for an anonymous request."""
-    if CLAIMS not in metadata.filter_metadata:
+    if CLAIMS_METADATA not in metadata.filter_metadata:
         return {}
-    fields = metadata.filter_metadata[CLAIMS].fields
+    fields = metadata.filter_metadata[CLAIMS_METADATA].fields
     return fields["claims"].struct_value.fields if "claims" in fields else {}
 
 
@@ -47,4 +42,5 @@ def permit_id_of(claims: Any, request_id: str) -> str:
 
 def target_of(headers: Any) -> str:
     """The model name that was requested, or the server id if the path has one. Empty for a list of models."""
-    return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
+    cluster = str(headers.get(CLUSTER_HEADER, ""))
+    return model_of(cluster) or server_of(cluster) or ""

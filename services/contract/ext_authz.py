@@ -19,10 +19,10 @@ import grpc
 from llamesh.kit.envoy_api import message_class
 from llamesh.kit.errors import MeshError, name_of
 from llamesh.kit.inference_errors import error_body
+from llamesh.names import SCOPES_HEADER
 from services.contract.admission import Admission
 from services.contract.envoy_request import claims_of, identity_of, permit_id_of, target_of
 
-SCOPES_HEADER = "x-llamesh-scopes"
 _OVERWRITE = 2
 """HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD"""
 

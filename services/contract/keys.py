@@ -15,9 +15,9 @@ from llamesh.kit.channels import asking, call_options
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import KEY_PREFIX, Identity
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from llamesh.kit.rights import ADMIN, Rights
-from llamesh.kit.standings import User
+from llamesh.kit.standings import UserRights
 from llamesh.v1 import contract_pb2, gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
 from services.contract.grants import Terms, key_scopes
@@ -86,9 +86,9 @@ class Keys:
             session.add(row)
         return row, signed.token
 
-    async def page(self, owner: Owner | None, asked: Asked) -> tuple[Sequence[KeyRow], str]:
+    async def page(self, owner: Owner | None, page_query: PageQuery) -> tuple[Sequence[KeyRow], str]:
         """A page by creation time and id, and the token of the next page. `owner` None: the keys of all users."""
-        page = asked.of(Listing(f"keys {owner!r}", BY_TIME))
+        page = page_query.of(Listing(f"keys {owner!r}", BY_TIME))
         query = select(KeyRow)
         if owner is not None:
             earlier = and_(KeyRow.owner_uid == "", KeyRow.owner == owner.name, KeyRow.create_time >= owner.since)
@@ -134,7 +134,7 @@ class Keys:
         return await self._contracts.terms(wanted)
 
 
-def owner_of(rights: Rights, row: KeyRow) -> User | None:
+def owner_of(rights: Rights, row: KeyRow) -> UserRights | None:
     """The user that a key belongs to; None if it was removed: then the key does not work, though it is not revoked."""
     return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
 

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from llamesh.kit.change_feed import ChangeFeed
 from llamesh.kit.database import Database
-from llamesh.kit.following import LISTED_FOR
+from llamesh.kit.reflector import LISTED_FOR
 from services.contract.tables import Clock, KeyRow
 
 RESYNC_SECONDS = 1.0

@@ -57,7 +57,7 @@ class TermsCache:
         if cached is None:
             return await self._read(contract_id)
         terms, fresh_until = cached
-        if fresh_until > self._monotonic() or self._database.outage.cause is not None:
+        if fresh_until > self._monotonic() or self._database.breaker.cause is not None:
             return terms
         try:
             async with asyncio.timeout(STALE_PATIENCE):

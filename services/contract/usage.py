@@ -18,7 +18,7 @@ from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
-from llamesh.kit.pages import Asked, Listing
+from llamesh.kit.pages import Listing, PageQuery
 from services.contract.settlement import TokenUsage
 from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
 
@@ -119,7 +119,7 @@ class Ledger:
         return start or now - USAGE_WINDOW, end or now
 
     async def page(
-        self, whose: Owner | str | None, start: datetime, end: datetime, asked: Asked
+        self, whose: Owner | str | None, start: datetime, end: datetime, page_query: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
         """A page by day, subject, model and contract, of the days that `start` to `end` touch.
 
@@ -128,7 +128,7 @@ class Ledger:
         await self.flush()
         first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
         listing = Listing(f"usage {whose!r} {first} {last}", (str,) * len(_ORDER))
-        page = asked.of(listing)
+        page = page_query.of(listing)
         query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
         if isinstance(whose, str):
             query = query.where(UsageRow.subject == whose)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.tables import ACTIVE, ModelRow, TransferRow
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
@@ -39,9 +39,9 @@ class Catalogue:
             raise _absent(model_uuid, transfer)
         return model
 
-    async def page(self, asked: Asked) -> tuple[Sequence[ModelRow], str]:
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[ModelRow], str]:
         """A page by creation time, then id, and the token of the next page."""
-        page = asked.of(_LISTING)
+        page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(ModelRow), _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import grpc
 
 from llamesh.background import backoff
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
-from llamesh.kit.finishing import finished
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
     ObjectNotFoundError,
@@ -171,8 +171,8 @@ class TransferRuns:
             if verifying is None:
                 return
             self.tell(verifying)
-            metadata = await finished(verify(staged, row.expected_sha256))
-            publication = await _until_written(lambda: finished(self._publications.publish(staged)))
+            metadata = await to_completion(verify(staged, row.expected_sha256))
+            publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
             recorded = await self._record(publication, metadata, row)
         finally:
             await _quietly("discard staged bytes", staged.discard())
@@ -186,10 +186,10 @@ class TransferRuns:
         fields = gguf_fields(metadata)
         recorded = None
         try:
-            recorded = await _until_written(lambda: finished(self._publications.record(publication, fields, row)))
+            recorded = await _until_written(lambda: to_completion(self._publications.record(publication, fields, row)))
         finally:
             if recorded is None:
-                await finished(self._publications.abandon(publication))
+                await to_completion(self._publications.abandon(publication))
         return recorded
 
     async def _fetch(self, row: TransferRow, retries: StoreRetries) -> StagedObject:

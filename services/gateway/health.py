@@ -30,7 +30,7 @@ class _NotSaidYetError(Exception):
     """A member answers, but has not said yet how a part of it is."""
 
 
-class Health:
+class HealthReporter:
     """Asks every part of the mesh. `clock` gives seconds that never go back, `database_answers` says what the gateway itself sees."""
 
     def __init__(

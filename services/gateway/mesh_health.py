@@ -1,4 +1,4 @@
-"""grpc.health.v1 at the front door: the standard protocol's view of `Health`, for load balancers, probes and clients of gRPC.
+"""grpc.health.v1 at the front door: the standard protocol's view of `HealthReporter`, for load balancers, probes and clients of gRPC.
 
 The empty name is the mesh, which serves as long as no part is DOWN; other names are those of parts and of public services.
 
@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
 from llamesh.kit.health_names import OF_MESH
 from llamesh.v1 import gateway_pb2
-from services.gateway.health import Health
+from services.gateway.health import HealthReporter
 
 MAX_WATCHES = 64
 """Watches at the same time, of all callers."""
@@ -32,10 +32,10 @@ _Status = health_pb2.HealthCheckResponse
 _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
 
-class MeshHealth:
+class MeshHealthServicer:
     """Answers from `health`, until `stopping` is set: then watches are told so and end."""
 
-    def __init__(self, health: Health, stopping: asyncio.Event, every: float = EVERY) -> None:
+    def __init__(self, health: HealthReporter, stopping: asyncio.Event, every: float = EVERY) -> None:
         self._health = health
         self._stopping = stopping
         self._every = every

@@ -11,15 +11,15 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from llamesh.kit.errors import MeshError, Reason
-from services.gateway.turns import Asker, NoRoomError, Turns
+from services.gateway.fair_queue import FairQueue, QueueFullError, Requester
 
 AT_ONCE = 2
 """Hashes computed at the same time: bounds their memory to twice 64 MiB."""
 
 WAITING = 64
-"""Hashes that may wait for their turn; more are refused with TOO_MANY_LOGINS. Turns go around by network, known users first (turns.py)."""
+"""Hashes that may wait; more are refused with TOO_MANY_LOGINS. the queue is fair between networks (fair_queue.py)."""
 
-MEMBER = Asker("members", known=True)
+MEMBER = Requester("members", known=True)
 """Who has a token: changes of users, and the first administrator."""
 
 
@@ -28,26 +28,26 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._turns = Turns(AT_ONCE, WAITING)
+        self._queue = FairQueue(AT_ONCE, WAITING)
         self._nobodys = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:
         """The hash to keep."""
         return await self._in_turn(password, None, MEMBER) or ""
 
-    async def check(self, password: str, kept: str | None, asker: Asker = MEMBER) -> str | None:
+    async def check(self, password: str, kept: str | None, requester: Requester = MEMBER) -> str | None:
         """Check a password against the hash of its user, None where there is no such user.
 
         Returns None where it is wrong, else the hash to keep from now on (another one after the costs were raised).
         """
-        right = await self._in_turn(password, kept or self._nobodys, asker)
+        right = await self._in_turn(password, kept or self._nobodys, requester)
         return right if kept else None
 
-    async def _in_turn(self, password: str, kept: str | None, asker: Asker) -> str | None:
+    async def _in_turn(self, password: str, kept: str | None, requester: Requester) -> str | None:
         try:
-            async with self._turns.turn(asker):
+            async with self._queue.turn(requester):
                 return await asyncio.to_thread(self._work, password, kept)
-        except NoRoomError:
+        except QueueFullError:
             raise MeshError(
                 Reason.ERROR_REASON_TOO_MANY_LOGINS,
                 "too many logins at the same time; try again in 2 s",

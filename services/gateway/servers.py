@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import AsyncGenerator
 
 from google.protobuf import json_format
 
-from llamesh.kit.channels import asking, call_options, passed_on
+from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.validation import validate
+from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
@@ -28,8 +27,6 @@ CHANGE_ATTEMPTS = 5
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
 """Fields of a request that are at fault, by the reason of a refusal. Of what does not fit, no single one is."""
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
 
 class Servers:
@@ -166,7 +163,7 @@ class Servers:
             server_uuid=server_uuid, replica=replica, tail_lines=tail_lines, follow=follow
         )
         with asking("controller"):
-            async for lines in self._controller.ReadEngineLog(request, metadata=passed_on()):
+            async for lines in self._controller.ReadEngineLog(request, metadata=forwarded_metadata()):
                 yield lines
 
     async def _check(self, request: contract_pb2.CheckRequest) -> contract_pb2.CheckResponse:
@@ -226,12 +223,6 @@ def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> st
     if alias and model_name and alias != model_name:
         raise invalid_field("model_name", f"is {model_name!r}, and --alias says {alias!r}")
     return model_name or alias
-
-
-def served_name(name: str, model_uuid: str) -> str:
-    """The name that requests put into "model" for a model's own name; its id where the name has no usable character."""
-    usable = _NOT_IN_NAMES.sub("-", name).lstrip("._:/@+-")[:128]
-    return usable or model_uuid
 
 
 def digest_of(request: gateway_pb2.ServeRequest) -> str:

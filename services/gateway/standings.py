@@ -21,7 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Database, Timestamp, is_unavailable
 from llamesh.kit.errors import MeshError
-from llamesh.kit.following import LISTED_FOR
+from llamesh.kit.reflector import LISTED_FOR
 from llamesh.kit.standings import standing_id
 from llamesh.v1 import gateway_pb2
 from services.gateway.tables import User

@@ -1,6 +1,6 @@
 """Slows down guessing of passwords: after some failures a user name must wait at the address that failed, and so must the address.
 
-Invariant: nobody is kept out by what happens at other addresses, nor for good (turns.py shares out the turns for hashing). An attempt
+Invariant: nobody is kept out by what happens at other addresses, nor for good (fair_queue.py shares out the turns for hashing). An attempt
 counts before its password is checked, so that many at once are no more guesses than one after the other. Memory is bounded, whatever
 names strangers send.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from llamesh.kit.errors import MeshError, Reason
-from services.gateway.turns import Asker
+from services.gateway.fair_queue import Requester
 
 FREE_FAILURES = 5
 """Failures of a name at an address that cost nothing: people mistype."""
@@ -133,7 +133,7 @@ class _Records(Generic[Key]):
 class Attempt:
     """One attempt to log in; it is neither a success nor a failure until `right` is set."""
 
-    asker: Asker
+    requester: Requester
     """Who waits for its password to be hashed."""
     right: bool | None = None
     """Whether the password was right."""
@@ -165,7 +165,7 @@ class Throttle:
         for records, key in self._levels(network):
             records.begin(key)
         known = pair in self._known
-        attempt = Attempt(Asker(pair if known else site_of(network), known))
+        attempt = Attempt(Requester(pair if known else site_of(network), known))
         try:
             yield attempt
         finally:

@@ -184,7 +184,7 @@ class Users:
 
     async def page(self, request: PageRequest) -> tuple[Sequence[User], str]:
         """Return a page of users by name, and the token of the next page."""
-        page = self._pages.asked(request).of(_LISTING)
+        page = self._pages.query(request).of(_LISTING)
         async with self._database.read() as session:
             users = (await session.scalars(page.select(select(User), (User.username,)))).all()
         return page.cut(users, lambda user: (user.username,))

@@ -13,7 +13,7 @@ import controller.waker
 from controller.board import Board
 from controller.waker import Waker
 from controller.waking import Waking
-from llamesh.kit.listening import SocketWatch
+from llamesh.kit.socket_watch import SocketWatch
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 

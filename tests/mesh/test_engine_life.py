@@ -19,7 +19,7 @@ from google.protobuf import json_format
 
 from engine import sentence
 from engine.failure import Reason
-from llamesh.parameters import settings, slot_context
+from llamesh.runtime_parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.flag_parser import parse
 from tests.mesh.engines import DEADLINE, LLAMA_SERVER_BIN, alive, chat, engine, events, gone, stop

@@ -14,8 +14,9 @@ import pytest
 from yarl import URL
 
 from controller.board import Board
-from controller.waker import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER, Waker
+from controller.waker import Waker
 from controller.waking import DEFAULT_BUDGET, Waking
+from llamesh.names import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 

@@ -18,7 +18,7 @@ from engine import embedded, launch, parameters
 from engine.cores import Threads
 from engine.failure import EngineError, Reason
 from engine.spec import Address, EngineSpec
-from llamesh.parameters import Setting, settings
+from llamesh.runtime_parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.unit import llama_parser
 

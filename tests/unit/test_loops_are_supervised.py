@@ -21,7 +21,7 @@ ALLOWED = {
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
     "services/download/transfer_run.py::_until_written": "one task for each transfer, see above",
     "llamesh/kit/streams.py::allowed": "reads one stream until it or the rights of its reader end",
-    "llamesh/kit/finishing.py::finished": "one piece of work, which is waited for",
+    "llamesh/kit/completion.py::to_completion": "one piece of work, which is waited for",
     "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
     "controller/declared.py::DeclaredServers.begin_removal": "optimistic retry of one call",
     "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",

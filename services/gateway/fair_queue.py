@@ -14,7 +14,7 @@ from itertools import count
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Requester:
     """Who asks for a turn."""
 
     group: Hashable
@@ -23,13 +23,13 @@ class Asker:
     """It has proved before who it is."""
 
 
-class NoRoomError(Exception):
+class QueueFullError(Exception):
     """Too many wait. Those whose groups have the most turns before them are refused, strangers first."""
 
 
 @dataclass(slots=True)
 class _Waiter:
-    asker: Asker
+    requester: Requester
     start: int
     """When its turn comes, counted in turns of one group: start-time fair queueing."""
     number: int
@@ -43,10 +43,10 @@ class _Waiter:
     @property
     def claim(self) -> tuple[bool, int, int]:
         """The largest is refused first where there is no room."""
-        return not self.asker.known, self.start, self.number
+        return not self.requester.known, self.start, self.number
 
 
-class Turns:
+class FairQueue:
     """Serves `at_once` at the same time; `waiting` may wait."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
@@ -60,27 +60,27 @@ class Turns:
         self._last_was_known = False
 
     @asynccontextmanager
-    async def turn(self, asker: Asker) -> AsyncIterator[None]:
+    async def turn(self, requester: Requester) -> AsyncIterator[None]:
         """Wait for a turn and hold it.
 
         Raises:
-            NoRoomError: at once or while it waits, if others with a better claim come.
+            QueueFullError: at once or while it waits, if others with a better claim come.
         """
         if self._free:
             self._free -= 1
         else:
-            await self._wait(asker)
+            await self._wait(requester)
         try:
             yield
         finally:
             self._pass_on()
 
-    async def _wait(self, asker: Asker) -> None:
+    async def _wait(self, requester: Requester) -> None:
         self._forget_cancelled()
-        start = max(self._now, self._next_of.get(asker.group, 0))
-        waiter = _Waiter(asker, start, next(self._numbers), asyncio.get_running_loop().create_future())
+        start = max(self._now, self._next_of.get(requester.group, 0))
+        waiter = _Waiter(requester, start, next(self._numbers), asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
-        self._next_of[asker.group] = start + 1
+        self._next_of[requester.group] = start + 1
         if len(self._waiting) > self._room:
             self._refuse(max(self._waiting, key=lambda each: each.claim))
         try:
@@ -95,10 +95,10 @@ class Turns:
     def _refuse(self, waiter: _Waiter) -> None:
         self._waiting.remove(waiter)
         if waiter.start > self._now:
-            self._next_of[waiter.asker.group] = waiter.start
+            self._next_of[waiter.requester.group] = waiter.start
         else:
-            del self._next_of[waiter.asker.group]
-        waiter.turn.set_exception(NoRoomError())
+            del self._next_of[waiter.requester.group]
+        waiter.turn.set_exception(QueueFullError())
 
     def _forget_cancelled(self) -> None:
         self._waiting = [each for each in self._waiting if not each.turn.cancelled()]
@@ -109,10 +109,10 @@ class Turns:
             self._free += 1
             self._next_of.clear()
             return
-        of_kind = [each for each in self._waiting if each.asker.known is not self._last_was_known]
+        of_kind = [each for each in self._waiting if each.requester.known is not self._last_was_known]
         waiter = min(of_kind or self._waiting, key=lambda each: each.rank)
         self._waiting.remove(waiter)
-        self._last_was_known = waiter.asker.known
+        self._last_was_known = waiter.requester.known
         self._now = max(self._now, waiter.start)
         self._next_of = {group: start for group, start in self._next_of.items() if start > self._now}
         waiter.turn.set_result(None)

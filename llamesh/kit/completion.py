@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def finished(work: Awaitable[T]) -> T:
+async def to_completion(work: Awaitable[T]) -> T:
     """Wait for work to the end even if cancelled, and be cancelled then. Cancelled again, the work goes on by itself."""
     task = asyncio.ensure_future(work)
     try:

@@ -15,7 +15,7 @@ from llamesh.kit.config import Settings
 HOME = "LLAMESH_HOME"
 
 
-def hider(settings: Settings) -> Callable[[str], str]:
+def redactor(settings: Settings) -> Callable[[str], str]:
     """A function that puts LLAMESH_HOME into a text where its path stands."""
     names = {os.path.realpath(settings.home): HOME, str(settings.home): HOME}
     for path in (settings.run_dir, os.path.realpath(settings.run_dir)):

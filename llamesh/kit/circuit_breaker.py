@@ -11,7 +11,7 @@ TRIAL_SECONDS = 1.0
 """During an outage one caller in so many seconds is let through to try."""
 
 
-class Outage:
+class CircuitBreaker:
     """One thing that may be away. `clock` gives seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -20,7 +20,7 @@ class Outage:
         self._clock = clock
         self._next_trial = 0.0
 
-    def admits(self) -> bool:
+    def allows(self) -> bool:
         """Whether the caller may try now."""
         if self.cause is None:
             return True
@@ -30,11 +30,11 @@ class Outage:
         self._next_trial = now + TRIAL_SECONDS
         return True
 
-    def failed(self, cause: Exception) -> None:
+    def record_failure(self, cause: Exception) -> None:
         """Note that it did not answer."""
         self.cause = cause
         self._next_trial = self._clock() + TRIAL_SECONDS
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         """Note that it answered."""
         self.cause = None

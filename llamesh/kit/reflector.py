@@ -25,7 +25,7 @@ LONGEST_PAUSE = 2.0
 Message = TypeVar("Message")
 
 
-class Following(ABC, Generic[Message]):
+class Reflector(ABC, Generic[Message]):
     """Follows one stream until closed."""
 
     def __init__(self, name: str) -> None:
