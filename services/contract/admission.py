@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.identity import Identity
 from llamesh.kit.logs import log
-from llamesh.kit.rights import INFER, Rights
+from llamesh.kit.rights import Rights
 from services.contract.concurrency import ConcurrencyLimiter
 from services.contract.contracts import not_found
 from services.contract.decisions import Decision, Decisions
@@ -25,6 +25,8 @@ from services.contract.settlement import TokenUsage
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger
 
+SHOWN_MODELS = 8
+"""Granted models that a refusal names."""
 RETRY_SECONDS = 1
 """When a client that was refused for concurrency may try again."""
 
@@ -44,8 +46,8 @@ class Admission:
     async def admit(self, identity: Identity, target: str, permit_id: str) -> None:
         """Let a request run; from now on it holds a permit of each contract that limits concurrency.
 
-        Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, SCOPE_MISSING, CONCURRENCY_EXCEEDED, and COMPONENT_UNAVAILABLE if the
-        rights or the terms are not known: without them no limit would hold.
+        Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, MODEL_NOT_IN_CONTRACT, CONCURRENCY_EXCEEDED; and COMPONENT_UNAVAILABLE if
+        the rights or the terms are not known, because without them no limit would hold.
         """
         _, terms = await self._present(identity)
         try:
@@ -102,11 +104,19 @@ def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
         if each is None:
             raise not_found(contract_id)
         if not each.allows(target):
-            raise MeshError(
-                Reason.ERROR_REASON_SCOPE_MISSING,
-                f"contract {contract_id} does not include {target}",
-                {"scope": f"{INFER}{target}", "contractId": contract_id},
-            )
+            raise _not_granted(each, target)
         if each.max_concurrent_requests:
             limits[contract_id] = each.max_concurrent_requests
     return limits
+
+
+def _not_granted(terms: Terms, target: str) -> MeshError:
+    """The refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
+    shown = terms.models[:SHOWN_MODELS]
+    more = len(terms.models) - len(shown)
+    granted = (", ".join(shown) + (f" and {more} more" if more else "")) or "no model"
+    return MeshError(
+        Reason.ERROR_REASON_MODEL_NOT_IN_CONTRACT,
+        f"contract {terms.contract_id} does not grant {target}; it grants {granted}",
+        {"contractId": terms.contract_id, "model": target, "granted": ",".join(shown)},
+    )
