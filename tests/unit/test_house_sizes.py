@@ -25,9 +25,6 @@ MODULES = {
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 554,
-    "tests/contract/test_downloads.py": 683,
-    "tests/contract/test_downloads_are_shared.py": 419,
-    "tests/contract/test_downloads_survive_faults.py": 527,
     "tests/corpus/record.py": 426,
     "tests/mesh/front_door.py": 406,
     "tests/mesh/test_engine_life.py": 480,
