@@ -22,7 +22,7 @@ from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 from services.contract.terms_cache import TermsCache, terms_of
 
 REMOVAL_TIME = timedelta(seconds=60)
-"""Longer than the gateway takes to say who has a contract. A removal that takes longer is given up."""
+"""A deletion that takes longer is given up; the gateway needs less time to count the users of a contract."""
 
 _LISTING = Listing("contracts", BY_TIME)
 _ORDER = (ContractRow.create_time, ContractRow.contract_id)
@@ -49,7 +49,7 @@ class Contracts:
         self._cache = cache
 
     async def create(self, display_name: str, max_concurrent_requests: int, models: Sequence[str]) -> ContractRow:
-        """Make a contract. No models: all."""
+        """Create a contract. Without models it grants all models."""
         now = self._clock()
         row = ContractRow(
             contract_id=self._new_id("ctr_"),
@@ -65,14 +65,14 @@ class Contracts:
         return row
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[ContractRow], str]:
-        """A page by create time and id, and the token of the next."""
+        """A page by creation time and id, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(ContractRow), _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.contract_id))
 
     async def get(self, contract_id: str) -> ContractRow:
-        """One contract; CONTRACT_NOT_FOUND also while it is being removed, so that nobody is given it meanwhile."""
+        """One contract. CONTRACT_NOT_FOUND also during its deletion, so that the gateway gives it to no user meanwhile."""
         async with self._database.read() as session:
             row = await _found(session, contract_id)
         if row.removing_until is not None and row.removing_until > self._clock():
@@ -80,12 +80,12 @@ class Contracts:
         return row
 
     async def hold(self, session: AsyncSession, contract_id: str) -> None:
-        """Within a transaction: keep a contract from being removed until the transaction ends; CONTRACT_NOT_FOUND."""
+        """Lock a contract against deletion until the transaction ends. CONTRACT_NOT_FOUND."""
         if contract_id:
             await _found(session, contract_id, lock=True)
 
     async def terms(self, contract_id: str) -> Terms:
-        """What a contract says about its tokens; without one, nothing. CONTRACT_NOT_FOUND."""
+        """The terms of a contract; an empty id means no contract, which limits nothing. CONTRACT_NOT_FOUND."""
         if not contract_id:
             return Terms()
         async with self._database.read() as session:
@@ -94,7 +94,7 @@ class Contracts:
     async def update(
         self, contract_id: str, display_name: str | None, max_concurrent_requests: int | None, models: Sequence[str]
     ) -> ContractRow:
-        """Change what is given; CONTRACT_NOT_FOUND."""
+        """Change the given fields. CONTRACT_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
             if display_name is not None:
@@ -108,17 +108,17 @@ class Contracts:
         return row
 
     async def delete(self, contract_id: str) -> ContractRow:
-        """Remove one; CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a user has it or a key that works carries it.
+        """Delete a contract. CONTRACT_NOT_FOUND; CONTRACT_IN_USE while a user or a working key carries it.
 
-        First it is marked, so that the gateway gives it to nobody from then on, then asked who has it: whoever got it before the mark is
-        counted. A key is added in a transaction that holds the contract.
+        The contract is marked first, so that the gateway gives it to no user from then on. Then the gateway counts its users, among them
+        those that got it before the mark. A new key locks the contract in its own transaction (`hold`).
         """
         until = self._clock() + REMOVAL_TIME
         await self._mark(contract_id, until)
         try:
             return await self._remove(contract_id, until)
         except BaseException:
-            with suppress(MeshError):  # it ends by itself
+            with suppress(MeshError):  # the mark expires by itself
                 await to_completion(self._mark(contract_id, None))
             raise
 
@@ -134,7 +134,7 @@ class Contracts:
             if row.removing_until != until or until <= self._clock():
                 raise MeshError(
                     Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-                    f"the contract {contract_id} was being removed by another call, or the gateway took too long",
+                    f"another call deletes the contract {contract_id}, or the gateway took too long",
                     {"component": "contract"},
                     retry_after=1,
                 )
@@ -161,7 +161,7 @@ async def _found(session: AsyncSession, contract_id: str, *, lock: bool = False)
 
 
 def not_found(contract_id: str) -> MeshError:
-    """The error for a contract that is not there."""
+    """The error for a contract that does not exist."""
     return MeshError(
         Reason.ERROR_REASON_CONTRACT_NOT_FOUND, f"there is no contract {contract_id}", {"contractId": contract_id}
     )

@@ -1,4 +1,7 @@
-"""The contract service's calls: decode, ask the domain, encode. Who sees what is decided here: callers their own, administrators all."""
+"""The contract service's calls: decode, call the domain, encode.
+
+Invariant: callers see their own keys, usage and decisions; administrators see all. This module enforces it.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +205,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         except MeshError as error:
             if error.reason != Reason.ERROR_REASON_CONTRACT_NOT_FOUND:
                 raise
-            # Nobody is locked out by a contract that is gone: an administrator must be able to mend it. It allows no inference.
+            # A deleted contract allows no inference, but it locks nobody out: an administrator must be able to log in and repair it.
             terms = Terms(request.contract_id, models=())
         return admission_pb2.GrantResponse(scopes=role_scopes(request.role, terms), contract_id=request.contract_id)
 
@@ -222,7 +225,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
 
 
 def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
-    """The parameters of a request, from text or typed; both are held to the same rules."""
+    """The parameters of a request, given as text or typed; the same rules apply to both."""
     if request.runtime_params and request.HasField("parameters"):
         raise invalid_field("runtime_params", "give either runtime_params or parameters, not both")
     if request.HasField("parameters"):
@@ -232,17 +235,17 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
 
 
 def whose(identity: Identity) -> Owner | None:
-    """Whose things a caller sees: its own; None, which is everyone's, for administrators."""
+    """The owner whose objects a caller sees: itself; None, which means all, for administrators."""
     return None if identity.is_admin else owner(identity)
 
 
 def owner(identity: Identity) -> Owner:
-    """The caller as the owner of things."""
+    """The caller as the owner of objects."""
     return Owner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
 def usage_of(identity: Identity, asked: str) -> Owner | str | None:
-    """Whose usage is listed: the caller's; for administrators that of a name, or everyone's. SCOPE_MISSING where it is another's."""
+    """The user whose usage is listed: the caller; for administrators a name, or all users. SCOPE_MISSING for another user's usage."""
     if identity.is_admin:
         return asked or None
     if asked not in ("", identity.subject):
