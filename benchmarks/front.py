@@ -29,7 +29,7 @@ from controller.xds import templates
 from controller.xds.builders import InferenceSettings, ServerEndpoints, ServiceSettings, TokenSettings
 from controller.xds.server import ASKED_KINDS, ControlPlane
 from llamesh.envoy_binary import find_envoy
-from llamesh.kit.identity import CLAIMS_HEADER
+from llamesh.names import CLAIMS_HEADER
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
 from tests.ports import free_ports
 from tests.standings import FakeStandings, uid_of

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
-from llamesh.parameters import about, all_parameters
+from llamesh.runtime_parameters import about, all_parameters
 from llamesh.v1 import error_reason_pb2
 from services.contract.flag_parser import bounds
 from services.contract.llama_options import build, table

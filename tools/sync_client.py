@@ -40,7 +40,9 @@ def converted(name: str, source: str) -> str:
         body = PACKAGE + body.split('"""\n', 1)[1]
     header = HEADER.format(name=f"aio/{name}") + (UNUSED if "yield" in body else "")
     target = CLIENT / "sync" / name
-    checked = _ruff(header + body, "check", "--fix-only", "--quiet", "--select", "I,RUF022,RUF100,UP028", "--stdin-filename", target)
+    checked = _ruff(
+        header + body, "check", "--fix-only", "--quiet", "--select", "I,RUF022,RUF100,UP028", "--stdin-filename", target
+    )
     return _ruff(checked, "format", "--stdin-filename", target)
 
 

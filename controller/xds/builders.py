@@ -1,9 +1,7 @@
 """Plain values in, Envoy messages out. Nothing here does I/O beyond reading the templates, and the same values always
 give the same bytes.
 
-Names that the data plane agrees on: `s:{server_uuid}` and `m:{model name}` are the clusters of a server and of a
-model name, `waker` answers for those without an engine and lists the models, `contract` is asked by ext_authz and
-told by the access log, the rest are the services' own names.
+The names of clusters and headers stand in llamesh.names.
 """
 
 import base64
@@ -16,6 +14,7 @@ from typing import Any
 from controller.xds import callers, header_names, replies, templates
 from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
+from llamesh import names
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
 from llamesh.kit.inference_errors import ANTHROPIC_TYPES
@@ -47,8 +46,6 @@ so long after its wake budget, whatever its --timeout."""
 _HEADER_LIMITS = {"max_headers_kib": 60, "max_headers_count": 100}
 """What the front door takes of headers, Envoy's own defaults. Engines, which take 8 KB each, get few of them: header_names."""
 
-CONTRACT = "contract"
-
 
 @dataclass(frozen=True)
 class TokenSettings:
@@ -56,8 +53,8 @@ class TokenSettings:
 
     jwks: str
     """The public keys as a JSON Web Key Set; for HS256 an `oct` key. Every key names its `alg`."""
-    issuer: str = "llamesh"
-    audience: str = "llamesh"
+    issuer: str = names.ISSUER
+    audience: str = names.AUDIENCE
     clock_skew_seconds: int = 2
     """How long after its expiry a token still counts. Never 0, which Envoy reads as 60."""
 
@@ -165,12 +162,12 @@ class ServerEndpoints:
     @property
     def own_cluster(self) -> str:
         """The cluster that holds this server only."""
-        return f"s:{self.server_uuid}"
+        return names.server_cluster(self.server_uuid)
 
     @property
     def clusters(self) -> tuple[str, ...]:
         """Every cluster this server is in."""
-        return (self.own_cluster, *(model_cluster(name) for name in self.model_names))
+        return (self.own_cluster, *(names.model_cluster(name) for name in self.model_names))
 
 
 def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
@@ -179,11 +176,6 @@ def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
     facts: dict[str, Any] = {"ask": True} if any(server.ask for server in members) else {}
     silence = max((server.silence_seconds for server in members), default=SILENCE_SECONDS)
     return facts if silence == SILENCE_SECONDS else facts | {"silence": silence}
-
-
-def model_cluster(name: str) -> str:
-    """The cluster of all servers that serve the model `name`."""
-    return f"m:{name}"
 
 
 def address(location: str) -> dict[str, Any]:
@@ -421,7 +413,7 @@ def _open_route(service: OpenService, retries: int) -> Any:
 # it is transcoded. Nothing sets the header.
 _NOWHERE = {
     "match": {"prefix": "/"},
-    "route": {"cluster_header": "x-llamesh-cluster", "cluster_not_found_response_code": "NOT_FOUND"},
+    "route": {"cluster_header": names.CLUSTER_HEADER, "cluster_not_found_response_code": "NOT_FOUND"},
 }
 
 
@@ -459,7 +451,7 @@ _ANY_BEARER = {"name": "authorization", "value_prefix": " "}
 _API_KEY = {"name": "x-api-key"}
 _SCHEME_IS_BEARER = {"name": "authorization", "string_match": {"safe_regex": {"regex": "(?is)bearer .*"}}}
 _TO_METADATA = {"payload_in_metadata": "claims"}
-_TO_HEADER = {"forward_payload_header": "x-llamesh-claims"}
+_TO_HEADER = {"forward_payload_header": names.CLAIMS_HEADER}
 
 
 def _jwt_provider(tokens: TokenSettings, header: dict[str, str], forward: dict[str, str]) -> dict[str, Any]:

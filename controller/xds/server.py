@@ -20,6 +20,7 @@ from controller.xds.builders import InferenceSettings, ManagementSettings, Serve
 from controller.xds.digest import EVERYTHING, Digest, Told
 from controller.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from controller.xds.stream import DeltaStream, Refusal
+from llamesh import names
 from llamesh.kit import envoy_api
 
 ASKED_KINDS = frozenset({"keys", "standings", "contracts"})
@@ -90,8 +91,8 @@ class ControlPlane:
         clusters = {settings.name: builders.service_cluster(settings) for settings in services}
         listeners = {settings.name: builders.management_listener(settings) for settings in management}
         if inference:
-            listeners["inference"] = builders.inference_listener(inference)
-            listeners["held"] = builders.held_listener(inference)
+            listeners[names.INFERENCE_LISTENER] = builders.inference_listener(inference)
+            listeners[names.HELD_LISTENER] = builders.held_listener(inference)
         own = {name for name in self._snapshot.of(CDS) if name not in self._members}
         self._replace(CDS, clusters, own - clusters.keys())
         self._replace(LDS, listeners, self._snapshot.of(LDS).keys() - listeners.keys())
@@ -234,7 +235,9 @@ class ControlPlane:
         else:
             facts = {name: self._facts[name] for name in sorted(self._facts)}
             idle, context = self._largest()
-            routes = {"inference": builders.inference_routes(self._inference, facts, self._told(), idle, context)}
+            routes = {
+                names.INFERENCE_LISTENER: builders.inference_routes(self._inference, facts, self._told(), idle, context)
+            }
             self._routed = facts, idle, context
         self._replace(RDS, routes, self._snapshot.of(RDS).keys() - routes.keys())
 

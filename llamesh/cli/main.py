@@ -147,7 +147,7 @@ def _refused_option(error: Exception) -> str:
 
     if not isinstance(error, UnknownOptionError) or error.command_chain not in {("serve",), ("fit",)}:
         return ""
-    from llamesh.parameters import refused_options
+    from llamesh.runtime_parameters import refused_options
 
     written = (error.token.keyword or error.token.value).partition("=")[0]
     return refused_options().get(written.replace("_", "-") if written.startswith("--") else written, "")

@@ -21,14 +21,15 @@ from typing import Any, Self, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
-from llamesh.kit.finishing import finished
-from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
+from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import Method, authorise, method_of
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
+from llamesh.names import CLAIMS_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 CONDITION_HEADER = "if-match"
@@ -236,7 +237,7 @@ def _unary(
             await call.identify()
             call.check(request)
             work = behaviour(request, context)
-            return await (work if method.reads else finished(work))
+            return await (work if method.reads else to_completion(work))
 
     return serve
 

@@ -21,17 +21,17 @@ from sqlalchemy import BigInteger, DateTime, MetaData, TypeDecorator, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
+from llamesh.kit.circuit_breaker import CircuitBreaker
 from llamesh.kit.config import Settings
 from llamesh.kit.database_failures import (
-    DatabaseAwayError,
     DatabaseRefusedError,
-    away,
+    DatabaseUnreachableError,
     damaged,
     failure_of,
     unavailable,
+    unreachable,
 )
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.outage import Outage
 from llamesh.kit.pools import Pool, postgres_pools, sqlite_pools
 from llamesh.kit.postgres import STATEMENT_SHARE, read_address
 from llamesh.kit.schema import upgrade
@@ -40,8 +40,8 @@ from llamesh.locations import make_private
 __all__ = [
     "Base",
     "Database",
-    "DatabaseAwayError",
     "DatabaseRefusedError",
+    "DatabaseUnreachableError",
     "Timestamp",
     "is_unavailable",
     "open_database",
@@ -101,7 +101,7 @@ class Database:
         self.schema = schema
         self.place = place
         """Where the database is, as people are told: hosts of PostgreSQL, or a file."""
-        self.outage = Outage(clock)
+        self.breaker = CircuitBreaker(clock)
         """Whether the database is known not to answer."""
         self._writer = writer
         self._reader = reader
@@ -175,9 +175,9 @@ class Database:
     def _admit(self) -> None:
         self._check_file()
         if self._waiting_for_tables:
-            raise away("the database is not ready: this service waits for it")
-        if not self.outage.admits():
-            raise away() from self.outage.cause
+            raise unreachable("the database is not ready: this service waits for it")
+        if not self.breaker.allows():
+            raise unreachable() from self.breaker.cause
 
     def _check_file(self) -> None:
         """Refuse a file that was removed or replaced: SQLite would go on writing to the old one, and lose everything."""
@@ -219,12 +219,12 @@ class Database:
                 raise
             if self._file and failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
                 failure = damaged(self._shown_file, "is damaged")
-            if isinstance(failure, DatabaseAwayError):
-                self.outage.failed(error)
+            if isinstance(failure, DatabaseUnreachableError):
+                self.breaker.record_failure(error)
             if failure is error:
                 raise
             raise failure from error
-        self.outage.answered()
+        self.breaker.record_success()
 
 
 def is_unavailable(error: MeshError) -> bool:

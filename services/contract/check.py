@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
-from llamesh.parameters import (
+from llamesh.names import DEFAULT_NAMESPACE
+from llamesh.runtime_parameters import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_MICRO_BATCH,
     all_parameters,

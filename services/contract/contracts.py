@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import String, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.finishing import finished
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 
@@ -77,7 +77,7 @@ class Contracts:
         self._cache.invalidate(row.contract_id, _terms(row))
         return row
 
-    async def page(self, asked: Asked) -> tuple[Sequence[ContractRow], str]:
+    async def page(self, asked: PageQuery) -> tuple[Sequence[ContractRow], str]:
         """A page by create time and id, and the token of the next."""
         page = asked.of(_LISTING)
         async with self._database.read() as session:
@@ -132,7 +132,7 @@ class Contracts:
             return await self._remove(contract_id, until)
         except BaseException:
             with suppress(MeshError):  # it ends by itself
-                await finished(self._mark(contract_id, None))
+                await to_completion(self._mark(contract_id, None))
             raise
 
     async def _mark(self, contract_id: str, until: datetime | None) -> None:
@@ -182,7 +182,7 @@ class TermsCache:
         known = self._known.get(contract_id)
         if known is None:
             return await self._read(contract_id)
-        if known[1] > self._monotonic() or self._database.outage.cause is not None:
+        if known[1] > self._monotonic() or self._database.breaker.cause is not None:
             return known[0]
         try:
             async with asyncio.timeout(STALE_PATIENCE):

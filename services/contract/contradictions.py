@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llamesh.parameters import DEFAULT_DRAFT_TOKENS, DEFAULT_PARALLEL, all_parameters, batch_size
+from llamesh.runtime_parameters import DEFAULT_DRAFT_TOKENS, DEFAULT_PARALLEL, all_parameters, batch_size
 from llamesh.v1.server_pb2 import CacheType, Pooling, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 
 MIN_SLOT_CONTEXT = 64

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.memory_estimate import MemoryEstimate
 from services.contract.policy import Refusal
 from services.contract.tables import Clock, DecisionRow, NewId, Owner
@@ -126,7 +126,9 @@ class Decisions:
             if surplus:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
-    async def page(self, owner: Owner | None, asked: Asked, *, refused_only: bool) -> tuple[Sequence[DecisionRow], str]:
+    async def page(
+        self, owner: Owner | None, asked: PageQuery, *, refused_only: bool
+    ) -> tuple[Sequence[DecisionRow], str]:
         """A page, newest first, and the token of the next. `owner` None: everyone's."""
         page = asked.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)

@@ -1,4 +1,4 @@
-"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.parameters` writes them back.
+"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.runtime_parameters` writes them back.
 
 A parameter is a way into the engine's process: what is not on the allow-list (the fields of `RuntimeParameters`, their spellings
 read from the contract's options) is refused, and so is what llama.cpp itself would read in a lax way: `2K` as 2, `5;` as 5, the
@@ -20,7 +20,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.parameters import Parameter, all_parameters
+from llamesh.runtime_parameters import Parameter, all_parameters
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.contradictions import contradictions
 from services.contract.flag_lexer import NUMBER, Word, WordError, words

@@ -24,6 +24,7 @@ from llamesh.kit.identity import Identity
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log
 from llamesh.kit.rights import INFER, Rights
+from llamesh.names import ASKED_LOG, CLAIMS_METADATA, CLUSTER_HEADER, SCOPES_HEADER, model_of, server_of
 from services.contract import settlement
 from services.contract.concurrency import ConcurrencyLimiter
 from services.contract.contracts import TermsCache, not_found
@@ -32,16 +33,8 @@ from services.contract.grants import inference_scopes
 from services.contract.policy import Refusal
 from services.contract.usage import Account, Ledger, day_of
 
-CLAIMS = "envoy.filters.http.jwt_authn"
-"""Namespace of the metadata that holds the verified token's payload under the key "claims"."""
-SCOPES_HEADER = "x-llamesh-scopes"
 _OVERWRITE = 2
 """HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD"""
-CLUSTER_HEADER = "x-llamesh-cluster"
-CLUSTER_PREFIX = len("m:")
-"""A cluster's name is `m:` and a model's name, or `s:` and a server's id."""
-ASKED_LOG = "asked"
-"""The access log of requests that Admission was asked about."""
 
 RETRY_SECONDS = 1
 """When a client that was refused for contention may come back."""
@@ -102,7 +95,7 @@ class FrontDoor:
         """May a request go on? Only with a token that still counts, to a model that its contracts include, and as many at the same time as
         they allow."""
         attributes = request.attributes
-        claims = _fields(attributes.metadata_context, CLAIMS, "claims")
+        claims = _fields(attributes.metadata_context, CLAIMS_METADATA, "claims")
         if "sub" not in claims:
             return _ALLOWED
         http = attributes.request.http
@@ -172,7 +165,7 @@ class FrontDoor:
         status = entry.response.response_code.value
         if status in _COUNTED_OUT and common.response_flags.HasField("unauthorized_details"):
             return  # refused by `check`: it holds no permit, though its id may be that of another which does
-        claims = _fields(common.metadata, CLAIMS, "claims")
+        claims = _fields(common.metadata, CLAIMS_METADATA, "claims")
         target = _target(entry.request.request_headers)[:256]
         if not target:
             return  # a list of models was read, which took no permit
@@ -278,7 +271,8 @@ def _fields(metadata: Any, namespace: str, key: str = "") -> Any:
 
 def _target(headers: Any) -> str:
     """The name that was asked for, or the server's id where the path named one (its "model" is then any text)."""
-    return str(headers.get(CLUSTER_HEADER, "")[CLUSTER_PREFIX:])
+    cluster = str(headers.get(CLUSTER_HEADER, ""))
+    return model_of(cluster) or server_of(cluster) or ""
 
 
 _as_it_is: Callable[[bytes], bytes] = bytes

@@ -5,7 +5,7 @@ Invariant: a sibling's refusal is raised as it is (MODEL_NOT_FOUND, SERVER_NOT_F
 
 from __future__ import annotations
 
-from llamesh.kit.channels import DEADLINE, asking, passed_on
+from llamesh.kit.channels import DEADLINE, asking, forwarded_metadata
 from llamesh.kit.holders import Holder
 from llamesh.v1 import controller_pb2, controller_pb2_grpc, download_pb2, download_pb2_grpc
 from llamesh.v1.model_pb2 import Model
@@ -29,7 +29,7 @@ class Inventory:
             return await self._catalogue.GetCatalogueModel(
                 download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid),
                 timeout=DEADLINE,
-                metadata=passed_on(),
+                metadata=forwarded_metadata(),
                 wait_for_ready=True,
             )
 
@@ -44,11 +44,11 @@ class Inventory:
                 await self._controller.GetDeclaredServer(
                     controller_pb2.GetDeclaredServerRequest(server_uuid=without_server_uuid),
                     timeout=DEADLINE,
-                    metadata=passed_on(),
+                    metadata=forwarded_metadata(),
                     wait_for_ready=True,
                 )
             capacity = await self._controller.GetCapacity(
-                request, timeout=DEADLINE, metadata=passed_on(), wait_for_ready=True
+                request, timeout=DEADLINE, metadata=forwarded_metadata(), wait_for_ready=True
             )
         return [
             Machine(

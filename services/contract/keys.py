@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import and_, or_, select
 
-from llamesh.kit.channels import DEADLINE, asking, passed_on
+from llamesh.kit.channels import DEADLINE, asking, forwarded_metadata
 from llamesh.kit.database import Database, is_unavailable
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.following import LISTED_FOR
 from llamesh.kit.identity import KEY_PREFIX, Identity
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.kit.reflector import LISTED_FOR
 from llamesh.kit.rights import ADMIN, Rights
 from llamesh.v1 import contract_pb2, gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
@@ -98,7 +98,7 @@ class Keys:
                     uid=maker.uid,
                 ),
                 timeout=DEADLINE,
-                metadata=passed_on(),
+                metadata=forwarded_metadata(),
                 wait_for_ready=True,
             )
         async with self._database.begin() as session:
@@ -106,7 +106,7 @@ class Keys:
             session.add(row)
         return row, signed.token
 
-    async def page(self, owner: Owner | None, asked: Asked) -> tuple[Sequence[KeyRow], str]:
+    async def page(self, owner: Owner | None, asked: PageQuery) -> tuple[Sequence[KeyRow], str]:
         """A page by create time and id, and the token of the next. `owner` None: everyone's."""
         page = asked.of(Listing(f"keys {owner!r}", BY_TIME))
         query = select(KeyRow)

@@ -9,10 +9,10 @@ from typing import Any
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
-from llamesh.kit.namespaces import DEFAULT_NAMESPACE
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN, Rights
-from llamesh.parameters import flags
+from llamesh.names import DEFAULT_NAMESPACE
+from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import flag_parser
@@ -107,7 +107,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListContractsRequest, context: Any
     ) -> contract_pb2.ListContractsResponse:
         """See contract.proto."""
-        rows, token = await self._contracts.page(self._pages.asked(request))
+        rows, token = await self._contracts.page(self._pages.query(request))
         return contract_pb2.ListContractsResponse(
             contracts=[self._contract(row) for row in rows], next_page_token=token
         )
@@ -149,7 +149,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListKeysRequest, context: Any
     ) -> contract_pb2.ListKeysResponse:
         """See contract.proto."""
-        rows, token = await self._keys.page(whose(caller()), self._pages.asked(request))
+        rows, token = await self._keys.page(whose(caller()), self._pages.query(request))
         return contract_pb2.ListKeysResponse(keys=[self._key(row) for row in rows], next_page_token=token)
 
     async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
@@ -169,7 +169,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         if start > end:
             raise invalid_field("start_time", "is after end_time")
         user = usage_of(caller(), request.subject)
-        rows, token = await self._ledger.page(user, start, end, self._pages.asked(request))
+        rows, token = await self._ledger.page(user, start, end, self._pages.query(request))
         return contract_pb2.ListUsageResponse(usage=[usage_message(row) for row in rows], next_page_token=token)
 
     async def ListDecisions(  # noqa: N802
@@ -177,7 +177,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
     ) -> contract_pb2.ListDecisionsResponse:
         """See contract.proto."""
         rows, token = await self._decisions.page(
-            whose(caller()), self._pages.asked(request), refused_only=request.refused_only
+            whose(caller()), self._pages.query(request), refused_only=request.refused_only
         )
         return contract_pb2.ListDecisionsResponse(
             decisions=[decision_message(row) for row in rows], next_page_token=token

@@ -14,10 +14,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-USAGE = "llamesh.usage"
-"""Namespace of the metadata that holds what an answer said: `prompt_tokens` and `completion_tokens`."""
-REQUEST = "llamesh"
-"""Namespace of what the front door found in the request."""
+from llamesh.names import METADATA, USAGE_METADATA
+
 MOST_TOKENS = 1 << 40
 """More than any answer has: such a count is not believed."""
 BYTES_PER_TOKEN = 4.0
@@ -90,8 +88,8 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
     if not (200 <= status < 300 or (status == 0 and engine_has_it)):
         return None
     metadata = entry.common_properties.metadata
-    answers = _numbers(metadata, REQUEST).get("answers", 1)
-    said = _numbers(metadata, USAGE)
+    answers = _numbers(metadata, METADATA).get("answers", 1)
+    said = _numbers(metadata, USAGE_METADATA)
     prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
     size = entry.request.request_body_bytes
     tried_before = entry.common_properties.upstream_request_attempt_count > 1

@@ -18,7 +18,7 @@ from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
-from llamesh.kit.pages import Asked, Listing
+from llamesh.kit.pages import Listing, PageQuery
 from services.contract.settlement import TokenUsage
 from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
 
@@ -111,7 +111,7 @@ class Ledger:
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     async def page(
-        self, whose: Owner | str | None, start: datetime, end: datetime, asked: Asked
+        self, whose: Owner | str | None, start: datetime, end: datetime, asked: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
         """A page by day, subject, model and contract, of the days that `start` to `end` touch.
 

@@ -33,7 +33,7 @@ from llamesh.kit.objects import (
     StoreError,
     object_key,
 )
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.gguf import GgufMetadata
 from services.download.messages import gguf_fields
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow, UnownedObjectRow
@@ -102,7 +102,7 @@ class Catalogue:
             raise _absent(model_uuid, transfer)
         return model
 
-    async def page(self, asked: Asked) -> tuple[Sequence[ModelRow], str]:
+    async def page(self, asked: PageQuery) -> tuple[Sequence[ModelRow], str]:
         """A page by create time, then id, and the token of the next."""
         page = asked.of(_LISTING)
         async with self._database.read() as session:

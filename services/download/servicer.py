@@ -83,7 +83,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See the contract."""
-        rows, token = await self._transfers.page(self._pages.asked(request))
+        rows, token = await self._transfers.page(self._pages.query(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
@@ -145,7 +145,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See the contract."""
-        rows, token = await self._catalogue.page(self._pages.asked(request))
+        rows, token = await self._catalogue.page(self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:

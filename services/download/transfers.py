@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
-from llamesh.kit.pages import BY_TIME, Asked, Listing
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.source_names import shown_source
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow
 
@@ -112,7 +112,7 @@ class Transfers:
             raise _not_found(model_uuid)
         return row
 
-    async def page(self, asked: Asked) -> tuple[Sequence[TransferRow], str]:
+    async def page(self, asked: PageQuery) -> tuple[Sequence[TransferRow], str]:
         """A page, newest first, and the token of the next."""
         page = asked.of(_LISTING)
         async with self._database.read() as session:

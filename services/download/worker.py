@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import grpc
 
 from llamesh.background import BackgroundTask, backoff
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
-from llamesh.kit.finishing import finished
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
@@ -276,8 +276,8 @@ class Worker:
             if verifying is None:
                 return
             self._changes.download(download_message(verifying))
-            metadata = await finished(verify(staged, row.expected_sha256))
-            publication = await self._until_written(lambda: finished(self._catalogue.publish(staged)))
+            metadata = await to_completion(verify(staged, row.expected_sha256))
+            publication = await self._until_written(lambda: to_completion(self._catalogue.publish(staged)))
             admitted = await self._record(publication, metadata, row)
         finally:
             await _quietly("discard staged bytes", staged.discard())
@@ -290,10 +290,12 @@ class Worker:
     async def _record(self, publication: Publication, metadata: GgufMetadata, row: TransferRow) -> Any:
         admitted = None
         try:
-            admitted = await self._until_written(lambda: finished(self._catalogue.record(publication, metadata, row)))
+            admitted = await self._until_written(
+                lambda: to_completion(self._catalogue.record(publication, metadata, row))
+            )
         finally:
             if admitted is None:
-                await finished(self._catalogue.abandon(publication))
+                await to_completion(self._catalogue.abandon(publication))
         return admitted
 
     async def _fetch(self, row: TransferRow, patience: StoreRetries) -> StagedObject:

@@ -30,7 +30,7 @@ class Authenticator:
         async with self._throttle.attempt(username, address) as attempt:
             async with self._database.read() as session:
                 user = await session.get(User, username)
-            kept = await self._passwords.check(password, user.password_hash if user else None, attempt.asker)
+            kept = await self._passwords.check(password, user.password_hash if user else None, attempt.requester)
             attempt.right = user is not None and kept is not None
         if user is None or kept is None:
             raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")

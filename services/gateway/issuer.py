@@ -15,8 +15,8 @@ from typing import Any
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.clock import utc_now
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.identity import AUDIENCE, ISSUER
 from llamesh.kit.rights import ADMIN, role_grants
+from llamesh.names import AUDIENCE, ISSUER
 from llamesh.v1 import admission_pb2, admission_pb2_grpc
 from services.gateway.roles import as_role, role_claim
 from services.gateway.signing_keys import KeySet, Signer

@@ -17,10 +17,10 @@ from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
-from services.gateway.health import Health
+from services.gateway.health import HealthReporter
 from services.gateway.hub import Hub
 from services.gateway.issuer import Issuer
-from services.gateway.mesh_health import MeshHealth
+from services.gateway.mesh_health import MeshHealthServicer
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
@@ -33,7 +33,7 @@ from services.gateway.users import Users
 from services.gateway.watch import Watches
 
 ROTATION_CHECK = 600.0
-"""Seconds between looks at whether a signing key is due for replacement."""
+"""Seconds between two runs of the rotation of signing keys and of the pruning of standings."""
 
 
 async def run(member: Member) -> None:
@@ -57,7 +57,7 @@ async def run(member: Member) -> None:
         issuer = Issuer(users, signer, siblings.admission, timedelta(hours=settings.jwt_expiry_hours))
         hub = Hub(uuid.uuid4().hex[:12])
         watches = Watches(hub, time.monotonic, utc_now)
-        health = Health(siblings, time.monotonic, lambda: member.database_answers)
+        health = HealthReporter(siblings, time.monotonic, lambda: member.database_answers)
         models = Models(siblings)
         servers = Servers(siblings, settings.drain_seconds)
 
@@ -65,7 +65,7 @@ async def run(member: Member) -> None:
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)
         gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(issuer), member.server)
         gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)
-        MeshHealth(health, member.stopping).add_to(member.server)
+        MeshHealthServicer(health, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
         member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
 

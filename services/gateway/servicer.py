@@ -1,6 +1,6 @@
-"""The gateway's face: decodes a request, says whose it is, calls the noun that decides, encodes the answer."""
+"""The gateway's gRPC handlers. Each decodes a request, calls the module that decides, and encodes the answer."""
 
-# ruff: noqa: D102, N802 - names and documentation of calls stand in the contract
+# ruff: noqa: D102, N802 - the contract names and documents the methods
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -10,9 +10,10 @@ from datetime import timedelta
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
+from llamesh.names import CLIENT_ADDRESS_HEADER
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.authentication import Authenticator
-from services.gateway.health import Health
+from services.gateway.health import HealthReporter
 from services.gateway.issuer import Grant, Issuer
 from services.gateway.models import Models
 from services.gateway.preconditions import wanted_etag
@@ -23,7 +24,6 @@ from services.gateway.tables import User
 from services.gateway.users import Change, Users
 from services.gateway.watch import Selector, Watches
 
-ADDRESS_HEADER = "x-llamesh-client-address"
 """Header with the client's IP address. Envoy sets it (envoy/listeners/management.yaml) and removes it from clients' requests."""
 
 
@@ -38,7 +38,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         models: Models,
         servers: Servers,
         watches: Watches,
-        health: Health,
+        health: HealthReporter,
     ) -> None:
         self._authenticator = authenticator
         self._issuer = issuer
@@ -193,12 +193,12 @@ class StandingServicer(gateway_pb2_grpc.StandingServiceServicer):
 
 
 def client_address(context: Context) -> str:
-    """The address that a call comes from; empty if it did not come through Envoy."""
-    return str(dict(context.invocation_metadata() or ()).get(ADDRESS_HEADER, ""))
+    """Return the IP address of the client; empty if the call did not come through Envoy."""
+    return str(dict(context.invocation_metadata() or ()).get(CLIENT_ADDRESS_HEADER, ""))
 
 
 def encoded(user: User) -> gateway_pb2.User:
-    """A user as the contract has it."""
+    """Encode a user for the contract."""
     result = gateway_pb2.User(
         username=user.username, role=as_role(user.role), contract_id=user.contract_id, disabled=user.disabled
     )

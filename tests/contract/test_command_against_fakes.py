@@ -16,7 +16,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.parameters import typed
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.parameters import Parameter, Value, about, all_parameters, refused_options
+from llamesh.runtime_parameters import Parameter, Value, about, all_parameters, refused_options
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
 

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.database_failures import away, unavailable
+from llamesh.kit.database_failures import unavailable, unreachable
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import Asked, Pages
+from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
@@ -30,7 +30,7 @@ from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-FIRST_PAGE = Asked(Pages(b"any key"))
+FIRST_PAGE = PageQuery(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
 REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
 
@@ -216,7 +216,7 @@ async def test_a_database_that_is_away_leaves_known_limits_in_force(
     assert await limit_of(limits, used.contract_id) == 2
     await limits.refresh()
     fault = Fault(database, monkeypatch)
-    fault.error = away()
+    fault.error = unreachable()
     for _ in range(3):
         clock.seconds += 5
         assert await limit_of(limits, used.contract_id) == 2
@@ -249,7 +249,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
         assert await limit_of(limits, row.contract_id) == 2
 
 
-@pytest.mark.parametrize("error", [away(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
+@pytest.mark.parametrize("error", [unreachable(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
 async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: MeshError
 ) -> None:
@@ -287,7 +287,7 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
     async def cut_off() -> AsyncIterator[AsyncSession]:
         async with begin() as session:
             yield session
-        raise away()
+        raise unreachable()
 
     ledger.add(ACCOUNT, TokenUsage(10, 5))
     monkeypatch.setattr(database, "begin", cut_off)

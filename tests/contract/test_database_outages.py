@@ -116,7 +116,7 @@ async def test_a_frozen_server_is_cut_off_at_the_deadline(
     # The second finds no connection in the pool and has to make one.
     for _ in range(2):
         assert_unavailable(await refused(operation(database)))
-    # While it is known to be away, callers do not wait for the deadline again, but for one trial a second.
+    # While it is known to be unreachable, callers do not wait for the deadline again, but for one trial a second.
     answers = await asyncio.gather(*(refused(operation(database)) for _ in range(20)))
     assert {name_of(answer.reason) for answer in answers} == {"COMPONENT_UNAVAILABLE"}
     server.thaw()
@@ -274,7 +274,7 @@ async def test_calls_that_wait_for_a_connection_are_no_outage(settings: Settings
         assert_unavailable(error)
         assert error.message == "too many calls wait for the database"
     await asyncio.gather(*holders)
-    assert database.outage.cause is None
+    assert database.breaker.cause is None
     async with database.read() as session:
         await session.execute(text("SELECT 1"))
     await database.close()

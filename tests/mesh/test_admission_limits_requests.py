@@ -19,7 +19,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.pages import Asked, Pages
+from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
 from services.contract.contracts import Contracts, TermsCache
@@ -30,7 +30,7 @@ from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
 from tests.standings import FakeStandings
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
-FIRST_PAGE = Asked(Pages(b"any key"))
+FIRST_PAGE = PageQuery(Pages(b"any key"))
 USAGE = b'{"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}'
 
 

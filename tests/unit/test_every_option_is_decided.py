@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from buf.validate import validate_pb2
-from llamesh.parameters import all_parameters, refused_options
+from llamesh.runtime_parameters import all_parameters, refused_options
 from services.contract import llama_options
 from services.contract.flag_parser import spellings
 from tests.unit.llama_parser import builtin_chat_templates, command_line_options, library_build

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llamesh import names
 from llamesh.kit.envoy_api import message_class
 from services.contract import settlement
 from services.contract.settlement import TokenEstimator, TokenEstimators, TokenUsage, tokens_used
@@ -28,7 +29,7 @@ def report(*, status: int = 200, path: str = "/v1/chat/completions", request_byt
     else:
         common.upstream_remote_address.envoy_internal_address.server_listener_name = "held"
     for namespace in ("usage", "request"):
-        name = settlement.USAGE if namespace == "usage" else settlement.REQUEST
+        name = names.USAGE_METADATA if namespace == "usage" else names.METADATA
         for key, value in more.get(namespace, {}).items():
             common.metadata.filter_metadata[name].fields[key].number_value = value
     return made

@@ -21,7 +21,7 @@ from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
 from llamesh.client.services import CONTRACT, GATEWAY
 from llamesh.client.transport import AsyncTransport
-from llamesh.parameters import Value
+from llamesh.runtime_parameters import Value
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:

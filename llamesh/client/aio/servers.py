@@ -13,7 +13,7 @@ from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of, set_seconds, why_not_ready
 from llamesh.client.services import GATEWAY
-from llamesh.parameters import Value
+from llamesh.runtime_parameters import Value
 from llamesh.v1 import gateway_pb2, server_pb2
 
 if TYPE_CHECKING:

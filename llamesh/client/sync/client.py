@@ -21,7 +21,7 @@ from llamesh.client.sync.models import Models
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
 from llamesh.client.transport import Transport
-from llamesh.parameters import Value
+from llamesh.runtime_parameters import Value
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:

@@ -19,17 +19,18 @@ from controller.xds.server import ControlPlane
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
+from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, WAKER
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
 _PUBLIC = {
-    "gateway": "llamesh.v1.GatewayService",
-    "contract": "llamesh.v1.ContractService",
-    "download": "llamesh.v1.DownloadService",
+    GATEWAY: "llamesh.v1.GatewayService",
+    CONTRACT: "llamesh.v1.ContractService",
+    DOWNLOAD: "llamesh.v1.DownloadService",
 }
 """The public service of each member; its internal ones are never routed."""
 
 
-def listen(control: ControlPlane, settings: Settings, jwks: str) -> None:
+def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
     """Set the listeners and the clusters of the mesh's own services."""
     tokens = TokenSettings(jwks)
     control.set_static(_services(settings), _inference(settings, tokens), _management(settings, tokens))
@@ -37,7 +38,7 @@ def listen(control: ControlPlane, settings: Settings, jwks: str) -> None:
 
 def _services(settings: Settings) -> Sequence[ServiceSettings]:
     members = [ServiceSettings(name, str(settings.socket(name))) for name in _PUBLIC]
-    return [*members, ServiceSettings("waker", str(settings.socket("waker")), http1=True)]
+    return [*members, ServiceSettings(WAKER, str(settings.socket(WAKER)), http1=True)]
 
 
 def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
@@ -55,9 +56,9 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
 
 def _management(settings: Settings, tokens: TokenSettings) -> Sequence[ManagementSettings]:
     ports = {
-        "gateway": (settings.gateway_port, tuple(_PUBLIC)),
-        "contract": (settings.contract_port, ("contract",)),
-        "download": (settings.download_port, ("download",)),
+        GATEWAY: (settings.gateway_port, tuple(_PUBLIC)),
+        CONTRACT: (settings.contract_port, (CONTRACT,)),
+        DOWNLOAD: (settings.download_port, (DOWNLOAD,)),
     }
     return [
         ManagementSettings(
@@ -69,7 +70,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             descriptor_file=_DESCRIPTORS,
             open_services=(
                 # Of the mesh, whichever port is asked.
-                OpenService(health_names.SERVICE, "gateway", health_names.OF_MESH),
+                OpenService(health_names.SERVICE, GATEWAY, health_names.OF_MESH),
                 *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
             ),
             allowed_origins=frozenset(settings.allowed_origins),

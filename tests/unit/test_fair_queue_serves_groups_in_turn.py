@@ -1,18 +1,18 @@
-"""Turns at what only few can have at a time: by groups, known callers before strangers, in bounded number."""
+"""A fair queue serves groups in turn, known callers before strangers, and bounds how many wait."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
 
-from services.gateway.turns import Asker, NoRoomError, Turns
+from services.gateway.fair_queue import FairQueue, QueueFullError, Requester
 
 
 class Counter:
     """A place where turns are taken, one at a time."""
 
     def __init__(self, waiting: int = 100) -> None:
-        self.turns = Turns(1, waiting)
+        self.turns = FairQueue(1, waiting)
         self.served: list[str] = []
         self.refused: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -21,10 +21,10 @@ class Counter:
     async def ask(self, name: str, group: Hashable, *, known: bool = False) -> asyncio.Task[None]:
         async def one() -> None:
             try:
-                async with self.turns.turn(Asker(group, known)):
+                async with self.turns.turn(Requester(group, known)):
                     await self.open.wait()
                     self.served.append(name)
-            except NoRoomError:
+            except QueueFullError:
                 self.refused.append(name)
 
         self.tasks.append(asyncio.create_task(one()))
@@ -98,12 +98,12 @@ async def test_who_leaves_while_waiting_is_passed_over() -> None:
 
 async def test_who_leaves_as_its_turn_comes_takes_it_not_along() -> None:
     counter = Counter()
-    async with counter.turns.turn(Asker("first", known=False)):
+    async with counter.turns.turn(Requester("first", known=False)):
         leaver = await counter.ask("leaver", "b")
         await counter.ask("last", "c")
     leaver.cancel()  # its turn has come, and it has not begun
     assert await counter.end() == ["last"]
-    async with asyncio.timeout(1), counter.turns.turn(Asker("d", known=False)):
+    async with asyncio.timeout(1), counter.turns.turn(Requester("d", known=False)):
         pass
 
 
