@@ -20,7 +20,6 @@ MODULES = {
     "envoy/lua/schema_cost.lua": 426,
     "envoy/lua/strict_json.lua": 335,
     "llamesh/cli/up.py": 331,
-    "llamesh/client/aio.py": 580,
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
