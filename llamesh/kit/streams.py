@@ -16,6 +16,9 @@ from llamesh.kit.errors import MeshError, Reason, refuse
 
 T = TypeVar("T")
 
+LONGEST_WAIT = 3600.0
+"""Seconds that a stream waits before it looks at the clock again: clocks are set, and machines sleep."""
+
 
 class Streams:
     """All of one process."""
@@ -62,9 +65,15 @@ class Streams:
 
 
 async def allowed(
-    responses: AsyncGenerator[T, None], changed: Callable[[], asyncio.Event], still: Callable[[], None]
+    responses: AsyncGenerator[T, None],
+    changed: Callable[[], asyncio.Event],
+    still: Callable[[], None],
+    seconds_left: Callable[[], float],
 ) -> AsyncGenerator[T, None]:
-    """Responses as they come, until `still` raises: it is asked before each, and whenever the event that `changed` gives is set."""
+    """Yield responses as they come, until `still` raises.
+
+    It is asked before each response, whenever the event that `changed` gives is set, and when no `seconds_left` remain.
+    """
     following: asyncio.Future[T] | None = None
     alarm: asyncio.Future[Any] | None = None
     try:
@@ -73,9 +82,12 @@ async def allowed(
             alarm = alarm or asyncio.ensure_future(changed().wait())
             still()
             following = following or asyncio.ensure_future(anext(responses))
-            await asyncio.wait({following, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            timeout = max(0.0, min(seconds_left(), LONGEST_WAIT))
+            await asyncio.wait({following, alarm}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if alarm.done():
                 alarm = None
+                continue
+            if not following.done():
                 continue
             try:
                 response = following.result()
