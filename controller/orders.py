@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from controller.models import ModelFact
 from controller.runtimes import Order
 from controller.waking import DEFAULT_BUDGET
-from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
+from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
 from llamesh.runtime_parameters import models
 from llamesh.v1.server_pb2 import ServerSpec

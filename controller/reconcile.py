@@ -43,8 +43,8 @@ from controller.remembered import Remembered, wishes
 from controller.runtimes import Load, Phase, Runtime
 from controller.starts import Go, NoRoom, Starts, default_limit
 from controller.status import Memory, describe, stopped
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings

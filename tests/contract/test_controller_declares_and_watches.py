@@ -21,7 +21,7 @@ from controller.models import Models
 from controller.reconcile import Reconciler
 from controller.runtimes import Engine, Exit, Load, Order, Phase
 from controller.servicer import ControllerServicer
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
@@ -528,7 +528,7 @@ async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controlle
 
     controller.envoy.there.clear()
     renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
-    await controller.until(lambda: "m:other" in controller.envoy._members)
+    await controller.until(lambda: "m:other" in controller.envoy.intent.clusters())
     assert not renaming.done()
     controller.envoy.there.set()
     assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE
