@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import clusters, inference, scripts, templates
+from controller.xds import clusters, inference, management, scripts, templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
 from controller.xds.digest import Digest, Told
 from controller.xds.inference import InferenceSettings
