@@ -19,15 +19,10 @@ MODULES = {
     "envoy/lua/schema_cost.lua": 426,
     "envoy/lua/strict_json.lua": 335,
     "llamesh/cli/up.py": 331,
-    "services/download/catalogue.py": 431,
-    "services/download/worker.py": 400,
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 556,
-    "tests/contract/test_downloads.py": 683,
-    "tests/contract/test_downloads_are_shared.py": 419,
-    "tests/contract/test_downloads_survive_faults.py": 527,
     "tests/corpus/record.py": 426,
     "tests/mesh/front_door.py": 406,
     "tests/mesh/test_engine_life.py": 480,
