@@ -26,7 +26,7 @@ from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
-from llamesh.kit.methods import Method, authorise, method_of
+from llamesh.kit.methods import RpcMethod, authorise, method_of
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
@@ -46,7 +46,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _Call:
     """One call from its start to its log line. As a context manager it turns what the handler raises into the call's status."""
 
-    def __init__(self, method: Method, context: Context, rights: Rights | None) -> None:
+    def __init__(self, method: RpcMethod, context: Context, rights: Rights | None) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -237,7 +237,7 @@ def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Mess
 
 
 def _unary(
-    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
+    method: RpcMethod, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
 ) -> Callable[[Message | None, Context], Awaitable[Any]]:
     async def serve(request: Message | None, context: Context) -> Any:
         async with _Call(method, context, calls.rights) as call:
@@ -250,7 +250,7 @@ def _unary(
 
 
 def _stream(
-    method: Method,
+    method: RpcMethod,
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     calls: MeshInterceptor,
 ) -> Callable[[Message | None, Context], AsyncIterator[Any]]:
