@@ -256,7 +256,7 @@ def _too_many(why: str, left: float) -> MeshError:
     seconds = math.ceil(left)
     return MeshError(
         Reason.ERROR_REASON_TOO_MANY_LOGINS,
-        f"{why}; try again in {seconds} s",
+        why,
         {"retryAfterSeconds": seconds},
-        retry_after=left,
+        retry_after=seconds,
     )
