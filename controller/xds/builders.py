@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import callers, header_names, replies, templates
+from controller.xds import callers, header_names, replies, templates, tls
 from controller.xds.digest import NOTHING, Told
 from controller.xds.public_api import PublicApi
 from llamesh import names
@@ -72,6 +72,8 @@ class InferenceSettings:
     """Origins of web pages that may call, as browsers write them (`http://localhost:5173`) or as patterns (llamesh.kit.origins)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port), beside those of the loopback interface, under which anonymous requests are answered."""
+    secret_file: Path | None = None
+    """File with the certificate that Envoy shows (llamesh.certificates); None: no TLS."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is held in memory until an engine has answered."""
     limits: Mapping[str, int] = field(default_factory=dict)
@@ -114,6 +116,8 @@ class ManagementSettings:
     """Host names (no port), beside those of the loopback interface, under which people log in."""
     any_host: bool = False
     """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
+    secret_file: Path | None = None
+    """As for inference."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
     trusted_proxies: int = 0
@@ -233,7 +237,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "answers_lua": answers_lua(),
         "cors": _cors_filter() if settings.allowed_origins else [],
     }
-    return templates.render("listeners/inference.yaml", LISTENER, values)
+    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file)
 
 
 def route_lua(changed: Mapping[str, int]) -> str:
@@ -364,7 +368,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         **_HEADER_LIMITS,
         "replies": replies.management({**_HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
-    return templates.render("listeners/management.yaml", LISTENER, values)
+    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
 
 
 def strict_json_lua(api: PublicApi) -> str:

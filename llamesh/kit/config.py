@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         "localhost",
         "Host name in the endpoints that are shown, and one of LLAMESH_ALLOWED_HOSTS.",
     )
+    tls_certificate: str = _named(
+        "LLAMESH_TLS_CERTIFICATE",
+        "",
+        "File with the PEM certificate that all ports of Envoy show, the server's own first. Unset: no TLS.",
+    )
+    tls_key: str = _named("LLAMESH_TLS_KEY", "", "File with the PEM key of LLAMESH_TLS_CERTIFICATE, not encrypted.")
     inference_port: Port = _named("LLAMESH_INFERENCE_PORT", 8080, "Envoy: inference.")
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Envoy: all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Envoy: the contract service.")
@@ -226,6 +232,11 @@ class Settings(BaseSettings):
             return self.bind == LOCALHOST
 
     @property
+    def tls(self) -> bool:
+        """Whether Envoy speaks TLS. The supervisor refuses one of the two files without the other."""
+        return bool(self.tls_certificate)
+
+    @property
     def anonymous_allowed(self) -> bool:
         """Whether inference needs no credential."""
         return self.anonymous_inference == "allow" or (self.anonymous_inference == "auto" and self.loopback)
@@ -236,4 +247,4 @@ class Settings(BaseSettings):
 
     def endpoint(self, server_uuid: str) -> str:
         """Address that a server's requests are sent to."""
-        return f"http://{self.public_host}:{self.inference_port}/{server_uuid}/v1"
+        return f"{'https' if self.tls else 'http'}://{self.public_host}:{self.inference_port}/{server_uuid}/v1"

@@ -216,7 +216,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     for wait, members in waits.items():
         yield Finding("waiting", "problem", waiting.sentence(wait, members), wait.remedy)
     try:
-        found = health.ask(address.hostname or settings.host, address.port or settings.gateway_port)
+        host, port = address.hostname or settings.host, address.port or settings.gateway_port
+        found = health.ask(host, port, tls=address.scheme == "https")
     except OSError as error:
         for name, life in remembered.items():
             if life.last_words:
