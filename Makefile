@@ -121,8 +121,8 @@ gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Make stubs, de
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail where what is generated differs from what is committed
-	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb
-	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb)"
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb)"
 
 breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py

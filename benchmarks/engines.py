@@ -25,8 +25,8 @@ import psutil
 
 from benchmarks import processes
 from benchmarks.report import Row, Table
-from engine.contention import ENVIRONMENT, LONGEST_CALM_SECONDS
 from engine.demo import NAME, demo_model
+from engine.thread_placement import ENVIRONMENT, LONGEST_CALM_SECONDS
 from llamesh.cores import cores
 from tests.ports import free_ports
 

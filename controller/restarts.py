@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from controller.runtimes import CANNOT_START, Exit
+from controller.runtimes import CANNOT_START, EngineExit
 
 FIRST_PAUSE = 1.0
 """Seconds before the second restart in a row; the first is at once."""
@@ -24,7 +24,7 @@ FAILING_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RestartHistory:
     """What happened to a replica's engines since its spec last changed."""
 
     restarts: int = 0
@@ -55,9 +55,9 @@ class History:
         return f"started again {self.restarts} times ({causes}); the last cause: {self.message}"
 
 
-def after_exit(history: History, ended: Exit, ready_for: float | None, now: float) -> History:
+def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | None, now: float) -> RestartHistory:
     """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
-    if ended.asked:
+    if ended.requested:
         return history
     if ready_for is not None and ready_for >= STEADY_SECONDS:
         history = after_steady(history)
@@ -68,15 +68,17 @@ def after_exit(history: History, ended: Exit, ready_for: float | None, now: floa
     else:
         engine_failures = history.engine_failures + 1
         seconds = pause(engine_failures)
-    return History(history.restarts + 1, failures, engine_failures, now + seconds, ended.reason, ended.message, causes)
+    return RestartHistory(
+        history.restarts + 1, failures, engine_failures, now + seconds, ended.reason, ended.message, causes
+    )
 
 
-def after_ready(history: History) -> History:
+def after_ready(history: RestartHistory) -> RestartHistory:
     """The history once an engine answers: that this machine could not start one is over."""
     return replace(history, failures=history.engine_failures)
 
 
-def after_steady(history: History) -> History:
+def after_steady(history: RestartHistory) -> RestartHistory:
     """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
     return replace(history, failures=0, engine_failures=0)
 

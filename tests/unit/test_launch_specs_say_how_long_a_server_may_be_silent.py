@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller import orders
+from controller import launch
 from controller.xds.builders import SILENCE_SECONDS, ServerEndpoints, cluster_facts
 from llamesh.v1.server_pb2 import RuntimeParameters, ServerSpec
 
@@ -25,8 +25,8 @@ def test_the_longer_of_timeout_and_budget_counts(timeout: int | None, budget: in
     spec = ServerSpec(parameters=RuntimeParameters(timeout=timeout))
     if budget is not None:
         spec.wake_budget.FromSeconds(budget)
-    assert orders.silence(spec) == silence
-    assert orders.budget(spec) == (budget or 120)
+    assert launch.response_timeout(spec) == silence
+    assert launch.wake_budget(spec) == (budget or 120)
 
 
 def test_of_several_servers_with_a_name_the_most_patient_counts() -> None:

@@ -17,9 +17,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from controller.board import Board
 from controller.demand import Demand
-from controller.status import is_going, ready_reason, why_not_ready
+from controller.status import is_being_removed, ready_reason, why_not_ready
+from controller.status_cache import StatusCache
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
@@ -29,20 +29,20 @@ from llamesh.v1.server_pb2 import Server
 
 DEFAULT_BUDGET = 120.0
 """Seconds that a request may wait where the server does not say."""
-MOST_HELD = 4096
+MAX_HELD = 4096
 """Requests held at the same time, for all servers together."""
-HOPELESS = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
+PERMANENT_FAILURES = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
 """Reasons for which another start of the same engine ends in the same way: nobody is made to wait for it."""
 _ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
 
 
 @dataclass(frozen=True, slots=True)
-class Awake:
+class EngineReady:
     """An engine is there: try again now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownTarget:
     """No such server or model is declared, or not any more."""
 
 
@@ -56,23 +56,23 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class TooMany:
+class TooManyHeld:
     """More requests are held than may be."""
 
 
-Verdict = Awake | Unknown | Refused | TooMany
+HoldOutcome = EngineReady | UnknownTarget | Refused | TooManyHeld
 
 
-class Waking:
+class RequestHolder:
     """Holds requests and wakes servers."""
 
     def __init__(
         self,
-        board: Board,
+        statuses: StatusCache,
         wake: Callable[[str], Awaitable[None]],
         touch: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        most_held: int = MOST_HELD,
+        max_held: int = MAX_HELD,
         *,
         demand: Demand | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -81,11 +81,11 @@ class Waking:
         """`wake(server_uuid)` lets its engines start; `touch(server_uuid)` notes that it has work; `demand` is told who is waited for."""
         self.held = 0
         """Requests that wait now."""
-        self._board = board
+        self._statuses = statuses
         self._wake = wake
         self._touch = touch
         self._clock = clock
-        self._most_held = most_held
+        self._max_held = max_held
         self._demand = demand or Demand()
         self._wall_clock = wall_clock
         self._sleep = sleep
@@ -100,26 +100,26 @@ class Waking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def hold(self, cluster: str, waited: float = 0.0) -> Verdict:
+    async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
         """Wait until a request for this cluster may go on. Cancelled where the client has gone.
 
         `waited`: seconds of the budget that are spent, because it was held by a controller that died.
         """
-        if self.held >= self._most_held:
-            return TooMany()
+        if self.held >= self._max_held:
+            return TooManyHeld()
         self.held += 1
         try:
             return await self._hold(cluster, waited)
         finally:
             self.held -= 1
 
-    async def _hold(self, cluster: str, waited: float) -> Verdict:
+    async def _hold(self, cluster: str, waited: float) -> HoldOutcome:
         first = self._candidates(cluster)
         if not first:
-            return Unknown()
+            return UnknownTarget()
         deadline = self._clock() + max(_budget(server) for server in first) - waited
         names = [server.server_uuid for server in first]
-        with self._board.listen(names) as changed, self._demand.held(names):
+        with self._statuses.listen(names) as changed, self._demand.held(names):
             while True:
                 changed.clear()
                 candidates = self._candidates(cluster)
@@ -136,19 +136,19 @@ class Waking:
 
     def _candidates(self, cluster: str) -> Sequence[Server]:
         if (name := model_of(cluster)) is not None:
-            return [server for server in self._board.named(name) if not is_going(server)]
+            return [server for server in self._statuses.named(name) if not is_being_removed(server)]
         server_uuid = server_of(cluster)
-        server = self._board.get(server_uuid) if server_uuid is not None else None
-        return [server] if server is not None and not is_going(server) else []
+        server = self._statuses.get(server_uuid) if server_uuid is not None else None
+        return [server] if server is not None and not is_being_removed(server) else []
 
-    def _verdict(self, candidates: Sequence[Server], left: float) -> Verdict | None:
+    def _verdict(self, candidates: Sequence[Server], left: float) -> HoldOutcome | None:
         """What is to become of a request that may wait `left` more seconds; None: it waits."""
         if not candidates:
-            return Unknown()
+            return UnknownTarget()
         for server in candidates:
             if server.ready_replicas:
                 self._touch(server.server_uuid)
-                return Awake()
+                return EngineReady()
         waits = [next_start(server, self._wall_clock()) for server in candidates]
         if min(waits) <= max(left, 0.0):
             return None
@@ -202,7 +202,7 @@ def next_start(server: Server, now: float) -> float:
     """Seconds until an engine of this server may come: 0 if one is on its way, infinite if none will. `now` is in seconds since 1970."""
     if server.state != server_pb2.SERVER_STATE_FAILING:
         return 0.0
-    if ready_reason(server) in HOPELESS:
+    if ready_reason(server) in PERMANENT_FAILURES:
         return math.inf
     if not server.HasField("next_start_time"):
         return 0.0

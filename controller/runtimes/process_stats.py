@@ -18,7 +18,7 @@ _AT_WORK = "RD"
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class ProcessStats:
     """llama.cpp at one moment."""
 
     pid: int
@@ -31,14 +31,14 @@ class Vitals:
         """Whether there is no such process (any more)."""
         return self.pid == 0
 
-    def idle_since(self, before: Vitals | None) -> bool:
+    def idle_since(self, before: ProcessStats | None) -> bool:
         """Whether it used no processor time since an earlier moment, and none of its threads is at work now."""
         if before is None or (self.pid, self.ticks) != (before.pid, before.ticks):
             return False
         return not any(state in _AT_WORK for state in _thread_states(self.pid))
 
 
-def vitals(engine: ProcessId) -> Vitals | None:
+def llama_stats(engine: ProcessId) -> ProcessStats | None:
     """The llama.cpp below an engine's process, which is its only child; None if the system does not say."""
     try:
         children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text().split()
@@ -47,8 +47,8 @@ def vitals(engine: ProcessId) -> Vitals | None:
     for child in children:
         fields = _stat(_PROC / child)
         if fields and fields[0] not in "ZX":
-            return Vitals(int(child), int(fields[11]) + int(fields[12]))
-    return Vitals(0, 0)
+            return ProcessStats(int(child), int(fields[11]) + int(fields[12]))
+    return ProcessStats(0, 0)
 
 
 def _thread_states(pid: int) -> Iterator[str]:

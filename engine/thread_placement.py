@@ -5,7 +5,7 @@ answers' speed on an idle one. So they spin, spread over all cores, until others
 while they wait, packed on half of the cores, which leaves the rest to the others and runs at the speed of half as many threads. What
 decides is what the kernel counts: how long threads that could run had to wait for a core.
 
-Invariant: this module decides and does nothing else; engine/giving_way.py counts and arranges.
+Invariant: this module decides and does nothing else; engine/thread_yielding.py counts and arranges.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SOON_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CoreUsage:
     """What was counted since the last look, in seconds."""
 
     seconds: float
@@ -47,7 +47,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Arrangement:
+class ThreadPlacement:
     """Decides where the threads compute: `packed` has the processors, or is None while they are spread over all."""
 
     cores: Cores
@@ -58,34 +58,34 @@ class Arrangement:
     _needed: float = field(default=PACKED_SECONDS, init=False)
     _since: float = field(default=_SOON_SECONDS, init=False)
 
-    def look(self, seen: Seen) -> None:
+    def update(self, usage: CoreUsage) -> None:
         """Take in what was seen."""
-        self._since += seen.seconds
+        self._since += usage.seconds
         if self.packed is None:
-            if seen.waited > LOST * seen.seconds:
+            if usage.waited > LOST * usage.seconds:
                 # Packed again soon after spreading: the load changes faster than we react, so wait longer next time.
                 self._needed = (
                     min(2 * self._needed, LONGEST_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS
                 )
                 self._calm, self._since = 0.0, 0.0
-                self.packed = self._quietest({}, seen)
+                self.packed = self._quietest({}, usage)
             return
-        others = self._others(seen)
+        others = self._others(usage)
         spare = self.cores.processors - self.threads
-        self._calm = self._calm + seen.seconds if sum(others.values()) - spare < CALM else 0.0
+        self._calm = self._calm + usage.seconds if sum(others.values()) - spare < CALM else 0.0
         if self._calm >= self._needed:
             self.packed, self._since = None, 0.0
         elif self._better(others) and self.chance.random() < 0.5:
             # By chance, or two engines on the same cores would both move, and meet again.
             self.packed = self._quietest(others, None)
 
-    def _others(self, seen: Seen) -> dict[int, float]:
+    def _others(self, usage: CoreUsage) -> dict[int, float]:
         """The share of each processor that others use, if ours run evenly on those where they are packed."""
         assert self.packed is not None
-        own = seen.ran / len(self.packed)
+        own = usage.ran / len(self.packed)
         return {
-            each: max(0.0, busy - (own if each in self.packed else 0.0)) / seen.seconds
-            for each, busy in seen.busy.items()
+            each: max(0.0, busy - (own if each in self.packed else 0.0)) / usage.seconds
+            for each, busy in usage.busy.items()
         }
 
     def _better(self, others: Mapping[int, float]) -> bool:
@@ -95,9 +95,9 @@ class Arrangement:
         there = sum(others.get(each, 0.0) for each in self._quietest(others, None))
         return here - there > CALM * len(self.packed)
 
-    def _quietest(self, others: Mapping[int, float], seen: Seen | None) -> frozenset[int]:
+    def _quietest(self, others: Mapping[int, float], usage: CoreUsage | None) -> frozenset[int]:
         """Half of the physical cores that the threads need: those that others use the least; by chance among equals."""
-        load = others if seen is None else {each: busy / seen.seconds for each, busy in seen.busy.items()}
+        load = others if usage is None else {each: busy / usage.seconds for each, busy in usage.busy.items()}
         groups = self.chance.sample(self.cores.groups, len(self.cores.groups))
         groups.sort(key=lambda group: round(sum(load.get(each, 0.0) for each in group), 1))
         return frozenset(each for group in groups[: max(1, self.threads // 2)] for each in group)

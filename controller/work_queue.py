@@ -18,8 +18,8 @@ LONGEST_RETRY = 10.0
 class WorkQueue:
     """Looks at each name that is added, several names side by side."""
 
-    def __init__(self, look: Callable[[str], Awaitable[None]], workers: int = 16) -> None:
-        self._look = look
+    def __init__(self, reconcile: Callable[[str], Awaitable[None]], workers: int = 16) -> None:
+        self._reconcile = reconcile
         self._workers = workers
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
@@ -67,7 +67,7 @@ class WorkQueue:
             if timer := self._timers.pop(name, None):
                 timer.cancel()
             try:
-                await self._look(name)
+                await self._reconcile(name)
                 self._failures.pop(name, None)
             except Exception as error:
                 failures = self._failures[name] = self._failures.get(name, 0) + 1

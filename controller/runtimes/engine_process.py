@@ -14,12 +14,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from controller.runtimes import CANNOT_START, Exit, Liveness, Load, Phase, probe
+from controller.runtimes import CANNOT_START, EngineExit, EngineLoad, EnginePhase, Liveness, probe
 from controller.runtimes.backlogs import Backlogs
-from controller.runtimes.ending import gone
-from controller.runtimes.liveness import SILENT, Judgement, Pulse, Sight, after, judge, judge_loading
-from controller.runtimes.records import Record, Records, with_process
-from controller.runtimes.vitals import Vitals, vitals
+from controller.runtimes.liveness import (
+    SILENT,
+    Assessment,
+    ProbeHistory,
+    ProbeResult,
+    assess,
+    assess_loading,
+    with_probe,
+)
+from controller.runtimes.process_exit import wait_for_exit
+from controller.runtimes.process_stats import ProcessStats, llama_stats
+from controller.runtimes.records import EngineRecord, EngineRecords, with_process
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
@@ -38,7 +46,7 @@ _CLOSING_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ProbeSettings:
     """What an engine is held to."""
 
     probe_seconds: float
@@ -47,30 +55,30 @@ class Terms:
     """See `controller.runtimes.liveness.patience`."""
 
 
-class Life:
+class EngineProcess:
     """One engine. `changed(server_uuid)` is called whenever something about it has changed."""
 
     def __init__(
         self,
-        record: Record,
-        records: Records,
+        record: EngineRecord,
+        records: EngineRecords,
         backlogs: Backlogs,
         table: ConnectionTable,
-        terms: Terms,
+        probing: ProbeSettings,
         changed: Callable[[str], None],
     ) -> None:
         self.record = record
-        self.phase = Phase.STOPPING if record.stopping else Phase.STARTING
+        self.phase = EnginePhase.STOPPING if record.stopping else EnginePhase.STARTING
         self.ready_since: float | None = None
-        self.exit: Exit | None = None
-        self.judgement = Judgement(Liveness.ALIVE)
+        self.exit: EngineExit | None = None
+        self.assessment = Assessment(Liveness.ALIVE)
         self._records = records
         self._backlogs = backlogs
         self._table = table
-        self._terms = terms
+        self._probing = probing
         self._changed = changed
-        self._pulse = Pulse()
-        self._vitals: Vitals | None = None
+        self._probes = ProbeHistory()
+        self._stats: ProcessStats | None = None
         self._probed = time.monotonic()
         self._ready_poll = _FIRST_READY_POLL
         self._asking = asyncio.Lock()
@@ -89,22 +97,22 @@ class Life:
     async def adopt(self, grace: float) -> None:
         """Go on with an engine that runs: it is asked at once whether it is ready. One that was ready and does not answer hangs: it does
         not get the long patience of a start."""
-        if self.phase is Phase.STARTING:
+        if self.phase is EnginePhase.STARTING:
             answers = await probe.is_ready(str(self.socket))
             if answers or self._records.was_ready(self.record.instance):
-                self.phase, self.ready_since = Phase.READY, time.monotonic()
-            if self.phase is Phase.READY and not answers:
-                self._pulse = SILENT
-                self.judgement = judge(self._pulse, self._terms.stall_seconds)
-        if self.phase is Phase.STOPPING:
+                self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+            if self.phase is EnginePhase.READY and not answers:
+                self._probes = SILENT
+                self.assessment = assess(self._probes, self._probing.stall_seconds)
+        if self.phase is EnginePhase.STOPPING:
             self._kill_after(grace)
-        self._task = asyncio.create_task(self._live(lambda: gone(self.record.process)))
+        self._task = asyncio.create_task(self._live(lambda: wait_for_exit(self.record.process)))
 
     def stop(self, grace: float) -> None:
         """Tell it to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
-        if self.phase in (Phase.STOPPING, Phase.ENDED):
+        if self.phase in (EnginePhase.STOPPING, EnginePhase.ENDED):
             return
-        self.phase = Phase.STOPPING
+        self.phase = EnginePhase.STOPPING
         self.record = replace(self.record, stopping=True)
         self.record.process.signal(STOP)
         self._kill_after(grace)
@@ -113,7 +121,7 @@ class Life:
 
     def fail(self, message: str) -> None:
         """End it before it has begun."""
-        self._end(Exit(CANNOT_START, f"the engine cannot be started: {message}", asked=self.record.stopping))
+        self._end(EngineExit(CANNOT_START, f"the engine cannot be started: {message}", requested=self.record.stopping))
 
     def save(self) -> None:
         """Write the record; if that fails now, `keep_record` does it later."""
@@ -124,24 +132,24 @@ class Life:
 
     def keep_record(self) -> None:
         """See to it that the record on disk is right. Raises OSError."""
-        if self.phase is not Phase.ENDED:
+        if self.phase is not EnginePhase.ENDED:
             self._records.keep(self.record)
 
-    async def load(self) -> Load | None:
+    async def load(self) -> EngineLoad | None:
         """How busy it is; None if it does not say."""
         async with self._asking:
             try:
                 counters = await probe.counters(str(self.socket))
             except probe.UnreachableError:
                 connections = await self._connections()
-                return None if connections is None else Load(is_busy(0, connections), self._pulse.work or 0.0)
+                return None if connections is None else EngineLoad(is_busy(0, connections), self._probes.work or 0.0)
             except OSError as error:
                 log.warning("cannot ask an engine", instance=self.record.instance, error=str(error))
                 return None
             if counters is None:
                 return None
             connections = None if counters.requests else await self._connections()
-            return Load(is_busy(counters.requests, connections), counters.work)
+            return EngineLoad(is_busy(counters.requests, connections), counters.work)
 
     async def ended(self) -> None:
         """Return when it has ended."""
@@ -170,7 +178,7 @@ class Life:
             instance=self.record.instance,
             pid=process.pid,
         )
-        if self.phase is Phase.STOPPING:
+        if self.phase is EnginePhase.STOPPING:
             self.record.process.signal(signal.SIGKILL)
         self.save()
         await self._live(process.wait)
@@ -190,33 +198,33 @@ class Life:
             return await wait()
         except Exception as error:
             report_failure(f"wait for the end of engine {self.record.instance}", error)
-            await gone(self.record.process)
+            await wait_for_exit(self.record.process)
             return None
 
     async def _watch(self) -> None:
         """One probe, and the pause before the next."""
-        if self.phase is Phase.STARTING:
+        if self.phase is EnginePhase.STARTING:
             await self._watch_starting()
-        elif self.phase is Phase.READY:
+        elif self.phase is EnginePhase.READY:
             began = time.monotonic()
             await self._watch_ready()
             # Without a pause while it is silent: it is back in balance as soon as it answers.
-            await asyncio.sleep(max(0.0, self._terms.probe_seconds - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, self._probing.probe_seconds - (time.monotonic() - began)))
         else:
-            await asyncio.sleep(self._terms.probe_seconds)
+            await asyncio.sleep(self._probing.probe_seconds)
 
     async def _watch_starting(self) -> None:
         ready = await probe.is_ready(str(self.socket))
-        if self.phase is not Phase.STARTING:
+        if self.phase is not EnginePhase.STARTING:
             return
         if ready:
-            self.phase, self.ready_since = Phase.READY, time.monotonic()
-            self._pulse, self._probed, self._vitals = Pulse(), time.monotonic(), None
+            self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+            self._probes, self._probed, self._stats = ProbeHistory(), time.monotonic(), None
             self._changed(self.record.server_uuid)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
-            self._take_in(Sight(self._since_last_probe(), answered=False, idle=self._idle()))
-            self._conclude(judge_loading(self._pulse))
+            self._take_in(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
+            self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
         self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
 
@@ -228,36 +236,36 @@ class Life:
                 counters = await probe.counters(str(self.socket))
             except probe.UnreachableError:
                 unreachable = True
-        if self.phase is Phase.READY:
-            self._take_in(self._sight(counters, unreachable))
-            self._conclude(judge(self._pulse, self._terms.stall_seconds))
+        if self.phase is EnginePhase.READY:
+            self._take_in(self._result(counters, unreachable))
+            self._conclude(assess(self._probes, self._probing.stall_seconds))
 
-    def _sight(self, counters: Counters | None, unreachable: bool) -> Sight:
+    def _result(self, counters: Counters | None, unreachable: bool) -> ProbeResult:
         seconds, idle = self._since_last_probe(), self._idle()
         if counters is None:
-            ended = self._vitals is not None and self._vitals.ended
-            return Sight(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
+            ended = self._stats is not None and self._stats.ended
+            return ProbeResult(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
         batch_seconds = self.record.batch / counters.prompt_rate if counters.prompt_rate else None
-        return Sight(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
+        return ProbeResult(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
 
-    def _take_in(self, sight: Sight) -> None:
-        self._pulse = after(self._pulse, sight, self._terms.stall_seconds)
+    def _take_in(self, result: ProbeResult) -> None:
+        self._probes = with_probe(self._probes, result, self._probing.stall_seconds)
 
-    def _conclude(self, judgement: Judgement) -> None:
+    def _conclude(self, assessment: Assessment) -> None:
         """Take a judgement. STUCK is final: the probes of an engine that dies say nothing about why it was killed."""
-        if self.judgement.liveness is Liveness.STUCK:
+        if self.assessment.liveness is Liveness.STUCK:
             return
-        before, self.judgement = self.judgement, judgement
-        if judgement == before:
+        before, self.assessment = self.assessment, assessment
+        if assessment == before:
             return
-        about = {"server": self.record.server_uuid, "instance": self.record.instance, "reason": judgement.message}
-        if judgement.liveness is Liveness.STUCK:
+        about = {"server": self.record.server_uuid, "instance": self.record.instance, "reason": assessment.message}
+        if assessment.liveness is Liveness.STUCK:
             log.error("engine killed: it hangs", **about)
             self.record.process.signal(signal.SIGKILL)
-        elif judgement.liveness is Liveness.ALIVE:
+        elif assessment.liveness is Liveness.ALIVE:
             log.info("engine answers again", server=self.record.server_uuid, instance=self.record.instance)
         else:
-            log.warning(f"engine {judgement.liveness.value}", **about)
+            log.warning(f"engine {assessment.liveness.value}", **about)
         self._changed(self.record.server_uuid)
 
     def _since_last_probe(self) -> float:
@@ -266,12 +274,12 @@ class Life:
         return seconds
 
     def _idle(self) -> bool:
-        before, self._vitals = self._vitals, vitals(self.record.process)
-        return self._vitals is not None and self._vitals.idle_since(before)
+        before, self._stats = self._stats, llama_stats(self.record.process)
+        return self._stats is not None and self._stats.idle_since(before)
 
     async def _connections(self) -> int | None:
         """Clients that are connected. One question of our own is under way at most, and it is over."""
-        llama = vitals(self.record.process)
+        llama = llama_stats(self.record.process)
         if llama is None:
             return None
         found = await self._table.clients(self.socket, llama.pid)
@@ -282,10 +290,10 @@ class Life:
             found = await self._table.clients(self.socket, llama.pid)
         return found
 
-    def _end(self, ended: Exit) -> None:
+    def _end(self, ended: EngineExit) -> None:
         if self._kill:
             self._kill.cancel()
-        self.phase, self.exit = Phase.ENDED, ended
+        self.phase, self.exit = EnginePhase.ENDED, ended
         self._backlogs.turn_away(self.record.instance)
         with contextlib.suppress(OSError):
             self.socket.unlink(missing_ok=True)
@@ -298,18 +306,18 @@ class Life:
         )
         self._changed(self.record.server_uuid)
 
-    def _explained(self, code: int | None) -> Exit:
-        asked = self.record.stopping
+    def _explained(self, code: int | None) -> EngineExit:
+        requested = self.record.stopping
         left = self._records.explanation(self.record.instance)
         if left is not None:
-            return Exit("".join(word.capitalize() for word in left[0].split("_")), left[1], asked)
-        if self.judgement.liveness is Liveness.STUCK:
-            return Exit("InferenceStuck", f"the engine was killed: {self.judgement.message}", asked)
+            return EngineExit("".join(word.capitalize() for word in left[0].split("_")), left[1], requested)
+        if self.assessment.liveness is Liveness.STUCK:
+            return EngineExit("InferenceStuck", f"the engine was killed: {self.assessment.message}", requested)
         if code is not None and code < 0:
-            return Exit("EngineKilled", f"the engine {exit_words(code)}", asked)
+            return EngineExit("EngineKilled", f"the engine {exit_words(code)}", requested)
         if code:
-            return Exit("EngineExited", f"the engine {exit_words(code)}", asked)
-        return Exit("EngineExited", "the engine ended" if asked else "the engine ended by itself", asked)
+            return EngineExit("EngineExited", f"the engine {exit_words(code)}", requested)
+        return EngineExit("EngineExited", "the engine ended" if requested else "the engine ended by itself", requested)
 
     def _kill_after(self, grace: float) -> None:
         def kill() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from google.protobuf import json_format
 
-from controller.models import ModelFact
-from controller.runtimes import Order
-from controller.waking import DEFAULT_BUDGET
+from controller.model_files import ModelFile
+from controller.request_holder import DEFAULT_BUDGET
+from controller.runtimes import LaunchSpec
 from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
 from llamesh.runtime_parameters import models
@@ -28,15 +28,15 @@ def connections(spec: ServerSpec, settings: Settings) -> int:
     return max(settings.engine_http_threads // _CLUSTERS, spec.parameters.parallel, 1)
 
 
-def budget(spec: ServerSpec) -> int:
+def wake_budget(spec: ServerSpec) -> int:
     """Seconds that a request may be held for an engine."""
     return math.ceil(spec.wake_budget.ToMilliseconds() / 1000) or int(DEFAULT_BUDGET)
 
 
-def silence(spec: ServerSpec) -> int:
+def response_timeout(spec: ServerSpec) -> int:
     """Seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
     timeout = spec.parameters.timeout if spec.parameters.HasField("timeout") else SILENCE_SECONDS
-    return max(timeout, budget(spec) + BUDGET_MARGIN_SECONDS)
+    return max(timeout, wake_budget(spec) + BUDGET_MARGIN_SECONDS)
 
 
 def spec_hash(spec: ServerSpec, settings: Settings) -> str:
@@ -44,13 +44,13 @@ def spec_hash(spec: ServerSpec, settings: Settings) -> str:
     return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def order(
-    server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, fact: Callable[[str], ModelFact]
-) -> Order:
+def launch_spec(
+    server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model_file: Callable[[str], ModelFile]
+) -> LaunchSpec:
     """The order for one engine; `fact` knows the file of each model that it needs."""
-    model = fact(spec.model_uuid)
+    model = model_file(spec.model_uuid)
     essence = _essence(spec, settings)
-    return Order(
+    return LaunchSpec(
         server_uuid=server_uuid,
         replica=replica,
         spec_hash=spec_hash(spec, settings),
@@ -59,7 +59,7 @@ def order(
         http_threads=_CLUSTERS * connections(spec, settings) + _SPARE_THREADS,
         model_context=model.context_length,
         parameters=json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
-        files={name: fact(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
+        files={name: model_file(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
     )
 
 

@@ -31,7 +31,7 @@ _PUBLIC = {
 """The public service of each member; its internal ones are never routed."""
 
 
-def listen(control: ControlPlane, settings: Settings, jwks: str) -> None:
+def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
     """Set the listeners and the clusters of the mesh's own services."""
     tokens = TokenSettings(jwks)
     control.set_static(_services(settings), _inference(settings, tokens), _management(settings, tokens))

@@ -1,6 +1,6 @@
 """Gives way where other processes need the cores: what the kernel counts for this process, and how its threads are arranged.
 
-What is decided stands in engine/contention.py. Invariant: what cannot be counted or set leaves the threads as they are.
+What is decided stands in engine/thread_placement.py. Invariant: what cannot be counted or set leaves the threads as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contention import ENVIRONMENT, PACKED_SECONDS, SPREAD_SECONDS, Arrangement, Seen
+from engine.thread_placement import ENVIRONMENT, PACKED_SECONDS, SPREAD_SECONDS, CoreUsage, ThreadPlacement
 from llamesh.cores import Cores
 
 REST_SECONDS = 0.1
@@ -27,7 +27,7 @@ _COMPUTES = 0.1
 _LOOKS = 20
 
 
-class Crowd:
+class IdleTeam:
     """A team of OpenMP threads that sleep. While it is there, libgomp has more threads than processors, and none of them spins.
 
     That is libgomp's documented rule for GOMP_SPINCOUNT; it is the only way to change how a running library waits.
@@ -98,7 +98,7 @@ class _Counters:
     busy: Mapping[int, float]
 
 
-class Machine:
+class KernelCounters:
     """The counters and settings of the kernel for this process."""
 
     def __init__(self, cores: Cores, proc: Path = Path("/proc")) -> None:
@@ -122,7 +122,7 @@ class Machine:
         """What was counted so far is of another time."""
         self._last, self._looks = None, 0
 
-    def seen(self) -> Seen | None:
+    def usage(self) -> CoreUsage | None:
         """What was counted since the last call; None if there is no last."""
         # An engine has a thread for each connection: all are read twice in so many looks, else only those that compute.
         all_of_them = self._looks % _LOOKS < 2
@@ -139,7 +139,7 @@ class Machine:
             if each in last.threads
         }
         self._computing = [each for each, (ran, waited) in spent.items() if ran + waited > _COMPUTES * seconds]
-        return Seen(
+        return CoreUsage(
             seconds,
             sum(spent[each][0] for each in self._computing),
             sum(spent[each][1] for each in self._computing),
@@ -184,60 +184,60 @@ def loaded_libgomp(maps: str) -> Path | None:
     return Path(found[1]) if found else None
 
 
-class Yielding:
+class ThreadYielder:
     """Keeps the threads of this process arranged."""
 
-    def __init__(self, arrangement: Arrangement, machine: Machine, crowd: Crowd) -> None:
-        self._arrangement = arrangement
-        self._machine = machine
-        self._crowd = crowd
+    def __init__(self, placement: ThreadPlacement, machine: KernelCounters, team: IdleTeam) -> None:
+        self._placement = placement
+        self._counters = machine
+        self._team = team
 
-    def look(self) -> float:
+    def adjust(self) -> float:
         """Look once, and arrange the threads anew if need be. Returns the seconds until the next look."""
         try:
-            if self._arrangement.packed is None and not self._machine.computes():
-                self._machine.forget()
+            if self._placement.packed is None and not self._counters.computes():
+                self._counters.forget()
                 return REST_SECONDS
-            seen = self._machine.seen()
-            if seen is None or self._arrange(seen):
-                return SPREAD_SECONDS if self._arrangement.packed is None else PACKED_SECONDS
+            usage = self._counters.usage()
+            if usage is None or self._arrange(usage):
+                return SPREAD_SECONDS if self._placement.packed is None else PACKED_SECONDS
         except OSError:
-            self._machine.forget()
+            self._counters.forget()
         return RETRY_SECONDS
 
-    def _arrange(self, seen: Seen) -> bool:
+    def _arrange(self, usage: CoreUsage) -> bool:
         """Do what is decided about what was seen. False if it cannot be done, and then the threads are as before."""
-        before = self._arrangement.packed
-        self._arrangement.look(seen)
-        now = self._arrangement.packed
+        before = self._placement.packed
+        self._placement.update(usage)
+        now = self._placement.packed
         if now == before:
             return True
         if now is None:
-            self._crowd.disperse()
-        elif not self._crowd.gather():
-            self._arrangement.packed = None
+            self._team.disperse()
+        elif not self._team.gather():
+            self._placement.packed = None
             return False
-        self._machine.place(now)
-        self._machine.forget()
+        self._counters.place(now)
+        self._counters.forget()
         return True
 
 
-def yielding(cores: Cores, environment: Mapping[str, str]) -> Callable[[int], Yielding] | None:
+def yielding(cores: Cores, environment: Mapping[str, str]) -> Callable[[int], ThreadYielder] | None:
     """What makes the `Yielding` for so many threads, once llama.cpp is loaded; None if this process cannot give way.
 
     It can on Linux with a llama.cpp that uses libgomp, unless the user has said how threads wait.
     """
     libgomp = loaded_libgomp(_text(Path("/proc/self/maps")))
-    machine = Machine(cores)
+    machine = KernelCounters(cores)
     if (
         libgomp is None
         or not machine.readable()
         or any(environment.get(name) != ENVIRONMENT[name] for name in ENVIRONMENT)
     ):
         return None
-    crowd = Crowd(libgomp, cores.processors)
+    team = IdleTeam(libgomp, cores.processors)
     chance = random.Random()  # noqa: S311 - decides between equals
-    return lambda threads: Yielding(Arrangement(cores, threads, chance), machine, crowd)
+    return lambda threads: ThreadYielder(ThreadPlacement(cores, threads, chance), machine, team)
 
 
 def _text(path: Path) -> str:

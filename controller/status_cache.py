@@ -20,7 +20,7 @@ class _Watcher:
         self.wake = asyncio.Event()
 
 
-class Board:
+class StatusCache:
     """The servers as they are. All methods belong to one event loop."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from llamesh.processes import ProcessId
 _POLL_SECONDS = 0.2
 
 
-async def gone(process: ProcessId) -> None:
+async def wait_for_exit(process: ProcessId) -> None:
     """Return when the process has ended; it need not be a child. Never fails: what cannot be waited on is asked now and then."""
     try:
         descriptor = os.pidfd_open(process.pid)

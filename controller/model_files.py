@@ -30,7 +30,7 @@ LONGEST_RETRY_SECONDS = 30.0
 """No pause between two questions is longer."""
 
 
-class Place(enum.Enum):
+class Availability(enum.Enum):
     """Whether a model's file is there."""
 
     UNKNOWN = "unknown"
@@ -45,10 +45,10 @@ class Place(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFact:
+class ModelFile:
     """What is known of a model."""
 
-    place: Place
+    availability: Availability
     message: str = ""
     path: str = ""
     context_length: int = 0
@@ -67,14 +67,14 @@ class ModelFact:
         return self.asked_at + pause
 
 
-_PLACES = {
-    Reason.ERROR_REASON_MODEL_NOT_FOUND: Place.MISSING,
-    Reason.ERROR_REASON_MODEL_CORRUPT: Place.CORRUPT,
+_AVAILABILITY = {
+    Reason.ERROR_REASON_MODEL_NOT_FOUND: Availability.MISSING,
+    Reason.ERROR_REASON_MODEL_CORRUPT: Availability.CORRUPT,
 }
-_NOTHING = ModelFact(Place.UNKNOWN)
+_NOTHING = ModelFile(Availability.UNKNOWN)
 
 
-class Models:
+class ModelFiles:
     """What the controller knows of models."""
 
     def __init__(
@@ -87,24 +87,24 @@ class Models:
         self._catalogue = CatalogueServiceStub(download)
         self._on_change = on_change
         self._clock = clock
-        self._facts: dict[str, ModelFact] = {}
+        self._files: dict[str, ModelFile] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
-    def fact(self, model_uuid: str) -> ModelFact:
+    def get(self, model_uuid: str) -> ModelFile:
         """What is known now. A file that is gone or was changed since is not known any more: whether it is sound is asked again."""
-        known = self._facts.get(model_uuid, _NOTHING)
-        if known.place is Place.AVAILABLE and _version(known.path) != known.version:
-            del self._facts[model_uuid]
+        known = self._files.get(model_uuid, _NOTHING)
+        if known.availability is Availability.AVAILABLE and _version(known.path) != known.version:
+            del self._files[model_uuid]
             return _NOTHING
         return known
 
     def locate(self, model_uuid: str) -> None:
         """Ask for a model, unless that is under way or was answered a moment ago."""
-        known = self.fact(model_uuid)
+        known = self.get(model_uuid)
         if model_uuid in self._asking or self._clock() < known.not_before:
             return
         if not known.failures:
-            self._facts[model_uuid] = ModelFact(Place.LOCATING)
+            self._files[model_uuid] = ModelFile(Availability.LOCATING)
         self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
 
     async def close(self) -> None:
@@ -116,27 +116,27 @@ class Models:
 
     async def _ask(self, model_uuid: str) -> None:
         try:
-            self._facts[model_uuid] = await self._answer(model_uuid, self._facts.get(model_uuid, _NOTHING).failures)
+            self._files[model_uuid] = await self._answer(model_uuid, self._files.get(model_uuid, _NOTHING).failures)
         finally:
             del self._asking[model_uuid]
         self._on_change(model_uuid)
 
-    async def _answer(self, model_uuid: str, failures: int) -> ModelFact:
+    async def _answer(self, model_uuid: str, failures: int) -> ModelFile:
         request = LocateModelRequest(model_uuid=model_uuid)
         try:
             with asking("download"):
                 found = await self._catalogue.LocateModel(request, timeout=LOCATE_SECONDS)
         except MeshError as error:
-            place = _PLACES.get(error.reason, Place.UNREACHABLE)
-            message = f"{error.message}. {error.remedy}" if place is Place.CORRUPT else error.message
-            return ModelFact(place, message, asked_at=self._clock(), failures=failures + 1)
+            availability = _AVAILABILITY.get(error.reason, Availability.UNREACHABLE)
+            message = f"{error.message}. {error.remedy}" if availability is Availability.CORRUPT else error.message
+            return ModelFile(availability, message, asked_at=self._clock(), failures=failures + 1)
         context = found.model.gguf.context_length
         version = _version(found.path)
         if version is None:
             # It was removed between the answer and now.
             message = f"the file {found.path} is not there"
-            return ModelFact(Place.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
-        return ModelFact(Place.AVAILABLE, "", found.path, context, self._clock(), version)
+            return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
+        return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
 
 
 def needed_models(spec: ServerSpec) -> tuple[str, ...]:
