@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,3 @@ def _names(leaf: Any) -> tuple[str, ...]:
         return ()
     names: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
     return (*(name.lower() for name in names), *map(str, alternatives.get_values_for_type(x509.IPAddress)))
-
-
-def now() -> datetime:
-    """The time, as certificates count it."""
-    return datetime.now(UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,6 @@ def init(
     renew
         Make a new certificate of the server in any case. The authority stays.
     """
-    from llamesh import certificates
     from llamesh.certificates import CertificateError
     from llamesh.cli.mesh import authority
 
@@ -45,7 +45,7 @@ def init(
     try:
         make_private(home)
         certificate, made = authority.issue(
-            files, [*authority.names_of_this_machine(), *(name or ())], certificates.now(), renew=renew
+            files, [*authority.names_of_this_machine(), *(name or ())], datetime.now(UTC), renew=renew
         )
         said = _use(home, files.certificate, files.key)
     except ModuleNotFoundError as error:

@@ -19,7 +19,6 @@ MODULES = {
     "envoy/lua/request_limits.lua": 418,
     "envoy/lua/schema_cost.lua": 426,
     "envoy/lua/strict_json.lua": 335,
-    "llamesh/cli/up.py": 331,
     "services/download/catalogue.py": 431,
     "services/download/worker.py": 400,
 }

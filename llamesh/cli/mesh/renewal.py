@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llamesh import certificates
@@ -23,7 +24,7 @@ def read(settings: MeshSettings) -> Certificate | None:
     """The pair of the settings; None without TLS. CertificateError if it cannot be used."""
     if not settings.tls:
         return None
-    return certificates.read(settings.tls_certificate, settings.tls_key, certificates.now())
+    return certificates.read(settings.tls_certificate, settings.tls_key, datetime.now(UTC))
 
 
 def take(settings: MeshSettings) -> Certificate | None:

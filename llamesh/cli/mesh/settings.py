@@ -11,9 +11,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
 from ipaddress import ip_address
+from pathlib import Path
 
 from llamesh.addresses import LOCALHOST, listening_addresses
 from llamesh.cli.failure import CommandError, Exit
@@ -84,7 +83,7 @@ class MeshSettings:
 
     def url(self, port: int) -> str:
         """Address of one of the ports, for people and programs on this machine."""
-        # Only where every address of that name is listened on.
+        # `localhost` only where every address of that name is listened on.
         return self.url_at(LOCALHOST if self.bind == LOCALHOST else self.host, port)
 
     def url_at(self, host: str, port: int) -> str:
