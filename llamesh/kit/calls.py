@@ -11,6 +11,7 @@ shown to callers.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -86,14 +87,20 @@ class _Call:
 
     def still(self) -> None:
         """Raise if the caller's rights have ended since they were last checked."""
-        if self._rights and self._rights.version != self._seen:
+        if self._rights and (self._rights.version != self._seen or self._seconds_left() <= 0):
             self._authorise()
 
     def lasting(self, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
         """Return the responses, ended as soon as the caller's rights end, even while there is nothing to send."""
         return (
-            allowed(responses, self._rights.changed, self.still) if self._rights and self.method.demands else responses
+            allowed(responses, self._rights.changed, self.still, self._seconds_left)
+            if self._rights and self.method.demands
+            else responses
         )
+
+    def _seconds_left(self) -> float:
+        """Seconds until the caller's token has expired."""
+        return self._rights.seconds_left(self.identity) if self._rights and self.identity else math.inf
 
     def _authorise(self) -> None:
         self._seen = self._rights.version if self._rights else 0
