@@ -24,7 +24,6 @@ MODULES = {
     "services/download/worker.py": 400,
 }
 TESTS = {
-    "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 556,
     "tests/contract/test_downloads.py": 683,
     "tests/contract/test_downloads_are_shared.py": 419,
