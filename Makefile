@@ -118,6 +118,7 @@ gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Make stubs, de
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
 	@$(BIN)/python tools/sync_client.py
 	@$(BIN)/python -m tools.options
+	@$(BIN)/python -m tools.manifest_schema
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail where what is generated differs from what is committed
