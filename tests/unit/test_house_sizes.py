@@ -17,7 +17,6 @@ MODULES = {
     "controller/status.py": 356,
 }
 TESTS = {
-    "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 556,
     "tests/corpus/record.py": 426,
     "tests/mesh/front_door.py": 404,
