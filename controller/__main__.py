@@ -13,31 +13,31 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from controller import front
-from controller.activity import Activity
-from controller.board import Board
+from controller import envoy_listeners
+from controller.activity import ActivityPoller
 from controller.declared import DeclaredServers
 from controller.demand import Demand
-from controller.limited import LimitedContracts
-from controller.models import Models
+from controller.limited import LimitedContractReflector
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
+from controller.request_holder import RequestHolder
 from controller.runtimes.process import ProcessRuntime
 from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
+from controller.status_cache import StatusCache
 from controller.waker import Waker
-from controller.waking import Waking
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.following import Following
 from llamesh.kit.leases import LEASE_SECONDS, Lease, LeaseHeldError
 from llamesh.kit.logs import log
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
-from llamesh.kit.revocations import Revocations
-from llamesh.kit.serving import Member, StartRefused, run
-from llamesh.kit.standings import Standings
+from llamesh.kit.reflector import Reflector
+from llamesh.kit.revocations import RevocationReflector
+from llamesh.kit.serving import Member, StartRefused, run_member
+from llamesh.kit.standings import StandingReflector
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 from llamesh.waiting import Wait
 
@@ -77,11 +77,11 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
 
-        store, board, control = _declared(database, lease), Board(), ControlPlane()
+        store, statuses, control = _declared(database, lease), StatusCache(), ControlPlane()
         runtime = ProcessRuntime(settings)
         demand = Demand()
-        reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)
-        models = Models(download, reconciler.model_changed)
+        reconciler = Reconciler(settings, store, runtime, control, statuses, demand=demand)
+        models = ModelFiles(download, reconciler.model_changed)
         stack.push_async_callback(models.close)
         stack.push_async_callback(runtime.close)
         await reconciler.open(models)
@@ -89,26 +89,26 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waking = Waking(board, reconciler.wake, reconciler.touch, demand=demand)
-        stack.push_async_callback(waking.close)
-        waker = Waker(waking, board, settings.socket("waker"))
+        holder = RequestHolder(statuses, reconciler.wake, reconciler.touch, demand=demand)
+        stack.push_async_callback(holder.close)
+        waker = Waker(holder, statuses, settings.socket("waker"))
         await waker.start()
         stack.push_async_callback(waker.close)
-        activity = Activity(board, runtime, reconciler)
+        activity = ActivityPoller(statuses, runtime, reconciler)
         activity.start()
         stack.push_async_callback(activity.close)
 
         def take_keys(jwks: str) -> None:
-            front.listen(control, settings, jwks)
+            envoy_listeners.configure(control, settings, jwks)
             control.publish()
 
         keys = SigningKeys(gateway, take_keys)
         keys.start()
         stack.push_async_callback(keys.close)
-        asked: list[Following[Any]] = [
-            Revocations(contract, partial(control.set_asked, "keys")),
-            Standings(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
-            LimitedContracts(contract, partial(control.set_asked, "contracts")),
+        asked: list[Reflector[Any]] = [
+            RevocationReflector(contract, partial(control.set_asked, "keys")),
+            StandingReflector(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
+            LimitedContractReflector(contract, partial(control.set_asked, "contracts")),
         ]
         for following in asked:
             following.start()
@@ -121,7 +121,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
 
         control.add_to(member.server)
         pages = open_pages(settings)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes, pages)
+        servicer = ControllerServicer(
+            store, reconciler, statuses, runtime, control, settings.memory_reserve_bytes, pages
+        )
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield followers
@@ -145,4 +147,4 @@ def _declared(database: Database, lease: Lease | None) -> DeclaredServers:
 
 
 if __name__ == "__main__":
-    run("controller", main)
+    run_member("controller", main)

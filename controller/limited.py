@@ -1,4 +1,4 @@
-"""The contracts that limit something, as the contract service tells them. See `Following` for what holds while it is away."""
+"""The contracts that limit something, as the contract service tells them. See `Reflector` for what holds while it is away."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import AsyncIterable, Callable, Collection
 
 import grpc
 
-from llamesh.kit.following import Following
+from llamesh.kit.reflector import Reflector
 from llamesh.v1.admission_pb2 import WatchLimitedContractsRequest, WatchLimitedContractsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
 
 
-class LimitedContracts(Following[WatchLimitedContractsResponse]):
+class LimitedContractReflector(Reflector[WatchLimitedContractsResponse]):
     """Watches, until closed. `on_change(ids)` is called with all their ids whenever they change."""
 
     def __init__(self, contract: grpc.aio.Channel, on_change: Callable[[Collection[str]], None]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from google.protobuf import json_format
 
 from controller.xds import templates
+from llamesh import names
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason
 from llamesh.kit.inference_errors import ANTHROPIC_PATHS, anthropic_type
 
@@ -51,7 +52,7 @@ _AS_IT_IS = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "con
 _OF_LUA = {
     "filter": {
         "metadata_filter": {
-            "matcher": {"filter": "llamesh", "path": [{"key": "refused"}], "value": {"bool_match": True}},
+            "matcher": {"filter": names.METADATA, "path": [{"key": "refused"}], "value": {"bool_match": True}},
             "match_if_key_not_found": False,
         }
     },
@@ -115,7 +116,7 @@ def _filter(when: Mapping[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
         match = {"string_match": {"prefix": when["begins"]}} if "begins" in when else {"present_match": True}
         parts.append({"header_filter": {"header": {"name": header, **match}}})
     if key := when.get("metadata"):
-        matcher = {"filter": "llamesh", "path": [{"key": key}], "value": {"present_match": True}}
+        matcher = {"filter": names.METADATA, "path": [{"key": key}], "value": {"present_match": True}}
         parts.append({"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}})
     return parts[0] if len(parts) == 1 else {"and_filter": {"filters": parts}}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
-from llamesh.parameters import Parameter, Value, all_parameters
+from llamesh.runtime_parameters import Parameter, Value, all_parameters
 from llamesh.v1 import server_pb2
 
 Parameters = server_pb2.RuntimeParameters | Mapping[str, Value | None]

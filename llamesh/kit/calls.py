@@ -1,114 +1,52 @@
-"""The one place every call passes: identity, validation, errors, deadline and the canonical log line.
+"""The interceptor that every call passes: identity, validation, errors, and one canonical log line for each call.
 
-What a method demands stands in its contract (options.proto `access`, protovalidate rules) and is read from the descriptor once.
+gRPC asks `MeshInterceptor` for the handler of a method. At the first call of a method its handler is wrapped, once. The wrapper creates a
+`_Call`, which finds out who calls, checks rights and the request, runs the handler, and reports how the call ended. Open streams are
+registered in `Streams`: a drain ends them, and so does the end of the caller's rights.
+
+Invariant: a handler runs only after its caller was authorised and its request validated, and raises MeshError; nothing else of a failure is
+shown to callers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
-from llamesh.kit.finishing import finished
-from llamesh.kit.identity import CLAIMS_HEADER, Identity, current_identity, read_claims
+from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
+from llamesh.kit.methods import RpcMethod, authorise, method_of
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
-from llamesh.v1 import options_pb2
+from llamesh.names import CLAIMS_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 CONDITION_HEADER = "if-match"
 FRONT_DOOR_HEADER = "x-forwarded-proto"
-"""Envoy sets it on every request that it lets in; siblings, who call each other directly, never do."""
+"""Header that Envoy sets on every request it forwards. Services call each other directly and never set it."""
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
-"""Id of the request that is being served, as Envoy made it."""
+"""Id of the request that is being served; Envoy makes it."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method as its contract has it."""
-
-    name: str
-    """As on the wire, for instance "/llamesh.v1.GatewayService/Serve"."""
-    access: options_pb2.Access | None
-    """What it demands; None for a method that no contract of the mesh has."""
-    quiet: bool
-    """Whether success is worth no line: members and probes read the mesh's state all the time."""
-    reads: bool = False
-    """Whether it changes nothing: such a call ends with its caller, any other is finished first."""
-
-    keeps_conditions: bool = True
-    """Whether its request has an etag, which If-Match stands for; where it has none, a condition is refused."""
-
-    @property
-    def demands(self) -> bool:
-        """Whether it demands anything of its caller."""
-        return self.access is not None and not (self.access.anonymous or self.access.internal)
-
-
-def method_of(name: str) -> Method:
-    """Look a method up in its contract."""
-    try:
-        found = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", "."))
-    except KeyError:
-        return Method(name, None, quiet=False)
-    options = found.GetOptions()
-    access = options.Extensions[options_pb2.access]
-    reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-    quiet = reads and (access.internal or access.anonymous)
-    return Method(name, access, quiet, reads, keeps_conditions="etag" in found.input_type.fields_by_name)
-
-
-def authorise(
-    access: options_pb2.Access | None,
-    claims: str | None,
-    *,
-    from_outside: bool = False,
-    rights: Rights | None = None,
-) -> Identity | None:
-    """Say who calls; UNAUTHENTICATED or SCOPE_MISSING where the contract demands more than the caller may do now.
-
-    `from_outside`: the call came through Envoy, which must never route an internal method; if it does, it ends here.
-    `rights`: what callers may do now; None where no method is open to them.
-    """
-    if access is not None and access.internal and from_outside:
-        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call is for members of the mesh only")
-    identity = read_claims(claims) if claims else None
-    if access is None or access.anonymous or access.internal:
-        return identity
-    if identity is None:
-        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call needs a token")
-    present = rights.of(identity) if rights else identity
-    if access.scope and not present.has(access.scope):
-        lost = (
-            f"{identity.subject} no longer has"
-            if identity.has(access.scope)
-            else f"the token of {identity.subject} lacks"
-        )
-        raise MeshError(
-            Reason.ERROR_REASON_SCOPE_MISSING, f"{lost} the scope {access.scope!r}", {"scope": access.scope}
-        )
-    return present
-
-
 class _Call:
-    """One call while it is served."""
+    """One call from its start to its log line. As a context manager it turns what the handler raises into the call's status."""
 
-    def __init__(self, method: Method, context: Context, rights: Rights | None) -> None:
+    def __init__(self, method: RpcMethod, context: Context, rights: Rights | None) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -123,8 +61,22 @@ class _Call:
         self._rights = rights
         self._seen = 0
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        match error:
+            case None:
+                self.line("OK")
+            case asyncio.CancelledError() | GeneratorExit():
+                self.line("CANCELLED")
+            case grpc.aio.AbortError():
+                self.line("ABORTED BY HANDLER")
+            case Exception():
+                await self.fail(error)
+
     async def identify(self) -> None:
-        """Find out who calls, before anything else is done for the call."""
+        """Find out who calls. Comes first, so that the log line of a call that is refused names its caller."""
         try:
             if self._rights and self._claims and self.method.demands:
                 await self._rights.settle(read_claims(self._claims))
@@ -134,15 +86,21 @@ class _Call:
         current_identity.set(self.identity)
 
     def still(self) -> None:
-        """Refuse to go on where the caller's rights have ended since the call began."""
-        if self._rights and self._rights.version != self._seen:
+        """Raise if the caller's rights have ended since they were last checked."""
+        if self._rights and (self._rights.version != self._seen or self._seconds_left() <= 0):
             self._authorise()
 
     def lasting(self, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        """Responses for as long as the caller may have them: they end with its rights, whether or not there is anything to send."""
+        """Return the responses, ended as soon as the caller's rights end, even while there is nothing to send."""
         return (
-            allowed(responses, self._rights.changed, self.still) if self._rights and self.method.demands else responses
+            allowed(responses, self._rights.changed, self.still, self._seconds_left)
+            if self._rights and self.method.demands
+            else responses
         )
+
+    def _seconds_left(self) -> float:
+        """Seconds until the caller's token has expired."""
+        return self._rights.seconds_left(self.identity) if self._rights and self.identity else math.inf
 
     def _authorise(self) -> None:
         self._seen = self._rights.version if self._rights else 0
@@ -151,19 +109,20 @@ class _Call:
         )
 
     def check(self, request: Message | None) -> None:
+        """Raise what `identify` found, or what is wrong with the request."""
         if self.refusal:
             raise self.refusal
         if request is None:
             raise MeshError(
                 Reason.ERROR_REASON_INVALID_FIELD,
-                "the request cannot be read: a text in it is no UTF-8, or its bytes are damaged",
+                "the request cannot be read: a text in it is not UTF-8, or its bytes are damaged",
             )
-        if self._conditional and not self.method.keeps_conditions:
-            raise invalid_field("If-Match", "this call has no etag and cannot keep the condition: send it without")
+        if self._conditional and not self.method.has_etag:
+            raise invalid_field("If-Match", "this call has no etag to compare it with: send the call without If-Match")
         validate(request)
 
     async def fail(self, error: BaseException) -> None:
-        """End the call with the status of an error; what is not a MeshError is our fault and shows nothing of itself."""
+        """End the call with the status of an error. An error that is no MeshError is a bug: callers see only the request id."""
         if isinstance(error, MeshError):
             mesh_error = error
         elif isinstance(error, NotImplementedError):
@@ -182,7 +141,7 @@ class _Call:
         await refuse(self.context, mesh_error)
 
     def line(self, code: str, **extra: object) -> None:
-        """Write the canonical line."""
+        """Write the call's log line."""
         write = log.debug if self.method.quiet and code == "OK" else log.info
         write(
             "call",
@@ -196,14 +155,14 @@ class _Call:
 
 
 class MeshInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps each method once; see the module."""
+    """Wraps the handler of each method at its first call; see the module."""
 
     def __init__(self) -> None:
         self.streams = Streams()
         self.rights: Rights | None = None
-        """What callers may do now; None in a process whose methods are all internal."""
+        """Present rights of all callers; None in a process whose methods are all internal."""
         self.waits_for = ""
-        """Component without which the process is not ready: calls that nobody answers yet are UNAVAILABLE, not unknown."""
+        """Component that this process waits for before it can serve: until then, methods without a handler are UNAVAILABLE, not unknown."""
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -243,7 +202,7 @@ def _not_ready(component: str) -> MeshError:
 
 
 def _refusing(error: MeshError) -> grpc.RpcMethodHandler[Any, Any]:
-    """What answers a call of whatever kind with an error, before anything of it is read."""
+    """Return a handler that ends any kind of call with an error before it reads a request."""
 
     async def answer(_requests: object, context: Context) -> None:
         await refuse(context, error)
@@ -265,7 +224,7 @@ def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHa
 
 
 def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Message | None]:
-    """Reads a request; None for bytes that are no such message, so that the call is refused like any other."""
+    """Return a decoder that gives None for bytes that are no such message, so that `check` refuses them with a typed error."""
     decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
 
     def read(data: bytes) -> Message | None:
@@ -278,60 +237,40 @@ def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Mess
 
 
 def _unary(
-    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
+    method: RpcMethod, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
 ) -> Callable[[Message | None, Context], Awaitable[Any]]:
     async def serve(request: Message | None, context: Context) -> Any:
-        call = _Call(method, context, calls.rights)
-        try:
+        async with _Call(method, context, calls.rights) as call:
             await call.identify()
             call.check(request)
             work = behaviour(request, context)
-            response = await (work if method.reads else finished(work))
-        except asyncio.CancelledError:
-            call.line("CANCELLED")
-            raise
-        except grpc.aio.AbortError:
-            call.line("ABORTED BY HANDLER")
-            raise
-        except Exception as error:
-            await call.fail(error)
-            raise
-        call.line("OK")
-        return response
+            return await (work if method.reads else to_completion(work))
 
     return serve
 
 
 def _stream(
-    method: Method,
+    method: RpcMethod,
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     calls: MeshInterceptor,
 ) -> Callable[[Message | None, Context], AsyncIterator[Any]]:
     streams = calls.streams
 
     async def serve(request: Message | None, context: Context) -> AsyncIterator[Any]:
-        call = _Call(method, context, calls.rights)
-        try:
+        async with _Call(method, context, calls.rights) as call:
             await call.identify()
             call.check(request)
             if streams.draining:
                 raise restarting()
-            # Closed here and not whenever it is collected: what it holds is given back with the call.
-            async with aclosing(behaviour(request, context)) as made, aclosing(call.lasting(made)) as responses:
-                with streams.open():
-                    async for response in responses:
-                        yield response
-        except (asyncio.CancelledError, GeneratorExit) as error:
-            if streams.draining and isinstance(error, asyncio.CancelledError):
-                await call.fail(restarting())
-            call.line("CANCELLED")
-            raise
-        except grpc.aio.AbortError:
-            call.line("ABORTED BY HANDLER")
-            raise
-        except Exception as error:
-            await call.fail(error)
-            raise
-        call.line("OK")
+            try:
+                # Close the generators now, not when they are collected: they hold resources that belong to this call.
+                async with aclosing(behaviour(request, context)) as made, aclosing(call.lasting(made)) as responses:
+                    with streams.open():
+                        async for response in responses:
+                            yield response
+            except asyncio.CancelledError:
+                if streams.draining:
+                    raise restarting() from None
+                raise
 
     return serve

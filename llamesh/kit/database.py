@@ -1,10 +1,9 @@
-"""SQL sessions: a SQLite file for each service, or a schema for each service in one PostgreSQL. The same code on both.
+"""SQL sessions with a deadline, on one SQLite file for each service or on one schema for each service in PostgreSQL.
 
-Each service's migrations lie in `<package>/migrations/versions` and are brought to the newest by `migrate` at its start.
+Each service has its migrations in `<package>/migrations/versions`; `migrate` applies them when the service starts.
 
-Invariant: no operation lasts longer than its deadline (LLAMESH_DATABASE_SECONDS), whatever the database does: it may be stopped, frozen,
-locked or cut off. A connection that was cut off is thrown away. Waiting for a connection says nothing about the database: it is never taken
-for an outage.
+Invariant: no operation takes longer than its deadline (LLAMESH_DATABASE_SECONDS), even if the database is stopped, frozen, locked or cut
+off. A connection that was cut off is discarded. A long wait for a free connection never counts as an outage of the database.
 """
 
 from __future__ import annotations
@@ -18,46 +17,41 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, DateTime, MetaData, TypeDecorator, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import BigInteger, DateTime, MetaData, TypeDecorator, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
-from llamesh.kit.config import Settings, make_private
+from llamesh.kit.circuit_breaker import CircuitBreaker
+from llamesh.kit.config import Settings
 from llamesh.kit.database_failures import (
-    DatabaseAwayError,
     DatabaseRefusedError,
-    away,
+    DatabaseUnreachableError,
     damaged,
     failure_of,
     unavailable,
+    unreachable,
 )
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.outage import Outage
-from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress, read_address
+from llamesh.kit.pools import Pool, postgres_pools, sqlite_pools
+from llamesh.kit.postgres import STATEMENT_SHARE, read_address
 from llamesh.kit.schema import upgrade
+from llamesh.locations import make_private
 
 __all__ = [
     "Base",
     "Database",
-    "DatabaseAwayError",
     "DatabaseRefusedError",
+    "DatabaseUnreachableError",
     "Timestamp",
     "is_unavailable",
     "open_database",
 ]
 
 MIGRATION_SECONDS = 120.0
-"""How long the tables may take to be brought to the newest version, another replica's turn included."""
+"""Deadline of the migrations at start, the wait for another replica's migrations included."""
 
 SQLITE_SHARE = 2.0
 """A SQLite operation has twice the deadline: once for the lock, once for the queue of this process's transactions."""
-
-CONNECTIONS = 15
-"""Most connections of one process to PostgreSQL. Callers share all but one: the probe never waits for them."""
-IDLE_CONNECTIONS = 5
-"""So many of them are kept open."""
-SQLITE_READERS = 2
-"""Callers that read a SQLite file at the same time; the probe has a connection beside them."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -69,102 +63,101 @@ NAMING = {
 
 
 class Base(DeclarativeBase):
-    """Common base of all tables; each service's migrations make only its own."""
+    """Base class of all tables. The migrations of a service create only the tables of that service."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {int: BigInteger}  # noqa: RUF012 - SQLAlchemy's own convention
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """A moment in UTC, with microseconds, the same on SQLite (which knows no zones) and PostgreSQL."""
+    """A time in UTC with microseconds, on PostgreSQL and on SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        """Give back the zone that SQLite dropped."""
+        """Add the time zone that SQLite does not store."""
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
 class Database:
     """One service's tables. Close it when done.
 
-    `seconds` is the deadline of one operation, the wait for a connection included. `turns` and `reader_turns` count the connections that
-    callers may have of `engine` and `reader`, fewer than the pool has. `file` is the SQLite file. `clock` is monotonic.
+    `seconds` is the deadline of one operation, the wait for a connection included. `schema` is that of PostgreSQL, `file` the SQLite file.
+    `clock` is monotonic.
     """
 
     def __init__(
         self,
-        engine: AsyncEngine,
-        reader: AsyncEngine,
-        schema: str | None,
-        *,
-        turns: asyncio.Semaphore,
-        reader_turns: asyncio.Semaphore,
+        writer: Pool,
+        reader: Pool,
         seconds: float,
+        *,
         place: str,
+        schema: str | None = None,
         file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine = engine
         self.schema = schema
         self.place = place
-        """Where it is, for people: hosts of PostgreSQL or a file."""
-        self.outage = Outage(clock)
-        """What is known of its absence."""
+        """Place of the database for messages: hosts of PostgreSQL, or a file."""
+        self.breaker = CircuitBreaker(clock)
+        """Whether the database is known not to answer."""
+        self._writer = writer
         self._reader = reader
-        self._turns = turns
-        self._reader_turns = reader_turns
         self._seconds = seconds
         self._file = file
         self._identity: tuple[int, int] | None = None
         self._waiting_for_tables = False
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._readers = async_sessionmaker(reader, expire_on_commit=False)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine, for migrations and tools."""
+        return self._writer.engine
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """A session in one transaction: committed at the end, rolled back on an error. To write, or to read what belongs together.
+        """Open a session in one transaction, to write or to read rows that belong together. Commits at the end, rolls back on an error.
 
-        On SQLite one transaction at a time; on PostgreSQL lock what you read to decide on it (`with_for_update()`).
+        SQLite runs one transaction at a time. On PostgreSQL, lock the rows that a decision depends on (`with_for_update()`).
 
         Raises:
-            MeshError: COMPONENT_UNAVAILABLE if the database is away, locked or too slow; after a failed commit it is not known whether
-                the transaction happened. STORAGE_FULL; DATABASE_DAMAGED; INVALID_FIELD if PostgreSQL cannot represent a value, for
+            MeshError: COMPONENT_UNAVAILABLE if the database does not answer, is locked or too slow; after a failed commit the transaction
+                may or may not have happened. STORAGE_FULL; DATABASE_DAMAGED; INVALID_FIELD if PostgreSQL cannot represent a value, for
                 instance text with a zero character.
-            IntegrityError: a rule of the tables is broken.
+            IntegrityError: the transaction breaks a constraint of the tables.
         """
         self._admit()
-        async with self._bounded(self._turns), self._sessions() as session, session.begin():
+        async with self._bounded(self._writer.turns), self._writer.sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session for one statement that reads, without the cost of a transaction: what was committed before is seen.
+        """Open a session for one SELECT, without the cost of a transaction. It sees everything that was committed before.
 
         Errors as in `begin`.
         """
         self._admit()
-        async with self._bounded(self._reader_turns), self._readers() as session:
+        async with self._bounded(self._reader.turns), self._reader.sessions() as session:
             yield session
 
     async def probe(self) -> None:
-        """Ask the database for a sign of life. Errors as in `begin`; neither a known outage nor other callers keep it from asking."""
+        """Check that the database answers. Errors as in `begin`. Asks even during a known outage, and does not wait for other callers."""
         self._check_file()
-        async with self._bounded(), self._readers() as session:
+        async with self._bounded(), self._reader.sessions() as session:
             await session.execute(text("SELECT count(*) FROM sqlite_schema" if self._file else "SELECT 1"))
 
     async def migrate(self, package: str) -> None:
-        """Bring the tables of a package (for instance "services.gateway") to the newest version.
+        """Apply the migrations of a package, for instance "services.gateway".
 
         Raises:
-            DatabaseRefusedError: the server or the address refuses us.
+            DatabaseRefusedError: the server refuses the connection, or the address is wrong.
             StartRefused: the tables are newer than this program.
-            MeshError: as in `begin`. Operations are refused as COMPONENT_UNAVAILABLE until a later attempt succeeds.
+            MeshError: as in `begin`. Until a later attempt succeeds, all operations are refused as COMPONENT_UNAVAILABLE.
         """
         self._waiting_for_tables = True
         async with self._bounded(seconds=MIGRATION_SECONDS):
-            # The first sign of life has the short deadline: a frozen server is noticed at once.
+            # Connecting has the short deadline, so that a frozen server is noticed early.
             async with asyncio.timeout(self._seconds * SQLITE_SHARE):
                 connection = await self.engine.connect()
             try:
@@ -175,19 +168,19 @@ class Database:
         self._waiting_for_tables = False
 
     async def close(self) -> None:
-        """Give back all connections."""
-        await self._reader.dispose()
-        await self.engine.dispose()
+        """Close all connections."""
+        await self._reader.engine.dispose()
+        await self._writer.engine.dispose()
 
     def _admit(self) -> None:
         self._check_file()
         if self._waiting_for_tables:
-            raise away("the database is not ready: this service waits for it")
-        if not self.outage.admits():
-            raise away() from self.outage.cause
+            raise unreachable("the database is not ready: this service waits for it")
+        if not self.breaker.allows():
+            raise unreachable() from self.breaker.cause
 
     def _check_file(self) -> None:
-        """SQLite goes on with a file that was removed or replaced, and what it writes is lost."""
+        """Refuse a file that was removed or replaced: SQLite would go on writing to the old one, and lose everything."""
         if self._file is None:
             return
         try:
@@ -209,7 +202,7 @@ class Database:
     async def _bounded(
         self, turns: asyncio.Semaphore | None = None, seconds: float | None = None
     ) -> AsyncIterator[None]:
-        """Keep the deadline, the wait for a turn included; tell failures apart and note whether the database answers."""
+        """Enforce the deadline, the wait for a turn included. Translate failures to MeshErrors and record whether the database answers."""
         limit = seconds or self._seconds * (SQLITE_SHARE if self._file else 1.0)
         now = asyncio.get_running_loop().time
         began, turn = now(), float("inf")
@@ -218,7 +211,7 @@ class Database:
                 turn = now()
                 yield
         except Exception as error:
-            # What is left after a long wait is shorter than what the database may take.
+            # After a long wait for a turn, too little time was left for a statement: this is congestion, not an outage.
             if deadline.expired() and isinstance(error, TimeoutError) and turn - began > limit * (1 - STATEMENT_SHARE):
                 raise unavailable("too many calls wait for the database") from error
             failure = error if isinstance(error, MeshError) else failure_of(error)
@@ -226,86 +219,27 @@ class Database:
                 raise
             if self._file and failure.reason == Reason.ERROR_REASON_DATABASE_DAMAGED:
                 failure = damaged(self._shown_file, "is damaged")
-            if isinstance(failure, DatabaseAwayError):
-                self.outage.failed(error)
+            if isinstance(failure, DatabaseUnreachableError):
+                self.breaker.record_failure(error)
             if failure is error:
                 raise
             raise failure from error
-        self.outage.answered()
+        self.breaker.record_success()
 
 
 def is_unavailable(error: MeshError) -> bool:
-    """Whether a failure of the database may pass by itself: what is known may be used, and what is to be written kept for later."""
+    """Whether a failure of the database may end by itself, so that callers use cached values and retry writes later."""
     return error.reason in (Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, Reason.ERROR_REASON_STORAGE_FULL)
 
 
 def open_database(settings: Settings, service: str) -> Database:
-    """Open a service's database; ValueError if DATABASE_URL names something other than PostgreSQL. Nothing is connected yet."""
+    """Open the database of a service without connecting; ValueError if DATABASE_URL is not an address of PostgreSQL."""
+    seconds = settings.database_seconds
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     if url:
-        return _open_postgres(read_address(url), service, settings.database_seconds)
+        address = read_address(url)
+        writer, reader = postgres_pools(address, service, seconds)
+        return Database(writer, reader, seconds, schema=service, place=address.place)
     file = make_private(settings.home / "data") / f"{service}.db"
-    address, seconds = f"sqlite+aiosqlite:///{file}", settings.database_seconds
-    # Parameters are hidden in errors: they would put password hashes and keys into the log.
-    # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
-    engine = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0)
-    # Readers never wait for the writer (WAL); each step of a transaction that they spare is a change of threads.
-    reader = create_async_engine(
-        address,
-        hide_parameters=True,
-        pool_size=SQLITE_READERS + 1,
-        max_overflow=0,
-        pool_reset_on_return=None,
-        isolation_level="AUTOCOMMIT",
-        skip_autocommit_rollback=True,
-    )
-
-    def tune(connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        busy = f"busy_timeout={int(seconds * 1000)}"
-        for pragma in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", tune)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    event.listen(reader.sync_engine, "connect", tune)
-    return Database(
-        engine,
-        reader,
-        None,
-        turns=asyncio.Semaphore(1),
-        reader_turns=asyncio.Semaphore(SQLITE_READERS),
-        seconds=seconds,
-        place=os.fspath(file),
-        file=file,
-    )
-
-
-def _open_postgres(address: PostgresAddress, schema: str, seconds: float) -> Database:
-    async def connect() -> Any:
-        return await address.connect(schema, seconds)
-
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        pool_pre_ping=True,
-        pool_size=IDLE_CONNECTIONS,
-        max_overflow=CONNECTIONS - IDLE_CONNECTIONS,
-        hide_parameters=True,
-        connect_args={"async_creator_fn": connect},
-    )
-    event.listen(engine.sync_engine, "invalidate", _cut_off)
-    reader = engine.execution_options(isolation_level="AUTOCOMMIT")
-    turns = asyncio.Semaphore(CONNECTIONS - 1)
-    return Database(engine, reader, schema, turns=turns, reader_turns=turns, seconds=seconds, place=address.place)
-
-
-def _cut_off(connection: Any, _record: object, _error: object) -> None:
-    # An orderly goodbye would wait for a server that does not answer.
-    connection.driver_connection.terminate()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # The driver's own BEGIN comes only before the first write: what was read until then could change under the transaction.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    writer, reader = sqlite_pools(file, seconds)
+    return Database(writer, reader, seconds, place=os.fspath(file), file=file)

@@ -1,7 +1,7 @@
-"""What a failure of the database means to a caller: the reason of the contract that each kind of failure has.
+"""Maps failures of the database to errors of the contract.
 
-Invariant: a database that is away, locked or too slow is UNAVAILABLE with the component `database`, never INTERNAL. Broken rules of the
-tables (IntegrityError) and faults in our own SQL stay what they are.
+Invariant: a database that is unreachable, locked or too slow is UNAVAILABLE with the component `database`, never INTERNAL. Violated
+constraints (IntegrityError) and faults in our own SQL are not mapped.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ _SQLITE_AWAY = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PE
 _SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
-class DatabaseAwayError(MeshError):
-    """COMPONENT_UNAVAILABLE: nothing was heard from the database. Callers after this one need not wait to learn the same."""
+class DatabaseUnreachableError(MeshError):
+    """COMPONENT_UNAVAILABLE because the database did not answer. It opens the circuit breaker: later callers fail at once."""
 
 
-class DatabaseRefusedError(DatabaseAwayError):
-    """The database, or its address, will not have us: a person must act."""
+class DatabaseRefusedError(DatabaseUnreachableError):
+    """The database refuses the connection, or its address is wrong: a person must act."""
 
 
 def failure_of(error: BaseException) -> MeshError | None:
-    """The error to raise instead; None if it is to stay as it is."""
+    """Return the MeshError for a failure; None if it is raised unchanged."""
     if isinstance(error, PostgresRefusedError):
-        return away("the database refuses the connection", DatabaseRefusedError)
+        return unreachable("the database refuses the connection", DatabaseRefusedError)
     if isinstance(error, DBAPIError):
         return None if isinstance(error, IntegrityError) else _of_driver(error)
     if isinstance(error, asyncpg.PostgresError):
         return _of_sqlstate(str(error.sqlstate or ""))
     if isinstance(error, TimeoutError):
-        return away("the database did not answer in time")
+        return unreachable("the database did not answer in time")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
-        return away()
+        return unreachable()
     return None
 
 
 def unavailable(message: str) -> MeshError:
-    """COMPONENT_UNAVAILABLE for a database that answers, but not with what was asked."""
+    """Return COMPONENT_UNAVAILABLE for a database that answers but cannot serve the operation now."""
     return MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
     )
 
 
-def away(
-    message: str = "the database does not answer", kind: type[DatabaseAwayError] = DatabaseAwayError
-) -> DatabaseAwayError:
-    """COMPONENT_UNAVAILABLE for a database that says nothing."""
+def unreachable(
+    message: str = "the database does not answer", kind: type[DatabaseUnreachableError] = DatabaseUnreachableError
+) -> DatabaseUnreachableError:
+    """Return COMPONENT_UNAVAILABLE for a database that does not answer."""
     return kind(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
     )
 
 
 def damaged(file: str, what: str) -> MeshError:
-    """DATABASE_DAMAGED for a SQLite file, which is named as it lies below LLAMESH_HOME."""
+    """Return DATABASE_DAMAGED for a SQLite file; `file` is its path below LLAMESH_HOME."""
     return MeshError(Reason.ERROR_REASON_DATABASE_DAMAGED, f"the database file {file} {what}", {"file": file})
 
 
@@ -80,7 +80,7 @@ def _of_driver(error: DBAPIError) -> MeshError | None:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state:
         return _of_sqlstate(state)
-    return away("the connection to the database was lost") if error.connection_invalidated else None
+    return unreachable("the connection to the database was lost") if error.connection_invalidated else None
 
 
 def _of_sqlite(name: str) -> MeshError | None:
@@ -107,7 +107,7 @@ def _of_sqlstate(state: str) -> MeshError | None:
     if state.startswith(_BUSY):
         return unavailable("the database is busy: a lock or a statement took too long")
     if state.startswith(_AWAY):
-        return away("the database takes no connections now")
+        return unreachable("the database takes no connections now")
     return None
 
 

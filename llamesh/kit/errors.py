@@ -1,6 +1,6 @@
-"""One error type for the whole mesh. It is raised anywhere as a reason of the contract; the call layer turns it into a rich status.
+"""The error type of the mesh. Any code raises it with a reason of the contract; the interceptor turns it into a rich gRPC status.
 
-The gRPC code and the remedy of each reason stand in error_reason.proto and are read from its descriptor, never repeated here.
+Invariant: the gRPC code and the remedy of each reason are read from the descriptor of error_reason.proto, and repeated nowhere.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @cache
 def spec_of(reason: error_reason_pb2.ErrorReason.ValueType) -> options_pb2.ErrorSpec:
-    """What the contract says about a reason: code, remedy, example."""
+    """Return the code, remedy and example that the contract gives for a reason."""
     options = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number[reason].GetOptions()
     return options.Extensions[options_pb2.error]
 
 
 @cache
 def name_of(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
-    """The reason as it stands in ErrorInfo: without the enum's prefix."""
+    """Return a reason as ErrorInfo carries it: without the enum's prefix."""
     return Reason.Name(reason).removeprefix(PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field that breaks a rule: its path in the request and what is wrong with it."""
+    """A field that breaks a rule: its path in the request, and what is wrong with it."""
 
     field: str
     description: str
 
 
-class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
-    """The process may not start as it is configured; the message says what to do. The process prints it and exits 2."""
+class StartRefused(Exception):  # noqa: N818 - not an error of the program
+    """The process cannot start with its configuration. The process prints the message, which names the remedy, and exits with 2."""
 
 
 @dataclass(slots=True, eq=False)
 class MeshError(Exception):
-    """A refusal or failure with a reason of the contract.
+    """An error with a reason of the contract.
 
-    `metadata` holds every variable of the message for programs (values are text); `fields` the fields at fault;
-    `retry_after` the seconds after which a retry may help.
+    `metadata` has every variable of the message, for programs. `fields` are the invalid fields. `retry_after` is the time in seconds
+    after which a retry may succeed.
     """
 
     reason: error_reason_pb2.ErrorReason.ValueType
@@ -69,7 +69,7 @@ class MeshError(Exception):
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The canonical code that always goes with the reason."""
+        """gRPC code of the reason."""
         return _CODES[spec_of(self.reason).code]
 
     @property
@@ -78,7 +78,7 @@ class MeshError(Exception):
         return spec_of(self.reason).remedy
 
     def status(self) -> status_pb2.Status:
-        """The error as google.rpc.Status: ErrorInfo, Help with the remedy, and BadRequest and RetryInfo where they apply."""
+        """Return the error as google.rpc.Status: ErrorInfo, the remedy as LocalizedMessage, and BadRequest and RetryInfo if they apply."""
         info = error_details_pb2.ErrorInfo(reason=name_of(self.reason), domain=DOMAIN)
         for key, value in self.metadata.items():
             info.metadata[key] = str(value)
@@ -99,7 +99,7 @@ class MeshError(Exception):
 
 
 def invalid_field(name: str, description: str) -> MeshError:
-    """The error for one field that breaks a rule."""
+    """Return the error for one field that breaks a rule."""
     return MeshError(
         Reason.ERROR_REASON_INVALID_FIELD,
         f"{name}: {description}",
@@ -119,36 +119,36 @@ def _packed(message: error_details_pb2.ErrorInfo | object) -> any_pb2.Any:
     return packed
 
 
+def component_unavailable(component: str, why: str = "does not answer") -> MeshError:
+    """Return the error for a service of the mesh that cannot be used now; the caller may retry after a second."""
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        f"the {component} service {why}",
+        {"component": component},
+        retry_after=1,
+    )
+
+
 def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
-    """Turn a sibling's answer into the error to raise here: its own reason passed on, silence as COMPONENT_UNAVAILABLE."""
+    """Raise the error of another member as a MeshError: with that member's reason, else COMPONENT_UNAVAILABLE or INTERNAL."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
             raise _from_status(status) from error
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise MeshError(
-            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-            f"the {component} service did not answer in time",
-            {"component": component},
-            retry_after=1,
-        ) from error
+        raise component_unavailable(component, "did not answer in time") from error
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        raise MeshError(
-            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-            f"the {component} service does not answer",
-            {"component": component},
-            retry_after=1,
-        ) from error
+        raise component_unavailable(component) from error
     raise MeshError(Reason.ERROR_REASON_INTERNAL, f"the {component} service failed") from error
 
 
 def _from_status(status: status_pb2.Status) -> MeshError:
-    """Read back what `MeshError.status` wrote."""
+    """Read the status that `MeshError.status` makes."""
     error = MeshError(Reason.ERROR_REASON_INTERNAL, status.message)
     for detail in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            # A newer sibling may know reasons that this process does not: those stay INTERNAL.
+            # A newer member may have reasons that are unknown here: those stay INTERNAL.
             if PREFIX + info.reason in Reason.keys():  # noqa: SIM118 - the enum's wrapper is no mapping
                 error.reason = Reason.Value(PREFIX + info.reason)
             error.metadata = dict(info.metadata)

@@ -1,7 +1,6 @@
-"""Starts the contract service: `python -m services.contract`."""
+"""Runs the contract service: `python -m services.contract`."""
 
-from llamesh.kit.serving import run
-from services.contract.service import serve
+from llamesh.kit.serving import run_member
+from services.contract.service import run
 
-if __name__ == "__main__":
-    run("contract", serve)
+run_member("contract", run)

@@ -1,83 +1,122 @@
-"""Admission's one rule: so many requests of a contract at the same time. Pure, in memory, in constant time for each request.
+"""Admission of inference requests: may this request run now, and what did it use when it ended.
 
-A request takes a lease when it begins and gives it back when Envoy reports its end. The leases belong to this process: with several
-replicas, each counts its own.
+Envoy decides alone about most requests. It asks about tokens that carry a limited contract or that may have lost rights, and at metered
+servers (docs/adr/0017). `ext_authz` decodes the question and calls `admit`; `access_log` decodes Envoy's report of the end and calls
+`settle`. No Envoy message is read or written here.
 
-Invariant: a contract never has more leases than its limit at the time of asking; a lease that nobody gives back ends by itself.
+Invariant: what counts is what holds now: the revoked keys, the user's standing, the user's contract and the key's. A request that is
+refused holds no permit; an admitted one holds a permit until `settle`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-LEASE_SECONDS = 3600.0
-"""How long a request counts at most: as long as llama.cpp works on one by default."""
+from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.identity import Identity
+from llamesh.kit.logs import log
+from llamesh.kit.rights import Rights
+from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.contracts import not_found
+from services.contract.decisions import Decision, Decisions
+from services.contract.grants import Terms, inference_scopes
+from services.contract.policy import Refusal
+from services.contract.settlement import TokenUsage
+from services.contract.terms_cache import TermsCache
+from services.contract.usage import Account, Ledger
+
+SHOWN_MODELS = 8
+"""Granted models that a refusal names."""
+RETRY_SECONDS = 1
+"""When a client that was refused for concurrency may try again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    number: int
-    contract_ids: tuple[str, ...]
-    request_id: str
-    expires: float
+class Admission:
+    """Decides about requests before they reach an engine, and books them when they have ended."""
+
+    def __init__(
+        self, limiter: ConcurrencyLimiter, terms: TermsCache, rights: Rights, ledger: Ledger, decisions: Decisions
+    ) -> None:
+        self._limiter = limiter
+        self._terms = terms
+        self._rights = rights
+        self._ledger = ledger
+        self._decisions = decisions
+
+    async def admit(self, identity: Identity, target: str, permit_id: str) -> None:
+        """Let a request run; from now on it holds a permit of each contract that limits concurrency.
+
+        Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, MODEL_NOT_IN_CONTRACT, CONCURRENCY_EXCEEDED; and COMPONENT_UNAVAILABLE if
+        the rights or the terms are not known, because without them no limit would hold.
+        """
+        _, terms = await self._present(identity)
+        try:
+            limits = _limits(terms, target)
+            self._acquire(limits, permit_id)
+        except MeshError as error:
+            self._note(identity.subject, target, error)
+            raise
+
+    async def listing_scopes(self, identity: Identity) -> list[str]:
+        """The inference scopes that a caller has now, for a list of models. A list counts against no limit."""
+        present, terms = await self._present(identity)
+        return inference_scopes(present.scopes, terms.values())
+
+    def settle(self, permit_id: str, account: Account, usage: TokenUsage | None) -> None:
+        """Book a request that has ended, and free its permit. `usage` None: no engine worked on it."""
+        self._limiter.release(permit_id)
+        if usage is not None:
+            self._ledger.add(account, usage)
+
+    def release_all(self) -> None:
+        """Free all permits: the Envoy that would report the ends of their requests is gone, and the requests with it."""
+        self._limiter.release_all()
+
+    async def _present(self, identity: Identity) -> tuple[Identity, Mapping[str, Terms | None]]:
+        """The caller with its present rights, and the terms of the contracts that apply to it."""
+        await self._rights.settle(identity)
+        present = self._rights.of(identity)
+        ids = dict.fromkeys((present.contract_id, present.user_contract_id))
+        return present, {each: await self._terms.get(each) for each in ids if each}
+
+    def _acquire(self, limits: Mapping[str, int], permit_id: str) -> None:
+        full = self._limiter.acquire(limits, permit_id) if limits else None
+        if full is not None:
+            raise MeshError(
+                Reason.ERROR_REASON_CONCURRENCY_EXCEEDED,
+                f"contract {full} allows {limits[full]} requests at the same time, and as many are running",
+                {"contractId": full, "limit": str(limits[full])},
+                retry_after=RETRY_SECONDS,
+            )
+
+    def _note(self, subject: str, target: str, error: MeshError) -> None:
+        metadata = {key: str(value) for key, value in error.metadata.items()}
+        refusal = Refusal(name_of(error.reason), error.message, error.remedy, metadata)
+        contract_id = metadata.get("contractId", "")
+        self._decisions.note(Decision(subject, "infer", target, contract_id, [refusal]))
+        log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
 
 
-class Leases:
-    """Requests that run now. `monotonic` gives seconds."""
+def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
+    """The concurrency limits that apply to a request, by contract. Raises if a contract is gone or does not grant the target."""
+    limits = {}
+    for contract_id, each in terms.items():
+        if each is None:
+            raise not_found(contract_id)
+        if not each.allows(target):
+            raise _not_granted(each, target)
+        if each.max_concurrent_requests:
+            limits[contract_id] = each.max_concurrent_requests
+    return limits
 
-    def __init__(self, monotonic: Callable[[], float], *, seconds: float = LEASE_SECONDS) -> None:
-        self._monotonic = monotonic
-        self._seconds = seconds
-        self._taken = 0
-        # Oldest first: all leases last equally long, so the first is the first to end.
-        self._by_contract: dict[str, dict[int, _Lease]] = {}
-        # A client may choose its request's id, and choose the same twice: every lease is kept, never one replaced by another.
-        self._by_request: dict[str, list[_Lease]] = {}
 
-    def take(self, limits: Mapping[str, int], request_id: str) -> str | None:
-        """Count a request that begins against each contract with a limit; the contract whose limit is reached, where one is."""
-        now = self._monotonic()
-        for contract_id, limit in limits.items():
-            if self._live(contract_id, now) >= limit:
-                return contract_id
-        self._taken += 1
-        lease = _Lease(self._taken, tuple(limits), request_id, now + self._seconds)
-        for contract_id in limits:
-            self._by_contract.setdefault(contract_id, {})[lease.number] = lease
-        self._by_request.setdefault(request_id, []).append(lease)
-        return None
-
-    def give_back(self, request_id: str) -> None:
-        """A request has ended. Nothing happens where none of this id runs."""
-        leases = self._by_request.get(request_id)
-        if leases:
-            self._remove(leases[0])
-
-    def running(self, contract_id: str) -> int:
-        """Requests of a contract that run now."""
-        return self._live(contract_id, self._monotonic())
-
-    def forget_all(self) -> None:
-        """Whoever would report the end of these requests is gone, and they with it."""
-        self._by_contract.clear()
-        self._by_request.clear()
-
-    def _live(self, contract_id: str, now: float) -> int:
-        leases = self._by_contract.get(contract_id)
-        if not leases:
-            return 0
-        while leases and (eldest := next(iter(leases.values()))).expires <= now:
-            self._remove(eldest)
-        return len(leases)
-
-    def _remove(self, lease: _Lease) -> None:
-        for contract_id in lease.contract_ids:
-            of_contract = self._by_contract[contract_id]
-            del of_contract[lease.number]
-            if not of_contract:
-                del self._by_contract[contract_id]
-        of_request = self._by_request[lease.request_id]
-        of_request.remove(lease)
-        if not of_request:
-            del self._by_request[lease.request_id]
+def _not_granted(terms: Terms, target: str) -> MeshError:
+    """The refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
+    shown = terms.models[:SHOWN_MODELS]
+    more = len(terms.models) - len(shown)
+    granted = (", ".join(shown) + (f" and {more} more" if more else "")) or "no model"
+    return MeshError(
+        Reason.ERROR_REASON_MODEL_NOT_IN_CONTRACT,
+        f"contract {terms.contract_id} does not grant {target}; it grants {granted}",
+        {"contractId": terms.contract_id, "model": target, "granted": ",".join(shown)},
+    )

@@ -1,11 +1,11 @@
-"""What there is, as the siblings that own it say: models and the memory of machines. The only place where this service asks them.
+"""Models and memory of machines, as the download service and the controller report them. Other modules here do not call these siblings.
 
-Invariant: a sibling's refusal is raised as it is (MODEL_NOT_FOUND, SERVER_NOT_FOUND), its silence as COMPONENT_UNAVAILABLE.
+Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), its silence as COMPONENT_UNAVAILABLE.
 """
 
 from __future__ import annotations
 
-from llamesh.kit.channels import DEADLINE, asking, passed_on
+from llamesh.kit.channels import DEADLINE, asking, forwarded_metadata
 from llamesh.kit.holders import Holder
 from llamesh.v1 import controller_pb2, controller_pb2_grpc, download_pb2, download_pb2_grpc
 from llamesh.v1.model_pb2 import Model
@@ -13,7 +13,7 @@ from services.contract.policy import Machine
 
 
 class Inventory:
-    """Models, and memory of machines."""
+    """Asks the siblings."""
 
     def __init__(
         self,
@@ -24,19 +24,19 @@ class Inventory:
         self._controller = controller
 
     async def model(self, model_uuid: str) -> Model:
-        """A model that is ready; MODEL_NOT_FOUND or MODEL_NOT_READY."""
+        """A model that is ready to serve. Raises MODEL_NOT_FOUND or MODEL_NOT_READY."""
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(
                 download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid),
                 timeout=DEADLINE,
-                metadata=passed_on(),
+                metadata=forwarded_metadata(),
                 wait_for_ready=True,
             )
 
     async def machines(self, model_uuid: str, without_server_uuid: str = "") -> list[Machine]:
-        """What each machine has for a new engine of this model, in place of a server if one is named; SERVER_NOT_FOUND for that one.
+        """The memory of each machine for a new engine of this model. If a server is named, as if it did not run; SERVER_NOT_FOUND.
 
-        What declared servers may take and the reserve are subtracted already: the controller, which knows what runs, does so.
+        The controller has already subtracted what declared servers may take and the reserve.
         """
         request = controller_pb2.GetCapacityRequest(without_server_uuid=without_server_uuid)
         with asking("controller"):
@@ -44,11 +44,11 @@ class Inventory:
                 await self._controller.GetDeclaredServer(
                     controller_pb2.GetDeclaredServerRequest(server_uuid=without_server_uuid),
                     timeout=DEADLINE,
-                    metadata=passed_on(),
+                    metadata=forwarded_metadata(),
                     wait_for_ready=True,
                 )
             capacity = await self._controller.GetCapacity(
-                request, timeout=DEADLINE, metadata=passed_on(), wait_for_ready=True
+                request, timeout=DEADLINE, metadata=forwarded_metadata(), wait_for_ready=True
             )
         return [
             Machine(

@@ -1,4 +1,4 @@
-"""The contract service's rows and estimates as messages, and moments of messages as ours."""
+"""Encoders: rows and estimates of the contract service as messages of contract.proto, and the decoder of timestamps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamesh.kit.errors import invalid_field
 from llamesh.v1 import contract_pb2
 from llamesh.v1.server_pb2 import MemoryEstimate
-from services.contract import fit, policy
+from services.contract import memory_estimate, policy
 from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
 
 
 def moment(timestamp: Timestamp, name: str) -> datetime:
-    """A moment of a request; INVALID_FIELD where it is none."""
+    """The time in a field of a request. INVALID_FIELD if it is out of range."""
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
@@ -22,13 +22,13 @@ def moment(timestamp: Timestamp, name: str) -> datetime:
 
 
 def timestamp(value: datetime) -> Timestamp:
-    """A moment as a message."""
+    """A time as a message."""
     message = Timestamp()
     message.FromDatetime(value)
     return message
 
 
-def memory_message(memory: fit.MemoryEstimate) -> MemoryEstimate:
+def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
     """An estimate as a message."""
     return MemoryEstimate(
         weights_bytes=memory.weights_bytes,

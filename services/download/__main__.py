@@ -1,7 +1,6 @@
-"""The download service as a process: `python -m services.download`."""
+"""Runs the download service: `python -m services.download`."""
 
-from llamesh.kit.serving import run
-from services.download.service import serve
+from llamesh.kit.serving import run_member
+from services.download.service import run
 
-if __name__ == "__main__":
-    run("download", serve)
+run_member("download", run)

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from llamesh.kit.logs import log
 
+SWEEP_SECONDS = 60.0
+"""How often unused files are looked for."""
 GRACE_SECONDS = 300.0
 """How long a file stays that no transfer names: its command may be about to ask for it."""
 

@@ -30,11 +30,12 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, DownloadServi
 from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
-from services.download.names import name_of_source
+from services.download.source_names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
-from services.download.transfers import Transfers, Wish
+from services.download.transfers import TransferRequest, Transfers
 from services.download.verification import source_refusal
 from services.download.worker import Worker
 
@@ -47,7 +48,7 @@ class DownloadServicer(DownloadServiceServicer):
     def __init__(
         self,
         transfers: Transfers,
-        catalogue: Catalogue,
+        integrity: Integrity,
         worker: Worker,
         source: Source,
         changes: Changes,
@@ -55,7 +56,7 @@ class DownloadServicer(DownloadServiceServicer):
         pages: Pages,
     ) -> None:
         self._transfers = transfers
-        self._catalogue = catalogue
+        self._integrity = integrity
         self._worker = worker
         self._source = source
         self._changes = changes
@@ -64,11 +65,11 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See the contract."""
-        wish = self._wish(request)
+        wanted = self._transfer_request(request)
         # A model whose object is missing is not there, whatever its record says: to ask for it again repairs it.
-        await self._catalogue.look(request.model_uuid)
+        await self._integrity.check_object(request.model_uuid)
         try:
-            row = await self._transfers.start(wish)
+            row = await self._transfers.start(wanted)
         except MeshError as error:
             if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
                 raise self._no_source(request.model_uuid) from error
@@ -83,7 +84,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See the contract."""
-        rows, token = await self._transfers.page(self._pages.asked(request))
+        rows, token = await self._transfers.page(self._pages.query(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
@@ -96,14 +97,14 @@ class DownloadServicer(DownloadServiceServicer):
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))
 
-    def _wish(self, request: StartDownloadRequest) -> Wish:
+    def _transfer_request(self, request: StartDownloadRequest) -> TransferRequest:
         shown = _SECRETS.sub("", request.source)
         if request.source:
             try:
                 shown = self._source.check(request.source)
             except SourceRefusedError as error:
                 raise source_refusal(error, shown) from error
-        return Wish(
+        return TransferRequest(
             model_uuid=request.model_uuid,
             source=request.source,
             shown_source=shown,
@@ -129,9 +130,16 @@ class CatalogueServicer(CatalogueServiceServicer):
     """Models that are there."""
 
     def __init__(
-        self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes, pages: Pages
+        self,
+        catalogue: Catalogue,
+        integrity: Integrity,
+        transfers: Transfers,
+        worker: Worker,
+        changes: Changes,
+        pages: Pages,
     ) -> None:
         self._catalogue = catalogue
+        self._integrity = integrity
         self._pages = pages
         self._transfers = transfers
         self._worker = worker
@@ -145,7 +153,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See the contract."""
-        rows, token = await self._catalogue.page(self._pages.asked(request))
+        rows, token = await self._catalogue.page(self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:
@@ -156,7 +164,7 @@ class CatalogueServicer(CatalogueServiceServicer):
 
     async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
         """See the contract."""
-        path, model = await self._catalogue.locate(request.model_uuid)
+        path, model = await self._integrity.locate(request.model_uuid)
         return LocateModelResponse(path=str(path), model=model_message(model))
 
     async def WatchCatalogue(

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
-from llamesh.kit.pages import BY_TIME, Asked, Listing
-from services.download.names import shown_source
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.download.source_names import shown_source
 from services.download.tables import ACTIVE, ModelRow, State, TransferRow
 
 _LONGEST_MESSAGE = 2_000
@@ -29,7 +29,7 @@ _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TransferRequest:
     """What a caller asks for. Empty fields: whatever was asked for before, or the default."""
 
     model_uuid: str
@@ -39,12 +39,12 @@ class Wish:
     sha256: str = ""
 
 
-def must_start(row: TransferRow | None, has_model: bool, wish: Wish) -> bool:
-    """Whether the wish begins a transfer; False: it is the one that is there. DOWNLOAD_CONFLICT where it is neither."""
+def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
+    """Whether the request begins a transfer; False: it is the one that is there. DOWNLOAD_CONFLICT where it is neither."""
     if row is None or not (row.state in ACTIVE or (row.state == State.SUCCEEDED and has_model)):
         return True
     known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
-    if wish.source not in ("", row.source) or wish.sha256 not in ("", known):
+    if request.source not in ("", row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
@@ -64,35 +64,35 @@ class Transfers:
         self._clock = clock
         self.owner_id = owner_id
 
-    async def start(self, wish: Wish) -> TransferRow:
+    async def start(self, request: TransferRequest) -> TransferRow:
         """Begin the transfer unless it is there. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without any source."""
         try:
-            return await self._start(wish)
+            return await self._start(request)
         except IntegrityError:
             # Somebody else asked first, at the same moment: now there is a row to judge by.
-            return await self._start(wish)
+            return await self._start(request)
 
-    async def _start(self, wish: Wish) -> TransferRow:
+    async def _start(self, request: TransferRequest) -> TransferRow:
         async with self._database.begin() as session:
-            row = await session.get(TransferRow, wish.model_uuid, with_for_update=True)
-            has_model = await session.get(ModelRow, wish.model_uuid) is not None
-            if not must_start(row, has_model, wish):
+            row = await session.get(TransferRow, request.model_uuid, with_for_update=True)
+            has_model = await session.get(ModelRow, request.model_uuid) is not None
+            if not must_start(row, has_model, request):
                 assert row is not None
                 return row
-            if row is None and not wish.source:
-                raise _not_found(wish.model_uuid)
+            if row is None and not request.source:
+                raise _not_found(request.model_uuid)
             if row is None:
-                row = TransferRow(model_uuid=wish.model_uuid, source="", name="", expected_sha256="", attempt=0)
+                row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=0)
                 session.add(row)
-            self._renew(row, wish)
+            self._renew(row, request)
             return row
 
-    def _renew(self, row: TransferRow, wish: Wish) -> None:
-        same_source = wish.source in ("", row.source)
-        row.name = wish.name or row.name if same_source else wish.name
-        row.expected_sha256 = wish.sha256 or row.expected_sha256 if same_source else wish.sha256
-        if wish.source:
-            row.source, row.shown_source = wish.source, wish.shown_source
+    def _renew(self, row: TransferRow, request: TransferRequest) -> None:
+        same_source = request.source in ("", row.source)
+        row.name = request.name or row.name if same_source else request.name
+        row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
+        if request.source:
+            row.source, row.shown_source = request.source, request.shown_source
         row.state = State.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
@@ -112,9 +112,9 @@ class Transfers:
             raise _not_found(model_uuid)
         return row
 
-    async def page(self, asked: Asked) -> tuple[Sequence[TransferRow], str]:
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[TransferRow], str]:
         """A page, newest first, and the token of the next."""
-        page = asked.of(_LISTING)
+        page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(TransferRow), _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))

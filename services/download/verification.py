@@ -15,7 +15,7 @@ from services.download.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 from services.download.sources import SourceError, SourceRefusedError, SourceTruncatedError
 
 
-async def counted(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
     """The same chunks, counted, as long as they begin like a GGUF file. Raises GgufError."""
     start = b""
     async for chunk in chunks:
@@ -27,7 +27,7 @@ async def counted(chunks: AsyncIterator[bytes], count: Callable[[int], None]) ->
         yield chunk
 
 
-async def verified(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
+async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
     """What the staged bytes say of themselves. Raises MeshError unless they are the expected ones and a whole model."""
     if expected_sha256 not in ("", staged.sha256):
         raise MeshError(
@@ -65,7 +65,7 @@ def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
     )
 
 
-def failure(error: Exception, shown_source: str) -> MeshError:
+def transfer_error(error: Exception, shown_source: str) -> MeshError:
     """Why a transfer failed. What is none of the known kinds is a fault of ours and shows nothing of itself."""
     match error:
         case MeshError():

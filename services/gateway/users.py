@@ -1,10 +1,11 @@
-"""Who can log in, what each may do, and the rules about it.
+"""Users: creation, change and deletion, and the rules about them.
 
-Invariant: there is always an administrator; a password is never kept or logged, only its hash.
+Invariants: there is always an enabled administrator. Passwords are never stored or logged, only their hashes.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,29 +15,33 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.channels import DEADLINE
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
-from llamesh.kit.pages import Asked, Listing
+from llamesh.kit.pages import Listing, PageRequest, Pages
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.tables import User
-from services.gateway.throttle import Throttle
 
 FIRST_ADMIN = "admin"
-"""Name of the user that the first start makes."""
+"""Name of the user that the first start creates."""
 
-DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
-"""Its password where none is set."""
+DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to everyone, so refused unless Envoy listens on loopback only
+"""Password of the first user if none is set."""
 
 TOKENS_MARGIN = timedelta(days=1)
-"""How much longer than needed it is noted that a user has tokens: most logins then have nothing to write."""
+"""Margin on the stored expiry of a user's tokens, so that most logins write nothing."""
 
 SIGNING_TIME = timedelta(minutes=1)
-"""More than it takes from that note to the token."""
+"""Longer than the time between storing that expiry and signing the token."""
+
+RECHECK_SECONDS = 1.0
+"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
 
 _LISTING = Listing("users", (str,))
 
@@ -45,7 +50,7 @@ Role: TypeAlias = gateway_pb2.Role.ValueType
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to change of a user; None leaves it."""
+    """Changes of a user; None leaves a value."""
 
     password: str | None = None
     role: Role | None = None
@@ -54,43 +59,49 @@ class Change:
 
     @property
     def rights(self) -> bool:
-        """Whether it concerns what the user may do: administrators only."""
+        """Whether it changes the user's rights, which only administrators may do."""
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
-async def _anything(_contract_id: str) -> None:
-    """Every contract is there."""
+KnowContract: TypeAlias = Callable[[str, float], Awaitable[None]]
+"""Raises CONTRACT_NOT_FOUND if there is no contract with this id; waits at most so many seconds for the contract service."""
+
+
+async def any_contract(_contract_id: str, _deadline: float) -> None:
+    """Accept every contract."""
+
+
+def new_user_id() -> str:
+    """Make an id that no user has had before."""
+    return f"usr_{secrets.token_hex(8)}"
 
 
 class Users:
-    """All users. `now` gives the time for records, `new_id` an id that was never given before.
-
-    `contract_is_there` raises CONTRACT_NOT_FOUND for a contract that may not be given.
-    """
+    """All users. `know_contract` checks a contract before it is given to a user."""
 
     def __init__(
         self,
         database: Database,
         passwords: Passwords,
-        throttle: Throttle,
         standings: Standings,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-        contract_is_there: Callable[[str], Awaitable[None]] = _anything,
+        pages: Pages,
+        know_contract: KnowContract = any_contract,
+        now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = new_user_id,
     ) -> None:
         self._database = database
-        self._standings = standings
-        self._new_id = new_id
         self._passwords = passwords
-        self._throttle = throttle
+        self._standings = standings
+        self._pages = pages
+        self._know_contract = know_contract
         self._now = now
-        self._contract_is_there = contract_is_there
+        self._new_id = new_id
 
     async def ensure_first(self, settings: Settings) -> None:
-        """Make the first administrator where there is no user yet.
+        """Create the first administrator if there are no users.
 
         Raises:
-            StartRefused: without LLAMESH_ADMIN_PASSWORD, or with the default password kept, while other machines can reach Envoy.
+            StartRefused: other machines can reach Envoy, and LLAMESH_ADMIN_PASSWORD is missing or the default password is still in use.
         """
         async with self._database.begin() as session:
             there = await session.scalar(select(User.username).limit(1))
@@ -102,44 +113,23 @@ class Users:
         try:
             await self.create(FIRST_ADMIN, password, gateway_pb2.ROLE_ADMIN, "")
         except MeshError as error:
-            # Another gateway on the same database was faster.
+            # Another gateway on the same database has created it first.
             if error.reason != Reason.ERROR_REASON_USER_EXISTS:
                 raise
 
     async def _refuse_default_password(self, settings: Settings, admin: User | None) -> None:
-        """A mesh that began on a loopback address may not be opened with the password that everyone knows."""
+        """Refuse to open a mesh to other machines while its administrator has the default password."""
         if settings.loopback or admin is None:
             return
         if await self._passwords.check(DEFAULT_PASSWORD, admin.password_hash) is not None:
             raise StartRefused(
-                f"LLAMESH_BIND={settings.bind} lets other machines in, and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}: start "
-                f"with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
+                f"other machines can connect (LLAMESH_BIND={settings.bind}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
+                f" start with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
             )
 
-    async def authenticate(self, username: str, password: str, address: str) -> User:
-        """The user whose name and password these are; WRONG_CREDENTIALS, TOO_MANY_LOGINS or USER_DISABLED otherwise.
-
-        `address`: where the attempt comes from.
-        """
-        async with self._throttle.attempt(username, address) as attempt:
-            async with self._database.read() as session:
-                user = await session.get(User, username)
-            kept = await self._passwords.check(password, user.password_hash if user else None, attempt.asker)
-            attempt.right = user is not None and kept is not None
-        if user is None or kept is None:
-            raise MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "wrong user name or password")
-        if user.disabled:
-            raise _disabled(username)
-        if kept != user.password_hash:
-            async with self._database.begin() as session:
-                again = await session.get(User, username, with_for_update=True)
-                if again is not None and again.password_hash == user.password_hash:
-                    again.password_hash = kept
-            user.password_hash = kept
-        return user
-
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
-        """Make a user; USER_EXISTS where the name is taken, CONTRACT_NOT_FOUND."""
+        """Create a user; USER_EXISTS if the name is taken, CONTRACT_NOT_FOUND if the contract service does not know the contract."""
+        await self._know_contract(contract_id, DEADLINE)
         now = self._now()
         user = User(
             username=username,
@@ -167,24 +157,25 @@ class Users:
         return user
 
     async def get(self, username: str) -> User:
-        """One user; USER_NOT_FOUND where there is none."""
+        """Return a user; USER_NOT_FOUND."""
         async with self._database.read() as session:
             return await _found(session, username)
 
     async def hold(self, username: str, uid: str, lifetime: timedelta, password_standing: int | None = None) -> User:
-        """Note that a user's present standing has a token of this lifetime, before it is made: so it is known how long the standing must be
-        remembered once it has ended. `uid` empty: the present user of that name. `password_standing`: that of the
-        password that was shown for it.
+        """Store that the user's present standing has a token of this lifetime, before the token is made: an ended standing must be
+        published until its last token has expired. An empty `uid` means the present user of that name. `password_standing` belongs to the
+        password that was checked.
 
-        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED; WRONG_CREDENTIALS where the password
-        was changed since.
+        Raises:
+            MeshError: USER_NOT_FOUND if the user was removed, even if another has its name; USER_DISABLED; WRONG_CREDENTIALS if the
+                password has changed since.
         """
         async with self._database.begin() as session:
             user = await _found(session, username)
             if uid not in ("", user.uid):
                 raise _not_found(username)
             if user.disabled:
-                raise _disabled(username)
+                raise user_disabled(username)
             if password_standing not in (None, user.password_standing):
                 raise _password_changed()
             until = self._now() + lifetime
@@ -192,18 +183,20 @@ class Users:
                 user.tokens_until = until + TOKENS_MARGIN
         return user
 
-    async def page(self, asked: Asked) -> tuple[Sequence[User], str]:
-        """A page by name, and the token of the next."""
-        page = asked.of(_LISTING)
+    async def page(self, request: PageRequest) -> tuple[Sequence[User], str]:
+        """Return a page of users by name, and the token of the next page."""
+        page = self._pages.query(request).of(_LISTING)
         async with self._database.read() as session:
             users = (await session.scalars(page.select(select(User), (User.username,)))).all()
         return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
-        """Change a user; USER_NOT_FOUND, CONTRACT_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
+        """Change a user. `authenticated` is the user whose password was checked for this change.
 
-        `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
+        Raises:
+            MeshError: USER_NOT_FOUND, CONTRACT_NOT_FOUND, LAST_ADMINISTRATOR, or WRONG_CREDENTIALS if the password has changed since.
         """
+        await self._know_contract(change.contract_id or "", DEADLINE)
         password_hash = await self._passwords.hash(change.password) if change.password is not None else None
         async with self._standings.changing() as session:
             admins = await _lock_admins(session)
@@ -223,20 +216,20 @@ class Users:
             if password_hash is not None or before != (user.role, user.contract_id, user.disabled):
                 await self._standings.end(session, user)
             if password_hash is not None:
-                # Whoever has learned the earlier one is logged out, wherever that was. Keys stay: they have an end of their own.
+                # All logins with the earlier password end. Keys stay valid: they have an expiry of their own.
                 user.password_hash = password_hash
                 user.password_standing = user.standing
             user.update_time = self._now()
         return user
 
     async def _give(self, contract_id: str | None) -> None:
-        """Within a transaction that changes users: a contract that is there now is there until it ends, because whoever removes it counts
-        its users after this transaction."""
+        """Check a contract in the transaction that gives it to a user. The contract stays until the transaction ends, because its removal
+        counts the users afterwards."""
         if contract_id:
-            await self._contract_is_there(contract_id)
+            await self._know_contract(contract_id, RECHECK_SECONDS)
 
     async def delete(self, username: str) -> User:
-        """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
+        """Delete a user; USER_NOT_FOUND or LAST_ADMINISTRATOR."""
         async with self._standings.changing() as session:
             admins = await _lock_admins(session)
             user = await _found(session, username)
@@ -247,11 +240,11 @@ class Users:
 
 
 def first_password(settings: Settings) -> str:
-    """The first administrator's password: the one that is set, else "admin" where only this machine can use it."""
+    """Return the first administrator's password: the setting, else "admin" if only this machine can connect."""
     chosen = settings.admin_password.get_secret_value() if settings.admin_password else ""
     if not settings.loopback and chosen in ("", DEFAULT_PASSWORD):
         raise StartRefused(
-            f"LLAMESH_BIND={settings.bind} lets other machines in, and the first administrator has no password of its "
+            f"other machines can connect (LLAMESH_BIND={settings.bind}), and the first administrator has no password of its "
             "own: set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
         )
     if not chosen:
@@ -270,16 +263,17 @@ def _not_found(username: str) -> MeshError:
     return MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, f"there is no user {username!r}", {"username": username})
 
 
-def _disabled(username: str) -> MeshError:
+def user_disabled(username: str) -> MeshError:
+    """The error of a user who may not log in."""
     return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
 
 
 def _password_changed() -> MeshError:
-    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password has changed in the meantime")
 
 
 async def _lock_admins(session: AsyncSession) -> set[str]:
-    # Locked in one order: of two administrators who remove each other at once, the second finds itself the last.
+    # Locked in one order: if two administrators remove each other at once, the second finds that it is the last.
     acting = (User.role == gateway_pb2.ROLE_ADMIN, User.disabled.is_(False))
     query = select(User.username).where(*acting).order_by(User.username).with_for_update()
     return set((await session.scalars(query)).all())

@@ -126,7 +126,7 @@ def _measured(mesh: RunningMesh, member: str, fault: str, allowed: Allowed) -> I
         strike = Strike()
         yield strike
         moment = strike.moment
-        until(lambda: _well(mesh), RECOVERY, f"everything to be well after {fault} of {member}")
+        _until_well(mesh, f"{fault} of {member}")
         well = monotonic()
         sent = len(load.outcomes)
         until(lambda: len(load.outcomes) > sent + 20, 60, "requests after the recovery")
@@ -154,8 +154,8 @@ def _may_fail(outcome: Outcome, allowed: str, moment: float, well: float) -> boo
     return False
 
 
-def _well(mesh: RunningMesh) -> bool:
-    """Whether health is OK, every engine is ready, and both kinds of request are answered."""
+def _trouble(mesh: RunningMesh) -> str:
+    """What is not well; empty if health is OK, every engine is ready, and both kinds of request are answered."""
     try:
         with httpx.Client(timeout=2) as client:
             health = client.get(mesh.url("gateway", "/health")).json()
@@ -166,10 +166,22 @@ def _well(mesh: RunningMesh) -> bool:
                 mesh.url("inference", "/v1/chat/completions"),
                 json={"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
             )
-    except (httpx.HTTPError, ValueError, KeyError):
-        return False
-    ready = all(server["state"] == "SERVER_STATE_READY" for server in servers)
-    return health.get("status") == "HEALTH_STATE_OK" and bool(servers) and ready and answer.status_code == 200
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        return repr(error)
+    if health.get("status") != "HEALTH_STATE_OK":
+        return f"health: {health}"
+    if not servers or any(server["state"] != "SERVER_STATE_READY" for server in servers):
+        return f"servers: {servers}"
+    return "" if answer.status_code == 200 else f"chat: {answer.status_code} {answer.text}"
+
+
+def _until_well(mesh: RunningMesh, after: str) -> None:
+    try:
+        until(lambda: not _trouble(mesh), RECOVERY, f"everything to be well after {after}")
+    except AssertionError as error:
+        logs = [mesh.home.parent / "up.log", *sorted((mesh.home / "logs").glob("*.log"))]
+        ends = "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+        raise AssertionError(f"{error}: {_trouble(mesh)}\n{ends}") from error
 
 
 def _process(mesh: RunningMesh, member: str) -> psutil.Process:

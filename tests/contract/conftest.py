@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,7 @@ from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
@@ -34,12 +35,12 @@ AsCaller = Callable[..., list[tuple[str, str]]]
 @pytest.fixture(autouse=True)
 def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that fails is asked again without a pause."""
-    monkeypatch.setattr("services.download.tries.FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("services.download.source_retries.FIRST_SECONDS", 0.01)
 
 
 @pytest.fixture
 async def start_main() -> AsyncIterator[StartMain]:
-    """`member = await start_main(settings, "gateway", services.gateway.__main__.main)`: a whole process in this one.
+    """`member = await start_main(settings, "gateway", services.gateway.service.run)`: a whole process in this one.
 
     It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
     instance to start it again.
@@ -153,3 +154,19 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
 def one_settings(tmp_path: Path) -> Settings:
     """Settings for tests that touch no database: on SQLite only, where `settings` runs a test on both."""
     return Settings(home=tmp_path / "home", jwt_secret=SecretStr("0123456789abcdef0123456789abcdef"), drain_seconds=1)
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    """The labelled fake of the gateway that `url` leads to."""
+    return FakeGateway()
+
+
+@pytest.fixture
+def url(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The address of a mesh of fakes, which the environment names too."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        yield address

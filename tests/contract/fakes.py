@@ -13,7 +13,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from llamesh.client.parameters import choices, kind
-from llamesh.parameters import Parameter, Value
+from llamesh.runtime_parameters import Parameter, Value
 from llamesh.v1 import (
     contract_pb2,
     contract_pb2_grpc,

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from llamesh.kit.config import make_private
+from llamesh.locations import make_private
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
 from tests.contract.rich_status import refused
 

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 import controller.__main__ as controller_process
 import services.contract.service as contract_process
 import services.download.service as download_process
-import services.gateway.__main__ as gateway_process
+import services.gateway.service as gateway_process
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY
@@ -46,9 +46,9 @@ from tests.contract.conftest import AsCaller, Connect, StartMain
 from tests.own_postgres import OwnPostgres, own_postgres
 
 MEMBERS = {
-    "gateway": (gateway_pb2, gateway_process.main),
-    "contract": (contract_pb2, contract_process.serve),
-    "download": (download_pb2, download_process.serve),
+    "gateway": (gateway_pb2, gateway_process.run),
+    "contract": (contract_pb2, contract_process.run),
+    "download": (download_pb2, download_process.run),
     "controller": (controller_pb2, controller_process.main),
 }
 MODULES = [(name, module) for name, (module, _) in MEMBERS.items()] + [("contract", admission_pb2)]
@@ -173,7 +173,7 @@ async def mesh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Mesh]:
     cheap = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
-    monkeypatch.setattr("services.gateway.__main__.Passwords", lambda: Passwords(cheap))
+    monkeypatch.setattr("services.gateway.service.Passwords", lambda: Passwords(cheap))
     monkeypatch.setattr(health, "FRESH", -1.0)
     name = f"mesh_{time.monotonic_ns()}"
     url = await asyncio.to_thread(server.create, name)

@@ -14,7 +14,7 @@ from llamesh.client import errors
 from llamesh.client.aio import AsyncClient
 from llamesh.client.parameters import typed
 from llamesh.client.sync import Client
-from llamesh.parameters import all_parameters
+from llamesh.runtime_parameters import all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, a_value, fake_mesh
 

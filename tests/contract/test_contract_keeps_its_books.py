@@ -15,22 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.database_failures import away, unavailable
+from llamesh.kit.database_failures import unavailable, unreachable
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import Asked, Pages
+from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
-from services.contract.contracts import Contracts, PresentTerms
-from services.contract.decisions import Decided, Decisions
+from services.contract.books import Books
+from services.contract.contracts import Contracts
+from services.contract.decisions import Decision, Decisions
 from services.contract.policy import Refusal
-from services.contract.service import ContractService, new_id
-from services.contract.settlement import Used
+from services.contract.service import new_id
+from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-FIRST_PAGE = Asked(Pages(b"any key"))
+FIRST_PAGE = PageQuery(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
 REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
 
@@ -41,12 +43,12 @@ def contracts_of(database, clock, limits) -> Contracts:
     async def nobody(contract_id: str) -> int:
         return 0
 
-    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: False)
+    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: None)
 
 
-async def limit_of(limits: PresentTerms, contract_id: str) -> int | None:
+async def limit_of(limits: TermsCache, contract_id: str) -> int | None:
     """Requests at the same time that a contract allows; None if it is not there."""
-    terms = await limits.of(contract_id)
+    terms = await limits.get(contract_id)
     return terms.max_concurrent_requests if terms else None
 
 
@@ -79,12 +81,12 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
 async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
     ledger = Ledger(database, Clock(), new_id)
-    ledger.add(ACCOUNT, Used(10, 5))
+    ledger.add(ACCOUNT, TokenUsage(10, 5))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE usage_day RENAME TO away"))
     with pytest.raises(Exception, match="usage_day"):
         await ledger.flush()
-    ledger.add(ACCOUNT, Used(0, 0, told=False))
+    ledger.add(ACCOUNT, TokenUsage(0, 0, reported=False))
     async with database.begin() as session:
         await session.execute(text("ALTER TABLE away RENAME TO usage_day"))
     (row,), token = await ledger.page(None, NOW, NOW, FIRST_PAGE)
@@ -95,7 +97,7 @@ async def test_usage_that_could_not_be_written_is_written_later_with_what_came_m
 async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
     one, other = Ledger(database, Clock(), new_id), Ledger(database, Clock(), new_id)
     for ledger in (one, other, one):
-        ledger.add(ACCOUNT, Used(1, 2))
+        ledger.add(ACCOUNT, TokenUsage(1, 2))
     await one.flush()
     (row,), _ = await other.page("ada", NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (3, 3, 6)
@@ -113,7 +115,7 @@ def test_a_day_is_that_of_utc() -> None:
 async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(database: Database) -> None:
     clock = Clock()
     decisions = Decisions(database, clock, clock.new_id, most=3)
-    first = await decisions.record(Decided("ada", "check", "smol"))
+    first = await decisions.record(Decision("ada", "check", "smol"))
     clock.now = NOW + timedelta(days=30)
     await decisions.prune()
     assert (await decisions.get(None, first)).create_time == NOW
@@ -123,7 +125,7 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     assert not rows
     for _ in range(6):
         clock.now += timedelta(seconds=1)
-        last = await decisions.record(Decided("ada", "check", "smol"))
+        last = await decisions.record(Decision("ada", "check", "smol"))
     await decisions.prune()
     rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
     assert [row.decision_id for row in rows][0::2] == [last, f"dec_{int(last[4:]) - 2:06}"]
@@ -139,17 +141,17 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
             return (await session.scalar(select(func.count()).select_from(DecisionRow))) or 0
 
     for _ in range(1000):
-        decisions.note(Decided("ada", "infer", "smol", "ctr_1", REFUSED))
-    decisions.note(Decided("bob", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(Decision("bob", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 2
     clock.now += timedelta(seconds=60)
-    decisions.note(Decided("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 3
 
 
 async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
     clock = Clock()
-    limits = PresentTerms(database, lambda: clock.seconds)
+    limits = TermsCache(database, lambda: clock.seconds)
     contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
     assert await limit_of(limits, row.contract_id) == 2
@@ -167,13 +169,13 @@ async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database:
 
 async def test_a_limit_that_changes_while_it_is_read_is_not_kept_as_it_was(database: Database) -> None:
     clock = Clock()
-    limits = PresentTerms(database, lambda: clock.seconds)
+    limits = TermsCache(database, lambda: clock.seconds)
     contracts = contracts_of(database, clock, limits)
     row = await contracts.create("team", 2, [])
     read = database.read
 
     def read_and_change():
-        limits.forget(row.contract_id)
+        limits.invalidate(row.contract_id)
         return read()
 
     database.read = read_and_change  # type: ignore[method-assign]
@@ -210,17 +212,17 @@ async def test_a_database_that_is_away_leaves_known_limits_in_force(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = PresentTerms(database, lambda: clock.seconds)
+    limits = TermsCache(database, lambda: clock.seconds)
     contracts = contracts_of(database, clock, limits)
     used, unused = await contracts.create("used", 2, []), await contracts.create("unused", 3, [])
     assert await limit_of(limits, used.contract_id) == 2
     await limits.refresh()
     fault = Fault(database, monkeypatch)
-    fault.error = away()
+    fault.error = unreachable()
     for _ in range(3):
         clock.seconds += 5
         assert await limit_of(limits, used.contract_id) == 2
-        # Known although nobody has asked for it yet.
+        # TokenEstimators although nobody has asked for it yet.
         assert await limit_of(limits, unused.contract_id) == 3
     with pytest.raises(MeshError) as caught:
         await limit_of(limits, "ctr_other")
@@ -234,7 +236,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    limits = PresentTerms(database, lambda: clock.seconds)
+    limits = TermsCache(database, lambda: clock.seconds)
     row = await contracts_of(database, clock, limits).create("team", 2, [])
     assert await limit_of(limits, row.contract_id) == 2
 
@@ -249,7 +251,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
         assert await limit_of(limits, row.contract_id) == 2
 
 
-@pytest.mark.parametrize("error", [away(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
+@pytest.mark.parametrize("error", [unreachable(), FULL, unavailable("locked")], ids=["away", "full", "locked"])
 async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: MeshError
 ) -> None:
@@ -258,15 +260,15 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     fault = Fault(database, monkeypatch)
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
-        ledger.add(account, Used(1, 2))
-        decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        ledger.add(account, TokenUsage(1, 2))
+        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
         with pytest.raises(MeshError):
             await write()
     assert (ledger.pending, decisions.pending) == (1200, 1200)
     fault.error = None
-    ledger.add(accounts[0], Used(1, 2))
+    ledger.add(accounts[0], TokenUsage(1, 2))
     await ledger.flush()
     await decisions.flush()
     async with database.read() as session:
@@ -287,15 +289,15 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
     async def cut_off() -> AsyncIterator[AsyncSession]:
         async with begin() as session:
             yield session
-        raise away()
+        raise unreachable()
 
-    ledger.add(ACCOUNT, Used(10, 5))
+    ledger.add(ACCOUNT, TokenUsage(10, 5))
     monkeypatch.setattr(database, "begin", cut_off)
     for _ in range(2):
         with pytest.raises(MeshError):
             await ledger.flush()
     monkeypatch.setattr(database, "begin", begin)
-    ledger.add(ACCOUNT, Used(1, 1))
+    ledger.add(ACCOUNT, TokenUsage(1, 1))
     (row,), _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 11, 6)
 
@@ -303,7 +305,7 @@ async def test_a_batch_whose_commit_was_cut_off_is_counted_once(
 async def test_batches_are_remembered_for_a_while(database: Database) -> None:
     clock = Clock()
     ledger = Ledger(database, clock, clock.new_id)
-    ledger.add(ACCOUNT, Used(1, 1))
+    ledger.add(ACCOUNT, TokenUsage(1, 1))
     await ledger.flush()
     for elapsed, kept in ((usage.BATCHES_KEPT, 1), (timedelta(seconds=1), 0)):
         clock.now += elapsed
@@ -320,8 +322,8 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     clock = Clock()
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
-        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), Used(1, 2))
-        decisions.note(Decided(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), TokenUsage(1, 2))
+        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}
@@ -332,18 +334,16 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
-    service = ContractService(member, database)
-    service._ledger.add(ACCOUNT, Used(10, 5))
+    ledger = Ledger(database, Clock(), new_id)
+    books = Books(ledger, Decisions(database, Clock(), new_id), member.drain_left)
+    ledger.add(ACCOUNT, TokenUsage(10, 5))
     fault = Fault(database, monkeypatch)
     fault.error = FULL
-    service.start()
     member.stop()
-    closing = asyncio.create_task(service.close())
+    closing = asyncio.create_task(books.close())
     done, _ = await asyncio.wait({closing}, timeout=1)
     assert not done
     fault.error = None
     await asyncio.wait_for(closing, 15)
-    reopened = open_database(settings, "contract")
-    async with reopened.read() as session:
+    async with database.read() as session:
         assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10
-    await reopened.close()

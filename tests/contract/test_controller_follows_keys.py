@@ -10,10 +10,10 @@ import pytest
 
 from controller import signing
 from controller.signing import SigningKeys
-from llamesh.kit import following
+from llamesh.kit import reflector
 from llamesh.kit.config import Settings
-from llamesh.kit.revocations import Revocations
-from llamesh.kit.standings import Standings, User
+from llamesh.kit.revocations import RevocationReflector
+from llamesh.kit.standings import StandingReflector, UserRights
 from llamesh.v1.admission_pb2 import WatchRevocationsResponse
 from llamesh.v1.admission_pb2_grpc import AdmissionServiceServicer, add_AdmissionServiceServicer_to_server
 from llamesh.v1.gateway_pb2 import ListSigningKeysResponse
@@ -89,9 +89,9 @@ async def test_revoked_keys_come_at_once_and_stay_while_the_service_is_away(
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "RETRY_SECONDS", 0.01)
     taken: list[set[str]] = []
-    follower = Revocations(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
+    follower = RevocationReflector(connect(one_settings, "contract"), lambda ids, added: taken.append(set(ids)))
     follower.start()
     assert not await follower.first(0.01)
     first = Admission("k1")
@@ -121,16 +121,16 @@ async def test_users_come_at_once_stay_while_the_gateway_is_away_and_are_replace
     until: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "RETRY_SECONDS", 0.01)
     taken: list[tuple[set[str], set[str]]] = []
 
-    def take(users: Mapping[str, User], ended: Iterable[str]) -> None:
+    def take(users: Mapping[str, UserRights], ended: Iterable[str]) -> None:
         taken.append(({user.username for user in users.values()}, set(ended)))
 
     first = FakeStandings()
     add = add_StandingServiceServicer_to_server
     member = await start_member(one_settings, "gateway", lambda each: add(first, each.server))
-    follower = Standings(connect(one_settings, "gateway"), take)
+    follower = StandingReflector(connect(one_settings, "gateway"), take)
     follower.start()
     assert await follower.first(5)
     assert taken == [({"ada", "admin", "bob", "cyn", "eve", "root"}, set())]

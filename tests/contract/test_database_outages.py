@@ -17,8 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import CONNECTIONS, SQLITE_SHARE, Database, DatabaseRefusedError, open_database
+from llamesh.kit.database import SQLITE_SHARE, Database, DatabaseRefusedError, open_database
 from llamesh.kit.errors import MeshError, StartRefused, name_of
+from llamesh.kit.pools import CONNECTIONS
 from tests.own_postgres import OwnPostgres, own_postgres
 
 SECONDS = 1.0
@@ -115,7 +116,7 @@ async def test_a_frozen_server_is_cut_off_at_the_deadline(
     # The second finds no connection in the pool and has to make one.
     for _ in range(2):
         assert_unavailable(await refused(operation(database)))
-    # While it is known to be away, callers do not wait for the deadline again, but for one trial a second.
+    # While it is known to be unreachable, callers do not wait for the deadline again, but for one trial a second.
     answers = await asyncio.gather(*(refused(operation(database)) for _ in range(20)))
     assert {name_of(answer.reason) for answer in answers} == {"COMPONENT_UNAVAILABLE"}
     server.thaw()
@@ -273,7 +274,7 @@ async def test_calls_that_wait_for_a_connection_are_no_outage(settings: Settings
         assert_unavailable(error)
         assert error.message == "too many calls wait for the database"
     await asyncio.gather(*holders)
-    assert database.outage.cause is None
+    assert database.breaker.cause is None
     async with database.read() as session:
         await session.execute(text("SELECT 1"))
     await database.close()
@@ -304,7 +305,7 @@ async def test_a_sqlite_file_that_is_harmed_while_it_is_used_is_named(
         await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         await connection.exec_driver_sql("BEGIN")
     await database.engine.dispose()
-    await database._reader.dispose()
+    await database._reader.engine.dispose()
     harm(file)
     for operation in (write, read):
         error = await refused(operation(database))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -11,13 +10,14 @@ from unittest.mock import Mock
 import pytest
 from argon2 import PasswordHasher
 
+from llamesh.kit.clock import utc_now
+from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2
 from services.contract.keys import Keys
-from services.contract.service import utc_now
+from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.throttle import Throttle
 from services.gateway.users import Change, Users
 from tests.contract.test_what_is_committed_is_told import database_of
 
@@ -43,7 +43,7 @@ async def test_standings(settings) -> None:
         standings = Standings(database, clock)
         passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1))
         ids = iter(["usr_1", "usr_2"])
-        users = Users(database, passwords, Throttle(time.monotonic), standings, clock, ids.__next__)
+        users = Users(database, passwords, standings, Pages(b"secret"), now=clock, new_id=ids.__next__)
         for name in ("root", "ada"):
             await users.create(name, "correct horse", gateway_pb2.ROLE_ADMIN, "")
         await users.hold("ada", "usr_2", timedelta(hours=1))
@@ -67,7 +67,8 @@ async def test_standings(settings) -> None:
 async def test_revoked_keys(settings) -> None:
     clock = Clock()
     async with database_of(settings, "contract") as database:
-        keys = Keys(database, Mock(), Mock(), clock, Mock(), resync_seconds=None)
+        revocations = Revocations(database, clock, resync_seconds=None)
+        keys = Keys(database, Mock(), revocations, Mock(), Mock(), clock, Mock())
 
         async def revoked(key_id: str) -> None:
             fields = {
@@ -83,7 +84,7 @@ async def test_revoked_keys(settings) -> None:
             await keys.revoke(None, key_id)
 
         await revoked("key_1")
-        watch = keys.revocations()
+        watch = revocations.watch()
         assert [await read(watch), await read(watch)] == [["key_1"], []]
         clock.time += timedelta(hours=2)
         await revoked("key_2")
@@ -92,7 +93,7 @@ async def test_revoked_keys(settings) -> None:
         await revoked("key_3")
         with pytest.raises(StopAsyncIteration):
             await read(watch)
-        later = keys.revocations()
+        later = revocations.watch()
         assert [await read(later), await read(later)] == [["key_3"], []]
         clock.time += timedelta(days=1)
-        assert await read(keys.revocations()) == []
+        assert await read(revocations.watch()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,16 +13,17 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.contract.keys import Keys
-from services.contract.service import utc_now
+from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.throttle import Throttle
 from services.gateway.users import Change, Users
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -63,9 +63,8 @@ async def test_what_became_of_a_user_is_told(
     async with database_of(one_settings, "gateway") as database:
         standings = Standings(database, utc_now)
         passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1))
-        users = Users(
-            database, passwords, Throttle(time.monotonic), standings, utc_now, iter(["usr_1", "usr_2"]).__next__
-        )
+        ids = iter(["usr_1", "usr_2"])
+        users = Users(database, passwords, standings, Pages(b"secret"), new_id=ids.__next__)
         for name in ("root", "ada"):
             await users.create(name, "correct horse", gateway_pb2.ROLE_ADMIN, "")
         told: dict[str, gateway_pb2.Standing] = {}
@@ -87,7 +86,8 @@ async def test_a_key_that_was_revoked_is_told(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until
 ) -> None:
     async with database_of(one_settings, "contract") as database:
-        keys = Keys(database, Mock(), Mock(), utc_now, Mock(), resync_seconds=None)
+        revocations = Revocations(database, utc_now, resync_seconds=None)
+        keys = Keys(database, Mock(), revocations, Mock(), Mock(), utc_now, Mock())
         now = utc_now()
         row = KeyRow(
             key_id="key_1",
@@ -106,7 +106,7 @@ async def test_a_key_that_was_revoked_is_told(
         synced = asyncio.Event()
 
         async def follow() -> None:
-            async for ids in keys.revocations():
+            async for ids in revocations.watch():
                 told.extend(ids)
                 synced.set()
 

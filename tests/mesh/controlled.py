@@ -27,9 +27,10 @@ from controller.xds import templates
 from engine import sentence
 from llamesh.envoy_binary import find_envoy
 from llamesh.kit.channels import channel
-from llamesh.kit.config import Settings, make_private
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.serving import Member
+from llamesh.locations import make_private
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.admission_pb2 import (

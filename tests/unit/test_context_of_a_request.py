@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamesh.parameters import slot_context
+from llamesh.runtime_parameters import slot_context
 from llamesh.v1.server_pb2 import RopeScaling, RuntimeParameters
 
 YARN, LINEAR = RopeScaling.ROPE_SCALING_YARN, RopeScaling.ROPE_SCALING_LINEAR

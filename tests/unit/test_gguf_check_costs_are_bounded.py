@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from services.download import gguf
-from services.download.gguf import GgufError, GgufMetadata, facts, read_gguf, reader
+from services.download.gguf import GgufError, GgufMetadata, metadata, read_gguf, reader
 from tests.unit.gguf_bytes import (
     ARRAY,
     BASE_PAIRS,
@@ -149,7 +149,7 @@ def test_tensors_cost_a_few_steps_each() -> None:
 
 def test_keys_and_a_template_at_their_limits_are_accepted_and_above_refused() -> None:
     kept = sum(len(item) for item in ("general.architecture", *_keys(BASE_PAIRS[1:])))
-    room = facts.MAX_KEYS_BYTES - kept
+    room = metadata.MAX_KEYS_BYTES - kept
     keys = [f"{index:04}" + "k" * 1020 for index in range(room // 1024)]
     last = "l" * (room % 1024)
     fitting = [pair(key, U8, 1) for key in (*keys, last)]
@@ -157,7 +157,7 @@ def test_keys_and_a_template_at_their_limits_are_accepted_and_above_refused() ->
     refused = measured(File().adding(*fitting[:-1], pair(last + "l", U8, 1)))[0]
     assert "bytes of keys" in str(refused)
 
-    for length, accepted in ((facts.MAX_TEMPLATE, True), (facts.MAX_TEMPLATE + 1, False)):
+    for length, accepted in ((metadata.MAX_TEMPLATE, True), (metadata.MAX_TEMPLATE + 1, False)):
         template = pair("tokenizer.chat_template", STRING, b"{" * length)
         said = measured(File().replacing("tokenizer.chat_template", template))[0]
         assert isinstance(said, GgufMetadata) is accepted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamesh import listeners
+from llamesh import listeners, names
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc/net/unix")
 
@@ -55,7 +55,7 @@ async def test_what_waits_is_told_to_be_sent_again_and_nobody_new_comes_in(path:
     for text in await asyncio.gather(*asked):
         head = text.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")
         assert head[0] == "http/1.1 503 service unavailable"
-        assert f"{listeners.RETRY_HEADER}: 1" in head
+        assert f"{names.RETRY_HEADER}: 1" in head
     with pytest.raises(ConnectionRefusedError):
         await answer(path)
 
@@ -87,7 +87,7 @@ async def test_more_than_the_descriptors_allow_are_turned_away(path: str) -> Non
     asked = [asyncio.create_task(answer(path)) for _ in range(300)]
     await until_waiting(path, 300)
     assert await listeners.turn_away(listeners.own(path)) == 300
-    assert all(listeners.RETRY_HEADER.encode() in text for text in await asyncio.gather(*asked))
+    assert all(names.RETRY_HEADER.encode() in text for text in await asyncio.gather(*asked))
     served.close()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.contract.fit import CACHE_TYPES, ModelShape, estimate_memory
+from services.contract.memory_estimate import CACHE_TYPES, ModelShape, estimate_memory
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from llamesh.kit.config import WrongSettingsError, load_settings
+from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.origins import expression, read_host, read_origin
 
 

@@ -25,8 +25,8 @@ from llamesh.kit.objects import (
     object_key,
     put,
 )
-from llamesh.kit.objects.directory import StagingFile
 from llamesh.kit.objects.s3 import S3Store
+from llamesh.kit.objects.staging import StagingFile
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
 
 CONTENT = b"model" * 100_000
@@ -51,7 +51,7 @@ def failing_with(code: int) -> object:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_disk_that_fills_up_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     store = DirectoryStore(tmp_path)
-    monkeypatch.setattr("llamesh.kit.objects.directory.os.write", failing_with(code))
+    monkeypatch.setattr("llamesh.kit.objects.staging.os.write", failing_with(code))
     with pytest.raises(StoreFullError, match="cannot write to the object store"):
         await store.stage(chunks())
     assert files(tmp_path) == []
@@ -62,7 +62,7 @@ async def test_a_disk_that_fills_up_at_the_end_publishes_nothing(
 ) -> None:
     store = DirectoryStore(tmp_path)
     staged = await store.stage(chunks())
-    monkeypatch.setattr("llamesh.kit.objects.directory.os.fsync", failing_with(errno.ENOSPC))
+    monkeypatch.setattr("llamesh.kit.objects.staging.os.fsync", failing_with(errno.ENOSPC))
     with pytest.raises(StoreFullError):
         await staged.publish(KEY)
     await staged.discard()
@@ -83,7 +83,7 @@ async def test_a_directory_that_cannot_be_made_is_denied_or_unavailable(tmp_path
 async def test_files_of_dead_writers_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
     """A writer killed with -9 cannot clean up; its lock is gone with it."""
     program = (
-        "import sys, time; from pathlib import Path; from llamesh.kit.objects.directory import StagingFile;"
+        "import sys, time; from pathlib import Path; from llamesh.kit.objects.staging import StagingFile;"
         "StagingFile(Path(sys.argv[1])).write(b'half'); print('ready', flush=True); time.sleep(60)"
     )
     program = program.replace("StagingFile(Path", "f = StagingFile(Path").replace(").write", "); f.write")

@@ -8,6 +8,7 @@ import pytest
 
 from llamesh.kit.errors import MeshError, Reason
 from services.gateway import throttle as module
+from services.gateway.fair_queue import Requester
 from services.gateway.throttle import (
     AT_ONCE,
     FORGOTTEN_AFTER,
@@ -20,7 +21,6 @@ from services.gateway.throttle import (
     network_of,
     site_of,
 )
-from services.gateway.turns import Asker
 
 HOME, STRANGER = "192.0.2.1", "198.51.100.7"
 
@@ -253,12 +253,12 @@ def test_strangers_share_the_turns_of_a_wider_network(address: str, site: str) -
 async def test_a_user_who_has_logged_in_from_an_address_has_turns_of_its_own() -> None:
     door = Door()
     async with door.throttle.attempt("ada", HOME) as attempt:
-        assert attempt.asker == Asker("192.0.2.0/24", known=False)
+        assert attempt.requester == Requester("192.0.2.0/24", known=False)
     await door.login("ada", HOME, right=True)
     async with door.throttle.attempt("ada", HOME) as attempt:
-        assert attempt.asker == Asker(("ada", HOME), known=True)
+        assert attempt.requester == Requester(("ada", HOME), known=True)
     async with door.throttle.attempt("ada", STRANGER) as attempt:
-        assert not attempt.asker.known
+        assert not attempt.requester.known
 
 
 LOOPBACK = ("127.0.0.1", "127.1.0.60", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:127.9.9.9")

@@ -9,8 +9,8 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
 
 from llamesh.kit.errors import MeshError, Reason
+from services.gateway.fair_queue import Requester
 from services.gateway.passwords import AT_ONCE, WAITING, Passwords
-from services.gateway.turns import Asker
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 
@@ -90,9 +90,9 @@ async def test_few_hashes_run_at_once_and_a_flood_is_refused() -> None:
 async def test_a_stranger_with_many_addresses_does_not_keep_a_user_from_logging_in() -> None:
     passwords = Passwords(hasher := CountingHasher())  # type: ignore[arg-type]
     kept = await passwords.hash("correct horse")
-    flood = [asyncio.ensure_future(passwords.check("x", kept, Asker(number, known=False))) for number in range(200)]
+    flood = [asyncio.ensure_future(passwords.check("x", kept, Requester(number, known=False))) for number in range(200)]
     await asyncio.sleep(0)
-    assert await passwords.check("correct horse", kept, Asker("owner", known=True)) == kept
+    assert await passwords.check("correct horse", kept, Requester("owner", known=True)) == kept
     assert len(hasher.verified) < 20
     refused = await asyncio.gather(*flood, return_exceptions=True)
     assert any(isinstance(each, MeshError) for each in refused)
@@ -101,8 +101,8 @@ async def test_a_stranger_with_many_addresses_does_not_keep_a_user_from_logging_
 async def test_a_stranger_with_one_wide_network_does_not_keep_a_new_user_from_logging_in() -> None:
     passwords = Passwords(hasher := CountingHasher())  # type: ignore[arg-type]
     kept = await passwords.hash("correct horse")
-    flood = [asyncio.ensure_future(passwords.check("x", kept, Asker("stranger", known=False))) for _ in range(200)]
+    flood = [asyncio.ensure_future(passwords.check("x", kept, Requester("stranger", known=False))) for _ in range(200)]
     await asyncio.sleep(0)
-    assert await passwords.check("correct horse", kept, Asker("owner", known=False)) == kept
+    assert await passwords.check("correct horse", kept, Requester("owner", known=False)) == kept
     assert len(hasher.verified) < 20
     await asyncio.gather(*flood, return_exceptions=True)

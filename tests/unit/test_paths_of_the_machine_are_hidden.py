@@ -8,7 +8,7 @@ import pytest
 
 from controller.runtimes.process import ProcessRuntime
 from llamesh.kit.config import Settings
-from llamesh.kit.hidden import hider
+from llamesh.kit.redaction import redactor
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ from llamesh.kit.hidden import hider
 def test_the_path_of_the_home_is_said_by_its_name(tmp_path: Path, text: str, shown: str) -> None:
     settings = Settings(home=tmp_path / "h(ome")
     values = {"home": settings.home, "run": settings.run_dir}
-    assert hider(settings)(text.format(**values)) == shown.format(**values)
+    assert redactor(settings)(text.format(**values)) == shown.format(**values)
 
 
 def test_a_link_to_the_home_and_where_it_leads_are_both_hidden(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    hide = hider(Settings(home=tmp_path / "link"))
+    hide = redactor(Settings(home=tmp_path / "link"))
     assert hide(f"{tmp_path}/link/a {tmp_path}/real/a") == "LLAMESH_HOME/a LLAMESH_HOME/a"
 
 

@@ -8,11 +8,18 @@ import pytest
 
 from llamesh.kit.holders import Holder, in_words, largest
 from llamesh.sizes import size
-from services.contract.fit import MemoryEstimate
-from services.contract.policy import Limits, Machine, fits, largest_fitting_context, limit_refusals, memory_refusals
+from services.contract.memory_estimate import MemoryEstimate
+from services.contract.policy import (
+    Machine,
+    Policy,
+    fits,
+    largest_fitting_context,
+    limit_refusals,
+    memory_refusals,
+)
 
 GIB = 1 << 30
-LIMITS = Limits(5, ("default", "inference"))
+LIMITS = Policy(5, ("default", "inference"))
 
 
 def estimate(context: int, replicas: int = 1) -> MemoryEstimate:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamesh.kit.config import load_settings
+from llamesh.kit.config_loading import load_settings
 from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT, home_directory, make_private, run_directory
 
 

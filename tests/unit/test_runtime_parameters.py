@@ -9,10 +9,10 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import MeshError, name_of
-from llamesh.parameters import flags
+from llamesh.runtime_parameters import flags
 from llamesh.v1 import options_pb2, server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters
-from services.contract.parameters import check, parse, spellings
+from services.contract.flag_parser import check, parse, spellings
 
 FIELDS = list(RuntimeParameters.DESCRIPTOR.fields)
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from llamesh.kit import limits
-from llamesh.kit.config import Settings, problems
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import problems
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Patience with an object store is spent only while the store is of no use, and it ends."""
+"""StoreRetries with an object store is spent only while the store is of no use, and it ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.download.patience import Patience
+from services.download.store_retries import StoreRetries
 
 LONGEST = 600.0
 SIZE = 1_000
@@ -15,7 +15,7 @@ class Transfer:
 
     def __init__(self) -> None:
         self.now = 5_000.0
-        self.patience = Patience(lambda: self.now)
+        self.patience = StoreRetries(lambda: self.now)
 
     def fails(self, *, after: float, done: int, silent: float = 0.0, staged: bool = False) -> float:
         """One try: bytes come for `after` seconds, then none for `silent` seconds, then it fails. Returns what was waited."""
@@ -26,7 +26,7 @@ class Transfer:
         if staged:
             self.patience.staged()
         self.now += silent
-        return self.patience.set_back()
+        return self.patience.failed()
 
     def waits(self) -> None:
         while (left := self.patience.seconds_left()) > 0:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from llamesh import names
 from llamesh.kit.envoy_api import message_class
 from services.contract import settlement
-from services.contract.settlement import Known, Lengths, Used, used
+from services.contract.settlement import TokenEstimator, TokenEstimators, TokenUsage, tokens_used
 
 
 def report(*, status: int = 200, path: str = "/v1/chat/completions", request_bytes: int = 100, **more: Any) -> Any:
@@ -28,19 +29,21 @@ def report(*, status: int = 200, path: str = "/v1/chat/completions", request_byt
     else:
         common.upstream_remote_address.envoy_internal_address.server_listener_name = "held"
     for namespace in ("usage", "request"):
-        name = settlement.USAGE if namespace == "usage" else settlement.REQUEST
+        name = names.USAGE_METADATA if namespace == "usage" else names.METADATA
         for key, value in more.get(namespace, {}).items():
             common.metadata.filter_metadata[name].fields[key].number_value = value
     return made
 
 
-def settle(entry: Any) -> Used | None:
-    return used(entry, "smol", Known())
+def settle(entry: Any) -> TokenUsage | None:
+    return tokens_used(entry, "smol", TokenEstimators())
 
 
 def test_what_the_engine_told_counts() -> None:
-    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 15})) == Used(46, 15)
-    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 30}, request={"answers": 2})) == Used(46, 30)
+    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 15})) == TokenUsage(46, 15)
+    assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 30}, request={"answers": 2})) == TokenUsage(
+        46, 30
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_what_the_engine_told_counts() -> None:
 )
 def test_of_a_cut_stream_counts_what_came(api: str, wire: int, body: int, answers: int, tokens: int) -> None:
     found = settle(report(wire=wire, head=160, body=body, request={"answers": answers}))
-    assert found == Used(25, tokens, told=False), api
+    assert found == TokenUsage(25, tokens, reported=False), api
 
 
 @pytest.mark.parametrize("shortest", range(200, 300, 3))
@@ -73,31 +76,33 @@ def test_whatever_the_size_of_chunks_the_count_is_within_a_sixth(shortest: int, 
 
 
 def test_a_prompt_that_was_not_told_is_estimated_by_those_that_were() -> None:
-    lengths = Known()
+    lengths = TokenEstimators()
     for size in (100, 300, 200):
-        used(report(request_bytes=size, usage={"prompt_tokens": size / 2, "completion_tokens": 1}), "smol", lengths)
+        tokens_used(
+            report(request_bytes=size, usage={"prompt_tokens": size / 2, "completion_tokens": 1}), "smol", lengths
+        )
     cut = report(request_bytes=1000, status=0)
-    assert used(cut, "smol", lengths) == Used(500, 0, told=False)
-    assert used(cut, "other", lengths) == Used(250, 0, told=False)
+    assert tokens_used(cut, "smol", lengths) == TokenUsage(500, 0, reported=False)
+    assert tokens_used(cut, "other", lengths) == TokenUsage(250, 0, reported=False)
     # Several prompts or answers say nothing of the length of one.
-    used(
+    tokens_used(
         report(request_bytes=10, usage={"prompt_tokens": 900, "completion_tokens": 1}, request={"answers": 2}),
         "x",
         lengths,
     )
-    assert used(cut, "x", lengths) == Used(250, 0, told=False)
+    assert tokens_used(cut, "x", lengths) == TokenUsage(250, 0, reported=False)
 
 
 def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlement, "KINDS_KNOWN", 2)
-    lengths = Lengths(4.0)
+    lengths = TokenEstimator(4.0)
     for target in ("a", "b", "a", "c"):
         lengths.learn(target, 100, 100)
     assert [lengths.estimate(target, 100) for target in ("a", "b", "c")] == [100, 25, 100]
 
 
 def test_a_body_full_of_what_is_no_text_teaches_nothing() -> None:
-    lengths = Lengths(4.0)
+    lengths = TokenEstimator(4.0)
     lengths.learn("a", 4000, 1000)
     lengths.learn("a", 14 << 20, 30)
     lengths.learn("a", 100, 0)
@@ -105,7 +110,7 @@ def test_a_body_full_of_what_is_no_text_teaches_nothing() -> None:
 
 
 def test_older_prompts_fade() -> None:
-    lengths = Lengths(4.0)
+    lengths = TokenEstimator(4.0)
     lengths.learn("a", 1 << 20, 1 << 19)
     for _ in range(5):
         lengths.learn("a", 1 << 20, 1 << 18)
@@ -131,17 +136,17 @@ def test_where_no_engine_worked_nothing_counts(entry: Any) -> None:
 @pytest.mark.parametrize("wrong", [-1, 1e300, float("nan"), float("inf")])
 def test_numbers_that_no_answer_has_are_not_believed(wrong: float) -> None:
     found = settle(report(usage={"prompt_tokens": 5, "completion_tokens": wrong}))
-    assert found == Used(5, 0, told=False)
+    assert found == TokenUsage(5, 0, reported=False)
 
 
 def test_of_a_cut_stream_that_was_woken_the_tokens_are_estimated_by_its_bytes() -> None:
     # As Envoy counted a stream of 11 tokens behind a waker that answered {}: the framing alone would be 18.
     woken = report(wire=3329, head=326, body=2867, attempts=2)
-    known = Known()
-    assert used(woken, "smol", known) == Used(25, 12, told=False)
+    known = TokenEstimators()
+    assert tokens_used(woken, "smol", known) == TokenUsage(25, 12, reported=False)
     told = {"prompt_tokens": 25, "completion_tokens": 15}
-    used(report(wire=4378, head=160, body=4090, usage=told), "smol", known)
-    assert used(woken, "smol", known) == Used(25, 11, told=False)
+    tokens_used(report(wire=4378, head=160, body=4090, usage=told), "smol", known)
+    assert tokens_used(woken, "smol", known) == TokenUsage(25, 11, reported=False)
     # A whole answer says nothing of events.
-    used(report(wire=885, head=160, body=700, usage=told), "smol", known)
-    assert used(woken, "smol", known) == Used(25, 11, told=False)
+    tokens_used(report(wire=885, head=160, body=700, usage=told), "smol", known)
+    assert tokens_used(woken, "smol", known) == TokenUsage(25, 11, reported=False)

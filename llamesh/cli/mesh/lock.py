@@ -33,7 +33,7 @@ def held(home: Path, addresses: Addresses) -> Iterator[None]:
             raise MeshRunningError(_holder(descriptor))
         # The lock counts, not the words: that the disk is full is said by who looks at the disk next.
         with suppress(OSError):
-            locks.say(descriptor, asdict(ProcessId.of(os.getpid())) | asdict(addresses))
+            locks.write_holder(descriptor, asdict(ProcessId.of(os.getpid())) | asdict(addresses))
         yield
         os.ftruncate(descriptor, 0)
     finally:
@@ -43,7 +43,7 @@ def held(home: Path, addresses: Addresses) -> Iterator[None]:
 def announce_ready(home: Path) -> None:
     """Say, as the holder, that the mesh is ready. Nothing where the file was taken away. OSError on a full disk."""
     with suppress(FileNotFoundError), lock_file(home).open("r+b") as file:
-        locks.say(file.fileno(), locks.said(file.fileno()) | {"ready": True})
+        locks.write_holder(file.fileno(), locks.read_holder(file.fileno()) | {"ready": True})
 
 
 def is_gone(home: Path) -> bool:
@@ -61,7 +61,7 @@ def is_ready(home: Path, pid: int) -> bool:
     """Whether this process holds the lock and has said that its mesh is ready."""
     try:
         with lock_file(home).open("rb") as file:
-            found = locks.said(file.fileno())
+            found = locks.read_holder(file.fileno())
     except OSError:
         return False
     return bool(found.get("pid") == pid and found.get("ready"))
@@ -80,6 +80,6 @@ def holder(home: Path) -> ProcessId | None:
 
 
 def _holder(descriptor: int) -> ProcessId | None:
-    found = locks.said(descriptor)
+    found = locks.read_holder(descriptor)
     process = ProcessId(int(found.get("pid", 0)), str(found.get("started", "")))
     return process if process.alive else None

@@ -22,8 +22,9 @@ from llamesh.background import BackgroundTask
 from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.liveness import Liveness, Probe
 from llamesh.cli.mesh.restarts import STABLE_SECONDS, Restarts
+from llamesh.names import LIFELINE
 from llamesh.processes import ProcessId, exit_words
-from llamesh.shutdown import LIFELINE, STOP
+from llamesh.shutdown import STOP
 
 OWN_LOG = "supervisor"
 """Name of the log of a detached supervisor."""

@@ -4,12 +4,12 @@ llama.cpp reads these files in C++ with the trust of a program that reads its ow
 is long. So nothing is admitted here that llama.cpp would refuse, abort on or misread: counts, lengths, types and
 tensor sizes are bounded, tensors lie one after the other inside the file, nothing follows them, names are unique.
 Only the header is read; time and memory are bounded whatever the file says: 256 MiB of header, 4,096 metadata pairs with 1 MiB of keys,
-16,384 tensors, 2 million strings, and nothing is kept of arrays (see `reader` and `facts`).
+16,384 tensors, 2 million strings, and nothing is kept of arrays (see `reader` and `metadata_reader`).
 """
 
 from typing import BinaryIO
 
-from services.download.gguf.facts import Facts, GgufMetadata
+from services.download.gguf.metadata import GgufMetadata, MetadataReader
 from services.download.gguf.reader import GgufError, Reader
 from services.download.gguf.tensors import Tensors
 
@@ -29,16 +29,16 @@ def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
     version = _version(reader)
     tensor_count = _count(reader, "tensors", MAX_TENSORS)
     pair_count = _count(reader, "metadata pairs", MAX_PAIRS)
-    facts = Facts(reader)
+    metadata_reader = MetadataReader(reader)
     for index in range(pair_count):
         reader.what = f"metadata pair {index}"
-        facts.read_pair()
-    tensors = Tensors(reader, facts.alignment())
+        metadata_reader.read_pair()
+    tensors = Tensors(reader, metadata_reader.alignment())
     for index in range(tensor_count):
         reader.what = f"tensor {index}"
         tensors.read_info()
     tensors.check_place()
-    return facts.metadata(version, tensors)
+    return metadata_reader.metadata(version, tensors)
 
 
 def _version(reader: Reader) -> int:

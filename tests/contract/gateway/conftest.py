@@ -11,8 +11,8 @@ from argon2 import PasswordHasher
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-from services.gateway.__main__ import main
 from services.gateway.passwords import Passwords
+from services.gateway.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember
 from tests.contract.gateway.fakes import FakeContract, FakeController, FakeDownload
 
@@ -34,7 +34,7 @@ class Mesh:
 def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes at their real cost would take most of these tests' time; tests/unit has them."""
     cheap = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
-    monkeypatch.setattr("services.gateway.__main__.Passwords", lambda: Passwords(cheap))
+    monkeypatch.setattr("services.gateway.service.Passwords", lambda: Passwords(cheap))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
         if "download" in members:
             for part in ("store", "store.credentials"):
                 members["download"].show_part(part, True)
-        members["gateway"] = await start_main(settings, "gateway", main)
+        members["gateway"] = await start_main(settings, "gateway", run)
         channel = connect(settings, "gateway")
         gateway = gateway_pb2_grpc.GatewayServiceStub(channel)
         for name in users:

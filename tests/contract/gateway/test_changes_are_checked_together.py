@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
-from services.gateway.__main__ import main
 from services.gateway.servers import CHANGE_ATTEMPTS
+from services.gateway.service import run
 from tests.contract.rich_status import refused
 
 
@@ -177,7 +177,7 @@ async def test_a_repetition_is_known_to_a_gateway_that_has_restarted(mesh, ada, 
     # The first server took the memory: the check would refuse the second.
     mesh.contract.refusals = [contract_pb2.Refusal(reason="DOES_NOT_FIT", message="full now")]
     await stop_member(mesh.members["gateway"])
-    mesh.members["gateway"] = await start_main(mesh.settings, "gateway", main)
+    mesh.members["gateway"] = await start_main(mesh.settings, "gateway", run)
     request = gateway_pb2.ServeRequest(model_uuid="abc123", request_id="r1")
     again = await mesh.gateway.Serve(request, metadata=ada, wait_for_ready=True)
     assert again.server_uuid == first.server_uuid

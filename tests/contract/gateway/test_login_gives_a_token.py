@@ -90,7 +90,7 @@ async def test_many_right_logins_at_once_all_pass(mesh) -> None:
 
 
 async def test_without_the_contract_service_nobody_gets_a_token(one_settings, start_mesh, monkeypatch) -> None:
-    monkeypatch.setattr("services.gateway.servicer.GRANT_DEADLINE", 0.3)
+    monkeypatch.setattr("services.gateway.issuer.GRANT_DEADLINE", 0.3)
     mesh = await start_mesh(one_settings, without=("contract",))
     with refused("COMPONENT_UNAVAILABLE") as refusal:
         await login(mesh)
@@ -117,18 +117,18 @@ async def test_the_default_password_is_refused_where_other_machines_can_come(
 async def test_a_mesh_with_the_default_password_is_not_opened_later(
     stored_mesh, start_main, stop_member, as_caller
 ) -> None:
-    from services.gateway.__main__ import main
+    from services.gateway.service import run
 
     opened = stored_mesh.settings.model_copy(update={"bind": "0.0.0.0"})
     await stop_member(stored_mesh.members["gateway"])
     with pytest.raises(StartRefused, match="llamesh users password admin"):
-        await start_main(opened, "gateway", main)
-    again = await start_main(stored_mesh.settings, "gateway", main)
+        await start_main(opened, "gateway", run)
+    again = await start_main(stored_mesh.settings, "gateway", run)
     change = gateway_pb2.UpdateUserRequest(username="admin", password="much better", old_password="admin")
     # The channel may find out only now that the gateway was restarted.
     await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"), wait_for_ready=True)
     await stop_member(again)
-    await start_main(opened, "gateway", main)
+    await start_main(opened, "gateway", run)
     assert (await login(stored_mesh, "admin", "much better")).access_token
 
 
@@ -141,9 +141,9 @@ async def test_a_changed_password_outlives_a_restart(stored_mesh, start_main, st
     change = gateway_pb2.UpdateUserRequest(username="admin", password="much better", old_password="admin")
     await stored_mesh.gateway.UpdateUser(change, metadata=as_caller("admin", "manage"))
     await stop_member(stored_mesh.members["gateway"])
-    from services.gateway.__main__ import main
+    from services.gateway.service import run
 
-    await start_main(stored_mesh.settings, "gateway", main)
+    await start_main(stored_mesh.settings, "gateway", run)
     assert (await login(stored_mesh, "admin", "much better")).access_token
     with refused("WRONG_CREDENTIALS"):
         await login(stored_mesh)

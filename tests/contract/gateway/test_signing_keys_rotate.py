@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sqlalchemy import select
 
 from llamesh.kit.database import open_database
-from llamesh.kit.database_failures import away
+from llamesh.kit.database_failures import unreachable
 from llamesh.kit.errors import MeshError, StartRefused
 from llamesh.kit.secret import kept_secret
 from services.gateway.signing_keys import PUBLISH_LEAD, KeyPairs, SigningKey, open_signer
@@ -170,5 +170,5 @@ async def test_keys_are_named_while_the_database_is_away(world, monkeypatch) -> 
 
 @asynccontextmanager
 async def gone():
-    raise away()
+    raise unreachable()
     yield

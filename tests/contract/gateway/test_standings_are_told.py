@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-from services.gateway.__main__ import main
+from services.gateway.service import run
 from tests.contract.rich_status import refused
 
 PASSWORD = "correct horse"
@@ -164,7 +164,7 @@ async def test_another_gateway_on_the_same_database_tells_within_a_second(
     if stored_mesh.settings.database_url is None:
         return  # a SQLite file belongs to one process
     other = stored_mesh.settings.model_copy(update={"home": tmp_path / "other"})
-    await start_main(other, "gateway", main)
+    await start_main(other, "gateway", run)
     watch = await Watch(connect(other, "gateway")).whole()
     await create(stored_mesh, root, "ada")
     started = time.monotonic()

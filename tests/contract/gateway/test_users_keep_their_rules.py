@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from uuid import uuid4
 
 import pytest
 from argon2 import PasswordHasher
 
+from llamesh.kit.clock import utc_now
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import MeshError, name_of
-from llamesh.kit.pages import Asked, Pages
+from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2
-from services.contract.service import utc_now
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.throttle import Throttle
 from services.gateway.users import Change, Users
 from tests.contract.rich_status import read_refusal, refused
 
@@ -143,7 +140,7 @@ async def test_of_administrators_who_end_each_other_at_once_one_stays(settings, 
     database = open_database(settings, "gateway")
     await database.migrate("services.gateway")
     standings = Standings(database, utc_now)
-    users = Users(database, Passwords(CHEAP), Throttle(time.monotonic), standings, utc_now, lambda: uuid4().hex)
+    users = Users(database, Passwords(CHEAP), standings, Pages(b"secret"))
     names = [f"root{number}" for number in range(5)]
     for name in names:
         await users.create(name, "correct horse", gateway_pb2.ROLE_ADMIN, "")
@@ -156,7 +153,7 @@ async def test_of_administrators_who_end_each_other_at_once_one_stays(settings, 
         return ""
 
     assert sorted(await asyncio.gather(*map(end, names))) == [*[""] * 4, "LAST_ADMINISTRATOR"]
-    left, _ = await users.page(Asked(Pages(b"any key")))
+    left, _ = await users.page(gateway_pb2.ListUsersRequest())
     assert sum(user.role == gateway_pb2.ROLE_ADMIN and not user.disabled for user in left) == 1
     await database.close()
 

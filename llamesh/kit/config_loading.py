@@ -1,0 +1,84 @@
+"""Reads the settings of this process: environment first, then the file, then the defaults in `config.py`.
+
+The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names. A line that is no setting is an error; a
+variable with the prefix LLAMESH_ that is no setting is a warning.
+`python -m llamesh.kit.config_loading` prints the settings in force as JSON. The supervisor, which may not import the kit, reads them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
+
+from llamesh.kit.config import Settings
+from llamesh.kit.config_sources import unknown_variables, wrong_lines
+from llamesh.kit.config_words import refusal
+from llamesh.locations import home_directory
+
+
+class WrongSettingsError(Exception):
+    """Settings that cannot be used. `problems`: one sentence each, with the setting or the line, and without secrets."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process; WrongSettingsError if a value or a line of the file is invalid."""
+    named = os.environ.get("LLAMESH_CONFIG")
+    file = Path(named) if named else home_directory(os.environ) / "config.env"
+    if named and not file.is_file():
+        raise WrongSettingsError([f"setting LLAMESH_CONFIG: there is no file {named}"])
+    wrong = wrong_lines(file, _names())
+    try:
+        settings = Settings(_env_file=None if wrong else file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        wrong += problems(error)
+    if wrong:
+        raise WrongSettingsError(wrong)
+    return settings
+
+
+def warnings() -> list[str]:
+    """Return one sentence for each variable of the environment that looks like a setting and is none."""
+    return unknown_variables(os.environ, _names())
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Describe what is wrong with the settings, one line each, without secrets."""
+    by_name = {name: field for field in Settings.model_fields.values() for name in _names_of(field)}
+    return [refusal(str(item["loc"][0]).upper(), by_name[str(item["loc"][0]).upper()], item) for item in error.errors()]
+
+
+def _names() -> set[str]:
+    """Return every name that a setting can have, in capitals."""
+    own = {f"{Settings.model_config['env_prefix']}{name}".upper() for name in Settings.model_fields}
+    return own.union(*(_names_of(field) for field in Settings.model_fields.values()))
+
+
+def _names_of(field: FieldInfo) -> set[str]:
+    alias = field.validation_alias
+    assert isinstance(alias, AliasChoices), "each setting is made by _named"
+    return {str(choice).upper() for choice in alias.choices}
+
+
+def main() -> int:
+    """Print the settings in force without secrets, the run directory and warnings; return 2 if a setting is wrong."""
+    try:
+        settings = load_settings()
+    except WrongSettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir), "warnings": warnings()}
+    sys.stdout.write(json.dumps(shown) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

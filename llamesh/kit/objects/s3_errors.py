@@ -1,0 +1,62 @@
+"""Errors of the S3 client and of the network below it, raised as StoreErrors.
+
+Invariant: messages name the setting to check, and neither addresses nor the client's own words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import urllib3
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from llamesh.kit.objects.store import ObjectNotFoundError, StoreDeniedError, StoreFullError, StoreUnavailableError
+
+_MISSING_CODES = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound", "ResourceNotFound"}
+_FULL_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+_DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+
+
+@contextlib.contextmanager
+def s3_errors(what: str) -> Iterator[None]:
+    """Raise the client's errors as StoreErrors. `what` begins the message, for instance "cannot read KEY"."""
+    try:
+        yield
+    except S3Error as error:
+        reason = f"{what}: {error.code}: {error.message}"
+        if error.code in _MISSING_CODES:
+            raise ObjectNotFoundError(reason) from error
+        if error.code in _FULL_CODES:
+            raise StoreFullError(reason) from error
+        if error.code in _DENIED_CODES:
+            raise StoreDeniedError(
+                f"{what}: the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY ({error.code})"
+            ) from error
+        raise StoreUnavailableError(reason) from error
+    except ServerError as error:
+        raise StoreUnavailableError(f"{what}: the object store answers with HTTP status {error.status_code}") from error
+    except InvalidResponseError as error:
+        raise StoreUnavailableError(f"{what}: what answers at MINIO_ENDPOINT does not speak S3") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise StoreUnavailableError(f"{what}: the object store {_transport_words(error)}") from error
+
+
+def _transport_words(error: BaseException) -> str:
+    """Describe a failure of the network, without the HTTP library's words and addresses."""
+    cause: object = error
+    while isinstance(cause, urllib3.exceptions.MaxRetryError) and cause.reason is not None:
+        cause = cause.reason
+    match cause:
+        case urllib3.exceptions.SSLError():
+            return "does not speak TLS as MINIO_SECURE and its certificate ask for"
+        case urllib3.exceptions.NameResolutionError():
+            return "has a name that cannot be resolved: check MINIO_ENDPOINT"
+        case urllib3.exceptions.NewConnectionError():
+            return "cannot be reached: it is stopped, or MINIO_ENDPOINT is wrong"
+        case urllib3.exceptions.TimeoutError():
+            return "does not answer in time"
+        case urllib3.exceptions.ResponseError():
+            return "answers with a failure each time"
+        case _:
+            return "broke the connection off"

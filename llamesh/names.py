@@ -1,0 +1,97 @@
+"""The names that the members of the mesh, Envoy's configuration and its Lua filters agree on.
+
+Invariant: Python has each of these names here and nowhere else. YAML and Lua cannot import them and repeat them;
+tests/unit/test_names_are_agreed_on.py compares. This module needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HEADER_PREFIX = "x-llamesh-"
+"""Prefix of the headers that only the mesh sets. Envoy removes a client's headers of this prefix."""
+CLUSTER_HEADER = HEADER_PREFIX + "cluster"
+"""The Envoy cluster that an inference request is for, set by envoy/lua/route.lua."""
+CLAIMS_HEADER = HEADER_PREFIX + "claims"
+"""The payload of a verified token in base64url, set by Envoy on management calls."""
+CLIENT_ADDRESS_HEADER = HEADER_PREFIX + "client-address"
+"""The address that a management call comes from, set by Envoy."""
+SCOPES_HEADER = HEADER_PREFIX + "scopes"
+"""The caller's scopes for inference, separated by commas, unusual characters as %XX: the waker lists models by them."""
+HELD_SINCE_HEADER = HEADER_PREFIX + "held-since"
+"""When Envoy began to hold a request for the waker, in seconds since 1970."""
+AWAKE_HEADER = HEADER_PREFIX + "awake"
+"""Set to 1 on the waker's answer: an engine is ready, and Envoy sends the request again."""
+RETRY_HEADER = HEADER_PREFIX + "retry"
+"""Set to 1 on an answer for a connection that no engine accepted: Envoy sends the request again."""
+
+METADATA = "llamesh"
+"""Namespace of the dynamic metadata that the Lua filters set."""
+USAGE_METADATA = "llamesh.usage"
+"""Namespace of the dynamic metadata in which envoy/lua/answers.lua puts what an answer used."""
+CLAIMS_METADATA = "envoy.filters.http.jwt_authn"
+"""Namespace of the dynamic metadata in which Envoy keeps a verified token's payload under the key `claims`."""
+ISSUER = "llamesh"
+AUDIENCE = "llamesh"
+"""What the tokens of the mesh have as `iss` and `aud`."""
+
+GATEWAY = "gateway"
+CONTRACT = "contract"
+DOWNLOAD = "download"
+CONTROLLER = "controller"
+"""The members of the mesh. Envoy's cluster of a member, its socket and its log have the same name."""
+WAKER = "waker"
+"""Envoy's cluster of the waker, and its socket."""
+INFERENCE_LISTENER = "inference"
+HELD_LISTENER = "held"
+"""Envoy's internal listener between the clusters of servers and the waker."""
+ASKED_LOG = "asked"
+"""Access log of the requests that Admission was asked about."""
+
+_SERVER = "s:"
+_MODEL = "m:"
+
+LIFELINE = "LLAMESH_LIFELINE_FD"
+"""Environment variable with the read end of a pipe whose write end only the supervisor holds. Set: a supervisor started this process."""
+
+DEFAULT_NAMESPACE = "default"
+"""Namespace of servers that name none."""
+
+_UNUSABLE = re.compile(r"[^A-Za-z0-9._:/@+-]+")
+_MAX_SERVED_NAME = 128
+
+
+def server_cluster(server_uuid: str) -> str:
+    """Envoy's cluster of one server."""
+    return _SERVER + server_uuid
+
+
+def model_cluster(name: str) -> str:
+    """Envoy's cluster of all servers that serve the model `name`."""
+    return _MODEL + name
+
+
+def server_of(cluster: str) -> str | None:
+    """The server_uuid of a server's cluster; None for any other cluster."""
+    return cluster.removeprefix(_SERVER) if cluster.startswith(_SERVER) else None
+
+
+def model_of(cluster: str) -> str | None:
+    """The model name of a model's cluster; None for any other cluster."""
+    return cluster.removeprefix(_MODEL) if cluster.startswith(_MODEL) else None
+
+
+def served_name(name: str, model_uuid: str) -> str:
+    """The default name that requests put into `model` for a model called `name`: its usable characters, or its id if there are none."""
+    usable = _UNUSABLE.sub("-", name).lstrip("._:/@+-")[:_MAX_SERVED_NAME]
+    return usable or model_uuid
+
+
+def hidden_socket(socket: Path) -> Path:
+    """The path to which a retiring engine renames its socket.
+
+    It is no longer than the path it replaces, so it is within the limit of a socket's path, and its end is the same, so it tells apart
+    the engines of one server, which may retire at the same time.
+    """
+    return socket.with_name(f"~{socket.stem[1:]}{socket.suffix}")

@@ -1,0 +1,56 @@
+"""Modules are short enough to be read at once. Exceptions hold the size of today and only shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.unit.house import check_exceptions, name_of, product_files, test_files
+
+MODULE_LINES = 300
+TEST_LINES = 399
+
+MODULES = {
+    "controller/declared.py": 418,
+    "controller/reconcile.py": 406,
+    "controller/runtimes/engine_process.py": 327,
+    "controller/status.py": 356,
+}
+TESTS = {
+    "tests/contract/test_controller_declares_and_watches.py": 556,
+    "tests/corpus/record.py": 426,
+    "tests/mesh/front_door.py": 404,
+    "tests/mesh/test_engine_life.py": 480,
+    "tests/mesh/test_front_door_inference.py": 481,
+    "tests/mesh/test_front_door_management.py": 572,
+    "tests/mesh/test_front_door_sleep_and_streams.py": 505,
+    "tests/mesh/test_rights_of_every_caller.py": 405,
+    "tests/unit/request_bodies.py": 424,
+    "tests/unit/test_controller_plan.py": 441,
+    "tests/unit/test_route_filter_chooses_cluster_and_refuses.py": 403,
+    "tests/unit/test_runtime_parameters.py": 571,
+}
+
+
+def lines(files: Iterable[Path]) -> dict[str, int]:
+    """Number of lines by name."""
+    return {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+
+
+def test_modules_have_at_most_300_lines() -> None:
+    assert check_exceptions(lines(product_files(".py", ".lua")), MODULE_LINES, MODULES) == []
+
+
+def test_test_files_have_fewer_than_400_lines() -> None:
+    assert check_exceptions(lines(test_files()), TEST_LINES, TESTS) == []
+
+
+def test_a_file_that_grows_is_named() -> None:
+    found = {"a.py": 301, "b.py": 401, "c.py": 300}
+    wrong = check_exceptions(found, 300, {"b.py": 400})
+    assert [line.split()[0] for line in wrong] == ["a.py", "b.py"]
+
+
+def test_an_exception_that_is_no_longer_needed_is_named() -> None:
+    wrong = check_exceptions({"a.py": 300}, 300, {"a.py": 400, "gone.py": 500})
+    assert [line.split()[0] for line in wrong] == ["a.py", "gone.py"]
