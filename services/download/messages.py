@@ -1,4 +1,4 @@
-"""Rows as messages of the contract."""
+"""Encoders: rows of the download service as messages of download.proto and model.proto."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.download.tables import ModelRow, State, TransferRow
 
 
 def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
-    """A transfer; `progress` is fresher than the row where a worker is busy with it."""
+    """A transfer as a message. `progress`, if given, is newer than the row."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -40,7 +40,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
 
 
 def model_message(row: ModelRow) -> Model:
-    """A model of the catalogue."""
+    """A model of the catalogue as a message."""
     message = Model(
         model_uuid=row.model_uuid,
         name=row.name,

@@ -402,7 +402,7 @@ def test_a_flag_of_llama_server_that_may_not_be_given_is_refused_with_the_reason
     assert refused("-ts 3,1").metadata["suggestion"] == "--split-mode"
     assert refused("--tensor_split 3,1").metadata["suggestion"] == "--split-mode"
     assert refused("--port 80").message == (
-        "--port is set by llamesh: engines listen where the front door reaches them, and nobody else"
+        "--port is set by llamesh: engines listen on sockets that only the front door uses"
     )
     assert refused("--help").message == "--help has no meaning here: it prints something and ends the program"
 
