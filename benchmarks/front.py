@@ -26,8 +26,11 @@ import yaml
 
 from benchmarks import processes
 from controller.xds import templates
-from controller.xds.builders import InferenceSettings, ServerEndpoints, ServiceSettings, TokenSettings
-from controller.xds.server import ASKED_KINDS, ControlPlane
+from controller.xds.clusters import ServerEndpoints, ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.intent import ASKED_KINDS
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.names import CLAIMS_HEADER
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc

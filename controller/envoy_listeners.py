@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.xds.builders import (
-    InferenceSettings,
-    ManagementSettings,
-    OpenService,
-    ServiceSettings,
-    TokenSettings,
-)
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.management import ManagementSettings, OpenService
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings

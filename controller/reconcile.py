@@ -43,8 +43,8 @@ from controller.starts import NotEnoughMemory, StartNow, StartScheduler, default
 from controller.status import MemoryRequirement, build_status, stopped_status
 from controller.status_cache import StatusCache
 from controller.work_queue import WorkQueue
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings

@@ -16,7 +16,7 @@ from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
 from controller.status import is_routable
 from controller.status_cache import StatusCache
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.holders import Holder, largest
@@ -164,7 +164,7 @@ class ControllerServicer(ControllerServiceServicer):
         return pb.MeshStatus(
             connected_envoys=stats.connected,
             refused_configurations=stats.refused.total(),
-            last_refusal=stats.last_refusal.message if stats.last_refusal else "",
+            last_refusal=stats.last_nack.message if stats.last_nack else "",
             declared_servers=len(self._statuses.all()),
             running_engines=running,
         )

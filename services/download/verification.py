@@ -89,4 +89,7 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
         case StoreError():
             return MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error))
         case _:
-            return MeshError(Reason.ERROR_REASON_INTERNAL, "the transfer failed because of an internal error; the service's log has the details")
+            return MeshError(
+                Reason.ERROR_REASON_INTERNAL,
+                "the transfer failed because of an internal error; the service's log has the details",
+            )

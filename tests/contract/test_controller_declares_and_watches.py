@@ -21,7 +21,7 @@ from controller.reconcile import Reconciler
 from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
 from controller.servicer import ControllerServicer
 from controller.status_cache import StatusCache
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
@@ -127,7 +127,7 @@ class FakeEnvoy(ControlPlane):
             await asyncio.wait_for(self.there.wait(), timeout)
         except TimeoutError:
             return False
-        return server_uuid in self._servers
+        return self.intent.resources_of(server_uuid) is not None
 
 
 class Catalogue(CatalogueServiceServicer):
@@ -530,7 +530,7 @@ async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controlle
 
     controller.envoy.there.clear()
     renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
-    await controller.until(lambda: "m:other" in controller.envoy._members)
+    await controller.until(lambda: "m:other" in controller.envoy.intent.clusters())
     assert not renaming.done()
     controller.envoy.there.set()
     assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE

@@ -24,7 +24,7 @@ ALLOWED = {
     "llamesh/kit/completion.py::to_completion": "one piece of work, which is waited for",
     "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
     "controller/declared.py::DeclaredServers.begin_removal": "optimistic retry of one call",
-    "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
+    "controller/xds/serving.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
     "controller/model_files.py::ModelFiles.locate": "asks once; the next look asks again",
     "controller/publication.py::Publication.publish": "waits for one acknowledgement",
     "controller/request_holder.py::RequestHolder._hold": "holds one request for its budget",
