@@ -134,7 +134,7 @@ docs: $(VENV)/dev.stamp ## Write the pages of docs/reference from the code
 	@PYTHONPATH=. $(BIN)/python tools/reference.py
 
 corpus: $(CLIENTS)/clients.stamp ## Record anew what real clients send (tests/corpus)
-	@$(CLIENTS)/bin/python tests/corpus/record.py
+	@$(CLIENTS)/bin/python -m tests.corpus.record
 
 bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
