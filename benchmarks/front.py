@@ -45,7 +45,7 @@ ONE, POOLED, TCP = "plain Envoy, one request a connection", "plain Envoy, pooled
 
 @dataclass(frozen=True)
 class Proxy:
-    """An Envoy that is measured."""
+    """An Envoy under test."""
 
     port: int
     pid: int
@@ -53,7 +53,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Front:
-    """What is measured, and a token of each kind."""
+    """The Envoys under test, and a token of each kind."""
 
     plain: dict[str, Proxy]
     mesh: Proxy
@@ -64,7 +64,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronts(folder: Path) -> AsyncIterator[Front]:
-    """Start stub, Envoys and the contract service; end them afterwards."""
+    """Start the stub, the Envoys and the contract service, and stop them afterwards."""
     stub, waker = folder / "stub.sock", folder / "waker.sock"
     home = folder / "home"
     stub_port, mesh_port, *plain_ports = free_ports(5)
@@ -114,7 +114,7 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
 
 
 async def _contract(socket: Path) -> str:
-    """A contract whose limit is never reached, so that Admission is asked and says yes."""
+    """Create a contract whose limit is never reached, so that Admission is asked and allows every request."""
     claims = base64.urlsafe_b64encode(json.dumps({"sub": "root", "scopes": ["admin"]}).encode()).decode().rstrip("=")
     async with grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "llamesh")]) as channel:
         answer = await contract_pb2_grpc.ContractServiceStub(channel).CreateContract(

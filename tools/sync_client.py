@@ -28,11 +28,11 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\bllamesh\.client\.aio\b", "llamesh.client.sync"),
 )
-"""How a module with `await` is written without it."""
+"""Replacements that remove `await` from a module."""
 
 
 def converted(name: str, source: str) -> str:
-    """The synchronous twin of one module."""
+    """Return the synchronous version of a module."""
     body = source
     for pattern, replacement in RULES:
         body = re.sub(pattern, replacement, body, flags=re.MULTILINE)
@@ -52,8 +52,8 @@ def _ruff(source: str, *arguments: object) -> str:
 
 
 def package() -> dict[Path, str]:
-    """Every module of the synchronous client with its text."""
-    # ruff sorts imports of the package as the house's own only if its folder exists.
+    """Return every module of the synchronous client with its text."""
+    # ruff treats imports of the package as first-party only if its folder exists.
     (CLIENT / "sync").mkdir(exist_ok=True)
     return {
         CLIENT / "sync" / path.name: converted(path.name, path.read_text())
@@ -62,7 +62,7 @@ def package() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     wanted = package()
     target = CLIENT / "sync"
     present = {path: path.read_text() for path in target.glob("*.py")}

@@ -15,9 +15,6 @@ MODULES = {
     "controller/reconcile.py": 406,
     "controller/runtimes/engine_process.py": 327,
     "controller/status.py": 356,
-    "envoy/lua/request_limits.lua": 418,
-    "envoy/lua/schema_cost.lua": 426,
-    "envoy/lua/strict_json.lua": 335,
     "llamesh/cli/up.py": 331,
 }
 TESTS = {

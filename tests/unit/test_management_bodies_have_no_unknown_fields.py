@@ -88,7 +88,7 @@ def test_a_field_that_stands_twice_is_refused(body: bytes) -> None:
     [
         ({"username": 7}, "/auth/token", "username", "a string"),
         ({"username": ["a"]}, "/auth/token", "username", "a string"),
-        ({"replicas": "many"}, "/servers/a:scale", "replicas", "a whole number from 0 to 4294967295"),
+        ({"replicas": "many"}, "/servers/a:scale", "replicas", "a whole number from 1 to 1000"),
         ({"replicas": 99999999999}, "/servers/a:scale", "replicas", "a whole number"),
         ({"replicas": -1}, "/servers/a:scale", "replicas", "a whole number"),
         ({"replicas": 1.5}, "/servers/a:scale", "replicas", "a whole number"),
