@@ -10,7 +10,7 @@ from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
-from services.download.tables import ModelRow, State, TransferRow
+from services.download.tables import ModelRow, TransferRow, TransferState
 
 
 def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
@@ -27,7 +27,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
     )
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
-    if progress is not None and row.state == State.RUNNING:
+    if progress is not None and row.state == TransferState.RUNNING:
         message.bytes_done = progress.done
         message.bytes_total = progress.total
         message.bytes_per_second = progress.rate()

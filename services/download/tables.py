@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from llamesh.kit.database import Base, Timestamp
 
 
-class State(enum.StrEnum):
+class TransferState(enum.StrEnum):
     """State of a transfer; the names are those of DownloadState without its prefix."""
 
     QUEUED = "QUEUED"
@@ -28,7 +28,7 @@ class State(enum.StrEnum):
     CANCELLED = "CANCELLED"
 
 
-ACTIVE = (State.QUEUED, State.RUNNING, State.VERIFYING)
+ACTIVE = (TransferState.QUEUED, TransferState.RUNNING, TransferState.VERIFYING)
 """States of a transfer that has not ended."""
 
 

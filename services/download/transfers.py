@@ -21,7 +21,7 @@ from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.source_names import shown_source
-from services.download.tables import ACTIVE, ModelRow, State, TransferRow
+from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 _LONGEST_MESSAGE = 2_000
 
@@ -42,9 +42,9 @@ class TransferRequest:
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
     """Whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
-    if row is None or not (row.state in ACTIVE or (row.state == State.SUCCEEDED and has_model)):
+    if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
-    known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
+    known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
     if request.source not in ("", row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
@@ -94,7 +94,7 @@ class Transfers:
         row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
-        row.state = State.QUEUED
+        row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
         row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
@@ -160,7 +160,7 @@ class Transfers:
             if row is None:
                 raise _not_found(model_uuid)
             if row.state in ACTIVE:
-                row.state = State.CANCELLED
+                row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()
             return row
@@ -175,8 +175,8 @@ class Transfers:
             query = select(TransferRow).where(*same, *self._workable()).with_for_update()
             row = await session.scalar(query)
             if row is not None:
-                row.resume_count += row.state != State.QUEUED
-                row.state = State.RUNNING
+                row.resume_count += row.state != TransferState.QUEUED
+                row.state = TransferState.RUNNING
                 row.bytes_done = 0
                 row.error_reason = row.error_message = ""
                 row.claimed_by = self.owner_id
@@ -197,8 +197,8 @@ class Transfers:
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
-                row.resume_count += row.state != State.QUEUED
-                row.state = State.QUEUED
+                row.resume_count += row.state != TransferState.QUEUED
+                row.state = TransferState.QUEUED
                 row.bytes_done = 0
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_LONGEST_MESSAGE]
@@ -215,9 +215,9 @@ class Transfers:
         """Write the progress; with `verifying`, that all bytes are here."""
         async with self._database.begin() as session:
             row = await current(session, model_uuid, attempt, self.owner_id)
-            if row is not None and (verifying or row.state == State.RUNNING):
+            if row is not None and (verifying or row.state == TransferState.RUNNING):
                 row.bytes_done, row.bytes_total = done, total
-                row.state = State.VERIFYING if verifying else State.RUNNING
+                row.state = TransferState.VERIFYING if verifying else TransferState.RUNNING
                 row.update_time = self._clock()
             return row
 
@@ -227,7 +227,7 @@ class Transfers:
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
-                row.state = State.FAILED
+                row.state = TransferState.FAILED
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_LONGEST_MESSAGE]
                 row.update_time = self._clock()
