@@ -15,7 +15,6 @@ MODULES = {
     "controller/reconcile.py": 406,
     "controller/runtimes/engine_process.py": 327,
     "controller/status.py": 356,
-    "llamesh/cli/up.py": 331,
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
