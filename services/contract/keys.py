@@ -117,7 +117,7 @@ class Keys:
             return contract_pb2.KEY_STATE_REVOKED
         if row.expire_time <= self._clock():
             return contract_pb2.KEY_STATE_EXPIRED
-        owner = owner_of(self._rights, row)
+        owner = key_owner(self._rights, row)
         if owner is None:
             return contract_pb2.KEY_STATE_OWNER_REMOVED
         return contract_pb2.KEY_STATE_OWNER_DISABLED if owner.disabled else contract_pb2.KEY_STATE_WORKS
@@ -134,7 +134,7 @@ class Keys:
         return await self._contracts.terms(wanted)
 
 
-def owner_of(rights: Rights, row: KeyRow) -> UserRights | None:
+def key_owner(rights: Rights, row: KeyRow) -> UserRights | None:
     """The user that a key belongs to; None if it was removed: then the key does not work, though it is not revoked."""
     return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
 
