@@ -19,7 +19,7 @@ MODULES = {
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 556,
-    "tests/mesh/front_door.py": 406,
+    "tests/mesh/front_door.py": 404,
     "tests/mesh/test_engine_life.py": 480,
     "tests/mesh/test_front_door_inference.py": 481,
     "tests/mesh/test_front_door_management.py": 572,
