@@ -18,7 +18,6 @@ SHARED: dict[str, set[str]] = {
     "Owner": {"llamesh/kit/ownership.py", "services/contract/tables.py"},
     "Publication": {"controller/publication.py", "services/download/publications.py"},
     "Waits": {"llamesh/cli/mesh/progress.py", "services/download/waits.py"},
-    "Refusal": {"controller/xds/stream.py", "services/contract/policy.py"},
     "State": {"engine/state.py", "services/download/tables.py"},
 }
 
