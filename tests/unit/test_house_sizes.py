@@ -17,7 +17,6 @@ MODULES = {
     "controller/status.py": 356,
 }
 TESTS = {
-    "tests/contract/test_command_against_fakes.py": 597,
     "tests/contract/test_controller_declares_and_watches.py": 556,
     "tests/mesh/front_door.py": 404,
     "tests/mesh/test_engine_life.py": 480,
