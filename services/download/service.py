@@ -27,6 +27,7 @@ from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.peers import PeerChanges
 from services.download.publications import Publications
+from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
 from services.download.store_health import StoreHealth
@@ -34,7 +35,6 @@ from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
-from services.download.waits import Waits
 from services.download.worker import Worker
 
 
@@ -72,7 +72,7 @@ async def run(member: Member) -> None:
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
         sources = sources_of(settings)
         health = StoreHealth(store, monotonic)
-        waits = Waits(monotonic)
+        waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
         worker = Worker(transfers, runs, objects, health, waits)
 
