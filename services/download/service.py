@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
+from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.handed_over import SWEEP_SECONDS, remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.peers import PeerChanges
@@ -89,7 +94,20 @@ async def run(member: Member) -> None:
             peers = PeerChanges(transfers, catalogue, changes)
             peers.start()
             stack.push_async_callback(peers.close)
+        handed_over = _handed_over_files(settings, transfers)
+        handed_over.start()
+        stack.push_async_callback(handed_over.close)
         await member.serve()
+
+
+def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTask:
+    """The task that removes the files that commands have handed over for fetches that have ended."""
+
+    async def remove() -> None:
+        rows = await transfers.workable()
+        await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), [row.source for row in rows])
+
+    return BackgroundTask("remove handed over files", remove, report_failure, every=SWEEP_SECONDS)
 
 
 def store_of(settings: Settings) -> ObjectStore:
