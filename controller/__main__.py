@@ -13,20 +13,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from controller import front
-from controller.activity import Activity
-from controller.board import Board
+from controller import envoy_listeners
+from controller.activity import ActivityPoller
 from controller.declared import DeclaredServers
 from controller.demand import Demand
 from controller.limited import LimitedContractReflector
-from controller.models import Models
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
+from controller.request_holder import RequestHolder
 from controller.runtimes.process import ProcessRuntime
 from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
+from controller.status_cache import StatusCache
 from controller.waker import Waker
-from controller.waking import Waking
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
@@ -77,11 +77,11 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
 
-        store, board, control = _declared(database, lease), Board(), ControlPlane()
+        store, statuses, control = _declared(database, lease), StatusCache(), ControlPlane()
         runtime = ProcessRuntime(settings)
         demand = Demand()
-        reconciler = Reconciler(settings, store, runtime, control, board, demand=demand)
-        models = Models(download, reconciler.model_changed)
+        reconciler = Reconciler(settings, store, runtime, control, statuses, demand=demand)
+        models = ModelFiles(download, reconciler.model_changed)
         stack.push_async_callback(models.close)
         stack.push_async_callback(runtime.close)
         await reconciler.open(models)
@@ -89,17 +89,17 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        waking = Waking(board, reconciler.wake, reconciler.touch, demand=demand)
-        stack.push_async_callback(waking.close)
-        waker = Waker(waking, board, settings.socket("waker"))
+        holder = RequestHolder(statuses, reconciler.wake, reconciler.touch, demand=demand)
+        stack.push_async_callback(holder.close)
+        waker = Waker(holder, statuses, settings.socket("waker"))
         await waker.start()
         stack.push_async_callback(waker.close)
-        activity = Activity(board, runtime, reconciler)
+        activity = ActivityPoller(statuses, runtime, reconciler)
         activity.start()
         stack.push_async_callback(activity.close)
 
         def take_keys(jwks: str) -> None:
-            front.listen(control, settings, jwks)
+            envoy_listeners.configure(control, settings, jwks)
             control.publish()
 
         keys = SigningKeys(gateway, take_keys)
@@ -121,7 +121,9 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
 
         control.add_to(member.server)
         pages = open_pages(settings)
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, settings.memory_reserve_bytes, pages)
+        servicer = ControllerServicer(
+            store, reconciler, statuses, runtime, control, settings.memory_reserve_bytes, pages
+        )
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         yield followers

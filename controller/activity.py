@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 
-from controller.board import Board
 from controller.reconcile import Reconciler
-from controller.runtimes import Phase, Runtime
+from controller.runtimes import EnginePhase, Runtime
+from controller.status_cache import StatusCache
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import report_failure
 
 POLL_SECONDS = 0.5
 
 
-class Activity:
+class ActivityPoller:
     """Asks, until closed."""
 
-    def __init__(self, board: Board, runtime: Runtime, reconciler: Reconciler) -> None:
-        self._board = board
+    def __init__(self, statuses: StatusCache, runtime: Runtime, reconciler: Reconciler) -> None:
+        self._statuses = statuses
         self._runtime = runtime
         self._reconciler = reconciler
         self._asking = BackgroundTask(
@@ -40,10 +40,10 @@ class Activity:
         await asyncio.gather(
             *(
                 self._ask(server.server_uuid, engine.instance)
-                for server in self._board.all()
+                for server in self._statuses.all()
                 if server.spec.idle_sleep.ToMilliseconds()
                 for engine in self._runtime.engines(server.server_uuid)
-                if engine.phase is Phase.READY
+                if engine.phase is EnginePhase.READY
             )
         )
 

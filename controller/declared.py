@@ -23,20 +23,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from controller.models import needed_models
+from controller.model_files import needed_models
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
-class Rest(enum.StrEnum):
+class RunState(enum.StrEnum):
     """Whether the engines are to run, and if not, why."""
 
     AWAKE = "awake"
-    IDLE = "idle"
+    ASLEEP_IDLE = "idle"
     """Asleep, because no request came for `idle_sleep`."""
-    ASKED = "asked"
+    ASLEEP_REQUESTED = "asked"
     """Asleep, because someone said so."""
 
 
@@ -60,14 +60,14 @@ class ServerRow(Base):
     """Of the request with that id; empty where it is not known."""
     engine_memory_bytes: Mapped[int]
     shared_weights_bytes: Mapped[int]
-    rest: Mapped[str]
+    run_state: Mapped[str] = mapped_column("rest")
     removing: Mapped[bool]
     create_time: Mapped[datetime] = mapped_column(Timestamp, index=True)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredServer:
     """A declared server: the wish."""
 
     server_uuid: str
@@ -84,7 +84,7 @@ class Declared:
     """What one engine is expected to take; 0: not known."""
     shared_weights_bytes: int
     """The part of it that engines of the same model share."""
-    rest: Rest
+    run_state: RunState
     removing: bool
     create_time: datetime
     update_time: datetime
@@ -121,10 +121,10 @@ class DeclaredServers:
         self._clock = clock
         self._new_id = new_id
         self._guard = guard
-        self._known: dict[str, Declared] | None = None
+        self._known: dict[str, DeclaredServer] | None = None
         """The copy; None until the rows were read once."""
         self._changes = 0
-        self._unwritten: dict[str, Rest] = {}
+        self._unwritten: dict[str, RunState] = {}
         """Decisions of the controller that are not in the database yet."""
         self._decided = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -149,7 +149,7 @@ class DeclaredServers:
         shared_weights_bytes: int = 0,
         request_digest: str = "",
         owner_uid: str = "",
-    ) -> Declared:
+    ) -> DeclaredServer:
         """Declare a server; the first one again where the owner has used the request id before.
 
         `owner_uid`: the user, whatever its name. REQUEST_ID_REUSED where that was for a request with another digest.
@@ -166,7 +166,7 @@ class DeclaredServers:
             request_digest=request_digest,
             engine_memory_bytes=engine_memory_bytes,
             shared_weights_bytes=shared_weights_bytes,
-            rest=Rest.AWAKE,
+            run_state=RunState.AWAKE,
             removing=False,
             create_time=now,
             update_time=now,
@@ -185,29 +185,31 @@ class DeclaredServers:
         self._changes += 1
         return _repeated(self._keep(row), request_digest)
 
-    async def requested(self, owner: str, request_id: str, request_digest: str, owner_uid: str = "") -> Declared | None:
+    async def requested(
+        self, owner: str, request_id: str, request_digest: str, owner_uid: str = ""
+    ) -> DeclaredServer | None:
         """The server that a request has declared before, if it is there; REQUEST_ID_REUSED as in `declare`."""
         wanted = (owner_uid or owner, request_id)
         found = (each for each in (await self._copy()).values() if (each.requester, each.request_id) == wanted)
         first = next(found, None)
         return _repeated(first, request_digest) if first is not None else None
 
-    async def get(self, server_uuid: str) -> Declared:
+    async def get(self, server_uuid: str) -> DeclaredServer:
         """Read one; SERVER_NOT_FOUND where there is none."""
         found = await self.find(server_uuid)
         if found is None:
             raise not_found(server_uuid)
         return found
 
-    async def find(self, server_uuid: str) -> Declared | None:
+    async def find(self, server_uuid: str) -> DeclaredServer | None:
         """Read one, if there is one."""
         return (await self._copy()).get(server_uuid)
 
-    async def all(self) -> Sequence[Declared]:
+    async def all(self) -> Sequence[DeclaredServer]:
         """All of them, the oldest first."""
         return sorted((await self._copy()).values(), key=_place)
 
-    async def page(self, asked: PageQuery, model_uuid: str = "") -> tuple[Sequence[Declared], str]:
+    async def page(self, asked: PageQuery, model_uuid: str = "") -> tuple[Sequence[DeclaredServer], str]:
         """One page, by create time and id, and the token of the next."""
         page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
         found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]
@@ -220,7 +222,7 @@ class DeclaredServers:
         etag: str,
         engine_memory_bytes: int,
         shared_weights_bytes: int = 0,
-    ) -> Declared:
+    ) -> DeclaredServer:
         """Change what is set; SERVER_NOT_FOUND, or ETAG_MISMATCH where it changed since it was read.
 
         A change that changes nothing leaves the generation alone.
@@ -247,26 +249,26 @@ class DeclaredServers:
             # Someone else changed it in the database.
             await self.refresh()
 
-    async def set_rest(self, server_uuid: str, rest: Rest) -> bool:
+    async def set_run_state(self, server_uuid: str, run_state: RunState) -> bool:
         """Say, for people, whether the engines are to run: written before it counts. False if it was so already."""
         async with self._writing:
             after = await self._update(
-                server_uuid, ServerRow.rest != rest, {"rest": rest, "update_time": self._clock()}
+                server_uuid, ServerRow.run_state != run_state, {"run_state": run_state, "update_time": self._clock()}
             )
             self._unwritten.pop(server_uuid, None)
-            self._override(server_uuid, rest)
+            self._override(server_uuid, run_state)
         return after is not None
 
-    def decide_rest(self, server_uuid: str, rest: Rest, only_from: Rest | None = None) -> bool:
+    def decide_run_state(self, server_uuid: str, run_state: RunState, only_from: RunState | None = None) -> bool:
         """Say, for the controller itself, whether the engines are to run: it counts at once and is written by `write_decided`.
 
         False if it was so already, or was not as `only_from` says, or the server is not known.
         """
         present = (self._known or {}).get(server_uuid)
-        if present is None or present.rest is rest or only_from not in (None, present.rest):
+        if present is None or present.run_state is run_state or only_from not in (None, present.run_state):
             return False
-        self._unwritten[server_uuid] = rest
-        self._override(server_uuid, rest)
+        self._unwritten[server_uuid] = run_state
+        self._override(server_uuid, run_state)
         self._decided.set()
         return True
 
@@ -275,12 +277,12 @@ class DeclaredServers:
         await self._decided.wait()
         for server_uuid in list(self._unwritten):
             async with self._writing:
-                rest = self._unwritten.get(server_uuid)
-                if rest is None:
+                run_state = self._unwritten.get(server_uuid)
+                if run_state is None:
                     continue
-                values = {"rest": rest, "update_time": self._clock()}
-                await self._update(server_uuid, ServerRow.rest != rest, values)
-                if self._unwritten.get(server_uuid) is rest:
+                values = {"run_state": run_state, "update_time": self._clock()}
+                await self._update(server_uuid, ServerRow.run_state != run_state, values)
+                if self._unwritten.get(server_uuid) is run_state:
                     del self._unwritten[server_uuid]
         if not self._unwritten:
             self._decided.clear()
@@ -309,7 +311,7 @@ class DeclaredServers:
 
     async def _update(
         self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]
-    ) -> Declared | None:
+    ) -> DeclaredServer | None:
         """Change a row if it is as `present` says; None if it is not."""
         statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
         async with self._database.begin() as session:
@@ -320,24 +322,24 @@ class DeclaredServers:
         self._changes += 1
         return self._keep(row)
 
-    async def _copy(self) -> dict[str, Declared]:
+    async def _copy(self) -> dict[str, DeclaredServer]:
         if self._known is None:
             await self.refresh()
         return self._known or {}
 
-    def _keep(self, row: ServerRow) -> Declared:
+    def _keep(self, row: ServerRow) -> DeclaredServer:
         """Put a row into the copy, in the light of what was decided since."""
         declared = _declared(row)
-        if (rest := self._unwritten.get(row.server_uuid)) is not None:
-            declared = replace(declared, rest=rest)
+        if (run_state := self._unwritten.get(row.server_uuid)) is not None:
+            declared = replace(declared, run_state=run_state)
         if self._known is not None:
             self._known[row.server_uuid] = declared
         return declared
 
-    def _override(self, server_uuid: str, rest: Rest) -> None:
+    def _override(self, server_uuid: str, run_state: RunState) -> None:
         if self._known is not None and server_uuid in self._known:
             self._changes += 1
-            self._known[server_uuid] = replace(self._known[server_uuid], rest=rest)
+            self._known[server_uuid] = replace(self._known[server_uuid], run_state=run_state)
 
 
 def changed(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
@@ -359,7 +361,7 @@ def changed(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     return result
 
 
-def _check_etag(present: Declared, etag: str) -> None:
+def _check_etag(present: DeclaredServer, etag: str) -> None:
     if etag and etag != present.etag:
         raise MeshError(
             Reason.ERROR_REASON_ETAG_MISMATCH,
@@ -368,7 +370,7 @@ def _check_etag(present: Declared, etag: str) -> None:
         )
 
 
-def _repeated(first: Declared, request_digest: str) -> Declared:
+def _repeated(first: DeclaredServer, request_digest: str) -> DeclaredServer:
     """The server of the first request with this id, if this is that request again. One of an older release has no digest."""
     if request_digest and first.request_digest and request_digest != first.request_digest:
         why = "was used before, for another request"
@@ -388,7 +390,7 @@ def not_found(server_uuid: str) -> MeshError:
     )
 
 
-def _place(declared: Declared) -> tuple[datetime, str]:
+def _place(declared: DeclaredServer) -> tuple[datetime, str]:
     return declared.create_time, declared.server_uuid
 
 
@@ -396,10 +398,10 @@ def _written(spec: ServerSpec) -> str:
     return json_format.MessageToJson(spec, preserving_proto_field_name=True, indent=None)
 
 
-def _declared(row: ServerRow) -> Declared:
+def _declared(row: ServerRow) -> DeclaredServer:
     # A spec that a newer release wrote may hold fields that this one does not know.
     spec = json_format.Parse(row.spec, ServerSpec(), ignore_unknown_fields=True)
-    return Declared(
+    return DeclaredServer(
         row.server_uuid,
         spec,
         row.generation,
@@ -409,7 +411,7 @@ def _declared(row: ServerRow) -> Declared:
         row.request_digest,
         row.engine_memory_bytes,
         row.shared_weights_bytes,
-        Rest(row.rest),
+        RunState(row.run_state),
         row.removing,
         row.create_time,
         row.update_time,

@@ -20,10 +20,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from controller.backoff import History
-from controller.declared import Rest
-from controller.runtimes import Engine, Liveness, Phase
-from controller.starts import NoRoom, WaitsForOthers
+from controller.declared import RunState
+from controller.restarts import RestartHistory
+from controller.runtimes import Engine, EnginePhase, Liveness
+from controller.starts import NotEnoughMemory, Queued
 
 PATIENCE = 600.0
 """Seconds that an engine which nobody waits for may take to become idle."""
@@ -32,12 +32,12 @@ IDLE_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Desired:
     """What is wanted of one server."""
 
     replicas: int
     spec_hash: str
-    rest: Rest = Rest.AWAKE
+    run_state: RunState = RunState.AWAKE
     removing: bool = False
     idle_sleep: float = 0.0
     """Seconds; 0: never."""
@@ -45,13 +45,13 @@ class Wish:
     """Seconds that running requests get where someone waits for the end."""
 
     @property
-    def wanted(self) -> int:
+    def engine_count(self) -> int:
         """Engines that are to run now."""
-        return 0 if self.removing or self.rest is not Rest.AWAKE else self.replicas
+        return 0 if self.removing or self.run_state is not RunState.AWAKE else self.replicas
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedEngine:
     """One engine and what Envoy and the reconciler know of it."""
 
     engine: Engine
@@ -71,40 +71,40 @@ class Seen:
     @property
     def answers(self) -> bool:
         """Requests may be sent to it."""
-        return self.engine.phase is Phase.READY and self.engine.liveness is Liveness.ALIVE
+        return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.ALIVE
 
     @property
     def lost(self) -> bool:
         """It can get no requests any more."""
-        return self.engine.phase is Phase.READY and self.engine.liveness is Liveness.LOST
+        return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.LOST
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ObservedState:
     """What is seen of one server."""
 
-    engines: Sequence[Seen]
+    engines: Sequence[ObservedEngine]
     now: float
-    histories: Mapping[int, History] = field(default_factory=dict)
+    restart_histories: Mapping[int, RestartHistory] = field(default_factory=dict)
     model_available: bool = True
     last_activity: float = 0.0
     """When it last had a request or woke."""
-    envoy: bool = True
+    envoy_connected: bool = True
     """Whether an Envoy acknowledges what it is sent."""
     routable: bool = False
     """Whether Envoy routes requests by the server's present name."""
-    no_room_beside: frozenset[int] = frozenset()
+    replace_in_place: frozenset[int] = frozenset()
     """Replicas whose old engine must go before there is room for the new one."""
-    waiting: Mapping[int, WaitsForOthers | NoRoom] = field(default_factory=dict)
+    pending_starts: Mapping[int, Queued | NotEnoughMemory] = field(default_factory=dict)
     """Replicas whose start is wanted and may not be yet."""
 
-    def history(self, replica: int) -> History:
+    def restart_history(self, replica: int) -> RestartHistory:
         """What happened to a replica."""
-        return self.histories.get(replica, History())
+        return self.restart_histories.get(replica, RestartHistory())
 
-    def serves(self, seen: Seen | None) -> bool:
+    def serves(self, observed: ObservedEngine | None) -> bool:
         """Whether requests reach this engine (or would, if an Envoy were there)."""
-        return seen is not None and seen.ready and (seen.published or not self.envoy)
+        return observed is not None and observed.ready and (observed.published or not self.envoy_connected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,133 +161,139 @@ class Decision:
     actions: tuple[Action, ...]
     endpoints: tuple[str, ...]
     """Instances that requests are to reach once the actions are done."""
-    look_again: float = math.inf
+    requeue_after: float = math.inf
     """Seconds after which time alone may change the plan."""
 
 
-def plan(wish: Wish, situation: Situation) -> Decision:
+def plan(desired: Desired, state: ObservedState) -> Decision:
     """Decide for one server."""
-    return _Plan(wish, situation).decide()
+    return _Plan(desired, state).decide()
 
 
 class _Plan:
-    def __init__(self, wish: Wish, situation: Situation) -> None:
-        self._wish = wish
-        self._now = situation
+    def __init__(self, desired: Desired, state: ObservedState) -> None:
+        self._desired = desired
+        self._state = state
         self._actions: list[Action] = []
-        self._look_again = math.inf
-        self._live = [seen for seen in situation.engines if seen.engine.phase in (Phase.STARTING, Phase.READY)]
+        self._requeue_after = math.inf
+        self._live = [
+            observed for observed in state.engines if observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY)
+        ]
         self._current = _one_each(
-            seen
-            for seen in self._live
-            if seen.engine.spec_hash == wish.spec_hash and seen.engine.replica < wish.wanted and not seen.lost
+            observed
+            for observed in self._live
+            if observed.engine.spec_hash == desired.spec_hash
+            and observed.engine.replica < desired.engine_count
+            and not observed.lost
         )
         self._bridges = _one_each(
-            seen
-            for seen in self._live
-            if seen.engine.spec_hash != wish.spec_hash
-            and seen.engine.phase is Phase.READY
-            and not seen.lost
-            and seen.engine.replica < wish.wanted
-            and seen.engine.replica not in situation.no_room_beside
-            and not situation.serves(self._current.get(seen.engine.replica))
+            observed
+            for observed in self._live
+            if observed.engine.spec_hash != desired.spec_hash
+            and observed.engine.phase is EnginePhase.READY
+            and not observed.lost
+            and observed.engine.replica < desired.engine_count
+            and observed.engine.replica not in state.replace_in_place
+            and not state.serves(self._current.get(observed.engine.replica))
         )
 
     def decide(self) -> Decision:
         kept = [*self._current.values(), *self._bridges.values()]
-        for seen in kept:
-            if seen.draining_since is not None:
-                self._actions.append(Resume(seen.engine.instance))
-        names = {seen.engine.instance for seen in kept}
-        for seen in self._live:
-            if seen.engine.instance not in names:
-                self._retire(seen)
+        for observed in kept:
+            if observed.draining_since is not None:
+                self._actions.append(Resume(observed.engine.instance))
+        names = {observed.engine.instance for observed in kept}
+        for observed in self._live:
+            if observed.engine.instance not in names:
+                self._retire(observed)
         self._start_missing()
         self._fall_asleep()
-        if self._wish.removing and not self._now.engines:
+        if self._desired.removing and not self._state.engines:
             self._actions.append(Forget())
-        ready = sorted((seen for seen in kept if seen.answers), key=_place)
-        return Decision(tuple(self._actions), tuple(seen.engine.instance for seen in ready), self._look_again)
+        ready = sorted((observed for observed in kept if observed.answers), key=_place)
+        return Decision(
+            tuple(self._actions), tuple(observed.engine.instance for observed in ready), self._requeue_after
+        )
 
-    def _retire(self, seen: Seen) -> None:
+    def _retire(self, observed: ObservedEngine) -> None:
         """Rule 2. An engine that never was ready has no requests and ends at once."""
-        instance = seen.engine.instance
-        if seen.engine.phase is Phase.STARTING:
+        instance = observed.engine.instance
+        if observed.engine.phase is EnginePhase.STARTING:
             self._actions.append(Stop(instance, 0.0))
-        elif seen.draining_since is None:
+        elif observed.draining_since is None:
             self._actions.append(Drain(instance))
-        elif seen.withdrawn:
-            waited_for = self._wish.removing or self._wish.rest is Rest.ASKED
+        elif observed.withdrawn:
+            waited_for = self._desired.removing or self._desired.run_state is RunState.ASLEEP_REQUESTED
             # The engine itself waits for its requests as long as the grace is; beyond that it is asked first.
             patience = 0.0 if waited_for else PATIENCE
-            left = seen.draining_since + patience - self._now.now
-            if left <= 0 or seen.busy is False:
-                self._actions.append(Stop(instance, self._wish.grace))
+            left = observed.draining_since + patience - self._state.now
+            if left <= 0 or observed.busy is False:
+                self._actions.append(Stop(instance, self._desired.grace))
             else:
-                self._again_in(min(left, IDLE_POLL_SECONDS))
+                self._requeue_in(min(left, IDLE_POLL_SECONDS))
 
     def _start_missing(self) -> None:
         """Rules 3 and 4."""
         surge_is_free = not any(
-            replica in self._current and not self._now.serves(self._current[replica]) for replica in self._bridges
+            replica in self._current and not self._state.serves(self._current[replica]) for replica in self._bridges
         )
-        for replica in range(self._wish.wanted):
+        for replica in range(self._desired.engine_count):
             if replica in self._current:
                 continue
             if replica in self._bridges:
                 if not surge_is_free:
                     continue
                 surge_is_free = False
-            pause = self._now.history(replica).not_before - self._now.now
+            pause = self._state.restart_history(replica).not_before - self._state.now
             if pause > 0:
-                self._again_in(pause)
-            elif self._now.model_available:
+                self._requeue_in(pause)
+            elif self._state.model_available:
                 self._actions.append(Start(replica))
             elif Locate() not in self._actions:
                 self._actions.append(Locate())
 
     def _fall_asleep(self) -> None:
         """Rule 7."""
-        if not self._wish.wanted or not self._wish.idle_sleep:
+        if not self._desired.engine_count or not self._desired.idle_sleep:
             return
-        if self._bridges or any(seen.engine.phase is Phase.STARTING for seen in self._live):
+        if self._bridges or any(observed.engine.phase is EnginePhase.STARTING for observed in self._live):
             return
-        if any(seen.busy for seen in self._live):
+        if any(observed.busy for observed in self._live):
             # Idle from now on at the earliest, and no event tells of it.
-            self._again_in(self._wish.idle_sleep)
+            self._requeue_in(self._desired.idle_sleep)
             return
         # A request that waited for the engine comes just after it was ready.
-        latest = max(self._now.last_activity, *(seen.engine.ready_since or 0.0 for seen in self._live), 0.0)
-        left = latest + self._wish.idle_sleep - self._now.now
+        latest = max(self._state.last_activity, *(observed.engine.ready_since or 0.0 for observed in self._live), 0.0)
+        left = latest + self._desired.idle_sleep - self._state.now
         if left > 0:
-            self._again_in(left)
+            self._requeue_in(left)
         else:
             self._actions.append(FallAsleep())
 
-    def _again_in(self, seconds: float) -> None:
-        self._look_again = min(self._look_again, seconds)
+    def _requeue_in(self, seconds: float) -> None:
+        self._requeue_after = min(self._requeue_after, seconds)
 
 
-def _one_each(engines: Iterable[Seen]) -> dict[int, Seen]:
+def _one_each(engines: Iterable[ObservedEngine]) -> dict[int, ObservedEngine]:
     """The best engine of each replica: one that answers before one that does not, then one that does not drain, then the oldest."""
-    best: dict[int, Seen] = {}
-    for seen in engines:
-        replica = seen.engine.replica
-        if replica not in best or _rank(seen) < _rank(best[replica]):
-            best[replica] = seen
+    best: dict[int, ObservedEngine] = {}
+    for observed in engines:
+        replica = observed.engine.replica
+        if replica not in best or _rank(observed) < _rank(best[replica]):
+            best[replica] = observed
     return best
 
 
-def _rank(seen: Seen) -> tuple[bool, bool, bool, float, str]:
-    engine = seen.engine
+def _rank(observed: ObservedEngine) -> tuple[bool, bool, bool, float, str]:
+    engine = observed.engine
     return (
-        not seen.answers,
-        engine.phase is not Phase.READY,
-        seen.draining_since is not None,
+        not observed.answers,
+        engine.phase is not EnginePhase.READY,
+        observed.draining_since is not None,
         engine.start_time.timestamp(),
         engine.instance,
     )
 
 
-def _place(seen: Seen) -> tuple[int, str]:
-    return seen.engine.replica, seen.engine.instance
+def _place(observed: ObservedEngine) -> tuple[int, str]:
+    return observed.engine.replica, observed.engine.instance

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 
 ACK_SECONDS = 5.0
 """How long Envoy may take to acknowledge before it counts as absent."""
@@ -20,7 +20,7 @@ class Publication:
     """One server as Envoy knows it. `changed(server_uuid)` is called whenever Envoy's knowledge has changed."""
 
     def __init__(self, server_uuid: str, control: ControlPlane, changed: Callable[[str], None]) -> None:
-        self.envoy = True
+        self.envoy_connected = True
         """Whether an Envoy is there, as far as was seen when it was last told something."""
         self._server_uuid = server_uuid
         self._control = control
@@ -31,7 +31,7 @@ class Publication:
         self._routed: frozenset[str] | None = None
         self._waiting: asyncio.Task[None] | None = None
 
-    def tell(self, endpoints: ServerEndpoints, instances: Collection[str]) -> None:
+    def publish(self, endpoints: ServerEndpoints, instances: Collection[str]) -> None:
         """Tell Envoy where the server is now: at the engines `instances`. Does not give way to another task."""
         if endpoints == self._sent:
             return
@@ -45,18 +45,18 @@ class Publication:
         self.cancel()
         self._waiting = asyncio.create_task(self._await_envoy(self._instances, frozenset(endpoints.model_names)))
 
-    def has(self, instance: str) -> bool:
+    def is_published(self, instance: str) -> bool:
         """Envoy knows this engine and may send it requests."""
         return instance in self._acknowledged
 
-    def routes(self, *model_names: str) -> bool:
+    def is_routed(self, *model_names: str) -> bool:
         """Envoy routes requests for this server, by its id and by these names, to its engines or to the waker."""
         return self._routed is not None and self._routed.issuperset(model_names)
 
-    def has_left(self, instance: str) -> bool:
+    def is_withdrawn(self, instance: str) -> bool:
         """Envoy sends this engine no more requests."""
         told = self._sent is not None and instance not in self._instances
-        return told and (self._waiting is None or not self.envoy)
+        return told and (self._waiting is None or not self.envoy_connected)
 
     def cancel(self) -> None:
         """Wait for Envoy's word no longer."""
@@ -72,11 +72,11 @@ class Publication:
     async def _await_envoy(self, instances: frozenset[str], model_names: frozenset[str]) -> None:
         """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
         while not await self._control.acknowledged(self._server_uuid, ACK_SECONDS):
-            if self.envoy:
-                self.envoy = False
+            if self.envoy_connected:
+                self.envoy_connected = False
                 self._changed(self._server_uuid)
         self._acknowledged = instances
         self._routed = model_names
-        self.envoy = True
+        self.envoy_connected = True
         self._waiting = None
         self._changed(self._server_uuid)

@@ -9,14 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from controller.board import Board
 from controller.capacity import capacity, machine_memory
-from controller.declared import Declared, DeclaredServers, Rest
+from controller.declared import DeclaredServer, DeclaredServers, RunState
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
-from controller.runtimes import Phase, Runtime
+from controller.runtimes import EnginePhase, Runtime
 from controller.status import is_routable
-from controller.xds.server import ControlPlane
+from controller.status_cache import StatusCache
+from controller.xds.serving import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.holders import Holder, largest
@@ -44,7 +44,7 @@ class ControllerServicer(ControllerServiceServicer):
         self,
         store: DeclaredServers,
         reconciler: Reconciler,
-        board: Board,
+        statuses: StatusCache,
         runtime: Runtime,
         control: ControlPlane,
         reserve_bytes: int,
@@ -52,7 +52,7 @@ class ControllerServicer(ControllerServiceServicer):
     ) -> None:
         self._store = store
         self._reconciler = reconciler
-        self._board = board
+        self._statuses = statuses
         self._runtime = runtime
         self._control = control
         self._reserve_bytes = reserve_bytes
@@ -122,7 +122,7 @@ class ControllerServicer(ControllerServiceServicer):
     async def SleepDeclaredServer(self, request: pb.SleepDeclaredServerRequest, context: Context) -> Server:
         """Stops the engines now."""
         await self._store.get(request.server_uuid)
-        await self._store.set_rest(request.server_uuid, Rest.ASKED)
+        await self._store.set_run_state(request.server_uuid, RunState.ASLEEP_REQUESTED)
         return self._changed(await self._store.get(request.server_uuid))
 
     async def WakeDeclaredServer(self, request: pb.WakeDeclaredServerRequest, context: Context) -> Server:
@@ -134,7 +134,7 @@ class ControllerServicer(ControllerServiceServicer):
         self, request: pb.WatchServersRequest, context: Context
     ) -> AsyncIterator[pb.WatchServersResponse]:
         """The present servers, then every change."""
-        async for response in self._board.watch():
+        async for response in self._statuses.watch():
             yield response
 
     async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
@@ -157,15 +157,15 @@ class ControllerServicer(ControllerServiceServicer):
         """How the data plane does."""
         stats = self._control.stats
         running = sum(
-            engine.phase is not Phase.ENDED
+            engine.phase is not EnginePhase.ENDED
             for server_uuid in self._runtime.servers()
             for engine in self._runtime.engines(server_uuid)
         )
         return pb.MeshStatus(
             connected_envoys=stats.connected,
             refused_configurations=stats.refused.total(),
-            last_refusal=stats.last_refusal.message if stats.last_refusal else "",
-            declared_servers=len(self._board.all()),
+            last_refusal=stats.last_nack.message if stats.last_nack else "",
+            declared_servers=len(self._statuses.all()),
             running_engines=running,
         )
 
@@ -182,11 +182,11 @@ class ControllerServicer(ControllerServiceServicer):
             response.time.GetCurrentTime()
             yield response
 
-    def _changed(self, declared: Declared) -> Server:
+    def _changed(self, declared: DeclaredServer) -> Server:
         self._reconciler.changed(declared.server_uuid)
         return self._reconciler.view(declared)
 
-    async def _routed(self, declared: Declared, context: Context) -> Server:
+    async def _routed(self, declared: DeclaredServer, context: Context) -> Server:
         """The server, once Envoy routes its requests: a client may send one as soon as it has our answer.
 
         Waited for ROUTABLE_SECONDS at most, and not at all without an Envoy; then the condition Routable says how it stands.
@@ -196,7 +196,7 @@ class ControllerServicer(ControllerServiceServicer):
         if self._control.stats.connected:
             remaining = context.time_remaining()
             left = math.inf if remaining is None else max(0.0, remaining - _MARGIN_SECONDS)
-            await self._board.until(
+            await self._statuses.until(
                 name,
                 lambda server: server is not None and is_routable(server, generation),
                 min(ROUTABLE_SECONDS, left),
@@ -205,7 +205,7 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def _removed(self, server_uuid: str, deadline: float) -> bool:
         """Wait until nothing is left of a server; False where it is not done by the deadline."""
-        with self._board.listen((server_uuid,)) as changed:
+        with self._statuses.listen((server_uuid,)) as changed:
             while await self._store.find(server_uuid) is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:

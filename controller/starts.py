@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from controller.footprint import Claim, Footprint, MachineMemory, free, freed, needed, released, shared_weights
-from controller.runtimes import Engine, Phase
+from controller.runtimes import Engine, EnginePhase
 from llamesh.kit.holders import Holder, in_words, largest
 from llamesh.sizes import size
 
@@ -24,7 +24,7 @@ MOST_STARTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingStart:
     """A start that is wanted."""
 
     server_uuid: str
@@ -37,12 +37,12 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Go:
+class StartNow:
     """It may start."""
 
 
 @dataclass(frozen=True, slots=True)
-class WaitsForOthers:
+class Queued:
     """Others start now or go before it."""
 
     others: int
@@ -52,7 +52,7 @@ class WaitsForOthers:
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom:
+class NotEnoughMemory:
     """There is not enough memory now."""
 
     needed_bytes: int
@@ -71,7 +71,7 @@ class NoRoom:
         return f"{self}{in_words(self.holders)}: let one sleep (`llamesh sleep`), or stop it"
 
 
-Verdict = Go | WaitsForOthers | NoRoom
+StartDecision = StartNow | Queued | NotEnoughMemory
 Key = tuple[str, int]
 """Server and replica."""
 
@@ -82,35 +82,35 @@ def default_limit(cores: int) -> int:
 
 
 def decide(
-    waiting: Iterable[Waiting],
+    waiting: Iterable[PendingStart],
     starting: int,
     limit: int,
     memory: MachineMemory,
     reserve: int,
     claims: Sequence[Claim],
-) -> dict[Key, Verdict]:
+) -> dict[Key, StartDecision]:
     """A verdict on every start that is wanted. `starting` engines start already; `claims` are those of all engines that run or start."""
-    verdicts: dict[Key, Verdict] = {}
+    verdicts: dict[Key, StartDecision] = {}
     room = free(memory, reserve, claims)
     present = shared_weights(claims)
     ahead = starting
     for each in sorted(waiting, key=_turn):
         wants = needed(each.footprint, present)
         if wants > room:
-            verdicts[each.server_uuid, each.replica] = NoRoom(wants, room)
+            verdicts[each.server_uuid, each.replica] = NotEnoughMemory(wants, room)
             continue
         if ahead < limit:
-            verdicts[each.server_uuid, each.replica] = Go()
+            verdicts[each.server_uuid, each.replica] = StartNow()
             room -= wants
             model, shared = each.footprint.model_uuid, each.footprint.shared_bytes
             present[model] = max(present.get(model, 0), shared)
         else:
-            verdicts[each.server_uuid, each.replica] = WaitsForOthers(ahead)
+            verdicts[each.server_uuid, each.replica] = Queued(ahead)
         ahead += 1
     return verdicts
 
 
-def _turn(each: Waiting) -> tuple[bool, float, str, int]:
+def _turn(each: PendingStart) -> tuple[bool, float, str, int]:
     return not each.urgent, each.since, each.server_uuid, each.replica
 
 
@@ -123,7 +123,7 @@ class _Running:
     """When those that are starting were started, on the wall clock."""
 
 
-class Starts:
+class StartScheduler:
     """Who waits for a start, and what runs. Belongs to one event loop."""
 
     def __init__(
@@ -142,19 +142,19 @@ class Starts:
         self._waits_for = waits_for
         self._clock = clock
         self._wall_clock = wall_clock
-        self._waiting: dict[Key, Waiting] = {}
+        self._waiting: dict[Key, PendingStart] = {}
         self._running: dict[str, _Running] = {}
 
-    def saw(self, server_uuid: str, footprint: Footprint, engines: Iterable[Engine]) -> None:
+    def observe(self, server_uuid: str, footprint: Footprint, engines: Iterable[Engine]) -> None:
         """Take in what engines a server has now."""
-        live = [engine for engine in engines if engine.phase is not Phase.ENDED]
-        starting = tuple(engine.start_time.timestamp() for engine in live if engine.phase is Phase.STARTING)
+        live = [engine for engine in engines if engine.phase is not EnginePhase.ENDED]
+        starting = tuple(engine.start_time.timestamp() for engine in live if engine.phase is EnginePhase.STARTING)
         if live:
             self._running[server_uuid] = _Running(Claim(footprint, len(live), len(live) - len(starting)), starting)
         else:
             self._running.pop(server_uuid, None)
 
-    def ask(self, server_uuid: str, replicas: Sequence[int], footprint: Footprint) -> Mapping[int, Verdict]:
+    def request(self, server_uuid: str, replicas: Sequence[int], footprint: Footprint) -> Mapping[int, StartDecision]:
         """Whether a server may start these replicas now. Those that may not keep their turn until the next question."""
         now = self._clock()
         wanted = {(server_uuid, replica) for replica in replicas}
@@ -164,44 +164,44 @@ class Starts:
             return {}
         for key in wanted:
             before = self._waiting.get(key)
-            self._waiting[key] = Waiting(*key, footprint, before.since if before else now)
+            self._waiting[key] = PendingStart(*key, footprint, before.since if before else now)
         verdicts = self._decide()
         for key in wanted:
-            if isinstance(verdicts[key], Go):
+            if isinstance(verdicts[key], StartNow):
                 self._grant(self._waiting.pop(key))
         return {replica: self._explained(server_uuid, verdicts[server_uuid, replica]) for replica in replicas}
 
     def forget(self, server_uuid: str) -> None:
         """A server is gone."""
-        self.ask(server_uuid, (), Footprint(""))
+        self.request(server_uuid, (), Footprint(""))
         self._running.pop(server_uuid, None)
 
-    def due(self) -> set[str]:
+    def startable(self) -> set[str]:
         """Servers that may start an engine now, were they to ask."""
         if not self._waiting:
             return set()
-        return {server_uuid for (server_uuid, _), verdict in self._decide().items() if isinstance(verdict, Go)}
+        return {server_uuid for (server_uuid, _), verdict in self._decide().items() if isinstance(verdict, StartNow)}
 
     def claim(self, server_uuid: str) -> Claim | None:
         """The engines of a server as last seen; None without."""
         running = self._running.get(server_uuid)
         return running.claim if running else None
 
-    def room_without(self, server_uuid: str, footprint: Footprint) -> NoRoom | None:
+    def shortage_without(self, server_uuid: str, footprint: Footprint) -> NotEnoughMemory | None:
         """What would be missing for one engine of a server if it had none; None if nothing."""
         claims = [running.claim for name, running in self._running.items() if name != server_uuid]
         own = self.claim(server_uuid)
         memory = released(self._memory(), own) if own else self._memory()
         wants, room = needed(footprint, shared_weights(claims)), free(memory, self._reserve, claims)
-        return NoRoom(wants, room) if wants > room else None
+        return NotEnoughMemory(wants, room) if wants > room else None
 
-    def room(self, footprint: Footprint) -> tuple[int, int]:
+    def memory_for(self, footprint: Footprint) -> tuple[int, int]:
         """Bytes that one more engine needs, and those that are free."""
         claims = [running.claim for running in self._running.values()]
         return needed(footprint, shared_weights(claims)), free(self._memory(), self._reserve, claims)
 
-    def _explained(self, server_uuid: str, verdict: Verdict) -> Verdict:
-        if not isinstance(verdict, NoRoom):
+    def _explained(self, server_uuid: str, verdict: StartDecision) -> StartDecision:
+        if not isinstance(verdict, NotEnoughMemory):
             return verdict
         claims = {name: running.claim for name, running in self._running.items()}
         holders = [
@@ -211,7 +211,7 @@ class Starts:
         ]
         return replace(verdict, holders=largest(holders))
 
-    def _decide(self) -> dict[Key, Verdict]:
+    def _decide(self) -> dict[Key, StartDecision]:
         waiting = [replace(each, urgent=self._urgent(each.server_uuid)) for each in self._waiting.values()]
         claims = [running.claim for running in self._running.values()]
         return decide(waiting, self._starting(), self._limit, self._memory(), self._reserve, claims)
@@ -223,7 +223,7 @@ class Starts:
         late = self._wall_clock() - SLOW_START_SECONDS
         return sum(moment > late for running in self._running.values() for moment in running.started)
 
-    def _grant(self, granted: Waiting) -> None:
+    def _grant(self, granted: PendingStart) -> None:
         """Count it as starting until the server's engines are seen the next time."""
         before = self._running.get(granted.server_uuid, _Running(Claim(granted.footprint, 0), ()))
         claim = replace(before.claim, engines=before.claim.engines + 1)

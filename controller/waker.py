@@ -19,9 +19,9 @@ from urllib.parse import unquote
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from controller.board import Board
-from controller.status import is_going
-from controller.waking import Awake, Refused, TooMany, Unknown, Verdict, Waking
+from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
+from controller.status import is_being_removed
+from controller.status_cache import StatusCache
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
@@ -46,9 +46,9 @@ _END_SECONDS = 0.1
 class Waker:
     """Serves until closed."""
 
-    def __init__(self, waking: Waking, board: Board, socket: Path) -> None:
-        self._waking = waking
-        self._board = board
+    def __init__(self, holder: RequestHolder, statuses: StatusCache, socket: Path) -> None:
+        self._holder = holder
+        self._statuses = statuses
         self._socket = socket
         application = web.Application(middlewares=[_in_our_shape])
         application.router.add_get("/health", self._health)
@@ -97,7 +97,7 @@ class Waker:
         async for _ in request.content.iter_chunked(_CHUNK):
             pass
         cluster = request.headers.get(CLUSTER_HEADER, "")
-        return _answer(await self._waking.hold(cluster, _waited(request, time.time())), cluster, request.path)
+        return _answer(await self._holder.hold(cluster, _waited(request, time.time())), cluster, request.path)
 
     async def _health(self, _request: web.Request) -> web.Response:
         """As llama-server says it. Whoever gets an answer here will get one about an engine."""
@@ -106,22 +106,26 @@ class Waker:
     async def _models(self, request: web.Request) -> web.Response:
         servers = self._shown(request)
         if "server" in request.match_info and not servers:
-            return _answer(Unknown(), server_cluster(request.match_info["server"]))
+            return _answer(UnknownTarget(), server_cluster(request.match_info["server"]))
         return web.json_response({"object": "list", "data": _listed(servers)})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = [model for model in _listed(self._shown(request)) if model["id"] == name]
-        return web.json_response(found[0]) if found else _answer(Unknown(), model_cluster(name))
+        return web.json_response(found[0]) if found else _answer(UnknownTarget(), model_cluster(name))
 
     def _shown(self, request: web.Request) -> list[Server]:
         """The servers that a list is made of: those whose name the caller may ask for, or the one that it names by its id."""
         scopes = _Scopes(frozenset(map(unquote, request.headers.get(SCOPES_HEADER, "").split(","))))
         server_uuid = request.match_info.get("server")
         if server_uuid is None:
-            return [server for server in self._board.all() if not is_going(server) and scopes.cover(server.model_name)]
-        server = self._board.get(server_uuid) if scopes.cover(server_uuid) else None
-        return [server] if server is not None and not is_going(server) else []
+            return [
+                server
+                for server in self._statuses.all()
+                if not is_being_removed(server) and scopes.cover(server.model_name)
+            ]
+        server = self._statuses.get(server_uuid) if scopes.cover(server_uuid) else None
+        return [server] if server is not None and not is_being_removed(server) else []
 
 
 @web.middleware
@@ -167,9 +171,9 @@ def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:
     ]
 
 
-def _answer(verdict: Verdict, cluster: str, path: str = "") -> web.Response:
+def _answer(verdict: HoldOutcome, cluster: str, path: str = "") -> web.Response:
     match verdict:
-        case Awake():
+        case EngineReady():
             response = _error(
                 path, 503, "The engine is ready now: send the request again.", "server_error", "engine_ready", 1
             )
@@ -177,11 +181,11 @@ def _answer(verdict: Verdict, cluster: str, path: str = "") -> web.Response:
             return response
         case Refused(message, retry_after):
             return _error(path, 503, message, "server_error", "engine_not_ready", retry_after)
-        case TooMany():
+        case TooManyHeld():
             return _error(
                 path, 429, "Too many requests wait for engines that start.", "rate_limit_error", "too_many_waiting", 1
             )
-        case Unknown():
+        case UnknownTarget():
             if (name := model_of(cluster)) is not None:
                 text = f"No model is served under the name {name}. GET /v1/models lists those that are."
                 return _error(path, 404, text, "invalid_request_error", "model_not_found", param="model")

@@ -21,12 +21,12 @@ from typing import Any
 from engine.child import Child
 from engine.cores import threads
 from engine.endpoint import Endpoint
-from engine.failure import REPORT_PREFIX, EngineError, Reason, explain
+from engine.failure import REPORT_PREFIX, EngineError, FailureReason, explain
 from engine.launch import Program, arguments, computing, find_program, scrubbed
 from engine.listener import Listener
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
-from engine.state import Phase, StateFile
+from engine.state import ReportedPhase, StateFile
 from llamesh.cores import cores
 from llamesh.names import LIFELINE
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
@@ -37,7 +37,7 @@ _UNUSED_DRAFT = (
 )
 
 
-class Stopping:
+class StopRequest:
     """The wish to stop: first in peace, then at once."""
 
     def __init__(self, *, repeated_is_forced: bool) -> None:
@@ -59,23 +59,23 @@ class Stopping:
 
 async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str]) -> int:
     """Run one engine to its end. Returns the exit code."""
-    stopping = Stopping(repeated_is_forced=not is_supervised(environment))
+    stop = StopRequest(repeated_is_forced=not is_supervised(environment))
     state = StateFile(spec.state_file, "", time.time)
     try:
-        _listen_for_the_end(stopping, environment)
+        _listen_for_the_end(stop, environment)
         for model in (spec.model, *spec.files.values()):
             _check_model(model)
         program, state.engine = find_program(environment)
         command = _command(program, spec, spec_file)
         endpoint = Endpoint(spec.listen, spec.api_key)
-        endpoint.claim()
-        listener = Listener(spec.listen.socket, spec.hand_over, _say)
-        state.publish(Phase.STARTING)
+        endpoint.claim_path()
+        listener = Listener(spec.listen.socket, spec.hand_over, _report)
+        state.publish(ReportedPhase.STARTING)
         passed = scrubbed(environment, spec.api_key if program else "") | computing(environment, program)
         child = await Child.start(command, passed)
     except EngineError as failure:
         return _fail(state, failure, ())
-    _say(f"starting {spec.alias} with {state.engine}")
+    _report(f"starting {spec.alias} with {state.engine}")
     obtaining: asyncio.Task[None] | None = None
 
     def ready() -> None:
@@ -84,36 +84,36 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
 
     try:
         listener.open()
-        return await _live(spec, endpoint, child, stopping, state, ready)
+        return await _live(spec, endpoint, child, stop, state, ready)
     finally:
         child.kill()
         if obtaining is not None:
             obtaining.cancel()
         await listener.close()
-        endpoint.release()
+        endpoint.release_path()
 
 
 async def _live(
     spec: EngineSpec,
     endpoint: Endpoint,
     child: Child,
-    stopping: Stopping,
+    stop: StopRequest,
     state: StateFile,
     on_ready: Callable[[], None],
 ) -> int:
     started = time.monotonic()
     ended = asyncio.create_task(child.wait())
     ready = asyncio.create_task(until_ready(endpoint))
-    asked = asyncio.create_task(stopping.asked.wait())
+    asked = asyncio.create_task(stop.asked.wait())
     await _first(ended, ready, asked)
     if ready.done() and spec.files and not await endpoint.speculates():
         child.kill()
         await ended
-        return _fail(state, EngineError(Reason.BAD_SPEC, _UNUSED_DRAFT), child.log)
+        return _fail(state, EngineError(FailureReason.BAD_SPEC, _UNUSED_DRAFT), child.log)
     if ready.done() and not ended.done():
-        state.publish(Phase.READY)
+        state.publish(ReportedPhase.READY)
         on_ready()
-        _say(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
+        _report(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
         await _first(ended, asked)
     was_ready = ready.done()
     ready.cancel()
@@ -121,24 +121,24 @@ async def _live(
         return _fail(state, explain(ended.result(), child.log), child.log)
     # Clients may have found out that it is ready before our own question, and we never do if the socket's path is gone.
     if was_ready or await endpoint.serves(child.pid):
-        await _drain(spec, endpoint, child, stopping, state)
+        await _drain(spec, endpoint, child, stop, state)
     else:
         child.kill()
     await child.stop()
-    state.publish(Phase.STOPPED)
-    _say("stopped")
+    state.publish(ReportedPhase.STOPPED)
+    _report("stopped")
     return 0
 
 
-async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stopping: Stopping, state: StateFile) -> None:
-    state.publish(Phase.DRAINING)
-    hidden = endpoint.retire()
+async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stop: StopRequest, state: StateFile) -> None:
+    state.publish(ReportedPhase.DRAINING)
+    hidden = endpoint.stop_accepting()
     idle = asyncio.create_task(until_idle(hidden, endpoint, child.pid, spec.grace_seconds))
-    await _first(idle, asyncio.create_task(stopping.forced.wait()), asyncio.create_task(child.wait()))
-    if stopping.forced.is_set():
+    await _first(idle, asyncio.create_task(stop.forced.wait()), asyncio.create_task(child.wait()))
+    if stop.forced.is_set():
         child.kill()
     elif idle.done() and not idle.result():
-        _say(f"requests still ran after {spec.grace_seconds:g} s; they are cut off")
+        _report(f"requests still ran after {spec.grace_seconds:g} s; they are cut off")
     idle.cancel()
     if hidden is not endpoint and hidden.address.socket is not None:
         hidden.address.socket.unlink(missing_ok=True)
@@ -149,9 +149,9 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
         # -B: its umask is for the socket, not for compiled modules that others could then not read.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
-    from engine.parameters import told
+    from engine.parameters import launch_settings
 
-    return arguments(program, spec, told(spec, threads(cores(), yields=False)))
+    return arguments(program, spec, launch_settings(spec, threads(cores(), yields=False)))
 
 
 def _check_model(model: Path) -> None:
@@ -160,27 +160,27 @@ def _check_model(model: Path) -> None:
         with model.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise EngineError(Reason.NO_MODEL, f"cannot read the model {model}: {error.strerror}") from error
+        raise EngineError(FailureReason.NO_MODEL, f"cannot read the model {model}: {error.strerror}") from error
     if magic != b"GGUF":
-        raise EngineError(Reason.BAD_MODEL, f"{model} is not a GGUF file: it begins with {magic!r}")
+        raise EngineError(FailureReason.BAD_MODEL, f"{model} is not a GGUF file: it begins with {magic!r}")
 
 
-def _listen_for_the_end(stopping: Stopping, environment: Mapping[str, str]) -> None:
+def _listen_for_the_end(stop: StopRequest, environment: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
     for number in stop_signals(environment):
-        loop.add_signal_handler(number, stopping.ask)
+        loop.add_signal_handler(number, stop.ask)
     lifeline = environment.get(LIFELINE, "")
     if lifeline:
         try:
             descriptor = int(lifeline)
             os.set_inheritable(descriptor, False)
         except (ValueError, OSError) as error:
-            raise EngineError(Reason.BAD_SPEC, f"{LIFELINE}={lifeline} is not an open descriptor") from error
+            raise EngineError(FailureReason.BAD_SPEC, f"{LIFELINE}={lifeline} is not an open descriptor") from error
 
         def heard() -> None:
             if not os.read(descriptor, 1):
                 loop.remove_reader(descriptor)
-                stopping.force()
+                stop.force()
 
         loop.add_reader(descriptor, heard)
 
@@ -190,12 +190,12 @@ async def _first(*awaited: asyncio.Task[Any]) -> None:
 
 
 def _fail(state: StateFile, failure: EngineError, log: Sequence[str]) -> int:
-    state.publish(Phase.FAILED, failure, log)
-    _say(f"{failure} ({failure.reason.name})")
+    state.publish(ReportedPhase.FAILED, failure, log)
+    _report(f"{failure} ({failure.reason.name})")
     return failure.reason.value
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"{REPORT_PREFIX}{text}\n".encode())
 
@@ -226,13 +226,13 @@ def main(arguments_given: list[str]) -> int:
     if is_supervised(environment):
         ignore_sigterm()
     if len(arguments_given) != 1:
-        _say("usage: python -m engine SPEC.json | --check")
-        return Reason.BAD_SPEC.value
+        _report("usage: python -m engine SPEC.json | --check")
+        return FailureReason.BAD_SPEC.value
     spec_file = Path(arguments_given[0])
     try:
         spec = EngineSpec.read(spec_file)
     except EngineError as failure:
-        _say(f"{failure} ({failure.reason.name})")
+        _report(f"{failure} ({failure.reason.name})")
         return failure.reason.value
     return asyncio.run(run(spec, spec_file, environment))
 

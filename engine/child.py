@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 from llamesh.shutdown import STOP
 
 LOG_LINES = 40
@@ -58,7 +58,7 @@ class Child:
             )
         except OSError as error:
             ours.close()
-            raise EngineError(Reason.NO_LLAMA_CPP, f"{command[0]} cannot be run: {error}") from error
+            raise EngineError(FailureReason.NO_LLAMA_CPP, f"{command[0]} cannot be run: {error}") from error
         finally:
             theirs.close()
         return cls(process, ours)

@@ -23,7 +23,7 @@ class Threads:
 
 
 def threads(cores: Cores, *, yields: bool) -> Threads:
-    """Threads where none are asked for. `yields`: the engine gives way where others need the cores (engine/contention.py).
+    """Threads where none are asked for. `yields`: the engine gives way where others need the cores (engine/thread_placement.py).
 
     All physical cores then, for both. Without, answers take half of them: a step of an answer is too short to wait for a
     thread that does not run, while one of a prompt is long enough to be shared anew.

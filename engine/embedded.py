@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.cores import threads
-from engine.failure import REPORT_PREFIX, EngineError, Reason
-from engine.giving_way import yielding
+from engine.failure import REPORT_PREFIX, EngineError, FailureReason
 from engine.launch import VERBOSITY
-from engine.parameters import told
+from engine.parameters import launch_settings
 from engine.spec import EngineSpec
+from engine.thread_yielding import yielding
 from llamesh import listeners
 from llamesh.cores import cores
 from llamesh.runtime_parameters import Setting, Value
@@ -52,10 +52,10 @@ def library() -> Any:
     try:
         import xllamacpp
     except ModuleNotFoundError as error:
-        raise EngineError(Reason.NO_LLAMA_CPP, _NOT_INSTALLED) from error
+        raise EngineError(FailureReason.NO_LLAMA_CPP, _NOT_INSTALLED) from error
     except ImportError as error:
         cause = _LIBGOMP_REMEDY if "libgomp" in str(error) else f"the embedded llama.cpp does not load: {error}"
-        raise EngineError(Reason.NO_LLAMA_CPP, cause) from error
+        raise EngineError(FailureReason.NO_LLAMA_CPP, cause) from error
     return xllamacpp
 
 
@@ -92,7 +92,9 @@ def assign(params: Any, setting: Setting) -> None:
             ]
             params.sampling.user_sampling_config |= chosen
     except (AttributeError, ValueError, TypeError, OverflowError) as error:
-        raise EngineError(Reason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp cannot do this: {error}") from error
+        raise EngineError(
+            FailureReason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp cannot do this: {error}"
+        ) from error
 
 
 def _set(params: Any, path: str, value: Value) -> None:
@@ -187,8 +189,8 @@ def main(spec_file: Path) -> int:
         spec = EngineSpec.read(spec_file)
         xllamacpp = library()
         own = cores()
-        giving_way = yielding(own, os.environ)
-        asked = told(spec, threads(own, yields=giving_way is not None))
+        new_yielder = yielding(own, os.environ)
+        asked = launch_settings(spec, threads(own, yields=new_yielder is not None))
         params = common_params(xllamacpp, spec, asked)
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
@@ -200,9 +202,9 @@ def main(spec_file: Path) -> int:
         return 1
     _hand_over(spec)
     most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))
-    keep = giving_way(most) if giving_way and most > 1 else None
+    yielder = new_yielder(most) if new_yielder and most > 1 else None
     # It ends with its standard input; until then it looks who else needs the cores.
-    while not select.select([0], [], [], keep.look() if keep else None)[0] or os.read(0, 4096):
+    while not select.select([0], [], [], yielder.adjust() if yielder else None)[0] or os.read(0, 4096):
         pass
     # Not by way of the library's destructor: with a request in flight it takes 30 s.
     os._exit(0)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 from engine.spec import Address
 from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters, client_connections, is_busy
@@ -70,7 +70,7 @@ class Endpoint:
         except (TimeoutError, OSError, ValueError, KeyError, TypeError):
             return True
 
-    def claim(self) -> None:
+    def claim_path(self) -> None:
         """Make a Unix socket's path free, removing what a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""
         path = self.address.socket
         if path is None:
@@ -84,15 +84,15 @@ class Endpoint:
                 path.unlink(missing_ok=True)
                 return
             except OSError as error:
-                raise EngineError(Reason.ADDRESS_IN_USE, f"cannot listen on {path}: {error.strerror}") from error
-        raise EngineError(Reason.ADDRESS_IN_USE, f"another engine listens on {path}")
+                raise EngineError(FailureReason.ADDRESS_IN_USE, f"cannot listen on {path}: {error.strerror}") from error
+        raise EngineError(FailureReason.ADDRESS_IN_USE, f"another engine listens on {path}")
 
-    def release(self) -> None:
+    def release_path(self) -> None:
         """Remove a Unix socket's path, unless a successor listens there already."""
         with contextlib.suppress(EngineError):
-            self.claim()
+            self.claim_path()
 
-    def retire(self) -> Endpoint:
+    def stop_accepting(self) -> Endpoint:
         """Let nobody new in: a Unix socket's path is taken away, so that a new client, or a successor, finds it free.
 
         Returns the endpoint under the name by which this engine alone still knows it. Over TCP nothing can be taken away

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from llamesh.processes import signal_name
 
 
-class Reason(enum.Enum):
+class FailureReason(enum.Enum):
     """Why; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
 
     BAD_SPEC = 64
@@ -27,7 +27,7 @@ class Reason(enum.Enum):
 class EngineError(Exception):
     """An engine that cannot start or did not stay: the reason and one sentence for people."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -45,14 +45,14 @@ _TEMPLATE_REMEDY = "Use one of llama.cpp's own instead, for instance --chat-temp
 
 # What llama.cpp writes, most telling first: an allocation that failed also makes it say "failed to load model". Of the marks of one
 # reason too the first that is found counts, wherever it stands: after the cause llama.cpp says several times that it has failed.
-_LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
+_LOG_MARKS: tuple[tuple[FailureReason, tuple[str, ...]], ...] = (
     (
-        Reason.OUT_OF_MEMORY,
+        FailureReason.OUT_OF_MEMORY,
         ("out of memory", "failed to allocate", "unable to allocate", "cannot allocate memory", "bad_alloc"),
     ),
-    (Reason.ADDRESS_IN_USE, ("couldn't bind http server socket", "address already in use")),
+    (FailureReason.ADDRESS_IN_USE, ("couldn't bind http server socket", "address already in use")),
     (
-        Reason.BAD_MODEL,
+        FailureReason.BAD_MODEL,
         (
             _CAUSE,
             "invalid magic",
@@ -64,7 +64,7 @@ _LOG_MARKS: tuple[tuple[Reason, tuple[str, ...]], ...] = (
             "failed to load model",
         ),
     ),
-    (Reason.BAD_SPEC, ("error while handling argument", "error: invalid argument", "error: unknown argument")),
+    (FailureReason.BAD_SPEC, ("error while handling argument", "error: invalid argument", "error: unknown argument")),
 )
 
 _SIGNAL_WORDS: dict[int, str] = {
@@ -80,17 +80,18 @@ def explain(exit_code: int, log: Sequence[str]) -> EngineError:
 
     Only for an end that nobody asked for: a process that we killed ourselves is not a failure.
     """
-    known = {reason.value: reason for reason in Reason}
+    known = {reason.value: reason for reason in FailureReason}
     if exit_code in known:
         return EngineError(known[exit_code], _last_report(log) or f"llama.cpp exited with code {exit_code}")
     if exit_code == -signal.SIGKILL:
         return EngineError(
-            Reason.OUT_OF_MEMORY,
+            FailureReason.OUT_OF_MEMORY,
             "llama.cpp was killed by the system, most likely for memory: use a smaller context, fewer slots or a smaller model",
         )
     if problem := _template_problem(log):
         return EngineError(
-            Reason.BAD_MODEL, f"llama.cpp cannot use the chat template of the model: {problem}. {_TEMPLATE_REMEDY}"
+            FailureReason.BAD_MODEL,
+            f"llama.cpp cannot use the chat template of the model: {problem}. {_TEMPLATE_REMEDY}",
         )
     for reason, marks in _LOG_MARKS:
         line = next((line for mark in marks for line in log if mark in line.lower()), None)
@@ -98,9 +99,9 @@ def explain(exit_code: int, log: Sequence[str]) -> EngineError:
             return EngineError(reason, f"llama.cpp: {_text_of(line).rpartition(_CAUSE)[2]}")
     if exit_code < 0:
         words = _SIGNAL_WORDS.get(-exit_code, "was ended")
-        return EngineError(Reason.CRASHED, f"llama.cpp {words} ({signal_name(-exit_code)})")
+        return EngineError(FailureReason.CRASHED, f"llama.cpp {words} ({signal_name(-exit_code)})")
     last = _text_of(log[-1]) if log else "it wrote nothing"
-    return EngineError(Reason.CRASHED, f"llama.cpp exited with code {exit_code}: {last}")
+    return EngineError(FailureReason.CRASHED, f"llama.cpp exited with code {exit_code}: {last}")
 
 
 def _template_problem(log: Sequence[str]) -> str | None:

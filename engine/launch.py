@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import contention
-from engine.failure import EngineError, Reason
+from engine import thread_placement
+from engine.failure import EngineError, FailureReason
 from engine.spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -81,40 +81,40 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
             [path, "--version"], env=scrubbed(environment), capture_output=True, text=True, timeout=15, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} cannot be run: {error}") from error
+        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} cannot be run: {error}") from error
     text = answer.stdout + answer.stderr
     # "version: 11434 (abcdef)" of old, "version: 0.5.1 (build 11434, commit abcdef)" now.
     version = re.search(r"version:.*\(build (\d+)|version:\s*(\d+)", text)
     if answer.returncode != 0 or version is None:
         first = (text.strip().splitlines() or ["it wrote nothing"])[0]
-        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} does not say its version: {first}")
+        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} does not say its version: {first}")
     build = int(version[1] or version[2])
     if build != UNKNOWN_BUILD and build < MINIMUM_BUILD:
-        raise EngineError(Reason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")
+        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")
     return Program(path, build)
 
 
-def arguments(program: Program, spec: EngineSpec, told: Sequence[Setting]) -> list[str]:
+def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -> list[str]:
     """The whole command line. The API key is not on it (other users can read it there); see `scrubbed`."""
     command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
     if spec.listen.socket is None:
         command += ["--port", str(spec.listen.port)]
     command += ["--threads-http", str(spec.http_threads), "--metrics", "--slots", "--no-ui", "--offline"]
     command += ["--verbosity", str(VERBOSITY)]
-    for setting in told:
+    for setting in settings:
         command += setting.arguments()
     return command
 
 
 def computing(environment: Mapping[str, str], program: Program | None) -> dict[str, str]:
-    """How the threads of llama.cpp wait for each other, for libgomp, unless the user has said it: see engine/contention.py.
+    """How the threads of llama.cpp wait for each other, for libgomp, unless the user has said it: see engine/thread_placement.py.
 
     A program of its own cannot change it while it runs, so its threads sleep soon: that keeps prompts fast on an idle and on a
     busy machine alike, and answers take fewer threads (engine/cores.py).
     """
-    if any(name in environment for name in contention.ENVIRONMENT):
+    if any(name in environment for name in thread_placement.ENVIRONMENT):
         return {}
-    return dict(contention.ENVIRONMENT) if program is None else {"GOMP_SPINCOUNT": SHORT_SPIN}
+    return dict(thread_placement.ENVIRONMENT) if program is None else {"GOMP_SPINCOUNT": SHORT_SPIN}
 
 
 def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from engine.cores import Threads
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 from engine.spec import EngineSpec
 from llamesh.runtime_parameters import Setting, all_parameters, settings, with_defaults
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -20,7 +20,7 @@ def decode(document: Mapping[str, Any]) -> RuntimeParameters:
     try:
         return json_format.ParseDict(dict(document), RuntimeParameters())
     except json_format.ParseError as error:
-        raise EngineError(Reason.BAD_SPEC, f"parameters: {error}") from error
+        raise EngineError(FailureReason.BAD_SPEC, f"parameters: {error}") from error
 
 
 def completed(parameters: RuntimeParameters, model_context: int, threads: Threads) -> RuntimeParameters:
@@ -33,7 +33,7 @@ def completed(parameters: RuntimeParameters, model_context: int, threads: Thread
     return filled
 
 
-def told(spec: EngineSpec, threads: Threads) -> list[Setting]:
+def launch_settings(spec: EngineSpec, threads: Threads) -> list[Setting]:
     """What llama.cpp is told, files in place of models. Raises EngineError(BAD_SPEC) where a model's file is not named."""
     found = settings(completed(decode(spec.parameters), spec.model_context, threads))
     return [_with_file(setting, spec) if all_parameters()[setting.name].model else setting for setting in found]
@@ -42,5 +42,5 @@ def told(spec: EngineSpec, threads: Threads) -> list[Setting]:
 def _with_file(setting: Setting, spec: EngineSpec) -> Setting:
     path = spec.files.get(setting.name)
     if path is None:
-        raise EngineError(Reason.BAD_SPEC, f"{setting.flag}: the file of the model {setting.value} is not named")
+        raise EngineError(FailureReason.BAD_SPEC, f"{setting.flag}: the file of the model {setting.value} is not named")
     return replace(setting, value=str(path))

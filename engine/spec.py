@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 
 MAX_SOCKET_PATH = 107
 """Bytes in the path of a Unix socket, on every system llama.cpp runs on at most."""
@@ -40,14 +40,16 @@ class Address:
         if path.startswith("/"):
             if not path.endswith(".sock"):
                 raise EngineError(
-                    Reason.BAD_SPEC, f"listen: {path} must end in .sock, or llama.cpp takes it for a host"
+                    FailureReason.BAD_SPEC, f"listen: {path} must end in .sock, or llama.cpp takes it for a host"
                 )
             if len(path.encode()) > MAX_SOCKET_PATH:
-                raise EngineError(Reason.BAD_SPEC, f"listen: {path} is longer than {MAX_SOCKET_PATH} bytes")
+                raise EngineError(FailureReason.BAD_SPEC, f"listen: {path} is longer than {MAX_SOCKET_PATH} bytes")
             return cls(path)
         host, colon, port = text.rpartition(":")
         if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise EngineError(Reason.BAD_SPEC, f"listen: {text!r} is neither an absolute socket path nor host:port")
+            raise EngineError(
+                FailureReason.BAD_SPEC, f"listen: {text!r} is neither an absolute socket path nor host:port"
+            )
         return cls(host.strip("[]"), int(port))
 
 
@@ -84,23 +86,23 @@ class EngineSpec:
         try:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise EngineError(Reason.BAD_SPEC, f"cannot read the spec {path}: {error}") from error
+            raise EngineError(FailureReason.BAD_SPEC, f"cannot read the spec {path}: {error}") from error
         return cls.decode(document)
 
     @classmethod
     def decode(cls, document: object) -> EngineSpec:
         """Type a decoded JSON document. Raises EngineError(BAD_SPEC) naming the field."""
         if not isinstance(document, dict):
-            raise EngineError(Reason.BAD_SPEC, "the spec is not a JSON object")
+            raise EngineError(FailureReason.BAD_SPEC, "the spec is not a JSON object")
         known = {item.name for item in fields(cls)}
         if unknown := sorted(document.keys() - known):
-            raise EngineError(Reason.BAD_SPEC, f"unknown fields in the spec: {', '.join(unknown)}")
+            raise EngineError(FailureReason.BAD_SPEC, f"unknown fields in the spec: {', '.join(unknown)}")
         for name in ("model", "listen", "alias"):
             if not document.get(name):
-                raise EngineError(Reason.BAD_SPEC, f"{name}: missing")
+                raise EngineError(FailureReason.BAD_SPEC, f"{name}: missing")
         alias = _typed(document, "alias", str, "")
         if alias.startswith("-") or "," in alias:
-            raise EngineError(Reason.BAD_SPEC, f"alias: {alias!r} is not one name")
+            raise EngineError(FailureReason.BAD_SPEC, f"alias: {alias!r} is not one name")
         state_file = _typed(document, "state_file", str, None)
         hand_over = _typed(document, "hand_over", str, None)
         return cls(
@@ -122,18 +124,18 @@ def _typed(document: Mapping[str, Any], name: str, kind: type | tuple[type, ...]
     value = document.get(name, default)
     if value is default or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
-    raise EngineError(Reason.BAD_SPEC, f"{name}: {value!r} is of the wrong type")
+    raise EngineError(FailureReason.BAD_SPEC, f"{name}: {value!r} is of the wrong type")
 
 
 def _files(document: Mapping[str, Any]) -> dict[str, Path]:
     for name, path in document.items():
         if not isinstance(path, str) or not Path(path).is_absolute():
-            raise EngineError(Reason.BAD_SPEC, f"files: {name}: {path!r} is no absolute path")
+            raise EngineError(FailureReason.BAD_SPEC, f"files: {name}: {path!r} is no absolute path")
     return {name: Path(path) for name, path in document.items()}
 
 
 def _at_least(least: int, document: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
     value = _typed(document, name, kind, default)
     if value < least:
-        raise EngineError(Reason.BAD_SPEC, f"{name}: {value!r} is below {least}")
+        raise EngineError(FailureReason.BAD_SPEC, f"{name}: {value!r} is below {least}")
     return value

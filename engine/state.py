@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.failure import EngineError
 
 
-class Phase(enum.StrEnum):
+class ReportedPhase(enum.StrEnum):
     """Where an engine is in its life."""
 
     STARTING = "starting"
@@ -31,7 +31,7 @@ class Phase(enum.StrEnum):
 class State:
     """The document."""
 
-    phase: Phase
+    phase: ReportedPhase
     engine: str
     """Which llama.cpp, in words."""
     pid: int
@@ -53,7 +53,7 @@ class StateFile:
     engine: str
     clock: Callable[[], float]
 
-    def publish(self, phase: Phase, failure: EngineError | None = None, log: Sequence[str] = ()) -> None:
+    def publish(self, phase: ReportedPhase, failure: EngineError | None = None, log: Sequence[str] = ()) -> None:
         """Replace the document. A full disk or a directory that is gone does not end an engine: it serves without it."""
         if self.path is None:
             return

@@ -2,7 +2,7 @@
 
 from llamesh import Client, errors
 
-`Client`, `AsyncClient` and `errors` are loaded when they are first asked for: importing `llamesh` costs nothing.
+`Client`, `AsyncClient` and `errors` are loaded at their first use, so importing `llamesh` costs nothing.
 """
 
 from importlib import import_module

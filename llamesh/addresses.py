@@ -1,4 +1,4 @@
-"""The addresses that Envoy listens on. Nothing but the standard library is imported: the command asks too."""
+"""The addresses that Envoy listens on. Imports the standard library only, because the command uses it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 def listening_addresses(bind: str) -> tuple[str, ...]:
-    """The addresses of the setting LLAMESH_BIND. `localhost` is both of the loopback interface, as far as this machine has them: programs
-    try either for that name. An address is itself."""
+    """Return the addresses for the setting LLAMESH_BIND. `localhost` means 127.0.0.1 and ::1, as far as this machine has them, because
+    programs try either."""
     if bind != LOCALHOST:
         return (bind.strip("[]"),)
-    # A machine that shows none has them all the same once its network is up; the first is what Envoy then complains about.
+    # If neither can be bound now, the network may not be up yet: use the first, so that Envoy names it in its error.
     return tuple(address for family, address in _LOOPBACK if _exists(family, address)) or (_LOOPBACK[0][1],)
 
 

@@ -1,7 +1,7 @@
-"""Background tasks that survive their own failures: log rotation, pruning, polling, watching a stream.
+"""Supervised periodic tasks: log rotation, pruning, polling, watching a stream.
 
-A failure is reported and the work is run again after a backoff; only `close` ends a task. No loop decides for itself which exceptions it
-survives, because what a loop may raise changes with the layers below it.
+Invariant: a failure is reported and the work runs again after a backoff; only `close` ends a task. No loop chooses which exceptions it
+survives, because what it may raise changes with the layers below it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 FIRST_BACKOFF = 0.5
-"""Seconds before the work is tried again after one failure; doubled with each failure in a row."""
+"""Backoff in seconds after the first failure; doubled with each further failure in a row."""
 LONGEST_BACKOFF = 30.0
-"""No backoff is longer, in seconds."""
+"""Longest backoff in seconds."""
 
 Report = Callable[[str, Exception], None]
 """Called with the task's name and the failure."""
 
 
 class BackgroundTask:
-    """Runs `work` again and again until closed.
+    """Runs `work` repeatedly until closed.
 
-    `name` names the work for people, for instance "rotate logs". `every` is the pause in seconds after a success; 0 suits work that
-    waits by itself, such as reading a stream. `immediately` says whether the first run comes before the first pause.
-    `longest` bounds the backoff where the work must not be late. `report` must not raise. `sleep` is passed in for tests.
+    `name` describes the work for people, for instance "rotate logs". `every` is the pause in seconds after a success; 0 is for work that
+    waits by itself, such as reading a stream. With `immediately`, the first run comes before the first pause. `longest` bounds the backoff
+    for work that must not be late. `report` must not raise. `sleep` is an argument for tests.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class BackgroundTask:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; a second call changes nothing."""
+        """Start the task. Idempotent."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=self.name)
 
     async def close(self) -> None:
-        """Cancel the work and wait for its end. A task that was never started may be closed too."""
+        """Cancel the work and wait for its end. Harmless if the task was never started."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -66,7 +66,7 @@ class BackgroundTask:
             await self._sleep(await self._once())
 
     async def _once(self) -> float:
-        """Run the work once. Returns the seconds to pause before the next run."""
+        """Run the work once; return the pause in seconds before the next run."""
         try:
             await self._work()
         except Exception as failure:
@@ -78,5 +78,5 @@ class BackgroundTask:
 
 
 def backoff(failures: int) -> float:
-    """Seconds to pause after so many failures in a row; 0 after none."""
+    """Return the backoff in seconds after so many failures in a row; 0 after none."""
     return 0.0 if failures < 1 else float(min(FIRST_BACKOFF * 2 ** min(failures - 1, 16), LONGEST_BACKOFF))

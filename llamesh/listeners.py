@@ -1,9 +1,9 @@
-"""A listening Unix socket that outlives the process that serves it: duplicated, handed over, and emptied when that process is gone.
+"""Duplicates of a listening Unix socket, so that its backlog outlives the process that serves it.
 
-A process that dies closes its listening socket, and the kernel resets every connection that waits in its backlog although nobody has
-accepted it. With a duplicate held elsewhere the backlog stays, and what is in it can be answered: "send this again".
+When a process dies, its listening socket closes, and the kernel resets every connection in the backlog, although no process has accepted
+it. If another process holds a duplicate of the socket, the backlog stays. `turn_away` answers its connections with a retry.
 
-Invariant: a connection is accepted by one process only, so one that `turn_away` answers has never reached the process that died.
+Invariant: only one process accepts a connection, so a connection that `turn_away` answers was never seen by the process that died.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from pathlib import Path
 
 from llamesh.names import RETRY_HEADER
 
-"""Says that the request was not accepted by anybody and may be sent again. Envoy acts on it and removes it from answers."""
 BACKLOG = 1024
-"""Connections that may wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn. cpp-httplib asks for 5."""
+"""Length of the backlog, limited by net.core.somaxconn. cpp-httplib asks for 5."""
 _LINGER_SECONDS = 1.0
-"""How long a connection that was turned away may take to be closed by the other end."""
+"""Seconds to wait until the client closes a connection that was turned away."""
 _BATCH = 64
-"""Connections that are turned away at a time: each costs a file descriptor."""
+"""Connections that are turned away at the same time; each needs a file descriptor."""
 _SYS_PIDFD_GETFD = 438
 """The same number on every architecture of Linux."""
 _UNIX_TABLE = Path("/proc/net/unix")
 _LISTENING = 0x10000
-"""The flag of a listening socket in the kernel's table."""
+"""Flag of a listening socket in the kernel's table."""
 _CONNECTED = "03"
-"""The state of a connected socket in the kernel's table."""
+"""State of a connected socket in the kernel's table."""
 _BODY = (
     b'{"error": {"message": "The engine ended before it took the request: send it again.", '
     b'"type": "server_error", "param": null, "code": "service_unavailable"}}'
@@ -46,18 +45,18 @@ _ANSWER = (
 
 
 class NoListenerError(Exception):
-    """A listening socket cannot be duplicated; the text says why."""
+    """A listening socket cannot be duplicated; the message says why."""
 
 
 def own(path: str) -> socket.socket:
-    """A duplicate of the socket on which this process listens at `path`. Raises NoListenerError."""
+    """Duplicate the socket on which this process listens at `path`; NoListenerError."""
     return socket.socket(fileno=os.dup(_descriptor(os.getpid(), path)))
 
 
 def of_process(pid: int, path: str) -> socket.socket:
-    """A duplicate of the socket on which process `pid` listens at `path`: of a child, or of any process that we may trace.
+    """Duplicate the socket on which process `pid` listens at `path`. The process must be a child, or one that we may trace.
 
-    Raises NoListenerError, also where the kernel does not allow it.
+    Raises NoListenerError, also if the kernel does not permit it.
     """
     descriptor = _descriptor(pid, path)
     if sys.platform != "linux":
@@ -77,18 +76,18 @@ def of_process(pid: int, path: str) -> socket.socket:
 
 
 def hand_over(to: socket.socket, listener: socket.socket) -> None:
-    """Send a duplicate of a listener through a connected Unix socket. Raises OSError if the other end has closed."""
+    """Send a duplicate of a listener through a connected Unix socket; OSError if the other end has closed."""
     socket.send_fds(to, [b"L"], [listener.fileno()])
 
 
 def taken(sender: socket.socket) -> socket.socket | None:
-    """The listener that `hand_over` sent at the other end of a connected Unix socket; None where the other end has closed."""
+    """Receive a listener from `hand_over` at the other end of a connected Unix socket; None if the other end has closed."""
     _, descriptors, _, _ = socket.recv_fds(sender, 1, 1)
     return socket.socket(fileno=descriptors[0]) if descriptors else None
 
 
 async def readable(descriptor: int) -> None:
-    """Wait until something can be read, or the other end has closed."""
+    """Wait until the descriptor is readable or its other end has closed."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(descriptor, event.set)
@@ -99,7 +98,7 @@ async def readable(descriptor: int) -> None:
 
 
 def connections() -> Mapping[str, set[str]] | None:
-    """Inode numbers of the accepted connections to each Unix socket, by its path. None if the system does not say."""
+    """Return the inode numbers of accepted connections by the path of their Unix socket; None without /proc."""
     if not _UNIX_TABLE.exists():
         return None
     found: dict[str, set[str]] = {}
@@ -110,7 +109,7 @@ def connections() -> Mapping[str, set[str]] | None:
 
 
 def open_sockets(pid: int) -> dict[str, int]:
-    """The sockets of a process: descriptor by inode number. Empty once it is gone."""
+    """Return the sockets of a process: descriptor by inode number. Empty if the process has ended."""
     found = {}
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -122,12 +121,12 @@ def open_sockets(pid: int) -> dict[str, int]:
 
 
 async def turn_away(listener: socket.socket) -> int:
-    """Let nobody new in, answer every connection that nobody has accepted, and close the listener. Returns how many there were.
+    """Stop new connections, answer every connection in the backlog with a retry, and close the listener. Return how many there were.
 
-    May be called in several processes at once, and while the one that served still ends.
+    Several processes may call it at once, even while the process that served is still ending.
     """
     with contextlib.suppress(OSError):
-        # Newcomers are refused from here on, through every duplicate and whatever the path; those in the backlog stay.
+        # New connections are now refused at every duplicate and path; those in the backlog stay.
         listener.shutdown(socket.SHUT_RDWR)
     listener.setblocking(False)
     count = 0
@@ -140,14 +139,16 @@ async def turn_away(listener: socket.socket) -> int:
 
 def _accept(listener: socket.socket) -> list[socket.socket]:
     accepted: list[socket.socket] = []
-    with contextlib.suppress(OSError):  # nobody waits, or descriptors have run out: those that were accepted free some
+    with contextlib.suppress(
+        OSError
+    ):  # the backlog is empty, or descriptors have run out: the accepted connections free some
         while len(accepted) < _BATCH:
             accepted.append(listener.accept()[0])
     return accepted
 
 
 async def _refuse(connection: socket.socket) -> None:
-    """Answer, then wait for the other end to close: if it still sends, it would otherwise fail before it reads the answer."""
+    """Answer, then wait for the client to close: a client that is still sending would otherwise fail before it reads the answer."""
     try:
         async with asyncio.timeout(_LINGER_SECONDS):
             reader, writer = await asyncio.open_unix_connection(sock=connection)
@@ -171,7 +172,7 @@ def _descriptor(pid: int, path: str) -> int:
 
 
 def _rows() -> Iterator[tuple[str, str, str, int]]:
-    """Path, inode, state and flags of every Unix socket that has a path, in the kernel's table. It keeps the path of a renamed socket."""
+    """Yield path, inode, state and flags of every Unix socket with a path. The kernel keeps the original path of a renamed socket."""
     if _UNIX_TABLE.exists():
         for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:]:
             row = line.split(maxsplit=7)

@@ -1,7 +1,7 @@
-"""Where the mesh of this machine answers: its supervisor writes it into the lock file of LLAMESH_HOME.
+"""Addresses of the mesh that runs on this machine. Its supervisor writes them into the lock file of LLAMESH_HOME.
 
-Invariant: what the file says is only believed while the lock is held, so the addresses of a mesh that ended in any way are nobody's.
-Nothing but the standard library is imported: every command asks.
+Invariant: the addresses count only while the lock is held, so those of a mesh that has ended in any way are ignored. Imports the standard
+library only, because every command uses it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from llamesh.locations import home_directory
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a mesh answers, as URLs without a path."""
+    """URLs of a mesh, without a path."""
 
     management: str
     inference: str
 
 
 def lock_file(home: Path) -> Path:
-    """The file whose lock the supervisor of a home holds."""
+    """Return the file whose lock the supervisor of a home holds."""
     return home / "mesh.lock"
 
 
 def running_here(environment: Mapping[str, str]) -> Addresses | None:
-    """The addresses of the mesh that runs in LLAMESH_HOME; None where none runs, or none that this user may know of."""
+    """Return the addresses of the mesh that runs in LLAMESH_HOME; None if none runs, or this user may not read its lock file."""
     try:
         descriptor = os.open(lock_file(home_directory(environment)), os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
@@ -37,7 +37,7 @@ def running_here(environment: Mapping[str, str]) -> Addresses | None:
     try:
         found = locks.read_holder(descriptor) if locks.is_held(descriptor) else {}
         return Addresses(str(found["management"]), str(found["inference"]))
-    except (ImportError, OSError, KeyError):  # ImportError: a system without such locks, thus without a mesh
+    except (ImportError, OSError, KeyError):  # ImportError: a system without flock cannot run a mesh
         return None
     finally:
         os.close(descriptor)

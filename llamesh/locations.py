@@ -1,6 +1,6 @@
-"""Where things of one machine lie. The mesh's own processes and the command that supervises them both ask here.
+"""Paths of a mesh on this machine, for its processes and for the command.
 
-Nothing but the standard library is imported: the command line is not to wait for a settings library to know a path.
+Imports the standard library only: the command must not wait for a settings library.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ UNIX_SOCKET_LIMIT = 107
 """Longest path of a Unix socket on Linux, in bytes (sys/un.h)."""
 
 LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
-"""The longest name below the run directory."""
+"""Length of the longest name below the run directory."""
 
 DEFAULT_HOME = Path("~/.llamesh")
 
 
 def home_directory(environment: Mapping[str, str]) -> Path:
-    """LLAMESH_HOME, absolute: the directory of all data of one machine."""
+    """Return LLAMESH_HOME as an absolute path: the directory of all data of this machine."""
     return Path(environment.get("LLAMESH_HOME") or DEFAULT_HOME).expanduser().absolute()
 
 
 def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
-    """Directory of sockets: LLAMESH_HOME/run, or a short one where that would exceed the limit of Unix sockets."""
+    """Return the directory of sockets: LLAMESH_HOME/run, or a short path if that exceeds the limit of Unix sockets."""
     usual = home / "run"
     if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
         return usual
@@ -35,7 +35,7 @@ def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
 
 
 def make_private(directory: Path) -> Path:
-    """Create a directory that only this user can enter; PermissionError where another user owns it."""
+    """Create a directory that only this user can enter; PermissionError if another user owns it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = directory.stat().st_uid
     if owner != os.getuid():

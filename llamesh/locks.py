@@ -1,7 +1,7 @@
-"""A lock on a file that also says who holds it. The supervisor's lock of a home and those of its members are made of it.
+"""File locks (flock) whose file describes the holder: the locks of a home's supervisor and of its members.
 
-Invariant: the lock is the kernel's (flock), so a holder that dies in any way gives it back. What the file says is written in one step and
-only to be believed while the lock is held. Nothing but the standard library is imported: every command asks.
+Invariant: the kernel releases the lock when its holder dies in any way. The description is written in one step and counts only while the
+lock is held. Imports the standard library only, because every command uses it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 _LENGTH = 512
-"""Bytes that the words fill: a later, shorter text leaves nothing of an earlier one."""
+"""Length in bytes to which a description is padded, so that it overwrites an earlier, longer one."""
 _MOST_BYTES = 4096
 
 
 def open_file(path: Path) -> int:
-    """A descriptor of the lock's file, which is made if there is none."""
+    """Open the lock file; create it if it is missing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -30,7 +30,7 @@ def take(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    # What an earlier holder said must not be taken for ours.
+    # Remove the description of an earlier holder.
     os.ftruncate(descriptor, 0)
     return True
 
@@ -47,12 +47,12 @@ def is_held(descriptor: int) -> bool:
 
 
 def write_holder(descriptor: int, words: Mapping[str, Any]) -> None:
-    """Write, as the holder, what others are to know. OSError on a full disk."""
+    """Write the description of the holder; OSError on a full disk."""
     os.pwrite(descriptor, json.dumps(words).encode().ljust(_LENGTH), 0)
 
 
 def read_holder(descriptor: int) -> dict[str, Any]:
-    """What the file says; nothing if it is empty or damaged."""
+    """Read the description of the holder; empty if it is missing or damaged."""
     try:
         found = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
     except (OSError, ValueError):

@@ -1,7 +1,6 @@
-"""Which process a pid means. A number alone is reused by the system; with its start time it names one process for good.
+"""Identifies a process by pid and start time, because the system reuses pids. Used for the members and the engines of a mesh.
 
-The supervisor keeps its children so, and the controller its engines. Invariant: nothing here acts on a process that has only
-come to have the number.
+Invariant: nothing here acts on another process that has got the same pid.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ _LINUX = platform.system() == "Linux"
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """One process: its number and when it started, in the system's own words."""
+    """A process: its pid and its start time in the system's format."""
 
     pid: int
     started: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessId:
-        """The process that has this number now."""
+        """Return the process that has this pid now."""
         return cls(pid, start_time(pid) or "")
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process still runs."""
         return self.started != "" and start_time(self.pid) == self.started
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process is gone."""
+        """Send a signal, unless the process has ended."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def wait_gone(self, seconds: float) -> bool:
-        """Wait until it has ended; False where it has not after so many seconds."""
+        """Wait until the process has ended; return False if it has not within so many seconds."""
         deadline = time.monotonic() + seconds
         while self.alive:
             if time.monotonic() > deadline:
@@ -54,14 +53,14 @@ class ProcessId:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, as the system says it; None where there is none, or only its unreaped entry is left.
+    """Return the start time of a process in the system's format; None if it has ended, even if its parent has not reaped it.
 
-    A process whose main thread has ended while others have not (a killed one that frees much memory, or waits for a disk) is not gone: it
-    still holds its sockets and files.
+    A process has not ended while any of its threads runs: a killed process that frees much memory, or waits for a disk, still holds its
+    sockets and files.
     """
     if _LINUX:
         try:
-            # The program's name, in parentheses, may itself hold spaces and parentheses.
+            # The program name, in parentheses, may contain spaces and parentheses.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
@@ -71,7 +70,7 @@ def start_time(pid: int) -> str | None:
 
 
 def _other_threads(pid: int) -> bool:
-    """Whether a process has threads beside its main one."""
+    """Whether a process has threads besides its main thread."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
@@ -79,7 +78,7 @@ def _other_threads(pid: int) -> bool:
 
 
 def program_of(pid: int) -> str:
-    """Name of a process's program, for people; empty where the system does not tell."""
+    """Return the program name of a process, for people; empty if unknown."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -87,7 +86,7 @@ def program_of(pid: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """A signal by its name, for people; real-time signals, most of which have none of their own, are counted from SIGRTMIN."""
+    """Return the name of a signal, for people. Real-time signals without a name are counted from SIGRTMIN."""
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name
     first: int | None = getattr(signal, "SIGRTMIN", None)
@@ -97,12 +96,12 @@ def signal_name(number: int) -> str:
 
 
 def exit_words(code: int) -> str:
-    """How a process ended, for people. `code` is that of `subprocess`: a negative one is the number of the signal."""
+    """Describe how a process ended. `code` is that of `subprocess`: negative for a signal."""
     return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def command_lines() -> Iterator[tuple[ProcessId, Sequence[str]]]:
-    """Every process that runs and the words of its command line. Where the system has no /proc, words end at spaces."""
+    """Yield every process and the words of its command line. Without /proc, words are split at spaces."""
     if _LINUX:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():

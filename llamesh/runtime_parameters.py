@@ -1,9 +1,9 @@
-"""Runtime parameters as their contract has them: how each is written for llama.cpp, and what llamesh assumes where it is not set.
+"""Runtime parameters of llama.cpp: their flags, read from the contract, and llamesh's defaults.
 
-The service that checks a server, the controller that shows it, the engine that starts it and the command that asks for it
-must mean the same, so all of them read it here; nothing but the contract is imported.
+Contract service, controller, engine and command all use this module, so that a parameter means the same everywhere. It imports the contract
+only.
 
-Invariant: no flag is named here; each stands once, in the options of its field of `RuntimeParameters`.
+Invariant: no flag is named here; each is written once, in the options of its field of `RuntimeParameters`.
 """
 
 from __future__ import annotations
@@ -21,78 +21,78 @@ from llamesh.v1 import options_pb2
 from llamesh.v1.server_pb2 import RopeScaling, RuntimeParameters, SpeculativeType
 
 Value = bool | int | float | str
-"""A value as llama.cpp's command line has it; an enum's is a word."""
+"""A value on llama.cpp's command line; that of an enum is a word."""
 
 DEFAULT_PARALLEL = 4
-"""Slots where none are asked for."""
+"""Default number of slots."""
 DEFAULT_SLOT_CONTEXT = 4096
-"""Most tokens of context for each slot where no context is asked for: long enough for a chat, small enough for a laptop."""
+"""Default context of a slot in tokens, at most: long enough for a chat, small enough for a laptop."""
 DEFAULT_CACHE_RAM = 0
-"""MiB of prompts kept where it is not said: none, as they would count for nobody."""
+"""Default size of the prompt cache in MiB: none, because no memory estimate counts it."""
 DEFAULT_BATCH = 512
-"""Least logical batch where none is asked for, in tokens. llama.cpp's own is 2048: while it computes one, nobody else's answer goes on
-and its counters stand still. With the physical batch as it is, prompts are read as fast."""
+"""Default logical batch in tokens, at least. llama.cpp's own is 2048: while it computes a batch, no other answer continues and its counters
+do not change. With the same physical batch, prompts are processed as fast."""
 DEFAULT_MICRO_BATCH = 512
-"""Physical batch where none is asked for, in tokens; llama.cpp's own."""
+"""Default physical batch in tokens; the same as llama.cpp's."""
 DEFAULT_CHECKPOINTS = 4
-"""Copies of a slot's state where it is not said: those before and at the last question, to which a chat returns. llama.cpp's own 32 would
-be several times the context itself for a model with a sliding window."""
+"""Default number of copies of a slot's state: those before and at the last question, to which a chat returns. llama.cpp's own 32 would take
+several times the memory of the context for a model with a sliding window."""
 DEFAULT_DRAFT_TOKENS = 3
-"""Tokens that a draft model guesses at once where it is not said; llama.cpp's own."""
+"""Default number of tokens that a draft model proposes at once; the same as llama.cpp's."""
 
 _ABOUT = Path(__file__).parent / "v1" / "parameters.json"
 _REFUSED = Path(__file__).parent / "v1" / "refused_options.json"
 _PLAIN = re.compile(r"[!#-&(-\[\]-~]+")
-"""What needs no quotes: printable ASCII without quotes and backslashes."""
+"""Words that need no quotes: printable ASCII without quotes and backslashes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One field of RuntimeParameters."""
+    """A field of RuntimeParameters."""
 
     field: FieldDescriptor
     flag: str
     """The canonical flag on the command line."""
     aliases: tuple[str, ...]
-    """Other flags that mean the same."""
+    """Other flags with the same meaning."""
     implied: Mapping[str, str]
-    """Flags that take no value and imply one."""
+    """Flags that take no value and imply one, with that value."""
     negatives: tuple[str, ...]
-    """The flags that say no to a boolean, the canonical one first; empty where there is none."""
+    """Flags that turn a boolean off, the canonical one first."""
     embedded: str
     """Attribute path in the embedded library's CommonParams."""
     words: Mapping[str, int]
-    """Of an enum: its values as they are written."""
+    """Values of an enum by their words."""
     absent: frozenset[str]
-    """Values that mean the same as leaving it out."""
+    """Values that mean the same as leaving the parameter out."""
     named: Mapping[str, str]
-    """Words that stand for a number."""
+    """Words that mean a number."""
     model: bool
-    """Whether the value is a model of the catalogue, whose file llama.cpp is given."""
+    """Whether the value is a model of the catalogue, whose file is passed to llama.cpp."""
 
     @property
     def name(self) -> str:
-        """The field's name."""
+        """Name of the field."""
         return self.field.name
 
     @property
     def negative(self) -> str:
-        """The canonical flag that says no to a boolean; empty where there is none."""
+        """Canonical flag that turns a boolean off; empty if there is none."""
         return self.negatives[0] if self.negatives else ""
 
     @property
     def switch(self) -> bool:
-        """Whether it is a boolean: its flag takes no value."""
+        """Whether the parameter is a boolean, whose flag takes no value."""
         return self.field.type == FieldDescriptor.TYPE_BOOL
 
     def value(self, value: Value) -> Value:
-        """What the field holds, an enum's number as its word; a number that has no word stays as it is."""
+        """Return a value of the field as llama.cpp reads it: the number of an enum as its word, if it has one."""
         return next((word for word, number in self.words.items() if number == value), value)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One parameter that is set, in both of llama.cpp's languages."""
+    """A parameter that is set, for llama.cpp's command line and for the embedded library."""
 
     name: str
     flag: str
@@ -101,7 +101,7 @@ class Setting:
     value: Value
 
     def arguments(self) -> list[str]:
-        """On the command line. A boolean that is off and has no flag to say so is llama.cpp's default and left out."""
+        """Return the arguments for the command line; none for a boolean that is off by default and has no flag to turn it off."""
         if self.value is True:
             return [self.flag]
         if self.value is False:
@@ -111,40 +111,40 @@ class Setting:
 
 @cache
 def all_parameters() -> Mapping[str, Parameter]:
-    """All parameters by name, in the contract's order."""
+    """Return all parameters by name, in the order of the contract."""
     return {field.name: _read(field) for field in RuntimeParameters.DESCRIPTOR.fields}
 
 
 def settings(message: RuntimeParameters) -> list[Setting]:
-    """What is set, in the contract's order."""
+    """Return the parameters that are set, in the order of the contract."""
     found = ((all_parameters()[field.name], value) for field, value in message.ListFields())
     return [Setting(item.name, item.flag, item.negative, item.embedded, item.value(value)) for item, value in found]
 
 
 @cache
 def about() -> Mapping[str, str]:
-    """What each parameter means and its default, by name."""
+    """Return the description of each parameter, with its default, by name."""
     return dict(json.loads(_ABOUT.read_text()))
 
 
 @cache
 def refused_options() -> Mapping[str, str]:
-    """Why each other option of llama-server may not be given, by each of its spellings."""
+    """Return the reason why each other option of llama-server is refused, by each of its spellings."""
     return dict(json.loads(_REFUSED.read_text()))
 
 
 def models(message: RuntimeParameters) -> dict[str, str]:
-    """The models of the catalogue that are needed beside the one that is served: parameter and model_uuid."""
+    """Return the models that a server needs besides the one it serves: model_uuid by parameter."""
     return {field.name: value for field, value in message.ListFields() if all_parameters()[field.name].model}
 
 
 def flags(message: RuntimeParameters) -> str:
-    """The canonical form: long flags in the contract's order, separated by one space."""
+    """Return the canonical form: long flags in the order of the contract, separated by one space."""
     return " ".join(word for setting in settings(message) for word in _written(setting))
 
 
 def joined(words: Iterable[str]) -> str:
-    """Words of a command line as one text that `runtime_params` may be: what has blanks, quotes or the like stands in quotes."""
+    """Join words of a command line to a text for `runtime_params`; words with blanks, quotes and the like are quoted."""
     return " ".join(word if _PLAIN.fullmatch(word) else _quoted(word) for word in words)
 
 
@@ -162,16 +162,16 @@ def _quoted(word: str) -> str:
 
 
 def batch_size(message: RuntimeParameters) -> int:
-    """The logical batch, in tokens: what is asked for, else enough for one physical batch."""
+    """Return the logical batch in tokens: the one that is set, else at least one physical batch."""
     return message.batch_size or max(DEFAULT_BATCH, message.ubatch_size)
 
 
 def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimeParameters:
-    """A copy with llamesh's own defaults filled in, which keep an engine inside its share of memory.
+    """Return a copy with llamesh's defaults, which keep an engine inside its estimated memory.
 
-    `model_context` is what the model was trained for, in tokens, 0 where not known. llama.cpp shares `ctx_size` among the
-    slots, so the default is multiplied by them: each request may then use `DEFAULT_SLOT_CONTEXT` tokens whatever the others
-    do. (One unified cache would be smaller, but running out of it fails every request in flight.)
+    `model_context` is the context that the model was trained for, in tokens; 0 if unknown. llama.cpp divides `ctx_size` by the number of
+    slots, so the default is multiplied by it: each request can use `DEFAULT_SLOT_CONTEXT` tokens independently of the others. (A unified
+    cache would be smaller, but exhausting it fails every request in flight.)
     """
     filled = RuntimeParameters()
     filled.CopyFrom(message)
@@ -186,30 +186,30 @@ def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimePara
     if not filled.HasField("ctx_checkpoints"):
         filled.ctx_checkpoints = DEFAULT_CHECKPOINTS
     if filled.HasField("model_draft") and not filled.HasField("spec_type"):
-        # llama.cpp would load the model and leave it unused.
+        # Without a type, llama.cpp loads the draft model and does not use it.
         filled.spec_type = SpeculativeType.SPECULATIVE_TYPE_DRAFT_SIMPLE
     return filled
 
 
 def slot_context(message: RuntimeParameters, model_context: int) -> int:
-    """Tokens that one request may use, its answer included. `model_context` is as for `with_defaults`.
+    """Return the most tokens of one request, its answer included. `model_context` is as in `with_defaults`.
 
-    llama.cpp gives a slot its share of the context, but no more than what the model was trained for.
+    llama.cpp gives a slot its share of the context, but no more than the model was trained for.
     """
     share = slot_share(message, model_context)
     return min(share, trained_context(message, model_context) or share)
 
 
 def slot_share(message: RuntimeParameters, model_context: int) -> int:
-    """Tokens of context that are set aside for one request."""
+    """Return the tokens of context that are reserved for one slot."""
     filled = with_defaults(message, model_context)
     return filled.ctx_size if filled.kv_unified else filled.ctx_size // filled.parallel
 
 
 def trained_context(message: RuntimeParameters, model_context: int) -> int:
-    """Most tokens that llama.cpp lets a slot have of a model trained for `model_context`; 0 where that is not known.
+    """Return the most tokens that llama.cpp gives a slot for a model trained for `model_context`; 0 if unknown.
 
-    Only YaRN lifts it. Where the scaling is not named the model's file decides, so that the larger number holds.
+    Only YaRN raises it. Without `rope_scaling`, the model's file decides, so the larger number is returned.
     """
     scale = message.rope_scale or (1 / message.rope_freq_scale if message.rope_freq_scale else 1.0)
     stretched = int((message.yarn_orig_ctx or model_context) * scale)

@@ -1,7 +1,7 @@
-"""What a member of the mesh waits for before it can serve, in words for `llamesh up` and `llamesh doctor`: until then nobody can ask it.
+"""Files in which members publish what they wait for before they can serve, for `llamesh up` and `llamesh doctor`.
 
-Each member has one file in the run directory. Invariant: words count only while the process that wrote them runs. A file that is missing or
-damaged says nothing; one that cannot be written costs the words only.
+Each member has one file in the run directory. Invariant: a file counts only while the process that wrote it runs. A missing or damaged file
+counts as none.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SUFFIX = ".waits"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One thing that is waited for."""
+    """Something that a member waits for."""
 
     words: str
     """For instance "the database at db:5432: it does not answer"."""
     remedy: str
-    """What a person can do."""
+    """What a person can do about it."""
 
 
 def say(run_dir: Path, member: str, wait: Wait) -> None:
-    """Write down, as this member, what is waited for. OSError if that is not possible."""
+    """Publish what a member, which is this process, waits for; OSError if the file cannot be written."""
     process = ProcessId.of(os.getpid())
     unfinished = run_dir / f"{member}.new{SUFFIX}"
     unfinished.write_text(json.dumps({"pid": process.pid, "started": process.started, **asdict(wait)}))
@@ -37,13 +37,13 @@ def say(run_dir: Path, member: str, wait: Wait) -> None:
 
 
 def clear(run_dir: Path, member: str) -> None:
-    """Nothing is waited for any more."""
+    """Remove the file: the member no longer waits."""
     with contextlib.suppress(OSError):
         (run_dir / f"{member}{SUFFIX}").unlink(missing_ok=True)
 
 
 def waits(run_dir: Path) -> dict[Wait, list[str]]:
-    """Each thing that is waited for, and the members that wait for it."""
+    """Return everything that is waited for, with the members that wait for it."""
     found: dict[Wait, list[str]] = {}
     for member, wait in sorted(_said(run_dir), key=lambda said: said[0]):
         found.setdefault(wait, []).append(member)
@@ -51,7 +51,7 @@ def waits(run_dir: Path) -> dict[Wait, list[str]]:
 
 
 def sentence(wait: Wait, members: Sequence[str]) -> str:
-    """Who waits for what: "gateway waits for the database ..."."""
+    """Describe who waits for what: "gateway waits for the database ..."."""
     return f"{', '.join(members)} {'wait' if len(members) > 1 else 'waits'} for {wait.words}"
 
 

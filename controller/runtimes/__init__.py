@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 
-class Phase(enum.Enum):
+class EnginePhase(enum.Enum):
     """Where an engine is in its life."""
 
     STARTING = "starting"
@@ -40,14 +40,14 @@ CANNOT_START = "CannotStart"
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class EngineExit:
     """How an engine ended."""
 
     reason: str
     """One word in CamelCase, for instance "OutOfMemory"."""
     message: str
     """For people."""
-    asked: bool
+    requested: bool
     """It had been told to end: no failure."""
 
 
@@ -61,7 +61,7 @@ class Engine:
     replica: int
     spec_hash: str
     """Of what it was started with; see `Order`."""
-    phase: Phase
+    phase: EnginePhase
     address: str
     """Where it answers HTTP: the path of a Unix socket, or host:port."""
     process: str
@@ -69,15 +69,15 @@ class Engine:
     start_time: datetime
     ready_since: float | None = None
     """Seconds of the monotonic clock; None: it never was."""
-    exit: Exit | None = None
+    exit: EngineExit | None = None
     """Set where ENDED."""
     liveness: Liveness = Liveness.ALIVE
-    complaint: str = ""
+    liveness_message: str = ""
     """Why it is not ALIVE, for people."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LaunchSpec:
     """What an engine is to be started with."""
 
     server_uuid: str
@@ -95,7 +95,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class EngineLoad:
     """How busy an engine is."""
 
     busy: bool
@@ -119,7 +119,7 @@ class Runtime(Protocol):
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         """A server's engines, the ended ones that are not forgotten included."""
 
-    async def start(self, order: Order) -> None:
+    async def start(self, spec: LaunchSpec) -> None:
         """Start an engine. Returns before it is ready, and never fails: an engine that cannot even be started shows as ENDED."""
 
     def stop(self, instance: str, grace: float) -> None:
@@ -128,7 +128,7 @@ class Runtime(Protocol):
     def forget(self, instance: str) -> None:
         """Remove what is left of an ended engine."""
 
-    async def load(self, instance: str) -> Load | None:
+    async def load(self, instance: str) -> EngineLoad | None:
         """Ask an engine how busy it is; None where it does not say."""
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:

@@ -40,7 +40,7 @@ KNOWN_LEAST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ProbeResult:
     """What one probe saw."""
 
     seconds: float
@@ -61,7 +61,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class ProbeHistory:
     """What the probes of one engine have shown so far."""
 
     silent: int = 0
@@ -83,12 +83,12 @@ class Pulse:
     batch_seconds: float | None = None
 
 
-SILENT = Pulse(silent=SILENT_PROBES, suspect=True)
+SILENT = ProbeHistory(silent=SILENT_PROBES, suspect=True)
 """Of an engine that was ready before we came and does not answer now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Assessment:
     """What is to be thought of an engine."""
 
     liveness: Liveness
@@ -96,61 +96,61 @@ class Judgement:
     """Why, for people. It stays the same while the judgement does."""
 
 
-_ALIVE = Judgement(Liveness.ALIVE)
+_ALIVE = Assessment(Liveness.ALIVE)
 
 
-def after(pulse: Pulse, sight: Sight, stall_seconds: float) -> Pulse:
+def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) -> ProbeHistory:
     """The pulse after one more probe. `stall_seconds`: see `patience`."""
-    seconds = min(sight.seconds, LONGEST_STEP)
-    batch_seconds = sight.batch_seconds or pulse.batch_seconds
-    if sight.answered and not (sight.waiting and sight.work == pulse.work):
-        return Pulse(
-            longest=max(pulse.longest, pulse.working),
-            longest_idle=max(pulse.longest_idle, pulse.idle),
-            work=sight.work,
+    seconds = min(result.seconds, LONGEST_STEP)
+    batch_seconds = result.batch_seconds or probes.batch_seconds
+    if result.answered and not (result.waiting and result.work == probes.work):
+        return ProbeHistory(
+            longest=max(probes.longest, probes.working),
+            longest_idle=max(probes.longest_idle, probes.idle),
+            work=result.work,
             batch_seconds=batch_seconds,
         )
     seen = replace(
-        pulse,
-        silent=0 if sight.answered else pulse.silent + 1,
-        unreachable=pulse.unreachable + 1 if sight.unreachable else 0,
-        working=pulse.working if sight.idle else pulse.working + seconds,
-        idle=pulse.idle + seconds if sight.idle else 0.0,
-        ended=pulse.ended + seconds if sight.ended else 0.0,
+        probes,
+        silent=0 if result.answered else probes.silent + 1,
+        unreachable=probes.unreachable + 1 if result.unreachable else 0,
+        working=probes.working if result.idle else probes.working + seconds,
+        idle=probes.idle + seconds if result.idle else 0.0,
+        ended=probes.ended + seconds if result.ended else 0.0,
         batch_seconds=batch_seconds,
     )
-    return replace(seen, suspect=pulse.suspect or _is_suspect(seen, stall_seconds))
+    return replace(seen, suspect=probes.suspect or _is_suspect(seen, stall_seconds))
 
 
-def patience(pulse: Pulse, stall_seconds: float) -> float:
+def patience(probes: ProbeHistory, stall_seconds: float) -> float:
     """Seconds that the engine may work without progress. `stall_seconds`: the setting, for an engine whose speed is not known yet."""
-    batch = pulse.batch_seconds
+    batch = probes.batch_seconds
     usual = stall_seconds if batch is None else min(stall_seconds, max(KNOWN_LEAST, KNOWN_BATCHES * batch))
-    return max(usual, SLACK * _expected(pulse))
+    return max(usual, SLACK * _expected(probes))
 
 
-def judge(pulse: Pulse, stall_seconds: float) -> Judgement:
+def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
     """What is to be thought of an engine that was ready."""
-    short, long = min(IDLE_PATIENCE, stall_seconds), patience(pulse, stall_seconds)
-    if pulse.unreachable >= LOST_PROBES:
-        return Judgement(Liveness.LOST, "its socket does not lead to it any more")
-    if pulse.ended >= ENDED_PATIENCE:
-        return Judgement(
+    short, long = min(IDLE_PATIENCE, stall_seconds), patience(probes, stall_seconds)
+    if probes.unreachable >= LOST_PROBES:
+        return Assessment(Liveness.LOST, "its socket does not lead to it any more")
+    if probes.ended >= ENDED_PATIENCE:
+        return Assessment(
             Liveness.STUCK,
             f"llama.cpp ended, and the process that supervises it did not say so for {ENDED_PATIENCE:.0f} s",
         )
-    if pulse.idle >= short:
-        return Judgement(
+    if probes.idle >= short:
+        return Assessment(
             Liveness.STUCK, f"its inference loop made no progress and used no processor time for {short:.0f} s"
         )
-    if pulse.working >= long:
-        return Judgement(
+    if probes.working >= long:
+        return Assessment(
             Liveness.STUCK,
-            f"its inference loop made no progress for {long:.0f} s{_pace(pulse)}. If this was no fault but a long prompt, "
+            f"its inference loop made no progress for {long:.0f} s{_pace(probes)}. If this was no fault but a long prompt, "
             f"raise LLAMESH_ENGINE_STALL_SECONDS or lower --batch-size",
         )
-    if pulse.suspect:
-        return Judgement(
+    if probes.suspect:
+        return Assessment(
             Liveness.SUSPECT,
             "its inference loop does not answer or makes no progress; new requests wait, or go to other engines, until it does. "
             f"It is ended after {short:.0f} s without processor time, or {long:.0f} s with it",
@@ -158,26 +158,26 @@ def judge(pulse: Pulse, stall_seconds: float) -> Judgement:
     return _ALIVE
 
 
-def judge_loading(pulse: Pulse) -> Judgement:
+def assess_loading(probes: ProbeHistory) -> Assessment:
     """What is to be thought of an engine that is not ready yet: however long it loads, it is at work."""
-    if pulse.idle >= LOADING_PATIENCE:
-        return Judgement(
+    if probes.idle >= LOADING_PATIENCE:
+        return Assessment(
             Liveness.STUCK, f"it did not become ready and used no processor time for {LOADING_PATIENCE:.0f} s"
         )
     return _ALIVE
 
 
-def _is_suspect(pulse: Pulse, stall_seconds: float) -> bool:
-    if pulse.silent >= SILENT_PROBES:
-        unusual = pulse.idle > 2 * pulse.longest_idle or (not pulse.idle and pulse.working >= 2 * _expected(pulse))
-        return unusual or pulse.working >= patience(pulse, stall_seconds) / 2
-    return pulse.unreachable > 0 or pulse.working >= patience(pulse, stall_seconds) / 2
+def _is_suspect(probes: ProbeHistory, stall_seconds: float) -> bool:
+    if probes.silent >= SILENT_PROBES:
+        unusual = probes.idle > 2 * probes.longest_idle or (not probes.idle and probes.working >= 2 * _expected(probes))
+        return unusual or probes.working >= patience(probes, stall_seconds) / 2
+    return probes.unreachable > 0 or probes.working >= patience(probes, stall_seconds) / 2
 
 
-def _expected(pulse: Pulse) -> float:
+def _expected(probes: ProbeHistory) -> float:
     """Seconds without progress that are nothing unusual for this engine."""
-    return max(pulse.longest, pulse.batch_seconds or 0.0)
+    return max(probes.longest, probes.batch_seconds or 0.0)
 
 
-def _pace(pulse: Pulse) -> str:
-    return f", though a batch of prompt takes it about {pulse.batch_seconds:.1f} s" if pulse.batch_seconds else ""
+def _pace(probes: ProbeHistory) -> str:
+    return f", though a batch of prompt takes it about {probes.batch_seconds:.1f} s" if probes.batch_seconds else ""

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from controller.runtimes import Engine, Load, Order, Phase
+from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
 from controller.runtimes.backlogs import Backlogs
+from controller.runtimes.engine_process import EngineProcess, ProbeSettings
 from controller.runtimes.enginelog import EngineLogs
-from controller.runtimes.life import Life, Terms
-from controller.runtimes.records import Record, Records, new_record, orphan_record, with_process
+from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
 from llamesh.kit.lifeline import inherited_lifeline
@@ -50,14 +50,14 @@ class ProcessRuntime:
     ) -> None:
         """`probe_seconds`: see PROBE_SECONDS."""
         self._grace = settings.drain_seconds
-        self._terms = Terms(probe_seconds, settings.engine_stall_seconds)
+        self._probing = ProbeSettings(probe_seconds, settings.engine_stall_seconds)
         self._environment = _without_secrets(os.environ if environment is None else environment)
         if settings.llama_server_bin:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
-        self._records = Records(settings.run_dir / "engines")
+        self._records = EngineRecords(settings.run_dir / "engines")
         self._logs = EngineLogs(settings.home / "logs" / "engines")
         self._hide = redactor(settings)
-        self._lives: dict[str, Life] = {}
+        self._engines: dict[str, EngineProcess] = {}
         self._backlogs = Backlogs()
         self._table = ConnectionTable()
         self._on_change: Callable[[str], None] = lambda _: None
@@ -85,56 +85,56 @@ class ProcessRuntime:
     async def close(self) -> None:
         """Stop watching. The engines stay."""
         await asyncio.gather(*(task.close() for task in self._housekeeping))
-        await asyncio.gather(*(life.close() for life in self._lives.values()))
+        await asyncio.gather(*(engine.close() for engine in self._engines.values()))
         await self._backlogs.close()
 
     async def stop_all(self, grace: float) -> None:
         """End every engine and wait until all are gone: the mesh of this machine is stopped."""
-        lives = dict(self._lives)
-        for life in lives.values():
-            life.stop(grace)
-        await asyncio.gather(*(life.ended() for life in lives.values()))
-        for instance in lives:
+        engines = dict(self._engines)
+        for engine in engines.values():
+            engine.stop(grace)
+        await asyncio.gather(*(engine.ended() for engine in engines.values()))
+        for instance in engines:
             self.forget(instance)
 
     def servers(self) -> Collection[str]:
         """Every server that has an engine here, declared or not."""
-        return {life.record.server_uuid for life in self._lives.values()}
+        return {engine.record.server_uuid for engine in self._engines.values()}
 
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         """A server's engines, the ended ones that are not forgotten included, the oldest first."""
-        found = [life for life in self._lives.values() if life.record.server_uuid == server_uuid]
-        return [_engine(life) for life in sorted(found, key=lambda life: life.record.start_seconds)]
+        found = [engine for engine in self._engines.values() if engine.record.server_uuid == server_uuid]
+        return [_snapshot(engine) for engine in sorted(found, key=lambda engine: engine.record.start_seconds)]
 
-    async def start(self, order: Order) -> None:
+    async def start(self, spec: LaunchSpec) -> None:
         """Start an engine. Returns before it is ready, and never fails: one that cannot even be started shows as ENDED."""
         try:
-            instance, problem = self._records.free_instance(order.server_uuid, self._lives), ""
+            instance, problem = self._records.free_instance(spec.server_uuid, self._engines), ""
         except (OSError, RuntimeError) as error:
-            instance, problem = f"{order.server_uuid[:8]}-no-name-{order.replica}", str(error)
-        record = new_record(instance, order.server_uuid, order.replica, order.spec_hash, _batch(order))
-        life = self._lives[instance] = self._life(record)
+            instance, problem = f"{spec.server_uuid[:8]}-no-name-{spec.replica}", str(error)
+        record = new_record(instance, spec.server_uuid, spec.replica, spec.spec_hash, _batch(spec))
+        engine = self._engines[instance] = self._new_engine(record)
         if problem:
-            life.fail(problem)
+            engine.fail(problem)
         else:
-            life.start(lambda: self._spawn(record, order))
+            engine.start(lambda: self._spawn(record, spec))
 
     def stop(self, instance: str, grace: float) -> None:
         """Tell an engine to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
-        if life := self._lives.get(instance):
-            life.stop(grace)
+        if engine := self._engines.get(instance):
+            engine.stop(grace)
 
     def forget(self, instance: str) -> None:
         """Remove what is left of an ended engine."""
-        life = self._lives.get(instance)
-        if life is not None and life.phase is Phase.ENDED:
-            del self._lives[instance]
+        engine = self._engines.get(instance)
+        if engine is not None and engine.phase is EnginePhase.ENDED:
+            del self._engines[instance]
             self._records.remove(instance)
 
-    async def load(self, instance: str) -> Load | None:
+    async def load(self, instance: str) -> EngineLoad | None:
         """Ask an engine how busy it is; None where it does not say."""
-        life = self._lives.get(instance)
-        return await life.load() if life else None
+        engine = self._engines.get(instance)
+        return await engine.load() if engine else None
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
@@ -149,33 +149,33 @@ class ProcessRuntime:
         """Remove the logs of a server that is gone."""
         self._logs.drop(server_uuid)
 
-    def _life(self, record: Record) -> Life:
-        return Life(
+    def _new_engine(self, record: EngineRecord) -> EngineProcess:
+        return EngineProcess(
             record,
             self._records,
             self._backlogs,
             self._table,
-            self._terms,
+            self._probing,
             lambda server_uuid: self._on_change(server_uuid),
         )
 
-    async def _adopt(self, record: Record, found: ProcessId | None) -> None:
+    async def _adopt(self, record: EngineRecord, found: ProcessId | None) -> None:
         """`found`: the process that has the engine's command line. The record may not know it: see `Record.pid`."""
         if found is not None and not record.process.alive:
             record = with_process(record, found)
         if not record.process.alive:
             self._records.remove(record.instance)
             return
-        life = self._lives[record.instance] = self._life(record)
-        await life.adopt(self._grace)
+        engine = self._engines[record.instance] = self._new_engine(record)
+        await engine.adopt(self._grace)
         log.info("engine adopted", server=record.server_uuid, instance=record.instance, pid=record.pid)
 
     async def _end_orphan(self, instance: str, process: ProcessId) -> None:
         """An engine whose record is lost: nobody knows any more what it was started with, so it is replaced."""
         log.warning("an engine has lost its record and is ended", instance=instance, pid=process.pid)
-        life = self._lives[instance] = self._life(orphan_record(instance, process))
-        await life.adopt(self._grace)
-        life.stop(self._grace)
+        engine = self._engines[instance] = self._new_engine(orphan_record(instance, process))
+        await engine.adopt(self._grace)
+        engine.stop(self._grace)
 
     def _make_directory(self) -> None:
         make_private(self._records.directory.parent)
@@ -183,17 +183,17 @@ class ProcessRuntime:
 
     async def _keep_records(self) -> None:
         self._make_directory()
-        for life in list(self._lives.values()):
-            life.keep_record()
+        for engine in list(self._engines.values()):
+            engine.keep_record()
 
     async def _trim_logs(self) -> None:
         self._logs.trim()
 
-    async def _spawn(self, record: Record, order: Order) -> asyncio.subprocess.Process:
+    async def _spawn(self, record: EngineRecord, spec: LaunchSpec) -> asyncio.subprocess.Process:
         self._records.write(record)
-        self._records.write_spec(record.instance, self._document(record.instance, order))
+        self._records.write_spec(record.instance, self._document(record.instance, spec))
         lifeline = inherited_lifeline()
-        output = self._logs.open(order.server_uuid, order.replica)
+        output = self._logs.open(spec.server_uuid, spec.replica)
         try:
             return await asyncio.create_subprocess_exec(
                 # -P: a folder called `engine` where the mesh was started is not ours; -m finds ours through PYTHONPATH.
@@ -208,44 +208,44 @@ class ProcessRuntime:
         finally:
             os.close(output)
 
-    def _document(self, instance: str, order: Order) -> dict[str, object]:
+    def _document(self, instance: str, spec: LaunchSpec) -> dict[str, object]:
         return {
-            "model": order.model_path,
+            "model": spec.model_path,
             "listen": str(self._records.socket(instance)),
-            "alias": order.alias,
-            "http_threads": order.http_threads,
-            "model_context": order.model_context,
-            "parameters": dict(order.parameters),
-            "files": dict(order.files),
+            "alias": spec.alias,
+            "http_threads": spec.http_threads,
+            "model_context": spec.model_context,
+            "parameters": dict(spec.parameters),
+            "files": dict(spec.files),
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),
             "hand_over": str(self._records.hand_over(instance)),
         }
 
 
-def _batch(order: Order) -> int:
+def _batch(spec: LaunchSpec) -> int:
     parameters = RuntimeParameters()
     # Parameters that cannot be read are the engine's to refuse, with a reason.
     with contextlib.suppress(json_format.ParseError):
-        json_format.ParseDict(dict(order.parameters), parameters)
+        json_format.ParseDict(dict(spec.parameters), parameters)
     return batch_size(parameters)
 
 
-def _engine(life: Life) -> Engine:
-    record = life.record
+def _snapshot(engine: EngineProcess) -> Engine:
+    record = engine.record
     return Engine(
         record.instance,
         record.server_uuid,
         record.replica,
         record.spec_hash,
-        life.phase,
-        str(life.socket),
+        engine.phase,
+        str(engine.socket),
         str(record.pid or ""),
         datetime.fromtimestamp(record.start_seconds, UTC),
-        life.ready_since,
-        life.exit,
-        life.judgement.liveness,
-        life.judgement.message,
+        engine.ready_since,
+        engine.exit,
+        engine.assessment.liveness,
+        engine.assessment.message,
     )
 
 

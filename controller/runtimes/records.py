@@ -23,7 +23,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class EngineRecord:
     """One engine."""
 
     instance: str
@@ -47,7 +47,7 @@ class Record:
         return ProcessId(self.pid, self.started)
 
 
-class Records:
+class EngineRecords:
     """The records of one directory, and the names of the files beside them."""
 
     def __init__(self, directory: Path) -> None:
@@ -78,7 +78,7 @@ class Records:
                 return name
         raise RuntimeError(f"the server {server_uuid} has too many engines")
 
-    def write(self, record: Record) -> Record:
+    def write(self, record: EngineRecord) -> EngineRecord:
         """Write a record in one step. Raises OSError; then the record before is still there."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self._path(record.instance).with_suffix(".tmp")
@@ -91,7 +91,7 @@ class Records:
             raise
         return record
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: EngineRecord) -> None:
         """See to it that the file says what the record does. Raises OSError."""
         try:
             if self._path(record.instance).read_text() == _text(record):
@@ -116,11 +116,11 @@ class Records:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def all(self) -> Iterator[Record]:
+    def all(self) -> Iterator[EngineRecord]:
         """Every record that can be read; others are removed."""
         for path in sorted(self.directory.glob("*.json")):
             try:
-                record = Record(**json.loads(path.read_text()))
+                record = EngineRecord(**json.loads(path.read_text()))
                 if (
                     record.instance == path.stem
                     and isinstance(record.pid, int)
@@ -168,20 +168,22 @@ class Records:
         return self.directory / f"{instance}.json"
 
 
-def new_record(instance: str, server_uuid: str, replica: int, spec_hash: str, batch: int = DEFAULT_BATCH) -> Record:
+def new_record(
+    instance: str, server_uuid: str, replica: int, spec_hash: str, batch: int = DEFAULT_BATCH
+) -> EngineRecord:
     """The record of an engine that is about to be started."""
-    return Record(instance, server_uuid, replica, spec_hash, time.time(), batch=batch)
+    return EngineRecord(instance, server_uuid, replica, spec_hash, time.time(), batch=batch)
 
 
-def orphan_record(instance: str, process: ProcessId) -> Record:
+def orphan_record(instance: str, process: ProcessId) -> EngineRecord:
     """The record of an engine that runs but has lost its own: it counts as that of a server which nobody declared, so it ends."""
     return with_process(new_record(instance, f"orphan-{instance}", 0, ""), process)
 
 
-def with_process(record: Record, process: ProcessId) -> Record:
+def with_process(record: EngineRecord, process: ProcessId) -> EngineRecord:
     """The record of an engine that runs."""
     return replace(record, pid=process.pid, started=process.started)
 
 
-def _text(record: Record) -> str:
+def _text(record: EngineRecord) -> str:
     return json.dumps(asdict(record))

@@ -178,7 +178,9 @@ local function unfit_value(value, rule, path)
     return path, "must be one of " .. table.concat(rule.values, ", ")
   end
   local takes = TAKES[rule.kind]
-  if not takes[2](value) then return path, takes[1] end
+  if not takes[2](value) then
+    return path, rule.most and ("must be a whole number from %d to %d"):format(rule.least, rule.most) or takes[1]
+  end
   if rule.kind == "message" then return unfit_object(value, rule.of, path) end
 end
 

@@ -31,6 +31,7 @@ REMEDIES = {
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
     "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
+    "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
     "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",

@@ -1,8 +1,10 @@
-"""Calls to siblings: each carries the caller's identity, the request id and a deadline, and waits out a sibling's restart.
+"""Channels to the other services of the mesh, and the options of every call through them.
 
-stub = contract_pb2_grpc.ContractServiceStub(channel(settings, "contract"))
-with asking("contract"):
-    answer = await stub.Check(request, **call_options())
+    stub = contract_pb2_grpc.ContractServiceStub(channel(settings, "contract"))
+    with asking("contract"):
+        answer = await stub.Check(request, **call_options())
+
+Invariant: each call has a deadline, carries the caller's identity and the request id, and waits while the other service restarts.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from llamesh.kit.identity import current_identity
 from llamesh.names import CLAIMS_HEADER
 
 DEADLINE = 10.0
-"""Seconds a sibling may take for an answer."""
+"""Default deadline of a call in seconds, a restart of the other service included."""
 
 OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # By its name a pause, in truth also the time that a connection may take to be made: a busy sibling needs some.
+    # Despite its name, this option also limits how long one connection attempt may take.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
@@ -34,12 +36,12 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
 
 
 def channel(settings: Settings, service: str) -> grpc.aio.Channel:
-    """A channel to a sibling of this machine."""
+    """Open a channel to another service on this machine."""
     return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(OPTIONS))
 
 
 def forwarded_metadata() -> list[tuple[str, str]]:
-    """Metadata that takes the caller's identity and the request id along."""
+    """Return the metadata that forwards the caller's identity and the request id."""
     metadata = [(REQUEST_ID_HEADER, current_request_id.get())] if current_request_id.get() else []
     identity = current_identity.get()
     if identity is not None:
@@ -48,7 +50,7 @@ def forwarded_metadata() -> list[tuple[str, str]]:
 
 
 class CallOptions(TypedDict):
-    """What goes with a call besides its request."""
+    """Keyword arguments of a call."""
 
     timeout: float
     metadata: list[tuple[str, str]]
@@ -56,13 +58,13 @@ class CallOptions(TypedDict):
 
 
 def call_options(deadline: float = DEADLINE) -> CallOptions:
-    """Options of a call to a sibling: `deadline` seconds in all, a restart of it included; the caller's identity goes along."""
+    """Return the options of a call that may take `deadline` seconds in all."""
     return {"timeout": deadline, "metadata": forwarded_metadata(), "wait_for_ready": True}
 
 
 @contextmanager
 def asking(component: str) -> Iterator[None]:
-    """Turn a sibling's refusal into the same MeshError here, and its silence into COMPONENT_UNAVAILABLE."""
+    """Raise errors of the other service as the same MeshError here, and COMPONENT_UNAVAILABLE if it does not answer."""
     try:
         yield
     except grpc.aio.AioRpcError as error:

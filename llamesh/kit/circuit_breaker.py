@@ -1,6 +1,6 @@
-"""Whether something is known not to answer. Between two trials callers are refused at once instead of waiting for the same deadline.
+"""A circuit breaker: while a component is known not to answer, callers fail at once instead of waiting for the same deadline.
 
-Pure: the clock is passed in. Any success ends the outage.
+After a failure the breaker is open and allows one trial each second. Invariant: any success closes it. Pure: the clock is passed in.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 TRIAL_SECONDS = 1.0
-"""During an outage one caller in so many seconds is let through to try."""
+"""Seconds between two trials while the breaker is open."""
 
 
 class CircuitBreaker:
-    """One thing that may be away. `clock` gives seconds that never go back."""
+    """The breaker of one component. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.cause: Exception | None = None
-        """Why it counts as away; None: it answers, as far as is known."""
+        """Failure that opened the breaker; None while it is closed."""
         self._clock = clock
         self._next_trial = 0.0
 
     def allows(self) -> bool:
-        """Whether the caller may try now."""
+        """Whether the caller may call the component now."""
         if self.cause is None:
             return True
         now = self._clock()
@@ -31,10 +31,10 @@ class CircuitBreaker:
         return True
 
     def record_failure(self, cause: Exception) -> None:
-        """Note that it did not answer."""
+        """Open the breaker: the component did not answer."""
         self.cause = cause
         self._next_trial = self._clock() + TRIAL_SECONDS
 
     def record_success(self) -> None:
-        """Note that it answered."""
+        """Close the breaker: the component answered."""
         self.cause = None

@@ -1,6 +1,6 @@
-"""Work that is not stopped half-way: its caller may leave, the work ends first.
+"""Runs work to completion although its caller is cancelled.
 
-A transaction whose rollback is cancelled keeps its lock, and a change that was committed must be told.
+Needed for changes: a transaction whose rollback is cancelled keeps its lock, and after a commit the watchers must still be notified.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 async def to_completion(work: Awaitable[T]) -> T:
-    """Wait for work to the end even if cancelled, and be cancelled then. Cancelled again, the work goes on by itself."""
+    """Await work; a cancellation takes effect only after the work has ended. After a second one the work goes on without its caller."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

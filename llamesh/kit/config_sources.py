@@ -1,6 +1,6 @@
-"""What is wrong with where settings come from: lines of the file that cannot be meant, names of the environment that nobody reads.
+"""Finds mistakes in the sources of settings: invalid lines of the file, and names in the environment that nothing reads.
 
-Invariant: nothing of the file is ignored without a word, and no value is shown: it may be a secret.
+Invariant: no line of the file is ignored silently, and no value is shown, because it may be a secret.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dotenv.parser import parse_stream
 from llamesh.names import LIFELINE
 
 ENCODING = "utf-8-sig"
-"""Some editors begin a file with a byte order mark."""
+"""UTF-8 with or without a byte order mark, which some editors write."""
 
 ENVIRONMENT_ONLY = frozenset(
     {
@@ -28,24 +28,24 @@ ENVIRONMENT_ONLY = frozenset(
         "LLAMESH_URL",
     }
 )
-"""Read by programs that do not read the file: the command, the supervisor."""
+"""Variables of programs that do not read the file: the command and the supervisor."""
 
 _PREFIX = "LLAMESH_"
 _LIKENESS = 0.7
-"""From 0 to 1: how like a name must be to one that is known to be taken for it."""
+"""Similarity, from 0 to 1, from which a known name is suggested."""
 
 
 def unknown_variables(environment: Mapping[str, str], known: Collection[str]) -> list[str]:
-    """One sentence for each variable that has our prefix and is read by nobody."""
+    """Return one sentence for each variable with the prefix LLAMESH_ that is not a setting."""
     return [
-        f"{name} is no setting and is ignored{_nearest(name, {*known, *ENVIRONMENT_ONLY})}"
+        f"{name} is not a setting and is ignored{_nearest(name, {*known, *ENVIRONMENT_ONLY})}"
         for name in sorted(environment)
         if name.upper().startswith(_PREFIX) and name.upper() not in {*known, *ENVIRONMENT_ONLY}
     ]
 
 
 def wrong_lines(file: Path, known: Collection[str]) -> list[str]:
-    """One sentence for each line of the file that cannot be meant, or for a file that cannot be read. A missing file has no lines."""
+    """Return one sentence for each invalid line of the file, or one for an unreadable file. A missing file has no lines."""
     try:
         content = file.read_text(encoding=ENCODING)
     except (FileNotFoundError, NotADirectoryError):
@@ -73,21 +73,21 @@ def _problem(
     key: str | None, value: str | None, malformed: bool, seen: Mapping[str, int], known: Collection[str]
 ) -> str:
     if malformed or (key is not None and value is None):
-        return "it is not NAME=value; comments begin with #, and quotes that are opened must be closed"
+        return "it is not NAME=value; comments begin with #, and quotes must be closed"
     if key is None:
         return ""
     name = key.upper()
     if name in ENVIRONMENT_ONLY:
         return f"{name} is read from the environment only: set it there"
     if name not in known:
-        return f"{key} is no setting{_nearest(key, known)}"
+        return f"{key} is not a setting{_nearest(key, known)}"
     if name in seen:
-        return f"{name} is set on line {seen[name]} already: keep one"
+        return f"{name} is already set on line {seen[name]}: keep one"
     return ""
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    # The prefix, which most names share, is no likeness.
+    # Most names share the prefix, so it is left out of the comparison.
     by_end = {item.removeprefix(_PREFIX): item for item in sorted(known, key=len, reverse=True)}
     near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), by_end, 1, _LIKENESS)
     return f": did you mean {by_end[near[0]]}?" if near else ": docs/reference/settings.md lists all"

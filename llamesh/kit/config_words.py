@@ -1,4 +1,4 @@
-"""What is said of a setting whose value is refused: its name, the value unless it is a secret, and what is allowed."""
+"""Messages about invalid settings: the name, the value unless it is a secret, and the allowed values."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 LONGEST_VALUE = 80
-"""Characters of a value that are shown."""
+"""Most characters of a value that a message shows."""
 
 
 def refusal(name: str, field: FieldInfo, error: Mapping[str, Any]) -> str:
-    """One sentence for one error of pydantic's."""
+    """Describe an error of pydantic in one sentence."""
     reason = error.get("ctx", {}).get("error")
     if isinstance(reason, ValueError):
-        # Our own rules have words of their own.
+        # Our own validators raise complete messages.
         return f"setting {name}: {reason}"
     meant = allowed(field)
     if is_secret(field):
@@ -32,7 +32,7 @@ def refusal(name: str, field: FieldInfo, error: Mapping[str, Any]) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a setting may be, as the end of "it is not ..."."""
+    """Describe the allowed values of a setting, as the end of "it is not ..."."""
     kinds = [kind for kind in typing.get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
     if typing.get_origin(field.annotation) is typing.Literal:
         *most, last = (str(kind) for kind in kinds)
@@ -45,7 +45,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether its value may not be shown."""
+    """Whether the value of a setting must not be shown."""
     return SecretStr in (typing.get_args(field.annotation) or (field.annotation,))
 
 
@@ -58,7 +58,7 @@ def _range(field: FieldInfo) -> str:
             least = bound.ge
         elif isinstance(bound, annotated_types.Le):
             most = bound.le
-    # The test of settings proves that every number has both bounds.
+    # test_settings_have_bounds checks that every number has both bounds.
     if above is not None:
         return f" above {_number(above)} and at most {_number(most)}"
     return f" from {_number(least)} to {_number(most)}"

@@ -30,15 +30,15 @@ _SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 class DatabaseUnreachableError(MeshError):
-    """COMPONENT_UNAVAILABLE: nothing was heard from the database. Callers after this one need not wait to learn the same."""
+    """COMPONENT_UNAVAILABLE because the database did not answer. It opens the circuit breaker: later callers fail at once."""
 
 
 class DatabaseRefusedError(DatabaseUnreachableError):
-    """The database, or its address, will not have us: a person must act."""
+    """The database refuses the connection, or its address is wrong: a person must act."""
 
 
 def failure_of(error: BaseException) -> MeshError | None:
-    """The error to raise instead; None if it is to stay as it is."""
+    """Return the MeshError for a failure; None if it is raised unchanged."""
     if isinstance(error, PostgresRefusedError):
         return unreachable("the database refuses the connection", DatabaseRefusedError)
     if isinstance(error, DBAPIError):
@@ -53,7 +53,7 @@ def failure_of(error: BaseException) -> MeshError | None:
 
 
 def unavailable(message: str) -> MeshError:
-    """COMPONENT_UNAVAILABLE for a database that answers, but not with what was asked."""
+    """Return COMPONENT_UNAVAILABLE for a database that answers but cannot serve the operation now."""
     return MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
     )
@@ -62,14 +62,14 @@ def unavailable(message: str) -> MeshError:
 def unreachable(
     message: str = "the database does not answer", kind: type[DatabaseUnreachableError] = DatabaseUnreachableError
 ) -> DatabaseUnreachableError:
-    """COMPONENT_UNAVAILABLE for a database that says nothing."""
+    """Return COMPONENT_UNAVAILABLE for a database that does not answer."""
     return kind(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
     )
 
 
 def damaged(file: str, what: str) -> MeshError:
-    """DATABASE_DAMAGED for a SQLite file, which is named as it lies below LLAMESH_HOME."""
+    """Return DATABASE_DAMAGED for a SQLite file; `file` is its path below LLAMESH_HOME."""
     return MeshError(Reason.ERROR_REASON_DATABASE_DAMAGED, f"the database file {file} {what}", {"file": file})
 
 

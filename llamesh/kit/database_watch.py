@@ -1,6 +1,9 @@
-"""A process and its database over time: brought up or waited for at the start, then asked for a sign of life again and again.
+"""Watches the database of a process: applies migrations at the start, waits for a database that does not answer, then probes it.
 
-Invariant: what waiting does not cure ends the start (StartRefused); anything else never ends the process.
+`Member.prepare` calls `prepare` once. If the database does not answer, it listens, reports NOT_SERVING, and calls `wait`, which tries again
+every second. Once the tables are ready, `start` begins a liveness probe every two seconds, whose result goes into the member's health.
+
+Invariant: a failure that waiting cannot cure ends the start (StartRefused); no other failure ends the process.
 """
 
 from __future__ import annotations
@@ -16,15 +19,15 @@ from llamesh.kit.logs import log, report_failure
 from llamesh.waiting import Wait
 
 LOOK_SECONDS = 2.0
-"""How often the database is asked for a sign of life."""
+"""Seconds between two liveness probes."""
 ATTEMPT_SECONDS = 1.0
-"""How often a database that is waited for at the start is tried."""
+"""Seconds between two attempts at the start."""
 TOLD_SECONDS = 60.0
-"""A database that is waited for is spoken of in the log at most so often."""
+"""Least seconds between two log lines about the wait."""
 
 
 class DatabaseWatch:
-    """Watches one database. `say(answers)` is called with every finding, `tell` with each failure while it is waited for."""
+    """Watches one database. `say(answers)` gets the result of each probe, `tell` what the member waits for."""
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class DatabaseWatch:
         tell: Callable[[Wait], None] = lambda _: None,
     ) -> None:
         self.answers = True
-        """Whether it gave a sign of life when it was last asked."""
+        """Result of the last probe."""
         self._database = database
         self._say = say
         self._tell_waiting = tell
@@ -41,7 +44,7 @@ class DatabaseWatch:
         self._looking = BackgroundTask("watch the database", self._look, report_failure, every=LOOK_SECONDS)
 
     async def prepare(self, package: str) -> MeshError | None:
-        """Bring the tables to the newest version; the failure if that has to be waited for, StartRefused if waiting is no use."""
+        """Apply the migrations. Return the failure if waiting may cure it; StartRefused if it cannot."""
         try:
             await self._database.migrate(package)
         except MeshError as failure:
@@ -51,7 +54,7 @@ class DatabaseWatch:
         return None
 
     async def wait(self, package: str, failure: MeshError, stopping: asyncio.Event) -> bool:
-        """Try again until it works, or `stopping` is set (then False). Errors as in `prepare`."""
+        """Try again until it works; return False if `stopping` is set first. Errors as in `prepare`."""
         ready = asyncio.get_running_loop().create_future()
 
         async def attempt() -> None:
@@ -66,7 +69,7 @@ class DatabaseWatch:
                 if again is None:
                     ready.set_result(True)
             if ready.done():
-                await asyncio.Event().wait()  # until it is closed
+                await asyncio.Event().wait()  # until the task is closed
 
         attempts = BackgroundTask("wait for the database", attempt, report_failure, every=ATTEMPT_SECONDS)
         stop = asyncio.ensure_future(stopping.wait())
@@ -84,11 +87,11 @@ class DatabaseWatch:
         return True
 
     def start(self) -> None:
-        """Begin to ask for signs of life."""
+        """Start the liveness probe."""
         self._looking.start()
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop the liveness probe."""
         await self._looking.close()
 
     async def _look(self) -> None:
@@ -107,12 +110,12 @@ class DatabaseWatch:
     def _tell(self, failure: MeshError) -> None:
         cause = "start it, or correct DATABASE_URL" if self._database.schema else "free the file or its disk"
         wait = Wait(
-            f"the database at {self._database.place}: {_cause(failure)}", f"{cause}; the mesh goes on by itself then"
+            f"the database at {self._database.place}: {_cause(failure)}", f"{cause}; the mesh then continues by itself"
         )
         self._tell_waiting(wait)
         if time.monotonic() - self._told >= TOLD_SECONDS:
             self._told = time.monotonic()
-            log.warning("waits for the database", place=self._database.place, error=_cause(failure))
+            log.warning("waiting for the database", place=self._database.place, error=_cause(failure))
 
     def _refuse_start(self, failure: MeshError) -> None:
         place = self._database.place
@@ -123,6 +126,6 @@ class DatabaseWatch:
 
 
 def _cause(failure: MeshError) -> str:
-    """What lies behind a failure of the database, in the words of where it came from."""
+    """Describe a failure with the message of its cause."""
     cause = failure.__cause__
     return failure.message if cause is None else f"{failure.message}: {str(cause) or type(cause).__name__}"

@@ -1,6 +1,6 @@
-"""One small answer of llama.cpp's own over HTTP, as an engine's supervising process and the controller ask for it.
+"""HTTP GET on an engine, for liveness probes and counters: the controller and the engine's supervising process use it.
 
-Invariant: no inference ever passes through, and however much is sent, no more than MOST_BYTES are kept. The caller sets the deadline.
+Invariant: no inference passes through here, and at most MOST_BYTES of an answer are kept. The caller sets the deadline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST_BYTES = 1 << 20
 async def get(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, api_key: str = ""
 ) -> tuple[int, bytes]:
-    """Ask over a new connection, which is closed then: status and body. ConnectionResetError if the answer is not HTTP."""
+    """Send a GET over a new connection and close it; return status and body. ConnectionResetError if the answer is not HTTP."""
     try:
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
@@ -24,7 +24,7 @@ async def get(
             answer += part
     finally:
         writer.close()
-        # Closed for the kernel too: who counts the engine's connections then does not count this one.
+        # Wait until the kernel has closed it, so that it is not counted as a connection of a client.
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     head, _, body = answer.partition(b"\r\n\r\n")

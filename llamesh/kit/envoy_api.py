@@ -1,12 +1,9 @@
-"""Envoy's API as messages, read from one committed descriptor set.
+"""Envoy's API as protobuf messages, from one committed descriptor set.
 
-No package of generated Envoy code is imported: the only one there is overwrites files of other packages, and its
-import name is taken by our data folder.
-`envoy/api.binpb` (made by tools/envoy_api) is loaded into a descriptor pool of its own, so its google.* files never
-meet the process's own.
+No package of generated Envoy code is imported: the only one overwrites files of other packages, and its import name is that of our data
+folder. `envoy/api.binpb` (made by tools/envoy_api.py) is loaded into a descriptor pool of its own, separate from the default pool.
 
-Invariant: what `parse` returns is valid for the descriptor; a field that Envoy does not know is an error here, not a
-NACK later.
+Invariant: what `parse` returns is valid for the descriptor. A field that Envoy does not know is an error here, not a NACK later.
 """
 
 import functools
@@ -23,12 +20,12 @@ _API_FILE = Path(__file__).parents[2] / "envoy" / "api.binpb"
 
 
 class EnvoyConfigError(ValueError):
-    """A configuration does not fit Envoy's API; the message names the field."""
+    """A configuration is invalid for Envoy's API; the message names the field."""
 
 
 @functools.cache
 def pool() -> descriptor_pool.DescriptorPool:
-    """The pool that holds Envoy's API and nothing else."""
+    """Return the descriptor pool with Envoy's API and nothing else."""
     files = descriptor_pb2.FileDescriptorSet.FromString(_API_FILE.read_bytes())
     own = descriptor_pool.DescriptorPool()
     for file in files.file:
@@ -38,9 +35,9 @@ def pool() -> descriptor_pool.DescriptorPool:
 
 @functools.cache
 def message_class(name: str) -> Any:
-    """The class of the message with this full name, for instance `envoy.service.auth.v3.CheckRequest`.
+    """Return the class of the message with this full name, for instance `envoy.service.auth.v3.CheckRequest`.
 
-    Its fields are known only at run time, hence `Any`.
+    The type is `Any` because the fields are known only at run time.
 
     Raises:
         KeyError: the descriptor set has no such message.
@@ -49,10 +46,9 @@ def message_class(name: str) -> Any:
 
 
 def parse(config: dict[str, Any], name: str) -> Any:
-    """The message `name` made of `config`, written as in Envoy's own YAML.
+    """Make the message `name` from `config`, which is written as in Envoy's own YAML.
 
-    An extension whose type the descriptor set lacks is packed as xds.type.v3.TypedStruct, which Envoy resolves
-    itself.
+    An extension whose type is not in the descriptor set is packed as xds.type.v3.TypedStruct, which Envoy resolves.
 
     Raises:
         EnvoyConfigError: a field is unknown or has a value of the wrong kind.
@@ -65,7 +61,7 @@ def parse(config: dict[str, Any], name: str) -> Any:
 
 
 def pack(message: Message) -> Any:
-    """`message` in a google.protobuf.Any, its bytes the same for the same content."""
+    """Pack a message into a google.protobuf.Any; equal messages give equal bytes."""
     packed = message_class("google.protobuf.Any")()
     packed.type_url = TYPE_URL + message.DESCRIPTOR.full_name
     packed.value = message.SerializeToString(deterministic=True)
@@ -73,8 +69,7 @@ def pack(message: Message) -> Any:
 
 
 def _packable(value: Any, descriptor: Descriptor) -> Any:
-    """`value` with every extension that the descriptor set lacks as a TypedStruct. Plain structures, whatever they
-    hold, stay as they are."""
+    """Replace every extension whose type is not in the descriptor set by a TypedStruct. Values of type Struct stay unchanged."""
     if not isinstance(value, dict) or descriptor.full_name == "google.protobuf.Struct":
         return value
     if descriptor.full_name == "google.protobuf.Any":

@@ -1,6 +1,6 @@
-"""One error type for the whole mesh. It is raised anywhere as a reason of the contract; the call layer turns it into a rich status.
+"""The error type of the mesh. Any code raises it with a reason of the contract; the interceptor turns it into a rich gRPC status.
 
-The gRPC code and the remedy of each reason stand in error_reason.proto and are read from its descriptor, never repeated here.
+Invariant: the gRPC code and the remedy of each reason are read from the descriptor of error_reason.proto, and repeated nowhere.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @cache
 def spec_of(reason: error_reason_pb2.ErrorReason.ValueType) -> options_pb2.ErrorSpec:
-    """What the contract says about a reason: code, remedy, example."""
+    """Return the code, remedy and example that the contract gives for a reason."""
     options = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number[reason].GetOptions()
     return options.Extensions[options_pb2.error]
 
 
 @cache
 def name_of(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
-    """The reason as it stands in ErrorInfo: without the enum's prefix."""
+    """Return a reason as ErrorInfo carries it: without the enum's prefix."""
     return Reason.Name(reason).removeprefix(PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field that breaks a rule: its path in the request and what is wrong with it."""
+    """A field that breaks a rule: its path in the request, and what is wrong with it."""
 
     field: str
     description: str
 
 
-class StartRefused(Exception):  # noqa: N818 - it is no fault of the program
-    """The process may not start as it is configured; the message says what to do. The process prints it and exits 2."""
+class StartRefused(Exception):  # noqa: N818 - not an error of the program
+    """The process cannot start with its configuration. The process prints the message, which names the remedy, and exits with 2."""
 
 
 @dataclass(slots=True, eq=False)
 class MeshError(Exception):
-    """A refusal or failure with a reason of the contract.
+    """An error with a reason of the contract.
 
-    `metadata` holds every variable of the message for programs (values are text); `fields` the fields at fault;
-    `retry_after` the seconds after which a retry may help.
+    `metadata` has every variable of the message, for programs. `fields` are the invalid fields. `retry_after` is the time in seconds
+    after which a retry may succeed.
     """
 
     reason: error_reason_pb2.ErrorReason.ValueType
@@ -69,7 +69,7 @@ class MeshError(Exception):
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The canonical code that always goes with the reason."""
+        """gRPC code of the reason."""
         return _CODES[spec_of(self.reason).code]
 
     @property
@@ -99,7 +99,7 @@ class MeshError(Exception):
 
 
 def invalid_field(name: str, description: str) -> MeshError:
-    """The error for one field that breaks a rule."""
+    """Return the error for one field that breaks a rule."""
     return MeshError(
         Reason.ERROR_REASON_INVALID_FIELD,
         f"{name}: {description}",
@@ -143,7 +143,7 @@ def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
 
 
 def _from_status(status: status_pb2.Status) -> MeshError:
-    """Read back what `MeshError.status` wrote."""
+    """Read the status that `MeshError.status` makes."""
     error = MeshError(Reason.ERROR_REASON_INTERNAL, status.message)
     for detail in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()

@@ -1,6 +1,6 @@
-"""The names under which health is asked over gRPC."""
+"""Names of gRPC health services."""
 
 SERVICE = "grpc.health.v1.Health"
-"""Each member's own, on its socket; at the front door that of the mesh."""
+"""The standard name: on a member's socket the health of that member, at the front door that of the mesh."""
 OF_MESH = "llamesh-mesh.grpc.health.v1.Health"
-"""What the gateway calls the latter: Envoy asks it by this name when a client has asked by the usual one."""
+"""Name of the mesh's health on the gateway's socket. Envoy routes clients' calls of the standard name to it."""

@@ -1,4 +1,4 @@
-"""Who holds a machine's memory: said wherever a start or a request is refused for lack of it."""
+"""The servers that hold a machine's memory, for messages that refuse a start or a request for lack of it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from llamesh.sizes import size
 
 MOST = 3
-"""So many are named."""
+"""Most holders that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A server that memory is promised to."""
+    """A server that has reserved memory."""
 
     server_uuid: str
     model_name: str
     freed_bytes: int
-    """What would be free without it."""
+    """Bytes that become free if it ends."""
 
 
 def largest(holders: Iterable[Holder]) -> tuple[Holder, ...]:
-    """The largest, in the same order whenever they are the same."""
+    """Return the largest holders in a stable order."""
     holding = (holder for holder in holders if holder.freed_bytes > 0)
     return tuple(sorted(holding, key=lambda holder: (-holder.freed_bytes, holder.server_uuid))[:MOST])
 
 
 def in_words(holders: Sequence[Holder]) -> str:
-    """Them as the end of a sentence; nothing if there are none."""
+    """Return the holders as the end of a sentence; empty without any."""
     if not holders:
         return ""
     named = ", ".join(f"{holder.server_uuid} ({holder.model_name}) {size(holder.freed_bytes)}" for holder in holders)

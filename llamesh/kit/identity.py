@@ -1,7 +1,7 @@
-"""Who calls. Envoy verifies the token and forwards its payload in `x-llamesh-claims`; siblings pass the header along.
+"""Identity of a caller. Envoy verifies the token and sends its payload in `x-llamesh-claims`; services forward the header.
 
-Only members of the mesh can reach a service's socket, and Envoy removes a client's own copy, so the header is trusted
-(docs/adr/0003). Identity travels in a context variable; domain code takes it as a plain value.
+The header is trusted: only members of the mesh can reach a service's socket, and Envoy removes the header from clients' requests
+(docs/adr/0003). A context variable holds the identity during a call; domain code gets it as an argument.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,29 +17,31 @@ from functools import lru_cache
 from llamesh.kit.errors import MeshError, Reason
 
 KEY_PREFIX = "key_"
-"""What ids of keys begin with; tokens of people who have logged in have others."""
+"""Prefix of the token ids of keys. Login tokens have other ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A caller: the token's subject, what it may do, and the header to pass along."""
+    """A caller: the token's subject, its scopes, and the header to forward."""
 
     subject: str
     scopes: frozenset[str]
     contract_id: str = ""
-    """Of a key the contract that it carries, else the user's."""
+    """Contract of the key; of a login the user's contract."""
     token_id: str = ""
     header: str = ""
     uid: str = ""
-    """The user, whatever its name; empty in tokens from before users had ids."""
+    """Id of the user; empty in tokens from before users had ids."""
     issued: float = 0.0
     """When the token was made, in seconds since 1970."""
+    expires: float = math.inf
+    """When the token ends, in seconds since 1970. Envoy refuses calls after it; streams that are open then end."""
     user_since: float = 0.0
-    """When the user was made: what others of the same name did before is none of its business."""
+    """When the user was created. Records that are older belong to an earlier user of the same name."""
     user_contract_id: str = ""
     """The user's present contract."""
     standing: int = 0
-    """The user's standing when the token was made; 0 in tokens from before users had ids."""
+    """Version of the user's rights when the token was made; 0 in tokens from before users had ids."""
 
     @property
     def is_key(self) -> bool:
@@ -46,21 +49,21 @@ class Identity:
         return self.token_id.startswith(KEY_PREFIX)
 
     def has(self, scope: str) -> bool:
-        """Whether the caller may do what the scope names; an administrator may do everything."""
+        """Whether the caller has a scope. An administrator has every scope."""
         return scope in self.scopes or "admin" in self.scopes
 
     @property
     def is_admin(self) -> bool:
-        """Whether the caller administers the mesh."""
+        """Whether the caller is an administrator."""
         return "admin" in self.scopes
 
 
 current_identity: ContextVar[Identity | None] = ContextVar("current_identity", default=None)
-"""The caller of the call that is being served; None where it needs none."""
+"""Caller of the current call; None if the call needs none."""
 
 
 def caller() -> Identity:
-    """The caller; UNAUTHENTICATED where there is none."""
+    """Return the caller of the current call; UNAUTHENTICATED if it has none."""
     identity = current_identity.get()
     if identity is None:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "this call needs a token")
@@ -69,12 +72,13 @@ def caller() -> Identity:
 
 @lru_cache(maxsize=1024)
 def read_claims(header: str) -> Identity:
-    """Read the forwarded payload of a verified token; UNAUTHENTICATED where it is not one of ours."""
+    """Read the forwarded payload of a verified token; UNAUTHENTICATED if it is not a payload of the mesh."""
     try:
         claims = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
         subject = claims["sub"]
         scopes = frozenset(claims.get("scopes", ()))
         issued = float(claims.get("iat", 0))
+        expires = float(claims.get("exp", math.inf))
         standing = int(claims.get("standing", 0))
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token's claims cannot be read") from error
@@ -86,5 +90,6 @@ def read_claims(header: str) -> Identity:
         header=header,
         uid=str(claims.get("uid", "")),
         issued=issued,
+        expires=expires,
         standing=standing,
     )

@@ -1,6 +1,6 @@
-"""The shapes in which clients of inference read an error: OpenAI's, and on the paths of its API Anthropic's.
+"""Error bodies of the inference APIs: OpenAI's format, and Anthropic's on the paths of its API.
 
-Whoever refuses such a request says it in the shape of the API that was called: its SDK reads no other.
+Every component that refuses an inference request uses the format of the called API, because SDKs read no other.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 ANTHROPIC_PATHS = r"(/[0-9A-Za-z-]+)?/v1/messages([/?].*)?"
-"""The paths of Anthropic's API, as a regular expression (RE2 and Python) for the whole path. envoy/lua/route.lua knows them too."""
+"""Regular expression (RE2 and Python) for the whole path of a request to Anthropic's API. envoy/lua/route.lua has the same rule."""
 _ANTHROPIC_PATHS = re.compile(ANTHROPIC_PATHS, re.DOTALL)
 ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -19,16 +19,16 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     504: "timeout_error",
 }
-"""Anthropic's type of an error by HTTP status, where it is not that of all below or from 500."""
+"""Anthropic's error type by HTTP status, for statuses that do not have the general type."""
 
 
 def anthropic_type(status: int) -> str:
-    """Anthropic's type of an error with this HTTP status."""
+    """Return Anthropic's type of an error with this HTTP status."""
     return ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
 def error_body(path: str, status: int, message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an error on a path. `kind`, `code` and `param` are OpenAI's; Anthropic's type follows from the status."""
+    """Return the body of an error on a path. `kind`, `code` and `param` are OpenAI's; Anthropic's type follows from the status."""
     if _ANTHROPIC_PATHS.fullmatch(path):
         return {"type": "error", "error": {"type": anthropic_type(status), "message": message}}
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,17 +1,20 @@
-"""Leases: who of several meshes or replicas on one PostgreSQL has a role of which there can be one, for instance the controller's.
+"""Leases: leader election between meshes or replicas that share one PostgreSQL, for instance for the role of the controller.
 
-A lease is a row that its owner renews; time is the database's, so that no clock of a machine matters. An owner that dies is followed
-after LEASE_SECONDS, the same home (which has the same owner id) at once. A service with a SQLite file needs none: `ownership` is enough.
+A lease is a row with an owner and an expiry. `acquire` takes a free or expired lease; while another owner has it, it looks again every
+second and gives up as soon as that owner renews. `start` runs a background task that renews the lease every RENEW_SECONDS. If the task
+finds another owner, it calls `on_lost`, once, and the member ends. All times are those of the database, so clocks of machines do not
+matter. A restarted owner has the same id and takes its lease back at once. A service with a SQLite file needs no lease: `ownership` is
+enough.
 
-Invariant: what is written in a transaction with `guard` is written by the owner. An owner that was frozen or cut off and lost its lease
-meanwhile therefore changes nothing, whatever it still believes.
+Invariant: only the owner writes in a transaction that called `guard`. An owner that was frozen or cut off, and has lost its lease without
+noticing, therefore writes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, String, case, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -19,36 +22,37 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.background import BackgroundTask
+from llamesh.kit.clock import utc_now
 from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.ownership import Owner
 
 LEASE_SECONDS = 30.0
-"""An owner that has not renewed its lease for so long may be followed."""
+"""Time to live of a lease that is not renewed."""
 RENEW_SECONDS = 5.0
-"""How often a lease is renewed."""
+"""Seconds between two renewals."""
 _LOOK_SECONDS = 1.0
 
 
 class LeaseRow(Base):
-    """One role and its owner; each service that has roles has such a table of its own."""
+    """A role and its owner. Each service with such roles has its own table."""
 
     __tablename__ = "lease"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner_id: Mapped[str] = mapped_column(String(4096))
     owner_words: Mapped[str] = mapped_column(String(4096))
     generation: Mapped[int]
-    """Rises whenever the owner changes."""
+    """Increases with each change of the owner."""
     expires_at: Mapped[datetime] = mapped_column(Timestamp)
 
 
 class LeaseHeldError(Exception):
-    """Somebody else is alive and has the lease; the message is who, for people."""
+    """Another live owner has the lease; the message names it for people."""
 
 
 class Lease:
-    """One role that this process has or wants. `on_lost` is called once, with the words of the new owner."""
+    """A role that this process has or wants. `on_lost` is called once, with the description of the new owner."""
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class Lease:
         self._on_lost = on_lost
         self._sleep = sleep
         self._lost = False
-        # A backoff that outlasts the lease would lose it after an outage that is over.
+        # A longer backoff could outlast the lease and lose it after a short outage.
         self._renewing = BackgroundTask(
             f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
         )
@@ -72,9 +76,9 @@ class Lease:
     async def acquire(
         self, stopping: asyncio.Event | None = None, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Become the owner, waiting for the lease of one that died; `tell` is given its words then.
+        """Become the owner. Waits until the lease of a dead owner expires; `tell` then gets that owner's description.
 
-        LeaseHeldError as soon as the present owner renews it, or `stopping` is set meanwhile.
+        Raises LeaseHeldError as soon as the present owner renews the lease, or `stopping` is set.
         """
         seen: datetime | None = None
         while not await self._take():
@@ -88,11 +92,11 @@ class Lease:
             await self._sleep(_LOOK_SECONDS)
 
     def start(self) -> None:
-        """Keep it until `close`."""
+        """Renew the lease until `close`."""
         self._renewing.start()
 
     async def close(self, *, release: bool = True) -> None:
-        """Stop renewing it; with `release` the next owner need not wait."""
+        """Stop renewing; with `release` the lease expires at once."""
         await self._renewing.close()
         if release and not self._lost:
             mine = (LeaseRow.name == self._name) & (LeaseRow.owner_id == self._owner.id)
@@ -103,7 +107,7 @@ class Lease:
                 report_failure(f"release the lease {self._name}", error)
 
     async def guard(self, session: AsyncSession) -> None:
-        """Let this transaction go on only as the owner; COMPONENT_UNAVAILABLE otherwise. No one else becomes it meanwhile."""
+        """Raise COMPONENT_UNAVAILABLE unless this process is the owner. The owner cannot change before the transaction ends."""
         owner = await session.scalar(
             select(LeaseRow.owner_id).where(LeaseRow.name == self._name).with_for_update(read=True)
         )
@@ -148,8 +152,8 @@ class Lease:
 
 
 def moment(database: Database, seconds: float = 0.0) -> ColumnElement[datetime]:
-    """The present moment, or one so many seconds later, by the clock of the database."""
+    """Return the database's current time plus `seconds`, as an SQL expression."""
     if database.schema is None:
         # A SQLite file belongs to one process, so this process's clock is the only one.
-        return literal(datetime.now(UTC) + timedelta(seconds=seconds), Timestamp)
+        return literal(utc_now() + timedelta(seconds=seconds), Timestamp)
     return func.clock_timestamp() + literal(timedelta(seconds=seconds))

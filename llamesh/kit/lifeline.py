@@ -1,7 +1,8 @@
-"""No process outlives its supervisor. The supervisor holds the write end of a pipe; everyone below inherits the read end and
-ends when it closes, which the kernel sees to however the supervisor dies.
+"""Ends a process when its supervisor dies.
 
-The descriptor's number stands in LLAMESH_LIFELINE_FD; without it (a container, a test) nothing is watched.
+The supervisor holds the write end of a pipe, and every process below it inherits the read end. When the supervisor dies, the kernel closes
+the write end, and the processes end. LLAMESH_LIFELINE_FD has the number of the descriptor; without it (a container, a test) nothing is
+watched.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from llamesh.names import LIFELINE
 
 
 def inherited_lifeline() -> int | None:
-    """The read end that this process inherited; None where it has none."""
+    """Return the inherited read end; None without one."""
     value = os.environ.get(LIFELINE)
     return int(value) if value else None
 
 
 def watch_lifeline(on_end: Callable[[], None]) -> None:
-    """Call `on_end` once in the running loop when the supervisor is gone."""
+    """Call `on_end` once, in the running event loop, when the supervisor has died."""
     descriptor = inherited_lifeline()
     if descriptor is None:
         return

@@ -1,6 +1,6 @@
-"""The table of what an inference request may contain (envoy/limits.yaml), and the changes of it that the settings make.
+"""Limits of inference requests (envoy/limits.yaml), and the settings that change them.
 
-Invariant: whatever the settings say, every limit stays inside the bounds that the table gives it.
+Invariant: settings cannot move a limit out of the bounds that the file gives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILE = Path(__file__).parents[2] / "envoy" / "limits.yaml"
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: its number, the numbers that a setting may give it, and what it counts."""
+    """A limit: its default, its bounds, and what it counts."""
 
     default: int
     least: int
@@ -27,27 +27,27 @@ class Limit:
 
 
 def table() -> dict[str, Limit]:
-    """Every limit by its name, in the order of the file."""
+    """Return every limit by name, in the order of the file."""
     return {name: Limit(**row) for name, row in _document()["limits"].items()}
 
 
 def shapes() -> dict[str, Any]:
-    """The places of a request at which the limits count; the head of the file explains them."""
+    """Return the places in a request at which limits apply; the head of the file explains them."""
     return dict(_document()["shapes"])
 
 
 def paths() -> dict[str, str]:
-    """The shape of the body at each path below /v1/."""
+    """Return the shape of the request body for each path below /v1/."""
     return dict(_document()["paths"])
 
 
 def changed(changes: Mapping[str, int]) -> dict[str, int]:
-    """The number of every limit, with `changes` made. `changes` are those that `parse` accepts."""
+    """Return the value of every limit after `changes`, which come from `parse`."""
     return {name: changes.get(name, limit.default) for name, limit in table().items()}
 
 
 def parse(text: str) -> dict[str, int]:
-    """Read `name=value,...`. Raises ValueError naming the limit and what it may be."""
+    """Read `name=value,...`; ValueError names the limit and its bounds."""
     limits = table()
     changes: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):

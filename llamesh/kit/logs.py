@@ -1,6 +1,6 @@
-"""Structured logs: one canonical line a call; for people in a terminal, JSON otherwise. Secrets never come here.
+"""Structured logs on standard error: readable in a terminal, JSON otherwise.
 
-Context (request id, subject) is bound through context variables by the call layer.
+Invariant: secrets are never logged, and a log that cannot be written never fails a call.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from llamesh.kit.objects.store import StoreError
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error that loses a line rather than fail: no call fails because the disk of its log is full or nobody reads it."""
+    """Standard error that drops a line it cannot write: a full disk or a closed pipe must not fail a call."""
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write the text if possible."""
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush if possible."""
         with contextlib.suppress(OSError):
             sys.stderr.flush()
 
 
 def configure_logs(component: str, level: str = "info", *, console: bool | None = None) -> None:
-    """Set up logging for this process. `console` None: decided by whether standard error is a terminal."""
+    """Set up logging for this process. `console` None: readable if standard error is a terminal."""
     pretty = sys.stderr.isatty() if console is None else console
     numeric = logging.getLevelNamesMapping()[level.upper()]
     # Plain tracebacks: the pretty ones print local variables, and those hold passwords and tokens.
@@ -65,8 +65,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 def report_failure(name: str, failure: Exception) -> None:
     """Log one failure of a background task; the `report` of `llamesh.background.BackgroundTask`.
 
-    A failure of the environment (disk, network, database, object store, sibling) is one line; anything else is a fault of ours and shows
-    its traceback.
+    A failure of the environment (disk, network, database, object store, another service) is logged as one line; any other is a bug and is
+    logged with its traceback.
     """
     if isinstance(failure, grpc.aio.AioRpcError):
         log.warning("background task failed", task=name, error=f"{failure.code().name}: {failure.details()}")

@@ -1,7 +1,7 @@
-"""Whether an engine is busy: the one definition that sleep, drain and roll-out share with the engine's own drain.
+"""Whether an engine is busy: one definition for idle sleep, drain and roll-out in the controller, and for the engine's own drain.
 
-Invariant: an engine is busy if llama.cpp works on a request or has one waiting, or if a client holds a connection to it. The
-connections count because llama.cpp does not count a request that it still parses and tokenizes; Envoy holds one connection a request.
+Invariant: an engine is busy if llama.cpp processes or queues a request, or if a client has a connection to it. Connections count because
+llama.cpp does not count a request that it still parses and tokenizes. Envoy opens one connection for each request.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 from llamesh import listeners
 
 SHARED_SECONDS = 0.05
-"""The kernel's table is read at most so often for all who ask: it has a row for every Unix socket of the machine."""
+"""Least seconds between two reads of the kernel's table, which has a row for every Unix socket of the machine."""
 METRICS_PATH = "/metrics"
-"""Where llama.cpp counts. It is answered by the inference loop, unlike /health, which HTTP threads answer by themselves."""
+"""Path of llama.cpp's counters. The inference loop answers it, whereas HTTP threads answer /health by themselves."""
 _COUNTER = re.compile(rb"^llamacpp:(\w+) (\S+)$", re.MULTILINE)
 _WORK = (b"prompt_tokens_total", b"tokens_predicted_total", b"n_decode_total")
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What llama.cpp counts, as far as it matters here."""
+    """Counters of llama.cpp."""
 
     requests: int
-    """Requests that it works on, or that wait for a slot."""
+    """Requests that are processed, or that wait for a slot."""
     work: float
-    """Grows with every batch and every token; comparable only with an earlier value of the same process."""
+    """Increases with every batch and every token. Compare it only with earlier values of the same process."""
     prompt_rate: float | None
-    """Tokens of prompt a second, over its life so far; None before the first prompt."""
+    """Prompt tokens per second since the process started; None before the first prompt."""
 
     @classmethod
     def read(cls, body: bytes) -> Counters:
-        """Read the text of /metrics. ValueError if a counter is no number."""
+        """Read the text of /metrics; ValueError if a counter is not a number."""
         found = {name: float(value) for name, value in _COUNTER.findall(body)}
         tokens, seconds = found.get(b"prompt_tokens_total", 0.0), found.get(b"prompt_seconds_total", 0.0)
         return cls(
@@ -47,23 +47,23 @@ class Counters:
 
 
 def is_busy(requests: int, connections: int | None) -> bool:
-    """The definition. `requests`: as llama.cpp counts; `connections`: of clients, None if the system does not say."""
+    """Whether an engine is busy. `requests` are counted by llama.cpp, `connections` are those of clients; None if unknown."""
     return requests > 0 or bool(connections)
 
 
 def client_connections(socket: Path, pid: int) -> int | None:
-    """Connections that process `pid` has open on its Unix socket, those whose last bytes are on their way included.
+    """Count the open connections of process `pid` on its Unix socket, those that are closing included.
 
-    The caller's own ones count too, so it closes them first. `socket` is the path that clients used, even if it is gone by now: the
-    kernel's table goes by it. None if the system does not say (no /proc).
+    The caller's own connections count, so it closes them first. `socket` is the path that clients connected to, even if the path has been
+    removed: the kernel's table keeps it. Returns None without /proc.
     """
     return _of_process(listeners.connections(), socket, pid)
 
 
 class ConnectionTable:
-    """`client_connections` for one who asks about many engines: questions of about the same moment share one reading of the kernel's table.
+    """`client_connections` for many engines: calls at about the same time share one read of the kernel's table.
 
-    Invariant: an answer is from after its question. `clock` is monotonic.
+    Invariant: each call gets a table that was read after the call began. `clock` is monotonic.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ConnectionTable:
         """See `client_connections`."""
         if self._next is None:
             self._next = asyncio.create_task(self._reading())
-        # Whoever gives up does not take the reading from the others.
+        # Shielded: a caller that is cancelled must not cancel the read for the others.
         return _of_process(await asyncio.shield(self._next), socket, pid)
 
     async def _reading(self) -> Mapping[str, set[str]] | None:

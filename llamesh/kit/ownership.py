@@ -1,8 +1,7 @@
-"""Who owns a home: at most one process of each member (gateway, contract, download, controller) for each LLAMESH_HOME.
+"""The lock of a member on its home: at most one process of each member (gateway, contract, download, controller) for each LLAMESH_HOME.
 
-Invariant: a holder that dies in any way gives its lock back (`llamesh.locks`). The lock lies in the home and not in the run directory,
-because the run directory may be removed at any time and depends on XDG_RUNTIME_DIR. What is shared by several homes (one database) is owned
-by leases: see `leases`.
+Invariant: the kernel releases the lock of a process that dies in any way (`llamesh.locks`). The lock file is in the home, not in the run
+directory, which may be removed at any time and depends on XDG_RUNTIME_DIR. What several homes share (a database) is owned by `leases`.
 """
 
 from __future__ import annotations
@@ -24,48 +23,48 @@ from llamesh.locations import make_private
 from llamesh.processes import ProcessId
 
 HELD_SECONDS = 2.0
-"""How long a lock is waited for whose holder does not say that it is ending: a killed process needs a moment to be gone."""
+"""Seconds to wait for a lock whose holder is not draining: a killed process needs a moment to disappear."""
 _POLL_SECONDS = 0.05
 
 
 class HeldError(Exception):
-    """Another process holds the lock and is not about to end."""
+    """Another process holds the lock and is not draining."""
 
     def __init__(self, name: str, holder: int | None) -> None:
         who = f"process {holder}" if holder else "another process"
-        super().__init__(f"{who} is the {name} of this home already")
+        super().__init__(f"{who} is already the {name} of this home")
         self.holder = holder
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """One member of one home, as leases know it."""
+    """A member of a home, as leases identify it."""
 
     id: str
-    """The same after a restart, different for every home and machine."""
+    """Stays the same over restarts; different for every home and machine."""
     words: str
-    """For people: process, host and home."""
+    """Description for people: process, host and home."""
 
 
 def owner_of(home: Path, name: str) -> Owner:
-    """The owner that this process is. The home gets an id of its own the first time."""
+    """Return the owner that this process is; give the home an id if it has none."""
     host = socket.gethostname()
     path = make_private(home) / "home-id"
     try:
         identifier = path.read_text().strip()
     except FileNotFoundError:
         identifier = _new_identifier(path)
-    # A home that is copied keeps its id: host and path tell the copy apart.
+    # A copied home keeps its id, so host and path are part of the owner id.
     return Owner(f"{identifier}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}")
 
 
 def _new_identifier(path: Path) -> str:
-    """Give the home an id, or take the one that another member has given it meanwhile."""
+    """Create the id of the home; return the id of another member that was faster."""
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         unfinished.write_text(uuid.uuid4().hex)
         with contextlib.suppress(FileExistsError):
-            # Unlike a rename, a link never replaces the id that another member wrote first.
+            # Unlike a rename, a link fails if another member has written the id first.
             os.link(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -73,33 +72,33 @@ def _new_identifier(path: Path) -> str:
 
 
 class HomeLock:
-    """A lock that this process holds."""
+    """The lock that this process holds."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._write(ending=False)
 
     def say_ending(self) -> None:
-        """Tell who waits for the lock that it is about to be free."""
+        """Tell processes that wait for the lock that this one is draining."""
         self._write(ending=True)
 
     def _write(self, *, ending: bool) -> None:
         process = ProcessId.of(os.getpid())
-        # The lock counts, not the words: a full disk costs the words only.
+        # The lock is the kernel's; a full disk only loses this description of the holder.
         with contextlib.suppress(OSError):
             locks.write_holder(self._descriptor, {"pid": process.pid, "started": process.started, "ending": ending})
 
 
 def lock_path(home: Path, name: str) -> Path:
-    """The file that a member's process locks."""
+    """Return the lock file of a member."""
     return home / "locks" / f"{name}.lock"
 
 
 @asynccontextmanager
 async def exclusive(home: Path, name: str, ending_seconds: float) -> AsyncIterator[HomeLock]:
-    """Be the only process of this member in this home. A holder that says it is ending is waited for, `ending_seconds` at most.
+    """Hold the lock of this member in this home. Waits for a holder that is draining, at most `ending_seconds`.
 
-    HeldError where another process goes on holding it.
+    Raises HeldError if another process keeps the lock.
     """
     make_private(home)
     path = lock_path(home, name)
@@ -108,7 +107,7 @@ async def exclusive(home: Path, name: str, ending_seconds: float) -> AsyncIterat
     try:
         yield HomeLock(descriptor)
     finally:
-        # Removed while it is still locked: whoever opened it meanwhile sees that it is nobody's file any more.
+        # Removed while still locked, so that a process that has just opened the file sees that it is unlinked.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -133,7 +132,7 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
             raise HeldError(name, holder)
         if not said:
             said = True
-            log.warning("another process holds the lock; waiting for its end", lock=str(path), holder=holder)
+            log.warning("another process holds the lock; waiting for it to end", lock=str(path), holder=holder)
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -1,7 +1,7 @@
-"""Pages of a list (AIP-158), the same for every list of the mesh: a page begins after the last position of the one before.
+"""Paging for every list of the mesh (AIP-158): a page begins after the last position of the page before.
 
-A page token carries that position. Invariant: a token counts only if this mesh made it, for the same list and the same arguments: it is
-signed with a key that only the mesh has. A caller therefore cannot make one, and what is read from one has the types that were put in.
+A page token contains that position, signed with a key that only the mesh has. Invariant: a token is valid only for the list and the
+arguments that it was made for. Callers cannot forge one, so its content has the expected types.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ FIELD = "page_token"
 _SIGNATURE_BYTES = 16
 
 Key: TypeAlias = tuple[str | datetime, ...]
-"""What a list is ordered by."""
+"""Sort key of a list."""
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is listed: a name that holds all arguments which select from it, and the kinds of its key's parts, each `str` or `datetime`."""
+    """A list: a name that contains all arguments which filter it, and the types of its sort key, each `str` or `datetime`."""
 
     name: str
     kinds: tuple[type[str] | type[datetime], ...]
 
 
 BY_TIME = (datetime, str)
-"""The key of lists in order of time, then id."""
+"""Sort key of lists ordered by time, then id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page that is asked for."""
+    """A requested page."""
 
     size: int
-    """Rows at most."""
+    """Most rows."""
     after: Key | None
-    """Key of the last row of the page before; None: this is the first."""
+    """Key of the last row of the page before; None for the first page."""
     _token: Callable[[Key], str]
 
     def select(
@@ -64,7 +64,7 @@ class Page:
         *,
         backwards: bool = False,
     ) -> Select[Row]:
-        """The query for this page's rows, and one more to tell whether another page follows."""
+        """Return the query for the rows of this page and one more, which tells whether another page follows."""
         query = query.order_by(*(column.desc() if backwards else column.asc() for column in order))
         if self.after is not None:
             place = tuple_(*order)
@@ -72,7 +72,7 @@ class Page:
         return query.limit(self.size + 1)
 
     def cut(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> tuple[Sequence[Row], str]:
-        """The page's rows out of what is left of the list, or of what `select` gave, and the token of the next page, empty at the end."""
+        """Return the rows of this page and the token of the next, empty at the end. `rows` is the rest of the list, or from `select`."""
         if len(rows) <= self.size:
             return rows, ""
         page = rows[: self.size]
@@ -80,24 +80,24 @@ class Page:
 
 
 class PageRequest(Protocol):
-    """A request for a page, of whatever list."""
+    """A request for a page of any list."""
 
     page_size: int
     page_token: str
 
 
 class Pages:
-    """Makes and reads the page tokens of one service. `key` is secret, and the same in all replicas of the service."""
+    """Makes and reads the page tokens of a service. `key` is secret and the same in all replicas."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def query(self, request: PageRequest) -> PageQuery:
-        """What a request says about the page that it wants."""
+        """Return the page query of a request."""
         return PageQuery(self, request.page_size, request.page_token)
 
     def page(self, listing: Listing, size: int, token: str) -> Page:
-        """The page that is asked for: `size` 0 is the default, and never more than the maximum. INVALID_PAGE_TOKEN."""
+        """Return the requested page; INVALID_PAGE_TOKEN. A `size` of 0 means the default; larger sizes than the maximum are reduced."""
         after = self._read(listing, token) if token else None
         return Page(min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), after, lambda key: self._token(listing, key))
 
@@ -108,7 +108,7 @@ class Pages:
 
     def _read(self, listing: Listing, token: str) -> Key:
         try:
-            # Only the one spelling that we write: the decoder would pass over signs of other alphabets.
+            # Accept our own alphabet only: without `validate`, the decoder skips other characters.
             data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise _refused("is damaged") from error
@@ -122,7 +122,7 @@ class Pages:
             raise _refused("was made by another release") from error
 
     def _signature(self, listing: Listing, text: bytes) -> bytes:
-        # The name's length comes first, so that no part of it can be taken for a part of the key.
+        # The length of the name comes first, so that name and key cannot be confused.
         name = listing.name.encode()
         signed = len(name).to_bytes(8, "big") + name + text
         return hmac.new(self._key, signed, hashlib.sha256).digest()[:_SIGNATURE_BYTES]
@@ -130,19 +130,19 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """A page that is asked for of a list which is yet to be named."""
+    """Size and token of a request, for a list that the domain code names."""
 
     pages: Pages
     size: int = 0
     token: str = ""
 
     def of(self, listing: Listing) -> Page:
-        """The page of this list; INVALID_PAGE_TOKEN."""
+        """Return the page of this list; INVALID_PAGE_TOKEN."""
         return self.pages.page(listing, self.size, self.token)
 
 
 def open_pages(settings: Settings) -> Pages:
-    """The page tokens of a mesh: good after a restart, and in every replica."""
+    """Create `Pages` with the key of the mesh, so that tokens stay valid after a restart and in every replica."""
     return Pages(derived_key(settings, "page tokens"))
 
 

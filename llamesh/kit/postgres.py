@@ -1,7 +1,7 @@
-"""Where a PostgreSQL server is and how it is spoken to: DATABASE_URL read, connections made with a deadline.
+"""Reads DATABASE_URL and connects to PostgreSQL with a deadline.
 
-asyncpg understands the address as libpq does (several hosts, TLS, socket directories). Parameters that it would silently hand to the
-server are refused by name here, so that a misspelt `sslmode` never means a connection without TLS.
+asyncpg reads the address as libpq does (several hosts, TLS, socket directories) and silently sends unknown parameters to the server.
+Invariant: an unknown parameter is an error here, so that a misspelt `sslmode` never means a connection without TLS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PARAMETERS = frozenset(
         "options",
     }
 )
-"""Parameters of libpq that DATABASE_URL may have."""
+"""Parameters of libpq that DATABASE_URL may contain."""
 
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 """Parameters whose values are files."""
@@ -46,33 +46,33 @@ FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 LOCK_SHARE, STATEMENT_SHARE = 0.6, 0.8
-"""Parts of the deadline after which the server itself gives up a lock or a statement, so that its reason is known before we cut it off."""
+"""Shares of the deadline after which the server cancels a lock wait or a statement, so that its reason arrives before the deadline."""
 
 
 class PostgresRefusedError(Exception):
-    """The server, or the address, will not have us: no retry helps. The message says what to correct."""
+    """The server refuses the connection, or the address is wrong: a retry cannot help. The message says what to correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresAddress:
-    """DATABASE_URL, read."""
+    """The content of DATABASE_URL."""
 
     dsn: str
-    """With the password; never shown."""
+    """Contains the password; never shown."""
     place: str
     """Hosts and ports, for messages."""
     named: bool
     """Whether the address sets its own application_name."""
     connect_timeout: float | None
-    """Seconds; None: not set."""
+    """Seconds; None if not set."""
     files: tuple[tuple[str, str], ...]
-    """Parameters that name files, and the files."""
+    """Parameters that name files, with these files."""
 
     async def connect(self, schema: str, seconds: float) -> Any:
         """Connect within `seconds`.
 
         Raises:
-            PostgresRefusedError: no retry helps.
+            PostgresRefusedError: a retry cannot help.
             OSError, TimeoutError, asyncpg.PostgresError: the server does not answer now.
         """
         import asyncpg
@@ -106,13 +106,13 @@ class PostgresAddress:
         except ConnectionError as error:
             if "rejected SSL upgrade" in str(error):
                 raise PostgresRefusedError(
-                    "it does not speak TLS, which sslmode demands: set up TLS on the server, or choose another sslmode in DATABASE_URL"
+                    "it does not speak TLS, which sslmode requires: set up TLS on the server, or choose another sslmode in DATABASE_URL"
                 ) from error
             raise
 
 
 def read_address(url: str) -> PostgresAddress:
-    """Read DATABASE_URL; ValueError naming the parameter that is not understood. Never shows the password."""
+    """Read DATABASE_URL; ValueError names an unknown parameter and never shows the password."""
     if not SCHEME.match(url):
         raise ValueError("it must begin with postgresql://; unset it for SQLite files below LLAMESH_HOME")
     parts = urlsplit(SCHEME.sub("postgresql://", url, count=1))
@@ -131,8 +131,8 @@ def read_address(url: str) -> PostgresAddress:
     if not all(
         re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 65536 for port in [*ports, *_list(given.get("port"))]
     ):
-        raise ValueError("a port in it is no number between 1 and 65535")
-    # Quoted anew: people write passwords as they are, and "@" in one must not end it.
+        raise ValueError("a port in it is not a number from 1 to 65535")
+    # Quote again: people write passwords unquoted, and an "@" must not end them.
     name = quote(unquote(user), safe="") + (colon and ":" + quote(unquote(password), safe=""))
     dsn = f"postgresql://{name}{'@' if credentials else ''}{hosts}{parts.path}"
     if given:

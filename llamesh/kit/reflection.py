@@ -1,8 +1,9 @@
-"""Server reflection: what grpcurl and its like ask, so that nobody needs the contracts' files.
+"""gRPC server reflection, for tools such as grpcurl that have no copy of the contracts.
 
-Invariant: services that only members may call are not shown, and every service that is shown can be described. `v1` and `v1alpha` are the
-same messages under two names; clients ask for the newer first, and one that is refused for any other reason than UNIMPLEMENTED asks no
-further, so both are answered. The library has only the older one's file: the newer's is made from it.
+`v1` and `v1alpha` have the same messages under two names. Clients try `v1` first, and fall back only after UNIMPLEMENTED, so both are
+served. The library contains the file of `v1alpha` only; the file of `v1` is made from it.
+
+Invariant: services with internal methods only are not listed, and every listed service can be described.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerR
 
 
 class _Pool:
-    """The default pool and the file of v1. The name of a method finds its service's file too, as `grpcurl describe` asks for it."""
+    """The default pool plus the file of v1. Finds a service's file by the name of a method too, which `grpcurl describe` needs."""
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
@@ -48,7 +49,7 @@ class _Pool:
 
 
 def _newer_file() -> descriptor_pb2.FileDescriptorProto:
-    """The file of v1: that of v1alpha in another package."""
+    """Return the file of v1: that of v1alpha with another package."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     text = text_format.MessageToString(file).replace(file.package, _NEWER).replace(file.name, _NEWER_FILE)
@@ -56,13 +57,13 @@ def _newer_file() -> descriptor_pb2.FileDescriptorProto:
 
 
 def is_public(service: str) -> bool:
-    """Whether a service has a call for others than members."""
+    """Whether a service has a method that is not internal."""
     methods = descriptor_pool.Default().FindServiceByName(service).methods
     return any(not method.GetOptions().Extensions[options_pb2.access].internal for method in methods)
 
 
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Answer reflection about the public ones of these services."""
+    """Serve reflection for the public services among these."""
     servicer = ReflectionServicer([*filter(is_public, services), *NAMES], pool=_Pool())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

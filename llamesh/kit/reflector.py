@@ -1,7 +1,10 @@
-"""What another member keeps and tells in a stream that stays open: a full list, then each change.
+"""A reflector mirrors a list that another member owns: it watches a stream that sends the full list, then each change.
 
-Invariant: what was learned stays until a full list replaces it, so a member that goes away changes nothing. A process that starts
-knows nothing until it was told (`first` waits for that).
+A `BackgroundTask` opens the stream, and opens it again after a pause when it ends. Subclasses take the messages: `_begin` starts a new
+list, `_take` handles one message and tells whether the list is complete.
+
+Invariant: known items stay until a complete new list replaces them, so an outage of the other member changes nothing. A process that has
+just started knows nothing until the first list is complete; `first` waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 
 LISTED_FOR = timedelta(days=1)
-"""How long a list counts for who tells it. Then its watches end and followers list anew, without what has expired: a stream only adds."""
+"""A server ends each watch after this time, so that its reflectors list again: a stream only adds items, a new list drops expired ones."""
 RETRY_SECONDS = 0.5
 LONGEST_PAUSE = 2.0
 
@@ -26,10 +29,10 @@ Message = TypeVar("Message")
 
 
 class Reflector(ABC, Generic[Message]):
-    """Follows one stream until closed."""
+    """Watches one stream until closed."""
 
     def __init__(self, name: str) -> None:
-        """`name`: what is followed, in the log."""
+        """`name` is that of the list in the log."""
         self._name = name
         self._synced = asyncio.Event()
         self._task = BackgroundTask(
@@ -38,15 +41,15 @@ class Reflector(ABC, Generic[Message]):
 
     @property
     def synced(self) -> bool:
-        """Whether a full list was taken."""
+        """Whether a complete list has arrived."""
         return self._synced.is_set()
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start watching."""
         self._task.start()
 
     async def first(self, timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait until a full list was taken. False where there was none in `timeout` seconds."""
+        """Wait for the first complete list; return False if none arrives in `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._synced.wait()
@@ -55,20 +58,20 @@ class Reflector(ABC, Generic[Message]):
         return True
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop watching."""
         await self._task.close()
 
     @abstractmethod
     def _open(self) -> AsyncIterable[Message]:
-        """The stream, anew."""
+        """Open the stream."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """A new full list begins."""
+        """Prepare for a new list."""
 
     @abstractmethod
     def _take(self, message: Message) -> bool:
-        """Take one message; whether the full list is complete by now."""
+        """Handle one message; return whether the list is complete."""
 
     async def _watch(self) -> None:
         synced = False
@@ -81,5 +84,5 @@ class Reflector(ABC, Generic[Message]):
         except grpc.aio.AioRpcError as error:
             if not synced:
                 raise
-            # It had told everything: its end is that of the other process, and no failure.
+            # The list was complete: the stream ends because the other process restarts, which is no failure.
             log.debug("the watch ended", of=self._name, code=error.code().name)

@@ -1,5 +1,6 @@
-"""The keys that no longer count, as the contract service tells them: the controller hands them to Envoy for inference, the public
-services refuse them themselves. See `Reflector` for what holds while the contract service is away.
+"""Mirrors the revoked keys, which the contract service owns. The controller passes them to Envoy; services refuse these keys themselves.
+
+See `Reflector` for what holds during an outage of the contract service.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
 
 
 class RevocationReflector(Reflector[WatchRevocationsResponse]):
-    """Watches, until closed. `on_change(ids, added)` is called with all revoked ids whenever they change: with those that were added to
-    the same set, or with None for a set that replaces the earlier one."""
+    """Mirrors the ids of revoked keys. Each change calls `on_change(ids, added)` with all ids; `added` is None for a new list."""
 
     def __init__(
         self, contract: grpc.aio.Channel, on_change: Callable[[Set[str], Collection[str] | None], None]
@@ -37,7 +37,7 @@ class RevocationReflector(Reflector[WatchRevocationsResponse]):
     def _take(self, message: WatchRevocationsResponse) -> bool:
         if not self._whole:
             self._listed.update(message.key_ids)
-        # Of a list that is not whole yet what it adds counts at once; the first one counts when it is whole.
+        # Additions of a new list take effect at once, its removals when the list is complete. The first list takes effect when complete.
         if self.synced:
             added = [key_id for key_id in message.key_ids if key_id not in self._known]
             self._known.update(added)

@@ -1,9 +1,10 @@
-"""What a caller may do now: what its token says, and no more than its user's present role grants.
+"""Present rights of callers: the scopes of the token, reduced to what the user's present role grants.
 
-Tokens and keys are signed once and live long; rights change. So every call is held against the users and revoked keys as gateway and
-contract service tell them (docs/adr/0017). What a contract allows is decided where models are known: by Admission, and when keys are made.
+Tokens and keys are signed once and live long, but rights change. So each call is checked against the users and the revoked keys, which
+reflectors mirror from the gateway and the contract service (docs/adr/0017). The interceptor calls `settle`, which waits a moment if the
+lists have not arrived or the user is new, then `of`. Rights of contracts are checked elsewhere: by Admission, and when keys are made.
 
-Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE, which names the service that has not answered.
+Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE, naming the service that has not answered.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
     Role.ROLE_ADMIN: (INFER_ANY, MANAGE, METRICS, ADMIN),
 }
 
+CLOCK_SKEW_SECONDS = 2.0
+"""How long a token counts after its end, because clocks differ: as long as Envoy lets it in (controller/xds/builders.py)."""
 START_PATIENCE = 5.0
-"""Seconds that a call waits for the lists of a process that has just started."""
+"""Seconds that a call waits for the first lists of a process that has just started."""
 NEW_SECONDS = 3.0
-"""How old the token of a user may be that nobody has told of yet: its user may have been made by another gateway a moment ago."""
+"""Age in seconds up to which the token of an unknown user is not refused at once: another gateway may have just created the user."""
 NEW_PATIENCE = 1.5
-"""Seconds that its call waits for it: longer than gateways look for each other's changes."""
+"""Seconds that such a call waits for the user; longer than the interval at which gateways read each other's changes."""
 
 
 def role_grants(role: Role.ValueType, scope: str) -> bool:
@@ -50,30 +53,30 @@ def role_grants(role: Role.ValueType, scope: str) -> bool:
 
 
 class Rights:
-    """The present rights of callers. `now` gives seconds since 1970."""
+    """Present rights of all callers. `now` gives seconds since 1970."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.version = 0
-        """Rises with every change."""
+        """Increases with every change."""
         self._now = now
         self._users: Mapping[str, UserRights] | None = None
         self._names: dict[str, UserRights] = {}
         self._removed: dict[str, float] = {}
-        """When the users were removed whose uids were known, while their tokens may be young."""
+        """Removal times of known users by uid, kept while their tokens may still be young."""
         self._revoked: Set[str] | None = None
         self._changed = asyncio.Event()
 
     def changed(self) -> asyncio.Event:
-        """Set with the next change."""
+        """Return the event that the next change sets."""
         return self._changed
 
     @property
     def users(self) -> Collection[UserRights]:
-        """All users as far as they are known."""
+        """All known users."""
         return (self._users or {}).values()
 
     def take_users(self, users: Mapping[str, UserRights], _ended: Iterable[str] = ()) -> None:
-        """These are all users."""
+        """Replace the list of users."""
         now = self._now()
         gone = {user.uid for user in self._names.values()} - users.keys()
         young = {uid: since for uid, since in self._removed.items() if now - since < NEW_SECONDS}
@@ -83,33 +86,36 @@ class Rights:
         self._note()
 
     def take_revoked(self, key_ids: Set[str], _added: object = None) -> None:
-        """These are all revoked keys."""
+        """Replace the list of revoked keys."""
         self._revoked = key_ids
         self._note()
 
     async def settle(self, identity: Identity) -> None:
-        """Wait a moment if not all is known that `of` needs for this caller."""
+        """Wait for a bounded time until `of` can decide about this caller."""
         if self._silent(identity):
             await self._wait(lambda: not self._silent(identity), START_PATIENCE)
         if not self._silent(identity) and self._may_be_new(identity):
             await self._wait(lambda: not self._may_be_new(identity), NEW_PATIENCE)
 
     def of(self, identity: Identity) -> Identity:
-        """The caller with what is left of its scopes.
+        """Return the caller with its present scopes.
 
-        Raises UNAUTHENTICATED or USER_DISABLED where nothing is, COMPONENT_UNAVAILABLE where that is not known.
+        Raises:
+            MeshError: UNAUTHENTICATED or USER_DISABLED if it has no rights, COMPONENT_UNAVAILABLE if they are not known yet.
         """
         silent = self._silent(identity)
         if silent:
             raise MeshError(
                 Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-                f"the {silent} service has not said yet what this token may do",
+                f"the {silent} service has not yet sent the rights of this token",
                 {"component": silent},
                 retry_after=1,
             )
         user = self._user(identity)
         if user is None:
             raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the user of this token was removed")
+        if self.seconds_left(identity) <= 0:
+            raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token has expired")
         if identity.token_id in (self._revoked or ()):
             raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")
         if user.disabled:
@@ -130,17 +136,21 @@ class Rights:
             scopes=frozenset(scope for scope in identity.scopes if role_grants(user.role, scope)),
         )
 
+    def seconds_left(self, identity: Identity) -> float:
+        """Seconds until the token of a caller has expired; infinite if it never does."""
+        return identity.expires + CLOCK_SKEW_SECONDS - self._now()
+
     def owner(self, uid: str, username: str, since: float) -> UserRights | None:
-        """The user who had this uid, or, where none was kept, this name at that time; None if it was removed."""
+        """Return the user with this uid; without a uid, the user that had this name at that time. None if it was removed."""
         return (self._users or {}).get(uid) if uid else self._named(username, since)
 
     def _may_be_new(self, identity: Identity) -> bool:
-        """Nobody has told of the user of this young token, neither that it is there nor that it was removed."""
+        """Whether the token is young and its user neither known nor removed."""
         young = self._now() - identity.issued < NEW_SECONDS
         return young and self._user(identity) is None and identity.uid not in self._removed
 
     def _silent(self, identity: Identity) -> str:
-        """Who must speak before anything is known about this caller; nobody: ""."""
+        """Name of the service whose list is needed for this caller and has not arrived; empty if none."""
         if self._users is None:
             return "gateway"
         return "contract" if identity.is_key and self._revoked is None else ""
@@ -148,7 +158,7 @@ class Rights:
     def _user(self, identity: Identity) -> UserRights | None:
         if identity.uid:
             return (self._users or {}).get(identity.uid)
-        # A token from before users had ids: of whoever has the name, if it is not older than that user.
+        # A token from before users had ids belongs to the user with its name, unless it is older than that user.
         return self._named(identity.subject, identity.issued)
 
     def _named(self, username: str, since: float) -> UserRights | None:
@@ -171,7 +181,7 @@ class Rights:
 
 
 class RightsReflector:
-    """Rights that follow what gateway and contract service tell, until closed."""
+    """Keeps `rights` up to date from gateway and contract service until closed."""
 
     def __init__(self, gateway: grpc.aio.Channel, contract: grpc.aio.Channel) -> None:
         self.rights = Rights()
@@ -179,10 +189,10 @@ class RightsReflector:
         self._revocations = RevocationReflector(contract, self.rights.take_revoked)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start watching."""
         self._standings.start()
         self._revocations.start()
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop watching."""
         await asyncio.gather(self._standings.close(), self._revocations.close())

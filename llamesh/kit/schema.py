@@ -1,6 +1,6 @@
-"""The versions of a service's tables: brought to the newest at its start, refused if a newer program was here.
+"""Applies the migrations of a service at its start, and refuses tables of a newer program.
 
-Two replicas may start at once: on PostgreSQL an advisory lock lets one migrate and the other find it done.
+Invariant: of two replicas that start at once, an advisory lock of PostgreSQL lets one migrate; the other finds the tables up to date.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTIL
 
 
 async def upgrade(connection: AsyncConnection, package: str, schema: str | None) -> None:
-    """Bring the tables of a package to the newest version, in the transaction of the connection.
+    """Apply the migrations of a package in the transaction of the connection.
 
     Raises StartRefused if the tables have a version that this program does not know.
     """
     if schema:
-        # The deadlines of calls are too short for a migration; the caller has one for the whole.
+        # Deadlines of calls are too short for a migration; the caller has a deadline for the whole.
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.execute(text("SET LOCAL lock_timeout = 0"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"llamesh.{schema}"})
@@ -42,7 +42,7 @@ def _upgrade(connection: Connection, package: str) -> None:
         )
     if present == newest:
         return
-    # Imported only when there is something to do: it takes longer than the rest of a service's start.
+    # Imported only if needed: the import takes longer than the rest of a service's start.
     from alembic import command
     from alembic.config import Config
 
@@ -55,7 +55,7 @@ def _upgrade(connection: Connection, package: str) -> None:
 
 
 def _known(versions: Path) -> tuple[set[str], set[str]]:
-    """All versions that this program knows, and those that no other follows."""
+    """Return all versions that this program knows, and the newest of them."""
     scripts = [path.read_text() for path in versions.glob("*.py")]
     names = {name for script in scripts for name in _REVISION.findall(script)}
     return names, names - {name for script in scripts for name in _FOLLOWED.findall(script)}

@@ -45,10 +45,10 @@ from llamesh.waiting import Wait
 __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run_member"]
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Longest message on the wire; contracts carry no bulk data."""
+"""Largest message; no method carries bulk data."""
 
 MAX_METADATA_BYTES = 128 * 1024
-"""Most headers of a call: all that Envoy lets in (60 KiB), and the claims of a token a second time."""
+"""Most metadata of a call: all headers that Envoy accepts (60 KiB), and the claims of the token again."""
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -64,27 +64,27 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 
 LOST_CODE = 3
-"""What a process ends with whose socket has vanished."""
+"""Exit code of a process whose socket was deleted."""
 _LOST_GRACE = 2.0
-"""Seconds that calls under way get then, before they are cancelled; nobody can reach the service meanwhile."""
+"""Drain in seconds of a process whose socket was deleted; short, because no new client can reach the service meanwhile."""
 
 _END_SECONDS = 10.0
-"""What a process that is asked to end needs beside its drains."""
+"""Seconds that a stopping process needs in addition to its drains."""
 
 DATABASE_SERVICE = "database"
-"""Name under which a member's gRPC health speaks of its database."""
+"""Name of the database in a member's gRPC health."""
 
 
-class StopRequested(Exception):  # noqa: N818 - it is no fault
-    """The process was asked to stop before it was ready."""
+class StopRequested(Exception):  # noqa: N818 - not an error
+    """The member was asked to stop before it was ready."""
 
 
 class Member:
     """One process of the mesh: its name, settings, gRPC server and health."""
 
     def __init__(self, name: str, settings: Settings, give_up: Callable[[], None] | None = None) -> None:
-        """`give_up`: ends the process as a kill would, so that it is started again; called if the service's socket has vanished, for gRPC
-        cannot listen anew. None: the socket is not looked after."""
+        """`give_up` ends the process at once, so that the supervisor starts it again. It is called if the socket was deleted, because gRPC
+        cannot listen again. None: the socket is not watched."""
         self.name = name
         self.settings = settings
         self._give_up = give_up
@@ -94,11 +94,11 @@ class Member:
         self._calls = MeshInterceptor(self.metrics.observe_call)
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
-        """Set once calls are answered."""
+        """Set when the member serves calls."""
         self.stopping = asyncio.Event()
         """Set when the drain begins."""
         self.stopped = asyncio.Event()
-        """Set when the drain is over."""
+        """Set when the drain has ended."""
         self._health = HealthServicer()
         self._services: list[str] = []
         self._shown: list[str] = []
@@ -113,42 +113,42 @@ class Member:
 
     @property
     def database_answers(self) -> bool:
-        """Whether the database gave a sign of life when it was last asked; true for a process without one."""
+        """Whether the last probe of the database succeeded; true for a member without a database."""
         return self._database_watch is None or self._database_watch.answers
 
     def announce(self, *services: str) -> None:
-        """Name the services that health and reflection speak of, for instance "llamesh.v1.GatewayService"."""
+        """Add services to health and reflection, for instance "llamesh.v1.GatewayService"."""
         self._services.extend(services)
 
     def show(self, *services: str) -> None:
-        """Name services of siblings that clients find at the same address, so that reflection speaks of them too."""
+        """Add services of other members to reflection, because clients find them at the same address."""
         self._shown.extend(services)
 
     def show_part(self, name: str, well: bool) -> None:
-        """Let the health service say of a part that this member depends on, for instance "store", whether it can be used."""
+        """Report in health whether a dependency of this member, for instance "store", can be used."""
         state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
         task = asyncio.get_running_loop().create_task(self._health.set(name, state))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
     def follow_rights(self, gateway: grpc.aio.Channel, contract: grpc.aio.Channel) -> Rights:
-        """Hold every caller against its present rights, as gateway and contract service at the ends of these channels tell them.
+        """Check every caller against its present rights, mirrored from gateway and contract service through these channels.
 
-        Serving does not wait for them: a call that comes before they have spoken does.
+        The member serves at once; calls that arrive before the first lists wait for them.
         """
         self._rights = RightsReflector(gateway, contract)
         self._calls.rights = self._rights.rights
         return self._rights.rights
 
     async def prepare(self, database: Database, package: str) -> None:
-        """Bring a package's tables to the newest version, and watch the database from then on.
+        """Apply the migrations of a package, and watch the database from then on.
 
-        A database that does not answer is waited for. Meanwhile the process listens: health says what it waits for, and calls are
-        refused as COMPONENT_UNAVAILABLE. Servicers that can do something without the database are registered before.
+        Waits for a database that does not answer. Meanwhile the member listens, health reports NOT_SERVING, and calls without a handler
+        are refused as COMPONENT_UNAVAILABLE. Servicers that work without the database are therefore registered before.
 
         Raises:
-            StartRefused: waiting would not help: wrong password, no such database, tables of a newer program, a damaged file.
-            StopRequested: asked to stop while it waited.
+            StartRefused: waiting cannot help: wrong password, no such database, tables of a newer program, a damaged file.
+            StopRequested: asked to stop while waiting.
         """
         self._database_watch = watch = DatabaseWatch(database, self._say_database, self.wait_for)
         failure = await watch.prepare(package)
@@ -158,7 +158,7 @@ class Member:
             await self._say_database(False)
             await self._listen()
             if not await watch.wait(package, failure, self.stopping):
-                # gRPC removes the socket when it stops.
+                # Stopping gRPC removes the socket, which the watch must not report.
                 await self._watch.close()
                 await self.server.stop(None)
                 self.stopped.set()
@@ -168,7 +168,7 @@ class Member:
         watch.start()
 
     def wait_for(self, wait: Wait | None) -> None:
-        """Let `llamesh up` and `llamesh doctor` say what this member waits for before it can serve; None: nothing any more."""
+        """Publish what this member waits for, for `llamesh up` and `llamesh doctor`; None if it no longer waits."""
         run_dir = self.settings.run_dir
         if wait is None:
             waiting.clear(run_dir, self.name)
@@ -176,12 +176,12 @@ class Member:
         try:
             waiting.say(make_private(run_dir), self.name, wait)
         except OSError as error:
-            report_failure("say what is waited for", error)
+            report_failure("publish what this member waits for", error)
 
     async def serve(self, address: str | None = None) -> None:
-        """Listen (on the service's Unix socket unless told otherwise) until asked to stop.
+        """Serve on the member's Unix socket, or on `address`, until `stop`; then drain and return.
 
-        Then drain: health says so, streams end, calls are finished.
+        The drain: health reports NOT_SERVING, open streams end with UNAVAILABLE, other calls get `drain_seconds` to finish.
         """
         if self.settings.reflection:
             add_reflection(self.server, [*self._services, *self._shown])
@@ -205,7 +205,7 @@ class Member:
         log.info("stopped")
 
     def stop(self) -> None:
-        """Begin the drain."""
+        """Start the drain. A second call only runs the callbacks of `on_stopping` again."""
         for act in self._on_stopping:
             act()
         if not self.stopping.is_set():
@@ -213,16 +213,16 @@ class Member:
         self.stopping.set()
 
     def on_stopping(self, act: Callable[[], None]) -> None:
-        """Call this when the drain begins, possibly more than once."""
+        """Register a callback for the start of the drain; it may be called more than once."""
         self._on_stopping.append(act)
 
     def drain_left(self) -> float:
-        """Seconds that are left of the drain; all of them before it has begun."""
+        """Return the seconds left of the drain; before it starts, its whole length."""
         return self.settings.drain_seconds if self._drain_until is None else self._drain_until - time.monotonic()
 
     async def _lost(self) -> None:
-        """Nobody new finds us: give what runs a short time, and make room for a process that listens."""
-        assert self._give_up is not None, "only then is the socket looked after"
+        """End the process after a short drain: new clients cannot find its socket, and a new process will listen again."""
+        assert self._give_up is not None, "else the socket is not watched"
         await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._calls.streams.drain()
         await self.server.stop(min(self.settings.drain_seconds, _LOST_GRACE))
@@ -230,7 +230,7 @@ class Member:
         self._give_up()
 
     async def _listen(self, address: str | None = None) -> None:
-        """Accept connections; a second call changes nothing."""
+        """Start listening. Idempotent."""
         if self._listening:
             return
         self._listening = True
@@ -267,7 +267,7 @@ def run_member(name: str, run: Callable[[Member], Awaitable[None]]) -> None:
         sys.exit(2)
     configure_logs(name, settings.log_level)
     if not is_supervised(os.environ):
-        # Else the supervisor says it, once for all.
+        # A supervisor reports these once for all members.
         for warning in warnings():
             log.warning(warning)
 
@@ -276,10 +276,10 @@ def run_member(name: str, run: Callable[[Member], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         for number in stop_signals(os.environ):
             loop.add_signal_handler(number, member.stop)
-        # Whoever started us is gone: nothing is left to drain for.
+        # The supervisor has died, and Envoy with it: there is nothing to drain.
         watch_lifeline(lambda: os._exit(1))
         try:
-            # Before anything of the home is touched: its database, its engines, the live socket of a process that serves.
+            # Take the lock before touching anything in the home: database, engines, the socket of a live process.
             async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
                 member.on_stopping(lock.say_ending)
                 await run(member)

@@ -1,7 +1,7 @@
-"""Notices that the path of a Unix socket does not lead to its listener any more: it was deleted, alone or with its directory.
+"""Notices that the path of a listening Unix socket was deleted, alone or with its directory.
 
-The kernel keeps such a listener, and the connections that it has, but nobody new finds it.
-Invariant: a path that leads to another process's socket is left alone; that process serves there now.
+The kernel keeps such a listener and its open connections, but new clients cannot find it.
+Invariant: a path that leads to a socket of another process counts as present: that process serves there now.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 
 LOOK_SECONDS = 1.0
-"""How often the path is looked at."""
+"""Seconds between two checks."""
 
 
 class SocketWatch:
-    """Calls `lost` if the path of a socket that we listen on has vanished, or is no socket; again and again until it is one."""
+    """Calls `lost` if the path is missing or is not a socket, at each check until it is one again."""
 
     def __init__(self, path: Path, lost: Callable[[], Awaitable[None]], every: float = LOOK_SECONDS) -> None:
         self._path = path
@@ -28,11 +28,11 @@ class SocketWatch:
         )
 
     def start(self) -> None:
-        """Begin; the path leads to our socket now."""
+        """Start checking; the socket must exist."""
         self._task.start()
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         await self._task.close()
 
     async def _look(self) -> None:

@@ -1,6 +1,9 @@
-"""What users may do now, as the gateway tells it. See `Reflector` for what holds while the gateway is away.
+"""Mirrors the present rights of users, which the gateway owns.
 
-Invariant: a user that was removed is never known again: a later one of the same name has another uid.
+A standing is the version of a user's rights: it increases with each change of them, and tokens carry the one they were made with. See
+`Reflector` for what holds during an outage of the gateway.
+
+Invariant: a removed user never returns: a later user of the same name has another uid.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from llamesh.v1.gateway_pb2_grpc import StandingServiceStub
 
 @dataclass(frozen=True, slots=True)
 class UserRights:
-    """A user as it is now."""
+    """Present rights of a user."""
 
     uid: str
     username: str
@@ -28,16 +31,16 @@ class UserRights:
     create_time: float = 0.0
     """Seconds since 1970."""
     password_standing: int = 0
-    """The standing since the last new password: logins that are older do not count."""
+    """Standing since the last change of the password: tokens of earlier logins are invalid."""
 
 
 def standing_id(uid: str, standing: int) -> str:
-    """What the tokens that were made with one standing of a user have in common."""
+    """Return the id that all tokens of one standing of a user have in common."""
     return f"{uid}:{standing}"
 
 
 class StandingReflector(Reflector[gateway_pb2.WatchStandingsResponse]):
-    """Watches, until closed. `on_change(users, ended)` is called with all users by uid and all ended standings whenever they change."""
+    """Mirrors users and ended standings. Each change calls `on_change(users, ended)` with all users by uid and all ended standings."""
 
     def __init__(
         self, gateway: grpc.aio.Channel, on_change: Callable[[Mapping[str, UserRights], Iterable[str]], None]
@@ -58,7 +61,7 @@ class StandingReflector(Reflector[gateway_pb2.WatchStandingsResponse]):
         self._listed, self._listed_ended, self._whole = {}, set(), False
 
     def _take(self, message: gateway_pb2.WatchStandingsResponse) -> bool:
-        """Before the list is whole nothing of it counts: who is missing may come later, and who has less rights may have more."""
+        """Nothing of a list takes effect before it is complete: users may be missing from the first part."""
         users = self._known if self._whole else self._listed
         ended = self._ended if self._whole else self._listed_ended
         for told in message.users:

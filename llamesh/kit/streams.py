@@ -1,6 +1,9 @@
-"""The answers under way that have no end of their own. A drain ends them: their readers come back to the next process.
+"""Open streams of a process, which a drain ends: their readers reconnect to the next process.
 
-Invariant: whoever reads a stream that a drain has ended is told so (UNAVAILABLE), and never takes it for complete.
+Each streaming handler registers its task in `Streams` while it serves (`calls.py` for the mesh's own methods, `ending` for Envoy's xDS).
+`Member` calls `drain`, which cancels these tasks.
+
+Invariant: a stream that a drain ends has the status UNAVAILABLE, so no reader takes it for complete.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ from llamesh.kit.errors import MeshError, Reason, refuse
 
 T = TypeVar("T")
 
+LONGEST_WAIT = 3600.0
+"""Seconds that a stream waits before it looks at the clock again: clocks are set, and machines sleep."""
+
 
 class Streams:
-    """All of one process."""
+    """All open streams of one process."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -26,7 +32,7 @@ class Streams:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Count the current task as a stream while it serves."""
+        """Register the current task as a stream while it serves."""
         task = asyncio.current_task()
         assert task is not None, "a stream is served by a task"
         self._tasks.add(task)
@@ -36,13 +42,13 @@ class Streams:
             self._tasks.discard(task)
 
     def drain(self) -> None:
-        """End all streams, now and from now on."""
+        """End all open streams and every stream that begins later."""
         self.draining = True
         for task in self._tasks:
             task.cancel()
 
     def ending(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method with a stream in both directions, of a protocol that is not the mesh's own (Envoy's), that ends with a drain."""
+        """Wrap a bidirectional-streaming handler (Envoy's xDS) so that a drain ends its stream with UNAVAILABLE."""
         behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]] = handler.stream_stream
 
         async def serve(
@@ -62,20 +68,29 @@ class Streams:
 
 
 async def allowed(
-    responses: AsyncGenerator[T, None], changed: Callable[[], asyncio.Event], still: Callable[[], None]
+    responses: AsyncGenerator[T, None],
+    changed: Callable[[], asyncio.Event],
+    still: Callable[[], None],
+    seconds_left: Callable[[], float],
 ) -> AsyncGenerator[T, None]:
-    """Responses as they come, until `still` raises: it is asked before each, and whenever the event that `changed` gives is set."""
+    """Yield responses as they come, until `still` raises.
+
+    It is asked before each response, whenever the event that `changed` gives is set, and when `seconds_left` returns 0.
+    """
     following: asyncio.Future[T] | None = None
     alarm: asyncio.Future[Any] | None = None
     try:
         while True:
-            # The event that will announce the next change is taken before looking, so that none falls in between.
+            # Get the event of the next change before checking, so that no change is missed in between.
             alarm = alarm or asyncio.ensure_future(changed().wait())
             still()
             following = following or asyncio.ensure_future(anext(responses))
-            await asyncio.wait({following, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            timeout = max(0.0, min(seconds_left(), LONGEST_WAIT))
+            await asyncio.wait({following, alarm}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if alarm.done():
                 alarm = None
+                continue
+            if not following.done():
                 continue
             try:
                 response = following.result()
@@ -91,7 +106,7 @@ async def allowed(
 
 
 def restarting() -> MeshError:
-    """Why a stream ends with a drain."""
+    """Return the error that ends a stream when its process drains."""
     return MeshError(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
         "the service is being restarted",

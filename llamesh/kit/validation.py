@@ -1,7 +1,7 @@
-"""Checks a request against the rules of its contract.
+"""Validates a request against the rules of its contract.
 
-Invariant: what a check costs is bounded by the rules. Items are counted before one is looked at, and a large request ends at the first
-rule that it breaks: each further one costs as much to say as a small request in all.
+Invariant: the rules bound the cost of a validation. Items are counted before the first is checked, and the validation of a large request
+ends at the first violation, because reporting each further one costs as much as a whole small request.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.violations import described
 
 LARGE = 4096
-"""Bytes of a request of which only the first violation is said."""
+"""Size in bytes above which only the first violation of a request is reported."""
 
 
 def validate(request: Message) -> None:
-    """Check a request; INVALID_FIELD naming every field at fault, or the first of a large request."""
+    """Validate a request; INVALID_FIELD names every invalid field, or the first one of a large request."""
     too_many = next(_too_many(request, ""), None)
     if too_many:
         raise _invalid((too_many,))
@@ -43,7 +43,7 @@ def _invalid(violations: tuple[FieldViolation, ...]) -> MeshError:
 
 
 def _too_many(message: Message, prefix: str) -> Iterator[FieldViolation]:
-    """Lists and maps that are longer than their rules allow."""
+    """Yield lists and maps that are longer than their rules allow."""
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
         if field.is_repeated:
@@ -59,7 +59,7 @@ def _too_many(message: Message, prefix: str) -> Iterator[FieldViolation]:
 
 
 def _path(field: Any) -> str:
-    """A field's path as people write it, for instance "changes.parameters.ctx_size" or "kinds[1]"."""
+    """Return the path of a field, for instance "changes.parameters.ctx_size" or "kinds[1]"."""
     parts = (
         f"{element.field_name}[{element.subscript.value}]" if element.subscript else str(element.field_name)
         for element in (field.elements if field else ())

@@ -1,6 +1,6 @@
-"""Violations of a contract's rules in words for people.
+"""Describes violations of a contract's rules for people.
 
-protovalidate's own words show regular expressions and bounds of a missing text; here each pattern of the contracts has its meaning.
+protovalidate's own messages show regular expressions, and bounds of a text that is missing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PATTERNS: Mapping[str, str] = {
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "must be a name of a Kubernetes namespace: at most 63 characters of a-z, 0-9 and -",
     "^[^\\pC\\p{Zl}\\p{Zp}]*$": "must have no control characters",
     "^(manage|metrics|infer:(\\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}))$": (
-        "is no scope: manage, metrics, infer:*, infer:MODEL or infer:SERVER_UUID"
+        "is not a scope: manage, metrics, infer:*, infer:MODEL or infer:SERVER_UUID"
     ),
 }
-"""What a text must be, by the pattern that its contract has."""
+"""Meaning of each pattern in the contracts."""
 
 
 def described(violation: Violation) -> str:
-    """What is wrong with a field."""
+    """Describe what is wrong with a field."""
     rule = violation.proto.rule_id
     if violation.field_value == "" and rule in {"string.pattern", "string.min_len"}:
         return "is missing"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
 from services.download.tables import ModelRow, State, TransferRow
@@ -53,6 +54,6 @@ def model_message(row: ModelRow) -> Model:
     return message
 
 
-def gguf_fields() -> Sequence[str]:
-    """The fields of a GGUF header that the contract has."""
-    return list(GgufMetadata.DESCRIPTOR.fields_by_name)
+def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:
+    """The fields of a GGUF header that the contract has, as they are stored with a model."""
+    return {name: getattr(metadata, name) for name in GgufMetadata.DESCRIPTOR.fields_by_name}

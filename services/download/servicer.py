@@ -30,6 +30,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, DownloadServi
 from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.source_names import name_of_source
 from services.download.sources import Source, SourceRefusedError
@@ -47,7 +48,7 @@ class DownloadServicer(DownloadServiceServicer):
     def __init__(
         self,
         transfers: Transfers,
-        catalogue: Catalogue,
+        integrity: Integrity,
         worker: Worker,
         source: Source,
         changes: Changes,
@@ -55,7 +56,7 @@ class DownloadServicer(DownloadServiceServicer):
         pages: Pages,
     ) -> None:
         self._transfers = transfers
-        self._catalogue = catalogue
+        self._integrity = integrity
         self._worker = worker
         self._source = source
         self._changes = changes
@@ -66,7 +67,7 @@ class DownloadServicer(DownloadServiceServicer):
         """See the contract."""
         wanted = self._transfer_request(request)
         # A model whose object is missing is not there, whatever its record says: to ask for it again repairs it.
-        await self._catalogue.check_object(request.model_uuid)
+        await self._integrity.check_object(request.model_uuid)
         try:
             row = await self._transfers.start(wanted)
         except MeshError as error:
@@ -129,9 +130,16 @@ class CatalogueServicer(CatalogueServiceServicer):
     """Models that are there."""
 
     def __init__(
-        self, catalogue: Catalogue, transfers: Transfers, worker: Worker, changes: Changes, pages: Pages
+        self,
+        catalogue: Catalogue,
+        integrity: Integrity,
+        transfers: Transfers,
+        worker: Worker,
+        changes: Changes,
+        pages: Pages,
     ) -> None:
         self._catalogue = catalogue
+        self._integrity = integrity
         self._pages = pages
         self._transfers = transfers
         self._worker = worker
@@ -156,7 +164,7 @@ class CatalogueServicer(CatalogueServiceServicer):
 
     async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
         """See the contract."""
-        path, model = await self._catalogue.locate(request.model_uuid)
+        path, model = await self._integrity.locate(request.model_uuid)
         return LocateModelResponse(path=str(path), model=model_message(model))
 
     async def WatchCatalogue(

@@ -112,9 +112,9 @@ class Transfers:
             raise _not_found(model_uuid)
         return row
 
-    async def page(self, asked: PageQuery) -> tuple[Sequence[TransferRow], str]:
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[TransferRow], str]:
         """A page, newest first, and the token of the next."""
-        page = asked.of(_LISTING)
+        page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(TransferRow), _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))

@@ -1,7 +1,10 @@
-"""Whose turn it is where few can be served at a time: by groups in turn, so that who asks much keeps nobody else out.
+"""A fair queue (start-time fair queueing) for work that few can do at a time: groups take turns, so no group can block the others.
 
-Invariant: memory is bounded. A group that asks for the first time is served before the second request of any other. Known callers do not
-wait behind strangers, nor do they shut them out: every other turn is a stranger's if one waits.
+A caller of `turn` gets a free slot at once or waits in a future. Whoever gives a slot back passes it to the next waiter, in the same step
+of the event loop, so a slot is never free while somebody waits.
+
+Invariants: memory is bounded. The first request of a group comes before the second of any other. Known callers do not wait behind
+strangers, nor do they starve them: every other slot goes to a stranger if one waits.
 """
 
 from __future__ import annotations
@@ -15,39 +18,39 @@ from itertools import count
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks for a turn."""
+    """Who requests a slot."""
 
     group: Hashable
-    """Those who share one share its turns."""
+    """Requesters with the same group share its slots."""
     known: bool
-    """It has proved before who it is."""
+    """Whether it has logged in before."""
 
 
 class QueueFullError(Exception):
-    """Too many wait. Those whose groups have the most turns before them are refused, strangers first."""
+    """Too many wait. Requesters whose groups have the most slots before them are refused first, strangers before known ones."""
 
 
 @dataclass(slots=True)
 class _Waiter:
     requester: Requester
     start: int
-    """When its turn comes, counted in turns of one group: start-time fair queueing."""
+    """Virtual start time: the number of slots that its group gets before."""
     number: int
     turn: asyncio.Future[None]
 
     @property
     def rank(self) -> tuple[int, int]:
-        """The smallest is next."""
+        """Order of service: the smallest is next."""
         return self.start, self.number
 
     @property
     def claim(self) -> tuple[bool, int, int]:
-        """The largest is refused first where there is no room."""
+        """Order of refusal: the largest is refused first if the queue is full."""
         return not self.requester.known, self.start, self.number
 
 
 class FairQueue:
-    """Serves `at_once` at the same time; `waiting` may wait."""
+    """Gives `at_once` slots; at most `waiting` requesters may wait."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._free = at_once
@@ -55,16 +58,16 @@ class FairQueue:
         self._waiting: list[_Waiter] = []
         self._now = 0
         self._next_of: dict[Hashable, int] = {}
-        """The start of the next request of a group, where that is later than now."""
+        """Virtual start time of the next request of a group, if it is later than now."""
         self._numbers = count()
         self._last_was_known = False
 
     @asynccontextmanager
     async def turn(self, requester: Requester) -> AsyncIterator[None]:
-        """Wait for a turn and hold it.
+        """Wait for a slot and hold it.
 
         Raises:
-            QueueFullError: at once or while it waits, if others with a better claim come.
+            QueueFullError: at once, or while it waits, if requesters with a better claim arrive.
         """
         if self._free:
             self._free -= 1
@@ -89,7 +92,7 @@ class FairQueue:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             elif not waiter.turn.cancelled() and waiter.turn.exception() is None:
-                self._pass_on()  # the turn came at the moment it was given up
+                self._pass_on()  # the slot was given in the moment of the cancellation
             raise
 
     def _refuse(self, waiter: _Waiter) -> None:

@@ -1,6 +1,9 @@
-"""Keeps the hub up to date: one stream from the controller and one from the download service, for all readers together.
+"""Feeds the hub: one watch of the controller and one of the download service, for all readers together.
 
-Invariant: after a sibling's restart its list is read anew and compared, so readers see the differences and nothing twice.
+Two background tasks read a stream each. A stream sends everything, then `synced`, then changes. When it ends, because the other service
+restarts, the task opens it again after a short pause.
+
+Invariant: each new stream sends the full list again, which is compared with the hub. So readers see only differences, and none twice.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from services.gateway.hub import KIND_DOWNLOADS, KIND_MODELS, KIND_SERVERS, Hub,
 from services.gateway.siblings import Siblings
 
 PAUSE = 0.1
-"""Seconds before a stream that ended is opened again."""
+"""Seconds before a stream is opened again after its end."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds of pause at most, if a sibling goes on failing."""
+"""Longest pause in seconds while the other service keeps failing."""
 
 
 class Feeds:
-    """Reads what siblings tell of changes into the hub."""
+    """Copies the watches of other services into the hub."""
 
     def __init__(self, siblings: Siblings, hub: Hub) -> None:
         self._siblings = siblings
@@ -34,12 +37,12 @@ class Feeds:
         ]
 
     def start(self) -> None:
-        """Begin to follow the controller and the download service."""
+        """Start watching the controller and the download service."""
         for task in self._tasks:
             task.start()
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop watching."""
         await asyncio.gather(*(task.close() for task in self._tasks))
 
     async def _read_servers(self) -> None:
@@ -79,7 +82,7 @@ class Feeds:
 
 
 class _Listing:
-    """What a sibling names before `synced`: what the hub knows beyond it is gone."""
+    """The list that a stream sends before `synced`. Objects of the hub that are not in it were removed."""
 
     def __init__(self, hub: Hub, *kinds: Kind) -> None:
         self._hub = hub
@@ -101,10 +104,10 @@ class _Listing:
         self._hub.set_synced(self._kinds)
 
     def broke(self, sibling: str, error: grpc.aio.AioRpcError) -> None:
-        """A stream that had told everything ends with its sibling's process, which is no failure; one that had not is raised."""
+        """Raise the error of a stream that ended before `synced`. A later end is a restart of the other service, which is no failure."""
         if not self.ended:
             raise error
-        log.info("watch of a sibling ended", sibling=sibling, code=error.code().name)
+        log.info("the watch of another service ended", sibling=sibling, code=error.code().name)
 
     def _forget(self, kind: Kind, name: str) -> None:
         entry = self._hub.get((kind, name))

@@ -1,6 +1,6 @@
-"""How the mesh does, part by part. It always answers: a part that does not answer is what it reports.
+"""Health of the mesh, component by component. A component that does not answer is reported as DOWN; the report itself never fails.
 
-It needs no token, so an answer is shared by all who ask within a second, and messages name no paths or addresses.
+The report needs no token. So it is cached for a second, and its messages contain no paths or addresses.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.siblings import Siblings
 
 PATIENCE = 1.0
-"""Seconds that a part may take for its answer."""
+"""Deadline of the answer of one component in seconds."""
 
 FRESH = 1.0
-"""Seconds for which an answer is given again."""
+"""Seconds for which a report is cached."""
 
 State: TypeAlias = gateway_pb2.HealthState.ValueType
 
 
 class _NotSaidYetError(Exception):
-    """A member answers, but has not said yet how a part of it is."""
+    """A member answers, but has not yet reported one of its dependencies."""
 
 
 class HealthReporter:
-    """Asks every part of the mesh. `clock` gives seconds that never go back, `database_answers` says what the gateway itself sees."""
+    """Asks every component. `clock` is monotonic; `database_answers` is the result of the gateway's own probe."""
 
     def __init__(
         self, siblings: Siblings, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
@@ -44,7 +44,7 @@ class HealthReporter:
         self._last: tuple[float, gateway_pb2.Health] | None = None
 
     async def report(self) -> gateway_pb2.Health:
-        """The state of the mesh now."""
+        """Return the present health of the mesh."""
         async with self._turn:
             if self._last is None or self._clock() - self._last[0] > FRESH:
                 health = await self._ask_all()
@@ -70,14 +70,14 @@ class HealthReporter:
         return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
 
     async def _ask_store(self) -> list[gateway_pb2.ComponentHealth]:
-        """What the download service says of the object store; nothing where it does not answer, which is reported as itself."""
+        """Return the store's health as the download service reports it; nothing if that service is DOWN, which is reported separately."""
         try:
             well, accepted = await asyncio.gather(
                 self._part_is_well("download", "store"), self._part_is_well("download", "store.credentials")
             )
         except _NotSaidYetError:
-            # It listens before it has looked: until then nobody knows.
-            return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, "is being looked at for the first time")]
+            # The download service listens before its first check of the store.
+            return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, "is being checked for the first time")]
         if well is None:
             return []
         if well:
@@ -85,15 +85,17 @@ class HealthReporter:
         refused = "the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or its folder this user"
         away = (
             "the object store cannot be used: it is stopped or cut off, MINIO_ENDPOINT is wrong, or its folder is gone;"
-            " models are neither fetched nor found there"
+            " models can neither be downloaded nor read"
         )
         message = refused if accepted is False else away
-        # Models that were fetched to this machine are served on.
+        # DEGRADED only: models that were copied to this machine are still served.
         return [_component("store", gateway_pb2.HEALTH_STATE_DEGRADED, message)]
 
     async def _part_is_well(self, member: str, part: str) -> bool | None:
-        """What a member's health says of a part that it depends on; None where it does not answer. _NotSaidYetError where it answers
-        that it knows of no such part."""
+        """Return whether a dependency of a member is healthy; None if the member does not answer.
+
+        Raises _NotSaidYetError if the member has not yet reported the dependency.
+        """
         request = health_pb2.HealthCheckRequest(service=part)
         try:
             answer = await self._siblings.health[member].Check(request, timeout=PATIENCE)
@@ -104,7 +106,7 @@ class HealthReporter:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _ask_database(self) -> gateway_pb2.ComponentHealth:
-        """What each member says of its tables. One that says nothing is reported as itself."""
+        """Combine what the members report about their databases. A member that is DOWN is reported separately."""
         seen = await asyncio.gather(*(self._database_of(name) for name in self._siblings.health))
         own = [] if self._database_answers() else ["gateway"]
         missing = own + [name for name, well in zip(self._siblings.health, seen, strict=True) if well is False]
@@ -124,14 +126,14 @@ class HealthReporter:
                 controller_pb2.GetMeshStatusRequest(), timeout=PATIENCE
             )
         except grpc.aio.AioRpcError:
-            return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "not known while the controller is down")
+            return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "unknown while the controller is down")
         if not mesh.connected_envoys:
             return _component("envoy", gateway_pb2.HEALTH_STATE_DOWN, "no Envoy is connected to the controller")
         return _component("envoy", gateway_pb2.HEALTH_STATE_OK, "")
 
 
 def worst(states: Iterable[State]) -> State:
-    """The worst of some states; what is not known counts as DEGRADED."""
+    """Return the worst state; an unknown one counts as DEGRADED."""
     return max(state or gateway_pb2.HEALTH_STATE_DEGRADED for state in states)
 
 

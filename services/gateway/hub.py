@@ -1,7 +1,11 @@
-"""The latest state of everything that can be watched, each with the number of its last change.
+"""The watch cache of the gateway: the latest state of every server, download and model.
 
-Invariant: a reader is one number, its cursor; what changed after it is found from the newest backwards. So readers cost no
-memory, a slow one sees the latest state of each object instead of every step, and reading costs what changed, not what exists.
+Each change gets a sequence number. A reader stores only the last number it has seen; entries are ordered by last change, so catching up
+walks back from the newest. `Feeds` writes changes; each `Watches.watch` waits in `wait_beyond`, which the next change wakes, and reads with
+`changed_since`. Everything runs in one event loop, so no lock is needed.
+
+Invariant: readers need no memory here, a slow reader gets the latest state of each object instead of every step, and the cost of reading
+depends on the number of changes, not of objects.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ KIND_MODELS = gateway_pb2.WATCH_KIND_MODELS
 KINDS = (KIND_SERVERS, KIND_DOWNLOADS, KIND_MODELS)
 
 REMEMBERED_REMOVALS = 1000
-"""Removed objects remembered for readers that resume; older cursors are refused."""
+"""Removals that are kept for readers that resume; a reader that has missed an older one starts again."""
 
 Kind: TypeAlias = gateway_pb2.WatchKind.ValueType
 Object: TypeAlias = server_pb2.Server | download_pb2.Download | model_pb2.Model
@@ -30,7 +34,7 @@ Key: TypeAlias = tuple[Kind, str]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object as it is now, or as it was when it was removed."""
+    """The latest state of an object, or its last one before it was removed."""
 
     sequence: int
     object: Object
@@ -38,7 +42,7 @@ class Entry:
 
 
 class Hub:
-    """All watched objects of one life of the gateway, which `incarnation` names."""
+    """The cache of one run of the gateway. `incarnation` is the id of the run; resume tokens contain it."""
 
     def __init__(self, incarnation: str) -> None:
         self._incarnation = incarnation
@@ -51,11 +55,11 @@ class Hub:
 
     @property
     def sequence(self) -> int:
-        """Number of the last change."""
+        """Sequence number of the last change."""
         return self._sequence
 
     def put(self, kind: Kind, name: str, value: Object) -> None:
-        """Note the state of an object; nothing happens where it is what is known already."""
+        """Store the state of an object, if it has changed."""
         key = (kind, name)
         known = self._entries.get(key)
         if known is None or known.removed or known.object != value:
@@ -63,7 +67,7 @@ class Hub:
             self._note(key, value, removed=False)
 
     def remove(self, kind: Kind, name: str, last: Object | None = None) -> None:
-        """Note that an object is gone, with its last state where that is known."""
+        """Mark an object as removed, with its last state if known."""
         key = (kind, name)
         known = self._entries.get(key)
         if known is None or known.removed:
@@ -75,25 +79,25 @@ class Hub:
             del self._entries[forgotten]
 
     def live(self, kind: Kind) -> list[str]:
-        """Names of the objects of a kind that are there."""
+        """Return the names of the objects of a kind."""
         return [name for (own, name), entry in self._entries.items() if own == kind and not entry.removed]
 
     def set_synced(self, kinds: Iterable[Kind]) -> None:
-        """Note that everything of these kinds is known."""
+        """Mark these kinds as complete."""
         for kind in kinds:
             self._synced[kind].set()
 
     async def until_synced(self, kinds: Iterable[Kind]) -> None:
-        """Wait until everything of these kinds is known."""
+        """Wait until these kinds are complete."""
         for kind in kinds:
             await self._synced[kind].wait()
 
     def token(self, sequence: int) -> str:
-        """The resume token after a change."""
+        """Return the resume token for a sequence number."""
         return f"{self._incarnation}.{sequence}"
 
     def cursor(self, token: str) -> int:
-        """The number that a resume token carries; RESUME_TOKEN_EXPIRED where reading cannot go on from it."""
+        """Return the sequence number in a resume token; RESUME_TOKEN_EXPIRED if reading cannot continue from it."""
         incarnation, _, number = token.rpartition(".")
         known = incarnation == self._incarnation and number.isascii() and number.isdigit() and len(number) < 20
         if not known or int(number) > self._sequence:
@@ -102,12 +106,12 @@ class Hub:
         return int(number)
 
     def check(self, cursor: int) -> None:
-        """RESUME_TOKEN_EXPIRED where a removal after the cursor has been forgotten."""
+        """Raise RESUME_TOKEN_EXPIRED if a removal after the cursor is no longer kept."""
         if cursor < self._oldest:
             raise _expired()
 
     def changed_since(self, cursor: int, wanted: Callable[[Key], bool]) -> list[tuple[int, Key]]:
-        """What changed after the cursor, oldest change first: each with its number."""
+        """Return the objects that changed after the cursor with their sequence numbers, oldest change first."""
         changes: list[tuple[int, Key]] = []
         for key in reversed(self._entries):
             sequence = self._entries[key].sequence
@@ -119,7 +123,7 @@ class Hub:
         return changes
 
     def get(self, key: Key) -> Entry | None:
-        """An object as it is now; None where it was forgotten."""
+        """Return the entry of an object; None if it is unknown or no longer kept."""
         return self._entries.get(key)
 
     async def wait_beyond(self, cursor: int) -> None:
@@ -137,5 +141,5 @@ class Hub:
 
 def _expired() -> MeshError:
     return MeshError(
-        Reason.ERROR_REASON_RESUME_TOKEN_EXPIRED, "the watch cannot go on from there: too much has changed since"
+        Reason.ERROR_REASON_RESUME_TOKEN_EXPIRED, "the watch cannot continue from there: too much has changed since"
     )

@@ -1,8 +1,9 @@
-"""grpc.health.v1 at the front door: the standard protocol's view of `HealthReporter`, for load balancers, probes and clients of gRPC.
+"""grpc.health.v1 at the front door: the health of the mesh in the standard protocol, for load balancers, probes and gRPC clients.
 
-The empty name is the mesh, which serves as long as no part is DOWN; other names are those of parts and of public services.
+The empty name means the whole mesh, which is SERVING as long as no component is DOWN. Other names are those of components and public
+services.
 
-Invariant: it needs no token, so what a caller can make it do is bounded: a Check costs a look that all share, watches are counted.
+Invariant: calls need no token, so their cost is bounded: a Check uses the cached report, and the number of watches is limited.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from llamesh.v1 import gateway_pb2
 from services.gateway.health import HealthReporter
 
 MAX_WATCHES = 64
-"""Watches at the same time, of all callers."""
+"""Most open watches of all callers together."""
 EVERY = 1.0
-"""Seconds between two looks of a watch."""
+"""Seconds between two checks of a watch."""
 SERVICES = {
     "llamesh.v1.GatewayService": "gateway",
     "llamesh.v1.ContractService": "contract",
@@ -33,7 +34,7 @@ _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.He
 
 
 class MeshHealthServicer:
-    """Answers from `health`, until `stopping` is set: then watches are told so and end."""
+    """Serves the protocol from `health`. When `stopping` is set, watches send NOT_SERVING and end."""
 
     def __init__(self, health: HealthReporter, stopping: asyncio.Event, every: float = EVERY) -> None:
         self._health = health
@@ -42,7 +43,7 @@ class MeshHealthServicer:
         self._watches = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve the protocol under the mesh's name."""
+        """Register the protocol under the mesh's name."""
         decode, encode = health_pb2.HealthCheckRequest.FromString, _Status.SerializeToString
         handlers = {
             "Check": grpc.unary_unary_rpc_method_handler(self.check, decode, encode),
@@ -54,7 +55,7 @@ class MeshHealthServicer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(OF_MESH, handlers),))
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> health_pb2.HealthCheckResponse:
-        """The state of one name; NOT_FOUND where there is none such."""
+        """Return the state of one name; NOT_FOUND if it is unknown."""
         known = await self._states()
         if request.service not in known:
             names = ", ".join(name for name in sorted(known) if name)
@@ -64,14 +65,14 @@ class MeshHealthServicer:
         return _Status(status=known[request.service])
 
     async def list(self, _request: health_pb2.HealthListRequest, _context: object) -> health_pb2.HealthListResponse:
-        """The states of all names."""
+        """Return the states of all names."""
         known = await self._states()
         return health_pb2.HealthListResponse(statuses={name: _Status(status=state) for name, state in known.items()})
 
     async def watch(
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The state of one name now and whenever it changes; SERVICE_UNKNOWN where there is none such, which may change."""
+        """Yield the present state of one name and each change; SERVICE_UNKNOWN while the name is unknown."""
         if self._watches >= MAX_WATCHES:
             error = MeshError(
                 Reason.ERROR_REASON_TOO_MANY_WATCHES,

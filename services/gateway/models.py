@@ -1,4 +1,4 @@
-"""The catalogue of models, by way of the download service that owns it. A model that a server uses is not removed."""
+"""Models, from the catalogue of the download service. Invariant: a model that a server uses is not deleted."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from llamesh.v1 import controller_pb2, download_pb2, model_pb2
 from services.gateway.siblings import Siblings
 
 NAMED_SERVERS = 10
-"""Servers named where they stand against the removal of a model."""
+"""Most servers that the refusal of a deletion names."""
 
 
 class Models:
-    """Models that are ready to be served."""
+    """Models that are complete and can be served."""
 
     def __init__(self, siblings: Siblings) -> None:
         self._catalogue = siblings.catalogue
         self._controller = siblings.controller
 
     async def page(self, size: int, token: str) -> download_pb2.ListCatalogueModelsResponse:
-        """Some models, by create time and id."""
+        """Return a page of models, by create time and id."""
         request = download_pb2.ListCatalogueModelsRequest(page_size=size, page_token=token)
         with asking("download"):
             return await self._catalogue.ListCatalogueModels(request, **call_options())
 
     async def get(self, model_uuid: str) -> model_pb2.Model:
-        """One model; MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
+        """Return a model; MODEL_NOT_FOUND, or MODEL_NOT_READY while it is downloaded."""
         request = download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid)
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(request, **call_options())
 
     async def delete(self, model_uuid: str) -> model_pb2.Model:
-        """Remove a model; MODEL_IN_USE, naming the servers, while some are declared with it."""
+        """Delete a model; MODEL_IN_USE names the servers that use it."""
         users = controller_pb2.ListDeclaredServersRequest(model_uuid=model_uuid, page_size=NAMED_SERVERS)
         with asking("controller"):
             used_by = (await self._controller.ListDeclaredServers(users, **call_options())).servers

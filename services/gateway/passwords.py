@@ -1,6 +1,6 @@
-"""Passwords as argon2id hashes. Hashing takes a core and 64 MiB, so it runs in worker threads, few at a time.
+"""Password hashes with argon2id. A hash takes a core and 64 MiB, so few run at the same time, in worker threads.
 
-Invariant: checking takes the same work whether the user exists or not.
+Invariant: a check takes the same work whether the user exists or not.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from llamesh.kit.errors import MeshError, Reason
 from services.gateway.fair_queue import FairQueue, QueueFullError, Requester
 
 AT_ONCE = 2
-"""Hashes computed at the same time: bounds their memory to twice 64 MiB."""
+"""Hashes that are computed at the same time: bounds their memory to twice 64 MiB."""
 
 WAITING = 64
 """Hashes that may wait; more are refused with TOO_MANY_LOGINS. the queue is fair between networks (fair_queue.py)."""
 
 MEMBER = Requester("members", known=True)
-"""Who has a token: changes of users, and the first administrator."""
+"""Requester of hashes for authenticated callers, and for the first administrator."""
 
 
 class Passwords:
-    """Makes and checks hashes. `hasher` sets their cost."""
+    """Computes and checks hashes. `hasher` sets their cost."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -32,13 +32,13 @@ class Passwords:
         self._nobodys = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:
-        """The hash to keep."""
+        """Return the hash of a password."""
         return await self._in_turn(password, None, MEMBER) or ""
 
     async def check(self, password: str, kept: str | None, requester: Requester = MEMBER) -> str | None:
-        """Check a password against the hash of its user, None where there is no such user.
+        """Check a password against the hash of its user; `kept` is None if there is no such user.
 
-        Returns None where it is wrong, else the hash to keep from now on (another one after the costs were raised).
+        Return None if it is wrong, else the hash to store, which is a new one if the cost was raised.
         """
         right = await self._in_turn(password, kept or self._nobodys, requester)
         return right if kept else None
@@ -50,7 +50,7 @@ class Passwords:
         except QueueFullError:
             raise MeshError(
                 Reason.ERROR_REASON_TOO_MANY_LOGINS,
-                "too many logins at the same time; try again in 2 s",
+                "too many logins at the same time",
                 {"retryAfterSeconds": 2},
                 retry_after=2,
             ) from None

@@ -1,7 +1,7 @@
-"""Under which condition a change is made: the etag in the request, or REST's If-Match (RFC 9110, 13.1.1), which means the same.
+"""The precondition of a change: the etag in the request, or REST's If-Match (RFC 9110, 13.1.1), which means the same.
 
-Invariant: a condition is met or the call is refused, never passed over. Calls whose request has no `etag` are refused an If-Match before
-they come here, by envoy/lua/strict_json.lua for REST and by llamesh/kit/calls.py for gRPC, where it is metadata.
+Invariant: a precondition is never ignored. If a request has no field `etag`, its If-Match is refused earlier: by envoy/lua/strict_json.lua
+for REST, and by llamesh/kit/calls.py for gRPC metadata.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _TAG = re.compile(r'\s*(?:(?P<weak>W/)?"(?P<quoted>[^"\x00-\x20]*)"|(?P<bare>[^\
 
 
 def wanted_etag(field: str, context: Context) -> str:
-    """The etag that the resource must have, empty for any.
+    """Return the etag that the resource must have, empty for any.
 
     Raises:
-        MeshError: INVALID_FIELD if the header is malformed, has several etags, or another than the field; ETAG_MISMATCH if it is weak
-            or empty, as no resource's is.
+        MeshError: INVALID_FIELD if the header is malformed, has several etags, or differs from the field; ETAG_MISMATCH if the etag is
+            weak or empty, which no resource has.
     """
     headers = [str(value) for key, value in context.invocation_metadata() or () if key == CONDITION_HEADER]
     if not headers:
@@ -32,7 +32,7 @@ def wanted_etag(field: str, context: Context) -> str:
 
 
 def read_if_match(values: Sequence[str]) -> str:
-    """The one etag of If-Match, quoted or not; empty for `*`, which any resource meets that is there. Errors as in `wanted_etag`."""
+    """Return the etag of If-Match, quoted or not; empty for `*`, which any existing resource meets. Errors as in `wanted_etag`."""
     text = ",".join(values)
     if text.strip() == "*":
         return ""

@@ -1,7 +1,7 @@
-"""Servers as people ask for them: the contract service says whether it may be, the controller makes it so.
+"""Creates, changes and stops servers: asks the contract service whether a server is allowed, then declares it at the controller.
 
-Invariant: nothing is declared or changed that the contract service did not allow: a change is made only to the very state that it was
-checked with. Nothing is remembered here: what a request_id has declared before, the controller knows, after a restart and in all replicas.
+Invariant: nothing is declared or changed without a check by the contract service, and a change applies only to the state that was checked
+(etag). The gateway stores nothing: the controller knows what a request_id has declared, after a restart and in all replicas.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
+from llamesh.kit.spec_changes import apply_changes
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
 from services.gateway.siblings import Siblings
 
 STOP_MARGIN = 10.0
-"""Seconds that stopping may take beyond the drain, in which running requests are finished."""
+"""Seconds that a stop may take in addition to the drain."""
 
 CHANGE_ATTEMPTS = 5
-"""How often a change is checked anew because the server was changed by others meanwhile."""
+"""Attempts to check and make a change, if others change the server at the same time."""
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
-"""Fields of a request that are at fault, by the reason of a refusal. Of what does not fit, no single one is."""
+"""Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single one."""
 
 
 class Servers:
-    """The servers of the mesh, by way of the contract service and the controller."""
+    """Servers of the mesh."""
 
     def __init__(self, siblings: Siblings, drain_seconds: float) -> None:
         self._stop_deadline = drain_seconds + STOP_MARGIN
@@ -39,9 +40,10 @@ class Servers:
         self._catalogue = siblings.catalogue
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str, uid: str) -> server_pb2.Server:
-        """Declare a server for a user: its name is shown, its uid tells its request_id from those of others.
+        """Declare a server for a user. Each user (`uid`) has its own request_ids; `subject` is the name that is shown.
 
-        Raises the reason of the first rule that refuses it, MODEL_NOT_FOUND, and REQUEST_ID_REUSED.
+        Raises:
+            MeshError: the reason of the first rule that refuses the server, MODEL_NOT_FOUND, or REQUEST_ID_REUSED.
         """
         digest = digest_of(request)
         first = await self._first_answer(subject, uid, request.request_id, digest)
@@ -83,9 +85,9 @@ class Servers:
             return await self._controller.DeclareServer(declaration, **call_options())
 
     async def update(self, server_uuid: str, changes: server_pb2.ServerChanges, etag: str) -> server_pb2.Server:
-        """Change a server, once the result is checked as a new server would be.
+        """Check the changed server as a new one would be, then change it.
 
-        ETAG_MISMATCH where it is not as the caller has read it, or is changed by others again and again.
+        Raises ETAG_MISMATCH if the server has another etag, or if others keep changing it.
         """
         attempts = 1 if etag else CHANGE_ATTEMPTS
         for attempt in range(attempts):
@@ -95,19 +97,18 @@ class Servers:
             try:
                 return await self._change(present, changes)
             except MeshError as error:
-                # Two changes, each of them allowed, may not be allowed together: what is there now is checked anew.
+                # Two changes that are allowed one by one may not be allowed together, so check again with the present state.
                 if error.reason != Reason.ERROR_REASON_ETAG_MISMATCH or attempt == attempts - 1:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
     async def _change(self, present: server_pb2.Server, changes: server_pb2.ServerChanges) -> server_pb2.Server:
-        """Check what a server would be after a change and make it so; ETAG_MISMATCH if it is not as it was checked any more."""
+        """Check a server as it would be after a change, and change it; ETAG_MISMATCH if it changes in between."""
         checked = await self._check(check_of_change(present.server_uuid, present.spec, changes))
         wanted = server_pb2.ServerChanges()
         wanted.CopyFrom(changes)
         if name := taken_alias(checked.parameters, changes.model_name):
             wanted.model_name = name
-        validate(changed(present.spec, wanted))
         update = controller_pb2.UpdateDeclaredServerRequest(
             server_uuid=present.server_uuid,
             changes=wanted,
@@ -118,6 +119,7 @@ class Servers:
         if changes.HasField("runtime_params") or changes.HasField("parameters"):
             update.changes.ClearField("runtime_params")
             update.changes.parameters.CopyFrom(checked.parameters)
+        validate(apply_changes(present.spec, update.changes))
         with asking("controller"):
             return await self._controller.UpdateDeclaredServer(update, **call_options())
 
@@ -126,31 +128,31 @@ class Servers:
         return await self.update(server_uuid, server_pb2.ServerChanges(replicas=replicas), etag)
 
     async def get(self, server_uuid: str) -> server_pb2.Server:
-        """One server; SERVER_NOT_FOUND where there is none."""
+        """Return a server; SERVER_NOT_FOUND."""
         request = controller_pb2.GetDeclaredServerRequest(server_uuid=server_uuid)
         with asking("controller"):
             return await self._controller.GetDeclaredServer(request, **call_options())
 
     async def page(self, size: int, token: str) -> controller_pb2.ListDeclaredServersResponse:
-        """Some servers, by create time and id."""
+        """Return a page of servers, by create time and id."""
         request = controller_pb2.ListDeclaredServersRequest(page_size=size, page_token=token)
         with asking("controller"):
             return await self._controller.ListDeclaredServers(request, **call_options())
 
     async def sleep(self, server_uuid: str) -> server_pb2.Server:
-        """Stop the engines until the next request."""
+        """Put a server to sleep: stop its engines until the next request."""
         request = controller_pb2.SleepDeclaredServerRequest(server_uuid=server_uuid)
         with asking("controller"):
             return await self._controller.SleepDeclaredServer(request, **call_options())
 
     async def wake(self, server_uuid: str) -> server_pb2.Server:
-        """Start the engines."""
+        """Wake a server: start its engines."""
         request = controller_pb2.WakeDeclaredServerRequest(server_uuid=server_uuid)
         with asking("controller"):
             return await self._controller.WakeDeclaredServer(request, **call_options())
 
     async def stop(self, server_uuid: str, etag: str) -> server_pb2.Server:
-        """Stop a server and forget it; ETAG_MISMATCH where it is not as the caller has read it."""
+        """Stop and remove a server; ETAG_MISMATCH if it has another etag."""
         request = controller_pb2.RemoveServerRequest(server_uuid=server_uuid, etag=etag)
         with asking("controller"):
             return await self._controller.RemoveServer(request, **call_options(self._stop_deadline))
@@ -158,7 +160,7 @@ class Servers:
     async def log(
         self, server_uuid: str, replica: int, tail_lines: int, follow: bool
     ) -> AsyncGenerator[controller_pb2.ReadEngineLogResponse, None]:
-        """An engine's last lines, then, with `follow`, the new ones until the reader leaves."""
+        """Yield the last lines of an engine's log; with `follow`, then new lines until the caller leaves."""
         request = controller_pb2.ReadEngineLogRequest(
             server_uuid=server_uuid, replica=replica, tail_lines=tail_lines, follow=follow
         )
@@ -180,9 +182,9 @@ class Servers:
         return served_name(model.name, model_uuid)
 
     async def _first_answer(self, subject: str, uid: str, request_id: str, digest: str) -> server_pb2.Server | None:
-        """The server that this request has declared before; None where it has not, or the server is gone. REQUEST_ID_REUSED.
+        """Return the server that this request_id has already declared; None if there is none. REQUEST_ID_REUSED.
 
-        Asked before the check, which could refuse the repetition because of the memory that the first server has taken.
+        This comes before the check, which could refuse the repetition for the memory that the first server has taken.
         """
         if not request_id:
             return None
@@ -199,7 +201,7 @@ class Servers:
 
 
 def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
-    """The error for a check that did not allow: the first rule's reason and numbers, every rule's message."""
+    """Return the error for a refused check: reason and numbers of the first rule, messages of all."""
     first = checked.refusals[0] if checked.refusals else contract_pb2.Refusal(reason="INTERNAL")
     name = PREFIX + first.reason
     known = name in Reason.keys()  # noqa: SIM118 - the enum's wrapper is no mapping
@@ -212,12 +214,12 @@ def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
 
 
 def engine_memory(estimate: server_pb2.MemoryEstimate) -> int:
-    """Bytes that one engine takes."""
+    """Return the memory of one engine in bytes."""
     return estimate.weights_bytes + estimate.kv_cache_bytes + estimate.overhead_bytes
 
 
 def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> str:
-    """The name that a server is to have, by its own field or by --alias, which is taken out; INVALID_FIELD where both differ."""
+    """Return the name of a server from its field or from --alias, which is removed; INVALID_FIELD if they differ."""
     alias = parameters.alias
     parameters.ClearField("alias")
     if alias and model_name and alias != model_name:
@@ -226,7 +228,7 @@ def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> st
 
 
 def digest_of(request: gateway_pb2.ServeRequest) -> str:
-    """What tells one request from another, whatever its request_id: fields that are left out count as their default."""
+    """Return the digest of a request without its request_id; missing fields count as their defaults."""
     said = json_format.MessageToDict(request, preserving_proto_field_name=True)
     said.pop("request_id", None)
     said.setdefault("replicas", 1)
@@ -245,7 +247,7 @@ def _changed_since(present: server_pb2.Server, etag: str) -> MeshError:
 def check_of_change(
     server_uuid: str, spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges
 ) -> contract_pb2.CheckRequest:
-    """What to ask the contract service before a change: the server as it would be, in place of what it is."""
+    """Return the check for a change: the server as it would be, which replaces the present one."""
     request = contract_pb2.CheckRequest(
         model_uuid=spec.model_uuid,
         replicas=changes.replicas if changes.HasField("replicas") else spec.replicas,
@@ -260,17 +262,3 @@ def check_of_change(
     elif not changes.HasField("runtime_params"):
         request.parameters.CopyFrom(spec.parameters)
     return request
-
-
-def changed(spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges) -> server_pb2.ServerSpec:
-    """The spec with what is set in `changes`; parameters, which the contract service checks, left out."""
-    result = server_pb2.ServerSpec()
-    result.CopyFrom(spec)
-    for name in ("replicas", "metered", "model_name"):
-        if changes.HasField(name):
-            setattr(result, name, getattr(changes, name))
-    if changes.HasField("idle_sleep"):
-        result.idle_sleep.CopyFrom(changes.idle_sleep)
-    if changes.HasField("wake_budget"):
-        result.wake_budget.CopyFrom(changes.wake_budget)
-    return result

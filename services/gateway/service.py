@@ -35,7 +35,7 @@ from services.gateway.users import Users
 from services.gateway.watch import Watches
 
 ROTATION_CHECK = 600.0
-"""Seconds between looks at whether a signing key is due for replacement."""
+"""Seconds between two runs of the rotation of signing keys and of the pruning of standings."""
 
 
 async def run(member: Member) -> None:

@@ -1,6 +1,6 @@
-"""The gateway's face: decodes a request, says whose it is, calls the noun that decides, encodes the answer."""
+"""The gateway's gRPC handlers. Each decodes a request, calls the module that decides, and encodes the answer."""
 
-# ruff: noqa: D102, N802 - names and documentation of calls stand in the contract
+# ruff: noqa: D102, N802 - the contract names and documents the methods
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -200,12 +200,12 @@ class StandingServicer(gateway_pb2_grpc.StandingServiceServicer):
 
 
 def client_address(context: Context) -> str:
-    """The address that a call comes from; empty if it did not come through Envoy."""
+    """Return the IP address of the client; empty if the call did not come through Envoy."""
     return str(dict(context.invocation_metadata() or ()).get(CLIENT_ADDRESS_HEADER, ""))
 
 
 def encoded(user: User) -> gateway_pb2.User:
-    """A user as the contract has it."""
+    """Encode a user for the contract."""
     result = gateway_pb2.User(
         username=user.username, role=as_role(user.role), contract_id=user.contract_id, disabled=user.disabled
     )

@@ -1,4 +1,4 @@
-"""The services that the gateway asks, each behind one channel. A sibling that restarts is waited for within the deadline."""
+"""Stubs of the other services, each with one channel. A call waits while its service restarts, up to the deadline."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from llamesh.v1 import (
 
 
 class Siblings:
-    """Stubs of the other members. Close them when done."""
+    """Stubs of the other members."""
 
     contract: contract_pb2_grpc.ContractServiceAsyncStub
     admission: admission_pb2_grpc.AdmissionServiceAsyncStub
     catalogue: download_pb2_grpc.CatalogueServiceAsyncStub
     controller: controller_pb2_grpc.ControllerServiceAsyncStub
     health: dict[str, health_pb2_grpc.HealthStub]
-    """grpc.health of each sibling by its name."""
+    """grpc.health of each member by name."""
     metrics: dict[str, metrics_pb2_grpc.MetricsServiceAsyncStub]
-    """The numbers of each sibling by its name."""
+    """The numbers of each member by name."""
 
     def __init__(self, settings: Settings) -> None:
         self.channels: dict[str, grpc.aio.Channel] = {
             name: channel(settings, name) for name in ("contract", "download", "controller")
         }
-        """The channels by the name of the sibling."""
+        """Channels by name of the member."""
         self.contract = contract_pb2_grpc.ContractServiceStub(self.channels["contract"])
         self.admission = admission_pb2_grpc.AdmissionServiceStub(self.channels["contract"])
         self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])
@@ -44,12 +44,12 @@ class Siblings:
         self.metrics = {name: metrics_pb2_grpc.MetricsServiceStub(own) for name, own in self.channels.items()}
 
     async def know_contract(self, contract_id: str, deadline: float = DEADLINE) -> None:
-        """CONTRACT_NOT_FOUND where the contract service does not know a contract, or is removing it. Empty: none is meant."""
+        """Raise CONTRACT_NOT_FOUND if the contract does not exist or is being removed. An empty id means no contract."""
         if contract_id:
             request = contract_pb2.GetContractRequest(contract_id=contract_id)
             with asking("contract"):
                 await self.contract.GetContract(request, **call_options(deadline))
 
     async def close(self) -> None:
-        """Close all channels; calls under way are cancelled."""
+        """Close all channels and cancel their calls."""
         await asyncio.gather(*(own.close() for own in self.channels.values()))

@@ -1,8 +1,7 @@
-"""The keys that tokens are signed and verified with: one shared secret (HS256), or key pairs that are replaced (EdDSA, RS256).
+"""Keys that sign and verify tokens: one shared secret (HS256), or key pairs that are rotated (EdDSA, RS256).
 
-Invariant: a key signs only after verifiers had time to learn it, and is named to them until the last token it signed has
-expired. Key pairs live in the database, so that all gateways sign with the same, encrypted with the mesh's secret; the secret never
-leaves the mesh.
+Invariants: a key signs only after verifiers had time to fetch it, and is published until the last token that it signed has expired. Key
+pairs are in the database, encrypted with the mesh's secret, so that all gateways sign with the same. The secret never leaves the mesh.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from llamesh.kit.errors import MeshError, StartRefused
 from llamesh.kit.secret import mesh_secret
 
 PUBLISH_LEAD = timedelta(seconds=60)
-"""How long a new key pair is only named before it signs; the controller asks for keys more often than that."""
+"""How long a new key pair is published before it signs; longer than the interval at which the controller fetches keys."""
 
 SLACK = timedelta(days=1)
-"""A key's last day is noted so much later than needed, so that it is written once a day, not with each token."""
+"""Margin on the stored expiry of a key, so that it is written once a day instead of with each token."""
 
 
 _ENCRYPTED = "BEGIN ENCRYPTED PRIVATE KEY"
@@ -45,17 +44,17 @@ PrivateKey: TypeAlias = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 class SigningKey(Base):
-    """A key pair."""
+    """Row of a key pair."""
 
     __tablename__ = "signing_keys"
 
     kid: Mapped[str] = mapped_column(String(32), primary_key=True)
     algorithm: Mapped[str] = mapped_column(String(8))
     private_pem: Mapped[str] = mapped_column(Text)
-    """PKCS 8, encrypted; not encrypted if an earlier release made it."""
+    """PKCS 8, encrypted unless an earlier release wrote it."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     good_until: Mapped[datetime] = mapped_column(Timestamp)
-    """No token that it signed is valid longer."""
+    """No token that it signed is valid after this time."""
 
 
 _ALL = select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid)
@@ -63,56 +62,56 @@ _ALL = select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid)
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """A JSON Web Key Set (RFC 7517) and a version that changes with it."""
+    """A JSON Web Key Set (RFC 7517) and its version."""
 
     jwks_json: str
     version: str
 
 
 class Signer(Protocol):
-    """What signs tokens and names the keys that verify them."""
+    """Signs tokens and publishes the keys that verify them."""
 
     async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
-        """A token with these claims."""
+        """Sign a token with these claims."""
 
     async def key_set(self) -> KeySet:
-        """The keys that verify tokens now."""
+        """Return the keys that verify tokens now."""
 
     async def public_keys(self) -> Sequence[Mapping[str, str]]:
-        """Those of them that are no secret."""
+        """Return those of them that are not secret."""
 
     async def rotate(self) -> None:
-        """Replace keys that are old, forget keys that are of no use any more."""
+        """Replace old keys and delete unused ones."""
 
 
 class SharedSecret:
-    """HS256 with one secret, as the reference deployment has it. It is never replaced while the mesh runs."""
+    """HS256 with one secret, as in the reference deployment. It is not rotated."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
         self._kid = _digest("kid", secret)
 
     async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
-        """A token with these claims."""
+        """Sign a token with these claims."""
         return jwt.encode(dict(claims), self._secret, algorithm="HS256", headers={"kid": self._kid})
 
     async def key_set(self) -> KeySet:
-        """The secret as a key of type `oct`."""
+        """Return the secret as a key of type `oct`."""
         key = HMACAlgorithm.to_jwk(self._secret, as_dict=True)
         return _key_set([{"kty": "oct", "k": key["k"], "kid": self._kid, "alg": "HS256", "use": "sig"}])
 
     async def public_keys(self) -> Sequence[Mapping[str, str]]:
-        """None: whoever could verify with the secret could sign with it."""
+        """Return nothing: the key that verifies could also sign."""
         return ()
 
     async def rotate(self) -> None:
-        """Nothing to do: the secret is a setting."""
+        """Do nothing: the secret is a setting."""
 
 
 class KeyPairs:
-    """EdDSA or RS256 key pairs in the database, encrypted with `secret`. `now` gives the time, `new_id` a new key's name.
+    """EdDSA or RS256 key pairs in the database, encrypted with `secret`. `now` is the clock, `new_id` makes names of keys.
 
-    While the database is away, the keys that were last read go on being named.
+    During an outage of the database, the keys that were read last stay published.
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class KeyPairs:
         self._last: Sequence[Mapping[str, str]] | None = None
 
     async def sign(self, claims: Mapping[str, Any], expires: datetime) -> str:
-        """A token with these claims; notes how long its key must be named."""
+        """Sign a token and store until when its key must be published."""
         async with self._database.begin() as session:
             keys = (await session.scalars(_newest_first(self._algorithm).with_for_update())).all()
             key = signs(keys, self._now())
@@ -143,11 +142,11 @@ class KeyPairs:
         return jwt.encode(dict(claims), private, algorithm=key.algorithm, headers={"kid": key.kid})
 
     async def key_set(self) -> KeySet:
-        """The public keys, also of pairs that sign no more and of an algorithm that was set before."""
+        """Return all public keys, those of retired pairs and of an earlier algorithm included."""
         return _key_set(await self.public_keys())
 
     async def public_keys(self) -> Sequence[Mapping[str, str]]:
-        """The same, each as a JSON Web Key."""
+        """Return the same keys as JSON Web Keys."""
         try:
             async with self._database.read() as session:
                 keys = (await session.scalars(_ALL)).all()
@@ -159,9 +158,9 @@ class KeyPairs:
         return self._last
 
     async def rotate(self) -> None:
-        """Make a key pair if the newest is old or there is none; forget those whose last token has expired; encrypt what is not.
+        """Create a key pair if there is none or the newest is old, delete those whose last token has expired, and encrypt the rest.
 
-        StartRefused if the secret is not the one that the keys were encrypted with.
+        Raises StartRefused if the keys were encrypted with another secret.
         """
         now = self._now()
         async with self._database.begin() as session:
@@ -183,12 +182,12 @@ class KeyPairs:
 
 
 def signs(keys: Sequence[SigningKey], now: datetime) -> SigningKey:
-    """The key to sign with, of keys newest first: the newest that verifiers know; the oldest where all are new."""
+    """Return the key to sign with: the newest that verifiers have, or the oldest if all are new. `keys` are sorted newest first."""
     return next((key for key in keys if now - key.create_time >= PUBLISH_LEAD), keys[-1])
 
 
 def open_signer(settings: Settings, database: Database, now: Callable[[], datetime]) -> Signer:
-    """The signer that JWT_ALGORITHM names."""
+    """Create the signer for JWT_ALGORITHM."""
     secret = mesh_secret(settings)
     if settings.jwt_algorithm == "HS256":
         return SharedSecret(secret)
@@ -204,7 +203,7 @@ def _newest_first(algorithm: str) -> Any:
 
 
 class _Vault:
-    """Encrypts private keys with a secret. Keys that were decrypted stay in memory: the password hash of PKCS 8 is slow by intent."""
+    """Encrypts private keys with a secret. Decrypted keys are cached, because the key derivation of PKCS 8 is slow on purpose."""
 
     def __init__(self, secret: str) -> None:
         self._password = _digest("signing keys at rest", secret).encode()
@@ -215,7 +214,7 @@ class _Vault:
         return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()
 
     def closed(self, key: SigningKey) -> str:
-        """A key as it is to be kept: encrypted now if it was not."""
+        """Return the encrypted form of a key."""
         private = self.opened(key)
         return key.private_pem if _ENCRYPTED in key.private_pem else self.sealed(private)
 

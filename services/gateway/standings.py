@@ -1,10 +1,12 @@
-"""What users may do now, told to every member: all users, and which of their earlier standings have ended.
+"""The standings of users: versions of their rights, and the ended ones that Envoy must check.
 
-A token carries the standing that its user had when it was made. The standing rises with every change of role, contract, state or password,
-and the earlier one is told as ended until the last token that was made with it has expired: this tells Envoy which tokens to ask Admission
-about.
+A token contains its user's standing at the time it was made. The standing increases with each change of role, contract, state or password.
+The earlier one is published as ended until its last token has expired: Envoy asks Admission about tokens with an ended standing.
 
-Invariant: a change is told to this process's watchers at once, one made by another gateway on the same database within `RESYNC_SECONDS`.
+A change runs in `changing`, which sets an event; each watch waits for that event, or RESYNC_SECONDS for changes by other gateways, reads
+everything if the counter of changes has moved, and sends the difference to its reader.
+
+Invariant: watchers of this process get a change at once, a change by another gateway on the same database within RESYNC_SECONDS.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from llamesh.v1 import gateway_pb2
 from services.gateway.tables import User
 
 RESYNC_SECONDS = 1.0
-"""How often changes made by another gateway on the same database are looked for."""
+"""Seconds between two checks for changes by another gateway on the same database."""
 AWAY_SECONDS = 1.0
-"""How soon they are looked for again if the database did not answer."""
+"""Seconds before the next check if the database did not answer."""
 BATCH = 1000
-"""Users, or ended standings, in one message of a watch."""
+"""Most users, or ended standings, in one message of a watch."""
 
 
 class EndedRow(Base):
-    """A standing that has ended, kept until every token that was made with it has expired."""
+    """A standing that has ended; kept until all its tokens have expired."""
 
     __tablename__ = "ended_standings"
 
@@ -45,7 +47,7 @@ class EndedRow(Base):
 
 
 class ChangesRow(Base):
-    """One row that counts the changes of all standings, so that whether there was one is one small question."""
+    """One row that counts the changes of all standings, so that a small query tells whether there was a change."""
 
     __tablename__ = "standings_changes"
 
@@ -55,17 +57,17 @@ class ChangesRow(Base):
 
 @dataclass(frozen=True, slots=True)
 class _Present:
-    """All there is to tell."""
+    """Everything that watchers get."""
 
     number: int = 0
     listed: datetime | None = None
-    """When all was read."""
+    """When it was read."""
     users: Mapping[str, gateway_pb2.Standing] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
 
 
 class Standings:
-    """The standings of all users. `now` gives the time."""
+    """Standings of all users. `now` is the clock."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -77,7 +79,7 @@ class Standings:
         self._turn = asyncio.Lock()
 
     async def end(self, session: AsyncSession, user: User) -> None:
-        """Within the transaction that changes what a user may do: its standing ends, and a new one begins."""
+        """Begin a new standing of a user, in the transaction that changes its rights."""
         if user.tokens_until is not None and user.tokens_until > self._now():
             session.add(EndedRow(uid=user.uid, standing=user.standing, tokens_until=user.tokens_until))
         user.standing += 1
@@ -85,39 +87,39 @@ class Standings:
         await self.count(session)
 
     async def count(self, session: AsyncSession) -> None:
-        """Within a transaction that changes users: let others see that there was a change."""
+        """Count a change, in the transaction that changes users, so that other gateways notice it."""
         await session.execute(update(ChangesRow).values(number=ChangesRow.number + 1))
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that changes users, as `Database.begin`. What was committed is told however the call ends."""
+        """Open a transaction that changes users, as `Database.begin` does. Watchers are notified however the call ends."""
         try:
             async with self._database.begin() as session:
                 await _one_at_a_time(session)
                 yield session
         finally:
-            # Also if the caller left, or the answer to the commit was lost: the transaction may have happened.
+            # Also after a cancellation or a lost answer to the commit: the transaction may have happened.
             self._changed.set()
 
     async def users_of(self, contract_id: str) -> int:
-        """How many users have a contract, once the changes that are under way have ended."""
+        """Count the users with a contract, after all open changes have ended."""
         query = select(func.count()).select_from(User).where(User.contract_id == contract_id)
         async with self._database.begin() as session:
             await _one_at_a_time(session)
             return await session.scalar(query) or 0
 
     async def prune(self) -> None:
-        """Forget ended standings whose tokens have all expired."""
+        """Delete ended standings whose tokens have all expired."""
         async with self._database.begin() as session:
             await session.execute(delete(EndedRow).where(EndedRow.tokens_until <= self._now()))
 
     async def watch(self) -> AsyncIterator[gateway_pb2.WatchStandingsResponse]:
-        """Everything, then each change; see the contract. Ends after `LISTED_FOR`: a new watch is told all without what has expired."""
+        """Yield everything, then each change; see the contract. Ends after `LISTED_FOR`, so that the next watch drops expired items."""
         told = _Present()
         until = self._now() + LISTED_FOR
         synced = False
         while True:
-            # The event that will announce the next change is taken before looking, so that none falls in between.
+            # Get the event of the next change before reading, so that no change is missed in between.
             if self._changed.is_set():
                 self._changed = asyncio.Event()
             announced = self._changed
@@ -144,7 +146,7 @@ class Standings:
 
     async def _read(self) -> _Present:
         async with self._turn, self._database.read() as session:
-            # Read first: a change that comes between the two is read again, not missed.
+            # Read the number first: a change between the two reads is read again, not missed.
             number = await session.scalar(select(ChangesRow.number)) or 0
             now = self._now()
             if (
@@ -160,12 +162,12 @@ class Standings:
 
 
 async def _one_at_a_time(session: AsyncSession) -> None:
-    """Wait until no other transaction changes users, and keep others waiting until this one ends."""
+    """Lock: transactions that change users run one at a time, so that rules over all users hold."""
     await session.execute(select(ChangesRow.number).with_for_update())
 
 
 def encoded(user: User) -> gateway_pb2.Standing:
-    """A user's standing as the contract has it."""
+    """Encode the standing of a user for the contract."""
     result = gateway_pb2.Standing(
         uid=user.uid,
         username=user.username,

@@ -1,4 +1,4 @@
-"""The gateway's table of users."""
+"""Table of users."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class User(Base):
 
     username: Mapped[str] = mapped_column(String(64), primary_key=True)
     uid: Mapped[str] = mapped_column(String(64), unique=True)
-    """No later user of the same name has it."""
+    """A later user with the same name has another one."""
     role: Mapped[int]
     contract_id: Mapped[str] = mapped_column(String(64))
     disabled: Mapped[bool]
     standing: Mapped[int]
-    """Rises with each change of role, contract or `disabled`, and with each new password."""
+    """Version of the user's rights: increases with each change of role, contract, `disabled` or password."""
     password_standing: Mapped[int]
-    """The standing since the last new password; 0: the first one."""
+    """Standing since the last change of the password; 0 if it was never changed."""
     tokens_until: Mapped[datetime | None] = mapped_column(Timestamp)
-    """When the last token of the present standing has expired, or later; None: it has none."""
+    """Time by which all tokens of the present standing have expired; None if there are none."""
     password_hash: Mapped[str] = mapped_column(String(256))
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)

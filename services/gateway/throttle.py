@@ -1,8 +1,10 @@
-"""Slows down guessing of passwords: after some failures a user name must wait at the address that failed, and so must the address.
+"""Throttles password guessing: after some failures, a user name has to wait at the address that failed, and so has the address.
 
-Invariant: nobody is kept out by what happens at other addresses, nor for good (fair_queue.py shares out the turns for hashing). An attempt
-counts before its password is checked, so that many at once are no more guesses than one after the other. Memory is bounded, whatever
-names strangers send.
+An attempt waits in `attempt` until it may begin, counts as running while the password is checked, and wakes the waiting attempts at its
+end. Only attempts of one address wait for each other.
+
+Invariants: failures at other addresses never lock a user out, and no lock lasts for ever (fair_queue.py shares the hashing). An attempt
+counts before its password is checked, so concurrent guesses are no more than consecutive ones. Memory is bounded for any names.
 """
 
 from __future__ import annotations
@@ -20,40 +22,40 @@ from llamesh.kit.errors import MeshError, Reason
 from services.gateway.fair_queue import Requester
 
 FREE_FAILURES = 5
-"""Failures of a name at an address that cost nothing: people mistype."""
+"""Failures of a name at an address without a pause: people mistype."""
 
 FREE_FAILURES_OF_ADDRESS = 20
-"""Failures of all names at an address that cost nothing: people share addresses."""
+"""Failures of all names at an address without a pause: people share addresses."""
 
 FREE_FAILURES_OF_SITE = 100
-"""Failures of all addresses of a /48 of IPv6 that cost nothing: one owner may have it all, or share it."""
+"""Failures of all addresses of an IPv6 /48 without a pause: one owner may have all of it, or share it."""
 
 FIRST_PAUSE = 1.0
-"""Seconds to wait after the first failure too many; doubled by each further one."""
+"""Pause in seconds after the first failure above these numbers; doubled with each further one."""
 
 LONGEST_PAUSE = 60.0
-"""Seconds to wait at most."""
+"""Longest pause in seconds."""
 
 FORGOTTEN_AFTER = 900.0
-"""Seconds without a failure after which earlier ones count no more."""
+"""Seconds without a failure after which earlier ones no longer count."""
 
 REMEMBERED = 10_000
-"""Names at addresses, and addresses, that are remembered; the one tried longest ago is forgotten first."""
+"""Most records of names at addresses, and of addresses; the least recently used is dropped first."""
 
 AT_ONCE = 4
-"""Passwords of one address that are checked, or wait for their turn to be hashed, at the same time: a stranger does not fill the queue."""
+"""Passwords of one address that are hashed, or wait for it, at the same time, so that a stranger cannot fill the queue."""
 
 WAITING_OF_ADDRESS = 32
-"""Attempts of one address that may wait for that; more are refused."""
+"""Attempts of one address that may wait to begin; more are refused."""
 
 WAITING = 1000
-"""Attempts that may wait in all."""
+"""Attempts of all addresses that may wait to begin."""
 
 _NETWORK_BITS = 64
-"""An IPv6 host has that much of an address to itself: a network counts as one."""
+"""Bits of an IPv6 network that one host has for itself: the network counts as one address."""
 
 _LOOPBACK = "loopback"
-"""Whoever has an account on this machine has all addresses of its loopback interface: they count as one."""
+"""Name for all addresses of the loopback interface, which any account of this machine can use: they count as one."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -67,7 +69,7 @@ class _Record:
 
 
 class _Records(Generic[Key]):
-    """Failures by some key, `free` of which cost nothing. `clock` gives seconds that never go back."""
+    """Failures by a key; the first `free` cause no pause. `clock` is monotonic."""
 
     def __init__(self, free: int, clock: Callable[[], float]) -> None:
         self._free = free
@@ -78,15 +80,15 @@ class _Records(Generic[Key]):
         return len(self._records)
 
     def running(self, key: Key) -> int:
-        """Attempts that have begun and not ended."""
+        """Return the number of running attempts."""
         return self._look(key).running
 
     def pause(self, key: Key) -> float:
-        """Seconds that must pass before the next attempt."""
+        """Return the seconds before the next attempt may begin."""
         return self._look(key).free_at - self._clock()
 
     def has_room(self, key: Key) -> bool:
-        """Whether one more attempt may begin: if all that run fail, there is no failure more than is free."""
+        """Whether one more attempt may begin without a pause, even if all running ones fail."""
         record = self._look(key)
         return record.running < max(1, self._free - record.failures)
 
@@ -106,14 +108,14 @@ class _Records(Generic[Key]):
         record.failures, record.free_at = 0, 0.0
 
     def end(self, key: Key) -> None:
-        """An attempt has ended; nothing is kept of one without failures."""
+        """End an attempt; a record without failures is dropped."""
         record = self._keep(key)
         record.running = max(0, record.running - 1)
         if not record.running and not record.failures:
             del self._records[key]
 
     def _look(self, key: Key) -> _Record:
-        """What is known, without keeping anything: attempts that are refused push no record out."""
+        """Return a record without storing a new one, so that refused attempts displace no records."""
         record = self._records.get(key)
         if record is None:
             return _Record()
@@ -131,32 +133,32 @@ class _Records(Generic[Key]):
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt to log in; it is neither a success nor a failure until `right` is set."""
+    """One attempt to log in; it counts as neither success nor failure until `right` is set."""
 
     requester: Requester
-    """Who waits for its password to be hashed."""
+    """Requester of the hash, for the fair queue."""
     right: bool | None = None
     """Whether the password was right."""
 
 
 class Throttle:
-    """Admits attempts by name and address. `clock` gives seconds that never go back."""
+    """Admits attempts by name and address. `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._pairs: _Records[tuple[str, str]] = _Records(FREE_FAILURES, clock)
         self._addresses: _Records[str] = _Records(FREE_FAILURES_OF_ADDRESS, clock)
         self._sites: _Records[str] = _Records(FREE_FAILURES_OF_SITE, clock)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
-        """Names that have logged in from an address: what others do there does not make them wait."""
+        """Names that have logged in from an address: failures of other names there do not delay them."""
         self._waiting: Counter[str] = Counter()
         self._ended = asyncio.Condition()
 
     @asynccontextmanager
     async def attempt(self, name: str, address: str) -> AsyncIterator[Attempt]:
-        """Let an attempt begin, once those before it leave room, and count how it ends. `address` empty: not known.
+        """Wait until the attempt may begin, and count how it ends. `address` is empty if unknown.
 
         Raises:
-            MeshError: TOO_MANY_LOGINS while the name must wait at this address, or the address must, or too many wait already.
+            MeshError: TOO_MANY_LOGINS during a pause of the name at this address or of the address, or if too many attempts wait.
         """
         network = network_of(address)
         pair = name, network
@@ -221,13 +223,13 @@ class Throttle:
                 records.failed(key)
 
     def _levels(self, network: str) -> list[tuple[_Records[str], str]]:
-        """Where an attempt counts for all names: its address, and for IPv6 the wider network around it."""
+        """Return the records that count all names together: of the address, and for IPv6 of the wider network."""
         site = [(self._sites, site_of(network))] if ":" in network else []
         return [(self._addresses, network), *site]
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, the network of an IPv6 host, or all of the loopback interface."""
+    """Return what counts as one address: an IPv4 address, the network of an IPv6 host, or the whole loopback interface."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -242,7 +244,7 @@ def network_of(address: str) -> str:
 
 
 def site_of(network: str) -> str:
-    """A wider network, which one owner may have: /24 of IPv4, /48 of IPv6. Strangers of one take turns with those of others."""
+    """Return the wider network that one owner may have: /24 of IPv4, /48 of IPv6. The fair queue shares hashing between such networks."""
     try:
         parsed = ipaddress.ip_network(network)
     except ValueError:
@@ -254,7 +256,7 @@ def _too_many(why: str, left: float) -> MeshError:
     seconds = math.ceil(left)
     return MeshError(
         Reason.ERROR_REASON_TOO_MANY_LOGINS,
-        f"{why}; try again in {seconds} s",
+        why,
         {"retryAfterSeconds": seconds},
-        retry_after=left,
+        retry_after=seconds,
     )

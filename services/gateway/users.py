@@ -1,6 +1,6 @@
-"""Who can log in, what each may do, and the rules about it.
+"""Users: creation, change and deletion, and the rules about them.
 
-Invariant: there is always an administrator; a password is never kept or logged, only its hash.
+Invariants: there is always an enabled administrator. Passwords are never stored or logged, only their hashes.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from services.gateway.standings import Standings
 from services.gateway.tables import User
 
 FIRST_ADMIN = "admin"
-"""Name of the user that the first start makes."""
+"""Name of the user that the first start creates."""
 
-DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to all, and refused where others can come
-"""Its password where none is set."""
+DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to everyone, so refused unless Envoy listens on loopback only
+"""Password of the first user if none is set."""
 
 TOKENS_MARGIN = timedelta(days=1)
-"""How much longer than needed it is noted that a user has tokens: most logins then have nothing to write."""
+"""Margin on the stored expiry of a user's tokens, so that most logins write nothing."""
 
 SIGNING_TIME = timedelta(minutes=1)
-"""More than it takes from that note to the token."""
+"""Longer than the time between storing that expiry and signing the token."""
 
 RECHECK_SECONDS = 1.0
 """How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
@@ -50,7 +50,7 @@ Role: TypeAlias = gateway_pb2.Role.ValueType
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to change of a user; None leaves it."""
+    """Changes of a user; None leaves a value."""
 
     password: str | None = None
     role: Role | None = None
@@ -59,7 +59,7 @@ class Change:
 
     @property
     def rights(self) -> bool:
-        """Whether it concerns what the user may do: administrators only."""
+        """Whether it changes the user's rights, which only administrators may do."""
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
@@ -98,10 +98,10 @@ class Users:
         self._new_id = new_id
 
     async def ensure_first(self, settings: Settings) -> None:
-        """Make the first administrator where there is no user yet.
+        """Create the first administrator if there are no users.
 
         Raises:
-            StartRefused: without LLAMESH_ADMIN_PASSWORD, or with the default password kept, while other machines can reach Envoy.
+            StartRefused: other machines can reach Envoy, and LLAMESH_ADMIN_PASSWORD is missing or the default password is still in use.
         """
         async with self._database.begin() as session:
             there = await session.scalar(select(User.username).limit(1))
@@ -113,22 +113,22 @@ class Users:
         try:
             await self.create(FIRST_ADMIN, password, gateway_pb2.ROLE_ADMIN, "")
         except MeshError as error:
-            # Another gateway on the same database was faster.
+            # Another gateway on the same database has created it first.
             if error.reason != Reason.ERROR_REASON_USER_EXISTS:
                 raise
 
     async def _refuse_default_password(self, settings: Settings, admin: User | None) -> None:
-        """A mesh that began on a loopback address may not be opened with the password that everyone knows."""
+        """Refuse to open a mesh to other machines while its administrator has the default password."""
         if settings.loopback or admin is None:
             return
         if await self._passwords.check(DEFAULT_PASSWORD, admin.password_hash) is not None:
             raise StartRefused(
-                f"LLAMESH_BIND={settings.bind} lets other machines in, and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}: start "
-                f"with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
+                f"other machines can connect (LLAMESH_BIND={settings.bind}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
+                f" start with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
             )
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
-        """Make a user; USER_EXISTS if the name is taken, CONTRACT_NOT_FOUND if the contract service does not know the contract."""
+        """Create a user; USER_EXISTS if the name is taken, CONTRACT_NOT_FOUND if the contract service does not know the contract."""
         await self._know_contract(contract_id, DEADLINE)
         now = self._now()
         user = User(
@@ -157,17 +157,18 @@ class Users:
         return user
 
     async def get(self, username: str) -> User:
-        """One user; USER_NOT_FOUND where there is none."""
+        """Return a user; USER_NOT_FOUND."""
         async with self._database.read() as session:
             return await _found(session, username)
 
     async def hold(self, username: str, uid: str, lifetime: timedelta, password_standing: int | None = None) -> User:
-        """Note that a user's present standing has a token of this lifetime, before it is made: so it is known how long the standing must be
-        remembered once it has ended. `uid` empty: the present user of that name. `password_standing`: that of the
-        password that was shown for it.
+        """Store that the user's present standing has a token of this lifetime, before the token is made: an ended standing must be
+        published until its last token has expired. An empty `uid` means the present user of that name. `password_standing` belongs to the
+        password that was checked.
 
-        Raises USER_NOT_FOUND where the user is gone, though another may have its name; USER_DISABLED; WRONG_CREDENTIALS where the password
-        was changed since.
+        Raises:
+            MeshError: USER_NOT_FOUND if the user was removed, even if another has its name; USER_DISABLED; WRONG_CREDENTIALS if the
+                password has changed since.
         """
         async with self._database.begin() as session:
             user = await _found(session, username)
@@ -190,9 +191,10 @@ class Users:
         return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
-        """Change a user; USER_NOT_FOUND, CONTRACT_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be.
+        """Change a user. `authenticated` is the user whose password was checked for this change.
 
-        `authenticated`: who has shown the password for it; WRONG_CREDENTIALS if that was changed meanwhile.
+        Raises:
+            MeshError: USER_NOT_FOUND, CONTRACT_NOT_FOUND, LAST_ADMINISTRATOR, or WRONG_CREDENTIALS if the password has changed since.
         """
         await self._know_contract(change.contract_id or "", DEADLINE)
         password_hash = await self._passwords.hash(change.password) if change.password is not None else None
@@ -214,20 +216,20 @@ class Users:
             if password_hash is not None or before != (user.role, user.contract_id, user.disabled):
                 await self._standings.end(session, user)
             if password_hash is not None:
-                # Whoever has learned the earlier one is logged out, wherever that was. Keys stay: they have an end of their own.
+                # All logins with the earlier password end. Keys stay valid: they have an expiry of their own.
                 user.password_hash = password_hash
                 user.password_standing = user.standing
             user.update_time = self._now()
         return user
 
     async def _give(self, contract_id: str | None) -> None:
-        """Within a transaction that changes users: a contract that is there now is there until it ends, because whoever removes it counts
-        its users after this transaction."""
+        """Check a contract in the transaction that gives it to a user. The contract stays until the transaction ends, because its removal
+        counts the users afterwards."""
         if contract_id:
             await self._know_contract(contract_id, RECHECK_SECONDS)
 
     async def delete(self, username: str) -> User:
-        """Remove a user; USER_NOT_FOUND or LAST_ADMINISTRATOR where it cannot be."""
+        """Delete a user; USER_NOT_FOUND or LAST_ADMINISTRATOR."""
         async with self._standings.changing() as session:
             admins = await _lock_admins(session)
             user = await _found(session, username)
@@ -238,11 +240,11 @@ class Users:
 
 
 def first_password(settings: Settings) -> str:
-    """The first administrator's password: the one that is set, else "admin" where only this machine can use it."""
+    """Return the first administrator's password: the setting, else "admin" if only this machine can connect."""
     chosen = settings.admin_password.get_secret_value() if settings.admin_password else ""
     if not settings.loopback and chosen in ("", DEFAULT_PASSWORD):
         raise StartRefused(
-            f"LLAMESH_BIND={settings.bind} lets other machines in, and the first administrator has no password of its "
+            f"other machines can connect (LLAMESH_BIND={settings.bind}), and the first administrator has no password of its "
             "own: set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
         )
     if not chosen:
@@ -267,11 +269,11 @@ def user_disabled(username: str) -> MeshError:
 
 
 def _password_changed() -> MeshError:
-    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password was changed meanwhile")
+    return MeshError(Reason.ERROR_REASON_WRONG_CREDENTIALS, "the password has changed in the meantime")
 
 
 async def _lock_admins(session: AsyncSession) -> set[str]:
-    # Locked in one order: of two administrators who remove each other at once, the second finds itself the last.
+    # Locked in one order: if two administrators remove each other at once, the second finds that it is the last.
     acting = (User.role == gateway_pb2.ROLE_ADMIN, User.disabled.is_(False))
     query = select(User.username).where(*acting).order_by(User.username).with_for_update()
     return set((await session.scalars(query)).all())

@@ -1,6 +1,9 @@
-"""Watches: what is there, then what changes, from the hub to as many readers as there are.
+"""Serves watches of the hub: first the present objects, then `synced`, then changes without end.
 
-Invariant: every message carries the token to go on after it; nothing is kept for a reader but its cursor.
+Each call of `watch` runs in the task of its gRPC stream. It waits until the feeds are complete, sends what the hub has, and then waits in
+`Hub.wait_beyond`, which the next change wakes; after HEARTBEAT seconds of silence it sends a heartbeat.
+
+Invariant: each message has the token to resume after it. A reader's only state is its cursor.
 """
 
 from __future__ import annotations
@@ -17,32 +20,32 @@ from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
 from services.gateway.hub import KIND_SERVERS, KINDS, Entry, Hub, Key, Kind
 
 HEARTBEAT = 10.0
-"""Seconds of silence after which a heartbeat is sent."""
+"""Seconds without a message after which a heartbeat is sent."""
 
 MAX_WATCHES = 16
-"""Watches that one user may have open."""
+"""Most open watches of one user."""
 
 SYNC_PATIENCE = 5.0
-"""Seconds that a new watch waits for siblings that have not told yet what is there."""
+"""Seconds that a new watch waits for services that have not yet sent their list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """What a reader wants to see; an empty set wants all."""
+    """Objects that a reader wants; an empty set means all."""
 
     kinds: Collection[Kind] = ()
     server_uuids: frozenset[str] = frozenset()
     model_uuids: frozenset[str] = frozenset()
 
     def wants(self, key: Key) -> bool:
-        """Whether the reader wants to see an object."""
+        """Whether the reader wants an object."""
         kind, name = key
         names = self.server_uuids if kind == KIND_SERVERS else self.model_uuids
         return (not self.kinds or kind in self.kinds) and (not names or name in names)
 
 
 class Watches:
-    """Serves watches. `clock` gives seconds that never go back, `now` the time for messages."""
+    """Serves watches. `clock` is monotonic, `now` is the clock for messages."""
 
     def __init__(
         self,
@@ -62,12 +65,12 @@ class Watches:
     async def watch(
         self, subject: str, selector: Selector, resume_token: str, uid: str = ""
     ) -> AsyncGenerator[gateway_pb2.WatchResponse, None]:
-        """What the selector wants: what is there (or changed since the token), `synced`, then changes without end.
+        """Yield the selected objects (or those changed since the token), `synced`, then changes without end.
 
-        The watches of a user count, whatever its name: by `uid`, where there is one.
+        Watches are counted by `uid`, or by `subject` without one.
 
         Raises:
-            MeshError: TOO_MANY_WATCHES, RESUME_TOKEN_EXPIRED, or COMPONENT_UNAVAILABLE where a sibling does not answer.
+            MeshError: TOO_MANY_WATCHES, RESUME_TOKEN_EXPIRED, or COMPONENT_UNAVAILABLE if another service does not answer.
         """
         with self._counted(subject, uid or subject):
             await self._until_synced(selector.kinds or KINDS)
@@ -77,7 +80,7 @@ class Watches:
                 if entry is not None and (resume_token or not entry.removed):
                     response = response_for(key, entry)
                     if response:
-                        # Its number when the list was made: going on from there misses nothing that is still to come.
+                        # The number from the time of the list: resuming from it repeats later changes and misses none.
                         yield self._sent(response, sequence)
             if resume_token:
                 self._hub.check(cursor)
@@ -92,7 +95,7 @@ class Watches:
             end = self._hub.sequence
             for sequence, key in self._hub.changed_since(cursor, selector.wants):
                 entry = self._hub.get(key)
-                # What changed again while the reader was slow comes once, with the next round.
+                # An object that has changed again in the meantime is sent once, in the next round.
                 response = response_for(key, entry) if entry and entry.sequence == sequence else None
                 if response:
                     yield self._sent(response, sequence)
@@ -142,7 +145,7 @@ class Watches:
 
 
 def response_for(key: Key, entry: Entry) -> gateway_pb2.WatchResponse | None:
-    """The message about an object; None where there is none to send: a download that was forgotten."""
+    """Return the message about an object; None for a removed download, about which there is none."""
     match entry.object:
         case server_pb2.Server() as server:
             return (

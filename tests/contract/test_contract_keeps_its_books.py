@@ -21,12 +21,14 @@ from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
-from services.contract.contracts import Contracts, TermsCache
+from services.contract.books import Books
+from services.contract.contracts import Contracts
 from services.contract.decisions import Decision, Decisions
 from services.contract.policy import Refusal
-from services.contract.service import ContractService, new_id
+from services.contract.service import new_id
 from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -41,7 +43,7 @@ def contracts_of(database, clock, limits) -> Contracts:
     async def nobody(contract_id: str) -> int:
         return 0
 
-    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: False)
+    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: None)
 
 
 async def limit_of(limits: TermsCache, contract_id: str) -> int | None:
@@ -332,18 +334,16 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
-    service = ContractService(member, database)
-    service._ledger.add(ACCOUNT, TokenUsage(10, 5))
+    ledger = Ledger(database, Clock(), new_id)
+    books = Books(ledger, Decisions(database, Clock(), new_id), member.drain_left)
+    ledger.add(ACCOUNT, TokenUsage(10, 5))
     fault = Fault(database, monkeypatch)
     fault.error = FULL
-    service.start()
     member.stop()
-    closing = asyncio.create_task(service.close())
+    closing = asyncio.create_task(books.close())
     done, _ = await asyncio.wait({closing}, timeout=1)
     assert not done
     fault.error = None
     await asyncio.wait_for(closing, 15)
-    reopened = open_database(settings, "contract")
-    async with reopened.read() as session:
+    async with database.read() as session:
         assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10
-    await reopened.close()

@@ -15,13 +15,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from controller import servicer as controller_servicer
-from controller.board import Board
 from controller.declared import DeclaredServers
-from controller.models import Models
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
-from controller.runtimes import Engine, Exit, Load, Order, Phase
+from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
 from controller.servicer import ControllerServicer
-from controller.xds.server import ControlPlane
+from controller.status_cache import StatusCache
+from controller.xds.serving import ControlPlane
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
@@ -41,7 +41,7 @@ class FakeRuntime:
 
     def __init__(self) -> None:
         self.list: list[Engine] = []
-        self.orders: list[Order] = []
+        self.launched: list[LaunchSpec] = []
         self.lines = ["first", "second", "third"]
         self._changed: Callable[[str], None] = lambda _: None
 
@@ -56,16 +56,16 @@ class FakeRuntime:
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         return [engine for engine in self.list if engine.server_uuid == server_uuid]
 
-    async def start(self, order: Order) -> None:
-        self.orders.append(order)
-        name = f"e{len(self.orders)}"
+    async def start(self, spec: LaunchSpec) -> None:
+        self.launched.append(spec)
+        name = f"e{len(self.launched)}"
         self.list.append(
             Engine(
                 name,
-                order.server_uuid,
-                order.replica,
-                order.spec_hash,
-                Phase.STARTING,
+                spec.server_uuid,
+                spec.replica,
+                spec.spec_hash,
+                EnginePhase.STARTING,
                 f"/fake/{name}.sock",
                 name,
                 datetime.now(UTC),
@@ -73,13 +73,13 @@ class FakeRuntime:
         )
 
     def stop(self, instance: str, grace: float) -> None:
-        self._replace(instance, phase=Phase.ENDED, exit=Exit("EngineExited", "", asked=True))
+        self._replace(instance, phase=EnginePhase.ENDED, exit=EngineExit("EngineExited", "", requested=True))
 
     def forget(self, instance: str) -> None:
         self.list = [engine for engine in self.list if engine.instance != instance]
 
-    async def load(self, instance: str) -> Load | None:
-        return Load(False, 0)
+    async def load(self, instance: str) -> EngineLoad | None:
+        return EngineLoad(False, 0)
 
     async def read_log(
         self, server_uuid: str, replica: int, tail: int, *, follow: bool
@@ -94,18 +94,20 @@ class FakeRuntime:
     @property
     def alive(self) -> list[Engine]:
         """The engines that have not ended."""
-        return [engine for engine in self.list if engine.phase is not Phase.ENDED]
+        return [engine for engine in self.list if engine.phase is not EnginePhase.ENDED]
 
     def become_ready(self) -> None:
         """Every engine that starts answers now."""
         for engine in self.list:
-            if engine.phase is Phase.STARTING:
-                self._replace(engine.instance, phase=Phase.READY, ready_since=0.0)
+            if engine.phase is EnginePhase.STARTING:
+                self._replace(engine.instance, phase=EnginePhase.READY, ready_since=0.0)
 
     def crash(self, reason: str) -> None:
         """Every engine ends by itself."""
         for engine in self.alive:
-            self._replace(engine.instance, phase=Phase.ENDED, exit=Exit(reason, "it broke", asked=False))
+            self._replace(
+                engine.instance, phase=EnginePhase.ENDED, exit=EngineExit(reason, "it broke", requested=False)
+            )
 
     def _replace(self, instance: str, **changes: Any) -> None:
         self.list = [replace(engine, **changes) if engine.instance == instance else engine for engine in self.list]
@@ -125,7 +127,7 @@ class FakeEnvoy(ControlPlane):
             await asyncio.wait_for(self.there.wait(), timeout)
         except TimeoutError:
             return False
-        return server_uuid in self._servers
+        return self.intent.resources_of(server_uuid) is not None
 
 
 class Catalogue(CatalogueServiceServicer):
@@ -198,19 +200,19 @@ async def controller(
 ) -> AsyncIterator[Controller]:
     database = open_database(settings, "controller")
     await database.migrate("controller")
-    store, board, runtime, control = DeclaredServers(database), Board(), FakeRuntime(), FakeEnvoy()
-    reconciler = Reconciler(settings, store, runtime, control, board)
+    store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(), FakeEnvoy()
+    reconciler = Reconciler(settings, store, runtime, control, statuses)
     model = tmp_path / "model.gguf"
     model.touch()
     await start_member(
         settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
     )
-    models = Models(connect(settings, "download"), reconciler.model_changed)
+    models = ModelFiles(connect(settings, "download"), reconciler.model_changed)
     await reconciler.open(models)
 
     def register(member: Any) -> None:
         servicer = ControllerServicer(
-            store, reconciler, board, runtime, control, settings.memory_reserve_bytes, open_pages(settings)
+            store, reconciler, statuses, runtime, control, settings.memory_reserve_bytes, open_pages(settings)
         )
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
@@ -247,7 +249,7 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
         "FitsMemory",
         "Routable",
     ]
-    assert [order.parameters for order in controller.runtime.orders] == [{"ctx_size": 2048, "warmup": False}] * 2
+    assert [spec.parameters for spec in controller.runtime.launched] == [{"ctx_size": 2048, "warmup": False}] * 2
 
 
 async def test_a_request_id_is_a_users_and_not_a_names(controller) -> None:
@@ -318,7 +320,7 @@ async def test_a_change_needs_the_etag_that_was_read(controller: Controller) -> 
 async def test_changed_parameters_replace_the_engine_without_a_gap(controller: Controller) -> None:
     server = await controller.ready(await controller.declare())
     await controller.update(server, parameters=RuntimeParameters(ctx_size=4096))
-    await controller.until(lambda: len(controller.runtime.orders) == 2)
+    await controller.until(lambda: len(controller.runtime.launched) == 2)
     during = await controller.get(server)
     assert during.ready_replicas == 1
     assert during.state == server_pb2.SERVER_STATE_READY
@@ -370,7 +372,7 @@ async def test_removal_of_a_server_that_no_look_has_seen_waits_without_spinning(
 
     monkeypatch.setattr(DeclaredServers, "find", counted)
     with monkeypatch.context() as broken:
-        broken.setattr(Reconciler, "_look_at", fail)
+        broken.setattr(Reconciler, "_reconcile_server", fail)
         server = await controller.declare()
         request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
         finds = 0
@@ -420,9 +422,9 @@ async def test_a_server_is_among_those_of_every_model_that_it_needs(controller: 
 
 async def test_an_engine_is_given_the_file_of_its_draft_model(controller: Controller) -> None:
     await controller.ready(await controller.declare(parameters=RuntimeParameters(model_draft="m2")))
-    order = controller.runtime.orders[-1]
-    assert order.files == {"model_draft": order.model_path}
-    assert order.parameters["model_draft"] == "m2"
+    spec = controller.runtime.launched[-1]
+    assert spec.files == {"model_draft": spec.model_path}
+    assert spec.parameters["model_draft"] == "m2"
 
 
 async def test_no_engine_is_started_while_the_draft_model_is_not_there(controller: Controller) -> None:
@@ -430,7 +432,7 @@ async def test_no_engine_is_started_while_the_draft_model_is_not_there(controlle
     async with asyncio.timeout(10):
         while not any("missing" in item.message for item in (await controller.get(server)).conditions):
             await asyncio.sleep(0.005)
-    assert controller.runtime.orders == []
+    assert controller.runtime.launched == []
 
 
 async def test_pages_hold_every_server_once_in_order(controller: Controller) -> None:
@@ -520,7 +522,7 @@ async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controlle
     controller.envoy.stats.connected = 1
     controller.envoy.there.clear()
     declaring = asyncio.ensure_future(controller.declare())
-    await controller.until(lambda: bool(controller.runtime.orders))
+    await controller.until(lambda: bool(controller.runtime.launched))
     assert not declaring.done()
     controller.envoy.there.set()
     server = await declaring
@@ -528,7 +530,7 @@ async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controlle
 
     controller.envoy.there.clear()
     renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
-    await controller.until(lambda: "m:other" in controller.envoy._members)
+    await controller.until(lambda: "m:other" in controller.envoy.intent.clusters())
     assert not renaming.done()
     controller.envoy.there.set()
     assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE

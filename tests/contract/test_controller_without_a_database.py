@@ -15,11 +15,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
 
-from controller.board import Board
-from controller.declared import DeclaredServers, Rest
-from controller.models import Models
+from controller.declared import DeclaredServers, RunState
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.servicer import ControllerServicer
+from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.pages import open_pages
@@ -57,16 +57,16 @@ class World:
     async def back(self, how: str) -> None:
         await asyncio.to_thread(self.server.start if how == "stopped" else self.server.thaw)
 
-    async def until_written(self, server_uuid: str, rest: Rest) -> None:
+    async def until_written(self, server_uuid: str, run_state: RunState) -> None:
         """Wait until the database has it."""
         async with asyncio.timeout(30):
-            while (await self._read(server_uuid)) is not rest:
+            while (await self._read(server_uuid)) is not run_state:
                 await asyncio.sleep(0.05)
 
-    async def _read(self, server_uuid: str) -> Rest:
+    async def _read(self, server_uuid: str) -> RunState:
         database = open_database(self.settings, "controller")
         try:
-            return (await DeclaredServers(database).get(server_uuid)).rest
+            return (await DeclaredServers(database).get(server_uuid)).run_state
         finally:
             await database.close()
 
@@ -79,18 +79,18 @@ async def world(
     settings = one_settings.model_copy(update={"database_url": SecretStr(url), "database_seconds": 1.0})
     database: Database = open_database(settings, "controller")
     await database.migrate("controller")
-    store, board, runtime, control = DeclaredServers(database), Board(), FakeRuntime(), FakeEnvoy()
-    reconciler = Reconciler(settings, store, runtime, control, board)
+    store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(), FakeEnvoy()
+    reconciler = Reconciler(settings, store, runtime, control, statuses)
     model = tmp_path / "model.gguf"
     model.touch()
     await start_member(
         settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
     )
-    models = Models(connect(settings, "download"), reconciler.model_changed)
+    models = ModelFiles(connect(settings, "download"), reconciler.model_changed)
     await reconciler.open(models)
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, board, runtime, control, 0, open_pages(settings))
+        servicer = ControllerServicer(store, reconciler, statuses, runtime, control, 0, open_pages(settings))
         add_ControllerServiceServicer_to_server(servicer, member.server)
 
     await start_member(settings, "controller", register)
@@ -124,7 +124,7 @@ async def test_an_engine_that_dies_is_started_again(world: World, how: str) -> N
     try:
         for number in (2, 3):
             controller.runtime.crash("EngineExited")
-            await controller.until(lambda number=number: len(controller.runtime.orders) == number)  # type: ignore[misc]
+            await controller.until(lambda number=number: len(controller.runtime.launched) == number)  # type: ignore[misc]
             await controller.ready(declared)
         # What people ask for is not promised before it is kept.
         await refused(controller.declare("other"), "COMPONENT_UNAVAILABLE")
@@ -142,9 +142,9 @@ async def test_an_engine_that_dies_is_started_again(world: World, how: str) -> N
 async def test_a_server_wakes_for_a_request_and_it_is_written_later(world: World, how: str) -> None:
     controller = world.controller
     declared = await controller.ready(await controller.declare())
-    world.reconciler._store.decide_rest(declared.server_uuid, Rest.IDLE)
+    world.reconciler._store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE)
     world.reconciler.changed(declared.server_uuid)
-    await world.until_written(declared.server_uuid, Rest.IDLE)
+    await world.until_written(declared.server_uuid, RunState.ASLEEP_IDLE)
     await controller.until(lambda: not controller.runtime.alive)
     await world.away(how)
     try:
@@ -155,7 +155,7 @@ async def test_a_server_wakes_for_a_request_and_it_is_written_later(world: World
         await controller.ready(declared)
     finally:
         await world.back(how)
-    await world.until_written(declared.server_uuid, Rest.AWAKE)
+    await world.until_written(declared.server_uuid, RunState.AWAKE)
     assert (await controller.get(declared)).state == server_pb2.SERVER_STATE_READY
 
 
@@ -165,12 +165,12 @@ async def test_a_server_falls_asleep_when_idle_and_it_is_written_later(world: Wo
     declared = await controller.declare(idle_sleep=Duration(seconds=1))
     await world.away(how)
     try:
-        await controller.until(lambda: len(controller.runtime.orders) == 1)
+        await controller.until(lambda: len(controller.runtime.launched) == 1)
         controller.runtime.become_ready()
         await controller.until_state(declared, server_pb2.SERVER_STATE_SLEEPING)
     finally:
         await world.back(how)
-    await world.until_written(declared.server_uuid, Rest.IDLE)
+    await world.until_written(declared.server_uuid, RunState.ASLEEP_IDLE)
 
 
 async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: World) -> None:
@@ -178,11 +178,11 @@ async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: 
     store = world.reconciler._store
     declared = await controller.ready(await controller.declare())
     # Decided, and not written when the other comes.
-    assert store.decide_rest(declared.server_uuid, Rest.IDLE)
-    assert await store.set_rest(declared.server_uuid, Rest.ASKED)
+    assert store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE)
+    assert await store.set_run_state(declared.server_uuid, RunState.ASLEEP_REQUESTED)
     await store.refresh()
-    assert (await store.get(declared.server_uuid)).rest is Rest.ASKED
-    await world.until_written(declared.server_uuid, Rest.ASKED)
+    assert (await store.get(declared.server_uuid)).run_state is RunState.ASLEEP_REQUESTED
+    await world.until_written(declared.server_uuid, RunState.ASLEEP_REQUESTED)
 
 
 async def test_a_change_by_someone_else_is_seen(world: World) -> None:

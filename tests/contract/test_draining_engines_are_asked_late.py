@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from controller.board import Board
-from controller.declared import DeclaredServers, Rest
-from controller.models import Models
+from controller.declared import DeclaredServers, RunState
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
-from controller.runtimes import Load
+from controller.runtimes import EngineLoad
+from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.v1.server_pb2 import ServerSpec
@@ -27,8 +27,8 @@ class _BusyAtTheLastMoment(FakeRuntime):
         self.stopped_while_busy = False
         self.asked_after = 0
 
-    async def load(self, instance: str) -> Load | None:
-        said = Load(self.busy, 0)
+    async def load(self, instance: str) -> EngineLoad | None:
+        said = EngineLoad(self.busy, 0)
         if not self._envoy.there.is_set():
             self.busy = True
             self._envoy.there.set()
@@ -44,22 +44,22 @@ class _BusyAtTheLastMoment(FakeRuntime):
 async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
     one_settings: Settings, connect: Any, tmp_path: Path
 ) -> None:
-    database, envoy, board = open_database(one_settings, "controller"), FakeEnvoy(), Board()
+    database, envoy, statuses = open_database(one_settings, "controller"), FakeEnvoy(), StatusCache()
     await database.migrate("controller")
     store, runtime = DeclaredServers(database), _BusyAtTheLastMoment(envoy)
-    reconciler = Reconciler(one_settings, store, runtime, envoy, board)
-    models = Models(connect(one_settings, "download"), reconciler.model_changed)
+    reconciler = Reconciler(one_settings, store, runtime, envoy, statuses)
+    models = ModelFiles(connect(one_settings, "download"), reconciler.model_changed)
     server = await store.declare(ServerSpec(model_uuid="m1", model_name="a"), "ada", "", 0)
     await runtime.open(lambda _: None)
-    await runtime.start(_order(server.server_uuid, server.spec, one_settings))
+    await runtime.start(_launch_spec(server.server_uuid, server.spec, one_settings))
     runtime.become_ready()
     await reconciler.open(models)
     try:
         async with asyncio.timeout(20):
-            while not (found := board.get(server.server_uuid)) or not found.ready_replicas:
+            while not (found := statuses.get(server.server_uuid)) or not found.ready_replicas:
                 await asyncio.sleep(0.01)
             envoy.there.clear()
-            store.decide_rest(server.server_uuid, Rest.IDLE)
+            store.decide_run_state(server.server_uuid, RunState.ASLEEP_IDLE)
             reconciler.changed(server.server_uuid)
             await asyncio.sleep(0.2)
             reconciler.changed(server.server_uuid)
@@ -79,8 +79,8 @@ async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
         await database.close()
 
 
-def _order(server_uuid: str, spec: ServerSpec, settings: Settings) -> Any:
-    from controller import orders
-    from controller.models import ModelFact, Place
+def _launch_spec(server_uuid: str, spec: ServerSpec, settings: Settings) -> Any:
+    from controller import launch
+    from controller.model_files import Availability, ModelFile
 
-    return orders.order(server_uuid, 0, spec, settings, lambda _: ModelFact(Place.AVAILABLE))
+    return launch.launch_spec(server_uuid, 0, spec, settings, lambda _: ModelFile(Availability.AVAILABLE))

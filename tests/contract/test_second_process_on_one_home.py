@@ -60,7 +60,7 @@ async def test_the_second_is_refused_and_the_first_serves_on(one_settings: Setti
             _, words = await asyncio.wait_for(second.communicate(), SECONDS)
             assert second.returncode == 2, words
         last = words.decode().strip().splitlines()[-1]
-        assert f"process {first.pid} is the {member} of this home already" in last
+        assert f"process {first.pid} is already the {member} of this home" in last
         assert str(one_settings.home) in last
         assert socket.stat().st_ino == inode
         assert await answers(one_settings, member)

@@ -10,32 +10,32 @@ from pathlib import Path
 import pytest
 
 import controller.waker
-from controller.board import Board
+from controller.request_holder import RequestHolder
+from controller.status_cache import StatusCache
 from controller.waker import Waker
-from controller.waking import Waking
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
 
 @pytest.fixture
-async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Waker, Waking, Path]]:
+async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Waker, RequestHolder, Path]]:
     """A waker with one server that starts for ever, looked at often."""
     monkeypatch.setattr(controller.waker, "SocketWatch", lambda path, listen: SocketWatch(path, listen, every=0.05))
-    socket, board = tmp_path / "run" / "waker.sock", Board()
-    board.put(Server(server_uuid="a", model_name="m", state=server_pb2.SERVER_STATE_STARTING))
+    socket, statuses = tmp_path / "run" / "waker.sock", StatusCache()
+    statuses.put(Server(server_uuid="a", model_name="m", state=server_pb2.SERVER_STATE_STARTING))
 
     async def wake(_: str) -> None:
         return
 
-    waking = Waking(board, wake, lambda _: None)
-    made = Waker(waking, board, socket)
+    holder = RequestHolder(statuses, wake, lambda _: None)
+    made = Waker(holder, statuses, socket)
     await made.start()
-    yield made, waking, socket
+    yield made, holder, socket
     await made.close()
 
 
-async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[Waker, Waking, Path]) -> None:
+async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[Waker, RequestHolder, Path]) -> None:
     _, _, socket = waker
     shutil.rmtree(socket.parent)
     socket.parent.write_text("in the way")
@@ -48,12 +48,12 @@ async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[
         writer.close()
 
 
-async def test_its_end_waits_for_no_held_request(waker: tuple[Waker, Waking, Path]) -> None:
-    made, waking, socket = waker
+async def test_its_end_waits_for_no_held_request(waker: tuple[Waker, RequestHolder, Path]) -> None:
+    made, holder, socket = waker
     reader, writer = await asyncio.open_unix_connection(str(socket))
     writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nx-llamesh-cluster: s:a\r\ncontent-length: 0\r\n\r\n")
     async with asyncio.timeout(20):
-        while not waking.held:
+        while not holder.held:
             await asyncio.sleep(0.01)
         await made.close()
         await reader.read()

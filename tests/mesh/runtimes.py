@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from controller.runtimes import Engine, Exit, Order, Phase
+from controller.runtimes import Engine, EngineExit, EnginePhase, LaunchSpec
 from controller.runtimes.process import ProcessRuntime
 from llamesh.kit.config import Settings
 
@@ -30,10 +30,10 @@ STUCK_FOR_EVER = {
 """A chat request that llama.cpp's inference loop does not come back from. The front door would refuse it: send it to an engine's socket."""
 
 
-def order(model: Path, replica: int = 0, **more: object) -> Order:
+def launch_spec(model: Path, replica: int = 0, **more: object) -> LaunchSpec:
     """An order for an engine of SERVER; `more`: its parameters."""
     parameters = {"ctx_size": 512, "warmup": False, **more}
-    return Order(SERVER, replica, "hash", str(model), "smol", 8, parameters=parameters)
+    return LaunchSpec(SERVER, replica, "hash", str(model), "smol", 8, parameters=parameters)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -51,15 +51,15 @@ def only(runtime: ProcessRuntime) -> Engine:
 
 async def ready(runtime: ProcessRuntime, model: Path, **more: object) -> Engine:
     """Start an engine and wait until it is ready."""
-    await runtime.start(order(model, **more))
-    await until(lambda: only(runtime).phase is not Phase.STARTING)
-    assert only(runtime).phase is Phase.READY, only(runtime)
+    await runtime.start(launch_spec(model, **more))
+    await until(lambda: only(runtime).phase is not EnginePhase.STARTING)
+    assert only(runtime).phase is EnginePhase.READY, only(runtime)
     return only(runtime)
 
 
-async def ended(runtime: ProcessRuntime) -> Exit:
+async def ended(runtime: ProcessRuntime) -> EngineExit:
     """How the one engine of SERVER ends."""
-    await until(lambda: only(runtime).phase is Phase.ENDED)
+    await until(lambda: only(runtime).phase is EnginePhase.ENDED)
     found = only(runtime).exit
     assert found is not None
     return found

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Exit, Liveness, Phase
+from controller.runtimes import EngineExit, EnginePhase, Liveness
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.process import ProcessRuntime
-from controller.runtimes.records import Records, new_record
+from controller.runtimes.records import EngineRecords, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, command_lines
-from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, llama, only, order, ready, stopped, until
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, ready, stopped, until
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ async def test_an_engine_lives_from_start_to_a_clean_end(
     assert not load.busy
     runtime.stop(engine.instance, 2)
     runtime.stop(engine.instance, 2)
-    assert only(runtime).phase is Phase.STOPPING
+    assert only(runtime).phase is EnginePhase.STOPPING
     assert (await ended(runtime)).asked
     runtime.forget(engine.instance)
     assert runtime.engines(SERVER) == []
@@ -82,14 +82,14 @@ async def test_an_engine_sees_none_of_our_secrets(runtime: ProcessRuntime, model
 async def test_a_killed_engine_is_said_to_be_killed(runtime: ProcessRuntime, model: Path) -> None:
     engine = await ready(runtime, model)
     os.kill(int(engine.process), signal.SIGKILL)
-    assert await ended(runtime) == Exit("EngineKilled", "the engine was ended by SIGKILL", asked=False)
+    assert await ended(runtime) == EngineExit("EngineKilled", "the engine was ended by SIGKILL", requested=False)
     assert not Path(engine.address).exists()
 
 
 async def test_a_broken_model_is_said_to_be_broken(runtime: ProcessRuntime, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"not a model")
-    await runtime.start(order(broken))
+    await runtime.start(launch_spec(broken))
     found = await ended(runtime)
     assert (found.reason, found.asked) == ("BadModel", False)
     assert "not a GGUF file" in found.message
@@ -106,8 +106,8 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     runtime: ProcessRuntime, settings: Settings, model: Path
 ) -> None:
     for replica in range(3):
-        await runtime.start(order(model, replica))
-    await until(lambda: all(engine.phase is Phase.READY for engine in runtime.engines(SERVER)))
+        await runtime.start(launch_spec(model, replica))
+    await until(lambda: all(engine.phase is EnginePhase.READY for engine in runtime.engines(SERVER)))
     # The engines must know it themselves: one that is told to end before it was ready has nothing to wait for.
     states = [settings.run_dir / "engines" / f"{engine.instance}.state" for engine in runtime.engines(SERVER)]
     await until(lambda: all(json.loads(state.read_text())["phase"] == "ready" for state in states))
@@ -118,7 +118,7 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     await until(lambda: len([name for name in files(settings) if name.startswith("~")]) == 3)
     for _, writer in busy:
         writer.close()
-    await until(lambda: all(engine.phase is Phase.ENDED for engine in runtime.engines(SERVER)))
+    await until(lambda: all(engine.phase is EnginePhase.ENDED for engine in runtime.engines(SERVER)))
     for engine in runtime.engines(SERVER):
         runtime.forget(engine.instance)
     assert files(settings) == []
@@ -131,7 +131,7 @@ async def test_a_new_runtime_adopts_what_runs(settings: Settings, model: Path) -
     second = await opened(settings)
     try:
         after = only(second)
-        assert (after.phase, after.process, after.spec_hash) == (Phase.READY, before.process, "hash")
+        assert (after.phase, after.process, after.spec_hash) == (EnginePhase.READY, before.process, "hash")
         os.kill(int(after.process), signal.SIGKILL)
         assert not (await ended(second)).asked
     finally:
@@ -146,13 +146,13 @@ async def test_an_engine_that_hangs_while_the_controller_is_replaced_is_suspect_
     first = await opened(settings)
     engine = await ready(first, model)
     # Its supervising process learns of it by a question of its own.
-    await until(lambda: Records(settings.run_dir / "engines").was_ready(engine.instance))
+    await until(lambda: EngineRecords(settings.run_dir / "engines").was_ready(engine.instance))
     with stopped(llama(engine)):
         await first.close()
         second = await opened(settings)
         try:
             found = only(second)
-            assert (found.phase, found.liveness) == (Phase.READY, Liveness.SUSPECT)
+            assert (found.phase, found.liveness) == (EnginePhase.READY, Liveness.SUSPECT)
         except BaseException:
             await second.stop_all(0)
             raise
@@ -173,7 +173,7 @@ async def test_an_engine_that_was_told_to_end_still_ends_after_the_controller_di
     first.stop(engine.instance, 60)
     await first.close()
     second = await opened(settings)
-    assert only(second).phase is Phase.STOPPING
+    assert only(second).phase is EnginePhase.STOPPING
     assert (await ended(second)).asked
     await second.close()
 
@@ -207,7 +207,7 @@ async def test_a_number_that_belongs_to_somebody_else_now_is_left_alone(settings
     try:
         first = await opened(settings)
         await first.close()
-        records = Records(settings.run_dir / "engines")
+        records = EngineRecords(settings.run_dir / "engines")
         record = new_record("0f0c6a0e-00", SERVER, 0, "hash")
         records.write(type(record)(**{**_fields(record), "pid": other.pid, "started": "12345"}))
         second = await opened(settings)
@@ -235,7 +235,7 @@ async def test_damaged_records_are_no_obstacle(settings: Settings) -> None:
 
 
 async def test_twenty_engines_have_names_of_their_own(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = EngineRecords(tmp_path)
     names = [
         records.write(new_record(records.free_instance(SERVER), SERVER, number, "h")).instance for number in range(40)
     ]

@@ -18,7 +18,7 @@ import pytest
 from google.protobuf import json_format
 
 from engine import sentence
-from engine.failure import Reason
+from engine.failure import FailureReason
 from llamesh.runtime_parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.flag_parser import parse
@@ -453,7 +453,7 @@ async def test_a_draft_model_that_llama_cpp_would_leave_unused_is_refused(tmp_pa
     other = sentence.write(tmp_path / "other.gguf", sentence=sentence.SENTENCE.swapcase())
     parameters = {"model_draft": "other", "ctx_size": 512, "parallel": 1, "warmup": False}
     async with engine(tmp_path / "e", model, parameters=parameters, files={"model_draft": str(other)}) as running:
-        assert await running.ended() == Reason.BAD_SPEC.value
+        assert await running.ended() == FailureReason.BAD_SPEC.value
         assert "--model-draft: llama.cpp does not use this draft model" in running.log
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Liveness, Phase, life, probe
-from controller.runtimes.liveness import SILENT_PROBES, Judgement
+from controller.runtimes import EnginePhase, Liveness, engine_process, probe
+from controller.runtimes.liveness import SILENT_PROBES, Assessment
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
@@ -45,7 +45,7 @@ async def test_a_stuck_inference_loop_is_found_although_health_is_well(settings:
         poison = asyncio.create_task(post(engine.address, "/v1/chat/completions", STUCK_FOR_EVER))
         await until(lambda: only(runtime).liveness is Liveness.SUSPECT)
         assert await probe.is_ready(engine.address), "HTTP threads answer it all the same"
-        assert "does not answer" in only(runtime).complaint
+        assert "does not answer" in only(runtime).liveness_message
         assert await runtime.load(engine.instance) is None
         found = await ended(runtime)
         assert (found.reason, found.asked) == ("InferenceStuck", False)
@@ -65,7 +65,7 @@ async def test_a_stopped_engine_is_suspect_at_the_second_probe_and_well_as_soon_
             suspected = time.monotonic() - began
         await until(lambda: only(runtime).liveness is Liveness.ALIVE)
         assert suspected < (SILENT_PROBES + 1) * (probe.SECONDS + 1)
-        assert only(runtime).phase is Phase.READY
+        assert only(runtime).phase is EnginePhase.READY
         assert only(runtime).process == engine.process
 
 
@@ -85,16 +85,16 @@ async def test_an_engine_that_is_stopped_for_good_is_ended_and_said_to_have_used
 async def test_what_probes_see_of_a_dying_engine_does_not_change_why_it_was_killed(
     settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged: list[Judgement] = []
+    judged: list[Assessment] = []
 
-    def verdict(*_: object) -> Judgement:
-        judged.append(Judgement(Liveness.SUSPECT if judged else Liveness.STUCK, "no progress"))
+    def verdict(*_: object) -> Assessment:
+        judged.append(Assessment(Liveness.SUSPECT if judged else Liveness.STUCK, "no progress"))
         return judged[-1]
 
     async with opened(settings) as runtime:
         engine = await ready(runtime, model)
         with monkeypatch.context() as dying_slowly:
-            dying_slowly.setattr(life, "judge", verdict)
+            dying_slowly.setattr(engine_process, "assess", verdict)
             dying_slowly.setattr(ProcessId, "signal", lambda *_: None)
             await until(lambda: len(judged) > 1)
         os.kill(int(engine.process), signal.SIGKILL)
@@ -111,7 +111,7 @@ async def test_a_prefill_longer_than_the_patience_is_let_finish(settings: Settin
             sent += 1
             body = {"prompt": f"{sent} " + "word " * 700, "max_tokens": 1}
             assert await post(engine.address, "/v1/completions", body) == 200
-            assert only(runtime).phase is Phase.READY
+            assert only(runtime).phase is EnginePhase.READY
         assert only(runtime).process == engine.process
 
 
@@ -127,14 +127,14 @@ async def test_a_failure_of_the_probe_itself_neither_ends_the_watching_nor_the_e
 
     async with opened(settings) as runtime:
         engine = await ready(runtime, model)
-        monkeypatch.setattr(life, "vitals", broken)
+        monkeypatch.setattr(engine_process, "llama_stats", broken)
         await until(lambda: failed >= 2)
         monkeypatch.undo()
-        assert only(runtime).phase is Phase.READY
+        assert only(runtime).phase is EnginePhase.READY
         with stopped(llama(engine)):
             await until(lambda: only(runtime).liveness is Liveness.SUSPECT)
         await until(lambda: only(runtime).liveness is Liveness.ALIVE)
-        monkeypatch.setattr(life, "vitals", broken)
+        monkeypatch.setattr(engine_process, "llama_stats", broken)
         os.kill(int(engine.process), signal.SIGKILL)
         assert (await ended(runtime)).reason == "EngineKilled"
 

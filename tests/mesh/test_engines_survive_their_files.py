@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from controller.runtimes import Liveness, Phase
+from controller.runtimes import EnginePhase, Liveness
 from controller.runtimes.process import ProcessRuntime
-from controller.runtimes.records import Records
+from controller.runtimes.records import EngineRecords
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
-from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, llama, only, opened, order, ready, until
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, opened, ready, until
 
 _NAMES = [
     f"{SERVER[:8]}-{a}{b}"
@@ -84,7 +84,7 @@ async def test_a_start_on_a_full_disk_is_a_failed_start_and_the_next_one_works(s
     settings = made(small_disk / "h")
     async with opened(settings) as runtime:
         with full(small_disk):
-            await runtime.start(order(model))
+            await runtime.start(launch_spec(model))
             found = await ended(runtime)
         assert found.reason == "CannotStart"
         assert "No space left on device" in found.message
@@ -110,7 +110,7 @@ async def test_an_engine_that_starts_while_the_disk_fills_is_watched_all_the_sam
         raise OSError(28, "No space left on device")
 
     async with opened(settings) as runtime:
-        monkeypatch.setattr(Records, "keep", full_now)
+        monkeypatch.setattr(EngineRecords, "keep", full_now)
         engine = await ready(runtime, model)
         os.kill(int(engine.process), signal.SIGKILL)
         assert (await ended(runtime)).reason == "EngineKilled"
@@ -122,7 +122,7 @@ async def test_whatever_fails_inside_a_start_is_a_failed_start(
     async with opened(settings) as runtime:
         for name in _NAMES:
             (settings.run_dir / "engines" / f"{name}.json").touch()
-        await runtime.start(order(model))
+        await runtime.start(launch_spec(model))
         found = await ended(runtime)
         assert found.reason == "CannotStart"
         assert "too many engines" in found.message
@@ -131,16 +131,16 @@ async def test_whatever_fails_inside_a_start_is_a_failed_start(
             (settings.run_dir / "engines" / f"{name}.json").unlink()
 
         monkeypatch.setattr("asyncio.create_subprocess_exec", None)
-        await runtime.start(order(model))
+        await runtime.start(launch_spec(model))
         assert (await ended(runtime)).reason == "CannotStart"
 
 
 async def test_an_engine_that_is_told_to_end_while_it_is_being_started_ends(settings: Settings, model: Path) -> None:
     async with opened(settings) as runtime:
-        await runtime.start(order(model))
+        await runtime.start(launch_spec(model))
         runtime.stop(only(runtime).instance, 60)
         assert (await ended(runtime)).asked
-        assert Records(settings.run_dir / "engines").running() == {}
+        assert EngineRecords(settings.run_dir / "engines").running() == {}
 
 
 async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_is_written_anew(
@@ -159,8 +159,8 @@ async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_i
         assert load.busy, "what it works on is not lost"
         # Its name is not given to another, though no file of the name is there.
         record.unlink()
-        await runtime.start(order(model, 1))
-        await until(lambda: {each.phase for each in runtime.engines(SERVER)} == {Phase.READY})
+        await runtime.start(launch_spec(model, 1))
+        await until(lambda: {each.phase for each in runtime.engines(SERVER)} == {EnginePhase.READY})
         assert len({each.instance for each in runtime.engines(SERVER)}) == 2
 
         runtime.stop(engine.instance, 60)
@@ -188,7 +188,7 @@ async def test_an_engine_whose_record_is_lost_is_ended_by_the_next_controller(
     async with opened(settings) as second:
         assert SERVER not in second.servers()
         (orphan,) = (each for name in second.servers() for each in second.engines(name))
-        assert orphan.phase is Phase.STOPPING
+        assert orphan.phase is EnginePhase.STOPPING
         assert await gone(int(engine.process))
         assert await gone(child)
     assert list((settings.run_dir / "engines").iterdir()) == []
@@ -204,5 +204,5 @@ async def test_an_engine_whose_record_names_no_process_is_found_by_its_command_l
     record = settings.run_dir / "engines" / f"{engine.instance}.json"
     record.write_text(record.read_text().replace(f'"pid": {engine.process}', '"pid": 0'))
     async with opened(settings) as second:
-        assert (only(second).process, only(second).phase) == (engine.process, Phase.READY)
+        assert (only(second).process, only(second).phase) == (engine.process, EnginePhase.READY)
         assert ProcessId.of(int(engine.process)).alive

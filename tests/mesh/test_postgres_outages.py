@@ -140,7 +140,7 @@ def test_a_mesh_that_starts_before_its_database_waits_for_it(postgres_of_the_mes
             starting = pool.submit(mesh.start)
             logs = [mesh.home / "logs" / f"{name}.log" for name in ("gateway", "contract", "download", "controller")]
             try:
-                until(lambda: all(_says(log, "waits for the database") for log in logs), 60, "all members to wait")
+                until(lambda: all(_says(log, "waiting for the database") for log in logs), 60, "all members to wait")
                 assert not starting.done()
             finally:
                 postgres_of_the_mesh.start()

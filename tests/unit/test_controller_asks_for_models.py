@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from controller import models as module
-from controller.models import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Models, Place
+from controller import model_files as module
+from controller.model_files import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Availability, ModelFiles
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1.download_pb2 import LocateModelResponse
 
@@ -37,16 +37,16 @@ class World:
         self.catalogue = Catalogue()
         monkeypatch.setattr(module, "CatalogueServiceStub", lambda _: self.catalogue)
         self.told: list[str] = []
-        self.models = Models(None, self.told.append, lambda: self.now)  # type: ignore[arg-type]
+        self.models = ModelFiles(None, self.told.append, lambda: self.now)  # type: ignore[arg-type]
 
-    async def ask(self) -> Place:
+    async def ask(self) -> Availability:
         self.models.locate("m")
         told = len(self.told)
         for _ in range(10):
             await asyncio.sleep(0)
             if len(self.told) > told:
                 break
-        return self.models.fact("m").place
+        return self.models.get("m").availability
 
 
 @pytest.fixture
@@ -55,20 +55,22 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.mark.parametrize(
-    ("reason", "place"),
+    ("reason", "availability"),
     [
-        (Reason.ERROR_REASON_MODEL_NOT_FOUND, Place.MISSING),
-        (Reason.ERROR_REASON_MODEL_CORRUPT, Place.CORRUPT),
-        (Reason.ERROR_REASON_STORE_UNAVAILABLE, Place.UNREACHABLE),
-        (Reason.ERROR_REASON_MODEL_NOT_READY, Place.UNREACHABLE),
+        (Reason.ERROR_REASON_MODEL_NOT_FOUND, Availability.MISSING),
+        (Reason.ERROR_REASON_MODEL_CORRUPT, Availability.CORRUPT),
+        (Reason.ERROR_REASON_STORE_UNAVAILABLE, Availability.UNREACHABLE),
+        (Reason.ERROR_REASON_MODEL_NOT_READY, Availability.UNREACHABLE),
     ],
 )
-async def test_a_no_is_asked_again_with_growing_pauses(world: World, reason: Reason.ValueType, place: Place) -> None:
+async def test_a_no_is_asked_again_with_growing_pauses(
+    world: World, reason: Reason.ValueType, availability: Availability
+) -> None:
     world.catalogue.answer = MeshError(reason, "no")
     asked_at = []
     while world.now < 1300.0:
         before = world.catalogue.asked
-        assert await world.ask() is place
+        assert await world.ask() is availability
         if world.catalogue.asked > before:
             asked_at.append(world.now)
         world.now += 1.0
@@ -82,23 +84,23 @@ async def test_a_no_is_asked_again_with_growing_pauses(world: World, reason: Rea
 async def test_what_to_do_about_a_corrupt_model_is_said(world: World) -> None:
     world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "m cannot be used")
     await world.ask()
-    assert world.models.fact("m").message.startswith("m cannot be used. Download the model again")
+    assert world.models.get("m").message.startswith("m cannot be used. Download the model again")
 
 
 async def test_a_file_that_changes_is_asked_about_anew(world: World, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF whole")
     world.catalogue.answer = str(file)
-    assert await world.ask() is Place.AVAILABLE
-    assert await world.ask() is Place.AVAILABLE
+    assert await world.ask() is Availability.AVAILABLE
+    assert await world.ask() is Availability.AVAILABLE
     assert world.catalogue.asked == 2
     file.write_bytes(b"GGUF")
-    assert world.models.fact("m").place is Place.UNKNOWN
+    assert world.models.get("m").availability is Availability.UNKNOWN
     world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "truncated")
-    assert await world.ask() is Place.CORRUPT
+    assert await world.ask() is Availability.CORRUPT
     file.write_bytes(b"GGUF whole")
     world.catalogue.answer = str(file)
     world.now += LONGEST_RETRY_SECONDS
-    assert await world.ask() is Place.AVAILABLE
+    assert await world.ask() is Availability.AVAILABLE
     file.unlink()
-    assert world.models.fact("m").place is Place.UNKNOWN
+    assert world.models.get("m").availability is Availability.UNKNOWN

@@ -13,35 +13,35 @@ from controller.runtimes.liveness import (
     IDLE_PATIENCE,
     LOADING_PATIENCE,
     SLACK,
-    Pulse,
-    Sight,
-    after,
-    judge,
-    judge_loading,
+    ProbeHistory,
+    ProbeResult,
+    assess,
+    assess_loading,
     patience,
+    with_probe,
 )
 
 STALL = 300.0
 STEP = 2.0
 ALIVE, SUSPECT, LOST, STUCK = Liveness.ALIVE, Liveness.SUSPECT, Liveness.LOST, Liveness.STUCK
 
-ANSWER = Sight(STEP, answered=True)
-SILENT = Sight(STEP, answered=False)
-STOPPED = Sight(STEP, answered=False, idle=True)
-GONE = Sight(STEP, answered=False, idle=True, ended=True)
-REFUSED = Sight(0.0, answered=False, unreachable=True)
-WAITING = Sight(STEP, answered=True, waiting=True, work=7.0)
-WAITING_IDLE = Sight(STEP, answered=True, waiting=True, work=7.0, idle=True)
+ANSWER = ProbeResult(STEP, answered=True)
+SILENT = ProbeResult(STEP, answered=False)
+STOPPED = ProbeResult(STEP, answered=False, idle=True)
+GONE = ProbeResult(STEP, answered=False, idle=True, ended=True)
+REFUSED = ProbeResult(0.0, answered=False, unreachable=True)
+WAITING = ProbeResult(STEP, answered=True, waiting=True, work=7.0)
+WAITING_IDLE = ProbeResult(STEP, answered=True, waiting=True, work=7.0, idle=True)
 
 
-def fold(*sights: Sight, start: Pulse | None = None, stall: float = STALL) -> Pulse:
-    pulse = start or Pulse()
-    for sight in sights:
-        pulse = after(pulse, sight, stall)
-    return pulse
+def fold(*sights: ProbeResult, start: ProbeHistory | None = None, stall: float = STALL) -> ProbeHistory:
+    probes = start or ProbeHistory()
+    for result in sights:
+        probes = with_probe(probes, result, stall)
+    return probes
 
 
-CASES: dict[str, tuple[list[Sight], Liveness]] = {
+CASES: dict[str, tuple[list[ProbeResult], Liveness]] = {
     "not asked yet": ([], ALIVE),
     "it answers": ([ANSWER] * 3, ALIVE),
     "one silent probe is no more than a busy moment": ([ANSWER, SILENT], ALIVE),
@@ -75,16 +75,16 @@ CASES: dict[str, tuple[list[Sight], Liveness]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_thought_of_it(name: str) -> None:
     sights, liveness = CASES[name]
-    judgement = judge(fold(*sights), STALL)
-    assert judgement.liveness is liveness
-    assert bool(judgement.message) is (liveness is not ALIVE)
+    assessment = assess(fold(*sights), STALL)
+    assert assessment.liveness is liveness
+    assert bool(assessment.message) is (liveness is not ALIVE)
 
 
 def test_a_machine_that_was_suspended_has_hung_nobody() -> None:
     night = 8 * 3600.0
-    pulse = fold(ANSWER, Sight(night, answered=False), Sight(night, answered=False, idle=True))
-    assert judge(pulse, STALL).liveness is SUSPECT
-    assert judge(fold(ANSWER, start=pulse), STALL).liveness is ALIVE
+    probes = fold(ANSWER, ProbeResult(night, answered=False), ProbeResult(night, answered=False, idle=True))
+    assert assess(probes, STALL).liveness is SUSPECT
+    assert assess(fold(ANSWER, start=probes), STALL).liveness is ALIVE
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_a_machine_that_was_suspended_has_hung_nobody() -> None:
 def test_patience_follows_the_speed_that_the_engine_has_shown(
     batch_seconds: float | None, longest: float, expected: float
 ) -> None:
-    assert patience(Pulse(batch_seconds=batch_seconds, longest=longest), STALL) == expected
+    assert patience(ProbeHistory(batch_seconds=batch_seconds, longest=longest), STALL) == expected
 
 
 def test_a_slow_machine_that_progresses_batch_by_batch_is_never_ended() -> None:
     """Each batch takes longer than the one before, as with a growing context, from well below the setting to ten times it."""
-    pulse, seconds, work = fold(ANSWER), 0.6 * STALL, 0.0
+    probes, seconds, work = fold(ANSWER), 0.6 * STALL, 0.0
     while seconds < 10 * STALL:
         for _ in range(int(seconds / STEP)):
-            pulse = fold(SILENT, start=pulse)
-            assert judge(pulse, STALL).liveness in (ALIVE, SUSPECT)
+            probes = fold(SILENT, start=probes)
+            assert assess(probes, STALL).liveness in (ALIVE, SUSPECT)
         work += 512
-        pulse = fold(Sight(STEP, answered=True, waiting=True, work=work), start=pulse)
-        assert judge(pulse, STALL).liveness is ALIVE
+        probes = fold(ProbeResult(STEP, answered=True, waiting=True, work=work), start=probes)
+        assert assess(probes, STALL).liveness is ALIVE
         seconds *= 1.2
 
 
@@ -123,37 +123,37 @@ def test_suspicion_does_not_flap_under_legitimate_load(seed: int, idle: bool) ->
     """Hundreds of pauses of random lengths: the engine is suspected a handful of times, not once a pause."""
     chance = random.Random(seed)
     longest = 0.8 * (IDLE_PATIENCE if idle else STALL)
-    pulse, suspicions = fold(ANSWER), 0
+    probes, suspicions = fold(ANSWER), 0
     for pause in (chance.uniform(STEP, longest) for _ in range(300)):
         was = ALIVE
         for _ in range(int(pause / STEP)):
-            pulse = fold(STOPPED if idle else SILENT, start=pulse)
-            now = judge(pulse, STALL).liveness
+            probes = fold(STOPPED if idle else SILENT, start=probes)
+            now = assess(probes, STALL).liveness
             assert now in (ALIVE, SUSPECT)
             suspicions += now is SUSPECT and was is ALIVE
             was = now
-        pulse = fold(ANSWER, start=pulse)
+        probes = fold(ANSWER, start=probes)
     assert 1 <= suspicions <= math.log2(longest / STEP) + 1
 
 
 def test_the_words_stay_the_same_while_the_judgement_does() -> None:
-    pulse, seen = fold(ANSWER), set()
+    probes, seen = fold(ANSWER), set()
     for _ in range(100):
-        pulse = fold(SILENT, start=pulse)
-        seen.add(judge(pulse, STALL))
+        probes = fold(SILENT, start=probes)
+        seen.add(assess(probes, STALL))
     assert len(seen) == 2
 
 
 def test_the_words_say_how_long_and_what_to_do() -> None:
-    stuck = judge(fold(ANSWER, *[SILENT] * 150), STALL)
+    stuck = assess(fold(ANSWER, *[SILENT] * 150), STALL)
     assert "no progress for 300 s" in stuck.message
     assert "LLAMESH_ENGINE_STALL_SECONDS" in stuck.message
     assert "--batch-size" in stuck.message
-    assert "used no processor time for 30 s" in judge(fold(ANSWER, *[STOPPED] * 15), STALL).message
+    assert "used no processor time for 30 s" in assess(fold(ANSWER, *[STOPPED] * 15), STALL).message
 
 
 def test_an_engine_may_load_for_ever_as_long_as_it_is_at_work() -> None:
-    assert judge_loading(fold(*[SILENT] * 10_000)).liveness is ALIVE
-    hung = judge_loading(fold(*[STOPPED] * int(LOADING_PATIENCE / STEP)))
+    assert assess_loading(fold(*[SILENT] * 10_000)).liveness is ALIVE
+    hung = assess_loading(fold(*[STOPPED] * int(LOADING_PATIENCE / STEP)))
     assert hung.liveness is STUCK
     assert "did not become ready" in hung.message

@@ -10,68 +10,70 @@ from typing import Any
 
 import pytest
 
-from controller.backoff import History, after_exit
-from controller.declared import Rest
+from controller.declared import RunState
 from controller.plan import (
     IDLE_POLL_SECONDS,
     PATIENCE,
     Action,
     Decision,
+    Desired,
     Drain,
     FallAsleep,
     Forget,
     Locate,
+    ObservedEngine,
+    ObservedState,
     Resume,
-    Seen,
-    Situation,
     Start,
     Stop,
-    Wish,
     plan,
 )
-from controller.runtimes import Engine, Exit, Liveness, Phase
+from controller.restarts import RestartHistory, after_exit
+from controller.runtimes import Engine, EngineExit, EnginePhase, Liveness
 
 NEW, OLD = "new", "old"
 NOW = 1000.0
 GRACE = 20.0
 
 
-def engine(instance: str, replica: int = 0, phase: Phase = Phase.READY, spec_hash: str = NEW, **more: Any) -> Engine:
+def engine(
+    instance: str, replica: int = 0, phase: EnginePhase = EnginePhase.READY, spec_hash: str = NEW, **more: Any
+) -> Engine:
     started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=more.pop("age", 0))
-    ready_since = 0.0 if phase is Phase.READY else None
+    ready_since = 0.0 if phase is EnginePhase.READY else None
     return Engine(instance, "s", replica, spec_hash, phase, f"/{instance}.sock", "1", started, ready_since, **more)
 
 
-def ready(instance: str, replica: int = 0, spec_hash: str = NEW, **more: Any) -> Seen:
-    return Seen(engine(instance, replica, spec_hash=spec_hash), published=more.pop("published", True), **more)
+def ready(instance: str, replica: int = 0, spec_hash: str = NEW, **more: Any) -> ObservedEngine:
+    return ObservedEngine(engine(instance, replica, spec_hash=spec_hash), published=more.pop("published", True), **more)
 
 
-def doubted(instance: str, liveness: Liveness, replica: int = 0, spec_hash: str = NEW, **more: Any) -> Seen:
-    return Seen(engine(instance, replica, spec_hash=spec_hash, liveness=liveness), published=True, **more)
+def doubted(instance: str, liveness: Liveness, replica: int = 0, spec_hash: str = NEW, **more: Any) -> ObservedEngine:
+    return ObservedEngine(engine(instance, replica, spec_hash=spec_hash, liveness=liveness), published=True, **more)
 
 
-def starting(instance: str, replica: int = 0, spec_hash: str = NEW) -> Seen:
-    return Seen(engine(instance, replica, Phase.STARTING, spec_hash))
+def starting(instance: str, replica: int = 0, spec_hash: str = NEW) -> ObservedEngine:
+    return ObservedEngine(engine(instance, replica, EnginePhase.STARTING, spec_hash))
 
 
-def stopping(instance: str, replica: int = 0, spec_hash: str = NEW) -> Seen:
-    return Seen(engine(instance, replica, Phase.STOPPING, spec_hash), withdrawn=True)
+def stopping(instance: str, replica: int = 0, spec_hash: str = NEW) -> ObservedEngine:
+    return ObservedEngine(engine(instance, replica, EnginePhase.STOPPING, spec_hash), withdrawn=True)
 
 
-def draining(instance: str, replica: int = 0, spec_hash: str = NEW, since: float = NOW, **more: Any) -> Seen:
-    return Seen(engine(instance, replica, spec_hash=spec_hash), draining_since=since, **more)
+def draining(instance: str, replica: int = 0, spec_hash: str = NEW, since: float = NOW, **more: Any) -> ObservedEngine:
+    return ObservedEngine(engine(instance, replica, spec_hash=spec_hash), draining_since=since, **more)
 
 
-def decide(wish: Wish, *engines: Seen, **more: Any) -> Decision:
-    return plan(wish, Situation(engines, more.pop("now", NOW), **more))
+def decide(desired: Desired, *engines: ObservedEngine, **more: Any) -> Decision:
+    return plan(desired, ObservedState(engines, more.pop("now", NOW), **more))
 
 
-ONE, TWO = Wish(1, NEW, grace=GRACE), Wish(2, NEW, grace=GRACE)
-ASKED = replace(ONE, rest=Rest.ASKED)
-IDLE = replace(ONE, rest=Rest.IDLE)
+ONE, TWO = Desired(1, NEW, grace=GRACE), Desired(2, NEW, grace=GRACE)
+ASKED = replace(ONE, run_state=RunState.ASLEEP_REQUESTED)
+IDLE = replace(ONE, run_state=RunState.ASLEEP_IDLE)
 GOING = replace(ONE, removing=True)
 
-CASES: dict[str, tuple[Wish, list[Seen], list[Action], list[str]]] = {
+CASES: dict[str, tuple[Desired, list[ObservedEngine], list[Action], list[str]]] = {
     # from nothing
     "nothing runs: start": (ONE, [], [Start(0)], []),
     "two wanted: start both": (TWO, [], [Start(0), Start(1)], []),
@@ -217,29 +219,29 @@ CASES: dict[str, tuple[Wish, list[Seen], list[Action], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_situation_leads_to_its_actions(case: str) -> None:
-    wish, engines, actions, endpoints = CASES[case]
-    decision = decide(wish, *engines)
+    desired, engines, actions, endpoints = CASES[case]
+    decision = decide(desired, *engines)
     assert list(decision.actions) == actions
     assert list(decision.endpoints) == endpoints
 
 
 def test_without_an_envoy_a_ready_engine_replaces_the_old_one() -> None:
     engines = ready("a", 0, OLD, published=False), ready("b", published=False)
-    assert decide(ONE, *engines, envoy=True).actions == ()
-    assert decide(ONE, *engines, envoy=False).actions == (Drain("a"),)
+    assert decide(ONE, *engines, envoy_connected=True).actions == ()
+    assert decide(ONE, *engines, envoy_connected=False).actions == (Drain("a"),)
 
 
 def test_an_engine_that_failed_waits_for_its_next_start() -> None:
-    histories = {0: History(restarts=2, failures=2, not_before=NOW + 3)}
-    waiting = decide(TWO, histories=histories)
+    restart_histories = {0: RestartHistory(restarts=2, failures=2, not_before=NOW + 3)}
+    waiting = decide(TWO, restart_histories=restart_histories)
     assert waiting.actions == (Start(1),)
-    assert waiting.look_again == 3
-    assert decide(TWO, histories=histories, now=NOW + 3).actions == (Start(0), Start(1))
+    assert waiting.requeue_after == 3
+    assert decide(TWO, restart_histories=restart_histories, now=NOW + 3).actions == (Start(0), Start(1))
 
 
 def test_a_replacement_that_keeps_failing_holds_up_the_others() -> None:
-    histories = {0: History(restarts=3, failures=3, not_before=NOW + 9)}
-    decision = decide(TWO, ready("a", 0, OLD), ready("b", 1, OLD), histories=histories)
+    restart_histories = {0: RestartHistory(restarts=3, failures=3, not_before=NOW + 9)}
+    decision = decide(TWO, ready("a", 0, OLD), ready("b", 1, OLD), restart_histories=restart_histories)
     assert decision.actions == ()
     assert decision.endpoints == ("a", "b")
 
@@ -249,7 +251,7 @@ def test_a_model_that_is_not_there_is_asked_for_once_and_nothing_is_started() ->
 
 
 def test_a_draining_engine_is_looked_at_often() -> None:
-    assert decide(IDLE, draining("a", withdrawn=True, busy=True)).look_again == IDLE_POLL_SECONDS
+    assert decide(IDLE, draining("a", withdrawn=True, busy=True)).requeue_after == IDLE_POLL_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -263,21 +265,25 @@ def test_a_draining_engine_is_looked_at_often() -> None:
         ([], NOW - 10, True),
     ],
 )
-def test_a_server_sleeps_only_when_it_was_idle_for_long_enough(engines: list[Seen], last: float, asleep: bool) -> None:
-    decision = decide(replace(ONE, idle_sleep=10), *engines, last_activity=last, histories={0: History(not_before=9e9)})
+def test_a_server_sleeps_only_when_it_was_idle_for_long_enough(
+    engines: list[ObservedEngine], last: float, asleep: bool
+) -> None:
+    decision = decide(
+        replace(ONE, idle_sleep=10), *engines, last_activity=last, restart_histories={0: RestartHistory(not_before=9e9)}
+    )
     assert (FallAsleep() in decision.actions) is asleep
 
 
 def test_a_busy_server_is_looked_at_again_when_it_could_have_been_idle() -> None:
     decision = decide(replace(ONE, idle_sleep=10), ready("a", busy=True), last_activity=NOW - 60)
-    assert decision == Decision((), ("a",), look_again=10)
+    assert decision == Decision((), ("a",), requeue_after=10)
 
 
 def test_an_engine_that_has_just_become_ready_waits_for_those_who_woke_it() -> None:
-    fresh = Seen(replace(engine("a"), ready_since=NOW - 1), published=True)
+    fresh = ObservedEngine(replace(engine("a"), ready_since=NOW - 1), published=True)
     decision = decide(replace(ONE, idle_sleep=10), fresh, last_activity=NOW - 60)
     assert decision.actions == ()
-    assert decision.look_again == 9
+    assert decision.requeue_after == 9
 
 
 def test_a_server_that_never_sleeps_never_does() -> None:
@@ -289,10 +295,10 @@ class World:
     """A runtime and an Envoy of chance: engines take their time, fail, and Envoy hears late. Everything from one seed."""
 
     random: random.Random
-    wish: Wish
+    desired: Desired
     now: float = NOW
-    engines: dict[str, Seen] = field(default_factory=dict)
-    histories: dict[int, History] = field(default_factory=dict)
+    engines: dict[str, ObservedEngine] = field(default_factory=dict)
+    restart_histories: dict[int, RestartHistory] = field(default_factory=dict)
     sent: tuple[str, ...] = ()
     acknowledged: tuple[str, ...] = ()
     asleep: bool = False
@@ -301,8 +307,8 @@ class World:
 
     def step(self, *, calm: bool) -> Decision:
         """One look, its actions, and something happens."""
-        decision = plan(self.wish, Situation(list(self.engines.values()), self.now, self.histories))
-        again = plan(self.wish, Situation(list(self.engines.values()), self.now, self.histories))
+        decision = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
+        again = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
         assert decision == again
         self._check(decision)
         for action in decision.actions:
@@ -313,36 +319,43 @@ class World:
         return decision
 
     def _check(self, decision: Decision) -> None:
-        serving = [seen for seen in self.engines.values() if seen.ready and seen.published]
-        if self.wish.wanted and serving:
-            covered = {seen.engine.replica for seen in serving if seen.engine.replica < self.wish.wanted}
+        serving = [observed for observed in self.engines.values() if observed.ready and observed.published]
+        if self.desired.engine_count and serving:
+            covered = {
+                observed.engine.replica for observed in serving if observed.engine.replica < self.desired.engine_count
+            }
             kept = {self.engines[name].engine.replica for name in decision.endpoints}
             assert covered <= kept, "a replica that answered was taken away"
         for action in decision.actions:
             if isinstance(action, Stop):
                 target = self.engines[action.instance]
-                assert target.withdrawn or target.engine.phase is Phase.STARTING, "ended while Envoy sends requests"
-        running = sum(seen.engine.phase in (Phase.STARTING, Phase.READY) for seen in self.engines.values())
+                assert target.withdrawn or target.engine.phase is EnginePhase.STARTING, (
+                    "ended while Envoy sends requests"
+                )
+        running = sum(
+            observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY) for observed in self.engines.values()
+        )
         starts = sum(isinstance(action, Start) for action in decision.actions)
-        idle = sum(seen.draining_since is not None for seen in self.engines.values())
+        idle = sum(observed.draining_since is not None for observed in self.engines.values())
         drains = sum(isinstance(action, Drain | Stop) for action in decision.actions)
-        assert running + starts - idle - drains <= self.wish.wanted + 1 or not starts, "more than one surges"
+        assert running + starts - idle - drains <= self.desired.engine_count + 1 or not starts, "more than one surges"
 
     def _act(self, action: Action) -> None:
         match action:
             case Start(replica):
                 self.started += 1
                 name = f"e{self.started}"
-                self.engines[name] = Seen(
-                    engine(name, replica, Phase.STARTING, self.wish.spec_hash, age=self.started), withdrawn=True
+                self.engines[name] = ObservedEngine(
+                    engine(name, replica, EnginePhase.STARTING, self.desired.spec_hash, age=self.started),
+                    withdrawn=True,
                 )
             case Drain(name):
                 self.engines[name] = replace(self.engines[name], draining_since=self.now, busy=None)
             case Resume(name):
                 self.engines[name] = replace(self.engines[name], draining_since=None)
             case Stop(name):
-                seen = self.engines[name]
-                self.engines[name] = replace(seen, engine=replace(seen.engine, phase=Phase.STOPPING))
+                observed = self.engines[name]
+                self.engines[name] = replace(observed, engine=replace(observed.engine, phase=EnginePhase.STOPPING))
             case FallAsleep():
                 self.asleep = True
             case Forget():
@@ -353,67 +366,76 @@ class World:
     def _happen(self, calm: bool) -> None:
         if self.random.random() < 0.7:
             self.acknowledged = self.sent
-        for name, seen in list(self.engines.items()):
-            phase = seen.engine.phase
-            if phase is Phase.STOPPING and self.random.random() < 0.5:
+        for name, observed in list(self.engines.items()):
+            phase = observed.engine.phase
+            if phase is EnginePhase.STOPPING and self.random.random() < 0.5:
                 del self.engines[name]
                 continue
-            if phase is Phase.STARTING and self.random.random() < 0.5:
-                seen = replace(seen, engine=replace(seen.engine, phase=Phase.READY, ready_since=self.now))
+            if phase is EnginePhase.STARTING and self.random.random() < 0.5:
+                observed = replace(
+                    observed, engine=replace(observed.engine, phase=EnginePhase.READY, ready_since=self.now)
+                )
             elif not calm and self.random.random() < 0.05:
                 failed = after_exit(
-                    self.histories.get(seen.engine.replica, History()), Exit("X", "", asked=False), None, self.now
+                    self.restart_histories.get(observed.engine.replica, RestartHistory()),
+                    EngineExit("X", "", requested=False),
+                    None,
+                    self.now,
                 )
-                self.histories[seen.engine.replica] = failed
+                self.restart_histories[observed.engine.replica] = failed
                 del self.engines[name]
                 continue
-            seen = replace(seen, engine=replace(seen.engine, liveness=self._liveness(seen, calm)))
+            observed = replace(observed, engine=replace(observed.engine, liveness=self._liveness(observed, calm)))
             self.engines[name] = replace(
-                seen,
+                observed,
                 published=name in self.acknowledged,
                 withdrawn=name not in self.sent and name not in self.acknowledged,
-                busy=self.random.choice([True, False, None]) if seen.draining_since is not None else None,
+                busy=self.random.choice([True, False, None]) if observed.draining_since is not None else None,
             )
 
-    def _liveness(self, seen: Seen, calm: bool) -> Liveness:
+    def _liveness(self, observed: ObservedEngine, calm: bool) -> Liveness:
         """Suspicion comes and goes; an engine that is lost stays so."""
-        if seen.engine.liveness is Liveness.LOST or (not calm and self.random.random() < 0.02):
+        if observed.engine.liveness is Liveness.LOST or (not calm and self.random.random() < 0.02):
             return Liveness.LOST
         return Liveness.SUSPECT if not calm and self.random.random() < 0.1 else Liveness.ALIVE
 
     def settled(self) -> bool:
         """Whether everything is as wanted."""
-        current = [seen for seen in self.engines.values() if self.wish.wanted and seen.ready and seen.published]
-        return len(self.engines) == self.wish.wanted == len(current) and all(
-            seen.engine.spec_hash == self.wish.spec_hash for seen in current
+        current = [
+            observed
+            for observed in self.engines.values()
+            if self.desired.engine_count and observed.ready and observed.published
+        ]
+        return len(self.engines) == self.desired.engine_count == len(current) and all(
+            observed.engine.spec_hash == self.desired.spec_hash for observed in current
         )
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_from_anywhere_everything_becomes_as_wanted(seed: int) -> None:
     chance = random.Random(seed)
-    world = World(chance, Wish(chance.randint(1, 4), "h0", grace=GRACE))
+    world = World(chance, Desired(chance.randint(1, 4), "h0", grace=GRACE))
     for change in range(chance.randint(1, 6)):
-        world.wish = chance.choice(
+        world.desired = chance.choice(
             [
-                replace(world.wish, replicas=chance.randint(1, 4)),
-                replace(world.wish, spec_hash=f"h{change}"),
-                replace(world.wish, rest=chance.choice(list(Rest))),
+                replace(world.desired, replicas=chance.randint(1, 4)),
+                replace(world.desired, spec_hash=f"h{change}"),
+                replace(world.desired, run_state=chance.choice(list(RunState))),
             ]
         )
         for _ in range(chance.randint(0, 12)):
             world.step(calm=False)
-    world.wish = replace(world.wish, removing=chance.random() < 0.2)
+    world.desired = replace(world.desired, removing=chance.random() < 0.2)
     for _ in range(400):
-        if world.settled() if world.wish.wanted else not world.engines:
+        if world.settled() if world.desired.engine_count else not world.engines:
             break
         world.step(calm=True)
     else:
         raise AssertionError(f"not settled: {world}")
     final = world.step(calm=True)
     assert [action for action in final.actions if not isinstance(action, Forget)] == []
-    assert world.forgotten is world.wish.removing
+    assert world.forgotten is world.desired.removing
 
 
 def test_time_alone_changes_nothing_where_nothing_waits() -> None:
-    assert decide(ONE, ready("a")).look_again == math.inf
+    assert decide(ONE, ready("a")).requeue_after == math.inf

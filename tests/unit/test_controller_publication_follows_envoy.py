@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from controller.publication import Publication
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 
 
 class Envoy(ControlPlane):
@@ -34,22 +34,22 @@ def endpoints(*instances: str) -> ServerEndpoints:
 async def test_an_engine_comes_and_goes_by_envoys_word() -> None:
     envoy, told = Envoy(), asyncio.Event()
     publication = Publication("a", envoy, lambda _: told.set())
-    publication.tell(endpoints("one"), ["one"])
-    assert not publication.has("one")
+    publication.publish(endpoints("one"), ["one"])
+    assert not publication.is_published("one")
     envoy.takes.set()
     await asyncio.wait_for(told.wait(), 5)
-    assert publication.has("one")
-    assert not publication.has_left("one")
+    assert publication.is_published("one")
+    assert not publication.is_withdrawn("one")
 
     envoy.takes.clear()
     told.clear()
-    publication.tell(endpoints("two"), ["two"])
-    assert not publication.has("one"), "it is not to be counted on any more"
-    assert not publication.has_left("one"), "requests may still come"
+    publication.publish(endpoints("two"), ["two"])
+    assert not publication.is_published("one"), "it is not to be counted on any more"
+    assert not publication.is_withdrawn("one"), "requests may still come"
     envoy.takes.set()
     await asyncio.wait_for(told.wait(), 5)
-    assert publication.has_left("one")
-    assert publication.has("two")
+    assert publication.is_withdrawn("one")
+    assert publication.is_published("two")
     await publication.close()
 
 
@@ -57,15 +57,15 @@ async def test_a_server_is_not_known_under_a_new_name_before_envoy_says_so() -> 
     envoy, told = Envoy(), asyncio.Event()
     publication = Publication("a", envoy, lambda _: told.set())
     envoy.takes.set()
-    publication.tell(endpoints("one"), ["one"])
+    publication.publish(endpoints("one"), ["one"])
     await asyncio.wait_for(told.wait(), 5)
     envoy.takes.clear()
     told.clear()
-    publication.tell(replace(endpoints("one"), model_names=("new",)), ["one"])
-    assert not publication.has("one")
+    publication.publish(replace(endpoints("one"), model_names=("new",)), ["one"])
+    assert not publication.is_published("one")
     envoy.takes.set()
     await asyncio.wait_for(told.wait(), 5)
-    assert publication.has("one")
+    assert publication.is_published("one")
     await publication.close()
 
 
@@ -73,10 +73,10 @@ async def test_nobody_sends_requests_where_no_envoy_is(monkeypatch: pytest.Monke
     monkeypatch.setattr("controller.publication.ACK_SECONDS", 0.01)
     told = asyncio.Event()
     publication = Publication("a", Envoy(), lambda _: told.set())
-    assert not publication.has_left("one"), "nothing was said yet, and an Envoy may know it from before"
-    publication.tell(endpoints(), [])
-    assert not publication.has_left("one")
+    assert not publication.is_withdrawn("one"), "nothing was said yet, and an Envoy may know it from before"
+    publication.publish(endpoints(), [])
+    assert not publication.is_withdrawn("one")
     await asyncio.wait_for(told.wait(), 5)
-    assert not publication.envoy
-    assert publication.has_left("one")
+    assert not publication.envoy_connected
+    assert publication.is_withdrawn("one")
     await publication.close()

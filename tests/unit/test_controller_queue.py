@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from controller import queue
-from controller.queue import WorkQueue
+from controller import work_queue
+from controller.work_queue import WorkQueue
 
 Make = Callable[[Callable[[str], Awaitable[None]]], WorkQueue]
 
@@ -66,7 +66,7 @@ async def test_one_server_does_not_wait_for_another(make: Make) -> None:
 
 
 async def test_a_look_that_fails_is_tried_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FIRST_RETRY", 0.001)
+    monkeypatch.setattr(work_queue, "FIRST_RETRY", 0.001)
     done = asyncio.Event()
     looks: list[str] = []
 

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from controller.board import Board
+from controller.request_holder import DEFAULT_BUDGET, RequestHolder
+from controller.status_cache import StatusCache
 from controller.waker import Waker
-from controller.waking import DEFAULT_BUDGET, Waking
 from llamesh.names import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
@@ -24,9 +24,9 @@ from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 class Bench:
     """A waker on a real socket, around a board that the test writes."""
 
-    def __init__(self, board: Board, waking: Waking, session: aiohttp.ClientSession) -> None:
-        self.board = board
-        self.waking = waking
+    def __init__(self, statuses: StatusCache, holder: RequestHolder, session: aiohttp.ClientSession) -> None:
+        self.statuses = statuses
+        self.holder = holder
         self.session = session
 
     async def post(self, cluster: str, **more: Any) -> tuple[int, Mapping[str, str], Any]:
@@ -45,16 +45,16 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    board = Board()
+    statuses = StatusCache()
 
     async def wake(server_uuid: str) -> None: ...
 
-    waking = Waking(board, wake, lambda _: None, most_held=2)
-    waker = Waker(waking, board, tmp_path / "waker.sock")
+    holder = RequestHolder(statuses, wake, lambda _: None, max_held=2)
+    waker = Waker(holder, statuses, tmp_path / "waker.sock")
     await waker.start()
     connector = aiohttp.UnixConnector(str(tmp_path / "waker.sock"), force_close=True)
     async with aiohttp.ClientSession("http://waker", connector=connector) as session:
-        yield Bench(board, waking, session)
+        yield Bench(statuses, holder, session)
     await waker.close()
 
 
@@ -66,7 +66,7 @@ def server(uuid: str = "a", name: str = "smol", state: int = server_pb2.SERVER_S
 
 
 async def test_an_engine_that_is_ready_means_try_again(bench: Bench) -> None:
-    bench.board.put(server(ready_replicas=1))
+    bench.statuses.put(server(ready_replicas=1))
     status, headers, body = await bench.post("s:a")
     assert (status, headers[AWAKE_HEADER]) == (503, "1")
     assert body["error"]["code"] == "engine_ready"
@@ -84,7 +84,7 @@ async def test_what_is_not_declared_is_404(bench: Bench, cluster: str, param: st
 
 
 async def test_an_engine_that_fails_is_503_with_the_reason_and_a_time(bench: Bench) -> None:
-    bench.board.put(server(state=server_pb2.SERVER_STATE_FAILING, reason="BadModel", message="no such tensor"))
+    bench.statuses.put(server(state=server_pb2.SERVER_STATE_FAILING, reason="BadModel", message="no such tensor"))
     status, headers, body = await bench.post("s:a")
     assert status == 503
     assert int(headers["retry-after"]) > 0
@@ -93,18 +93,18 @@ async def test_an_engine_that_fails_is_503_with_the_reason_and_a_time(bench: Ben
 
 
 async def test_too_many_at_once_are_429(bench: Bench) -> None:
-    bench.board.put(server())
+    bench.statuses.put(server())
     held = [asyncio.create_task(bench.post("s:a")) for _ in range(2)]
     await until(bench, 2)
     status, headers, body = await bench.post("s:a")
     assert (status, body["error"]["type"]) == (429, "rate_limit_error")
     assert int(headers["retry-after"]) > 0
-    bench.board.put(server(ready_replicas=1))
+    bench.statuses.put(server(ready_replicas=1))
     assert [answer[0] for answer in await asyncio.gather(*held)] == [503, 503]
 
 
 async def test_a_client_that_leaves_is_held_no_longer(bench: Bench) -> None:
-    bench.board.put(server())
+    bench.statuses.put(server())
     held = asyncio.create_task(bench.post("s:a"))
     await until(bench, 1)
     held.cancel()
@@ -112,7 +112,7 @@ async def test_a_client_that_leaves_is_held_no_longer(bench: Bench) -> None:
 
 
 async def test_what_a_request_waited_at_the_waker_before_counts(bench: Bench) -> None:
-    bench.board.put(server(message="its model is read"))
+    bench.statuses.put(server(message="its model is read"))
     for since in (str(time.time() - DEFAULT_BUDGET - 1), "1.5"):
         status, headers, body = await bench.post("s:a", headers={HELD_SINCE_HEADER: since})
         assert (status, body["error"]["code"]) == (503, "engine_not_ready")
@@ -127,12 +127,12 @@ async def test_what_a_request_waited_at_the_waker_before_counts(bench: Bench) ->
 
 async def until(bench: Bench, held: int) -> None:
     async with asyncio.timeout(5):
-        while bench.waking.held != held:
+        while bench.holder.held != held:
             await asyncio.sleep(0.005)
 
 
 async def test_a_large_body_costs_no_memory(bench: Bench) -> None:
-    bench.board.put(server(ready_replicas=1))
+    bench.statuses.put(server(ready_replicas=1))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -148,10 +148,10 @@ async def test_a_large_body_costs_no_memory(bench: Bench) -> None:
 
 async def test_each_name_is_listed_once_awake_or_not(bench: Bench) -> None:
     assert await bench.get("/v1/models") == (200, {"object": "list", "data": []})
-    bench.board.put(server("b", "smol"))
-    bench.board.put(server("a", "smol", server_pb2.SERVER_STATE_SLEEPING))
-    bench.board.put(server("c", "org/big:q4"))
-    bench.board.put(server("d", "going", server_pb2.SERVER_STATE_STOPPING, reason="Stopping"))
+    bench.statuses.put(server("b", "smol"))
+    bench.statuses.put(server("a", "smol", server_pb2.SERVER_STATE_SLEEPING))
+    bench.statuses.put(server("c", "org/big:q4"))
+    bench.statuses.put(server("d", "going", server_pb2.SERVER_STATE_STOPPING, reason="Stopping"))
     smol = {"id": "smol", "object": "model", "created": 1097, "owned_by": "llamesh"}
     big = {"id": "org/big:q4", "object": "model", "created": 1099, "owned_by": "llamesh"}
     assert await bench.get("/v1/models") == (200, {"object": "list", "data": [big, smol]})
@@ -175,8 +175,8 @@ async def test_every_refusal_has_the_shape_of_the_api(bench: Bench) -> None:
 
 
 async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Bench) -> None:
-    bench.board.put(server("a", "smol"))
-    bench.board.put(server("b", "org/big:q4"))
+    bench.statuses.put(server("a", "smol"))
+    bench.statuses.put(server("b", "org/big:q4"))
     assert await bench.names("/v1/models", "infer:*") == ["org/big:q4", "smol"]
     assert await bench.names("/v1/models", "infer:smol") == ["smol"]
     assert await bench.names("/v1/models", "infer:org/big:q4,infer:gone") == ["org/big:q4"]
@@ -193,7 +193,7 @@ async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Benc
 
 
 async def test_a_token_with_many_scopes_is_listed_what_it_may_use(bench: Bench) -> None:
-    bench.board.put(server("a", "smol"))
+    bench.statuses.put(server("a", "smol"))
     many = ",".join([*(f"infer:{'x' * 120}{number}" for number in range(100)), "infer:smol"])
     assert await bench.names("/v1/models", many) == ["smol"]
 
@@ -201,22 +201,22 @@ async def test_a_token_with_many_scopes_is_listed_what_it_may_use(bench: Bench) 
 async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_it_holds(
     bench: Bench, tmp_path: Path
 ) -> None:
-    bench.board.put(server())
+    bench.statuses.put(server())
     held = asyncio.create_task(bench.post("s:a"))
     async with asyncio.timeout(10):
-        while not bench.waking.held:
+        while not bench.holder.held:
             await asyncio.sleep(0.005)
         (tmp_path / "waker.sock").unlink()
         while not (tmp_path / "waker.sock").exists():
             await asyncio.sleep(0.005)
         assert (await bench.get("/v1/models"))[0] == 200
-        bench.board.put(server(state=server_pb2.SERVER_STATE_READY, ready_replicas=1))
+        bench.statuses.put(server(state=server_pb2.SERVER_STATE_READY, ready_replicas=1))
         status, headers, _ = await held
     assert (status, headers[AWAKE_HEADER]) == (503, "1")
 
 
 async def test_a_models_name_may_have_an_encoded_slash(bench: Bench) -> None:
-    bench.board.put(server(name="org/name:tag"))
+    bench.statuses.put(server(name="org/name:tag"))
     for path in ("org/name:tag", "org%2Fname:tag", "org%2fname%3Atag"):
         url = URL(f"/v1/models/{path}", encoded=True)
         async with bench.session.get(url, headers={SCOPES_HEADER: "infer:*"}) as answer:

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from engine import embedded, launch, parameters
 from engine.cores import Threads
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 from engine.spec import Address, EngineSpec
 from llamesh.runtime_parameters import Setting, settings
 from llamesh.v1.server_pb2 import RuntimeParameters
@@ -91,9 +91,9 @@ def test_each_parameter_means_the_same_to_the_library_as_to_llama_server(field: 
     seen = []
     for value in values(field):
         spec = replace(SPEC, api_key="", parameters={field.name: value}, files={field.name: Path("/models/small.gguf")})
-        told = parameters.told(spec, THREADS)
-        library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
-        program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+        given = parameters.launch_settings(spec, THREADS)
+        library = llama_parser.values(embedded.common_params(xllamacpp, spec, given))
+        program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:]))
         unlike = {name: (library[name], program[name]) for name in library if library[name] != program[name]}
         assert unlike.keys() <= UNLIKE, unlike
         seen.append(repr(sorted(library.items())))
@@ -109,9 +109,9 @@ def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> N
         "reasoning_budget_message": "It's \u00fcber.",
     }
     spec = replace(SPEC, api_key="", parameters=document)
-    told = parameters.told(spec, THREADS)
-    library = embedded.common_params(xllamacpp, spec, told)
-    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:])
+    given = parameters.launch_settings(spec, THREADS)
+    library = embedded.common_params(xllamacpp, spec, given)
+    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:])
     assert library.default_template_kwargs == program.default_template_kwargs
     assert library.default_template_kwargs.keys() == {
         *("a", "b", "\u00fc"),
@@ -122,23 +122,23 @@ def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> N
 
 def test_without_any_parameter_the_library_has_what_llama_server_has() -> None:
     spec = replace(SPEC, api_key="")
-    told = parameters.told(spec, THREADS)
-    library = llama_parser.values(embedded.common_params(xllamacpp, spec, told))
-    program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, told)[1:]))
+    given = parameters.launch_settings(spec, THREADS)
+    library = llama_parser.values(embedded.common_params(xllamacpp, spec, given))
+    program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:]))
     assert {name for name in library if library[name] != program[name]} <= UNLIKE
 
 
 def test_a_model_that_a_parameter_names_needs_a_file() -> None:
     spec = replace(SPEC, parameters={"model_draft": "small"})
     with pytest.raises(EngineError, match="--model-draft: the file of the model small is not named") as caught:
-        parameters.told(spec, THREADS)
-    assert caught.value.reason is Reason.BAD_SPEC
+        parameters.launch_settings(spec, THREADS)
+    assert caught.value.reason is FailureReason.BAD_SPEC
 
 
 def test_a_draft_model_is_put_to_use() -> None:
     spec = replace(SPEC, parameters={"model_draft": "small"}, files={"model_draft": Path("/models/small.gguf")})
-    told = {setting.name: setting.value for setting in parameters.told(spec, THREADS)}
-    assert (told["model_draft"], told["spec_type"]) == ("/models/small.gguf", "draft-simple")
+    given = {setting.name: setting.value for setting in parameters.launch_settings(spec, THREADS)}
+    assert (given["model_draft"], given["spec_type"]) == ("/models/small.gguf", "draft-simple")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_enum_value_becomes_the_library_s_own(field: str, value: str, member:
 def test_a_parameter_that_the_library_does_not_know_is_named() -> None:
     with pytest.raises(EngineError, match="--no-such") as caught:
         embedded.assign(xllamacpp.CommonParams(), Setting("no_such", "--no-such", "", "sampling.no_such", 1))
-    assert caught.value.reason is Reason.BAD_SPEC
+    assert caught.value.reason is FailureReason.BAD_SPEC
     with pytest.raises(EngineError, match=r"--flash-attn.*perhaps"):
         embedded.assign(
             xllamacpp.CommonParams(), Setting("flash_attn", "--flash-attn", "", "flash_attn_type", "perhaps")
@@ -285,7 +285,7 @@ def test_threads_that_are_asked_for_win(given: dict[str, Any], answers: int, pro
 def test_parameters_that_are_not_the_contract_s_are_refused(document: dict[str, Any]) -> None:
     with pytest.raises(EngineError) as caught:
         parameters.decode(document)
-    assert caught.value.reason is Reason.BAD_SPEC
+    assert caught.value.reason is FailureReason.BAD_SPEC
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_program_that_was_asked_for_must_be_usable(tmp_path: Path) -> None:
     for path in (str(old), str(tmp_path / "absent")):
         with pytest.raises(EngineError) as caught:
             launch.find_program({"LLAMA_SERVER_BIN": path, "PATH": "/bin:/usr/bin"})
-        assert caught.value.reason is Reason.NO_LLAMA_CPP
+        assert caught.value.reason is FailureReason.NO_LLAMA_CPP
         assert path in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import embedded
-from engine.failure import EngineError, Reason, explain
+from engine.failure import EngineError, FailureReason, explain
 
 MEMORY = "0.00.1 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 99"
 LOAD = "0.00.2 E srv    load_model: failed to load model, '/m.gguf'"
@@ -18,23 +18,33 @@ LOAD = "0.00.2 E srv    load_model: failed to load model, '/m.gguf'"
 @pytest.mark.parametrize(
     ("exit_code", "log", "reason", "words"),
     [
-        (1, [LOAD], Reason.BAD_MODEL, "failed to load model"),
-        (1, [MEMORY, LOAD], Reason.OUT_OF_MEMORY, "failed to allocate buffer"),
-        (1, ["E error loading model: unknown model architecture: 'x'"], Reason.BAD_MODEL, "unknown model architecture"),
-        (1, ["0.1 E srv start: couldn't bind HTTP server socket, hostname: x"], Reason.ADDRESS_IN_USE, "couldn't bind"),
-        (1, ['error while handling argument "--ctx-size": stoi'], Reason.BAD_SPEC, "--ctx-size"),
-        (-9, [], Reason.OUT_OF_MEMORY, "killed by the system"),
-        (-9, [LOAD], Reason.OUT_OF_MEMORY, "killed by the system"),
-        (-6, ["ggml.c:1: GGML_ASSERT(x) failed"], Reason.CRASHED, "SIGABRT"),
-        (-4, [], Reason.CRASHED, "processor"),
-        (-11, [], Reason.CRASHED, "SIGSEGV"),
-        (3, ["something", "  last   words "], Reason.CRASHED, "code 3: last words"),
-        (3, [], Reason.CRASHED, "wrote nothing"),
-        (69, ["engine: libgomp.so.1 is missing"], Reason.NO_LLAMA_CPP, "libgomp.so.1 is missing"),
-        (64, ["engine: parameters: no", "noise"], Reason.BAD_SPEC, "parameters: no"),
+        (1, [LOAD], FailureReason.BAD_MODEL, "failed to load model"),
+        (1, [MEMORY, LOAD], FailureReason.OUT_OF_MEMORY, "failed to allocate buffer"),
+        (
+            1,
+            ["E error loading model: unknown model architecture: 'x'"],
+            FailureReason.BAD_MODEL,
+            "unknown model architecture",
+        ),
+        (
+            1,
+            ["0.1 E srv start: couldn't bind HTTP server socket, hostname: x"],
+            FailureReason.ADDRESS_IN_USE,
+            "couldn't bind",
+        ),
+        (1, ['error while handling argument "--ctx-size": stoi'], FailureReason.BAD_SPEC, "--ctx-size"),
+        (-9, [], FailureReason.OUT_OF_MEMORY, "killed by the system"),
+        (-9, [LOAD], FailureReason.OUT_OF_MEMORY, "killed by the system"),
+        (-6, ["ggml.c:1: GGML_ASSERT(x) failed"], FailureReason.CRASHED, "SIGABRT"),
+        (-4, [], FailureReason.CRASHED, "processor"),
+        (-11, [], FailureReason.CRASHED, "SIGSEGV"),
+        (3, ["something", "  last   words "], FailureReason.CRASHED, "code 3: last words"),
+        (3, [], FailureReason.CRASHED, "wrote nothing"),
+        (69, ["engine: libgomp.so.1 is missing"], FailureReason.NO_LLAMA_CPP, "libgomp.so.1 is missing"),
+        (64, ["engine: parameters: no", "noise"], FailureReason.BAD_SPEC, "parameters: no"),
     ],
 )
-def test_an_end_is_explained(exit_code: int, log: list[str], reason: Reason, words: str) -> None:
+def test_an_end_is_explained(exit_code: int, log: list[str], reason: FailureReason, words: str) -> None:
     failure = explain(exit_code, log)
     assert failure.reason is reason
     assert words in str(failure)
@@ -74,4 +84,4 @@ def test_a_library_that_does_not_load_names_the_remedy(
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(EngineError, match=remedy) as caught:
         embedded.library()
-    assert caught.value.reason is Reason.NO_LLAMA_CPP
+    assert caught.value.reason is FailureReason.NO_LLAMA_CPP

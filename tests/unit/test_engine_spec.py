@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.failure import EngineError, Reason
+from engine.failure import EngineError, FailureReason
 from engine.spec import Address, EngineSpec
 
 GOOD: dict[str, Any] = {"model": "/m.gguf", "listen": "/run/e.sock", "alias": "m"}
@@ -55,7 +55,7 @@ def test_a_spec_file_is_read(tmp_path: Path) -> None:
 def test_a_wrong_field_is_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises(EngineError, match=named) as caught:
         EngineSpec.decode(GOOD | change)
-    assert caught.value.reason is Reason.BAD_SPEC
+    assert caught.value.reason is FailureReason.BAD_SPEC
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "7", '{"model":'])

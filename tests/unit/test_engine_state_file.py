@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.state import Phase, StateFile
+from engine.state import ReportedPhase, StateFile
 
 
 def test_a_full_disk_leaves_the_state_before_and_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = StateFile(tmp_path / "engine.state", "llama.cpp", lambda: 0.0)
-    state.publish(Phase.STARTING)
+    state.publish(ReportedPhase.STARTING)
     before = (tmp_path / "engine.state").read_text()
     write = Path.write_text
 
@@ -21,6 +21,6 @@ def test_a_full_disk_leaves_the_state_before_and_no_other_file(tmp_path: Path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    state.publish(Phase.READY)
+    state.publish(ReportedPhase.READY)
     assert [path.name for path in tmp_path.iterdir()] == ["engine.state"]
     assert (tmp_path / "engine.state").read_text() == before

@@ -12,42 +12,44 @@ from pathlib import Path
 
 import pytest
 
-from engine import contention, giving_way
-from engine.contention import Arrangement, Seen
-from engine.giving_way import Machine, loaded_libgomp
+from engine import thread_placement, thread_yielding
+from engine.thread_placement import CoreUsage, ThreadPlacement
+from engine.thread_yielding import KernelCounters, loaded_libgomp
 from llamesh.cores import Cores
 
 TWO = Cores(((0,), (1,)))
 
 
-def arrangement(cores: Cores = TWO, threads: int = 2, seed: int = 1) -> Arrangement:
-    return Arrangement(cores, threads, random.Random(seed))
+def placement(cores: Cores = TWO, threads: int = 2, seed: int = 1) -> ThreadPlacement:
+    return ThreadPlacement(cores, threads, random.Random(seed))
 
 
-def spread(lost: float, seconds: float = 0.05, busy: Mapping[int, float] | None = None) -> Seen:
+def spread(lost: float, seconds: float = 0.05, busy: Mapping[int, float] | None = None) -> CoreUsage:
     """Two threads on two cores that wait this share of the time."""
-    return Seen(seconds, (2 - lost) * seconds, lost * seconds, busy or {0: seconds, 1: seconds})
+    return CoreUsage(seconds, (2 - lost) * seconds, lost * seconds, busy or {0: seconds, 1: seconds})
 
 
-def packed(where: Arrangement, others: Mapping[int, float], seconds: float = 0.25, own: float = 1.0) -> Seen:
+def packed(where: ThreadPlacement, others: Mapping[int, float], seconds: float = 0.25, own: float = 1.0) -> CoreUsage:
     """Our threads fill their cores but for what others (a share of each core) take there."""
     assert where.packed is not None
     ran = {each: max(0.0, own - others.get(each, 0)) * seconds if each in where.packed else 0.0 for each in others}
-    return Seen(seconds, sum(ran.values()), 0.0, {each: share * seconds + ran[each] for each, share in others.items()})
+    return CoreUsage(
+        seconds, sum(ran.values()), 0.0, {each: share * seconds + ran[each] for each, share in others.items()}
+    )
 
 
 @pytest.mark.parametrize(("lost", "gives_way"), [(0.0, False), (0.3, False), (0.67, True), (1.0, True)])
 def test_threads_are_packed_once_they_wait_for_a_core(lost: float, gives_way: bool) -> None:
-    where = arrangement()
-    where.look(spread(lost))
+    where = placement()
+    where.update(spread(lost))
     assert (where.packed is not None) is gives_way
     if where.packed is not None:
         assert len(where.packed) == 1
 
 
 def test_half_of_the_threads_cores_are_kept_with_all_their_processors() -> None:
-    where = arrangement(Cores(tuple((each, each + 8) for each in range(8))), threads=8)
-    where.look(Seen(0.05, 0.3, 0.1, dict.fromkeys(range(16), 0.05)))
+    where = placement(Cores(tuple((each, each + 8) for each in range(8))), threads=8)
+    where.update(CoreUsage(0.05, 0.3, 0.1, dict.fromkeys(range(16), 0.05)))
     assert where.packed is not None
     assert len(where.packed) == 8
     assert {each % 8 for each in where.packed} == {each for each in where.packed if each < 8}
@@ -55,50 +57,50 @@ def test_half_of_the_threads_cores_are_kept_with_all_their_processors() -> None:
 
 def test_the_cores_that_others_use_least_are_taken() -> None:
     for seed in range(20):
-        where = arrangement(Cores(tuple((each,) for each in range(4))), threads=2, seed=seed)
-        where.look(Seen(0.05, 0.05, 0.05, {0: 0.05, 1: 0.05, 2: 0.0, 3: 0.05}))
+        where = placement(Cores(tuple((each,) for each in range(4))), threads=2, seed=seed)
+        where.update(CoreUsage(0.05, 0.05, 0.05, {0: 0.05, 1: 0.05, 2: 0.0, 3: 0.05}))
         assert where.packed == frozenset({2})
 
 
 def test_threads_stay_packed_while_others_compute_and_are_spread_afterwards() -> None:
-    where = arrangement()
-    where.look(spread(0.67))
+    where = placement()
+    where.update(spread(0.67))
     assert where.packed is not None
     (own,) = where.packed
     for _ in range(10):
-        where.look(packed(where, {own: 0.0, 1 - own: 1.0}))
+        where.update(packed(where, {own: 0.0, 1 - own: 1.0}))
         assert where.packed == frozenset({own})
-    where.look(packed(where, {own: 0.0, 1 - own: 0.1}))
+    where.update(packed(where, {own: 0.0, 1 - own: 0.1}))
     assert where.packed is None
 
 
 def test_an_engine_at_rest_leaves_its_place_when_others_do() -> None:
-    where = arrangement()
-    where.look(spread(0.67))
-    where.look(packed(where, {0: 0.0, 1: 0.0}, own=0.0))
+    where = placement()
+    where.update(spread(0.67))
+    where.update(packed(where, {0: 0.0, 1: 0.0}, own=0.0))
     assert where.packed is None
 
 
 def test_who_comes_and_goes_is_given_way_longer_each_time() -> None:
-    where = arrangement()
+    where = placement()
     calm = []
     for _ in range(8):
-        where.look(spread(1.0))
+        where.update(spread(1.0))
         looks = 0
         while where.packed is not None:
-            where.look(packed(where, {0: 0.0, 1: 0.0}))
+            where.update(packed(where, {0: 0.0, 1: 0.0}))
             looks += 1
-        calm.append(looks * contention.PACKED_SECONDS)
+        calm.append(looks * thread_placement.PACKED_SECONDS)
     assert calm == [0.25, 0.5, 1, 2, 2, 2, 2, 2]
-    where.look(spread(0.0, seconds=3))
-    where.look(spread(1.0))
-    where.look(packed(where, {0: 0.0, 1: 0.0}))
+    where.update(spread(0.0, seconds=3))
+    where.update(spread(1.0))
+    where.update(packed(where, {0: 0.0, 1: 0.0}))
     assert where.packed is None
 
 
 def test_two_engines_on_one_core_part() -> None:
     for seed in range(20):
-        first, second = arrangement(seed=seed), arrangement(seed=seed + 100)
+        first, second = placement(seed=seed), placement(seed=seed + 100)
         first.packed = second.packed = frozenset({0})
         looks = 0
         while first.packed == second.packed:
@@ -112,27 +114,27 @@ def test_two_engines_on_one_core_part() -> None:
             busy = {core: min(1.0, both[core]) * 0.25 for core in (0, 1)}
             for each in (first, second):
                 assert each.packed is not None
-                each.look(Seen(0.25, share[min(each.packed)] * 0.25, 0.25, busy))
+                each.update(CoreUsage(0.25, share[min(each.packed)] * 0.25, 0.25, busy))
         apart = first.packed, second.packed
         for each in (first, second):
-            each.look(Seen(0.25, 0.25, 0.0, {0: 0.25, 1: 0.25}))
+            each.update(CoreUsage(0.25, 0.25, 0.0, {0: 0.25, 1: 0.25}))
         assert (first.packed, second.packed) == apart
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counters are Linux's")
 def test_a_thread_that_computes_is_seen() -> None:
     own = os.sched_getaffinity(0)
-    machine = Machine(Cores(tuple((each,) for each in sorted(own))))
+    machine = KernelCounters(Cores(tuple((each,) for each in sorted(own))))
     assert machine.readable()
     machine.computes()
-    assert machine.seen() is None
+    assert machine.usage() is None
     until = os.times().user + 0.1
     while os.times().user < until:
         pass
-    seen = machine.seen()
-    assert seen is not None
-    assert seen.ran > 0.08
-    assert seen.busy.keys() >= own
+    usage = machine.usage()
+    assert usage is not None
+    assert usage.ran > 0.08
+    assert usage.busy.keys() >= own
     assert machine.computes()
 
 
@@ -151,9 +153,9 @@ def test_the_libgomp_that_is_loaded_is_found(maps: str, expected: str | None) ->
 CROWD = """
 import ctypes, os, time, threading
 from pathlib import Path
-from engine.giving_way import Crowd, loaded_libgomp
+from engine.thread_yielding import IdleTeam, loaded_libgomp
 library = ctypes.CDLL("libgomp.so.1")
-crowd = Crowd(loaded_libgomp(Path("/proc/self/maps").read_text()), os.cpu_count())
+crowd = IdleTeam(loaded_libgomp(Path("/proc/self/maps").read_text()), os.cpu_count())
 def tasks(): return len(os.listdir("/proc/self/task"))
 before = tasks()
 for _ in range(3):
@@ -174,7 +176,7 @@ crowd.disperse()
 """
 
 
-def test_a_crowd_comes_and_goes() -> None:
+def test_an_idle_team_comes_and_goes() -> None:
     try:
         ctypes.CDLL("libgomp.so.1")
     except OSError:
@@ -183,7 +185,7 @@ def test_a_crowd_comes_and_goes() -> None:
     subprocess.run([sys.executable, "-c", CROWD], cwd=root, check=True, timeout=30)
 
 
-class _Counted(Machine):
+class _Counted(KernelCounters):
     """The kernel's counters of an engine that always waits for a core, and a note of where its threads were placed."""
 
     def __init__(self) -> None:
@@ -194,7 +196,7 @@ class _Counted(Machine):
     def computes(self) -> bool:
         return True
 
-    def seen(self) -> Seen | None:
+    def usage(self) -> CoreUsage | None:
         if self.problem:
             raise self.problem
         return spread(1.0)
@@ -203,7 +205,7 @@ class _Counted(Machine):
         self.placed.append(processors)
 
 
-class _Team(giving_way.Crowd):
+class _Team(thread_yielding.IdleTeam):
     """A team that can or cannot be started."""
 
     def __init__(self, room: bool) -> None:
@@ -214,15 +216,17 @@ class _Team(giving_way.Crowd):
 
 
 def test_threads_stay_as_they_are_if_a_limit_of_threads_stands_in_the_way() -> None:
-    machine, where = _Counted(), arrangement()
-    assert giving_way.Yielding(where, machine, _Team(room=False)).look() == giving_way.RETRY_SECONDS
+    machine, where = _Counted(), placement()
+    assert thread_yielding.ThreadYielder(where, machine, _Team(room=False)).adjust() == thread_yielding.RETRY_SECONDS
     assert where.packed is None
     assert machine.placed == []
-    assert giving_way.Yielding(where, machine, _Team(room=True)).look() == contention.PACKED_SECONDS
+    assert thread_yielding.ThreadYielder(where, machine, _Team(room=True)).adjust() == thread_placement.PACKED_SECONDS
     assert machine.placed == [where.packed]
 
 
 def test_what_cannot_be_counted_ends_no_engine() -> None:
     machine = _Counted()
     machine.problem = OSError("too many open files")
-    assert giving_way.Yielding(arrangement(), machine, _Team(room=True)).look() == giving_way.RETRY_SECONDS
+    assert (
+        thread_yielding.ThreadYielder(placement(), machine, _Team(room=True)).adjust() == thread_yielding.RETRY_SECONDS
+    )

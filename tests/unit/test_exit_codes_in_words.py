@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from engine.failure import Reason, explain
+from engine.failure import FailureReason, explain
 from llamesh.processes import exit_words, signal_name
 
 
@@ -38,5 +38,5 @@ def test_a_process_that_a_real_time_signal_ended_is_explained() -> None:
     code = subprocess.run([sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})"], check=False).returncode
     assert exit_words(code) == "was ended by SIGRTMIN+3"
     failure = explain(code, [])
-    assert failure.reason is Reason.CRASHED
+    assert failure.reason is FailureReason.CRASHED
     assert "SIGRTMIN+3" in str(failure)

@@ -30,15 +30,7 @@ RUNS = {
 """Files that share lines today. The list only shrinks."""
 
 FUNCTIONS = {
-    frozenset({"controller/__main__.py::end", "services/download/service.py::end"}),
     frozenset({"engine/demo.py::_sha256", "llamesh/kit/objects/directory.py::_digest"}),
-    frozenset(
-        {
-            "llamesh/kit/clock.py::utc_now",
-            "services/contract/service.py::utc_now",
-            "services/download/service.py::utc_now",
-        }
-    ),
 }
 """Functions that are alike today. The list only shrinks."""
 

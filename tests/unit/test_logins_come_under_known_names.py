@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from controller.front import listen
-from controller.xds import builders, callers, templates
-from controller.xds.builders import ManagementSettings
+from controller.envoy_listeners import configure
+from controller.xds import callers, scripts, templates
+from controller.xds.management import ManagementSettings
 from controller.xds.public_api import PublicApi
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import Reason, spec_of
 from tests.unit.lua_request import LuaFilter, Outcome
 
-FILTER = LuaFilter(builders.without_token_lua())
+FILTER = LuaFilter(scripts.without_token())
 OPEN = callers.open_calls(
     PublicApi(templates.FOLDER / "llamesh.binpb", ["llamesh.v1.GatewayService", "llamesh.v1.ContractService"]),
     ["grpc.health.v1.Health"],
@@ -141,7 +141,7 @@ class Listening:
 def test_all_listeners_know_the_names_of_the_settings(tmp_path: Path, changed: dict[str, str], any_host: bool) -> None:
     settings = Settings(home=tmp_path, public_host="Shown.example", allowed_hosts=("llm.example",), **changed)  # type: ignore[arg-type]
     control = Listening()
-    listen(control, settings, "{}")  # type: ignore[arg-type]
+    configure(control, settings, "{}")  # type: ignore[arg-type]
     assert len(control.management) == 3
     for listener in (control.inference, *control.management):
         assert listener.allowed_hosts == {"shown.example", "llm.example"}

@@ -24,7 +24,7 @@ async def test_a_second_holder_is_refused_with_the_pid_of_the_first(
 ) -> None:
     monkeypatch.setattr(ownership, "HELD_SECONDS", 0.1)
     async with exclusive(tmp_path, "gateway", ENDING):
-        with pytest.raises(HeldError, match=f"process {os.getpid()} is the gateway of this home already") as refused:
+        with pytest.raises(HeldError, match=f"process {os.getpid()} is already the gateway of this home") as refused:
             async with exclusive(tmp_path, "gateway", ENDING):
                 pass
         assert refused.value.holder == os.getpid()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.xds import builders, templates
+from controller.xds import scripts, templates
 from controller.xds.digest import Digest
 from llamesh.kit import limits
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(builders.route_lua({}))
+ROUTE = LuaFilter(scripts.route({}))
 UUID = "11111111-1111-4111-8111-111111111111"
 OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
 CLAIMS = "envoy.filters.http.jwt_authn"

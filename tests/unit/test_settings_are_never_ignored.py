@@ -45,15 +45,15 @@ def test_what_can_be_meant_is_read(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        ("\n\nMAX_REPLICA=7", 3, "MAX_REPLICA is no setting: did you mean MAX_REPLICAS?"),
+        ("\n\nMAX_REPLICA=7", 3, "MAX_REPLICA is not a setting: did you mean MAX_REPLICAS?"),
         ("LLAMESH_GATWAY_PORT=1", 1, "did you mean LLAMESH_GATEWAY_PORT?"),
-        ("PATH=/x", 1, "PATH is no setting: docs/reference/settings.md lists all"),
+        ("PATH=/x", 1, "PATH is not a setting: docs/reference/settings.md lists all"),
         ("MAX_REPLICAS=7\nMAX_REPLICAS 8\n", 2, "it is not NAME=value"),
         ("# c\nMAX_REPLICAS\n", 2, "it is not NAME=value"),
         ("MAX_REPLICAS: 8", 1, "it is not NAME=value"),
         ("=8", 1, "it is not NAME=value"),
-        ('MAX_REPLICAS="8', 1, "quotes that are opened must be closed"),
-        ("MAX_REPLICAS=7\n\nmax_replicas=8", 3, "MAX_REPLICAS is set on line 1 already: keep one"),
+        ('MAX_REPLICAS="8', 1, "quotes must be closed"),
+        ("MAX_REPLICAS=7\n\nmax_replicas=8", 3, "MAX_REPLICAS is already set on line 1: keep one"),
         ("LLAMESH_HOME=/elsewhere", 1, "LLAMESH_HOME is read from the environment only: set it there"),
         ("LLAMESH_URL=http://x", 1, "LLAMESH_URL is read from the environment only"),
     ],
@@ -103,20 +103,20 @@ def test_a_name_of_the_environment_that_nobody_reads_is_warned_of(monkeypatch: p
     monkeypatch.setenv("LLAMESH_TOKEN", "t")
     monkeypatch.setenv("llamesh_bind", "127.0.0.1")
     assert warnings() == [
-        "LLAMESH_DRAIN_SECOND is no setting and is ignored: did you mean LLAMESH_DRAIN_SECONDS?",
-        "llamesh_whatever_else_this_is is no setting and is ignored: docs/reference/settings.md lists all",
+        "LLAMESH_DRAIN_SECOND is not a setting and is ignored: did you mean LLAMESH_DRAIN_SECONDS?",
+        "llamesh_whatever_else_this_is is not a setting and is ignored: docs/reference/settings.md lists all",
     ]
 
 
 def test_doctor_and_up_show_it(tmp_path: Path) -> None:
     environment = {**os.environ, "LLAMESH_HOME": str(tmp_path), "LLAMESH_DRAIN_SECOND": "3"}
     (words,) = read_settings(environment).warnings
-    assert words.startswith("LLAMESH_DRAIN_SECOND is no setting")
+    assert words.startswith("LLAMESH_DRAIN_SECOND is not a setting")
     found = [item for item in examine(environment) if item.check == "settings"]
     assert [(item.state, item.found) for item in found] == [("ok", f"home {tmp_path}"), ("warning", words)]
     (tmp_path / "config.env").write_text("MAX_REPLICA=3\n")
     (wrong,) = [item for item in examine(environment) if item.check == "settings"]
-    assert (wrong.state, f"line 1 of {tmp_path / 'config.env'}: MAX_REPLICA is no setting" in wrong.found) == (
+    assert (wrong.state, f"line 1 of {tmp_path / 'config.env'}: MAX_REPLICA is not a setting" in wrong.found) == (
         "problem",
         True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,7 +12,10 @@ import pytest
 
 from llamesh.kit.errors import MeshError, Reason
 from services.download.changes import Changes
+from services.download.store_health import StoreHealth
 from services.download.tables import State, TransferRow
+from services.download.transfer_run import TransferRuns
+from services.download.waits import Waits
 from services.download.worker import Worker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +59,9 @@ def changes() -> Changes:
 @pytest.fixture
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
-    transfers.worker = Worker(cast("Any", transfers), unused, unused, unused, changes)
+    waits = Waits(time.monotonic)
+    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, unused, changes, waits)
+    transfers.worker = Worker(cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits)
     return transfers.worker
 
 

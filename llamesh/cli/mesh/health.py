@@ -9,7 +9,7 @@ from dataclasses import dataclass
 PREFIX = "HEALTH_STATE_"
 
 SECONDS = 5.0
-"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/builders.py), which then is what is named."""
+"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/restarts.py), which then is what is named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Alembic's entry for every service: runs the versions that the caller names on the connection it hands over."""
+"""Alembic's environment for every service: runs migrations on the connection that the caller passes."""
 
 from alembic import context
 

@@ -1,7 +1,7 @@
 """Object storage for model files: one protocol, a directory on one machine, any S3 server elsewhere.
 
-Nothing half-done is ever visible: bytes are staged under a name nobody reads, may be inspected there, and appear
-under their key in one step. Keys are content addresses made by `object_key`, never text that a user wrote.
+Invariant: no incomplete object is visible. Bytes are staged under a name that nobody reads, may be inspected there, and are published under
+their key in one step. Keys are content addresses made by `object_key`, never text of a user.
 """
 
 from pathlib import Path
@@ -48,15 +48,15 @@ def object_store(
     secret_key: str | None = None,
     cache_directory: Path | None = None,
 ) -> ObjectStore:
-    """The store that the settings name: S3 as soon as `endpoint` (host:port) is set, else `directory`.
+    """Create the store: S3 if `endpoint` (host:port) is set, else `directory`.
 
-    `cache_directory` is where an S3 store keeps the local copies that engines open.
-    Raises ValueError when the values name no usable store. Opens nothing: call `prepare()` before use.
+    An S3 store keeps the local copies for engines in `cache_directory`. Raises ValueError if the values name no usable store. Nothing is
+    opened: call `prepare()` before use.
     """
     if endpoint:
         if cache_directory is None:
             raise ValueError("an S3 object store needs a cache directory for the files that engines open")
-        # Imported where it is used: the S3 client costs 8 MB, which one machine need not pay.
+        # Imported only if needed: the S3 client takes 8 MB of memory.
         from llamesh.kit.objects.s3 import S3Store
 
         return S3Store(

@@ -1,7 +1,7 @@
-"""What every object store promises, and the words in which it fails.
+"""The protocol of object stores, and their errors.
 
-A store answers in plain values and raises only `StoreError`s, so that callers decide the same way whether the bytes
-lie on a disk or behind S3. Keys are content addresses: an object never changes once it is published.
+Invariant: a store raises only `StoreError`s, so that callers handle a disk and S3 in the same way. Keys are content addresses: a published
+object never changes.
 """
 
 import re
@@ -16,27 +16,27 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class StoreError(Exception):
-    """Something a store could not do. The message is fit for a user; the cause is chained."""
+    """An operation of a store failed. The message is for users; the cause is chained."""
 
 
 class ObjectNotFoundError(StoreError):
-    """No object is published under the key."""
+    """There is no object with this key."""
 
 
 class ObjectDamagedError(StoreError):
-    """The object's bytes are not those that were published. Reading them again does not help."""
+    """The bytes of the object are not those that were published. A retry cannot help."""
 
 
 class StoreFullError(StoreError):
-    """The bytes do not fit: disk, quota or inodes are used up. Trying again helps only after space was made."""
+    """The bytes do not fit: disk, quota or inodes are exhausted. A retry helps only after space was freed."""
 
 
 class StoreDeniedError(StoreError):
-    """The store refuses these credentials, or this process lacks the permission. Trying again does not help."""
+    """The store refuses the credentials, or this process lacks a permission. A retry cannot help."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store cannot be reached or failed inside. Trying again later may help."""
+    """The store cannot be reached or has an internal error. A later retry may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ObjectInfo:
 
 
 class StagedObject(Protocol):
-    """Complete bytes that nobody can see yet. Ends in exactly one of `publish` and `discard`."""
+    """Complete bytes that are not visible yet. Call exactly one of `publish` and `discard` at the end."""
 
     @property
     def size(self) -> int:
@@ -57,84 +57,83 @@ class StagedObject(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the bytes as they were written, in lower-case hex."""
+        """SHA-256 of the written bytes, in lower-case hex."""
 
     def open(self) -> BinaryIO:
-        """A seekable reader over the bytes. Blocks: use it in a thread, and close it."""
+        """Open a seekable reader of the bytes. It blocks: use it in a thread, and close it."""
 
     async def publish(self, key: str) -> ObjectInfo:
-        """Make the bytes visible under `key` in one step, durably. An object already there is replaced by its equal."""
+        """Make the bytes visible under `key`, atomically and durably. Replaces an equal object with this key."""
 
     async def discard(self) -> None:
-        """Remove the bytes. Harmless after `publish` and when repeated."""
+        """Remove the bytes. Idempotent, and harmless after `publish`."""
 
 
 class ObjectStore(Protocol):
-    """A flat set of immutable objects."""
+    """A flat collection of immutable objects."""
 
     async def prepare(self) -> None:
-        """Create what the store needs (directories, the bucket) and remove what dead writers left behind."""
+        """Create directories or the bucket, and remove staged bytes of dead writers."""
 
     async def check(self) -> None:
-        """Say whether the store can be used now, by raising where it cannot. Creates again what was removed (directory, bucket)."""
+        """Raise if the store cannot be used now. Creates a directory or bucket that was removed."""
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
-        """Write the chunks where nobody sees them. Whatever fails or is cancelled leaves nothing behind.
+        """Write the chunks without making them visible. A failure or cancellation leaves nothing behind.
 
-        `expected_size` in bytes lets a store refuse early (StoreFullError) and choose its part size; it is not
-        enforced.
+        With `expected_size`, in bytes, a store can refuse early (StoreFullError) and choose its part size; the size is not enforced.
         """
 
     async def stat(self, key: str) -> ObjectInfo:
-        """The object's facts. Raises ObjectNotFoundError."""
+        """Return size and time of an object; ObjectNotFoundError."""
 
     async def delete(self, key: str) -> None:
-        """Remove the object; harmless when there is none. Readers that hold it open keep reading."""
+        """Remove an object if it exists. Open readers can go on reading."""
 
     def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """Every published object whose key starts with `prefix`, in key order."""
+        """Yield every published object whose key starts with `prefix`, in the order of keys."""
 
     def read(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `offset`, `length` of them or all. Raises ObjectNotFoundError."""
+        """Yield the bytes from `offset`, `length` of them or all; ObjectNotFoundError."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable reader. Blocks: use it in a thread, and close it. Raises ObjectNotFoundError."""
+        """Open a seekable reader; ObjectNotFoundError. It blocks: use it in a thread, and close it."""
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
-        """A local file with the object's bytes, for programs that open files. Not to be written to or moved.
+        """Return a local file with the bytes of the object, for programs that open files. Do not write to it or move it.
 
-        `size` and `published` are what the caller knows of the object: its length in bytes, and a moment after which nobody
-        wrote to it. Raises ObjectNotFoundError, or ObjectDamagedError where the bytes are others than the key says.
+        `size` is the known length in bytes, `published` a time after which nobody wrote to the object. Raises ObjectNotFoundError, or
+        ObjectDamagedError if the bytes do not have the digest in the key.
         """
 
     async def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""
 
 
 def object_key(kind: str, sha256: str, suffix: str = "", *, copy: str = "") -> str:
-    """The key of content with this digest: `models/<sha256>.gguf`. Raises ValueError on anything but plain values.
+    """Make the key of content with this digest: `models/<sha256>.gguf`; ValueError if a part is malformed.
 
-    `copy`, 16 hexadecimal digits, tells apart objects with the same bytes: `models/<sha256>-<copy>.gguf`.
+    `copy`, 16 hexadecimal digits, distinguishes objects with the same bytes: `models/<sha256>-<copy>.gguf`.
     """
     return checked_key(f"{kind}/{sha256}{f'-{copy}' if copy else ''}{suffix}")
 
 
 def checked_key(key: str) -> str:
-    """The key itself when it has the generated form, else ValueError: no path can be made of anything else."""
+    """Return a well-formed key, else raise ValueError: a well-formed key cannot name a path outside the store."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"not an object key: {key[:100]!r}")
     return key
 
 
 def digest_of(key: str) -> str:
-    """The SHA-256 that a key names."""
+    """Return the SHA-256 in a key."""
     match = _DIGEST.search(checked_key(key).partition("/")[2])
     assert match is not None
     return match.group()
 
 
 async def put(store: ObjectStore, key: str, chunks: AsyncIterator[bytes]) -> ObjectInfo:
-    """Stage and publish in one call, for content whose digest is known: ValueError when the bytes have another one."""
+    """Stage and publish content; ValueError if its digest is not the one in the key."""
     wanted = digest_of(key)
     staged = await store.stage(chunks)
     try:

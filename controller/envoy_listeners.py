@@ -1,0 +1,85 @@
+"""What Envoy listens on, from the settings and the signing keys: the inference port and those of the public services.
+
+Invariant: nothing here depends on which servers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.xds.clusters import ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.management import ManagementSettings, OpenService
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
+from llamesh.addresses import listening_addresses
+from llamesh.kit import health_names, reflection
+from llamesh.kit.config import Settings
+from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, WAKER
+
+_DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
+_PUBLIC = {
+    GATEWAY: "llamesh.v1.GatewayService",
+    CONTRACT: "llamesh.v1.ContractService",
+    DOWNLOAD: "llamesh.v1.DownloadService",
+}
+"""The public service of each member; its internal ones are never routed."""
+
+
+def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
+    """Set the listeners and the clusters of the mesh's own services."""
+    tokens = TokenSettings(jwks)
+    control.set_static(_services(settings), _inference(settings, tokens), _management(settings, tokens))
+
+
+def _services(settings: Settings) -> Sequence[ServiceSettings]:
+    members = [ServiceSettings(name, str(settings.socket(name))) for name in _PUBLIC]
+    return [*members, ServiceSettings(WAKER, str(settings.socket(WAKER)), http1=True)]
+
+
+def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
+    return InferenceSettings(
+        addresses=listening_addresses(settings.bind),
+        port=settings.inference_port,
+        tokens=tokens,
+        allow_anonymous=settings.anonymous_allowed,
+        allowed_origins=frozenset(settings.allowed_origins),
+        allowed_hosts=_hosts(settings),
+        max_body_bytes=settings.max_body_bytes,
+        limits=settings.inference_limits,
+    )
+
+
+def _management(settings: Settings, tokens: TokenSettings) -> Sequence[ManagementSettings]:
+    ports = {
+        GATEWAY: (settings.gateway_port, tuple(_PUBLIC)),
+        CONTRACT: (settings.contract_port, (CONTRACT,)),
+        DOWNLOAD: (settings.download_port, (DOWNLOAD,)),
+    }
+    return [
+        ManagementSettings(
+            name=name,
+            addresses=listening_addresses(settings.bind),
+            port=port,
+            tokens=tokens,
+            services=tuple((_PUBLIC[member], member) for member in members),
+            descriptor_file=_DESCRIPTORS,
+            open_services=(
+                # Of the mesh, whichever port is asked.
+                OpenService(health_names.SERVICE, GATEWAY, health_names.OF_MESH),
+                *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
+            ),
+            allowed_origins=frozenset(settings.allowed_origins),
+            allowed_hosts=_hosts(settings),
+            # A mesh that other machines reach has names that it was not told, and no default password: only web pages, which may have
+            # been made to lead here, are held to its names. Where nobody else gets in, or nobody needs a token, all callers are.
+            any_host=not settings.loopback and not settings.anonymous_allowed,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        for name, (port, members) in ports.items()
+    ]
+
+
+def _hosts(settings: Settings) -> frozenset[str]:
+    return frozenset((*settings.allowed_hosts, settings.public_host.lower()))

@@ -1,0 +1,72 @@
+"""What the engines of a spec are started with. Two engines with the same hash are the same to everyone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+
+from google.protobuf import json_format
+
+from controller.model_files import ModelFile
+from controller.request_holder import DEFAULT_BUDGET
+from controller.runtimes import LaunchSpec
+from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
+from llamesh.kit.config import Settings
+from llamesh.runtime_parameters import models
+from llamesh.v1.server_pb2 import ServerSpec
+
+_SPARE_THREADS = 4
+"""HTTP threads of an engine for our own questions: is it ready, is it busy."""
+_CLUSTERS = 2
+"""Envoy reaches an engine through the cluster of its server and through that of its model name."""
+
+
+def connections(spec: ServerSpec, settings: Settings) -> int:
+    """Connections that each of the two clusters may open to an engine: enough for all its slots."""
+    return max(settings.engine_http_threads // _CLUSTERS, spec.parameters.parallel, 1)
+
+
+def wake_budget(spec: ServerSpec) -> int:
+    """Seconds that a request may be held for an engine."""
+    return math.ceil(spec.wake_budget.ToMilliseconds() / 1000) or int(DEFAULT_BUDGET)
+
+
+def response_timeout(spec: ServerSpec) -> int:
+    """Seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
+    timeout = spec.parameters.timeout if spec.parameters.HasField("timeout") else SILENCE_SECONDS
+    return max(timeout, wake_budget(spec) + BUDGET_MARGIN_SECONDS)
+
+
+def spec_hash(spec: ServerSpec, settings: Settings) -> str:
+    """Changes with everything that an engine would have to be replaced for."""
+    return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def launch_spec(
+    server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model_file: Callable[[str], ModelFile]
+) -> LaunchSpec:
+    """The order for one engine; `fact` knows the file of each model that it needs."""
+    model = model_file(spec.model_uuid)
+    essence = _essence(spec, settings)
+    return LaunchSpec(
+        server_uuid=server_uuid,
+        replica=replica,
+        spec_hash=spec_hash(spec, settings),
+        model_path=model.path,
+        alias=str(essence["alias"]),
+        http_threads=_CLUSTERS * connections(spec, settings) + _SPARE_THREADS,
+        model_context=model.context_length,
+        parameters=json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+        files={name: model_file(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
+    )
+
+
+def _essence(spec: ServerSpec, settings: Settings) -> dict[str, object]:
+    return {
+        "model": spec.model_uuid,
+        "alias": spec.model_name or spec.model_uuid,
+        "connections": connections(spec, settings),
+        "parameters": json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+    }

@@ -1,0 +1,153 @@
+"""Where the models' files are: asked of the download service, which may have to fetch one first, and remembered.
+
+Invariant: a path that is given exists now, and its file is the one that the download service vouched for. Asking never blocks: the
+answer is a change that the asker is told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from llamesh.kit.channels import asking
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.runtime_parameters import models
+from llamesh.v1.download_pb2 import LocateModelRequest
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from llamesh.v1.server_pb2 import ServerSpec
+
+LOCATE_SECONDS = 3600.0
+"""A large model that lies in a distant store takes its time."""
+RETRY_SECONDS = 2.0
+"""Between two questions after the answer was no for the first time; doubled with every further no."""
+LONGEST_RETRY_SECONDS = 30.0
+"""No pause between two questions is longer."""
+
+
+class Availability(enum.Enum):
+    """Whether a model's file is there."""
+
+    UNKNOWN = "unknown"
+    LOCATING = "locating"
+    AVAILABLE = "available"
+    MISSING = "missing"
+    """The catalogue has no such model."""
+    CORRUPT = "corrupt"
+    """The catalogue has it, but its object is missing or damaged: somebody has to download it again."""
+    UNREACHABLE = "unreachable"
+    """The download service cannot say, or cannot fetch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What is known of a model."""
+
+    availability: Availability
+    message: str = ""
+    path: str = ""
+    context_length: int = 0
+    """Tokens it was trained for; 0: not known."""
+    asked_at: float = 0.0
+    """When the answer came, on the monotonic clock."""
+    version: tuple[int, int, int] | None = None
+    """Inode, length and time of the file as it was when the answer came."""
+    failures: int = 0
+    """How often in a row the answer was no."""
+
+    @property
+    def not_before(self) -> float:
+        """When it may be asked again, on the monotonic clock."""
+        pause = min(RETRY_SECONDS * 2 ** min(self.failures - 1, 16), LONGEST_RETRY_SECONDS) if self.failures else 0.0
+        return self.asked_at + pause
+
+
+_AVAILABILITY = {
+    Reason.ERROR_REASON_MODEL_NOT_FOUND: Availability.MISSING,
+    Reason.ERROR_REASON_MODEL_CORRUPT: Availability.CORRUPT,
+}
+_NOTHING = ModelFile(Availability.UNKNOWN)
+
+
+class ModelFiles:
+    """What the controller knows of models."""
+
+    def __init__(
+        self,
+        download: grpc.aio.Channel,
+        on_change: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`download` leads to the download service; `on_change(model_uuid)` is called when an answer has come."""
+        self._catalogue = CatalogueServiceStub(download)
+        self._on_change = on_change
+        self._clock = clock
+        self._files: dict[str, ModelFile] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def get(self, model_uuid: str) -> ModelFile:
+        """What is known now. A file that is gone or was changed since is not known any more: whether it is sound is asked again."""
+        known = self._files.get(model_uuid, _NOTHING)
+        if known.availability is Availability.AVAILABLE and _version(known.path) != known.version:
+            del self._files[model_uuid]
+            return _NOTHING
+        return known
+
+    def locate(self, model_uuid: str) -> None:
+        """Ask for a model, unless that is under way or was answered a moment ago."""
+        known = self.get(model_uuid)
+        if model_uuid in self._asking or self._clock() < known.not_before:
+            return
+        if not known.failures:
+            self._files[model_uuid] = ModelFile(Availability.LOCATING)
+        self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, model_uuid: str) -> None:
+        try:
+            self._files[model_uuid] = await self._answer(model_uuid, self._files.get(model_uuid, _NOTHING).failures)
+        finally:
+            del self._asking[model_uuid]
+        self._on_change(model_uuid)
+
+    async def _answer(self, model_uuid: str, failures: int) -> ModelFile:
+        request = LocateModelRequest(model_uuid=model_uuid)
+        try:
+            with asking("download"):
+                found = await self._catalogue.LocateModel(request, timeout=LOCATE_SECONDS)
+        except MeshError as error:
+            availability = _AVAILABILITY.get(error.reason, Availability.UNREACHABLE)
+            message = f"{error.message}. {error.remedy}" if availability is Availability.CORRUPT else error.message
+            return ModelFile(availability, message, asked_at=self._clock(), failures=failures + 1)
+        context = found.model.gguf.context_length
+        version = _version(found.path)
+        if version is None:
+            # It was removed between the answer and now.
+            message = f"the file {found.path} is not there"
+            return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
+        return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
+
+
+def needed_models(spec: ServerSpec) -> tuple[str, ...]:
+    """The models without which a server cannot run: the one that it serves first, then those that its parameters name."""
+    return spec.model_uuid, *models(spec.parameters).values()
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    """What tells a file from another one at its place, or from itself after a change; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,223 @@
+"""Whether a held request may go on, must wait or is to be refused: what the waker decides, without HTTP.
+
+A request is held for the cluster of a server or of a model name (llamesh.names). Of several servers with the name one is enough.
+
+A request is refused before its budget is over only if waiting is in vain: the engine itself said that the model or the parameters are
+bad, or no start is under way and the next one is due after the budget. A wake that fails is tried again with growing pauses for as long
+as a request waits for it.
+
+Invariant: a request is let go only when Envoy has acknowledged an engine that it can reach; each held request ends within its budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from controller.demand import Demand
+from controller.status import is_being_removed, ready_reason, why_not_ready
+from controller.status_cache import StatusCache
+from llamesh.background import backoff
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import report_failure
+from llamesh.names import model_of, server_of
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Server
+
+DEFAULT_BUDGET = 120.0
+"""Seconds that a request may wait where the server does not say."""
+MAX_HELD = 4096
+"""Requests held at the same time, for all servers together."""
+PERMANENT_FAILURES = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
+"""Reasons for which another start of the same engine ends in the same way: nobody is made to wait for it."""
+_ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """An engine is there: try again now."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTarget:
+    """No such server or model is declared, or not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No engine in time."""
+
+    message: str
+    retry_after: int
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyHeld:
+    """More requests are held than may be."""
+
+
+HoldOutcome = EngineReady | UnknownTarget | Refused | TooManyHeld
+
+
+class RequestHolder:
+    """Holds requests and wakes servers."""
+
+    def __init__(
+        self,
+        statuses: StatusCache,
+        wake: Callable[[str], Awaitable[None]],
+        touch: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        max_held: int = MAX_HELD,
+        *,
+        demand: Demand | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`wake(server_uuid)` lets its engines start; `touch(server_uuid)` notes that it has work; `demand` is told who is waited for."""
+        self.held = 0
+        """Requests that wait now."""
+        self._statuses = statuses
+        self._wake = wake
+        self._touch = touch
+        self._clock = clock
+        self._max_held = max_held
+        self._demand = demand or Demand()
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._causes: dict[str, str] = {}
+        """Why a server's last wake failed, while it is being tried again."""
+
+    async def close(self) -> None:
+        """Wake nobody any more."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
+        """Wait until a request for this cluster may go on. Cancelled where the client has gone.
+
+        `waited`: seconds of the budget that are spent, because it was held by a controller that died.
+        """
+        if self.held >= self._max_held:
+            return TooManyHeld()
+        self.held += 1
+        try:
+            return await self._hold(cluster, waited)
+        finally:
+            self.held -= 1
+
+    async def _hold(self, cluster: str, waited: float) -> HoldOutcome:
+        first = self._candidates(cluster)
+        if not first:
+            return UnknownTarget()
+        deadline = self._clock() + max(_budget(server) for server in first) - waited
+        names = [server.server_uuid for server in first]
+        with self._statuses.listen(names) as changed, self._demand.held(names):
+            while True:
+                changed.clear()
+                candidates = self._candidates(cluster)
+                left = deadline - self._clock()
+                verdict = self._verdict(candidates, left)
+                if verdict is not None:
+                    return verdict
+                self._wake_one(candidates)
+                try:
+                    async with asyncio.timeout(left):
+                        await changed.wait()
+                except TimeoutError:
+                    return Refused(f"No engine was ready in time: {self._reason(candidates)}.", 1)
+
+    def _candidates(self, cluster: str) -> Sequence[Server]:
+        if (name := model_of(cluster)) is not None:
+            return [server for server in self._statuses.named(name) if not is_being_removed(server)]
+        server_uuid = server_of(cluster)
+        server = self._statuses.get(server_uuid) if server_uuid is not None else None
+        return [server] if server is not None and not is_being_removed(server) else []
+
+    def _verdict(self, candidates: Sequence[Server], left: float) -> HoldOutcome | None:
+        """What is to become of a request that may wait `left` more seconds; None: it waits."""
+        if not candidates:
+            return UnknownTarget()
+        for server in candidates:
+            if server.ready_replicas:
+                self._touch(server.server_uuid)
+                return EngineReady()
+        waits = [next_start(server, self._wall_clock()) for server in candidates]
+        if min(waits) <= max(left, 0.0):
+            return None
+        if math.isinf(min(waits)):
+            return Refused(f"The engine does not start: {self._reason(candidates)}.", 10)
+        seconds = math.ceil(min(waits))
+        text = f"The engine does not start: {self._reason(candidates)}. The next try is in {seconds} s."
+        return Refused(text, seconds)
+
+    def _wake_one(self, candidates: Sequence[Server]) -> None:
+        """Wake a server, unless one of them is on its way already."""
+        asleep = [server.server_uuid for server in candidates if server.state in _ASLEEP]
+        if not asleep or any(_is_coming(server) for server in candidates):
+            return
+        name = asleep[0]
+        if name not in self._under_way:
+            # A task of its own: a client that leaves does not stop the waking that others wait for.
+            self._under_way[name] = asyncio.create_task(self._wake_repeatedly(name))
+
+    async def _wake_repeatedly(self, server_uuid: str) -> None:
+        """Until it succeeds, or nobody waits for the server any more."""
+        failures = 0
+        try:
+            while True:
+                try:
+                    await self._wake(server_uuid)
+                    return
+                except Exception as error:
+                    if isinstance(error, MeshError) and error.reason == Reason.ERROR_REASON_SERVER_NOT_FOUND:
+                        # Removed a moment ago: the board will say so.
+                        return
+                    failures += 1
+                    self._causes[server_uuid] = _words(error)
+                    report_failure(f"wake server {server_uuid}", error)
+                await self._sleep(backoff(failures))
+                if not self._demand.waits_for(server_uuid):
+                    return
+        finally:
+            del self._under_way[server_uuid]
+            self._causes.pop(server_uuid, None)
+
+    def _reason(self, candidates: Sequence[Server]) -> str:
+        """Why there is no engine, for people."""
+        for server in candidates:
+            if cause := self._causes.get(server.server_uuid):
+                return f"it cannot be woken: {cause}"
+        return why_not_ready(candidates[0]) or "it is being started"
+
+
+def next_start(server: Server, now: float) -> float:
+    """Seconds until an engine of this server may come: 0 if one is on its way, infinite if none will. `now` is in seconds since 1970."""
+    if server.state != server_pb2.SERVER_STATE_FAILING:
+        return 0.0
+    if ready_reason(server) in PERMANENT_FAILURES:
+        return math.inf
+    if not server.HasField("next_start_time"):
+        return 0.0
+    return max(0.0, server.next_start_time.ToMilliseconds() / 1000 - now)
+
+
+def _is_coming(server: Server) -> bool:
+    """Whether an engine of a server is under way, or answers already."""
+    halted = server.state in (*_ASLEEP, server_pb2.SERVER_STATE_FAILING)
+    return not halted and ready_reason(server) != "WaitsForMemory"
+
+
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
+
+
+def _budget(server: Server) -> float:
+    return server.spec.wake_budget.ToMilliseconds() / 1000 or DEFAULT_BUDGET

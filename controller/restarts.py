@@ -1,0 +1,90 @@
+"""How often an engine may be started again: at once after a single failure, with growing pauses while it goes on failing.
+
+An engine that has answered for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
+descriptor) is this machine's failure: it is tried again after a short pause, and never lengthens the pauses of the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from controller.runtimes import CANNOT_START, EngineExit
+
+FIRST_PAUSE = 1.0
+"""Seconds before the second restart in a row; the first is at once."""
+LONGEST_PAUSE = 60.0
+"""No pause is longer, in seconds."""
+LONGEST_START_PAUSE = 5.0
+"""No pause after a start that failed before there was a process is longer, in seconds."""
+STEADY_SECONDS = 60.0
+"""An engine that has answered for so long is no failure in a row."""
+FAILING_AFTER = 3
+"""Failures in a row after which a server counts as failing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartHistory:
+    """What happened to a replica's engines since its spec last changed."""
+
+    restarts: int = 0
+    """Ends that nobody asked for."""
+    failures: int = 0
+    """Those in a row."""
+    engine_failures: int = 0
+    """Those in a row that were the engine's own: the pauses grow with them."""
+    not_before: float = 0.0
+    """When the next start may be, on the monotonic clock."""
+    reason: str = ""
+    """Of the last end that nobody asked for."""
+    message: str = ""
+    causes: Mapping[str, int] = field(default_factory=dict)
+    """How often each reason was the cause of a restart. Reasons are few: see `Exit`."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether starting it again has been tried in vain."""
+        return self.failures >= FAILING_AFTER
+
+    @property
+    def summary(self) -> str:
+        """What ended its engines, for people; empty if nothing did."""
+        if not self.restarts:
+            return ""
+        causes = ", ".join(f"{reason} {count}" for reason, count in sorted(self.causes.items()))
+        return f"started again {self.restarts} times ({causes}); the last cause: {self.message}"
+
+
+def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | None, now: float) -> RestartHistory:
+    """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
+    if ended.requested:
+        return history
+    if ready_for is not None and ready_for >= STEADY_SECONDS:
+        history = after_steady(history)
+    failures = history.failures + 1
+    causes = {**history.causes, ended.reason: history.causes.get(ended.reason, 0) + 1}
+    if ended.reason == CANNOT_START:
+        engine_failures, seconds = history.engine_failures, min(pause(failures), LONGEST_START_PAUSE)
+    else:
+        engine_failures = history.engine_failures + 1
+        seconds = pause(engine_failures)
+    return RestartHistory(
+        history.restarts + 1, failures, engine_failures, now + seconds, ended.reason, ended.message, causes
+    )
+
+
+def after_ready(history: RestartHistory) -> RestartHistory:
+    """The history once an engine answers: that this machine could not start one is over."""
+    return replace(history, failures=history.engine_failures)
+
+
+def after_steady(history: RestartHistory) -> RestartHistory:
+    """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
+    return replace(history, failures=0, engine_failures=0)
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    if failures <= 1:
+        return 0.0
+    return float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))

@@ -1,0 +1,327 @@
+"""One engine of this machine from its start to its end: one task sees it through, whatever fails on the way.
+
+Invariant: from `start` or `adopt` until the engine is ENDED, its end is waited for and its liveness is probed. A failure of our own (a full
+disk, no free descriptor) is never held against the engine, and never ends the watching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from controller.runtimes import CANNOT_START, EngineExit, EngineLoad, EnginePhase, Liveness, probe
+from controller.runtimes.backlogs import Backlogs
+from controller.runtimes.liveness import (
+    SILENT,
+    Assessment,
+    ProbeHistory,
+    ProbeResult,
+    assess,
+    assess_loading,
+    with_probe,
+)
+from controller.runtimes.process_exit import wait_for_exit
+from controller.runtimes.process_stats import ProcessStats, llama_stats
+from controller.runtimes.records import EngineRecord, EngineRecords, with_process
+from llamesh.background import BackgroundTask
+from llamesh.kit.logs import log, report_failure
+from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
+from llamesh.processes import ProcessId, exit_words
+from llamesh.shutdown import STOP
+
+_FIRST_READY_POLL = 0.02
+_LONGEST_READY_POLL = 0.5
+"""Seconds between two questions to an engine that starts: the longer it takes, the less often it is asked."""
+_LOADING_PROBE_SECONDS = 2.0
+_KILL_MARGIN = 2.0
+"""Beyond the grace: the engine itself cuts off what still runs when the grace is over."""
+_CLOSING_SECONDS = 0.005
+_CLOSING_TRIES = 3
+"""A connection of our own that we have closed may count for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """What an engine is held to."""
+
+    probe_seconds: float
+    """How often an engine that is ready is asked."""
+    stall_seconds: float
+    """See `controller.runtimes.liveness.patience`."""
+
+
+class EngineProcess:
+    """One engine. `changed(server_uuid)` is called whenever something about it has changed."""
+
+    def __init__(
+        self,
+        record: EngineRecord,
+        records: EngineRecords,
+        backlogs: Backlogs,
+        table: ConnectionTable,
+        probing: ProbeSettings,
+        changed: Callable[[str], None],
+    ) -> None:
+        self.record = record
+        self.phase = EnginePhase.STOPPING if record.stopping else EnginePhase.STARTING
+        self.ready_since: float | None = None
+        self.exit: EngineExit | None = None
+        self.assessment = Assessment(Liveness.ALIVE)
+        self._records = records
+        self._backlogs = backlogs
+        self._table = table
+        self._probing = probing
+        self._changed = changed
+        self._probes = ProbeHistory()
+        self._stats: ProcessStats | None = None
+        self._probed = time.monotonic()
+        self._ready_poll = _FIRST_READY_POLL
+        self._asking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._kill: asyncio.TimerHandle | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where it answers."""
+        return self._records.socket(self.record.instance)
+
+    def start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:
+        """Begin with a new process. If `spawn` fails, however it does, the engine is ENDED."""
+        self._task = asyncio.create_task(self._from_the_start(spawn))
+
+    async def adopt(self, grace: float) -> None:
+        """Go on with an engine that runs: it is asked at once whether it is ready. One that was ready and does not answer hangs: it does
+        not get the long patience of a start."""
+        if self.phase is EnginePhase.STARTING:
+            answers = await probe.is_ready(str(self.socket))
+            if answers or self._records.was_ready(self.record.instance):
+                self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+            if self.phase is EnginePhase.READY and not answers:
+                self._probes = SILENT
+                self.assessment = assess(self._probes, self._probing.stall_seconds)
+        if self.phase is EnginePhase.STOPPING:
+            self._kill_after(grace)
+        self._task = asyncio.create_task(self._live(lambda: wait_for_exit(self.record.process)))
+
+    def stop(self, grace: float) -> None:
+        """Tell it to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
+        if self.phase in (EnginePhase.STOPPING, EnginePhase.ENDED):
+            return
+        self.phase = EnginePhase.STOPPING
+        self.record = replace(self.record, stopping=True)
+        self.record.process.signal(STOP)
+        self._kill_after(grace)
+        # After the signal: a full disk must not keep an engine running.
+        self.save()
+
+    def fail(self, message: str) -> None:
+        """End it before it has begun."""
+        self._end(EngineExit(CANNOT_START, f"the engine cannot be started: {message}", requested=self.record.stopping))
+
+    def save(self) -> None:
+        """Write the record; if that fails now, `keep_record` does it later."""
+        try:
+            self.keep_record()
+        except OSError as error:
+            log.warning("cannot write the record of an engine", instance=self.record.instance, error=str(error))
+
+    def keep_record(self) -> None:
+        """See to it that the record on disk is right. Raises OSError."""
+        if self.phase is not EnginePhase.ENDED:
+            self._records.keep(self.record)
+
+    async def load(self) -> EngineLoad | None:
+        """How busy it is; None if it does not say."""
+        async with self._asking:
+            try:
+                counters = await probe.counters(str(self.socket))
+            except probe.UnreachableError:
+                connections = await self._connections()
+                return None if connections is None else EngineLoad(is_busy(0, connections), self._probes.work or 0.0)
+            except OSError as error:
+                log.warning("cannot ask an engine", instance=self.record.instance, error=str(error))
+                return None
+            if counters is None:
+                return None
+            connections = None if counters.requests else await self._connections()
+            return EngineLoad(is_busy(counters.requests, connections), counters.work)
+
+    async def ended(self) -> None:
+        """Return when it has ended."""
+        if self._task:
+            await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """Watch it no longer. It stays."""
+        if self._kill:
+            self._kill.cancel()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _from_the_start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:
+        try:
+            process = await spawn()
+        except Exception as error:
+            self.fail(str(error) or type(error).__name__)
+            return
+        self.record = with_process(self.record, ProcessId.of(process.pid))
+        log.info(
+            "engine started",
+            server=self.record.server_uuid,
+            replica=self.record.replica,
+            instance=self.record.instance,
+            pid=process.pid,
+        )
+        if self.phase is EnginePhase.STOPPING:
+            self.record.process.signal(signal.SIGKILL)
+        self.save()
+        await self._live(process.wait)
+
+    async def _live(self, wait: Callable[[], Awaitable[int | None]]) -> None:
+        watch = BackgroundTask(f"watch engine {self.record.instance}", self._watch, report_failure)
+        watch.start()
+        self._backlogs.hold(self.record.instance, self._records.hand_over(self.record.instance))
+        try:
+            code = await self._exit_code(wait)
+        finally:
+            await watch.close()
+        self._end(self._explained(code))
+
+    async def _exit_code(self, wait: Callable[[], Awaitable[int | None]]) -> int | None:
+        try:
+            return await wait()
+        except Exception as error:
+            report_failure(f"wait for the end of engine {self.record.instance}", error)
+            await wait_for_exit(self.record.process)
+            return None
+
+    async def _watch(self) -> None:
+        """One probe, and the pause before the next."""
+        if self.phase is EnginePhase.STARTING:
+            await self._watch_starting()
+        elif self.phase is EnginePhase.READY:
+            began = time.monotonic()
+            await self._watch_ready()
+            # Without a pause while it is silent: it is back in balance as soon as it answers.
+            await asyncio.sleep(max(0.0, self._probing.probe_seconds - (time.monotonic() - began)))
+        else:
+            await asyncio.sleep(self._probing.probe_seconds)
+
+    async def _watch_starting(self) -> None:
+        ready = await probe.is_ready(str(self.socket))
+        if self.phase is not EnginePhase.STARTING:
+            return
+        if ready:
+            self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+            self._probes, self._probed, self._stats = ProbeHistory(), time.monotonic(), None
+            self._changed(self.record.server_uuid)
+            return
+        if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
+            self._take_in(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
+            self._conclude(assess_loading(self._probes))
+        await asyncio.sleep(self._ready_poll)
+        self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
+
+    async def _watch_ready(self) -> None:
+        counters: Counters | None = None
+        unreachable = False
+        async with self._asking:
+            try:
+                counters = await probe.counters(str(self.socket))
+            except probe.UnreachableError:
+                unreachable = True
+        if self.phase is EnginePhase.READY:
+            self._take_in(self._result(counters, unreachable))
+            self._conclude(assess(self._probes, self._probing.stall_seconds))
+
+    def _result(self, counters: Counters | None, unreachable: bool) -> ProbeResult:
+        seconds, idle = self._since_last_probe(), self._idle()
+        if counters is None:
+            ended = self._stats is not None and self._stats.ended
+            return ProbeResult(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
+        batch_seconds = self.record.batch / counters.prompt_rate if counters.prompt_rate else None
+        return ProbeResult(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
+
+    def _take_in(self, result: ProbeResult) -> None:
+        self._probes = with_probe(self._probes, result, self._probing.stall_seconds)
+
+    def _conclude(self, assessment: Assessment) -> None:
+        """Take a judgement. STUCK is final: the probes of an engine that dies say nothing about why it was killed."""
+        if self.assessment.liveness is Liveness.STUCK:
+            return
+        before, self.assessment = self.assessment, assessment
+        if assessment == before:
+            return
+        about = {"server": self.record.server_uuid, "instance": self.record.instance, "reason": assessment.message}
+        if assessment.liveness is Liveness.STUCK:
+            log.error("engine killed: it hangs", **about)
+            self.record.process.signal(signal.SIGKILL)
+        elif assessment.liveness is Liveness.ALIVE:
+            log.info("engine answers again", server=self.record.server_uuid, instance=self.record.instance)
+        else:
+            log.warning(f"engine {assessment.liveness.value}", **about)
+        self._changed(self.record.server_uuid)
+
+    def _since_last_probe(self) -> float:
+        now = time.monotonic()
+        seconds, self._probed = now - self._probed, now
+        return seconds
+
+    def _idle(self) -> bool:
+        before, self._stats = self._stats, llama_stats(self.record.process)
+        return self._stats is not None and self._stats.idle_since(before)
+
+    async def _connections(self) -> int | None:
+        """Clients that are connected. One question of our own is under way at most, and it is over."""
+        llama = llama_stats(self.record.process)
+        if llama is None:
+            return None
+        found = await self._table.clients(self.socket, llama.pid)
+        for _ in range(_CLOSING_TRIES):
+            if not found:
+                break
+            await asyncio.sleep(_CLOSING_SECONDS)
+            found = await self._table.clients(self.socket, llama.pid)
+        return found
+
+    def _end(self, ended: EngineExit) -> None:
+        if self._kill:
+            self._kill.cancel()
+        self.phase, self.exit = EnginePhase.ENDED, ended
+        self._backlogs.turn_away(self.record.instance)
+        with contextlib.suppress(OSError):
+            self.socket.unlink(missing_ok=True)
+        log.info(
+            "engine ended",
+            server=self.record.server_uuid,
+            instance=self.record.instance,
+            reason=ended.reason,
+            message=ended.message,
+        )
+        self._changed(self.record.server_uuid)
+
+    def _explained(self, code: int | None) -> EngineExit:
+        requested = self.record.stopping
+        left = self._records.explanation(self.record.instance)
+        if left is not None:
+            return EngineExit("".join(word.capitalize() for word in left[0].split("_")), left[1], requested)
+        if self.assessment.liveness is Liveness.STUCK:
+            return EngineExit("InferenceStuck", f"the engine was killed: {self.assessment.message}", requested)
+        if code is not None and code < 0:
+            return EngineExit("EngineKilled", f"the engine {exit_words(code)}", requested)
+        if code:
+            return EngineExit("EngineExited", f"the engine {exit_words(code)}", requested)
+        return EngineExit("EngineExited", "the engine ended" if requested else "the engine ended by itself", requested)
+
+    def _kill_after(self, grace: float) -> None:
+        def kill() -> None:
+            log.warning("engine killed: it did not end in time", instance=self.record.instance)
+            self.record.process.signal(signal.SIGKILL)
+
+        self._kill = asyncio.get_running_loop().call_later(grace + _KILL_MARGIN, kill)

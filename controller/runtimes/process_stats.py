@@ -1,0 +1,68 @@
+"""What the system says of an engine's llama.cpp from outside: its process, the processor time that it used, what its threads do.
+
+Invariant: nothing is asked of the engine itself, so a hung one is seen too. Without /proc nothing is known, and None says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamesh.processes import ProcessId
+
+_PROC = Path("/proc")
+_AT_WORK = "RD"
+"""States of a thread that runs, or waits for a disk that no signal interrupts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStats:
+    """llama.cpp at one moment."""
+
+    pid: int
+    """0: there is no such process (any more)."""
+    ticks: int
+    """Processor time that it used so far, in the system's clock ticks."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no such process (any more)."""
+        return self.pid == 0
+
+    def idle_since(self, before: ProcessStats | None) -> bool:
+        """Whether it used no processor time since an earlier moment, and none of its threads is at work now."""
+        if before is None or (self.pid, self.ticks) != (before.pid, before.ticks):
+            return False
+        return not any(state in _AT_WORK for state in _thread_states(self.pid))
+
+
+def llama_stats(engine: ProcessId) -> ProcessStats | None:
+    """The llama.cpp below an engine's process, which is its only child; None if the system does not say."""
+    try:
+        children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text().split()
+    except OSError:
+        return None
+    for child in children:
+        fields = _stat(_PROC / child)
+        if fields and fields[0] not in "ZX":
+            return ProcessStats(int(child), int(fields[11]) + int(fields[12]))
+    return ProcessStats(0, 0)
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for task in (_PROC / str(pid) / "task").iterdir():
+            fields = _stat(task)
+            if fields:
+                yield fields[0]
+
+
+def _stat(directory: Path) -> list[str]:
+    """The fields of proc(5)'s stat from the state on; empty once the process is gone."""
+    try:
+        # The program's name, in parentheses, may itself hold spaces and parentheses.
+        return (directory / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

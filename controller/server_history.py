@@ -1,0 +1,125 @@
+"""What is remembered of one server between two looks, and the situation that a look sees in its light.
+
+Invariant: all of it can be lost without harm; the next looks learn it again. Nothing here acts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from controller.declared import DeclaredServer, RunState
+from controller.plan import ObservedEngine, ObservedState
+from controller.publication import Publication
+from controller.restarts import STEADY_SECONDS, RestartHistory, after_exit, after_ready, after_steady
+from controller.runtimes import Engine, EngineLoad, EnginePhase
+from controller.starts import NotEnoughMemory, Queued
+
+
+@dataclass(slots=True)
+class ServerHistory:
+    """One server. Moments are those of the reconciler's clock, in seconds."""
+
+    publication: Publication
+    last_activity: float = 0.0
+    spec_hash: str = ""
+    restart_histories: dict[int, RestartHistory] = field(default_factory=dict)
+    """How each replica has fared with the present spec."""
+    draining: dict[str, float] = field(default_factory=dict)
+    """Engines that are to take no more requests, and since when."""
+    loads: dict[str, EngineLoad | None] = field(default_factory=dict)
+    pending_starts: dict[int, Queued | NotEnoughMemory] = field(default_factory=dict)
+    """Replicas that may not start yet, as of the last look."""
+    replace_in_place: set[int] = field(default_factory=set)
+    """Replicas whose old engine must end before the new one has room."""
+    generation: int = 0
+    """That of the spec at the last look."""
+    reconciled: tuple[int, RunState, bool] | None = None
+    """What was wanted at the last look: see `wishes`."""
+
+    def update(self, spec_hash: str, engines: Sequence[Engine], now: float) -> list[str]:
+        """Learn what has ended and what has proved itself since the last look. The engines that have ended are returned."""
+        if self.spec_hash != spec_hash:
+            self.spec_hash = spec_hash
+            self.restart_histories.clear()
+            self.replace_in_place.clear()
+        ended = []
+        for engine in engines:
+            restarts = self.restart_histories.get(engine.replica, RestartHistory())
+            ready_for = None if engine.ready_since is None else now - engine.ready_since
+            if engine.exit is not None:
+                if engine.spec_hash == spec_hash:
+                    self.restart_histories[engine.replica] = after_exit(restarts, engine.exit, ready_for, now)
+                self.draining.pop(engine.instance, None)
+                self.loads.pop(engine.instance, None)
+                ended.append(engine.instance)
+            elif restarts.failures and ready_for is not None:
+                self.restart_histories[engine.replica] = (after_steady if ready_for >= STEADY_SECONDS else after_ready)(
+                    restarts
+                )
+        return ended
+
+    def note_load(self, instance: str, load: EngineLoad | None, now: float) -> None:
+        """Take in how busy an engine is; more work done since the last time is activity."""
+        if instance in self.draining:
+            return  # The reconciler asks it itself, at a moment of its choice.
+        before = self.loads.get(instance)
+        self.loads[instance] = load
+        if load is None or load.busy or before is None or load.work_done != before.work_done:
+            self.last_activity = now
+
+    def make_room(self, engines: Sequence[Engine]) -> None:
+        """Let one more old engine go before its replacement starts: with it there is no room. One at a time: they may be enough."""
+        old = [
+            engine for engine in engines if engine.spec_hash != self.spec_hash and engine.phase is not EnginePhase.ENDED
+        ]
+        leaving = any(engine.phase is EnginePhase.STOPPING or engine.instance in self.draining for engine in old)
+        replicas = {engine.replica for engine in old} - self.replace_in_place
+        if replicas and not leaving:
+            self.replace_in_place.add(min(replicas))
+
+    def observe(
+        self,
+        spec_hash: str,
+        engines: Sequence[Engine],
+        now: float,
+        model_available: bool,
+        model_names: Sequence[str] = (),
+    ) -> ObservedState:
+        """How it stands with the server now, in the light of its present spec."""
+        return ObservedState(
+            engines=[self._observed(engine) for engine in engines],
+            now=now,
+            restart_histories=self.restart_histories if self.spec_hash == spec_hash else {},
+            model_available=model_available,
+            last_activity=self.last_activity,
+            envoy_connected=self.publication.envoy_connected,
+            routable=self.publication.is_routed(*model_names),
+            replace_in_place=frozenset(self.replace_in_place),
+            pending_starts=self.pending_starts,
+        )
+
+    def steady_in(self, engines: Sequence[Engine], now: float) -> float:
+        """Seconds until the next engine has proved itself after failures; infinite where none has to."""
+        proving = [
+            engine.ready_since + STEADY_SECONDS - now
+            for engine in engines
+            if engine.ready_since is not None and self.restart_histories.get(engine.replica, RestartHistory()).failures
+        ]
+        return max(0.0, min(proving, default=math.inf))
+
+    def _observed(self, engine: Engine) -> ObservedEngine:
+        load = self.loads.get(engine.instance)
+        return ObservedEngine(
+            engine,
+            published=self.publication.is_published(engine.instance),
+            withdrawn=self.publication.is_withdrawn(engine.instance),
+            draining_since=self.draining.get(engine.instance),
+            busy=load.busy if load else None,
+        )
+
+
+def desired_version(declared: DeclaredServer) -> tuple[int, RunState, bool]:
+    """Everything about a declared server that may change, in short."""
+    return declared.generation, declared.run_state, declared.removing

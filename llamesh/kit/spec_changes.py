@@ -1,0 +1,21 @@
+"""Applies ServerChanges to a ServerSpec, the same way in the gateway, which checks the result, and in the controller, which stores it."""
+
+from __future__ import annotations
+
+from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+
+
+def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
+    """Return a copy of the spec in which every field that is set in `changes` has its new value.
+
+    `changes.runtime_params` is the exception: the contract service parses it, and callers set `changes.parameters` to the result.
+    """
+    result = ServerSpec()
+    result.CopyFrom(spec)
+    for name in ("replicas", "metered", "model_name"):
+        if changes.HasField(name):
+            setattr(result, name, getattr(changes, name))
+    for part in ("parameters", "idle_sleep", "wake_budget"):
+        if changes.HasField(part):
+            getattr(result, part).CopyFrom(getattr(changes, part))
+    return result
