@@ -136,6 +136,11 @@ class ProcessRuntime:
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
 
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        engine = self._engines.get(instance)
+        return await engine.metrics() if engine else None
+
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
         return self._shown(self._logs.read(server_uuid, replica, tail, follow=follow))

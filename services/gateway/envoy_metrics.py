@@ -46,13 +46,12 @@ _FRONT_DOOR = {
 }  # fmt: skip
 
 QUERY: Mapping[str, str] = {
-    "usedonly": "",
     "histogram_buckets": "cumulative",
     "filter": r"^(llamesh\.|http\.[a-z]+\.downstream_(rq_[1-5]xx|rq_active|cx_active)$"
     r"|cluster\..*\.upstream_rq_([1-5]xx|active|pending_active|retry)$"
     r"|server\.(memory_allocated|uptime)$|control_plane\.connected_state$|listener_manager\.lds\.update_rejected$)",
 }
-"""What Envoy is asked for: all that the tables name, and only what has been used."""
+"""What Envoy is asked for: all that the tables name."""
 
 _STREAM = "text/event-stream"
 
