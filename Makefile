@@ -118,6 +118,7 @@ gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Generate stubs
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
 	@$(BIN)/python tools/sync_client.py
 	@$(BIN)/python -m tools.options
+	@$(BIN)/python -m tools.manifest_schema
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail if generated files differ from the committed ones

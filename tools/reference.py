@@ -56,7 +56,7 @@ def settings() -> str:
         "# Settings\n\nEnvironment first, then the file (`config.env` in LLAMESH_HOME, or the one that LLAMESH_CONFIG names, "
         "lines `NAME=value`), then the default. Lists are separated by commas. A line of the file that is not a setting is an error at the "
         "start; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is not a setting. "
-        "`LLAMESH_HOME`, `LLAMESH_CONFIG` and `ENVOY_BIN` are read from the environment only.\n\n"
+        "`LLAMESH_HOME`, `LLAMESH_CONFIG`, `LLAMESH_CA` and `ENVOY_BIN` are read from the environment only.\n\n"
     )
     return head + "\n".join(rows) + "\n"
 

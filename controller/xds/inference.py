@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import callers, header_names, replies, scripts, templates
+from controller.xds import callers, header_names, replies, scripts, templates, tls
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from controller.xds.digest import NOTHING, Told
 from controller.xds.listeners import HEADER_LIMITS, cors_filter, cors_policy, listening
@@ -41,6 +42,8 @@ class InferenceSettings:
     """Origins of web pages that may call, as browsers write them (`http://localhost:5173`) or as patterns (llamesh.kit.origins)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port) under which anonymous requests are answered, in addition to those of the loopback interface."""
+    secret_file: Path | None = None
+    """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is kept in memory until an engine has answered."""
     limits: Mapping[str, int] = field(default_factory=dict)
@@ -79,7 +82,7 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "answers_lua": scripts.answers(),
         "cors": cors_filter() if settings.allowed_origins else [],
     }
-    return templates.render("listeners/inference.yaml", LISTENER, values)
+    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file)
 
 
 def held_listener(settings: InferenceSettings) -> Any:

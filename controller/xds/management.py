@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.xds import callers, replies, scripts, templates
+from controller.xds import callers, replies, scripts, templates, tls
 from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
 from controller.xds.public_api import Method, PublicApi
 from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
@@ -58,6 +58,8 @@ class ManagementSettings:
     """Host names (no port) under which people log in, in addition to those of the loopback interface."""
     any_host: bool = False
     """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
+    secret_file: Path | None = None
+    """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
     trusted_proxies: int = 0
@@ -96,7 +98,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         **HEADER_LIMITS,
         "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
-    return templates.render("listeners/management.yaml", LISTENER, values)
+    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:

@@ -23,10 +23,17 @@ _LIMITS_MODULES = (
     "grammar_recursion",
     "grammar_cost",
     "schema_text",
+    "schema_budget",
+    "schema_document",
+    "schema_values",
+    "schema_beginnings",
     "schema_cost",
     "media",
     "request_shapes",
     "request_refusal",
+    "request_totals",
+    "request_texts",
+    "request_products",
     "request_limits",
 )
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
@@ -54,7 +61,7 @@ def strict_json(api: PublicApi) -> str:
     """The filter that checks REST calls against their contracts."""
     known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
-    return head + modules("quotation", "json_body", "rpc_status") + file("strict_json")
+    return head + modules("quotation", "json_body", "json_tree", "field_kinds", "rpc_status") + file("strict_json")
 
 
 def without_token() -> str:

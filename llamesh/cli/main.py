@@ -20,6 +20,7 @@ COMMANDS = {
         "up": ("llamesh.cli.up:up", "Start the whole mesh here; stay up until Ctrl-C."),
         "down": ("llamesh.cli.up:down", "End the mesh that runs here."),
         "doctor": ("llamesh.cli.diagnosis:doctor", "Check this machine and the mesh; name each fix."),
+        "tls": ("llamesh.cli.tls:app", "Certificates for the ports of a mesh."),
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
     "Models and servers": {
@@ -35,6 +36,10 @@ COMMANDS = {
         "sleep": ("llamesh.cli.servers:sleep", "Stop the engines until the next request."),
         "wake": ("llamesh.cli.servers:wake", "Start the engines of a sleeping server."),
         "stop": ("llamesh.cli.servers:stop", "Stop a server and forget it."),
+        "apply": ("llamesh.cli.apply:apply", "Create and change what files declare."),
+        "diff": ("llamesh.cli.apply:diff", "How the mesh differs from files."),
+        "delete": ("llamesh.cli.apply:delete", "Remove what files declare."),
+        "schema": ("llamesh.cli.apply:schema", "The JSON schema of a manifest."),
         "chat": ("llamesh.cli.chat:chat", "Talk to a model."),
     },
     "Access and usage": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
 from llamesh.client.profile import NoMeshRunsError, load_profile
@@ -70,6 +70,11 @@ def translate(error: Exception) -> CommandError | None:
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)
+
+
+def command_error(error: Exception) -> CommandError:
+    """The failure of a command for any error."""
+    return error if isinstance(error, CommandError) else translate(error) or unforeseen(error)
 
 
 def _signed_in() -> bool:

@@ -16,8 +16,8 @@ SHARED: dict[str, set[str]] = {
     "Decision": {"controller/plan.py", "services/contract/decisions.py"},
     "Liveness": {"controller/runtimes/__init__.py", "llamesh/cli/mesh/liveness.py"},
     "Owner": {"llamesh/kit/ownership.py", "services/contract/tables.py"},
-    "Publication": {"controller/publication.py", "services/download/catalogue.py"},
-    "Refusal": {"controller/xds/stream.py", "services/contract/policy.py"},
+    "Publication": {"controller/publication.py", "services/download/publications.py"},
+    "Waits": {"llamesh/cli/mesh/progress.py", "services/download/waits.py"},
     "State": {"engine/state.py", "services/download/tables.py"},
 }
 
