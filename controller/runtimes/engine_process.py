@@ -151,11 +151,6 @@ class EngineProcess:
             connections = None if counters.requests else await self._connections()
             return EngineLoad(is_busy(counters.requests, connections), counters.work)
 
-    async def metrics(self) -> bytes | None:
-        """What llama.cpp counts, as it says it; None if it does not answer. Raises OSError."""
-        async with self._asking:
-            return await probe.metrics(str(self.socket))
-
     async def ended(self) -> None:
         """Return when it has ended."""
         if self._task:
