@@ -19,7 +19,7 @@ from llamesh.v1 import (
 )
 
 
-class Siblings:
+class Members:
     """Stubs of the other members."""
 
     contract: contract_pb2_grpc.ContractServiceAsyncStub
