@@ -240,30 +240,12 @@ local function now(response)
   return tonumber(response:timestamp(EnvoyTimestampResolution.MILLISECOND))
 end
 
--- Puts an error in the shape of the API, if it is as short as its head says.
-local function reshape(response, status, length)
-  if not length or length == 0 or length > engine_errors.LONGEST then
-    return
-  end
-  local request = response:streamInfo():dynamicMetadata():get("llamesh")
-  local anthropic = request and request.anthropic
-  local buffer = response:body() -- waits for it
-  if not buffer then
-    return
-  end
-  local changed, body = engine_errors.reshaped(status, buffer:getBytes(0, buffer:length()), anthropic)
-  if changed then
-    response:headers():replace("content-length", buffer:setBytes(body))
-    response:headers():replace(":status", tostring(changed))
-  end
-end
-
 function envoy_on_response(response)
   local headers = response:headers()
   local kind = headers:get("content-type") or ""
   local status = tonumber(headers:get(":status"))
   if status >= 400 and find(kind, "^application/json") then
-    return reshape(response, status, tonumber(headers:get("content-length")))
+    return engine_errors.reshape(response, status, tonumber(headers:get("content-length")))
   end
   local streamed = find(kind, "^text/event%-stream")
   if headers:get(":status") ~= "200" or not (streamed or find(kind, "^application/json")) then
