@@ -237,7 +237,7 @@ end
 
 -- Milliseconds: Envoy has no finer clock for filters.
 local function now(response)
-  return tonumber(response:timestamp(EnvoyTimestampResolution.MILLISECOND))
+  return tonumber(response:timestamp())
 end
 
 function envoy_on_response(response)

@@ -1,4 +1,4 @@
-"""The numbers of the whole mesh: gathered from the gateway itself, its siblings and Envoy, and told as one text.
+"""The numbers of the whole mesh: gathered from the gateway itself, the other members and Envoy, and told as one text.
 
 Every source is asked at the same time, and each has PATIENCE seconds. Invariant: a source that fails is left out, and `llamesh_up` of
 that source is 0; the answer never fails because of it.
@@ -19,7 +19,7 @@ from llamesh.kit.logs import log
 from llamesh.kit.metrics import MemberMetrics
 from llamesh.v1.metrics_pb2 import CollectMetricsRequest
 from services.gateway import envoy_metrics
-from services.gateway.siblings import Siblings
+from services.gateway.members import Members
 
 PATIENCE = 2.0
 """Seconds that a source may take for its answer."""
@@ -32,9 +32,9 @@ _FAILURES = (grpc.aio.AioRpcError, aiohttp.ClientError, OSError, TimeoutError, V
 class MeshMetrics:
     """Gathers the numbers. `envoy_admin` is the Unix socket of Envoy's admin interface."""
 
-    def __init__(self, own: MemberMetrics, siblings: Siblings, envoy_admin: Path) -> None:
+    def __init__(self, own: MemberMetrics, members: Members, envoy_admin: Path) -> None:
         self._own = own
-        self._siblings = siblings
+        self._members = members
         self._envoy_admin = envoy_admin
         self._turn = asyncio.Lock()
 
@@ -45,7 +45,7 @@ class MeshMetrics:
                 "gateway": self._member(self._own.CollectMetrics(CollectMetricsRequest(), None), "gateway"),
                 **{
                     name: self._member(stub.CollectMetrics(CollectMetricsRequest(), timeout=PATIENCE), name)
-                    for name, stub in self._siblings.metrics.items()
+                    for name, stub in self._members.metrics.items()
                 },
                 "envoy": self._envoy(),
             }

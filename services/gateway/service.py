@@ -63,7 +63,7 @@ async def run(member: Member) -> None:
         models = Models(members)
         servers = Servers(members, settings.drain_seconds)
 
-        metrics = MeshMetrics(member.metrics, siblings, settings.socket(ENVOY_ADMIN))
+        metrics = MeshMetrics(member.metrics, members, settings.socket(ENVOY_ADMIN))
 
         gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health, metrics)
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)
