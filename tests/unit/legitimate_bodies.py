@@ -1,4 +1,4 @@
-"""Bodies that clients send and that must pass."""
+"""Bodies that look like the hostile ones and must pass."""
 
 from __future__ import annotations
 

@@ -18,10 +18,8 @@ MODULES = {
 }
 TESTS = {
     "tests/contract/test_controller_declares_and_watches.py": 556,
-    "tests/corpus/record.py": 426,
     "tests/mesh/test_engine_life.py": 480,
     "tests/unit/test_controller_plan.py": 441,
-    "tests/unit/test_runtime_parameters.py": 571,
 }
 
 
