@@ -99,7 +99,7 @@ def _action(document: Document, inventory: Inventory, names: dict[str, str]) -> 
         return Action(document, "create", desired)
     before = _comparable(spec_of(present), document.kind)
     after = _comparable(desired, document.kind, before)
-    changes = tuple(_differences(before, after, "spec"))
+    changes = tuple(differences(before, after, "spec"))
     repair = document.kind == "Model" and bool(present.problem)
     return Action(document, "update" if changes or repair else "unchanged", desired, present, changes)
 
@@ -177,14 +177,15 @@ def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.Mo
     return present.source if same else desired.source
 
 
-def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
+def differences(before: Any, after: Any, path: str) -> Iterator[Change]:
+    """Yield each field that differs between two messages of one type."""
     for field in before.DESCRIPTOR.fields:
         at = f"{path}.{field.name}"
         one, two = getattr(before, field.name), getattr(after, field.name)
         if one == two and (not field.has_presence or before.HasField(field.name) == after.HasField(field.name)):
             continue
         if field.message_type is not None and field.message_type.full_name == "llamesh.v1.RuntimeParameters":
-            yield from _differences(one, two, at)
+            yield from differences(one, two, at)
         else:
             yield Change(at, _shown(before, field), _shown(after, field))
 
