@@ -12,7 +12,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import admission_pb2_grpc, contract_pb2, contract_pb2_grpc, controller_pb2_grpc, download_pb2_grpc
 
 
-class Siblings:
+class Members:
     """Stubs of the other members."""
 
     contract: contract_pb2_grpc.ContractServiceAsyncStub
