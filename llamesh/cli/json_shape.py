@@ -1,7 +1,7 @@
-"""The JSON of `-o json`: the contract's field names, in the contract's order, enums without prefix, numbers as numbers.
+"""The JSON of `-o json`: the contract's field names in the contract's order, enums without prefix, numbers as numbers.
 
-A field that is zero is there; one that can be unset (a message, an `optional`) is left out if it is unset. A 64-bit number is a number up to 2**53, where JSON readers
-with floating point are exact, and a text beyond.
+A field that is zero is there; one that can be unset (a message, an `optional`) is left out if it is unset. A 64-bit number is a number up
+to 2**53, where JSON readers with floating point are exact, and a text beyond.
 """
 
 from __future__ import annotations
