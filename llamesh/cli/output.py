@@ -63,7 +63,7 @@ def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
 
 def is_declared(item: Message) -> bool:
     """Whether a manifest can declare such an object."""
-    from llamesh.cli.manifest.inventory import kind_of
+    from llamesh.cli.manifest.holdings import kind_of
 
     return bool(kind_of(item))
 

@@ -25,7 +25,10 @@ TOP = (
     "examples",
     "tools",
 )
-NAMES_OF_MESSAGES = ("llamesh.v1.",)
+NAMES_OF_MESSAGES = (
+    "llamesh.dev",
+    "llamesh.v1.",
+)
 
 
 def missing_modules(text: str) -> list[str]:
