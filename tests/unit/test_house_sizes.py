@@ -11,8 +11,6 @@ MODULE_LINES = 300
 TEST_LINES = 399
 
 MODULES = {
-    "controller/declared.py": 418,
-    "controller/reconcile.py": 406,
     "controller/runtimes/engine_process.py": 327,
     "controller/status.py": 356,
     "controller/xds/builders.py": 503,
@@ -26,7 +24,6 @@ MODULES = {
 }
 TESTS = {
     "tests/contract/test_command_against_fakes.py": 597,
-    "tests/contract/test_controller_declares_and_watches.py": 556,
     "tests/contract/test_downloads.py": 683,
     "tests/contract/test_downloads_are_shared.py": 419,
     "tests/contract/test_downloads_survive_faults.py": 527,

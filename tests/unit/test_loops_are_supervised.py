@@ -22,8 +22,8 @@ ALLOWED = {
     "services/download/worker.py::Worker._until_written": "one task for each transfer, see above",
     "llamesh/kit/streams.py::allowed": "reads one stream until it or the rights of its reader end",
     "llamesh/kit/completion.py::to_completion": "one piece of work, which is waited for",
-    "controller/declared.py::DeclaredServers.change": "optimistic retry of one call",
-    "controller/declared.py::DeclaredServers.begin_removal": "optimistic retry of one call",
+    "controller/declared_store.py::DeclaredServers.change": "optimistic retry of one call",
+    "controller/declared_store.py::DeclaredServers.begin_removal": "optimistic retry of one call",
     "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
     "controller/model_files.py::ModelFiles.locate": "asks once; the next look asks again",
     "controller/publication.py::Publication.publish": "waits for one acknowledgement",
@@ -46,8 +46,8 @@ ALLOWED = {
     "llamesh/kit/ownership.py::_locked": "waits for the lock of the home",
     "llamesh/kit/database_watch.py::DatabaseWatch.wait": "waits for the database or the end",
     # Survive every failure by themselves.
-    "controller/queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
-    "controller/queue.py::WorkQueue._work": "see above",
+    "controller/work_queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
+    "controller/work_queue.py::WorkQueue._work": "see above",
 }
 """Functions that may loop for ever or start tasks, and why."""
 
