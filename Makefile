@@ -1,15 +1,15 @@
-# Everything one does here. `make help` lists it.
+# Targets for users and developers. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GEN := .tools/gen
 ENVOY_API := .tools/envoy-api
 CLIENTS := .tools/clients
-# Tests wait more than they compute, so there may be more workers than cores. A file is one worker's.
+# Tests mostly wait, so more workers than cores are useful. One worker runs all tests of a file.
 TEST_WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
-# Names of the reference deployment, kept for what takes their place on Kubernetes.
+# Targets of the reference deployment, reserved for the Kubernetes release.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
 	frontend port-forward logs-k8s rebuild-operator cluster-delete
 
@@ -17,12 +17,12 @@ KUBERNETES := cluster docker-build docker-load infra operator-deploy services-de
 .PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster lint format \
 	gen gen-check breaking accept-contracts docs corpus bench $(KUBERNETES)
 
-help: ## This list
+help: ## List all targets
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nWith the Kubernetes release\n'
 	@echo $(KUBERNETES) | fold -s -w 76 | sed 's/^/  /'
 
-# The environments are made once for each lock file: a second run costs nothing.
+# An environment is made again only if its lock file changes.
 $(VENV)/run.stamp: requirements/run.txt requirements/build.txt pyproject.toml
 	@$(PYTHON) tools/check_deps.py --quiet
 	@echo "Setting up (once): the Python packages of requirements/run.txt"
@@ -53,54 +53,54 @@ $(ENVOY_API)/gen.stamp: requirements/envoy-api.txt
 
 ##@ The mesh on this machine
 
-run: $(VENV)/run.stamp ## Start the whole mesh here, serve a small model, ask it a question, stay up until Ctrl-C
+run: $(VENV)/run.stamp ## Start the whole mesh, serve a small model, ask it a question, run until Ctrl-C
 	@$(BIN)/llamesh up --demo
 
-all: run ## The same
+all: run ## The same as run
 
-deps: $(VENV)/run.stamp ## Only install what the mesh needs, into this checkout
+deps: $(VENV)/run.stamp ## Install what the mesh needs into this checkout
 
-check-deps: ## What this machine has, lacks, and how to get it
+check-deps: ## Show what this machine lacks, and how to get it
 	@$(PYTHON) tools/check_deps.py
 
-status: $(VENV)/run.stamp ## Servers and their state
+status: $(VENV)/run.stamp ## Show servers and their state
 	@$(BIN)/llamesh status
 
 logs: $(VENV)/run.stamp ## Follow the logs of every process of the mesh
 	@$(BIN)/llamesh logs --follow
 
-stop: ## Stop the mesh that runs here
+stop: ## Stop the mesh on this machine
 	@test ! -x $(BIN)/llamesh || $(BIN)/llamesh down
 
-restart: $(VENV)/run.stamp ## Stop it and start it again in the background
+restart: $(VENV)/run.stamp ## Stop the mesh and start it again in the background
 	@$(BIN)/llamesh down
 	@$(BIN)/llamesh up --detach
 
-clean: stop ## Stop it and remove the environments of this checkout (models and data stay in LLAMESH_HOME)
+clean: stop ## Stop the mesh and remove the environments of this checkout (LLAMESH_HOME stays)
 	@rm -rf $(VENV) .tools
 
-db-status: $(VENV)/run.stamp ## Tables and their rows, SQLite or PostgreSQL
+db-status: $(VENV)/run.stamp ## Count the rows of all tables, SQLite or PostgreSQL
 	@PYTHONPATH=. $(BIN)/python tools/database.py status
 
-db-shell: $(VENV)/run.stamp ## Read the tables in SQL
+db-shell: $(VENV)/run.stamp ## Query the tables in SQL
 	@PYTHONPATH=. $(BIN)/python tools/database.py shell
 
 ##@ Working on llamesh
 
-test: $(VENV)/dev.stamp ## Everything that needs only Python packages: real Envoy, llama.cpp and PostgreSQL included
+test: $(VENV)/dev.stamp ## Run all tests that need only Python packages, with real Envoy, llama.cpp and PostgreSQL
 	@$(PYTEST) tests/unit tests/contract tests/mesh
 
-test-failed: $(VENV)/dev.stamp ## Only what failed in the last run
+test-failed: $(VENV)/dev.stamp ## Run the tests that failed in the last run
 	@$(PYTEST) --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
 
-test-isolation: $(VENV)/dev.stamp ## Unit and contract tests beside listeners at the default ports, which nothing may connect to
+test-isolation: $(VENV)/dev.stamp ## Run unit and contract tests next to listeners on the default ports, which nothing may connect to
 	@$(BIN)/python tools/isolation.py
 
-test-cluster: $(VENV)/dev.stamp ## What needs built programs: grpcurl, MinIO, Node (see tools/)
+test-cluster: $(VENV)/dev.stamp ## Run the tests that need built programs: grpcurl, MinIO, Node (see tools/)
 	@$(BIN)/python tools/build.py
 	@$(BIN)/python -m pytest tests/cluster
 
-lint: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Style, types, import layers, contracts
+lint: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Check style, types, import layers and contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -109,36 +109,37 @@ lint: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Style, types, import layers, contrac
 	@$(GEN)/bin/buf lint
 	@$(GEN)/bin/buf format --diff --exit-code proto
 
-format: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Bring code and contracts into the house's form
+format: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Format code and contracts
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 	@$(GEN)/bin/buf format -w proto
 
-gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Make stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
+gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Generate stubs, descriptor set and the synchronous client (needs Go for one third-party contract)
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/generate.py
 	@$(BIN)/python tools/sync_client.py
 	@$(BIN)/python -m tools.options
+	@$(BIN)/python -m tools.manifest_schema
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
-gen-check: gen ## Fail where what is generated differs from what is committed
-	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb
-	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync.py buf envoy/*.binpb)"
+gen-check: gen ## Fail if generated files differ from the committed ones
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb)"
 
-breaking: $(GEN)/gen.stamp ## Fail where a contract breaks clients of main
+breaking: $(GEN)/gen.stamp ## Fail if a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py
 
-accept-contracts: $(GEN)/gen.stamp ## Take the contracts as they are now for what `make breaking` compares with
+accept-contracts: $(GEN)/gen.stamp ## Make the present contracts the baseline of `make breaking`
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py --accept
 
-docs: $(VENV)/dev.stamp ## Write the pages of docs/reference from the code
+docs: $(VENV)/dev.stamp ## Generate docs/reference from the code
 	@PYTHONPATH=. $(BIN)/python tools/reference.py
 
-corpus: $(CLIENTS)/clients.stamp ## Record anew what real clients send (tests/corpus)
-	@$(CLIENTS)/bin/python tests/corpus/record.py
+corpus: $(CLIENTS)/clients.stamp ## Record the requests of real clients again (tests/corpus)
+	@$(CLIENTS)/bin/python -m tests.corpus.record
 
-bench: $(VENV)/dev.stamp ## Side-by-side measurements (benchmarks/README.md)
+bench: $(VENV)/dev.stamp ## Run the side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
 $(KUBERNETES):
-	@echo "make $@ comes with the Kubernetes release; on one machine make run does it all (docs/from-the-reference-deployment.md)" >&2
+	@echo "make $@ comes with the Kubernetes release; on one machine, use make run (docs/from-the-reference-deployment.md)" >&2
 	@exit 1

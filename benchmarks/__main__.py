@@ -1,4 +1,4 @@
-"""`python -m benchmarks` (or `make bench`): everything, interleaved, in one run; prints a report in Markdown."""
+"""`python -m benchmarks` (or `make bench`) runs all benchmarks, interleaved, and prints a report in Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.mesh.running import running_mesh
 
 
 async def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each target")
     parser.add_argument("--requests", type=int, default=2000, help="requests of each target in a round")

@@ -40,19 +40,19 @@ QUIET_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that is measured."""
+    """An engine under test."""
 
     port: int
     process: subprocess.Popen[bytes]
 
     def pids(self) -> list[int]:
-        """Its processes."""
+        """Processes of the engine."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [self.process.pid, *(child.pid for child in children)]
 
 
 async def measure(folder: Path, *, cache: Path, rounds: int, chance: random.Random) -> list[Table]:
-    """A table for each situation. `cache`: where the model is, or is fetched to."""
+    """Return a table for each situation. `cache` is the directory of the model, which is downloaded if missing."""
     all_cores = len(cores().groups)
     situations = {"nothing else to do": (1, 0), "one core taken": (1, 1), "all cores taken": (1, all_cores)}
     situations["two engines at the same time"] = (2, 0)
@@ -70,7 +70,7 @@ async def _round(
     target: str, engines: dict[str, list[Engine]], together: int, others: Sequence[int], chance: random.Random
 ) -> Row:
     own = [*others, os.getpid(), *(pid for each in engines.values() for engine in each for pid in engine.pids())]
-    # An engine that has given way to what was measured before may take so long to spread again.
+    # After the measurement before, a packed engine may take so long to spread again.
     await asyncio.sleep(LONGEST_CALM_SECONDS + 0.5)
     await _until_quiet(own)
     before, started = _used_by_others(own), time.monotonic()
@@ -94,7 +94,7 @@ def _ask(engine: Engine, seed: int) -> dict[str, Any]:
 
 
 async def _until_quiet(own: Sequence[int]) -> None:
-    """Wait until others use next to nothing, or as long as is reasonable."""
+    """Wait until other processes are idle, at most for a bounded time."""
     until = time.monotonic() + QUIET_SECONDS
     while time.monotonic() < until:
         before, started = _used_by_others(own), time.monotonic()
@@ -110,7 +110,7 @@ def _used_by_others(own: Sequence[int]) -> float:
 
 @contextlib.contextmanager
 def _taken(count: int) -> Iterator[list[int]]:
-    """So many processes that compute and never wait."""
+    """Start so many processes that compute without a pause."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield [process.pid for process in busy]

@@ -1,4 +1,4 @@
-"""What a management call is held against: a FastAPI endpoint that does the same work, as its documentation would write it.
+"""The reference for a management call: a FastAPI endpoint that does the same work, written as in its documentation.
 
 `GET /users/{username}`: verify the bearer token (HS256), check the scope, read the row with SQLAlchemy's asyncio from SQLite,
 answer a validated model. Run by uvicorn with uvloop and httptools, one worker, no access log.
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class UserRow(Base):
-    """A user, as the gateway keeps it."""
+    """A user as in the gateway's table."""
 
     __tablename__ = "users"
     username: Mapped[str] = mapped_column(primary_key=True)
@@ -40,7 +40,7 @@ class UserRow(Base):
 
 
 class User(BaseModel):
-    """A user, as it is answered."""
+    """A user in an answer."""
 
     username: str
     role: str
@@ -50,7 +50,7 @@ class User(BaseModel):
 
 
 def caller(credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> str:
-    """The verified subject; 401 and 403 otherwise."""
+    """Return the verified subject; 401 or 403 otherwise."""
     try:
         claims = jwt.decode(
             credentials.credentials, os.environ["BENCH_SECRET"], ["HS256"], audience="llamesh", issuer="llamesh"
@@ -64,7 +64,7 @@ def caller(credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]
 
 @app.get("/users/{username}")
 async def get_user(username: str, _: Annotated[str, Depends(caller)]) -> User:
-    """One user."""
+    """Return a user."""
     async with sessions() as session:
         row = (await session.execute(select(UserRow).where(UserRow.username == username))).scalar_one_or_none()
     if row is None:
@@ -74,5 +74,5 @@ async def get_user(username: str, _: Annotated[str, Depends(caller)]) -> User:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Whether it listens."""
+    """Answer a health check."""
     return {"status": "ok"}

@@ -26,8 +26,11 @@ import yaml
 
 from benchmarks import processes
 from controller.xds import templates
-from controller.xds.builders import InferenceSettings, ServerEndpoints, ServiceSettings, TokenSettings
-from controller.xds.server import ASKED_KINDS, ControlPlane
+from controller.xds.clusters import ServerEndpoints, ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.intent import ASKED_KINDS
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.names import CLAIMS_HEADER
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
@@ -42,7 +45,7 @@ ONE, POOLED, TCP = "plain Envoy, one request a connection", "plain Envoy, pooled
 
 @dataclass(frozen=True)
 class Proxy:
-    """An Envoy that is measured."""
+    """An Envoy under test."""
 
     port: int
     pid: int
@@ -50,7 +53,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Front:
-    """What is measured, and a token of each kind."""
+    """The Envoys under test, and a token of each kind."""
 
     plain: dict[str, Proxy]
     mesh: Proxy
@@ -61,7 +64,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronts(folder: Path) -> AsyncIterator[Front]:
-    """Start stub, Envoys and the contract service; end them afterwards."""
+    """Start the stub, the Envoys and the contract service, and stop them afterwards."""
     stub, waker = folder / "stub.sock", folder / "waker.sock"
     home = folder / "home"
     stub_port, mesh_port, *plain_ports = free_ports(5)
@@ -111,7 +114,7 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
 
 
 async def _contract(socket: Path) -> str:
-    """A contract whose limit is never reached, so that Admission is asked and says yes."""
+    """Create a contract whose limit is never reached, so that Admission is asked and allows every request."""
     claims = base64.urlsafe_b64encode(json.dumps({"sub": "root", "scopes": ["admin"]}).encode()).decode().rstrip("=")
     async with grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "llamesh")]) as channel:
         answer = await contract_pb2_grpc.ContractServiceStub(channel).CreateContract(

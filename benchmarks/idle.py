@@ -1,4 +1,4 @@
-"""What a mesh costs that does nothing, and how long a second start takes."""
+"""Measures the cost of an idle mesh, and the duration of a second start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.mesh.running import RunningMesh, mesh_processes
 
 
 def measure(mesh: RunningMesh, *, seconds: float) -> str:
-    """Memory (PSS) and CPU of each process of a mesh at rest, then the time from `llamesh up` to health and to an answer."""
+    """Measure memory (PSS) and CPU of each process of an idle mesh, then the time from `llamesh up` to health and to an answer."""
     found = mesh.processes()
     everything = {process.pid: process for process in [*mesh_processes(mesh.home), *found.values()]}
     names = {process.pid: name for name, process in found.items()}
@@ -27,7 +27,7 @@ def measure(mesh: RunningMesh, *, seconds: float) -> str:
 
 
 def second_start(mesh: RunningMesh, model: str) -> str:
-    """Stop and start again; times from the command to health, and to the first answer of a model that must be woken."""
+    """Restart the mesh; return the times from the command to health, and to the first answer of a sleeping model."""
     assert mesh.process is not None
     mesh.process.terminate()
     mesh.process.wait(30)

@@ -11,7 +11,7 @@ from benchmarks.front import MODEL, ONE, POOLED, TCP, Front, fronts
 from benchmarks.report import Row, Table
 
 QUESTION = "Hello! What is the capital of France? "
-# Names of the tables, with how often the question stands in the prompt and by how much fewer requests are sent.
+# Tables, with the repetitions of the question in the prompt and the divisor of the number of requests.
 SIZES = {
     "Inference request, plain answer, 200 B": (1, 1),
     "The same, prompt of 4 KB": (105, 2),
@@ -39,7 +39,7 @@ def _targets(front: Front) -> dict[str, tuple[int, str, tuple[int, ...]]]:
 
 
 async def measure(folder: Path, *, rounds: int, requests: int, chance: random.Random) -> list[Table]:
-    """Rounds in random order, so that a noisy moment meets every target."""
+    """Run the targets of each round in random order, so that noise affects every target."""
     references = (ONE, POOLED, TCP)
     tables = {title: Table(title, references, COLUMNS) for title in SIZES}
     stream = Table("Inference request, stream of 64 frames", references, ("first frame ms", "between frames ms"))

@@ -1,4 +1,4 @@
-"""A load generator that is the same for every target: kept HTTP/1.1 connections, one request at a time on each.
+"""A load generator, the same for every target: persistent HTTP/1.1 connections with one request at a time on each.
 
 Its own CPU is not counted: what is measured is the CPU time of the processes under test, and times as a client sees them.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Outcome:
-    """What one run saw."""
+    """Result of one run."""
 
     seconds: list[float] = field(default_factory=list)
     failures: int = 0
@@ -20,14 +20,14 @@ class Outcome:
     gaps: list[float] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
-        """Latency in seconds below which this share of requests stayed."""
+        """Return a quantile of the latency in seconds."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request, to be sent again and again."""
+    """A request that is sent repeatedly."""
 
     port: int
     method: str
@@ -36,7 +36,7 @@ class Request:
     body: bytes = b""
 
     def bytes(self) -> bytes:
-        """As it goes over the wire."""
+        """Bytes of the request."""
         head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         start = (
             f"{self.method} {self.path} HTTP/1.1\r\nhost: localhost\r\n{head}content-length: {len(self.body)}\r\n\r\n"
@@ -70,7 +70,7 @@ async def run(request: Request, *, count: int, concurrency: int) -> Outcome:
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, list[float]]:
-    """Status of an answer, and when each chunk of a stream came."""
+    """Read an answer; return its status, and the time of each chunk of a stream."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     status = int(head.split(" ", 2)[1])
     if "transfer-encoding: chunked" not in head:

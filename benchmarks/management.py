@@ -16,7 +16,7 @@ FASTAPI = "FastAPI + uvicorn"
 
 
 async def measure(mesh: RunningMesh, folder: Path, *, rounds: int, requests: int, chance: random.Random) -> list[Table]:
-    """`GET /users/{username}` is the same work on both sides; the other call adds a sibling, as no monolith needs to."""
+    """Measure `GET /users/{username}`, which is the same work on both sides, and a call with another service behind it."""
     port = free_ports(1)[0]
     database = folder / "users.db"
     source = sqlite3.connect(f"file:{mesh.home / 'data' / 'gateway.db'}?mode=ro", uri=True)
@@ -61,7 +61,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, rounds: int, requests: int
 
 
 def _copy_users(source: sqlite3.Connection, database: Path) -> None:
-    """The same row, in a table of the same columns."""
+    """Create the same row in a table with the same columns."""
     target = sqlite3.connect(database)
     target.execute(
         "CREATE TABLE users (username TEXT PRIMARY KEY, role TEXT, contract_id TEXT, create_time, update_time)"

@@ -1,4 +1,4 @@
-"""Processes under test: started here, ended here, their CPU time and memory read from the system."""
+"""Starts and stops processes under test, and reads their CPU time and memory from the system."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import psutil
 
 
 def start(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a process whose output goes to a file."""
+    """Start a process with its output in a file."""
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
 
 
 def end(*processes: subprocess.Popen[bytes]) -> None:
-    """End them, kindly first."""
+    """Stop processes: terminate first, then kill."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -53,12 +53,12 @@ def _nanoseconds(thread: Path) -> int:
 
 
 def memory_bytes(pids: Iterable[int]) -> int:
-    """Memory of processes, with what they share counted once among them (PSS)."""
+    """Return the memory of processes; shared memory counts once (PSS)."""
     return sum(psutil.Process(pid).memory_full_info().pss for pid in pids)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until a condition holds; RuntimeError naming it where it does not in time."""
+    """Wait until a condition holds; RuntimeError names it after a timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Row:
-    """One round of one target: a value for each column, requests sent, and how many of them failed."""
+    """One round of one target: a value for each column, the number of requests, and of failures."""
 
     target: str
     values: tuple[float, ...]
@@ -26,7 +26,7 @@ class Table:
     rows: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Take a round in."""
+        """Add a round."""
         self.rows.append(row)
 
     def markdown(self) -> str:

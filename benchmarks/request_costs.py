@@ -1,4 +1,4 @@
-"""What each field of a request costs llama.cpp, at the largest size that the front door lets through and at the sizes of its family.
+"""Measures the cost of each field of a request in llama.cpp, at the largest size that the front door accepts and at related sizes.
 
 `python -m benchmarks.request_costs`: one engine, no Envoy; the filter of the front door runs in this process. Run it again whenever
 llama.cpp is pinned anew, and with a real model (`--model FILE`): a bound of envoy/limits.yaml is right if the rows of its field stay
@@ -30,25 +30,25 @@ from tests.mesh.hostile_bodies import COMPLETIONS, FAMILIES, Family
 
 _ALIAS = "costs"
 _PATIENCE = 20.0
-"""Seconds after which a body is given up and its engine replaced."""
+"""Seconds after which a body counts as lost and its engine is replaced."""
 _STARTING = 60.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one body did to the engine."""
+    """Effect of one body on the engine."""
 
     status: str
     seconds: float
-    """CPU time of the engine."""
+    """CPU time of the engine in seconds."""
     stall: float
-    """Longest time that a request for one token took beside it."""
+    """Longest time in seconds of a concurrent request for one token."""
     mebibytes: int
-    """How much it grew."""
+    """Growth of the engine's memory."""
 
 
 class Engine:
-    """One engine on a socket of its own."""
+    """An engine on its own socket."""
 
     def __init__(self, model: Path) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="costs-")
@@ -84,7 +84,7 @@ class Engine:
         )
 
     def post(self, path: str, body: bytes) -> str:
-        """The status of the answer, or what came in its place."""
+        """Return the status of the answer, or the failure."""
         try:
             with self._client(_PATIENCE) as client:
                 return str(client.post(path, content=body, headers={"content-type": "application/json"}).status_code)
@@ -94,11 +94,11 @@ class Engine:
             return "ended" if self._child.poll() is not None else "cut off"
 
     def plain(self) -> None:
-        """What another client asks."""
+        """Return the request of another client."""
         self.post(COMPLETIONS, b'{"prompt":"Hi","max_tokens":1}')
 
     def cost(self, path: str, body: bytes) -> Cost | None:
-        """Send a body, with small requests beside it. None if the engine is of no use afterwards."""
+        """Send a body and concurrent small requests; None if the engine cannot be used afterwards."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         used, memory = sum(self.process.cpu_times()[:2]), self.process.memory_info().rss
         statuses: list[str] = []
@@ -121,7 +121,7 @@ class Engine:
         return Cost(statuses[0], seconds, stall, max(0, largest - memory) >> 20)
 
     def stop(self) -> None:
-        """End it, whatever it does."""
+        """Kill the engine."""
         self._child.kill()
         self._child.wait()
         self._log.close()
@@ -130,7 +130,7 @@ class Engine:
 
 @contextmanager
 def measured(model: Path | None) -> Iterator[Path]:
-    """The model to measure with: one that is given, or the wide one for the time being."""
+    """Return the model: the given one, or a temporary wide one."""
     if model:
         yield model
         return
@@ -139,7 +139,7 @@ def measured(model: Path | None) -> Iterator[Path]:
 
 
 def run(families: Sequence[Family], model: Path, *, bare: bool) -> None:
-    """Print a row for each body. `bare`: also the sizes that the front door refuses."""
+    """Print a row for each body. With `bare`, include the sizes that the front door refuses."""
     door = FrontDoor()
     engine: Engine | None = None
     print("| family | size | bytes | passes | answer | CPU s | stall s | MiB |\n|---|---|---|---|---|---|---|---|")
@@ -165,7 +165,7 @@ def run(families: Sequence[Family], model: Path, *, bare: bool) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.request_costs", description=__doc__)
     parser.add_argument("--model", type=Path, help="a GGUF file (default: a model with 131,072 tokens and no work)")
     parser.add_argument("--only", default="", help="families whose name matches this expression")

@@ -1,4 +1,4 @@
-"""What revoked keys cost: one more revocation, and a request, with 0, 1,000 and 100,000 of them.
+"""Measures the cost of a further revocation and of a request with 0, 1,000 and 100,000 revoked keys.
 
 The mesh's own control plane (in this process) and a real Envoy. A revocation is measured from `set_asked` until Envoy has taken it; its
 bytes are those of the route configuration that is sent. A request is one `GET /v1/models` whose key is not revoked, which Envoy answers by
@@ -27,7 +27,7 @@ COLUMNS = ("revoked keys", "bytes of a push", "ms of a push", "CPU us of a reque
 
 
 async def measure() -> str:
-    """A table in Markdown with one row for each number of revoked keys."""
+    """Return a Markdown table with one row for each number of revoked keys."""
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for count in COUNTS:
         async with front_door() as door:
@@ -51,7 +51,7 @@ async def _with(door: FrontDoor, count: int) -> list[str]:
         await door.control.settled(60)
         pushes.append(time.perf_counter() - started)
     size = door.control._snapshot.of(RDS)["inference"].message.ByteSize()
-    # The keys of the requests are those of the first hundred that are not taken for revoked ones.
+    # Requests use those of the first hundred keys that the digest does not mistake for revoked ones.
     keys = [token(jti=f"key_{chance.getrandbits(64):016x}") for _ in range(200)]
     connection = await door.connect()
     asked, good = 0, []

@@ -1,4 +1,4 @@
-"""The upstream of all inference targets: `python -m benchmarks.stub SOCKET PORT` answers like llama.cpp, at no cost of a model.
+"""The upstream of all inference targets: `python -m benchmarks.stub SOCKET PORT` answers like llama.cpp, without a model.
 
 A plain answer carries usage; a stream has 64 frames, one each millisecond, and then closes the connection, as llama.cpp does.
 """
@@ -30,12 +30,12 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodi
 
 
 def _written(value: dict[str, Any]) -> str:
-    """JSON without blanks, as llama.cpp writes it."""
+    """Return JSON without blanks, as llama.cpp writes it."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def frame(text: str) -> bytes:
-    """One event, as a chunk of its own."""
+    """Return one event as one chunk."""
     data = f"data: {text}\n\n".encode()
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
@@ -64,7 +64,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def main() -> None:
-    """Listen on both until ended."""
+    """Listen on both until terminated."""
     await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[2]))
     server = await asyncio.start_unix_server(serve, sys.argv[1])
     await server.serve_forever()

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.xds.builders import (
-    InferenceSettings,
-    ManagementSettings,
-    OpenService,
-    ServiceSettings,
-    TokenSettings,
-)
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.management import ManagementSettings, OpenService
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
+from llamesh import certificates
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
@@ -49,6 +47,7 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
         allow_anonymous=settings.anonymous_allowed,
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=_hosts(settings),
+        secret_file=_secret_file(settings),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -78,6 +77,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             # A mesh that other machines reach has names that it was not told, and no default password: only web pages, which may have
             # been made to lead here, are held to its names. Where nobody else gets in, or nobody needs a token, all callers are.
             any_host=not settings.loopback and not settings.anonymous_allowed,
+            secret_file=_secret_file(settings),
             trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, members) in ports.items()
@@ -86,3 +86,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
 
 def _hosts(settings: Settings) -> frozenset[str]:
     return frozenset((*settings.allowed_hosts, settings.public_host.lower()))
+
+
+def _secret_file(settings: Settings) -> Path | None:
+    return certificates.secret_file(settings.run_dir) if settings.tls else None

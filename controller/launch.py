@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from controller.model_files import ModelFile
 from controller.request_holder import DEFAULT_BUDGET
 from controller.runtimes import LaunchSpec
-from controller.xds.builders import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
+from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
 from llamesh.runtime_parameters import models
 from llamesh.v1.server_pb2 import ServerSpec

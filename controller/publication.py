@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 
 ACK_SECONDS = 5.0
 """How long Envoy may take to acknowledge before it counts as absent."""

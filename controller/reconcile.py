@@ -33,7 +33,7 @@ from controller.start_gate import StartGate
 from controller.starts import NotEnoughMemory, StartScheduler
 from controller.status_cache import StatusCache
 from controller.work_queue import WorkQueue
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import report_failure

@@ -16,7 +16,7 @@ from controller.server_history import ServerHistory, desired_version
 from controller.starts import StartScheduler
 from controller.status import MemoryRequirement, build_status, stopped_status
 from controller.status_cache import StatusCache
-from controller.xds.builders import ServerEndpoints
+from controller.xds.clusters import ServerEndpoints
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log

@@ -29,7 +29,7 @@ from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
 from controller.status_cache import StatusCache
 from controller.waker import Waker
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database

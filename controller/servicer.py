@@ -17,7 +17,7 @@ from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
 from controller.status import is_routable
 from controller.status_cache import StatusCache
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
@@ -165,7 +165,7 @@ class ControllerServicer(ControllerServiceServicer):
         return pb.MeshStatus(
             connected_envoys=stats.connected,
             refused_configurations=stats.refused.total(),
-            last_refusal=stats.last_refusal.message if stats.last_refusal else "",
+            last_refusal=stats.last_nack.message if stats.last_nack else "",
             declared_servers=len(self._statuses.all()),
             running_engines=running,
         )

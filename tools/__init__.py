@@ -1,1 +1,1 @@
-"""Programs of the house: generation, checks, what tests are built with. Never imported by the product."""
+"""Developer tools: generators, checks, builds for tests. Never imported by the product."""

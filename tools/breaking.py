@@ -1,4 +1,4 @@
-"""Fail where the contracts break clients: against what was accepted last, and against main where HEAD is something else.
+"""Fail if the contracts break clients of the accepted baseline, or of main if HEAD is another commit.
 
 `proto/baseline.binpb` holds the accepted contracts as a buf image; `tools/breaking.py --accept` replaces it, which a review sees.
 Runs in the environment of requirements/gen.txt.
@@ -15,19 +15,19 @@ BASELINE = ROOT / "proto" / "baseline.binpb"
 
 
 def revision(name: str) -> str | None:
-    """The commit that a name stands for; None where there is none."""
+    """Return the commit with a name; None if there is none."""
     answer = subprocess.run(["git", "rev-parse", "--verify", "--quiet", name], cwd=ROOT, capture_output=True, text=True)
     return answer.stdout.strip() or None
 
 
 def image_of(commit: str) -> bytes | None:
-    """The baseline that a commit carries; None where it carries none."""
+    """Return the baseline in a commit; None if it has none."""
     answer = subprocess.run(["git", "show", f"{commit}:proto/baseline.binpb"], cwd=ROOT, capture_output=True)
     return answer.stdout if answer.returncode == 0 else None
 
 
 def compare(image: Path) -> None:
-    """Exit with buf's findings where the contracts of the working tree break the image's."""
+    """Exit with buf's findings if the contracts of the working tree break those of the image."""
     status = subprocess.run(["buf", "breaking", "proto", "--against", str(image)], cwd=ROOT).returncode
     if status:
         sys.exit(status)

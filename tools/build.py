@@ -1,4 +1,4 @@
-"""Build the programs that tests/cluster runs against, from the modules that go.mod pins: into .tools/bin, only what is missing.
+"""Build the programs for tests/cluster from the modules that go.mod pins, into .tools/bin; only missing or outdated ones.
 
 Needs Go. A program that is named on the command line is built alone: `python tools/build.py grpcurl`.
 """
@@ -20,13 +20,13 @@ PROGRAMS = {
 
 
 def stale(name: str) -> bool:
-    """Whether a program is missing or older than the versions that are pinned."""
+    """Whether a program is missing or older than the pinned versions."""
     program = BIN / name
     return not program.exists() or program.stat().st_mtime < (TOOLS / "go.mod").stat().st_mtime
 
 
 def main() -> None:
-    """Build; exit 1 with the remedy where Go is missing."""
+    """Build the programs; exit 1 with the remedy if Go is missing."""
     wanted = [name for name in sys.argv[1:] or PROGRAMS if stale(name)]
     if not wanted:
         return

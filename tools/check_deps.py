@@ -1,4 +1,4 @@
-"""Say what this machine lacks for `make run`, each with its remedy. Standard library only: it runs before anything is installed."""
+"""List what this machine lacks for `make run`, with remedies. Standard library only: it runs before anything is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVOY = "Envoy, which has no package for this system: `brew install envoy`, or s
 
 
 def missing() -> list[str]:
-    """Name everything that is lacking, with its remedy; empty where nothing is."""
+    """Return everything that is missing, with its remedy."""
     lacks = []
     if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything has checked it
         lacks.append(f"Python 3.11 or newer (this is {platform.python_version()}): run `make PYTHON=python3.11 ...`")
@@ -30,14 +30,14 @@ def missing() -> list[str]:
 
 
 def main() -> None:
-    """Print the findings; exit 1 where something is lacking."""
+    """Print the findings; exit 1 if something is missing."""
     lacks = missing()
     for lack in lacks:
         print(f"lacking: {lack}", file=sys.stderr)
     if lacks:
         sys.exit(1)
     if "--quiet" not in sys.argv:
-        print("Nothing is lacking for `make run` and `make test`.")
+        print("Nothing is missing for `make run` and `make test`.")
         for program, use in (("go", "make gen, make test-cluster"), ("node", "the JavaScript client tests")):
             print(f"{program}: {shutil.which(program) or 'not found'} (only for {use})")
 

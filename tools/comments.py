@@ -1,4 +1,4 @@
-"""Comments of the contracts as text: what stands above a field or a value is its description everywhere else."""
+"""Comments of the contracts: the comment above a field or value is its description in the command and the docs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto" / "llamesh" / "v1"
 PARAMETERS = ROOT / "llamesh" / "v1" / "parameters.json"
-"""What the command shows of each runtime parameter: descriptors carry no comments at run time, and the contracts are not installed."""
+"""Descriptions of runtime parameters for the command: descriptors have no comments at run time, and the contracts are not installed."""
 
 
 def comments_of(file: str) -> dict[str, str]:
-    """The comment above each field and value of a contract, on one line."""
+    """Return the comment above each field and value of a contract, on one line."""
     found: dict[str, str] = {}
     block: list[str] = []
     for line in (PROTO / file).read_text().splitlines():
@@ -28,6 +28,6 @@ def comments_of(file: str) -> dict[str, str]:
 
 
 def write_parameters(names: list[str]) -> None:
-    """Write the comment of each of these fields of RuntimeParameters."""
+    """Write the comments of these fields of RuntimeParameters."""
     comments = comments_of("server.proto")
     PARAMETERS.write_text(json.dumps({name: comments[name] for name in names}, indent=1, ensure_ascii=False) + "\n")

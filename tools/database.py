@@ -1,4 +1,4 @@
-"""Look into the mesh's tables: `python tools/database.py status` counts rows, `shell` reads SQL. `make db-status`, `make db-shell`.
+"""Read the mesh's tables: `python tools/database.py status` counts rows, `shell` runs SQL. `make db-status`, `make db-shell`.
 
 Reads only: each service owns its tables, and a mesh may be running on them. SQLite files and PostgreSQL schemas look alike here,
 `gateway.users` in both.
@@ -28,11 +28,11 @@ Ask = Callable[[str], Rows]
 
 
 def sqlite(settings: Settings) -> Ask:
-    """Ask the SQLite files below LLAMESH_HOME, each a schema of its own. FileNotFoundError where there are none."""
+    """Open the SQLite files below LLAMESH_HOME, each as a schema; FileNotFoundError if there are none."""
     files = {name: settings.home / "data" / f"{name}.db" for name in SERVICES}
     present = {name: path for name, path in files.items() if path.exists()}
     if not present:
-        raise FileNotFoundError(f"there are no tables in {settings.home / 'data'} yet: `make run` makes them")
+        raise FileNotFoundError(f"there are no tables in {settings.home / 'data'} yet: `make run` creates them")
     connection = sqlite3.connect("file::memory:", uri=True)
     for name, path in present.items():
         connection.execute(f"ATTACH ? AS {name}", (f"{path.as_uri()}?mode=ro",))
@@ -45,7 +45,7 @@ def sqlite(settings: Settings) -> Ask:
 
 
 def postgresql(url: str) -> Ask:
-    """Ask the PostgreSQL server of DATABASE_URL."""
+    """Connect to the PostgreSQL server of DATABASE_URL."""
     loop = asyncio.new_event_loop()
     address = read_address(url).dsn
     readonly = {"default_transaction_read_only": "on"}
@@ -78,12 +78,12 @@ def status(ask: Ask, *, files: bool) -> None:
 
 
 def shell(ask: Ask) -> None:
-    """Answer statements, each ended by a semicolon, until the input ends."""
+    """Run statements, each ended by a semicolon, until the input ends."""
     talking = sys.stdin.isatty()
     if talking:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - it gives input() a history
-        print("Reads only; tables are called like gateway.users. End a statement with ;  Ctrl-D ends.")
+        print("Read-only. Table names are like gateway.users. End a statement with ;  Press Ctrl-D to quit.")
     statement = ""
     while True:
         try:
@@ -98,7 +98,7 @@ def shell(ask: Ask) -> None:
 
 
 def answer(ask: Ask, statement: str) -> None:
-    """Print what a statement finds, or what is wrong with it."""
+    """Print the result of a statement, or its error."""
     try:
         show(ask(statement.strip().removesuffix(";")))
     except FAILURES as error:
@@ -115,7 +115,7 @@ def show(found: Rows) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command."""
     try:
         settings = load_settings()
     except WrongSettingsError as error:

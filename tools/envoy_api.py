@@ -1,4 +1,4 @@
-"""Writes envoy/api.binpb: the part of Envoy's API that the mesh speaks, as one FileDescriptorSet.
+"""Write envoy/api.binpb: the part of Envoy's API that the mesh uses, as one FileDescriptorSet.
 
 It runs where the wheel `xds-protos` is installed, an environment of its own, because that wheel overwrites files of opentelemetry-proto and
 googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes. `make gen` runs it.
@@ -11,7 +11,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-# What the templates under envoy/ configure and what the services speak. Imports follow by themselves.
+# Messages in the templates below envoy/ and in the services. Their imports are added automatically.
 ROOTS = (
     "envoy.config.bootstrap.v3.bootstrap_pb2",
     "envoy.config.cluster.v3.cluster_pb2",
@@ -42,7 +42,7 @@ ROOTS = (
 
 
 def with_imports(roots: tuple[str, ...]) -> descriptor_pb2.FileDescriptorSet:
-    """The files of `roots` and all they import, each after what it imports."""
+    """Return the files of `roots` and their imports, each after its imports."""
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
 
     def add(file: FileDescriptor) -> None:

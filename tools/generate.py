@@ -1,4 +1,4 @@
-"""Regenerate everything that is made from the contracts: `make gen`.
+"""Generate all code that is made from the contracts: `make gen`.
 
 Writes llamesh/v1 and buf/validate (Python stubs with types, comments of the runtime parameters) and envoy/llamesh.binpb (the
 descriptor set that Envoy transcodes with). Runs in the environment of requirements/gen.txt, whose grpcio-tools is the oldest supported
@@ -28,7 +28,7 @@ ERROR_DETAILS = "google/rpc/error_details.proto"
 
 
 def collect_third_party() -> None:
-    """Lay the contracts' imports out in one folder, each from the package that ships it; none is committed."""
+    """Copy the imports of the contracts into one folder, each from the package that ships it; none is committed."""
     shutil.rmtree(THIRD_PARTY, ignore_errors=True)
     google = Path(status_pb2.__file__).parent.parent
     for package in ("api", "rpc"):
@@ -49,7 +49,7 @@ def collect_third_party() -> None:
 
 
 def compile_protos(*arguments: str) -> None:
-    """Run protoc over the contracts; exit with its status where it fails."""
+    """Run protoc on the contracts; exit with its status if it fails."""
     builtin = importlib.resources.files("grpc_tools") / "_proto"
     status = protoc.main(["protoc", f"-I{PROTO}", f"-I{THIRD_PARTY}", f"-I{builtin}", *arguments])
     if status:
@@ -57,7 +57,7 @@ def compile_protos(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Regenerate stubs and descriptor set from nothing, so that a removed contract leaves no file behind."""
+    """Generate stubs and descriptor set after deleting the old ones, so that a removed contract leaves no file."""
     collect_third_party()
     contracts = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     for folder in (ROOT / "llamesh" / "v1", ROOT / "buf" / "validate"):
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def runtime_parameters() -> list[str]:
-    """Names of the fields of RuntimeParameters, in the contract's order."""
+    """Return the names of the fields of RuntimeParameters, in the order of the contract."""
     made = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "envoy" / "llamesh.binpb").read_bytes())
     messages = (message for file in made.file if file.package == "llamesh.v1" for message in file.message_type)
     return [field.name for message in messages if message.name == "RuntimeParameters" for field in message.field]

@@ -1,4 +1,4 @@
-"""`python tools/isolation.py [PYTEST ARGUMENTS]`: runs the tests beside listeners at a mesh's default ports; fails if one is connected to.
+"""`python tools/isolation.py [PYTEST ARGUMENTS]`: run the tests next to listeners on the default ports; fail if anything connects to them.
 
 A test that reaches for a default port would talk to whatever mesh the developer happens to run. The listeners accept and record every
 connection (when, from which process, its first bytes) and never answer.
@@ -23,7 +23,7 @@ DEFAULT = ("tests/unit", "tests/contract")
 
 
 class Listeners:
-    """Listens at every default port until closed; `connections` says who came."""
+    """Listens on every default port until closed; `connections` has the clients that connected."""
 
     def __init__(self) -> None:
         self.connections: list[str] = []
@@ -38,7 +38,7 @@ class Listeners:
                 except OSError as error:
                     if family == socket.AF_INET6:
                         continue  # a machine without IPv6
-                    sys.exit(f"port {port} cannot be listened on ({error.strerror}): stop the mesh that has it first")
+                    sys.exit(f"cannot listen on port {port} ({error.strerror}): first stop the mesh that uses it")
                 self._selector.register(server, selectors.EVENT_READ, f"{host} port {port}")
 
     def __enter__(self) -> Listeners:
@@ -66,7 +66,7 @@ class Listeners:
 
 
 def _owner(port: int) -> str:
-    """The command line of the process that has a connection from this local port, as far as the system tells."""
+    """Return the command line of the process with a connection from this local port, if known."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def _owner(port: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests; exit 1 where a test failed or anything connected."""
+    """Run the tests; exit 1 if a test failed or anything connected."""
     tests_to_run = () if any(not item.startswith("-") for item in arguments) else DEFAULT
     with Listeners() as listeners:
         tests = subprocess.run([sys.executable, "-m", "pytest", *arguments, *tests_to_run], cwd=ROOT, check=False)

@@ -1,4 +1,4 @@
-"""Write what the command says of llama-server's options that may not be given: `make gen`.
+"""Write the command's messages about refused options of llama-server: `make gen`.
 
 The table stands in the contract service, which the command does not import; so its refusals go where the command finds them.
 """
@@ -15,7 +15,7 @@ REFUSALS = ROOT / "llamesh" / "v1" / "refused_options.json"
 
 
 def refusals() -> str:
-    """The refusal of each option by each of its spellings, as JSON."""
+    """Write the refusal of each option, by each of its spellings, as JSON."""
     return json.dumps({flag: unknown(flag).message for flag in sorted(options())}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference that are lists of the code's own: settings, errors, runtime parameters. `make docs`."""
+"""Generate the pages of docs/reference from the code: settings, errors, runtime parameters, options, limits. `make docs`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HTTP = {
     4: 504,
     2: 500,
 }
-"""HTTP status of each canonical code, as Envoy's transcoder has it."""
+"""HTTP status of each gRPC code in Envoy's transcoder."""
 
 
 def settings() -> str:
-    """Every setting with its default and meaning."""
+    """Return the page of settings with defaults and meaning."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for field in Settings.model_fields.values():
         alias = field.validation_alias
@@ -54,15 +54,15 @@ def settings() -> str:
         rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', None) else ''} | {field.description} |")
     head = (
         "# Settings\n\nEnvironment first, then the file (`config.env` in LLAMESH_HOME, or the one that LLAMESH_CONFIG names, "
-        "lines `NAME=value`), then the default. Lists are separated by commas. A line of the file that is no setting is refused at the "
-        "start, with its number; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is no setting. "
-        "`LLAMESH_HOME`, `LLAMESH_CONFIG` and `ENVOY_BIN` are read from the environment only.\n\n"
+        "lines `NAME=value`), then the default. Lists are separated by commas. A line of the file that is not a setting is an error at the "
+        "start; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is not a setting. "
+        "`LLAMESH_HOME`, `LLAMESH_CONFIG`, `LLAMESH_CA` and `ENVOY_BIN` are read from the environment only.\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
 
 def errors() -> str:
-    """Every error reason with its codes and remedy."""
+    """Return the page of error reasons with codes and remedies."""
     rows = ["| reason | gRPC | HTTP | meaning | what to do |", "|---|---|---|---|---|"]
     comments = comments_of("error_reason.proto")
     for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values[1:]:
@@ -72,14 +72,14 @@ def errors() -> str:
         rows.append(f"| {' | '.join(map(str, row))} |")
     head = (
         "# Errors\n\nEvery error of the management API is a `google.rpc.Status` with one `ErrorInfo` (domain `llamesh`, a reason of this "
-        "list, every variable of the message as metadata), the remedy as `LocalizedMessage`, `BadRequest` where fields are at fault, and "
-        "`RetryInfo` where a retry helps. At the inference port errors have OpenAI's shape.\n\n"
+        "list, every variable of the message as metadata), the remedy as `LocalizedMessage`, `BadRequest` if fields are invalid, and "
+        "`RetryInfo` if a retry helps. On the inference port, errors have OpenAI's format.\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
 
 def parameters() -> str:
-    """Every runtime parameter: the allow-list."""
+    """Return the page of runtime parameters."""
     rows = ["| parameter | other spellings | values | meaning |", "|---|---|---|---|"]
     for name, parameter in all_parameters().items():
         others = [*parameter.aliases, *parameter.negatives, *parameter.implied]
@@ -87,16 +87,16 @@ def parameters() -> str:
         values = "" if parameter.switch else bounds(parameter).removeprefix("must be ")
         rows.append(f"| `{parameter.flag}` | {spelled} | {values} | {about()[name]} |")
     head = (
-        "# Runtime parameters\n\nWhat `runtime_params` may contain, and nothing else: as flags in one string, or typed as "
-        "`parameters` with the names of `RuntimeParameters` (the canonical flag in snake_case). In the string, blanks are spaces, tabs and "
-        "line ends; a value with blanks or quotes stands in quotes. What becomes of llama-server's other options is in "
+        "# Runtime parameters\n\nThe only parameters that are allowed: in `runtime_params` as flags in one string, or in "
+        "`parameters` typed, with the names of `RuntimeParameters` (the canonical flag in snake_case). In the string, blanks are spaces, "
+        "tabs and line ends; quote a value with blanks or quotes. llama-server's other options are in "
         "[llama-server-options.md](llama-server-options.md).\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
 
 def llama_options() -> str:
-    """Every option of llama-server, and what becomes of it."""
+    """Return the page of llama-server's options and their treatment."""
     rows = ["| option | decision | why, and what to use |", "|---|---|---|"]
     for parameter in all_parameters().values():
         flags = [parameter.flag, *parameter.aliases, *parameter.negatives, *parameter.implied]
@@ -105,9 +105,9 @@ def llama_options() -> str:
         instead = f"; use `{option.instead}`" if option.instead else ""
         rows.append(f"| {_flags(option.flags)} | {option.treatment.value} | {option.reason}{instead} |")
     head = (
-        f"# The options of llama-server\n\nEach option of llama.cpp build {build()}, decided once. `parameter`: a server may be "
-        "given it. `set`: llamesh sets it, or keeps llama.cpp's default on purpose. `refused`: it may not be given. `meaningless`: it has "
-        "no meaning for an engine of a mesh. An error for one of the last three says the same.\n\n"
+        f"# The options of llama-server\n\nEach option of llama.cpp build {build()}, with its treatment. `parameter`: allowed for "
+        "a server. `set`: llamesh sets it, or keeps llama.cpp's default on purpose. `refused`: not allowed. `meaningless`: without effect "
+        "for an engine of a mesh. An error for one of the last three gives the same reason.\n\n"
     )
     return head + "\n".join(rows) + "\n"
 
@@ -117,7 +117,7 @@ def _flags(flags: Iterable[str]) -> str:
 
 
 def request_limits() -> str:
-    """Every limit of an inference request with its default and bounds."""
+    """Return the page of limits of inference requests with defaults and bounds."""
     rows = ["| limit | default | from | to | what it counts |", "|---|---|---|---|---|"]
     for name, limit in limits.table().items():
         rows.append(f"| `{name}` | {limit.default} | {limit.least} | {limit.most} | {limit.about} |")
@@ -142,7 +142,7 @@ PAGES = {
 
 
 def main() -> None:
-    """Write the pages, or with --check exit 1 where one differs from the code."""
+    """Write the pages; with --check, exit 1 if one differs from the code."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         page = REFERENCE / name

@@ -1,7 +1,7 @@
-"""Writes llamesh/client/sync.py from aio.py: the same source without `await`.
+"""Writes the package llamesh/client/sync from llamesh/client/aio, module by module: the same source without `await`.
 
 python tools/sync_client.py            # writes
-python tools/sync_client.py --check    # exit 1 where the file is not what would be written
+python tools/sync_client.py --check    # exit 1 if the package is not what would be written
 """
 
 from __future__ import annotations
@@ -12,45 +12,66 @@ import sys
 from pathlib import Path
 
 CLIENT = Path(__file__).parent.parent / "llamesh" / "client"
-HEADER = '''# ruff: noqa: UP028 a loop over what comes, as in the source
-"""The mesh without `await`: `Client` and its parts. Written from aio.py by tools/sync_client.py; edit there."""
+HEADER = "# Written from {name} by tools/sync_client.py; edit there.\n"
+PACKAGE = '''"""The mesh without `await`: `Client` and its parts. tools/sync_client.py writes this package from `aio`."""
 '''
+UNUSED = "# ruff: noqa: UP028 a loop over what comes, as in the source\n"
 
 RULES: tuple[tuple[str, str], ...] = (
+    (r"^# ruff: noqa: ASYNC109.*\n", ""),
     (r"^import asyncio\n", ""),
     (r"\bawait ", ""),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
-    (r"import AsyncIterator, Callable, Sequence", "import Callable, Iterator, Sequence"),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsync([A-Z])", r"\1"),
     (r"\basyncio\.sleep\b", "time.sleep"),
+    (r"\bllamesh\.client\.aio\b", "llamesh.client.sync"),
 )
-"""What is said with `await`, and how it is said without."""
+"""Replacements that remove `await` from a module."""
 
 
-def converted(source: str) -> str:
-    """The synchronous half."""
-    body = source.split('"""\n', 1)[1]
+def converted(name: str, source: str) -> str:
+    """Return the synchronous version of a module."""
+    body = source
     for pattern, replacement in RULES:
         body = re.sub(pattern, replacement, body, flags=re.MULTILINE)
-    formatted = subprocess.run(
-        [sys.executable, "-m", "ruff", "format", "--stdin-filename", "llamesh/client/sync.py", "-"],
-        input=HEADER + body,
-        capture_output=True,
-        text=True,
-        check=True,
+    if name == "__init__.py":
+        body = PACKAGE + body.split('"""\n', 1)[1]
+    header = HEADER.format(name=f"aio/{name}") + (UNUSED if "yield" in body else "")
+    target = CLIENT / "sync" / name
+    checked = _ruff(
+        header + body, "check", "--fix-only", "--quiet", "--select", "I,RUF022,RUF100,UP028", "--stdin-filename", target
     )
-    return formatted.stdout
+    return _ruff(checked, "format", "--stdin-filename", target)
+
+
+def _ruff(source: str, *arguments: object) -> str:
+    command = [sys.executable, "-m", "ruff", *map(str, arguments), "-"]
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+
+
+def package() -> dict[Path, str]:
+    """Return every module of the synchronous client with its text."""
+    # ruff treats imports of the package as first-party only if its folder exists.
+    (CLIENT / "sync").mkdir(exist_ok=True)
+    return {
+        CLIENT / "sync" / path.name: converted(path.name, path.read_text())
+        for path in sorted((CLIENT / "aio").glob("*.py"))
+    }
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
-    wanted = converted((CLIENT / "aio.py").read_text())
-    target = CLIENT / "sync.py"
+    """Run the command."""
+    wanted = package()
+    target = CLIENT / "sync"
+    present = {path: path.read_text() for path in target.glob("*.py")}
     if "--check" in arguments:
-        return int(not target.exists() or target.read_text() != wanted)
-    target.write_text(wanted)
+        return int(present != wanted)
+    for path in present.keys() - wanted.keys():
+        path.unlink()
+    for path, text in wanted.items():
+        path.write_text(text)
     return 0
 
 

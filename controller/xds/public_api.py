@@ -12,6 +12,7 @@ from typing import Any
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
+from buf.validate import validate_pb2
 from llamesh.v1 import options_pb2
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -138,6 +139,9 @@ class PublicApi:
     def _rule(self, field: descriptor_pb2.FieldDescriptorProto) -> dict[str, Any]:
         rule: dict[str, Any] = {"name": field.name, "kind": _KINDS.get(field.type, "any")}
         kind = field.type_name.removeprefix(".")
+        bounds = field.options.Extensions[validate_pb2.field].uint32
+        if field.type == _Field.TYPE_UINT32 and bounds.HasField("lte"):
+            rule |= {"least": bounds.gte, "most": bounds.lte}
         if field.type == _Field.TYPE_MESSAGE and kind.startswith("google.protobuf."):
             rule["kind"] = _WELL_KNOWN.get(kind, "any")
         elif field.type == _Field.TYPE_MESSAGE and self._messages[kind].options.map_entry:

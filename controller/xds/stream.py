@@ -18,7 +18,7 @@ from llamesh.kit import envoy_api
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Nack:
     """Envoy's words about a response that it did not take."""
 
     type_url: str
@@ -56,7 +56,7 @@ class DeltaStream:
         self._sent_responses = 0
         self.node_id = ""
 
-    def receive(self, request: Any) -> Refusal | None:
+    def receive(self, request: Any) -> Nack | None:
         """Takes one DeltaDiscoveryRequest. A refusal (NACK) is returned."""
         self.node_id = request.node.id or self.node_id
         if request.type_url not in TYPES:
@@ -126,7 +126,7 @@ class DeltaStream:
         subscription.changed.update(self._snapshot.of(type_url))
         subscription.changed.update(subscription.sent)
 
-    def _settle(self, request: Any, subscription: _Subscription) -> Refusal | None:
+    def _settle(self, request: Any, subscription: _Subscription) -> Nack | None:
         offered = subscription.in_flight.pop(request.response_nonce, {})
         if not request.error_detail.code and not request.error_detail.message:
             subscription.acknowledged.update(offered)
@@ -136,7 +136,7 @@ class DeltaStream:
                 subscription.sent.pop(name, None)
             subscription.alone.update(offered)
             subscription.changed.update(offered)
-        return Refusal(request.type_url, tuple(sorted(offered)), request.error_detail.message)
+        return Nack(request.type_url, tuple(sorted(offered)), request.error_detail.message)
 
     def _additions(self, type_url: str, subscription: _Subscription) -> Iterator[Any]:
         present = self._snapshot.of(type_url)

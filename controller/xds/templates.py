@@ -53,39 +53,6 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
     return filled
 
 
-def lua(name: str) -> str:
-    """The source of a Lua script below envoy/lua. Envoy takes one text: put the modules that it requires before it."""
-    return (FOLDER / "lua" / f"{name}.lua").read_text()
-
-
-def lua_modules(*names: str) -> str:
-    """A Lua text after which `require` finds these modules."""
-    return "".join(lua_module(name, lua(name)) for name in names)
-
-
-def lua_module(name: str, source: str) -> str:
-    """A Lua text after which `require` finds the module `name`."""
-    return f"package.preload[{name!r}] = function(...)\n{source}\nend\n"
-
-
-def lua_value(value: Any) -> str:
-    """Lua's literal of a value that JSON has too, in ASCII."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"[{lua_value(key)}]={lua_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "{" + ",".join(map(lua_value, value)) + "}"
-    if isinstance(value, str):
-        return f'"{"".join(_lua_byte(byte) for byte in value.encode())}"'
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "nil"}[value]
-    return str(value)
-
-
-def _lua_byte(byte: int) -> str:
-    plain = 32 <= byte < 127 and byte not in b'"\\'
-    return chr(byte) if plain else f"\\{byte:03d}"
-
-
 @functools.cache
 def _load(template: str) -> Any:
     return yaml.safe_load((FOLDER / template).read_text())

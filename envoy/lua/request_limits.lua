@@ -2,155 +2,34 @@
 -- A name counts only at the place that llama.cpp reads it from: a tool may have a parameter `model`, `url` or `id_slot`.
 
 local json_text = require("json_text")
-local media = require("media")
+local request_products = require("request_products")
 local request_refusal = require("request_refusal")
 local request_shapes = require("request_shapes")
+local request_texts = require("request_texts")
+local request_totals = require("request_totals")
 local schema_cost = require("schema_cost")
-local grammar_cost = require("grammar_cost")
-local word_length = require("word_length")
 local table_of_limits = require("limits_table")
 
 local byte, find, sub = string.byte, string.find, string.sub
 local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 93
 local skip = json_text.skip
 local exceeded, broken, unescaped = json_text.exceeded, json_text.broken, json_text.unescaped
+local add, check_text, check_distinct, keep_largest = request_totals.add, request_texts.check, request_texts.check_distinct, request_products.keep
 
 local request_limits = {}
 
--- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
-local LONGEST_MODEL = 2048
 -- Bytes that are read of a tag: more than any that means something.
 local LONGEST_TAG = 384
 -- Tokens of a context if no server has said its own: what the mesh gives a slot by default.
 local DEFAULT_CONTEXT = 4096
 
 -- Of the body that is read now.
-local text, limits, sums, model = "", {}, {}, nil
--- How many prompts it has, and the largest of the numbers that are multiplied.
-local prompts, largest = 0, {}
+local text, limits, sums = "", {}, {}
 -- The names and numbers that lead to the value that is read.
 local trail, level = {}, 0
 
-local function add(name, amount)
-  local sum = (sums[name] or 0) + amount
-  sums[name] = sum
-  if sum > limits[name] then
-    return exceeded(name, sum, true)
-  end
-end
-
 local function refused(code, message)
   error({ code = code, message = message }, 0)
-end
-
-local function check_distinct(seen, item)
-  if seen[item] then
-    return refused("invalid_value", "names " .. item .. " twice.")
-  end
-  seen[item] = true
-end
-
--- How deep a text is nested that is JSON itself.
-local function check_depth(written, name)
-  local depth, at = 0, 1
-  while true do
-    at = find(written, '["{}%[%]]', at)
-    if not at then
-      return
-    end
-    local mark = byte(written, at)
-    if mark == QUOTE then
-      repeat
-        at = find(written, '["\\]', at + 1)
-        if not at then
-          return
-        end
-        local escaped = byte(written, at) == 92
-        at = escaped and at + 1 or at
-      until not escaped
-    elseif mark == BRACE or mark == BRACKET then
-      depth = depth + 1
-      if depth > limits[name] then
-        return exceeded(name, depth, true)
-      end
-    else
-      depth = depth - 1
-    end
-    at = at + 1
-  end
-end
-
--- A text has at most six bytes for one of what it says, where it is written in escapes.
-local ESCAPED = 6
-
--- The bytes of what the text between `first` and `last` says.
-local function said(first, last)
-  return #unescaped(sub(text, first, last))
-end
-
--- Texts with escapes that are part of a sum, each {first, last}: until the sum exceeds its limit they count as they are written, which costs nothing to know.
-local written = {}
-
--- Between these places of the body no backslash stands before the second. So a body is searched once, and what is read again by itself.
-local no_escape_from, next_escape = 0, 0
-
-local function has_escape(first, last)
-  if first < no_escape_from then
-    return find(sub(text, first, last), "\\", 1, true) ~= nil
-  elseif first > next_escape then
-    no_escape_from, next_escape = first, find(text, "\\", first, true) or math.huge
-  end
-  return next_escape <= last
-end
-
-local function add_text(name, first, last)
-  local sum = (sums[name] or 0) + last - first + 1
-  if has_escape(first, last) then
-    written[name] = written[name] or {}
-    table.insert(written[name], { first, last })
-  end
-  if sum > limits[name] and sum <= ESCAPED * limits[name] then
-    for _, each in ipairs(written[name] or {}) do
-      sum = sum - (each[2] - each[1] + 1) + said(each[1], each[2])
-    end
-    written[name] = nil
-  end
-  sums[name] = 0
-  return add(name, sum)
-end
-
--- The text between `first` and `last`.
-local function check_text(rule, first, last)
-  local size = last - first + 1
-  local most = rule.bytes and limits[rule.bytes]
-  if most and size > most then
-    size = size <= ESCAPED * most and said(first, last) or size
-    if size > most then
-      return exceeded(rule.bytes, size)
-    end
-  end
-  if rule.total then
-    add_text(rule.total, first, last)
-  end
-  if rule.run and last - first >= limits[rule.run] then
-    word_length.check(sub(text, first, last), rule.run, limits)
-  end
-  if rule.distinct then
-    local seen = {}
-    for letter in string.gmatch(unescaped(sub(text, first, last)), ".") do
-      check_distinct(seen, letter)
-    end
-  end
-  if rule.reads == "media" or rule.reads == "base64" then
-    add("media.items", 1)
-    media.check(text, first, last, rule.reads)
-  elseif rule.reads == "json" then
-    check_depth(unescaped(sub(text, first, last)), "messages.argument_depth")
-  elseif rule.reads == "grammar" then
-    grammar_cost.check(unescaped(sub(text, first, last)), limits)
-  elseif rule.reads == "model" then
-    model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
-  end
 end
 
 local value
@@ -264,13 +143,9 @@ local function check_list(at, rule)
   trail[level] = nil
   level = level - 1
   if rule.items == "prompts.items" then
-    prompts = math.max(prompts, items)
+    request_products.keep_prompts(items)
   end
   return ended
-end
-
-local function keep_largest(name, number)
-  largest[name] = math.max(largest[name] or 0, number)
 end
 
 local function check_number(rule, number, written)
@@ -354,25 +229,6 @@ local function exceeded_by(field, name, amount)
   return exceeded(name, amount)
 end
 
--- Limits of what several fields say together. `context`: the tokens of the largest context of any server.
-local function check_products(context)
-  local generations = math.max(largest.choices or 1, 1) * math.max(prompts, 1)
-  if generations > limits.generations then
-    return exceeded_by("n", "generations", generations)
-  end
-  -- With logprobs: true as many are listed as top_logprobs says, or what it stands for without it.
-  local listed = largest.listed and (largest.top or largest.listed) or 0
-  if listed > limits.probabilities then
-    return exceeded_by("logprobs", "probabilities", listed)
-  end
-  local alternatives = math.max(largest.probabilities or 0, listed) * generations
-  local tokens = largest.tokens or math.huge
-  alternatives = alternatives > 0 and alternatives * (tokens < math.huge and tokens or context) or 0
-  if alternatives > limits["probabilities.total"] then
-    return exceeded_by("logprobs", "probabilities.total", ("%d"):format(alternatives))
-  end
-end
-
 -- The mark of a UTF-8 text, which the engine's parser passes over too.
 local BYTE_ORDER_MARK = "^\239\187\191"
 
@@ -386,7 +242,11 @@ local function read(shape, context)
   if find(text, "[^ \t\r\n]", at) then
     return broken()
   end
-  check_products(context)
+  local field, name, amount = request_products.excess(limits, context)
+  if field then
+    trail[1], level = field, 1
+    return exceeded(name, amount)
+  end
 end
 
 -- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for one that may not pass, else what routing and accounting need of it:
@@ -394,19 +254,23 @@ end
 -- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
   local shape = request_shapes.of(path)
-  text, limits, sums, written, model, level = body, table_of_limits.limits, {}, {}, nil, 0
-  prompts, largest, no_escape_from, next_escape = 0, {}, 0, 0
+  text, limits, level = body, table_of_limits.limits, 0
   local context = most_prompt and most_prompt / limits["prompt.bytes_per_token"] or DEFAULT_CONTEXT
   local from_context = most_prompt and most_prompt < limits["prompt.bytes"]
   if from_context then
     limits = setmetatable({ ["prompt.bytes"] = most_prompt }, { __index = table_of_limits.limits })
   end
   json_text.open(text, limits)
+  request_texts.open(text, limits)
+  request_products.open()
+  sums = request_totals.open(text, limits)
   local passed, why = pcall(read, shape, context)
+  -- The body may be large: nothing keeps it until the next request.
   text = ""
+  request_texts.close()
+  request_totals.open("", limits)
   if passed then
-    local asked = math.max(prompts, 1)
-    return { model = model, prompts = asked, answers = math.max(largest.choices or 1, 1) * asked }
+    return { model = request_texts.model(), prompts = request_products.prompts(), answers = request_products.answers() }
   end
   if type(why) ~= "table" then
     error(why, 0)

@@ -108,6 +108,23 @@ local function must_ask(request, settings, claims)
   return false
 end
 
+-- OpenAI's paths whose first part stands for itself, and not for a server.
+local FIRST_PARTS = { chat = true, completions = true, embeddings = true, responses = true, rerank = true, reranking = true, models = true }
+local SERVER_UUID = 36
+
+-- The path with /v1. Everything after this reads paths that have it.
+local function versioned(path)
+  local first = path:match("^/([%w-]+)")
+  if first == "v1" or not first then
+    return path
+  elseif FIRST_PARTS[first] then
+    return (path:find("^/[%w-]+/v1/") and first ~= "models") and path or "/v1" .. path
+  elseif #first == SERVER_UUID and not path:find("^/v1/", SERVER_UUID + 2) then
+    return "/" .. first .. "/v1" .. path:sub(SERVER_UUID + 2)
+  end
+  return path
+end
+
 -- Takes off what may be long and nobody behind us reads: engines and the waker take 8 KB of a line.
 local function shorten(headers, path, content_type)
   local query = path:find("?", 1, true)
@@ -143,6 +160,10 @@ function envoy_on_request(request)
 
   local headers = request:headers()
   local path = headers:get(":path")
+  if kind ~= "health" and versioned(path) ~= path then
+    path = versioned(path)
+    headers:replace(":path", path)
+  end
   -- A slash at the end means nothing, unless it belongs to a model's name.
   local bare = path:match("^([^?]+)/%f[?%z]")
   if bare and (kind == "inference" or bare:find("/v1/models$")) then

@@ -5,11 +5,16 @@
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
+local schema_beginnings = require("schema_beginnings")
+local schema_budget = require("schema_budget")
+local schema_document = require("schema_document")
 local schema_text = require("schema_text")
+local schema_values = require("schema_values")
 local exceeded = json_text.exceeded
 local is_object, is_list = schema_text.is_object, schema_text.is_list
-local sub, gmatch, match = string.sub, string.gmatch, string.match
-local max = math.max
+local add, target_of, names_in = schema_budget.add, schema_document.target_of, schema_document.names_in
+local constants, repetitions = schema_values.constants, schema_values.repetitions
+local sub, max = string.sub, math.max
 
 local schema_cost = {}
 
@@ -17,14 +22,6 @@ local limits, sums
 
 -- Schemas that an integer with bounds counts for: the conversion writes out the ranges of its digits.
 local BOUNDED_INTEGER = 20
-
-local function add(name, amount)
-  local sum = (sums[name] or 0) + amount
-  sums[name] = sum
-  if sum > limits[name] then
-    return exceeded(name, sum, true)
-  end
-end
 
 -- The names of properties that lead to the schema that is walked.
 local trail, level = {}, 0
@@ -39,52 +36,9 @@ local function visit_under(name, schema, depth, way)
   return alternatives, ways
 end
 
--- Of the schema that is walked: its root, for each reference the alternatives of what it stands for, those that lead back to one that is walked,
+-- Of the schema that is walked: for each reference the alternatives of what it stands for, those that lead back to one that is walked,
 -- and how many times one led back so far.
-local root, referred, leading_back, turns
--- The names of each list of required properties, which is read at each place that leads to it.
-local named
-
--- As the conversion finds it: names may be empty, and an index is what a number begins with.
-local function target_of(reference)
-  if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
-    return nil
-  end
-  local found = root
-  for step in gmatch(sub(reference, 2), "/([^/]*)") do
-    if is_object(found) then
-      found = found.of[step]
-    elseif is_list(found) and match(step, "^%d+$") then
-      found = found[tonumber(step) + 1]
-    else
-      found = nil
-    end
-    if found == nil then
-      error({ code = "invalid_value", message = "has a reference that leads to nothing, or is not written in names and plain numbers." }, 0)
-    end
-  end
-  return found
-end
-
--- Bytes that a value has when it is written.
-local function size(value)
-  if type(value) == "string" then
-    return #value + 2
-  elseif is_object(value) then
-    local sum = 2
-    for _, name in ipairs(value.names) do
-      sum = sum + #name + 4 + size(value.of[name])
-    end
-    return sum
-  elseif is_list(value) then
-    local sum = 2
-    for _, item in ipairs(value) do
-      sum = sum + size(item) + 1
-    end
-    return sum
-  end
-  return 8
-end
+local referred, leading_back, turns
 
 -- Returns in how many ways a text can be read at most inside it.
 -- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the names of all that follow.
@@ -114,36 +68,6 @@ local function visit_object(properties, required, more, depth, way)
   end
   add("schema.grammar_bytes", optional * optional * (way + 24))
   return ways
-end
-
-local NONE = {}
-
-local function names_in(list)
-  if not is_list(list) then
-    return NONE
-  end
-  local names = named[list]
-  if not names then
-    names = {}
-    for _, name in ipairs(list) do
-      names[name] = true
-    end
-    named[list] = names
-  end
-  return names
-end
-
-local TYPES = { object = true, array = true, string = true, number = true, integer = true, boolean = true, null = true }
-
--- The conversion goes through a list of types one by one, and through lists in it too: as it must be, each is a name, and none is there twice.
-local function check_types(types)
-  local seen = {}
-  for _, name in ipairs(types) do
-    if not TYPES[name] or seen[name] then
-      error({ code = "invalid_value", message = "has a list of types that are not different names of types." }, 0)
-    end
-    seen[name] = true
-  end
 end
 
 -- The properties that the parts of allOf bring together. A reference is followed at each place; one that leads to itself ends at the limit of the depth.
@@ -195,52 +119,6 @@ local function visit_all_of(parts, depth, way)
   return max(ways, visit_object(properties, required, nil, depth, way))
 end
 
--- The largest number that the engine reads without cutting it to 32 bits, which makes another one of it.
-local LARGEST_COUNT = 2147483647
-
--- The number of times that a schema asks for under a name, or `absent`.
-local function count_of(of, name, absent)
-  local number = of[name]
-  if number == nil then
-    return absent
-  elseif type(number) ~= "number" or number < 0 or number > LARGEST_COUNT or number % 1 ~= 0 then
-    error({ code = "invalid_value", message = "has a " .. name .. " that is not a whole number from 0 to " .. LARGEST_COUNT .. "." }, 0)
-  end
-  return number
-end
-
--- More repetitions than these the engine does not write out: as an upper bound they are none, as a lower one it refuses them itself.
-local MOST_WRITTEN = 2000
-
-local function repetitions(of, least, most)
-  local low = count_of(of, least, 0)
-  local high = count_of(of, most, low)
-  if high < low then -- The engine counts down without an end.
-    error({ code = "invalid_value", message = "has a schema whose " .. most .. " is less than its " .. least .. "." }, 0)
-  end
-  add("schema.repetitions", high <= MOST_WRITTEN and high or math.min(low, MOST_WRITTEN))
-end
-
--- How many bytes two values must share at their beginning to count as alike: that many tell apart what the next tokens are tried against.
-local ALIKE_BYTES = 3
-
--- Constants among which one place chooses. All are tried for the first token, those that begin alike for the next ones too.
-local function visit_enum(values)
-  add("schema.enum", #values)
-  if #values > limits["schema.constants"] then
-    return exceeded("schema.constants", #values)
-  end
-  local alike, most = {}, 0
-  for _, value in ipairs(values) do
-    add("schema.enum_bytes", size(value))
-    local written = type(value) == "string" or type(value) == "number"
-    local beginning = written and sub(tostring(value), 1, ALIKE_BYTES) or type(value)
-    alike[beginning] = (alike[beginning] or 0) + 1
-    most = max(most, alike[beginning])
-  end
-  return max(1, most)
-end
-
 -- A schema of one type, or of none. Returns among how many alternatives it chooses, and in how many ways a text can be read at most inside it.
 local function visit_type(of, kind, depth, way)
   if type(kind) ~= "string" or kind == "" then
@@ -286,35 +164,6 @@ local function visit_type(of, kind, depth, way)
   return 1, 1
 end
 
-local BEGINNINGS = { array = "[", boolean = "t", integer = "0", null = "n", number = "0", string = '"' }
-
--- How a value of the schema begins: its first character, and for an object the name of its first property, with its value if there is only one.
-local function beginning_of(schema, steps)
-  if not is_object(schema) or steps > limits["schema.depth"] then
-    return "any"
-  end
-  local of = schema.of
-  if of["$ref"] ~= nil then
-    return beginning_of(target_of(of["$ref"]), steps + 1)
-  elseif is_object(of.properties) then
-    local required = names_in(of.required)
-    for _, name in ipairs(of.properties.names) do
-      if required[name] then
-        local first = of.properties.of[name]
-        local only = is_object(first) and first.of.const
-        if only == nil and is_object(first) and is_list(first.of.enum) and #first.of.enum == 1 then
-          only = first.of.enum[1]
-        end
-        return "{" .. name .. "\0" .. ((type(only) == "string" or type(only) == "number") and only or "")
-      end
-    end
-    return "{"
-  elseif of.const ~= nil then
-    return "=" .. tostring(of.const)
-  end
-  return BEGINNINGS[of.type] or "["
-end
-
 -- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses, and in how many ways a text can be read at most
 -- inside it: alternatives that begin alike multiply with those inside them, because the engine comes back to another place from each.
 function visit(schema, depth, way)
@@ -355,7 +204,7 @@ function visit(schema, depth, way)
       local before = turns
       local chosen, inner = visit(alternative, depth + 1, way + 4)
       alternatives, ways = alternatives + chosen, max(ways, inner)
-      local beginning = beginning_of(alternative, 1)
+      local beginning = schema_beginnings.of(alternative, 1, limits["schema.depth"])
       alike[beginning] = (alike[beginning] or 0) + 1
       most = max(most, alike[beginning])
       if turns > before then
@@ -370,20 +219,20 @@ function visit(schema, depth, way)
       return exceeded("schema.ways", ways, true)
     end
   elseif is_list(of.type) then
-    check_types(of.type)
+    schema_values.check_types(of.type)
     for _, kind in ipairs(of.type) do
       add("schema.nodes", 1)
       if of.const ~= nil or is_list(of.enum) then
-        alternatives = alternatives + visit_enum(is_list(of.enum) and of.enum or { of.const })
+        alternatives = alternatives + constants(is_list(of.enum) and of.enum or { of.const }, limits)
       else
         local chosen, inner = visit_type(of, kind, depth + 1, way + 4)
         alternatives, ways = alternatives + chosen, max(ways, inner)
       end
     end
   elseif of.const ~= nil then
-    visit_enum({ of.const })
+    constants({ of.const }, limits)
   elseif is_list(of.enum) then
-    alternatives = visit_enum(of.enum)
+    alternatives = constants(of.enum, limits)
   else
     alternatives, ways = visit_type(of, of.type, depth, way)
   end
@@ -408,12 +257,13 @@ end
 -- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
   limits, sums = most, totals
-  referred, leading_back, turns, named, level = {}, {}, 0, {}, 0
-  local ended
-  root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
+  referred, leading_back, turns, level = {}, {}, 0, 0
+  schema_budget.open(most, totals)
+  local root, ended = schema_text.read(body, at, limits["schema.bytes"] - (sums["schema.bytes"] or 0), limits)
   add("schema.bytes", ended - at)
+  schema_document.open(root)
   local passed, why = pcall(visit, root, 1, 4)
-  root = nil
+  schema_document.open(nil)
   if not passed then
     if type(why) == "table" then
       why.property = property()

@@ -4,163 +4,16 @@
 --
 -- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
 
+local field_kinds = require("field_kinds")
 local json_body = require("json_body")
+local json_tree = require("json_tree")
+local nearest = require("nearest")
 local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
-local MAX_DEPTH = 32
--- Values and names of a body, and escapes in its strings: each takes memory here, and other requests of this worker wait meanwhile.
-local MAX_VALUES = 10000
-local MAX_ESCAPES = 100000
 -- Bytes of a body without a token: a login, whatever escapes it is written with, is a quarter of that.
 local MAX_WITHOUT_TOKEN = 16384
 local BOM = "\239\187\191"
-
--- A reader for JSON. A value becomes {kind, ...}: an object has `names` in order and `values`, an array `items`, a string `text`, a number `value`.
-local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
-local WORDS = { ["true"] = "bool", ["false"] = "bool", ["null"] = "null" }
-local read
-local values, escapes
-
-local function count_value()
-  values = values + 1
-  if values > MAX_VALUES then error({ excess = ("more than %d values and names"):format(MAX_VALUES) }) end
-end
-
-local function count_escape()
-  escapes = escapes + 1
-  if escapes > MAX_ESCAPES then error({ excess = ("more than %d escapes in strings"):format(MAX_ESCAPES) }) end
-end
-
-local function read_string(text, at)
-  local parts, from = {}, at + 1
-  while true do
-    local stop = text:find('[%c"\\]', from)
-    if not stop then error("unclosed string") end
-    parts[#parts + 1] = text:sub(from, stop - 1)
-    local mark = text:byte(stop)
-    if mark == 34 then
-      return table.concat(parts), stop + 1
-    end
-    if mark ~= 92 then
-      if mark ~= 127 then error("control character") end
-      parts[#parts + 1] = "\127"
-      from = stop + 1
-    else
-      count_escape()
-      local letter = text:sub(stop + 1, stop + 1)
-      if letter == "u" then
-        local digits = text:match("^%x%x%x%x", stop + 2)
-        if not digits then error("bad escape") end
-        local code = tonumber(digits, 16)
-        parts[#parts + 1] = code < 128 and string.char(code) or "?"
-        from = stop + 6
-      else
-        parts[#parts + 1] = ESCAPES[letter] or error("bad escape")
-        from = stop + 2
-      end
-    end
-  end
-end
-
-local function skip(text, at)
-  return text:find("[^ \t\r\n]", at) or error("unexpected end")
-end
-
-local function read_object(text, at, depth)
-  local object = { kind = "object", names = {}, values = {} }
-  at = skip(text, at + 1)
-  if text:byte(at) == 125 then return object, at + 1 end
-  while true do
-    if text:byte(at) ~= 34 then error("name expected") end
-    count_value()
-    local name
-    name, at = read_string(text, at)
-    at = skip(text, at)
-    if text:byte(at) ~= 58 then error("colon expected") end
-    object.names[#object.names + 1] = name
-    object.values[#object.names], at = read(text, skip(text, at + 1), depth)
-    at = skip(text, at)
-    local mark = text:byte(at)
-    if mark == 125 then return object, at + 1 end
-    if mark ~= 44 then error("comma expected") end
-    at = skip(text, at + 1)
-  end
-end
-
-local function read_array(text, at, depth)
-  local array = { kind = "array", items = {} }
-  at = skip(text, at + 1)
-  if text:byte(at) == 93 then return array, at + 1 end
-  while true do
-    array.items[#array.items + 1], at = read(text, at, depth)
-    at = skip(text, at)
-    local mark = text:byte(at)
-    if mark == 93 then return array, at + 1 end
-    if mark ~= 44 then error("comma expected") end
-    at = skip(text, at + 1)
-  end
-end
-
-local function read_word(text, at)
-  local _, last, word = text:find("^([%w.+-]+)", at)
-  if not word then error("value expected") end
-  if WORDS[word] then return { kind = WORDS[word] }, last + 1 end
-  local whole, rest = word:match("^-?(%d+)(.*)$")
-  if not whole or (#whole > 1 and whole:byte() == 48) then error("value expected") end
-  local exponent = rest:gsub("^%.%d+", "")
-  if exponent ~= "" and not exponent:find("^[eE][+-]?%d+$") then error("value expected") end
-  return { kind = "number", value = tonumber(word) }, last + 1
-end
-
-function read(text, at, depth)
-  if depth > MAX_DEPTH then error({ excess = ("values more than %d deep"):format(MAX_DEPTH) }) end
-  count_value()
-  local mark = text:byte(at)
-  if mark == 34 then
-    local inner
-    inner, at = read_string(text, at)
-    return { kind = "string", text = inner }, at
-  end
-  if mark == 123 then return read_object(text, at, depth + 1) end
-  if mark == 91 then return read_array(text, at, depth + 1) end
-  return read_word(text, at)
-end
-
-local function parse(text)
-  values, escapes = 0, 0
-  local value, at = read(text, skip(text, 1), 0)
-  if text:find("[^ \t\r\n]", at) then error("more than one value") end
-  return value
-end
-
--- What a field takes: how it is said, and whether a value or the text of a query's value is that.
-local function whole(least, most)
-  return function(value)
-    local number = value.value or (value.text and value.text:find("^-?%d+$") and tonumber(value.text))
-    return number and number % 1 == 0 and number >= least and number <= most
-  end
-end
-
-local TAKES = {
-  string = { "must be a string", function(value) return value.kind == "string" end },
-  bool = { "must be true or false", function(value) return value.kind == "bool" or value.text == "true" or value.text == "false" end },
-  int32 = { "must be a whole number from -2147483648 to 2147483647", whole(-2 ^ 31, 2 ^ 31 - 1) },
-  uint32 = { "must be a whole number from 0 to 4294967295", whole(0, 2 ^ 32 - 1) },
-  int64 = { "must be a whole number of at most 63 bits", whole(-2 ^ 63, 2 ^ 63 - 1024) },
-  uint64 = { "must be a whole number of at most 64 bits, not negative", whole(0, 2 ^ 64 - 2048) },
-  number = { "must be a number", function(value) return value.value or (value.text and tonumber(value.text)) end },
-  duration = {
-    'must be a number of seconds followed by s, such as 30s',
-    function(value) return value.text and value.text:find("^-?%d+%.?%d*s$") end,
-  },
-  timestamp = {
-    "must be a moment such as 2030-12-31T23:59:59Z",
-    function(value) return value.text and value.text:find("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d[%d.]*[Z+-]") end,
-  },
-  message = { "must be an object", function(value) return value.kind == "object" end },
-  any = { "", function() return true end },
-}
 
 local function is_value_of(values, value)
   if value.kind == "number" then return value.value % 1 == 0 end
@@ -171,14 +24,21 @@ end
 
 local unfit_object
 
+local function no_such_field(name, fields)
+  local near = nearest(name, fields)
+  return "there is no such field" .. (near and "; did you mean " .. near .. "?" or "")
+end
+
 -- The path of what is wrong with a value and what is wrong with it; nothing if it is as its rule says.
 local function unfit_value(value, rule, path)
   if rule.kind == "enum" then
     if is_value_of(rule.values, value) then return end
     return path, "must be one of " .. table.concat(rule.values, ", ")
   end
-  local takes = TAKES[rule.kind]
-  if not takes[2](value) then return path, takes[1] end
+  local takes = field_kinds[rule.kind]
+  if not takes[2](value) then
+    return path, rule.most and ("must be a whole number from %d to %d"):format(rule.least, rule.most) or takes[1]
+  end
   if rule.kind == "message" then return unfit_object(value, rule.of, path) end
 end
 
@@ -196,7 +56,7 @@ function unfit_object(object, message, path)
   local fields, seen = RULES.messages[message], {}
   for index, name in ipairs(object.names) do
     local rule, at = fields[name], path == "" and name or path .. "." .. name
-    if not rule then return at, "there is no such field" end
+    if not rule then return at, no_such_field(name, fields) end
     if seen[rule.name] then return at, "is given twice" end
     seen[rule.name] = true
     local inner, why = unfit_field(object.values[index], rule, at)
@@ -216,10 +76,10 @@ local function unfit_query(query, message)
     local inner, rule = message, nil
     for part in name:gmatch("[^.]+") do
       rule = inner and RULES.messages[inner][part]
-      if not rule then break end
+      if not rule then return name, inner and no_such_field(part, RULES.messages[inner]) or "there is no such field" end
       inner = rule.kind == "message" and rule.of or nil
     end
-    if not rule then return name, "there is no such field" end
+    if not rule then return name, "there is no such field" end -- a name without any part
     local at, why = unfit_value({ kind = "string", text = decoded(text) }, rule, name)
     if at then return at, why end
   end
@@ -271,7 +131,7 @@ local function refused_body(request, binding, content_type)
     text = text:sub(4)
     request:headers():replace("content-length", tostring(buffer:setBytes(text)))
   end
-  local readable, body = pcall(parse, text)
+  local readable, body = pcall(json_tree.parse, text)
   if not readable and type(body) == "table" then
     refuse(request, "400", "The body has " .. body.excess .. ".")
   elseif not readable then

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
+from llamesh.client.trust import UntrustedError
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -23,6 +24,8 @@ def connected(url: str = "") -> Iterator[Client]:
         client = Client(url)
     except NoMeshRunsError as error:
         raise no_mesh_runs(error) from error
+    except UntrustedError as error:
+        raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
     except ValueError as error:
         raise not_an_address(url or load_profile().url) from error
     check_token(client.transport.token)

@@ -1,6 +1,7 @@
 """What commands print: tables for people, JSON, YAML or names for programs. Data on standard output, nothing else there.
 
-JSON is the REST shape: the contract's field names; a list is an array, `[]` where it is empty. On a pipe a table is plain text.
+JSON is the REST shape: the contract's field names; a list is an array, `[]` if it is empty. YAML of what a manifest can declare is a
+manifest, which `llamesh apply -f` takes; all other YAML has the shape of the JSON. On a pipe a table is plain text.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Column:
 def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
     """Print a list. The first column is what `--output name` prints."""
     found = list(items)
-    if output in {"json", "yaml"}:
+    if output == "yaml" and all(is_declared(item) for item in found):
+        print("".join(manifest(item) for item in found), end="")
+    elif output in {"json", "yaml"}:
         print(document([plain(item) for item in found], output))
     elif output == "name":
         for item in found:
@@ -50,10 +53,26 @@ def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column
 
 def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
     """Print one resource."""
-    if output in {"json", "yaml"}:
+    if output == "yaml" and is_declared(item):
+        print(manifest(item), end="")
+    elif output in {"json", "yaml"}:
         print(document(plain(item), output))
     else:
         show_list([item], output, columns)
+
+
+def is_declared(item: Message) -> bool:
+    """Whether a manifest can declare such an object."""
+    from llamesh.cli.manifest.inventory import kind_of
+
+    return bool(kind_of(item))
+
+
+def manifest(item: Message) -> str:
+    """The document that declares an object, in YAML."""
+    from llamesh.cli.manifest.export import declared
+
+    return f"---\n{document(declared(item), 'yaml')}\n"
 
 
 def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
 from llamesh.client.profile import NoMeshRunsError, load_profile
@@ -31,6 +31,7 @@ REMEDIES = {
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
     "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
+    "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
     "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
@@ -69,6 +70,11 @@ def translate(error: Exception) -> CommandError | None:
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)
+
+
+def command_error(error: Exception) -> CommandError:
+    """The failure of a command for any error."""
+    return error if isinstance(error, CommandError) else translate(error) or unforeseen(error)
 
 
 def _signed_in() -> bool:

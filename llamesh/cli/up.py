@@ -16,19 +16,17 @@ from pathlib import Path
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, leftovers, logfiles, open_files, ports
+from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
 from llamesh.cli.mesh.components import components
-from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone, is_ready
-from llamesh.cli.mesh.progress import Waits, lacking_of
+from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
+from llamesh.cli.mesh.progress import READY_SECONDS, Waits, lacking_of
 from llamesh.cli.mesh.service_manager import ServiceManager, without_service_manager
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
-from llamesh.cli.mesh.supervisor import OWN_LOG, Supervisor
+from llamesh.cli.mesh.supervisor import Supervisor
+from llamesh.cli.mesh.welcome import show_addresses, warning_of_clear_passwords
 from llamesh.envoy_binary import EnvoyNotFoundError
 from llamesh.local_mesh import Addresses
 from llamesh.locations import home_directory, make_private, run_directory
-
-READY_SECONDS = 60.0
-"""How long a start may take before it is called slow; nothing is given up then."""
 
 HOME_SECONDS = 2.0
 """How often the mesh looks whether its folder is still there."""
@@ -50,8 +48,9 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
     began = time.monotonic()
     os.umask(0o077)
     settings = read_settings(os.environ)
-    for warning in () if detach else settings.warnings:
-        _say(f"warning: {warning}")
+    for warning in () if detach else (*settings.warnings, warning_of_clear_passwords(settings)):
+        if warning:
+            _say(f"warning: {warning}")
     for folder in (settings.home, settings.logs):
         _usable(folder)
     try:
@@ -122,6 +121,7 @@ def _usable(folder: Path) -> None:
 
 def _check_machine(settings: MeshSettings) -> None:
     """Find what would only show later, in some log."""
+    renewal.take(settings)
     problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
         wrong = any(problem.by_setting for problem in problems)
@@ -152,6 +152,9 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
     beside = [
         BackgroundTask("look after the home", _end_without_home(settings, supervisor), _failed, every=HOME_SECONDS)
     ]
+    if settings.tls:
+        certificate = renewal.Renewal(settings, _say)
+        beside.append(BackgroundTask("look at the certificate", certificate.look, _failed, every=renewal.LOOK_SECONDS))
     if manager.alive_every:
         beside.append(BackgroundTask("sign of life", _alive(manager), _failed, every=manager.alive_every))
     for task in beside:
@@ -236,7 +239,7 @@ async def _greet(settings: MeshSettings, manager: ServiceManager, *, demo: bool,
             await showing
         else:
             _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; Ctrl-C stops it")
-            _show_addresses(settings)
+            show_addresses(settings)
     finally:
         if showing:
             showing.cancel()
@@ -264,65 +267,19 @@ async def _show_demo(settings: MeshSettings, began: float) -> None:
             await process.wait()
 
 
-def _show_addresses(settings: MeshSettings) -> None:
-    with contextlib.suppress(OSError):
-        print(f"  management  {settings.addresses.management}   (llamesh login)")
-        print(f"  inference   {settings.addresses.inference}/v1")
-        print(f"  logs        {settings.logs}", flush=True)
-
-
 def _demo_command(settings: MeshSettings, began: float) -> list[str]:
     place = [str(settings.home), settings.addresses.management, settings.addresses.inference]
     return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", *place, f"{time.monotonic() - began:.3f}"]
 
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
-    """Start a supervisor of its own and return once the mesh is ready."""
-    if running := holder(settings.home):
-        raise MeshRunningError(running)
-    log = logfiles.path_of(settings.logs, OWN_LOG)
-    # Appended to: another start may have won since, and what is in it belongs to the running mesh then.
-    with log.open("a") as output:
-        beginning = output.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llamesh.cli.main", "up"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        said, beginning = _read_on(log, beginning)
-        # That it is ready is said after it counts as ready, and in other words here.
-        if is_ready(settings.home, process.pid):
-            break
-        sys.stderr.write(said)
-        sys.stderr.flush()
-        if process.poll() is not None:
-            sys.stderr.write(_read_on(log, beginning)[0])
-            return process.returncode
-        if time.monotonic() > deadline:
-            raise CommandError(
-                "the mesh is not ready yet; it goes on starting",
-                parts=lacking_of(settings),
-                hint=f"`llamesh doctor` explains; its output is in {log}",
-                code=Exit.UNAVAILABLE,
-            )
-        time.sleep(0.05)
+    if code := detached.start(settings):
+        return code
     if demo:
         return subprocess.run(_demo_command(settings, began), check=False).returncode
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
-    _show_addresses(settings)
+    show_addresses(settings)
     return Exit.OK
-
-
-def _read_on(log: Path, start: int) -> tuple[str, int]:
-    """What a log has beyond a place, and where it ends now."""
-    with log.open("rb") as file:
-        file.seek(start)
-        content = file.read()
-    return content.decode(errors="replace"), start + len(content)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from llamesh.cli.connection import check_token, not_an_address
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.client.trust import UntrustedError, ssl_context
 
 _EXITS = {
     400: Exit.USAGE,
@@ -37,7 +38,7 @@ def answer(
         raise not_an_address(base)
     check_token(token)
     connection = (
-        http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+        http.client.HTTPSConnection(host, port, timeout=timeout, context=_context(base))
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, port, timeout=timeout)
     )
@@ -57,6 +58,13 @@ def answer(
         ) from error
     finally:
         connection.close()
+
+
+def _context(base: str) -> ssl.SSLContext:
+    try:
+        return ssl_context(base)
+    except UntrustedError as error:
+        raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
 
 
 def refusal(response: http.client.HTTPResponse) -> CommandError:

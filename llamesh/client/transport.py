@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from llamesh.client import errors, retries
+from llamesh.client.trust import root_certificates
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -44,6 +45,10 @@ def _target(url: str) -> tuple[str, bool, list[tuple[str, Any]]]:
     return f"{host}:{port}", parts.scheme == "https", options
 
 
+def _credentials(url: str) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(root_certificates=root_certificates(url))
+
+
 class _Caller:
     """What both transports share."""
 
@@ -61,7 +66,7 @@ class AsyncTransport(_Caller):
         super().__init__(token)
         target, tls, options = _target(url)
         self.channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+            grpc.aio.secure_channel(target, _credentials(url), options=options)
             if tls
             else grpc.aio.insecure_channel(target, options=options)
         )
@@ -109,7 +114,7 @@ class Transport(_Caller):
         super().__init__(token)
         target, tls, options = _target(url)
         self.channel = (
-            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+            grpc.secure_channel(target, _credentials(url), options=options)
             if tls
             else grpc.insecure_channel(target, options=options)
         )

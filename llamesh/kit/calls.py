@@ -11,6 +11,7 @@ shown to callers.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -25,7 +26,7 @@ from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
-from llamesh.kit.methods import Method, authorise, method_of
+from llamesh.kit.methods import RpcMethod, authorise, method_of
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed, restarting
 from llamesh.kit.validation import validate
@@ -45,7 +46,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _Call:
     """One call from its start to its log line. As a context manager it turns what the handler raises into the call's status."""
 
-    def __init__(self, method: Method, context: Context, rights: Rights | None) -> None:
+    def __init__(self, method: RpcMethod, context: Context, rights: Rights | None) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -86,14 +87,20 @@ class _Call:
 
     def still(self) -> None:
         """Raise if the caller's rights have ended since they were last checked."""
-        if self._rights and self._rights.version != self._seen:
+        if self._rights and (self._rights.version != self._seen or self._seconds_left() <= 0):
             self._authorise()
 
     def lasting(self, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
         """Return the responses, ended as soon as the caller's rights end, even while there is nothing to send."""
         return (
-            allowed(responses, self._rights.changed, self.still) if self._rights and self.method.demands else responses
+            allowed(responses, self._rights.changed, self.still, self._seconds_left)
+            if self._rights and self.method.demands
+            else responses
         )
+
+    def _seconds_left(self) -> float:
+        """Seconds until the caller's token has expired."""
+        return self._rights.seconds_left(self.identity) if self._rights and self.identity else math.inf
 
     def _authorise(self) -> None:
         self._seen = self._rights.version if self._rights else 0
@@ -230,7 +237,7 @@ def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Mess
 
 
 def _unary(
-    method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
+    method: RpcMethod, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
 ) -> Callable[[Message | None, Context], Awaitable[Any]]:
     async def serve(request: Message | None, context: Context) -> Any:
         async with _Call(method, context, calls.rights) as call:
@@ -243,7 +250,7 @@ def _unary(
 
 
 def _stream(
-    method: Method,
+    method: RpcMethod,
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     calls: MeshInterceptor,
 ) -> Callable[[Message | None, Context], AsyncIterator[Any]]:

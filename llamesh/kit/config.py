@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         "localhost",
         "Host name in the endpoints that users see. It is also one of LLAMESH_ALLOWED_HOSTS.",
     )
+    tls_certificate: str = _named(
+        "LLAMESH_TLS_CERTIFICATE",
+        "",
+        "File with the PEM certificate that all ports of Envoy show, the server's own first. Unset: no TLS.",
+    )
+    tls_key: str = _named("LLAMESH_TLS_KEY", "", "File with the PEM key of LLAMESH_TLS_CERTIFICATE, not encrypted.")
     inference_port: Port = _named("LLAMESH_INFERENCE_PORT", 8080, "Port of inference.")
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Port of all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Port of the contract service.")
@@ -234,6 +240,11 @@ class Settings(BaseSettings):
             return self.bind == LOCALHOST
 
     @property
+    def tls(self) -> bool:
+        """Whether Envoy speaks TLS. The supervisor refuses one of the two files without the other."""
+        return bool(self.tls_certificate)
+
+    @property
     def anonymous_allowed(self) -> bool:
         """Whether inference needs no credential."""
         return self.anonymous_inference == "allow" or (self.anonymous_inference == "auto" and self.loopback)
@@ -244,4 +255,4 @@ class Settings(BaseSettings):
 
     def endpoint(self, server_uuid: str) -> str:
         """Return the address for requests to a server."""
-        return f"http://{self.public_host}:{self.inference_port}/{server_uuid}/v1"
+        return f"{'https' if self.tls else 'http'}://{self.public_host}:{self.inference_port}/{server_uuid}/v1"

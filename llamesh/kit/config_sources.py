@@ -20,6 +20,7 @@ ENCODING = "utf-8-sig"
 ENVIRONMENT_ONLY = frozenset(
     {
         "ENVOY_BIN",
+        "LLAMESH_CA",
         "LLAMESH_CONFIG",
         "LLAMESH_HOME",
         "LLAMESH_INFERENCE_URL",

@@ -100,7 +100,7 @@ class Database:
     ) -> None:
         self.schema = schema
         self.place = place
-        """Where the database is, as people are told: hosts of PostgreSQL, or a file."""
+        """Place of the database for messages: hosts of PostgreSQL, or a file."""
         self.breaker = CircuitBreaker(clock)
         """Whether the database is known not to answer."""
         self._writer = writer

@@ -78,7 +78,7 @@ class MeshError(Exception):
         return spec_of(self.reason).remedy
 
     def status(self) -> status_pb2.Status:
-        """The error as google.rpc.Status: ErrorInfo, Help with the remedy, and BadRequest and RetryInfo where they apply."""
+        """Return the error as google.rpc.Status: ErrorInfo, the remedy as LocalizedMessage, and BadRequest and RetryInfo if they apply."""
         info = error_details_pb2.ErrorInfo(reason=name_of(self.reason), domain=DOMAIN)
         for key, value in self.metadata.items():
             info.metadata[key] = str(value)
@@ -130,7 +130,7 @@ def component_unavailable(component: str, why: str = "does not answer") -> MeshE
 
 
 def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
-    """Raise a sibling's error as a MeshError: with the sibling's own reason if it gave one, else COMPONENT_UNAVAILABLE or INTERNAL."""
+    """Raise the error of another member as a MeshError: with that member's reason, else COMPONENT_UNAVAILABLE or INTERNAL."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
@@ -148,7 +148,7 @@ def _from_status(status: status_pb2.Status) -> MeshError:
     for detail in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            # A newer sibling may know reasons that this process does not: those stay INTERNAL.
+            # A newer member may have reasons that are unknown here: those stay INTERNAL.
             if PREFIX + info.reason in Reason.keys():  # noqa: SIM118 - the enum's wrapper is no mapping
                 error.reason = Reason.Value(PREFIX + info.reason)
             error.metadata = dict(info.metadata)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,8 @@ class Identity:
     """Id of the user; empty in tokens from before users had ids."""
     issued: float = 0.0
     """When the token was made, in seconds since 1970."""
+    expires: float = math.inf
+    """When the token ends, in seconds since 1970. Envoy refuses calls after it; streams that are open then end."""
     user_since: float = 0.0
     """When the user was created. Records that are older belong to an earlier user of the same name."""
     user_contract_id: str = ""
@@ -75,6 +78,7 @@ def read_claims(header: str) -> Identity:
         subject = claims["sub"]
         scopes = frozenset(claims.get("scopes", ()))
         issued = float(claims.get("iat", 0))
+        expires = float(claims.get("exp", math.inf))
         standing = int(claims.get("standing", 0))
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token's claims cannot be read") from error
@@ -86,5 +90,6 @@ def read_claims(header: str) -> Identity:
         header=header,
         uid=str(claims.get("uid", "")),
         issued=issued,
+        expires=expires,
         standing=standing,
     )

@@ -16,7 +16,7 @@ from llamesh.v1 import options_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class RpcMethod:
     """A method as its contract describes it."""
 
     name: str
@@ -36,17 +36,17 @@ class Method:
         return self.access is not None and not (self.access.anonymous or self.access.internal)
 
 
-def method_of(name: str) -> Method:
+def method_of(name: str) -> RpcMethod:
     """Look up a method in its contract."""
     try:
         found = descriptor_pool.Default().FindMethodByName(name.strip("/").replace("/", "."))
     except KeyError:
-        return Method(name, None, quiet=False)
+        return RpcMethod(name, None, quiet=False)
     options = found.GetOptions()
     access = options.Extensions[options_pb2.access]
     reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     quiet = reads and (access.internal or access.anonymous)
-    return Method(name, access, quiet, reads, has_etag="etag" in found.input_type.fields_by_name)
+    return RpcMethod(name, access, quiet, reads, has_etag="etag" in found.input_type.fields_by_name)
 
 
 def authorise(

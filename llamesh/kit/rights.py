@@ -34,6 +34,8 @@ ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
     Role.ROLE_ADMIN: (INFER_ANY, MANAGE, ADMIN),
 }
 
+CLOCK_SKEW_SECONDS = 2.0
+"""How long a token counts after its end, because clocks differ: as long as Envoy lets it in (controller/xds/builders.py)."""
 START_PATIENCE = 5.0
 """Seconds that a call waits for the first lists of a process that has just started."""
 NEW_SECONDS = 3.0
@@ -110,6 +112,8 @@ class Rights:
         user = self._user(identity)
         if user is None:
             raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the user of this token was removed")
+        if self.seconds_left(identity) <= 0:
+            raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the token has expired")
         if identity.token_id in (self._revoked or ()):
             raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")
         if user.disabled:
@@ -129,6 +133,10 @@ class Rights:
             contract_id=identity.contract_id if identity.is_key else user.contract_id,
             scopes=frozenset(scope for scope in identity.scopes if role_grants(user.role, scope)),
         )
+
+    def seconds_left(self, identity: Identity) -> float:
+        """Seconds until the token of a caller has expired; infinite if it never does."""
+        return identity.expires + CLOCK_SKEW_SECONDS - self._now()
 
     def owner(self, uid: str, username: str, since: float) -> UserRights | None:
         """Return the user with this uid; without a uid, the user that had this name at that time. None if it was removed."""

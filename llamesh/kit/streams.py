@@ -19,6 +19,9 @@ from llamesh.kit.errors import MeshError, Reason, refuse
 
 T = TypeVar("T")
 
+LONGEST_WAIT = 3600.0
+"""Seconds that a stream waits before it looks at the clock again: clocks are set, and machines sleep."""
+
 
 class Streams:
     """All open streams of one process."""
@@ -65,9 +68,15 @@ class Streams:
 
 
 async def allowed(
-    responses: AsyncGenerator[T, None], changed: Callable[[], asyncio.Event], still: Callable[[], None]
+    responses: AsyncGenerator[T, None],
+    changed: Callable[[], asyncio.Event],
+    still: Callable[[], None],
+    seconds_left: Callable[[], float],
 ) -> AsyncGenerator[T, None]:
-    """Yield responses until `still` raises. It is called before each response, and whenever the event that `changed` returns is set."""
+    """Yield responses as they come, until `still` raises.
+
+    It is asked before each response, whenever the event that `changed` gives is set, and when `seconds_left` returns 0.
+    """
     following: asyncio.Future[T] | None = None
     alarm: asyncio.Future[Any] | None = None
     try:
@@ -76,9 +85,12 @@ async def allowed(
             alarm = alarm or asyncio.ensure_future(changed().wait())
             still()
             following = following or asyncio.ensure_future(anext(responses))
-            await asyncio.wait({following, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            timeout = max(0.0, min(seconds_left(), LONGEST_WAIT))
+            await asyncio.wait({following, alarm}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if alarm.done():
                 alarm = None
+                continue
+            if not following.done():
                 continue
             try:
                 response = following.result()

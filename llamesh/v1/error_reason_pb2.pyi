@@ -108,6 +108,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """No decision has this id."""
     ERROR_REASON_CONTRACT_IN_USE: _ErrorReason.ValueType  # 58
     """Users have the contract, or keys that work carry it."""
+    ERROR_REASON_MODEL_NOT_IN_CONTRACT: _ErrorReason.ValueType  # 59
+    """The caller's contract, or that of its key, does not grant this model."""
     ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 60
     """The watch cannot go on from this token; too much has changed since."""
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 61
@@ -206,6 +208,8 @@ ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 57
 """No decision has this id."""
 ERROR_REASON_CONTRACT_IN_USE: ErrorReason.ValueType  # 58
 """Users have the contract, or keys that work carry it."""
+ERROR_REASON_MODEL_NOT_IN_CONTRACT: ErrorReason.ValueType  # 59
+"""The caller's contract, or that of its key, does not grant this model."""
 ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 60
 """The watch cannot go on from this token; too much has changed since."""
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 61

@@ -1,6 +1,6 @@
 """Runs the contract service: `python -m services.contract`."""
 
 from llamesh.kit.serving import run_member
-from services.contract.service import serve
+from services.contract.service import run
 
-run_member("contract", serve)
+run_member("contract", run)

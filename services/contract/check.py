@@ -1,6 +1,6 @@
-"""May this server be? The straight line: parameters, model, memory wanted, memory there is, limits, decision.
+"""The check of a proposed server: parameters, model, memory needed, memory available, policy, decision, in this order.
 
-Invariant: nothing is started, and every answer, yes or no, is recorded before it is given.
+Invariant: a check starts nothing, and every result is recorded before it is returned.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from llamesh.runtime_parameters import (
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
-from services.contract.decisions import Decision, Decisions
+from services.contract.decisions import Decisions, RecordedDecision
 from services.contract.flag_parser import invalid
 from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
-from services.contract.policy import Refusal, ServingLimits, limit_refusals, memory_refusals
+from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
 
 VOCABULARY_DIFFERENCE = 128
 """Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
@@ -34,13 +34,13 @@ _GUESSES = {
     SpeculativeType.SPECULATIVE_TYPE_NGRAM_MAP_K: 48,
     SpeculativeType.SPECULATIVE_TYPE_NGRAM_MOD: 64,
 }
-"""Tokens that llama.cpp guesses at once by default, for each kind of speculation without a draft model."""
+"""Tokens that llama.cpp drafts at once by default, for each kind of speculation without a draft model."""
 _MAPPING = (LoadMode.LOAD_MODE_UNSPECIFIED, LoadMode.LOAD_MODE_AUTO, LoadMode.LOAD_MODE_MMAP)
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedServer:
-    """A server that someone would like."""
+    """A server that a caller wants to declare or to check."""
 
     model_uuid: str
     replicas: int
@@ -48,29 +48,29 @@ class ProposedServer:
     namespace: str = DEFAULT_NAMESPACE
     replaces_server_uuid: str = ""
     serve: bool = False
-    """Whether the server is declared or changed where this is allowed."""
+    """Whether the server is declared or changed if the check allows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found about a proposed."""
+    """The result of a check."""
 
-    refusals: list[Refusal]
+    refusals: list[PolicyRefusal]
     memory: MemoryEstimate
     free_bytes: int
     decision_id: str
 
 
 class Checker:
-    """Decides about proposed servers."""
+    """Checks proposed servers."""
 
-    def __init__(self, inventory: Inventory, decisions: Decisions, limits: ServingLimits) -> None:
+    def __init__(self, inventory: Inventory, decisions: Decisions, policy: Policy) -> None:
         self._inventory = inventory
         self._decisions = decisions
-        self._limits = limits
+        self.policy = policy
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
-        """Decide and record; the siblings' errors where the model or the replaced server is not there."""
+        """Check and record. Raises MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND as the siblings do, and PARAMETER_INVALID."""
         shape = model_shape(await self._inventory.model(proposed.model_uuid))
         draft = await self._draft(proposed.parameters)
         check_of_model(proposed.parameters, shape, draft)
@@ -79,11 +79,11 @@ class Checker:
         estimate = partial(estimate_for, shape, parameters, proposed.replicas, draft=draft)
         memory = estimate(parameters.ctx_size)
         refusals = [
-            *limit_refusals(self._limits, proposed.replicas, proposed.namespace),
+            *limit_refusals(self.policy, proposed.replicas, proposed.namespace),
             *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
         action = "serve" if proposed.serve else "check"
-        decided = Decision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
+        decided = RecordedDecision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
         return CheckResult(refusals, memory, free, await self._decisions.record(decided))
 
@@ -94,7 +94,7 @@ class Checker:
 
 
 def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: ModelShape | None) -> None:
-    """Raise PARAMETER_INVALID where llama.cpp would pass over a parameter because of the model."""
+    """Raise PARAMETER_INVALID if llama.cpp would silently ignore a parameter with this model."""
     trained, share = shape.context_length, slot_share(parameters, shape.context_length)
     if parameters.rope_scaling == RopeScaling.ROPE_SCALING_LINEAR and trained and share > trained:
         raise invalid(
@@ -110,12 +110,12 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
             all_parameters()["model_draft"].flag,
             parameters.model_draft,
             f"has a vocabulary of {draft.vocabulary_size} tokens and the model one of {shape.vocabulary_size}; "
-            f"llama.cpp uses it only where they differ by at most {VOCABULARY_DIFFERENCE}",
+            f"llama.cpp uses it only if they differ by at most {VOCABULARY_DIFFERENCE}",
         )
 
 
 def model_shape(model: Model) -> ModelShape:
-    """What the estimate needs of a model."""
+    """The properties of a model that the estimate uses."""
     gguf = model.gguf
     return ModelShape(
         tensor_bytes=gguf.tensor_bytes or model.size_bytes,
@@ -133,14 +133,14 @@ def model_shape(model: Model) -> ModelShape:
 
 
 def sharing_slots(parameters: RuntimeParameters) -> int:
-    """How many slots an engine's context is divided among; `parameters` have their defaults."""
+    """Number of slots that share an engine's context; defaults must be filled in."""
     return 1 if parameters.kv_unified else parameters.parallel
 
 
 def estimate_for(
     shape: ModelShape, parameters: RuntimeParameters, replicas: int, context: int, draft: ModelShape | None = None
 ) -> MemoryEstimate:
-    """The memory of engines that are started with these parameters, which have their defaults, and this context."""
+    """The memory of engines with these parameters, defaults filled in, and this context."""
     estimate = partial(
         estimate_memory,
         context=context,
@@ -172,7 +172,7 @@ def estimate_for(
 
 
 def guesses(parameters: RuntimeParameters) -> int:
-    """Tokens that speculation has verified at once for one request."""
+    """Tokens that are verified at once for one request if speculation is used."""
     if parameters.spec_type == SpeculativeType.SPECULATIVE_TYPE_DRAFT_SIMPLE:
         return parameters.spec_draft_n_max or DEFAULT_DRAFT_TOKENS
     return _GUESSES.get(parameters.spec_type, 0)

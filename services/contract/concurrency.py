@@ -1,9 +1,9 @@
-"""Admission's one rule: so many requests of a contract at the same time. Pure, in memory, in constant time for each request.
+"""Limits how many requests of a contract run at the same time. Pure; constant time for each request.
 
-A request takes a permit when it begins and gives it back when Envoy reports its end. The permits belong to this process: with several
-replicas, each counts its own.
+A request acquires a permit when it begins, and releases it when Envoy reports its end. Permits belong to this process: if several
+replicas run, each counts its own.
 
-Invariant: a contract never has more permits than its limit at the time of asking; a permit that nobody gives back ends by itself.
+Invariant: a contract never has more permits than its limit at the time of the request; a permit that is not released expires.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 LEASE_SECONDS = 3600.0
-"""How long a request counts at most: as long as llama.cpp works on one by default."""
+"""Lifetime of a permit: llama.cpp works on one request for at most this time by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,19 @@ class _Permit:
 
 
 class ConcurrencyLimiter:
-    """Requests that run now. `monotonic` gives seconds."""
+    """The permits of the requests that run now. `monotonic` returns seconds."""
 
     def __init__(self, monotonic: Callable[[], float], *, seconds: float = LEASE_SECONDS) -> None:
         self._monotonic = monotonic
         self._seconds = seconds
         self._taken = 0
-        # Oldest first: all permits last equally long, so the first is the first to end.
+        # Oldest first: all permits have the same lifetime, so the first one expires first.
         self._by_contract: dict[str, dict[int, _Permit]] = {}
-        # A client may choose its request's id, and choose the same twice: every permit is kept, never one replaced by another.
+        # A client may use a request id twice, so several permits may have the same id.
         self._by_request: dict[str, list[_Permit]] = {}
 
     def acquire(self, limits: Mapping[str, int], request_id: str) -> str | None:
-        """Count a request that begins against each contract with a limit; the contract whose limit is reached, where one is."""
+        """Give a request a permit of each contract in `limits`. Returns None, or the contract whose limit is reached."""
         now = self._monotonic()
         for contract_id, limit in limits.items():
             if self._live(contract_id, now) >= limit:
@@ -49,17 +49,17 @@ class ConcurrencyLimiter:
         return None
 
     def release(self, request_id: str) -> None:
-        """A request has ended. Nothing happens where none of this id runs."""
+        """Release the oldest permit with this id, if there is one."""
         permits = self._by_request.get(request_id)
         if permits:
             self._remove(permits[0])
 
     def in_flight(self, contract_id: str) -> int:
-        """Requests of a contract that run now."""
+        """Number of requests of a contract that run now."""
         return self._live(contract_id, self._monotonic())
 
     def release_all(self) -> None:
-        """Whoever would report the end of these requests is gone, and they with it."""
+        """Release all permits: the Envoy that would report the ends of the requests is gone."""
         self._by_contract.clear()
         self._by_request.clear()
 

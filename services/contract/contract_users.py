@@ -1,4 +1,4 @@
-"""The users, by way of the gateway that owns them."""
+"""The users that have a contract, as the gateway counts them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 
 
 class ContractUsers:
-    """What this service asks about users."""
+    """Asks the gateway, which owns the users."""
 
     def __init__(self, gateway: gateway_pb2_grpc.StandingServiceAsyncStub) -> None:
         self._gateway = gateway
 
     async def count(self, contract_id: str) -> int:
-        """How many users have a contract now; COMPONENT_UNAVAILABLE where that cannot be known."""
+        """How many users have a contract now. COMPONENT_UNAVAILABLE if the gateway does not answer."""
         request = gateway_pb2.CountContractUsersRequest(contract_id=contract_id)
         with asking("gateway"):
             return (await self._gateway.CountContractUsers(request, **call_options())).users

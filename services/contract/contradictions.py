@@ -1,6 +1,6 @@
-"""Parameters that cannot hold together: what llama.cpp would fail on, or pass over without a word.
+"""Parameters that contradict each other: llama.cpp would fail, or silently ignore one of them.
 
-Invariant: every rule is about the parameters alone, so that what is refused here is refused for every model.
+Invariant: every rule depends on the parameters alone; rules that depend on the model are in `check`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from llamesh.runtime_parameters import DEFAULT_DRAFT_TOKENS, DEFAULT_PARALLEL, a
 from llamesh.v1.server_pb2 import CacheType, Pooling, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 
 MIN_SLOT_CONTEXT = 64
-"""Fewest tokens of context that a slot can work with."""
+"""Smallest context of a slot, in tokens."""
 
 FULL_CACHE_TYPES = frozenset({CacheType.CACHE_TYPE_F32, CacheType.CACHE_TYPE_F16, CacheType.CACHE_TYPE_BF16})
-"""Cache types that are not quantised: only these can hold values without flash attention."""
+"""Cache types that are not quantised. Without flash attention, the value cache must have one of these."""
 
 MAX_TEMPLATE_DEPTH = 8
 """Deepest nesting of a chat template's variables."""
@@ -41,7 +41,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A parameter that another one stands against."""
+    """A parameter that another parameter contradicts."""
 
     name: str
     value: str
@@ -49,7 +49,7 @@ class Contradiction:
 
 
 def contradictions(parameters: RuntimeParameters, names: Mapping[str, str]) -> Iterator[Contradiction]:
-    """What cannot hold; `names` says how the caller wrote the flag of each parameter."""
+    """All contradictions. `names` has the flag of each parameter as the caller spelt it."""
 
     def found(name: str, problem: str) -> Contradiction:
         value = getattr(parameters, name)

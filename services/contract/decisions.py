@@ -1,7 +1,7 @@
-"""The record of what was allowed and refused, and why: for `llamesh why`, kept 30 days and never more than so many.
+"""The audit record of what was allowed and refused, and why; `llamesh why` shows it.
 
-Invariant: the record stays small whatever clients do. Decisions about requests for inference come in thousands, so of those only
-refusals are kept, one a minute for each subject, contract and reason.
+Invariant: the record is bounded in age and number. Requests for inference come in thousands, so only their refusals are recorded, at most
+one in a minute for each subject, contract and reason.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.memory_estimate import MemoryEstimate
-from services.contract.policy import Refusal
-from services.contract.tables import Clock, DecisionRow, NewId, Owner
+from services.contract.policy import PolicyRefusal
+from services.contract.tables import Clock, DecisionRow, NewId, RowOwner
 
 KEPT = timedelta(days=30)
 MAX_DECISIONS = 100_000
-"""Decisions kept; older ones go first."""
+"""Most decisions that are kept; the oldest are deleted first."""
 QUIET = timedelta(minutes=1)
-"""How long the same refusal of inference is not written again."""
+"""How long an equal refusal of inference is not recorded again."""
 MAX_QUIET = 10_000
-"""Refusals remembered for that."""
+"""Refusals that are compared for that."""
 
 MAX_NOTED = 10_000
-"""Refusals that wait to be written; beyond that the oldest are dropped."""
+"""Refusals that wait in memory to be written; beyond, the oldest are dropped."""
 BATCH = 500
 """Refusals of one transaction."""
 
@@ -42,14 +42,14 @@ _ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What was decided; the fields are those of the contract's message Decision."""
+class RecordedDecision:
+    """A decision; the fields are those of the message Decision in contract.proto."""
 
     subject: str
     action: str
     object: str
     contract_id: str = ""
-    refusals: Sequence[Refusal] = ()
+    refusals: Sequence[PolicyRefusal] = ()
     memory: MemoryEstimate | None = None
 
 
@@ -65,15 +65,15 @@ class Decisions:
         self._noted: list[DecisionRow] = []
         self._quiet: dict[tuple[str, str, str], datetime] = {}
 
-    async def record(self, decided: Decision) -> str:
-        """Write a decision down and say its id."""
+    async def record(self, decided: RecordedDecision) -> str:
+        """Write a decision. Returns its id."""
         row = self._row(decided)
         async with self._database.begin() as session:
             session.add(row)
         return row.decision_id
 
-    def note(self, decided: Decision) -> None:
-        """Remember a refusal of inference for the next `flush`, unless the same was noted a moment ago."""
+    def note(self, decided: RecordedDecision) -> None:
+        """Keep a refusal of inference for the next `flush`, unless an equal one was noted within `QUIET`."""
         now = self._clock()
         key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
         if self._quiet.get(key, now) > now:
@@ -85,7 +85,7 @@ class Decisions:
         self._bound()
 
     async def flush(self) -> None:
-        """Write down what was noted."""
+        """Write the noted refusals."""
         if not self._noted:
             return
         left, self._noted = self._noted, []
@@ -106,7 +106,7 @@ class Decisions:
     async def _write(self, rows: Sequence[DecisionRow]) -> None:
         names = [column.key for column in inspect(DecisionRow).column_attrs]
         values = [{name: getattr(row, name) for name in names} for row in rows]
-        # After a commit whose outcome is not known the same rows come again.
+        # If the outcome of a commit is unknown, the same rows are written again.
         statement = self._insert(DecisionRow).values(values).on_conflict_do_nothing()
         async with self._database.begin() as session:
             await session.execute(statement)
@@ -115,10 +115,10 @@ class Decisions:
         surplus = len(self._noted) - MAX_NOTED
         if surplus > 0:
             del self._noted[:surplus]
-            log.warning("refusals dropped: they could not be written", count=surplus)
+            log.warning("refusals dropped, because they could not be written", count=surplus)
 
     async def prune(self) -> None:
-        """Forget what is too old or too much."""
+        """Delete decisions that are too old or too many."""
         eldest = select(DecisionRow.create_time).order_by(DecisionRow.create_time.desc()).offset(self._most).limit(1)
         async with self._database.begin() as session:
             await session.execute(delete(DecisionRow).where(DecisionRow.create_time < self._clock() - KEPT))
@@ -127,10 +127,10 @@ class Decisions:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
     async def page(
-        self, owner: Owner | None, asked: PageQuery, *, refused_only: bool
+        self, owner: RowOwner | None, page_query: PageQuery, *, refused_only: bool
     ) -> tuple[Sequence[DecisionRow], str]:
-        """A page, newest first, and the token of the next. `owner` None: everyone's."""
-        page = asked.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
+        """A page, newest first, and the token of the next page. `owner` None: the decisions about all users."""
+        page = page_query.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)
         if owner is not None:
             query = query.where(DecisionRow.subject == owner.name, DecisionRow.create_time >= owner.since)
@@ -140,8 +140,8 @@ class Decisions:
             rows = (await session.scalars(page.select(query, _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.decision_id))
 
-    async def get(self, owner: Owner | None, decision_id: str) -> DecisionRow:
-        """One decision; DECISION_NOT_FOUND also where it is another's. `owner` None: anyone's."""
+    async def get(self, owner: RowOwner | None, decision_id: str) -> DecisionRow:
+        """One decision. DECISION_NOT_FOUND also if it is about another user. `owner` None: about any user."""
         async with self._database.read() as session:
             row = await session.get(DecisionRow, decision_id)
         if row is None or not (owner is None or (row.subject == owner.name and row.create_time >= owner.since)):
@@ -152,7 +152,7 @@ class Decisions:
             )
         return row
 
-    def _row(self, decided: Decision) -> DecisionRow:
+    def _row(self, decided: RecordedDecision) -> DecisionRow:
         return DecisionRow(
             decision_id=self._new_id("dec_"),
             create_time=self._clock(),

@@ -1,7 +1,8 @@
-"""A text of flags as its words: what is between blanks, with quotes around a whole value or nowhere.
+"""Lexer for a text of flags: splits it into words at blanks. Quotes enclose a whole value or are refused.
 
-Blanks are spaces, tabs and line ends. In double quotes a backslash stands before a quote or backslash that is meant itself, as in a shell.
-Invariant: outside of quotes there is nothing but printable ASCII, so that no word looks like a flag and is none.
+Blanks are spaces, tabs and line ends. In double quotes, a backslash escapes a quote or a backslash, as in a shell.
+
+Invariant: a word without quotes is printable ASCII, so no look-alike character makes a word that only looks like a flag.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,24})?|\.[0-9]{1,24})(?:[eE][+-]?[0-9]{1,3})?")
-"""A decimal number as it may be written."""
+"""The accepted spelling of a decimal number."""
 
 _BLANKS = " \t\r\n"
 _WORD = re.compile(
@@ -36,19 +37,19 @@ class Word:
     """One word."""
 
     text: str
-    """The value, or the whole word where it has no `=`."""
+    """The value, or the whole word if it has no `=`."""
     flag: str
-    """The part before `=`; empty where there is none."""
+    """The part before `=`; empty if there is none."""
     quoted: bool
 
     @property
     def may_be_flag(self) -> bool:
-        """Whether it looks like a flag: not quoted, with a dash, and no number."""
+        """Whether the word looks like a flag: it begins with a dash, is not quoted and is no number."""
         return not self.quoted and self.text.startswith("-") and not NUMBER.fullmatch(self.text)
 
 
 def words(text: str) -> Iterator[Word]:
-    """The words of a text, one after the other. Raises WordError at the first that cannot be read."""
+    """The words of a text, in order. Raises WordError at the first one that cannot be read."""
     at = 0
     while at < len(text):
         if text[at] in _BLANKS:

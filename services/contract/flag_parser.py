@@ -1,10 +1,9 @@
-"""llama.cpp's flags in one string, read strictly into typed parameters; `llamesh.runtime_parameters` writes them back.
+"""Parser for llama.cpp's flags in one string: returns typed parameters. `llamesh.runtime_parameters` writes them back as flags.
 
-A parameter is a way into the engine's process: what is not on the allow-list (the fields of `RuntimeParameters`, their spellings
-read from the contract's options) is refused, and so is what llama.cpp itself would read in a lax way: `2K` as 2, `5;` as 5, the
-last of duplicates.
+A flag could open a way into the engine's process. So the parser accepts only flags of an allow-list: the fields of `RuntimeParameters`
+with the spellings that their proto options name. It also refuses what llama.cpp reads laxly: `2K` as 2, `5;` as 5, the last of duplicates.
 
-Invariant: whatever the text, `parse` returns parameters within all bounds or raises MeshError; `parse(flags(p)) == p`.
+Invariant: for any text, `parse` returns parameters within all bounds or raises MeshError; `parse(flags(p)) == p`.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from services.contract.flag_lexer import NUMBER, Word, WordError, words
 from services.contract.llama_options import Option, Treatment, options
 
 MAX_LENGTH = 4096
-"""Longest text, in characters; the contract has the same bound."""
+"""Longest text, in characters; contract.proto has the same bound."""
 
 SHOWN_NAMES = 8
-"""Names that a message lists of those that a text must be one of; the contract has them all."""
+"""Allowed names that an error message lists; server.proto has all of them."""
 
 _TEXTS = {
     "alias": "must be one name of 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
@@ -38,7 +37,7 @@ _TEXTS = {
     "model_draft": "must be the model_uuid of a model in the catalogue; a path, an address or a repository is not taken",
     "reasoning_budget_message": "must be 1 to 512 characters, none of them a control character",
 }
-"""What a text must be whose rules are no list of names."""
+"""The rule for each text parameter that is not one of a list of names, in words."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _TYPE_RANGE = {FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1), FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1)}
@@ -50,12 +49,12 @@ class Spelling:
 
     parameter: Parameter
     stands_for: bool | str | None
-    """What a flag without a value means; None where a value follows."""
+    """The value of a flag that takes none; None if a value follows."""
 
 
 @cache
 def spellings() -> Mapping[str, Spelling]:
-    """Every flag on the allow-list, aliases and implied ones included."""
+    """All flags of the allow-list, with aliases and implied values."""
     table: dict[str, Spelling] = {}
     for parameter in all_parameters().values():
         plain = Spelling(parameter, True if parameter.switch else None)
@@ -66,10 +65,10 @@ def spellings() -> Mapping[str, Spelling]:
 
 
 def parse(text: str) -> RuntimeParameters:
-    """Read flags such as `--ctx-size 2048 -fa on --no-jinja --temp=0.7`.
+    """Parse flags such as `--ctx-size 2048 -fa on --no-jinja --temp=0.7`.
 
-    Raises MeshError: PARAMETER_UNKNOWN for a flag that is not on the allow-list, PARAMETER_INVALID for a value that is malformed,
-    out of bounds, missing or given twice, and for parameters that contradict each other.
+    Raises PARAMETER_UNKNOWN for a flag that is not on the allow-list, and PARAMETER_INVALID for a value that is malformed, out of bounds,
+    missing or given twice, or for parameters that contradict each other.
     """
     parameters = RuntimeParameters()
     spelt: dict[str, str] = {}
@@ -77,7 +76,7 @@ def parse(text: str) -> RuntimeParameters:
     for word in found:
         flag = word.flag or word.text
         if (word.quoted and not word.flag) or not flag.startswith("-"):
-            raise invalid(word.text, "", "stands where a flag is expected, and flags begin with '-'")
+            raise invalid(word.text, "", "is not a flag, and a flag is expected here; flags begin with '-'")
         spelling = spellings().get(flag)
         if spelling is None:
             raise unknown(flag)
@@ -98,9 +97,9 @@ def parse(text: str) -> RuntimeParameters:
 
 
 def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None) -> None:
-    """Raise PARAMETER_INVALID where a value is out of bounds or contradicts another.
+    """Raise PARAMETER_INVALID if a value is out of bounds or contradicts another.
 
-    `spelt` says how the caller wrote a field's flag; without it the canonical flag is named.
+    `spelt` has the flag of each field as the caller spelt it; the error names the canonical flag of other fields.
     """
     names = {name: parameter.flag for name, parameter in all_parameters().items()} | dict(spelt or {})
     try:
@@ -114,7 +113,7 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
 
 
 def bounds(parameter: Parameter) -> str:
-    """What a parameter's value must be, for people: "must be 64 to 1048576"."""
+    """The bounds of a parameter's value for an error message: "must be 64 to 1048576"."""
     others = [*parameter.named, *sorted(parameter.absent)]
     return _bounds(parameter) + (f", or {' or '.join(others)}" if others else "")
 
@@ -181,7 +180,7 @@ def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | f
 
 
 def _field_at_fault(error: protovalidate.ValidationError) -> str:
-    """Name of the first field that breaks a rule. All rules of these parameters stand on fields."""
+    """Name of the first field that breaks a rule. All rules of RuntimeParameters are rules of fields."""
     path = error.violations[0].proto.field
     assert path is not None
     return path.elements[0].field_name
@@ -192,12 +191,12 @@ def _number(value: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """Foreign text for a message: short, and nothing in it that a terminal or a log would act on."""
+    """A caller's text for a message: shortened, and without control characters that a terminal or a log would interpret."""
     return (text if len(text) <= 64 else text[:61] + "...").encode("unicode_escape").decode()
 
 
 def unknown(flag: str) -> MeshError:
-    """The refusal of a flag: why, where llama-server has it, and the nearest that may be given."""
+    """PARAMETER_UNKNOWN for a flag: with the reason if llama-server has the flag, and with the nearest flag of the allow-list."""
     name = flag[:64].replace("_", "-")
     option = options().get(name) if name.startswith("--") else options().get(flag)
     near = _nearest(name, option)

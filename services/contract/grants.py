@@ -1,6 +1,6 @@
-"""What a token carries. Pure: roles, contracts and held scopes in, scopes out. What of it counts is decided at use.
+"""The scopes that a new token carries, from role, contract and the maker's scopes. Pure. Each use of a token checks again.
 
-Invariant: nothing is granted that the role, the contract or the caller does not have.
+Invariant: a token never carries a scope that the role, the contract or the maker lacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANY_MODEL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a contract says about its holders. The default: no contract, which limits nothing."""
+    """The terms of a contract. The default means no contract, which limits nothing."""
 
     contract_id: str = ""
     models: tuple[str, ...] = (ANY_MODEL,)
@@ -25,23 +25,23 @@ class Terms:
 
     @property
     def limited(self) -> bool:
-        """Whether it limits anything: Admission must be asked about its holders' requests."""
+        """Whether the contract limits anything: Envoy must then ask about the requests of its holders."""
         return self.max_concurrent_requests > 0 or ANY_MODEL not in self.models
 
     def allows(self, model: str) -> bool:
-        """Whether it includes a model: its name, or a server's id."""
+        """Whether the contract grants a model, by its name or by a server's id."""
         return ANY_MODEL in self.models or model in self.models
 
 
 def role_scopes(role: Role.ValueType, terms: Terms) -> list[str]:
-    """Scopes of a login token. What is not about inference no contract takes away: whoever administers the mesh can mend it."""
+    """Scopes of a login token. A contract narrows inference only, so that an administrator can always change the contract."""
     return _narrowed(ROLE_SCOPES[role], terms)
 
 
 def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> list[str]:
-    """Scopes of a key that a caller who holds `held` asks for; nothing asked: all inference that the caller may use.
+    """Scopes of a key that a caller with the scopes `held` asks for. Without `asked`: all inference that the caller may use.
 
-    Raises SCOPE_MISSING where the caller, or the contract that the key is to carry, does not have what is asked.
+    Raises SCOPE_MISSING if the caller or the key's contract lacks a scope.
     """
     if not asked:
         return _all_inference(held, terms)
@@ -55,7 +55,7 @@ def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> lis
 
 
 def inference_scopes(held: Collection[str], contracts: Iterable[Terms | None]) -> list[str]:
-    """What is left of scopes for inference under contracts; None is one that is gone."""
+    """The inference scopes that contracts leave of `held`; None is a contract that was deleted, and leaves nothing."""
     left = {scope for scope in held if scope.startswith(INFER)}
     for terms in contracts:
         models = terms.models if terms else ()

@@ -1,6 +1,6 @@
-"""What there is, as the siblings that own it say: models and the memory of machines. The only place where this service asks them.
+"""Models and memory of machines, as the download service and the controller report them. Other modules here do not call these siblings.
 
-Invariant: a sibling's refusal is raised as it is (MODEL_NOT_FOUND, SERVER_NOT_FOUND), its silence as COMPONENT_UNAVAILABLE.
+Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), its silence as COMPONENT_UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.contract.policy import Machine
 
 
 class Inventory:
-    """Models, and memory of machines."""
+    """Asks the siblings."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Inventory:
         self._controller = controller
 
     async def model(self, model_uuid: str) -> Model:
-        """A model that is ready; MODEL_NOT_FOUND or MODEL_NOT_READY."""
+        """A model that is ready to serve. Raises MODEL_NOT_FOUND or MODEL_NOT_READY."""
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(
                 download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid),
@@ -34,9 +34,9 @@ class Inventory:
             )
 
     async def machines(self, model_uuid: str, without_server_uuid: str = "") -> list[Machine]:
-        """What each machine has for a new engine of this model, in place of a server if one is named; SERVER_NOT_FOUND for that one.
+        """The memory of each machine for a new engine of this model. If a server is named, as if it did not run; SERVER_NOT_FOUND.
 
-        What declared servers may take and the reserve are subtracted already: the controller, which knows what runs, does so.
+        The controller has already subtracted what declared servers may take and the reserve.
         """
         request = controller_pb2.GetCapacityRequest(without_server_uuid=without_server_uuid)
         with asking("controller"):

@@ -1,6 +1,6 @@
-"""What becomes of llama-server's options that are no parameters of a server: one table, llama_options.yaml, whose head explains it.
+"""llama-server's options that a server may not be given, with the reason: the table llama_options.yaml, whose head explains it.
 
-Invariant: no option is in it that may be given, and each is in it once.
+Invariant: each option is in the table once, and none that may be given is in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILE = Path(__file__).with_name("llama_options.yaml")
 
 
 class Treatment(enum.Enum):
-    """What becomes of an option."""
+    """How llamesh treats an option."""
 
     SET = "set"
     REFUSED = "refused"
@@ -34,18 +34,18 @@ class Option:
     treatment: Treatment
     reason: str
     instead: str
-    """The flag of the nearest parameter that may be given; empty where there is none."""
+    """The flag of the nearest parameter that may be given; empty if there is none."""
 
 
 @cache
 def options() -> Mapping[str, Option]:
-    """Each option by each of its spellings."""
+    """The options by spelling."""
     return {flag: option for option in table() for flag in option.flags}
 
 
 @cache
 def table() -> tuple[Option, ...]:
-    """Each option, in the order of the file."""
+    """The options in the order of the file."""
     return tuple(
         Option(tuple(item["flags"]), Treatment(group["treatment"]), group["reason"], item.get("instead", ""))
         for group in _document()["groups"]
@@ -54,7 +54,7 @@ def table() -> tuple[Option, ...]:
 
 
 def build() -> int:
-    """The llama.cpp whose options these are."""
+    """The llama.cpp build whose options these are."""
     return int(_document()["build"])
 
 

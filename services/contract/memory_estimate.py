@@ -1,15 +1,15 @@
-"""How much memory an engine will take, before it is started: weights + KV cache + overhead, in bytes, from plain numbers.
+"""Estimate of the memory of an engine before its start: weights + KV cache + overhead, in bytes. Pure.
 
 The KV cache is exact for full attention: llama.cpp allocates it for the whole context when it starts. A sliding
-window is not counted as smaller, because whether llama.cpp makes use of it depends on the architecture; the estimate
-is then too high, never too low. Weights that llama.cpp uses as they are mapped from the file are the same pages for
-all engines of the model on one machine and count once. It does so unless `--load-mode` says otherwise (none, mlock),
-and unless it copies the weights into an order of its own that suits the processor: then each engine has a copy, and
-MAPPED_TYPES does not name the type. The overhead is fitted to llama.cpp build 11549 so that it lies above what the
-process took, by less than 64 MiB for the models measured (tests/unit/test_memory_estimate.py has the numbers).
+window is not counted as smaller, because whether llama.cpp uses it depends on the architecture; the estimate is then
+too high, never too low. Weights that llama.cpp maps from the file are the same pages for all engines of the model on
+one machine and count once. llama.cpp does not map them if `--load-mode` forbids it (none, mlock), or if it repacks the
+weights for the processor: then each engine has a copy, and MAPPED_TYPES does not have the type. The overhead is fitted
+to llama.cpp build 11549 so that it is above what the process took, by less than 64 MiB for the models measured
+(tests/unit/test_memory_estimate.py has the numbers).
 
-A checkpoint holds the keys and values of a sliding window; how many layers have one is not known, so all count. What a
-recurrent state takes is not in the catalogue and not counted: it is small beside the KV cache that counts for its layers.
+A checkpoint holds the keys and values of a sliding window; the catalogue does not say how many layers have one, so all
+count. A recurrent state is not in the catalogue and not counted: it is small beside the KV cache counted for its layers.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ these has 26 MiB of anonymous memory, whatever the type; with Q4_0, Q4_K and IQ4
 such as Q4_K_M and types that were not measured count as copied: the estimate is then too high, never too low."""
 
 DEFAULT_CONTEXT = 4096
-"""Tokens assumed where neither the request nor the file names a context."""
+"""Context, in tokens, if neither the request nor the file names one."""
 
 _CONTEXT_STEP = 256
 _MIB = 1 << 20
 _PROGRAM = 64 * _MIB
-"""The process, its libraries and what it holds besides the buffers."""
+"""The process, its libraries and its data besides the buffers."""
 _ACTIVATION_BYTES = 66
 """Compute buffer for each token of a micro-batch and each value of the model's width: about 7 rows of the width and
 2.4 of a feed-forward layer taken as four times as wide, 4 bytes each. Fitted to SmolLM2 (52) and the test model (28)."""
 _NGRAM_TABLE = 16 * _MIB
-"""llama.cpp's table of what was generated, for speculation by it: 4 Mi entries of 4 bytes."""
+"""llama.cpp's n-gram table for speculation: 4 Mi entries of 4 bytes."""
 _TOKEN_BYTES = 256
 """The tokenizer's memory for each token of the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the estimate needs of a model: the fields of GgufMetadata by the same names."""
+    """The properties of a model that the estimate uses: the fields of GgufMetadata of the same names."""
 
     tensor_bytes: int
     context_length: int
@@ -71,7 +71,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes that one engine takes, part by part, and all replicas together."""
+    """The memory of one engine in parts, and of all replicas together, in bytes."""
 
     weights_bytes: int
     kv_cache_bytes: int
@@ -87,11 +87,11 @@ class MemoryEstimate:
 
     @property
     def own_bytes(self) -> int:
-        """What each engine takes beside shared weights."""
+        """Bytes of each engine besides shared weights."""
         return self.engine_bytes - self.shared_weights_bytes
 
     def with_draft(self, draft: MemoryEstimate) -> MemoryEstimate:
-        """The same engine with a second model beside the first. Its weights count for each engine."""
+        """The same engine with a draft model. Its weights count for each engine."""
         return replace(
             self,
             weights_bytes=self.weights_bytes + draft.weights_bytes,
@@ -126,9 +126,9 @@ def estimate_memory(
 
     `context` is in tokens and shared by all slots (llama.cpp's `--ctx-size`); 0 takes the model's own. `micro_batch`
     is `--ubatch-size`, `prompt_cache_mib` is `--cache-ram`, `mapped` is whether `--load-mode` maps the
-    weights. `requests` at once are as many as slots, unless slots share one context; `checkpoints` is `--ctx-checkpoints` where
-    they are made, `guesses` the tokens verified at once by speculation, `ngram_table` whether it keeps a table. Raises ValueError
-    for an unknown cache type and for numbers below their least sensible value.
+    weights. `requests` at the same time are as many as slots, unless slots share one context; `checkpoints` is `--ctx-checkpoints` if
+    the engine makes them, `guesses` the tokens that speculation verifies at once, `ngram_table` whether it keeps an n-gram table. Raises
+    ValueError for an unknown cache type and for numbers below their minimum.
     """
     if min(slots, micro_batch, replicas) < 1 or min(context, prompt_cache_mib, requests, checkpoints, guesses) < 0:
         raise ValueError("slots, micro_batch and replicas start at 1, the other numbers at 0")
@@ -157,7 +157,7 @@ def _overhead(model: ModelShape, tokens: int, slots: int, micro_batch: int, flas
 
 
 def _outputs(model: ModelShape, requests: int, guesses: int) -> int:
-    """What is computed for each token of the vocabulary: one row for each request, and with speculation one for each guess, held twice."""
+    """Bytes of the logits: for each token of the vocabulary one row for each request, and two for each token that speculation guesses."""
     return 4 * model.vocabulary_size * requests * (1 + 2 * guesses)
 
 

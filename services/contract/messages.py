@@ -1,4 +1,4 @@
-"""The contract service's rows and estimates as messages, and moments of messages as ours."""
+"""Encoders: rows and estimates of the contract service as messages of contract.proto, and the decoder of timestamps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
 
 
 def moment(timestamp: Timestamp, name: str) -> datetime:
-    """A moment of a request; INVALID_FIELD where it is none."""
+    """The time in a field of a request. INVALID_FIELD if it is out of range."""
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
@@ -22,7 +22,7 @@ def moment(timestamp: Timestamp, name: str) -> datetime:
 
 
 def timestamp(value: datetime) -> Timestamp:
-    """A moment as a message."""
+    """A time as a message."""
     message = Timestamp()
     message.FromDatetime(value)
     return message
@@ -40,7 +40,7 @@ def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
     )
 
 
-def refusal_message(refusal: policy.Refusal) -> contract_pb2.Refusal:
+def refusal_message(refusal: policy.PolicyRefusal) -> contract_pb2.Refusal:
     """A refusal as a message."""
     return contract_pb2.Refusal(
         reason=refusal.reason, message=refusal.message, remedy=refusal.remedy, metadata=refusal.metadata

@@ -1,6 +1,6 @@
-"""Whether a server may be: the limits in force and the memory there is, against what is wanted. Pure: plain values in, refusals out.
+"""Policy: compares a proposed server with the limits and with the free memory. Pure: plain values in, refusals out.
 
-Invariant: every refusal states its numbers and what would be allowed instead, for people and, in `metadata`, for programs.
+Invariant: every refusal states its numbers and what would be allowed instead, in words and, in `metadata`, for programs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """MAX_REPLICAS and ALLOWED_NAMESPACES."""
+class Policy:
+    """The policy in force: MAX_REPLICAS, ALLOWED_NAMESPACES and whether inference needs a token."""
 
     max_replicas: int
     allowed_namespaces: tuple[str, ...]
+    anonymous_inference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A rule that speaks against a request; the fields are those of the contract's message."""
+class PolicyRefusal:
+    """A rule that a request breaks; the fields are those of the message Refusal in contract.proto."""
 
     reason: str
     message: str
@@ -35,19 +36,19 @@ class Refusal:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def limit_refusals(limits: ServingLimits, replicas: int, namespace: str) -> list[Refusal]:
-    """What the limits say against so many replicas in this namespace."""
+def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[PolicyRefusal]:
+    """Refusals because of the number of replicas and of the namespace."""
     found = []
-    if replicas > limits.max_replicas:
+    if replicas > policy.max_replicas:
         found.append(
             _refusal(
                 Reason.ERROR_REASON_TOO_MANY_REPLICAS,
-                f"{replicas} replicas are more than MAX_REPLICAS, which is {limits.max_replicas}",
-                {"replicas": str(replicas), "maxReplicas": str(limits.max_replicas)},
+                f"{replicas} replicas are more than MAX_REPLICAS, which is {policy.max_replicas}",
+                {"replicas": str(replicas), "maxReplicas": str(policy.max_replicas)},
             )
         )
-    if namespace not in limits.allowed_namespaces:
-        allowed = ",".join(limits.allowed_namespaces)
+    if namespace not in policy.allowed_namespaces:
+        allowed = ",".join(policy.allowed_namespaces)
         found.append(
             _refusal(
                 Reason.ERROR_REASON_NAMESPACE_NOT_ALLOWED,
@@ -63,19 +64,19 @@ class Machine:
     """One machine that engines can run on."""
 
     free_bytes: int
-    """What a new engine may have."""
+    """Bytes that a new engine may take."""
     shared_bytes: int = 0
-    """Weights of the model in question that are in use there already and need not be counted again."""
+    """Weights of this model that engines of the machine share already; they are not counted again."""
     holders: tuple[Holder, ...] = ()
-    """Servers that hold the most of its memory."""
+    """The servers that hold most of its memory."""
 
 
 def memory_refusals(
     estimate: Callable[[int], MemoryEstimate], context: int, least_context: int, machines: Sequence[Machine]
-) -> list[Refusal]:
-    """What the memory says about engines that must each find room on one of these machines.
+) -> list[PolicyRefusal]:
+    """Refusals because of memory: each engine must fit on one of these machines.
 
-    `estimate` gives the memory for a context in tokens, more for a longer one; `least_context` is the shortest that can be
+    `estimate` returns the memory for a context in tokens, more for a longer one. `least_context` is the shortest context that may be
     proposed instead.
     """
     wanted = estimate(context)
@@ -93,7 +94,7 @@ def memory_refusals(
     elif places:
         metadata["fittingReplicas"] = str(places)
         message += f"; {places} of these engines would fit"
-    # Who may ask may see every server.
+    # Every caller of a check may see all servers.
     message += in_words(best.holders)
     if best.holders:
         metadata["holders"] = ",".join(f"{each.server_uuid}={each.freed_bytes}" for each in best.holders)
@@ -101,14 +102,14 @@ def memory_refusals(
 
 
 def fits(wanted: MemoryEstimate, machines: Sequence[Machine]) -> bool:
-    """Whether every engine finds room on some machine."""
+    """Whether each engine fits on some machine."""
     return _places(wanted, machines) >= wanted.replicas
 
 
 def largest_fitting_context(
     estimate: Callable[[int], MemoryEstimate], least: int, most: int, machines: Sequence[Machine]
 ) -> int:
-    """The longest context, a multiple of CONTEXT_STEP from `least` to `most` tokens, that fits; 0 where none does."""
+    """The longest context that fits: a multiple of CONTEXT_STEP from `least` to `most` tokens; 0 if none fits."""
     low, high = -(-least // CONTEXT_STEP), most // CONTEXT_STEP
     if low > high or not fits(estimate(low * CONTEXT_STEP), machines):
         return 0
@@ -122,7 +123,7 @@ def largest_fitting_context(
 
 
 def _places(wanted: MemoryEstimate, machines: Sequence[Machine]) -> int:
-    """How many such engines find room: none is spread over machines, and those of one machine share what can be shared."""
+    """How many such engines fit. An engine runs on one machine; engines of one machine share mapped weights."""
     places = 0
     for machine in machines:
         left = machine.free_bytes - max(0, wanted.shared_weights_bytes - machine.shared_bytes)
@@ -131,7 +132,7 @@ def _places(wanted: MemoryEstimate, machines: Sequence[Machine]) -> int:
 
 
 def _needs(wanted: MemoryEstimate, context: int, machine: Machine) -> str:
-    """What is needed on this machine, with its parts."""
+    """The memory that is needed on this machine, with its parts, in words."""
     weights = f"weights {size(wanted.weights_bytes)}"
     rest = f"KV cache of {context} tokens {size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}"
     if wanted.shared_weights_bytes and machine.shared_bytes >= wanted.shared_weights_bytes:
@@ -149,5 +150,5 @@ def _free(machines: Sequence[Machine]) -> str:
     return f"{len(machines)} machines have {amounts} free"
 
 
-def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> Refusal:
-    return Refusal(name_of(reason), message, spec_of(reason).remedy, metadata)
+def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> PolicyRefusal:
+    return PolicyRefusal(name_of(reason), message, spec_of(reason).remedy, metadata)

@@ -1,19 +1,17 @@
-"""The contract service put together: its parts are made here and nowhere else, from settings, a database and the siblings' sockets."""
+"""Composition root of the contract service: creates its parts from the settings, serves, and closes them in reverse order."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack
 from functools import partial
-
-import grpc
 
 from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
-from llamesh.kit.database import Database, open_database
-from llamesh.kit.logs import log, report_failure
+from llamesh.kit.clock import utc_now
+from llamesh.kit.database import open_database
+from llamesh.kit.logs import report_failure
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import (
@@ -23,134 +21,82 @@ from llamesh.v1 import (
     download_pb2_grpc,
     gateway_pb2_grpc,
 )
+from services.contract.access_log import AccessLog
+from services.contract.admission import Admission
+from services.contract.books import FLUSH_SECONDS, Books
 from services.contract.check import Checker
 from services.contract.concurrency import ConcurrencyLimiter
 from services.contract.contract_users import ContractUsers
-from services.contract.contracts import LIMIT_SECONDS, REFRESH_SECONDS, Contracts, TermsCache
+from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions
-from services.contract.front_door import FrontDoor
+from services.contract.ext_authz import ExtAuthz
 from services.contract.inventory import Inventory
-from services.contract.keys import RESYNC_SECONDS, Keys, is_owned
-from services.contract.policy import ServingLimits
+from services.contract.keys import Keys, key_owner
+from services.contract.policy import Policy
+from services.contract.revocations import RESYNC_SECONDS, Revocations
 from services.contract.servicer import AdmissionServicer, ContractServicer
+from services.contract.terms_cache import REFRESH_SECONDS, TERMS_SECONDS, TermsCache
 from services.contract.usage import Ledger
 
-FLUSH_SECONDS = 1.0
-"""How long usage and refusals stay in memory."""
 PRUNE_SECONDS = 300.0
-"""How often old decisions are forgotten."""
-LAST_PAUSE = 0.5
-"""Seconds between attempts to write what is left at the end."""
+"""Interval at which old decisions and batches of usage are deleted."""
 
 
-class ContractService:
-    """All parts of one process."""
+async def run(member: Member) -> None:
+    """Serve llamesh.v1.ContractService, AdmissionService and Envoy's two protocols until the member is asked to stop."""
+    settings = member.settings
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "contract")
+        stack.push_async_callback(database.close)
+        siblings = {name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")}
+        for sibling in siblings.values():
+            stack.push_async_callback(sibling.close)
+        # The contract service follows its own stream of revocations through its own socket, as every other member does.
+        rights = member.follow_rights(siblings["gateway"], siblings["contract"])
 
-    def __init__(self, member: Member, database: Database) -> None:
-        settings = member.settings
-        self._member = member
-        self._database = database
-        self._channels: dict[str, grpc.aio.Channel] = {
-            name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")
-        }
-        inventory = Inventory(
-            download_pb2_grpc.CatalogueServiceStub(self._channels["download"]),
-            controller_pb2_grpc.ControllerServiceStub(self._channels["controller"]),
-        )
-        signer = gateway_pb2_grpc.SigningKeyServiceStub(self._channels["gateway"])
-        # Its own revocations through its own socket: told like every other member, at the same time.
-        self.rights = member.follow_rights(self._channels["gateway"], self._channels["contract"])
         terms = TermsCache(database, time.monotonic)
-        users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(self._channels["gateway"]))
-        contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(is_owned, self.rights))
-        # A SQLite file belongs to one process: nobody else revokes keys in it.
-        resync = RESYNC_SECONDS if database.schema else None
-        keys = Keys(database, contracts, signer, utc_now, new_id, resync)
+        users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(siblings["gateway"]))
+        contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(key_owner, rights))
+        # A SQLite file belongs to one process: no other process revokes keys in it.
+        revocations = Revocations(database, utc_now, RESYNC_SECONDS if database.schema else None)
+        signer = gateway_pb2_grpc.SigningKeyServiceStub(siblings["gateway"])
+        keys = Keys(database, contracts, revocations, signer, rights, utc_now, new_id)
+        ledger = Ledger(database, utc_now, new_id)
+        decisions = Decisions(database, utc_now, new_id)
+        inventory = Inventory(
+            download_pb2_grpc.CatalogueServiceStub(siblings["download"]),
+            controller_pb2_grpc.ControllerServiceStub(siblings["controller"]),
+        )
+        policy = Policy(settings.max_replicas, settings.allowed_namespaces, settings.anonymous_allowed)
+        checker = Checker(inventory, decisions, policy)
         limiter = ConcurrencyLimiter(time.monotonic)
-        self._decisions = Decisions(database, utc_now, new_id)
-        self._ledger = Ledger(database, utc_now, new_id)
-        self._tasks = [
-            BackgroundTask("write usage and refusals", self._flush, report_failure, every=FLUSH_SECONDS),
-            BackgroundTask("forget old decisions", self._decisions.prune, report_failure, every=PRUNE_SECONDS),
-            BackgroundTask("forget old batches of usage", self._ledger.prune, report_failure, every=PRUNE_SECONDS),
-            BackgroundTask("read limits", terms.refresh, report_failure, every=REFRESH_SECONDS, longest=LIMIT_SECONDS),
-        ]
-        checker = Checker(inventory, self._decisions, ServingLimits(settings.max_replicas, settings.allowed_namespaces))
-        contract_pb2_grpc.add_ContractServiceServicer_to_server(
-            ContractServicer(
-                settings,
-                checker,
-                contracts,
-                keys,
-                self._ledger,
-                self._decisions,
-                limiter,
-                self.rights,
-                utc_now,
-                open_pages(settings),
-            ),
-            member.server,
-        )
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(
-            AdmissionServicer(contracts, keys, terms), member.server
-        )
-        FrontDoor(limiter, terms, self.rights, self._ledger, self._decisions, member.stopping).add_to(member.server)
+        admission = Admission(limiter, terms, rights, ledger, decisions)
+
+        calls = ContractServicer(checker, contracts, limiter, keys, ledger, decisions, open_pages(settings))
+        contract_pb2_grpc.add_ContractServiceServicer_to_server(calls, member.server)
+        telling = AdmissionServicer(contracts, revocations, terms)
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server(telling, member.server)
+        ExtAuthz(admission).add_to(member.server)
+        AccessLog(admission, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.ContractService", "llamesh.v1.AdmissionService")
 
-    def start(self) -> None:
-        """Begin to write what is in memory and to forget what is old."""
-        for task in self._tasks:
-            task.start()
-
-    async def close(self) -> None:
-        """Write what is left, trying again within the time of the drain, and give back all connections."""
-        await asyncio.gather(*(task.close() for task in self._tasks))
-        try:
-            await self._last_flush()
-        finally:
-            await asyncio.gather(*(own.close() for own in self._channels.values()))
-            await self._database.close()
-
-    async def _flush(self) -> None:
-        await self._ledger.flush()
-        await self._decisions.flush()
-
-    async def _last_flush(self) -> None:
-        while (error := await self._failure_of_flush()) is not None:
-            left = self._member.drain_left()
-            if left <= 0:
-                accounts, refusals = self._ledger.pending, self._decisions.pending
-                log.error("books not written", accounts=accounts, refusals=refusals, error=str(error))
-                return
-            await asyncio.sleep(min(LAST_PAUSE, left))
-
-    async def _failure_of_flush(self) -> Exception | None:
-        try:
-            await self._flush()
-        except Exception as error:
-            return error
-        return None
-
-
-async def serve(member: Member) -> None:
-    """Run the contract service until it is asked to stop."""
-    database = open_database(member.settings, "contract")
-    service = ContractService(member, database)
-    try:
-        # Envoy is answered from the first moment on: requests without a contract need no table.
+        books = Books(ledger, decisions, member.drain_left)
+        stack.push_async_callback(books.close)
+        # The drain also bounds the last write if the start fails.
+        stack.callback(member.stop)
+        # Envoy is answered while the member waits for the database: requests without a contract need no table.
         await member.prepare(database, "services.contract")
-        service.start()
+        for task in (
+            BackgroundTask("write usage and refusals", books.flush, report_failure, every=FLUSH_SECONDS),
+            BackgroundTask("delete old decisions", decisions.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("delete old batches of usage", ledger.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("read limits", terms.refresh, report_failure, every=REFRESH_SECONDS, longest=TERMS_SECONDS),
+        ):
+            task.start()
+            stack.push_async_callback(task.close)
         await member.serve()
-    finally:
-        member.stop()
-        await service.close()
-
-
-def utc_now() -> datetime:
-    """The present moment."""
-    return datetime.now(UTC)
 
 
 def new_id(prefix: str) -> str:
-    """An id that cannot be guessed."""
+    """An id that begins with the prefix and cannot be guessed."""
     return prefix + secrets.token_hex(8)

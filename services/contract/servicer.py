@@ -1,16 +1,18 @@
-"""The contract service's calls: decode, ask the domain, encode. Who sees what is decided here: callers their own, administrators all."""
+"""The contract service's calls: decode, call the domain, encode.
+
+Invariant: callers see their own keys, usage and decisions; administrators see all. This module enforces it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
-from llamesh.kit.rights import ADMIN, Rights
+from llamesh.kit.rights import ADMIN
 from llamesh.names import DEFAULT_NAMESPACE
 from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
@@ -18,10 +20,10 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract import flag_parser
 from services.contract.check import Checker, ProposedServer
 from services.contract.concurrency import ConcurrencyLimiter
-from services.contract.contracts import Contracts, TermsCache
+from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions
 from services.contract.grants import Terms, role_scopes
-from services.contract.keys import Keys, key_state
+from services.contract.keys import Keys
 from services.contract.messages import (
     contract_message,
     decision_message,
@@ -31,11 +33,10 @@ from services.contract.messages import (
     refusal_message,
     usage_message,
 )
-from services.contract.tables import Clock, ContractRow, KeyRow, Owner
+from services.contract.revocations import Revocations
+from services.contract.tables import ContractRow, KeyRow, RowOwner
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
-
-USAGE_WINDOW = timedelta(days=30)
-"""How far back usage is listed where the request does not say."""
 
 
 class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
@@ -43,26 +44,20 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 
     def __init__(
         self,
-        settings: Settings,
         checker: Checker,
         contracts: Contracts,
+        limiter: ConcurrencyLimiter,
         keys: Keys,
         ledger: Ledger,
         decisions: Decisions,
-        limiter: ConcurrencyLimiter,
-        rights: Rights,
-        clock: Clock,
         pages: Pages,
     ) -> None:
-        self._settings = settings
         self._checker = checker
         self._contracts = contracts
+        self._limiter = limiter
         self._keys = keys
         self._ledger = ledger
         self._decisions = decisions
-        self._limiter = limiter
-        self._rights = rights
-        self._clock = clock
         self._pages = pages
 
     async def Check(self, request: contract_pb2.CheckRequest, context: Any) -> contract_pb2.CheckResponse:  # noqa: N802
@@ -90,10 +85,11 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
         """See contract.proto."""
+        policy = self._checker.policy
         return contract_pb2.Policy(
-            max_replicas=self._settings.max_replicas,
-            allowed_namespaces=self._settings.allowed_namespaces,
-            anonymous_inference=self._settings.anonymous_allowed,
+            max_replicas=policy.max_replicas,
+            allowed_namespaces=policy.allowed_namespaces,
+            anonymous_inference=policy.anonymous_inference,
         )
 
     async def CreateContract(  # noqa: N802
@@ -157,15 +153,16 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         return self._key(await self._keys.revoke(whose(caller()), request.key_id))
 
     def _key(self, row: KeyRow) -> contract_pb2.Key:
-        return key_message(row, key_state(self._rights, row, self._clock()))
+        return key_message(row, self._keys.state(row))
 
     async def ListUsage(  # noqa: N802
         self, request: contract_pb2.ListUsageRequest, context: Any
     ) -> contract_pb2.ListUsageResponse:
         """See contract.proto."""
-        now = self._clock()
-        end = moment(request.end_time, "end_time") if request.HasField("end_time") else now
-        start = moment(request.start_time, "start_time") if request.HasField("start_time") else now - USAGE_WINDOW
+        start, end = self._ledger.window(
+            moment(request.start_time, "start_time") if request.HasField("start_time") else None,
+            moment(request.end_time, "end_time") if request.HasField("end_time") else None,
+        )
         if start > end:
             raise invalid_field("start_time", "is after end_time")
         user = usage_of(caller(), request.subject)
@@ -196,9 +193,9 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
 class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
     """llamesh.v1.AdmissionService."""
 
-    def __init__(self, contracts: Contracts, keys: Keys, terms: TermsCache) -> None:
+    def __init__(self, contracts: Contracts, revocations: Revocations, terms: TermsCache) -> None:
         self._contracts = contracts
-        self._keys = keys
+        self._revocations = revocations
         self._terms = terms
 
     async def Grant(self, request: admission_pb2.GrantRequest, context: Any) -> admission_pb2.GrantResponse:  # noqa: N802
@@ -208,7 +205,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         except MeshError as error:
             if error.reason != Reason.ERROR_REASON_CONTRACT_NOT_FOUND:
                 raise
-            # Nobody is locked out by a contract that is gone: an administrator must be able to mend it. It allows no inference.
+            # A deleted contract allows no inference, but it locks nobody out: an administrator must be able to log in and repair it.
             terms = Terms(request.contract_id, models=())
         return admission_pb2.GrantResponse(scopes=role_scopes(request.role, terms), contract_id=request.contract_id)
 
@@ -216,7 +213,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         self, request: admission_pb2.WatchRevocationsRequest, context: Any
     ) -> AsyncIterator[admission_pb2.WatchRevocationsResponse]:
         """See admission.proto."""
-        async for key_ids in self._keys.watch_revocations():
+        async for key_ids in self._revocations.watch():
             yield admission_pb2.WatchRevocationsResponse(key_ids=key_ids, synced=not key_ids)
 
     async def WatchLimitedContracts(  # noqa: N802
@@ -228,7 +225,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
 
 
 def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
-    """The parameters of a request, from text or typed; both are held to the same rules."""
+    """The parameters of a request, given as text or typed; the same rules apply to both."""
     if request.runtime_params and request.HasField("parameters"):
         raise invalid_field("runtime_params", "give either runtime_params or parameters, not both")
     if request.HasField("parameters"):
@@ -237,18 +234,18 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
     return flag_parser.parse(request.runtime_params)
 
 
-def whose(identity: Identity) -> Owner | None:
-    """Whose things a caller sees: its own; None, which is everyone's, for administrators."""
+def whose(identity: Identity) -> RowOwner | None:
+    """The owner whose objects a caller sees: itself; None, which means all, for administrators."""
     return None if identity.is_admin else owner(identity)
 
 
-def owner(identity: Identity) -> Owner:
-    """The caller as the owner of things."""
-    return Owner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
+def owner(identity: Identity) -> RowOwner:
+    """The caller as the owner of objects."""
+    return RowOwner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
-def usage_of(identity: Identity, asked: str) -> Owner | str | None:
-    """Whose usage is listed: the caller's; for administrators that of a name, or everyone's. SCOPE_MISSING where it is another's."""
+def usage_of(identity: Identity, asked: str) -> RowOwner | str | None:
+    """The user whose usage is listed: the caller; for administrators a name, or all users. SCOPE_MISSING for another user's usage."""
     if identity.is_admin:
         return asked or None
     if asked not in ("", identity.subject):

@@ -1,11 +1,12 @@
-"""What a request has used, read from Envoy's report of its end.
+"""Settlement: how many tokens a request used, read from Envoy's report of its end (`access_log` calls it for every report).
 
-llama.cpp says what it used with the end of an answer, and the front door copies that into the report (envoy/lua/answers.lua). If there was
-no end, because the client left or the engine died, the tokens are those that came: llama.cpp sends each in an HTTP chunk of its own, and
-the framing of the chunks is the difference between two counts of bytes in the report.
+llama.cpp reports the tokens at the end of an answer, and envoy/lua/answers.lua copies them into Envoy's report: then they are exact. If
+the client left or the engine died before that, they are estimated. Tokens of the answer: llama.cpp sends each token in an HTTP chunk of its
+own, and the report has two byte counts whose difference is the framing of the chunks. Tokens of the prompt: the size of the request,
+multiplied by the ratio that earlier reports of the same model had.
 
-Invariant: the same work is the same number, whichever API asked for it: a prompt is all of its tokens, in the cache or not, once; an
-answer is the tokens of all choices.
+Invariant: the same work gives the same number through every API. Each token of a prompt counts once, cached or not; an answer counts the
+tokens of all its choices.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from typing import Any
 from llamesh.names import METADATA, USAGE_METADATA
 
 MOST_TOKENS = 1 << 40
-"""More than any answer has: such a count is not believed."""
+"""No answer has as many tokens: a higher count is ignored."""
 BYTES_PER_TOKEN = 4.0
-"""Bytes of a request for each token of its prompt, while nothing is known of a model."""
+"""Bytes of a request for each token of its prompt, until a model has reported some."""
 BYTES_PER_EVENT = 240.0
-"""Bytes of a stream for each token, while nothing is known of a model: an event of a chat with a short name of the model."""
+"""Bytes of a stream for each token, until a model has reported some: an event of a chat with a short model name."""
 IMPLAUSIBLE = 16.0
-"""Times as many bytes for each token as are usual, and nothing is learnt: a body with media or padding says nothing of texts, and would
-make the prompts of everybody else look short."""
+"""A report with more than this many times the usual bytes for each token is ignored: a body with media or padding says nothing about texts,
+and would make the prompts of all others look short."""
 KINDS_KNOWN = 10_000
-"""Kinds of texts that are remembered; beyond, the one that was heard of least recently is forgotten."""
+"""Kinds of texts whose ratio is kept; beyond, the least recently reported one is dropped."""
 
 _REMEMBERED_BYTES = 1 << 20
-"""So many bytes of requests make the mean; older ones fade."""
+"""The ratio is the mean over this many bytes; older reports fade."""
 _UNCOUNTED_HEAD = 25
 """Bytes of a response's head that Envoy counts as received, but not as header bytes: "HTTP/1.1 200 OK" and separators."""
 _SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
@@ -40,7 +41,7 @@ _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of one request. `told`: True if the engine reported the counts; False if the answer was cut short and they are estimated."""
+    """Tokens of one request. `reported`: True if the engine reported them; False if the answer was cut short and they are estimated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -48,14 +49,14 @@ class TokenUsage:
 
 
 class TokenEstimator:
-    """How many tokens texts of each kind have by their bytes, learnt from answers that told: for those that were cut short."""
+    """Estimates tokens from bytes, by kind of text. Learns the ratio from reported answers and applies it to those that were cut short."""
 
     def __init__(self, bytes_per_token: float) -> None:
         self._unknown = bytes_per_token, 1.0
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def learn(self, kind: str, length: int, told: int) -> None:
-        """So many bytes had so many tokens."""
+        """Learn that a text of this kind with so many bytes had so many tokens."""
         if not 0 < length <= told * self._unknown[0] * IMPLAUSIBLE:
             return
         size, tokens = self._known.pop(kind, (0.0, 0.0))
@@ -65,13 +66,13 @@ class TokenEstimator:
             self._known.popitem(last=False)
 
     def estimate(self, kind: str, length: int) -> int:
-        """Tokens of so many bytes."""
+        """Estimated tokens of so many bytes."""
         size, tokens = self._known.get(kind, self._unknown)
         return round(length * tokens / size)
 
 
 class TokenEstimators:
-    """What was learnt: the prompts of each model by the bytes of the request, the events of its streams by their bytes."""
+    """The estimators: prompts of each model by the bytes of the request, and events of its streams by their bytes."""
 
     def __init__(self) -> None:
         self.prompts = TokenEstimator(BYTES_PER_TOKEN)
@@ -79,7 +80,7 @@ class TokenEstimators:
 
 
 def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage | None:
-    """What the request of a report has used of `target`; None where no engine has worked for it."""
+    """Tokens that the reported request used of `target`; None if no engine worked on it."""
     status = entry.response.response_code.value
     engine_has_it = _reached_engine(entry.common_properties)
     path = entry.request.path.partition("?")[0]
@@ -103,15 +104,15 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
     if prompt is None:
         prompt = known.prompts.estimate(target, size) if engine_has_it else 0
     if tried_before:
-        # What the waker answered is in the count of bytes.
+        # The byte counts include the waker's answer of the first attempt.
         return TokenUsage(prompt, known.events.estimate(stream, entry.response.response_body_bytes), reported=False)
     return TokenUsage(prompt, _tokens_that_came(entry, answers), reported=False)
 
 
 def _tokens_that_came(entry: Any, answers: int) -> int:
-    """How many chunks of a stream came from the engine.
+    """Number of chunks of a stream that came from the engine.
 
-    Exact if all have less than 256 bytes, but for the first of each answer, or if all have more; else within a sixth.
+    Exact if all chunks except the first of each answer have less than 256 bytes, or if all have more; otherwise within a sixth.
     """
     body, framing = entry.response.response_body_bytes, _framing(entry)
     if framing <= 0 or body <= 0:
@@ -124,20 +125,20 @@ def _tokens_that_came(entry: Any, answers: int) -> int:
 
 
 def _framing(entry: Any) -> int:
-    """Bytes that came from the engine and are neither head nor body."""
+    """Bytes from the engine that are neither response head nor body."""
     response = entry.response
     counted = response.upstream_header_bytes_received + response.response_body_bytes + _UNCOUNTED_HEAD
     return int(entry.common_properties.upstream_wire_bytes_received - counted)
 
 
 def _reached_engine(common: Any) -> bool:
-    """Whether an engine was sent the request: the waker, which holds it until there is one, has no address of its own."""
+    """Whether an engine received the request. The waker, which holds a request until an engine is ready, has no such address."""
     address = common.upstream_remote_address
     return bool(common.upstream_wire_bytes_sent) and address.WhichOneof("address") in ("pipe", "socket_address")
 
 
 def _numbers(metadata: Any, namespace: str) -> dict[str, int]:
-    """The numbers under a namespace that can be counts."""
+    """The numbers of a metadata namespace that are plausible counts."""
     if namespace not in metadata.filter_metadata:
         return {}
     fields = metadata.filter_metadata[namespace].fields

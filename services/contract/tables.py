@@ -1,7 +1,7 @@
 """The contract service's own tables.
 
-Invariant: nobody else reads or writes them. Lists are walked by their whole sort key (llamesh.kit.pages), so no row is shown twice and none
-that was there from the beginning is missed.
+Invariant: no other service reads or writes them. Lists are paged by their whole sort key (llamesh.kit.pages), so no row is shown twice, and
+no row that existed from the beginning is missed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from llamesh.kit.database import Base, Timestamp
 
 Clock = Callable[[], datetime]
-"""The present moment, in UTC."""
+"""Returns the current time in UTC."""
 
 NewId = Callable[[str], str]
-"""Makes an id that was never given before, beginning with the prefix."""
+"""Returns a new unique id that begins with the prefix."""
 
 
 class ContractRow(Base):
-    """What someone may use."""
+    """A contract."""
 
     __tablename__ = "contract"
     contract_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -34,18 +34,18 @@ class ContractRow(Base):
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
     removing_until: Mapped[datetime | None] = mapped_column(Timestamp)
-    """Until then it is being removed, and nobody is given it; a removal that was cut short ends by itself."""
+    """Mark of a deletion: until this time no user is given the contract. The mark of an interrupted deletion expires."""
 
 
 class KeyRow(Base):
-    """A key that was made. The token itself is kept nowhere."""
+    """A key. Its token is not stored."""
 
     __tablename__ = "issued_key"
     key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     display_name: Mapped[str] = mapped_column(String(128))
     owner: Mapped[str] = mapped_column(String(128))
     owner_uid: Mapped[str] = mapped_column(String(64))
-    """The user, whatever its name; empty in keys from before users had ids."""
+    """Id of the owner; empty in keys from before users had ids."""
     contract_id: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     create_time: Mapped[datetime] = mapped_column(Timestamp)
@@ -54,7 +54,7 @@ class KeyRow(Base):
 
 
 class UsageRow(Base):
-    """What one user used of one model under one contract on one day."""
+    """Usage of one model by one user under one contract on one day."""
 
     __tablename__ = "usage_day"
     day: Mapped[str] = mapped_column(String(10), primary_key=True)
@@ -66,11 +66,11 @@ class UsageRow(Base):
     completion_tokens: Mapped[int]
     unknown_requests: Mapped[int]
     uid: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """The user, whatever its name; empty for tokens from before users had ids."""
+    """Id of the user; empty for tokens from before users had ids."""
 
 
 class UsageBatchRow(Base):
-    """A batch of usage that is in `usage_day`: written in the same transaction, so that it is added once however often it is tried."""
+    """A batch of usage that was added to `usage_day` in the same transaction, so that a repeated write adds it only once."""
 
     __tablename__ = "usage_batch"
     batch_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -78,7 +78,7 @@ class UsageBatchRow(Base):
 
 
 class DecisionRow(Base):
-    """A decision and its reasons. `refusals` and `memory` hold the contract's messages as JSON."""
+    """A decision and its reasons. `refusals` and `memory` hold the messages of contract.proto as JSON."""
 
     __tablename__ = "decision"
     decision_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -93,10 +93,10 @@ class DecisionRow(Base):
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose rows are meant: those of a user, and not of earlier users of the same name."""
+class RowOwner:
+    """The user whose rows are selected; earlier users of the same name are not."""
 
     name: str
     uid: str
     since: datetime
-    """When the user was made."""
+    """When the user was created."""

@@ -1,8 +1,9 @@
-"""The ledger: tokens and requests by day, subject, model and contract, as Envoy reports them when a request has ended.
+"""The ledger: tokens and requests by day, subject, model and contract, as Envoy reports them when a request ends.
 
-Entries are added up in memory and written in batches, so a request costs no SQL. Invariant: what could not be written stays to be written,
-in bounded memory, and is counted once although a commit that was cut off may have happened. Only a process that is killed loses what it
-heard since it last wrote: a second, or the length of an outage.
+Usage is added up in memory and written in batches, so a request needs no SQL.
+
+Invariant: a batch that could not be written is written later, within bounded memory, and counts once even if an interrupted commit took
+effect. Only a killed process loses usage: what it received since its last write, a second or the length of an outage.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llamesh.kit.database import Base, Database
 from llamesh.kit.pages import Listing, PageQuery
 from services.contract.settlement import TokenUsage
-from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
+from services.contract.tables import Clock, NewId, RowOwner, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -28,19 +29,22 @@ _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = 
 }
 _ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id, UsageRow.uid)
 MAX_PENDING = 100_000
-"""Accounts that wait to be written (some 50 MB); what is used beyond them is counted together, by day."""
+"""Accounts that wait in memory to be written (some 50 MB); usage of further accounts is counted together, by day."""
 UNATTRIBUTED = "(not attributed)"
-"""Model name of what is counted together."""
+"""Model name of usage that is counted together."""
 BATCHES_KEPT = timedelta(days=7)
-"""How long it is known that a batch was written: longer than any attempt to write it."""
+"""How long the id of a written batch is kept: longer than a write may be repeated."""
 BATCH = 500
-"""Accounts of one transaction: it ends well within the deadline of the database."""
+"""Accounts in one transaction, which ends well within the database's deadline."""
+
+USAGE_WINDOW = timedelta(days=30)
+"""How far back usage is listed if the request does not say."""
 
 _EPOCH = date(1970, 1, 1)
 
 
 class Account(NamedTuple):
-    """What usage is added up by."""
+    """The key that usage is added up by."""
 
     day: str
     subject: str
@@ -51,7 +55,7 @@ class Account(NamedTuple):
 
 @dataclass(slots=True)
 class Total:
-    """What was used."""
+    """Usage of one account."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -61,7 +65,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one transaction writes."""
+    """The usage that one transaction writes."""
 
     batch_id: str
     totals: Sequence[tuple[Account, Total]]
@@ -77,7 +81,7 @@ class Ledger:
         self._insert = _INSERT[database.engine.dialect.name]
         self._pending: dict[Account, Total] = {}
         self._batch: _Batch | None = None
-        """What is being written, or could not be: it stays as it is until it is known to be written."""
+        """The batch that is being written or could not be written. It does not change until it is known to be written."""
         self._turn = asyncio.Lock()
 
     def add(self, account: Account, used: TokenUsage) -> None:
@@ -91,7 +95,7 @@ class Ledger:
         total.unknown_requests += not used.reported
 
     async def flush(self) -> None:
-        """Write what has come; it stays to be written where that fails."""
+        """Write the usage in memory. What cannot be written is kept for the next flush."""
         async with self._turn:
             while self._batch or self._pending:
                 if self._batch is None:
@@ -100,7 +104,7 @@ class Ledger:
                 self._batch = None
 
     async def prune(self) -> None:
-        """Forget which batches were written long ago."""
+        """Delete the ids of batches that were written long ago."""
         async with self._database.begin() as session:
             old = UsageBatchRow.create_time < self._clock() - BATCHES_KEPT
             await session.execute(delete(UsageBatchRow).where(old))
@@ -110,17 +114,22 @@ class Ledger:
         """Accounts that wait to be written."""
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
-    async def page(
-        self, whose: Owner | str | None, start: datetime, end: datetime, asked: PageQuery
-    ) -> tuple[Sequence[UsageRow], str]:
-        """A page by day, subject, model and contract, of the days that `start` to `end` touch.
+    def window(self, start: datetime | None, end: datetime | None) -> tuple[datetime, datetime]:
+        """The period of a list of usage: until now if `end` is not given, of `USAGE_WINDOW` up to now if `start` is not given."""
+        now = self._clock()
+        return start or now - USAGE_WINDOW, end or now
 
-        `whose`: of a user; of all who have had a name; None: everyone's.
+    async def page(
+        self, whose: RowOwner | str | None, start: datetime, end: datetime, page_query: PageQuery
+    ) -> tuple[Sequence[UsageRow], str]:
+        """A page by day, subject, model and contract, of the days from `start` to `end`, and the token of the next page.
+
+        `whose`: one user; all users that have had a name; None: all users.
         """
         await self.flush()
         first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
         listing = Listing(f"usage {whose!r} {first} {last}", (str,) * len(_ORDER))
-        page = asked.of(listing)
+        page = page_query.of(listing)
         query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
         if isinstance(whose, str):
             query = query.where(UsageRow.subject == whose)
@@ -134,7 +143,7 @@ class Ledger:
 
     def _take(self) -> _Batch:
         accounts = list(islice(self._pending, BATCH))
-        # In one order, so that two replicas that write the same rows never wait for each other in a circle.
+        # Sorted, so that two replicas that write the same rows cannot deadlock.
         totals = [(account, self._pending.pop(account)) for account in sorted(accounts)]
         return _Batch(self._new_id("use_"), totals)
 
@@ -172,5 +181,5 @@ class Ledger:
 
 
 def day_of(seconds: int) -> str:
-    """The day in UTC of a moment, in seconds since 1970: "2026-11-24"."""
+    """The UTC day of a time in seconds since 1970: "2026-11-24"."""
     return (_EPOCH + timedelta(days=seconds // 86_400)).isoformat()

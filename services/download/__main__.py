@@ -1,6 +1,6 @@
 """Runs the download service: `python -m services.download`."""
 
 from llamesh.kit.serving import run_member
-from services.download.service import serve
+from services.download.service import run
 
-run_member("download", serve)
+run_member("download", run)

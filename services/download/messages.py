@@ -1,19 +1,20 @@
-"""Rows as messages of the contract."""
+"""Encoders: rows of the download service as messages of download.proto and model.proto."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
-from services.download.tables import ModelRow, State, TransferRow
+from services.download.tables import ModelRow, TransferRow, TransferState
 
 
 def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
-    """A transfer; `progress` is fresher than the row where a worker is busy with it."""
+    """A transfer as a message. `progress`, if given, is newer than the row."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -26,7 +27,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
     )
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
-    if progress is not None and row.state == State.RUNNING:
+    if progress is not None and row.state == TransferState.RUNNING:
         message.bytes_done = progress.done
         message.bytes_total = progress.total
         message.bytes_per_second = progress.rate()
@@ -39,7 +40,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
 
 
 def model_message(row: ModelRow) -> Model:
-    """A model of the catalogue."""
+    """A model of the catalogue as a message."""
     message = Model(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -53,6 +54,6 @@ def model_message(row: ModelRow) -> Model:
     return message
 
 
-def gguf_fields() -> Sequence[str]:
-    """The fields of a GGUF header that the contract has."""
-    return list(GgufMetadata.DESCRIPTOR.fields_by_name)
+def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:
+    """The fields of a GGUF header that the contract has, as they are stored with a model."""
+    return {name: getattr(metadata, name) for name in GgufMetadata.DESCRIPTOR.fields_by_name}

@@ -1,38 +1,117 @@
-"""The download service put together: settings in, a serving member out."""
+"""Composition root of the download service: creates its parts from the settings, serves, and closes them in reverse order."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
+from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.handed_over import SWEEP_SECONDS, remove_unused
+from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.peers import PeerChanges
+from services.download.publications import Publications
+from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
-from services.download.sources import Source, Sources
+from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
 from services.download.store_health import StoreHealth
+from services.download.tables import ModelRow, TransferRow
+from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
+from services.download.unowned_objects import UnownedObjects
 from services.download.worker import Worker
 
 
-def utc_now() -> datetime:
-    """The present moment."""
-    return datetime.now(UTC)
+async def run(member: Member) -> None:
+    """Serve llamesh.v1.DownloadService and CatalogueService until the member is asked to stop.
+
+    Transfers that are interrupted by the stop are started again by the next process.
+    """
+    settings = member.settings
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "download")
+        stack.push_async_callback(database.close)
+        await member.prepare(database, "services.download")
+        owner = owner_of(settings.home, "download")
+        await stack.enter_async_context(_store_lease(member, database, store_owner(settings, owner)))
+        store = store_of(settings)
+        stack.push_async_callback(store.close)
+        siblings = {name: channel(settings, name) for name in ("gateway", "contract")}
+        for sibling in siblings.values():
+            stack.push_async_callback(sibling.close)
+        member.follow_rights(siblings["gateway"], siblings["contract"])
+
+        changes = Changes()
+
+        def tell_transfer(row: TransferRow) -> None:
+            changes.download(download_message(row))
+
+        def tell_model(row: ModelRow) -> None:
+            changes.model(model_message(row))
+
+        transfers = Transfers(database, utc_now, owner.id)
+        objects = UnownedObjects(database, store, owner.id)
+        catalogue = Catalogue(database, objects)
+        integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
+        publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
+        sources = sources_of(settings)
+        health = StoreHealth(store, monotonic)
+        waits = RetryWaits(monotonic)
+        runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
+        worker = Worker(transfers, runs, objects, health, waits)
+
+        def show_store() -> None:
+            member.show_part("store", health.usable)
+            member.show_part("store.credentials", not health.denied)
+
+        health.on_change(show_store)
+        pages = open_pages(settings)
+        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, settings.quant_service_url, pages)
+        add_DownloadServiceServicer_to_server(downloads, member.server)
+        models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
+        add_CatalogueServiceServicer_to_server(models, member.server)
+        member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
+
+        worker.start()
+        stack.push_async_callback(worker.close)
+        if database.schema:
+            peers = PeerChanges(transfers, catalogue, changes)
+            peers.start()
+            stack.push_async_callback(peers.close)
+        handed_over = _handed_over_files(settings, transfers)
+        handed_over.start()
+        stack.push_async_callback(handed_over.close)
+        await member.serve()
+
+
+def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTask:
+    """The task that removes the files that commands have handed over for fetches that have ended."""
+
+    async def remove() -> None:
+        rows = await transfers.workable()
+        await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), [row.source for row in rows])
+
+    return BackgroundTask("remove handed over files", remove, report_failure, every=SWEEP_SECONDS)
 
 
 def store_of(settings: Settings) -> ObjectStore:
-    """The object store that the settings name: below LLAMESH_HOME unless an S3 server is set."""
+    """The object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
     return object_store(
         directory=settings.home / "objects",
         endpoint=settings.minio_endpoint or None,
@@ -44,49 +123,35 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
-def sources_of(settings: Settings) -> Source:
-    """The sources that the settings allow."""
-    return Sources(
-        import_directories=[settings.home / "import", *settings.import_dirs],
-        private_hosts=settings.source_hosts,
-        http_hosts=settings.http_source_hosts,
-    )
+def sources_of(settings: Settings) -> Sources:
+    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`."""
+    rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
+    https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
+    file = FileSource([settings.home / "import", *settings.import_dirs])
+    return Sources({"https": https, "http": https, "file": file})
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:
-    """Whose store it is, as the lease on it knows: a directory is this home's, a bucket everyone's who names it."""
+    """The owner of the lease on the store: a directory belongs to this home, a bucket to all who name it."""
     if settings.minio_endpoint:
         place = f"s3://{settings.minio_endpoint}/{settings.minio_bucket}"
         return Owner(place, f"{place}, used by {owner.words}")
     return Owner(owner.id, f"{settings.home / 'objects'}, of {owner.words}")
 
 
-async def serve(member: Member, *, source: Source | None = None, clock: Callable[[], datetime] = utc_now) -> None:
-    """Run the download service until it is asked to stop. Transfers under way are started again by the next process."""
-    settings = member.settings
-    database = open_database(settings, "download")
-    try:
-        await member.prepare(database, "services.download")
-        owner = owner_of(settings.home, "download")
-        async with _store_of_database(member, database, store_owner(settings, owner)):
-            await _serve(member, database, owner, source or sources_of(settings), clock)
-    finally:
-        await database.close()
-
-
 @asynccontextmanager
-async def _store_of_database(member: Member, database: Database, owner: Owner) -> AsyncIterator[None]:
-    """Make sure that all processes on this database keep its models in the same store: each record would lack its object elsewhere."""
+async def _store_lease(member: Member, database: Database, owner: Owner) -> AsyncIterator[None]:
+    """Hold the lease that ties this database to one store: in another store, the models of its records would have no objects."""
     if database.schema is None:
         yield
         return
-    followers: list[str] = []
+    successors: list[str] = []
 
-    def end(follower: str) -> None:
-        followers.append(follower)
+    def lost(successor: str) -> None:
+        successors.append(successor)
         member.stop()
 
-    lease = Lease(database, "store", owner, end)
+    lease = Lease(database, "store", owner, lost)
     try:
         await lease.acquire(member.stopping)
     except LeaseHeldError as held:
@@ -95,10 +160,10 @@ async def _store_of_database(member: Member, database: Database, owner: Owner) -
     try:
         yield
     finally:
-        # A bucket may be in use by other processes.
+        # Other processes may use the same bucket.
         await lease.close(release=not member.settings.minio_endpoint)
-    if followers:
-        raise StartRefused(_other_store(followers[0]))
+    if successors:
+        raise StartRefused(_other_store(successors[0]))
 
 
 def _other_store(words: object) -> str:
@@ -106,46 +171,3 @@ def _other_store(words: object) -> str:
         f"the models of this database are kept in another object store, {words}: use that one (MINIO_ENDPOINT and MINIO_BUCKET;"
         " a directory cannot be shared), end that mesh with `llamesh down`, or set DATABASE_URL to a database of its own"
     )
-
-
-async def _serve(
-    member: Member, database: Database, owner: Owner, source: Source, clock: Callable[[], datetime]
-) -> None:
-    settings = member.settings
-    store = store_of(settings)
-    changes = Changes()
-    transfers = Transfers(database, clock, owner.id)
-    catalogue = Catalogue(
-        database,
-        store,
-        clock,
-        owner.id,
-        lambda row: changes.download(download_message(row)),
-        lambda row: changes.model(model_message(row)),
-    )
-
-    def show_store(watch: StoreHealth) -> None:
-        member.show_part("store", watch.usable)
-        member.show_part("store.credentials", not watch.denied)
-
-    worker = Worker(transfers, catalogue, store, source, changes, on_store=show_store)
-    pages = open_pages(settings)
-    downloads = DownloadServicer(transfers, catalogue, worker, source, changes, settings.quant_service_url, pages)
-    add_DownloadServiceServicer_to_server(downloads, member.server)
-    models = CatalogueServicer(catalogue, transfers, worker, changes, pages)
-    add_CatalogueServiceServicer_to_server(models, member.server)
-    member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
-    gateway, contract = channel(settings, "gateway"), channel(settings, "contract")
-    member.follow_rights(gateway, contract)
-    peers = PeerChanges(transfers, catalogue, changes)
-    if database.schema:
-        peers.start()
-    worker.start()
-    try:
-        await member.serve()
-    finally:
-        await peers.close()
-        await worker.close()
-        await gateway.close()
-        await contract.close()
-        await store.close()

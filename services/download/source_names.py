@@ -1,25 +1,18 @@
-"""What a model is called, and what is said of where it came from."""
+"""Names that come from a source: the default name of a model, and the form of a source that may be shown."""
 
 from __future__ import annotations
 
-import re
 from urllib.parse import unquote, urlsplit
 
-_FOREIGN = re.compile(r"[^A-Za-z0-9._:/@+-]+")
-_LONGEST = 128
-
-
-def name_for(file_name: str, fallback: str) -> str:
-    """The file's name with foreign characters as dashes; `fallback` where nothing is left of it."""
-    name = _FOREIGN.sub("-", file_name.rpartition("/")[2]).lstrip("._:/@+-")[:_LONGEST]
-    return name or fallback
+from llamesh.names import served_name
 
 
 def shown_source(recorded: str) -> str:
-    """A source as it may be shown: of a file its name alone, whose URL an earlier release has recorded."""
+    """A source as it may be shown: of a file only its name, because an earlier release recorded its whole URL."""
     return unquote(urlsplit(recorded).path).rpartition("/")[2] if recorded.startswith("file:") else recorded
 
 
-def name_of_source(shown: str, fallback: str) -> str:
-    """The name of a model that is not given one: that of the file in its source."""
-    return name_for(unquote(urlsplit(shown).path) if "://" in shown else shown, fallback)
+def name_of_source(shown: str, model_uuid: str) -> str:
+    """The name of a model that the caller gave none: that of the source's file, or else the model's id."""
+    path = unquote(urlsplit(shown).path) if "://" in shown else shown
+    return served_name(path.rpartition("/")[2], model_uuid)

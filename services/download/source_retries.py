@@ -1,4 +1,4 @@
-"""How often one attempt of a transfer asks a source again that says it is busy, or breaks off.
+"""Retries of one attempt of a transfer whose source is busy or broke off.
 
 Invariant: the number of tries and the length of each wait are bounded, whatever the source says.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MOST_TRIES = 6
-"""SourceRetries in all. Each begins with the first byte."""
+"""Tries in all. Each starts at the first byte."""
 FIRST_SECONDS = 2.0
 """Wait after the first try; doubled after each further one."""
 LONGEST_SECONDS = 60.0
-"""Longest wait that is not the source's own wish."""
+"""Longest wait that the source did not ask for."""
 LONGEST_RETRY_AFTER = 600.0
-"""A source that asks for a longer wait is given up."""
+"""The transfer fails if the source asks for a longer wait."""
 
 
 class SourceRetries:
@@ -26,7 +26,7 @@ class SourceRetries:
         self._not_before = 0.0
 
     def next_wait(self, retry_after: float | None) -> float | None:
-        """A try failed: seconds to wait before the next, at least those that the source asks for. None: there is no next."""
+        """Count a failed try. Returns the seconds before the next, at least those that the source asks for; None if there is no next."""
         self.failed += 1
         if self.failed >= MOST_TRIES or (retry_after or 0) > LONGEST_RETRY_AFTER:
             return None
@@ -35,5 +35,5 @@ class SourceRetries:
         return wait
 
     def seconds_left(self) -> float:
-        """How long the transfer is still to wait."""
+        """How long the transfer must still wait."""
         return max(self._not_before - self._clock(), 0.0)

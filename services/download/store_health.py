@@ -1,6 +1,9 @@
-"""Whether the object store can be used: looked at all the time, so that transfers wait for it and health says what is wrong.
+"""Whether the object store can be used. A background task checks it, so that transfers wait for it and the health service reports it.
 
-Invariant: while `problem` is set no transfer begins. It is cleared only by a look that succeeded.
+A healthy store is checked every CHECK_SECONDS. A transfer that finds a failure reports it, which wakes the task at once; so does a caller
+who asks for a transfer while there is a problem.
+
+Invariant: while `problem` is set no transfer begins. Only a check that succeeds clears it.
 """
 
 from __future__ import annotations
@@ -13,26 +16,26 @@ from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import ObjectStore, StoreDeniedError, StoreError
 
 CHECK_SECONDS = 10.0
-"""How often a store that works is looked at."""
+"""Interval at which a healthy store is checked."""
 
 
 class StoreHealth:
-    """Looks at one store. `on_change` is called when `problem` changed; `clock` is monotonic, in seconds."""
+    """Checks one store; `clock` is monotonic, in seconds."""
 
-    def __init__(self, store: ObjectStore, on_change: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(self, store: ObjectStore, clock: Callable[[], float]) -> None:
         self.problem: StoreError | None = None
         """Why the store cannot be used."""
         self.known = False
-        """Whether it was looked at at all."""
+        """Whether a check has ended."""
         self._store = store
-        self._on_change = on_change
         self._clock = clock
+        self._listeners: list[Callable[[], None]] = []
         self._since = 0.0
         self._hurry = asyncio.Event()
-        self._asked = 0
+        self._requested = 0
         self._answered = 0
-        self._looking = BackgroundTask(
-            "look at the object store", self._look, report_failure, every=CHECK_SECONDS, sleep=self._wait
+        self._task = BackgroundTask(
+            "check the object store", self._check, report_failure, every=CHECK_SECONDS, sleep=self._wait
         )
 
     @property
@@ -42,31 +45,35 @@ class StoreHealth:
 
     @property
     def check_pending(self) -> bool:
-        """Whether a look that was asked for is still to come: what is known is older than the question."""
-        return self._asked > self._answered
+        """Whether a check was requested and has not ended: what is known is older than the request."""
+        return self._requested > self._answered
 
     @property
     def denied(self) -> bool:
-        """Whether it refuses us, so that waiting does not help."""
+        """Whether the store rejects our credentials, so that waiting does not help."""
         return isinstance(self.problem, StoreDeniedError)
 
     @property
     def away_seconds(self) -> float:
-        """For how long it has not been usable."""
+        """For how long the store has been unusable."""
         return self._clock() - self._since if self.problem else 0.0
 
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call this whenever a check or a report has set or cleared `problem`."""
+        self._listeners.append(listener)
+
     def start(self) -> None:
-        """Begin to look."""
-        self._looking.start()
+        """Begin to check."""
+        self._task.start()
 
     async def close(self) -> None:
-        """Stop looking."""
-        await self._looking.close()
+        """Stop checking."""
+        await self._task.close()
 
     def check_now(self) -> None:
-        """Look at once where there is a problem: somebody may have mended it."""
+        """Check at once if there is a problem: an operator may have fixed it."""
         if self.problem is not None:
-            self._asked += 1
+            self._requested += 1
             self._hurry.set()
 
     def report(self, error: StoreError) -> None:
@@ -74,29 +81,33 @@ class StoreHealth:
         self._set(error)
         self.check_now()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         self._hurry.clear()
-        asked = self._asked
+        requested = self._requested
         try:
             if self.usable:
                 await self._store.check()
             else:
                 await self._store.prepare()
         except StoreError as error:
-            self._answered = asked
+            self._answered = requested
             self._set(error)
             raise
-        self._answered = asked
+        self._answered = requested
         if not self.usable:
             self.known, self.problem = True, None
             log.info("the object store can be used")
-            self._on_change()
+            self._tell()
 
     def _set(self, error: StoreError) -> None:
         if self.problem is None:
             self._since = self._clock()
         self.known, self.problem = True, error
-        self._on_change()
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     async def _wait(self, seconds: float) -> None:
         try:

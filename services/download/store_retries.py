@@ -1,8 +1,8 @@
-"""How long one attempt of a transfer goes on waiting for an object store that fails.
+"""Retries of one attempt of a transfer whose object store fails, and how long the store has delayed it so far.
 
-Invariant: only time counts in which the store was of no use: the rest of a try after the last byte that it took, and the wait until the
-transfer may begin again. Bytes that come, or a free place among the transfers that is waited for, cost no patience. A try that brings
-more bytes than any before starts the count anew; a store that always fails at the same place is given up, because the backoffs count.
+Invariant: only time counts in which the store did not work: from the last byte that it took until it failed, and the backoff before the
+next try. Time in which bytes arrive, or in which the transfer waits for a free worker, does not count. A try that stores more bytes than
+any before resets the count. A store that always fails at the same byte is given up at last, because the backoffs count.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from llamesh.background import backoff
 
 
 class StoreRetries:
-    """What one attempt has waited; `clock` is monotonic, in seconds."""
+    """The waits of one attempt; `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._useless_since: float | None = None
+        self._stalled_since: float | None = None
         self._waited = 0.0
         self._failures = 0
         self._not_before = 0.0
@@ -25,37 +25,37 @@ class StoreRetries:
         self._furthest = 0
 
     def begin(self) -> None:
-        """A try begins to bring bytes."""
+        """A try begins to store bytes."""
         self._done = 0
-        self._useless_since = self._clock()
+        self._stalled_since = self._clock()
 
     def add(self, length: int) -> None:
-        """Bytes came."""
+        """The store took bytes."""
         self._done += length
-        self._useless_since = self._clock()
+        self._stalled_since = self._clock()
 
     def staged(self) -> None:
-        """The store has all bytes. What follows may take long for other reasons, for instance a database that is away."""
-        self._useless_since = None
+        """The store has all bytes. What follows may wait for something else, for instance for the database."""
+        self._stalled_since = None
 
-    def set_back(self) -> float:
-        """The store failed: the next try is to wait for a backoff. Returns how long the store was of no use so far, in seconds."""
+    def failed(self) -> float:
+        """The store failed; the next try must wait for a backoff. Returns the seconds that count so far."""
         if self._done > self._furthest:
             self._furthest, self._waited, self._failures = self._done, 0.0, 0
         self._count()
         self._failures += 1
-        self._useless_since = self._clock()
-        self._not_before = self._useless_since + backoff(self._failures)
+        self._stalled_since = self._clock()
+        self._not_before = self._stalled_since + backoff(self._failures)
         return self._waited
 
     def seconds_left(self) -> float:
-        """How long the transfer is still to wait. To be asked while the store can be used; 0 ends the wait."""
+        """How long the transfer must still wait. Ask only while the store can be used: an answer of 0 ends the wait."""
         left = self._not_before - self._clock()
         if left <= 0:
             self._count()
         return max(left, 0.0)
 
     def _count(self) -> None:
-        if self._useless_since is not None:
-            self._waited += self._clock() - self._useless_since
-            self._useless_since = None
+        if self._stalled_since is not None:
+            self._waited += self._clock() - self._stalled_since
+            self._stalled_since = None

@@ -16,7 +16,7 @@ from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.v1 import controller_pb2, download_pb2, server_pb2
 from services.gateway.hub import KIND_DOWNLOADS, KIND_MODELS, KIND_SERVERS, Hub, Key, Kind
-from services.gateway.siblings import Siblings
+from services.gateway.members import Members
 
 PAUSE = 0.1
 """Seconds before a stream is opened again after its end."""
@@ -28,8 +28,8 @@ LONGEST_PAUSE = 2.0
 class Feeds:
     """Copies the watches of other services into the hub."""
 
-    def __init__(self, siblings: Siblings, hub: Hub) -> None:
-        self._siblings = siblings
+    def __init__(self, members: Members, hub: Hub) -> None:
+        self._members = members
         self._hub = hub
         self._tasks = [
             BackgroundTask(name, read, report_failure, every=PAUSE, longest=LONGEST_PAUSE)
@@ -48,7 +48,7 @@ class Feeds:
     async def _read_servers(self) -> None:
         listing = _Listing(self._hub, KIND_SERVERS)
         try:
-            stream = self._siblings.controller.WatchServers(controller_pb2.WatchServersRequest(), wait_for_ready=True)
+            stream = self._members.controller.WatchServers(controller_pb2.WatchServersRequest(), wait_for_ready=True)
             async for item in stream:
                 match item.WhichOneof("change"):
                     case "server":
@@ -64,7 +64,7 @@ class Feeds:
     async def _read_catalogue(self) -> None:
         listing = _Listing(self._hub, KIND_DOWNLOADS, KIND_MODELS)
         try:
-            stream = self._siblings.catalogue.WatchCatalogue(download_pb2.WatchCatalogueRequest(), wait_for_ready=True)
+            stream = self._members.catalogue.WatchCatalogue(download_pb2.WatchCatalogueRequest(), wait_for_ready=True)
             async for item in stream:
                 match item.WhichOneof("change"):
                     case "download":
@@ -103,11 +103,11 @@ class _Listing:
         self._seen.clear()
         self._hub.set_synced(self._kinds)
 
-    def broke(self, sibling: str, error: grpc.aio.AioRpcError) -> None:
+    def broke(self, member: str, error: grpc.aio.AioRpcError) -> None:
         """Raise the error of a stream that ended before `synced`. A later end is a restart of the other service, which is no failure."""
         if not self.ended:
             raise error
-        log.info("the watch of another service ended", sibling=sibling, code=error.code().name)
+        log.info("the watch of another service ended", member=member, code=error.code().name)
 
     def _forget(self, kind: Kind, name: str) -> None:
         entry = self._hub.get((kind, name))

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from llamesh.kit.serving import DATABASE_SERVICE
 from llamesh.v1 import controller_pb2, gateway_pb2
-from services.gateway.siblings import Siblings
+from services.gateway.members import Members
 
 PATIENCE = 1.0
 """Deadline of the answer of one component in seconds."""
@@ -34,9 +34,9 @@ class HealthReporter:
     """Asks every component. `clock` is monotonic; `database_answers` is the result of the gateway's own probe."""
 
     def __init__(
-        self, siblings: Siblings, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
+        self, members: Members, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
     ) -> None:
-        self._siblings = siblings
+        self._members = members
         self._clock = clock
         self._database_answers = database_answers
         self._version = _version()
@@ -53,7 +53,7 @@ class HealthReporter:
 
     async def _ask_all(self) -> gateway_pb2.Health:
         own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
-        asking = (*(self._ask(name) for name in self._siblings.health), self._ask_envoy(), self._ask_database())
+        asking = (*(self._ask(name) for name in self._members.health), self._ask_envoy(), self._ask_database())
         others, store = await asyncio.gather(asyncio.gather(*asking), self._ask_store())
         components = [own, *others, *store]
         return gateway_pb2.Health(
@@ -62,7 +62,7 @@ class HealthReporter:
 
     async def _ask(self, name: str) -> gateway_pb2.ComponentHealth:
         try:
-            answer = await self._siblings.health[name].Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+            answer = await self._members.health[name].Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         except grpc.aio.AioRpcError:
             return _component(name, gateway_pb2.HEALTH_STATE_DOWN, "does not answer")
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
@@ -98,7 +98,7 @@ class HealthReporter:
         """
         request = health_pb2.HealthCheckRequest(service=part)
         try:
-            answer = await self._siblings.health[member].Check(request, timeout=PATIENCE)
+            answer = await self._members.health[member].Check(request, timeout=PATIENCE)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise _NotSaidYetError from error
@@ -107,9 +107,9 @@ class HealthReporter:
 
     async def _ask_database(self) -> gateway_pb2.ComponentHealth:
         """Combine what the members report about their databases. A member that is DOWN is reported separately."""
-        seen = await asyncio.gather(*(self._database_of(name) for name in self._siblings.health))
+        seen = await asyncio.gather(*(self._database_of(name) for name in self._members.health))
         own = [] if self._database_answers() else ["gateway"]
-        missing = own + [name for name, well in zip(self._siblings.health, seen, strict=True) if well is False]
+        missing = own + [name for name, well in zip(self._members.health, seen, strict=True) if well is False]
         if missing:
             return _component("database", gateway_pb2.HEALTH_STATE_DOWN, f"does not answer: {', '.join(missing)}")
         return _component("database", gateway_pb2.HEALTH_STATE_OK, "")
@@ -122,9 +122,7 @@ class HealthReporter:
 
     async def _ask_envoy(self) -> gateway_pb2.ComponentHealth:
         try:
-            mesh = await self._siblings.controller.GetMeshStatus(
-                controller_pb2.GetMeshStatusRequest(), timeout=PATIENCE
-            )
+            mesh = await self._members.controller.GetMeshStatus(controller_pb2.GetMeshStatusRequest(), timeout=PATIENCE)
         except grpc.aio.AioRpcError:
             return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "unknown while the controller is down")
         if not mesh.connected_envoys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import controller_pb2, download_pb2, model_pb2
-from services.gateway.siblings import Siblings
+from services.gateway.members import Members
 
 NAMED_SERVERS = 10
 """Most servers that the refusal of a deletion names."""
@@ -14,9 +14,9 @@ NAMED_SERVERS = 10
 class Models:
     """Models that are complete and can be served."""
 
-    def __init__(self, siblings: Siblings) -> None:
-        self._catalogue = siblings.catalogue
-        self._controller = siblings.controller
+    def __init__(self, members: Members) -> None:
+        self._catalogue = members.catalogue
+        self._controller = members.controller
 
     async def page(self, size: int, token: str) -> download_pb2.ListCatalogueModelsResponse:
         """Return a page of models, by create time and id."""

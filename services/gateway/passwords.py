@@ -50,7 +50,7 @@ class Passwords:
         except QueueFullError:
             raise MeshError(
                 Reason.ERROR_REASON_TOO_MANY_LOGINS,
-                "too many logins at the same time; try again in 2 s",
+                "too many logins at the same time",
                 {"retryAfterSeconds": 2},
                 retry_after=2,
             ) from None

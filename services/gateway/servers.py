@@ -18,7 +18,7 @@ from llamesh.kit.spec_changes import apply_changes
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
-from services.gateway.siblings import Siblings
+from services.gateway.members import Members
 
 STOP_MARGIN = 10.0
 """Seconds that a stop may take in addition to the drain."""
@@ -33,11 +33,11 @@ FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
 class Servers:
     """Servers of the mesh."""
 
-    def __init__(self, siblings: Siblings, drain_seconds: float) -> None:
+    def __init__(self, members: Members, drain_seconds: float) -> None:
         self._stop_deadline = drain_seconds + STOP_MARGIN
-        self._contract = siblings.contract
-        self._controller = siblings.controller
-        self._catalogue = siblings.catalogue
+        self._contract = members.contract
+        self._controller = members.controller
+        self._catalogue = members.catalogue
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str, uid: str) -> server_pb2.Server:
         """Declare a server for a user. Each user (`uid`) has its own request_ids; `subject` is the name that is shown.

@@ -20,12 +20,12 @@ from services.gateway.feeds import Feeds
 from services.gateway.health import HealthReporter
 from services.gateway.hub import Hub
 from services.gateway.issuer import Issuer
+from services.gateway.members import Members
 from services.gateway.mesh_health import MeshHealthServicer
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
 from services.gateway.servicer import GatewayServicer, SigningKeyServicer, StandingServicer
-from services.gateway.siblings import Siblings
 from services.gateway.signing_keys import open_signer
 from services.gateway.standings import Standings
 from services.gateway.throttle import Throttle
@@ -42,24 +42,24 @@ async def run(member: Member) -> None:
     async with AsyncExitStack() as stack:
         database = open_database(settings, "gateway")
         stack.push_async_callback(database.close)
-        siblings = Siblings(settings)
-        stack.push_async_callback(siblings.close)
+        members = Members(settings)
+        stack.push_async_callback(members.close)
         # The gateway follows its own stream of standings through its own socket, as every other member does.
         own = channel(settings, "gateway")
         stack.push_async_callback(own.close)
-        member.follow_rights(own, siblings.channels["contract"])
+        member.follow_rights(own, members.channels["contract"])
 
         passwords = Passwords()
         standings = Standings(database, utc_now)
-        users = Users(database, passwords, standings, open_pages(settings), siblings.know_contract)
+        users = Users(database, passwords, standings, open_pages(settings), members.know_contract)
         authenticator = Authenticator(database, passwords, Throttle(time.monotonic))
         signer = open_signer(settings, database, utc_now)
-        issuer = Issuer(users, signer, siblings.admission, timedelta(hours=settings.jwt_expiry_hours))
+        issuer = Issuer(users, signer, members.admission, timedelta(hours=settings.jwt_expiry_hours))
         hub = Hub(uuid.uuid4().hex[:12])
         watches = Watches(hub, time.monotonic, utc_now)
-        health = HealthReporter(siblings, time.monotonic, lambda: member.database_answers)
-        models = Models(siblings)
-        servers = Servers(siblings, settings.drain_seconds)
+        health = HealthReporter(members, time.monotonic, lambda: member.database_answers)
+        models = Models(members)
+        servers = Servers(members, settings.drain_seconds)
 
         gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health)
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)
@@ -69,7 +69,7 @@ async def run(member: Member) -> None:
         member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
         member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
 
-        feeds = Feeds(siblings, hub)
+        feeds = Feeds(members, hub)
         feeds.start()
         stack.push_async_callback(feeds.close)
         # Calls that need no table, such as GetHealth, are answered while the member waits for the database.

@@ -132,7 +132,7 @@ class _Records(Generic[Key]):
 
 
 @dataclass(slots=True)
-class Attempt:
+class LoginAttempt:
     """One attempt to log in; it counts as neither success nor failure until `right` is set."""
 
     requester: Requester
@@ -154,7 +154,7 @@ class Throttle:
         self._ended = asyncio.Condition()
 
     @asynccontextmanager
-    async def attempt(self, name: str, address: str) -> AsyncIterator[Attempt]:
+    async def attempt(self, name: str, address: str) -> AsyncIterator[LoginAttempt]:
         """Wait until the attempt may begin, and count how it ends. `address` is empty if unknown.
 
         Raises:
@@ -167,7 +167,7 @@ class Throttle:
         for records, key in self._levels(network):
             records.begin(key)
         known = pair in self._known
-        attempt = Attempt(Requester(pair if known else site_of(network), known))
+        attempt = LoginAttempt(Requester(pair if known else site_of(network), known))
         try:
             yield attempt
         finally:
@@ -256,7 +256,7 @@ def _too_many(why: str, left: float) -> MeshError:
     seconds = math.ceil(left)
     return MeshError(
         Reason.ERROR_REASON_TOO_MANY_LOGINS,
-        f"{why}; try again in {seconds} s",
+        why,
         {"retryAfterSeconds": seconds},
-        retry_after=left,
+        retry_after=seconds,
     )

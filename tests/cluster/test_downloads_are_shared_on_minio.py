@@ -7,7 +7,7 @@ from minio.error import S3Error
 
 from tests.cluster.minio_server import BUCKET, MinioServer, minio
 from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
-from tests.contract.test_downloads_are_shared import (
+from tests.contract.download.test_shared_downloads import (
     database,
     database_url,
     new_replica,

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,7 @@ from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
@@ -153,3 +154,19 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
 def one_settings(tmp_path: Path) -> Settings:
     """Settings for tests that touch no database: on SQLite only, where `settings` runs a test on both."""
     return Settings(home=tmp_path / "home", jwt_secret=SecretStr("0123456789abcdef0123456789abcdef"), drain_seconds=1)
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    """The labelled fake of the gateway that `url` leads to."""
+    return FakeGateway()
+
+
+@pytest.fixture
+def url(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The address of a mesh of fakes, which the environment names too."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        yield address

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -11,7 +10,6 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.rights import Rights
 from llamesh.kit.serving import Member
@@ -26,7 +24,7 @@ from llamesh.v1 import (
     model_pb2,
     server_pb2,
 )
-from services.contract.service import ContractService
+from services.contract.service import run
 from tests.standings import FakeStandings
 
 MIB = 1 << 20
@@ -131,12 +129,10 @@ class Mesh:
 
 
 @pytest.fixture(name="mesh")
-async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
+async def contract_mesh(settings, start_main, start_member, connect) -> Mesh:
     """`mesh`: the contract service on SQLite and on PostgreSQL, its books kept. Import it where it is used."""
-    database = open_database(settings, "contract")
-    await database.migrate("services.contract")
-    services: list[ContractService] = []
-    member = await start_member(settings, "contract", lambda member: services.append(ContractService(member, database)))
+    member = await start_main(settings, "contract", run)
+    assert member._rights is not None
     channel = connect(settings, "contract")
     mesh = Mesh(
         settings,
@@ -144,7 +140,7 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
         admission_pb2_grpc.AdmissionServiceStub(channel),
         channel,
         member,
-        services[0].rights,
+        member._rights.rights,
     )
     add_controller = controller_pb2_grpc.add_ControllerServiceServicer_to_server
     add_signer = gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server
@@ -158,11 +154,7 @@ async def contract_mesh(settings, start_member, connect) -> AsyncIterator[Mesh]:
 
     await start_member(settings, "gateway", serve_gateway)
     await start_member(settings, "download", lambda member: add_catalogue(FakeCatalogue(), member.server))
-    services[0].start()
-    yield mesh
-    member.stop()
-    await asyncio.wait_for(member.stopped.wait(), 10)
-    await services[0].close()
+    return mesh
 
 
 async def failure(call: Awaitable[object]) -> tuple[str, dict[str, str]]:

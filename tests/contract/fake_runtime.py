@@ -22,7 +22,7 @@ from controller.runtimes.machine_memory import machine_memory
 from controller.runtimes.start_limit import default_limit
 from controller.servicer import ControllerServicer
 from controller.status_cache import StatusCache
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
@@ -144,7 +144,7 @@ class FakeEnvoy(ControlPlane):
             await asyncio.wait_for(self.there.wait(), timeout)
         except TimeoutError:
             return False
-        return server_uuid in self._servers
+        return self.intent.resources_of(server_uuid) is not None
 
 
 class Catalogue(CatalogueServiceServicer):

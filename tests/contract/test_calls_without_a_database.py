@@ -47,8 +47,8 @@ from tests.own_postgres import OwnPostgres, own_postgres
 
 MEMBERS = {
     "gateway": (gateway_pb2, gateway_process.run),
-    "contract": (contract_pb2, contract_process.serve),
-    "download": (download_pb2, download_process.serve),
+    "contract": (contract_pb2, contract_process.run),
+    "download": (download_pb2, download_process.run),
     "controller": (controller_pb2, controller_process.run),
 }
 MODULES = [(name, module) for name, (module, _) in MEMBERS.items()] + [("contract", admission_pb2)]

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import json_format
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.client.parameters import typed
-from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
-from llamesh.runtime_parameters import Parameter, Value, about, all_parameters, refused_options
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
-from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway, a_value, fake_mesh
+from tests.contract.fakes import FakeContracts, FakeGateway
 
 Capture = pytest.CaptureFixture[str]
 
-
-@pytest.fixture
-def gateway() -> FakeGateway:
-    return FakeGateway()
-
-
-@pytest.fixture(autouse=True)
-def url(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with fake_mesh(gateway, FakeDownloads()) as address:
-        monkeypatch.setenv("LLAMESH_URL", address)
-        monkeypatch.setenv("LLAMESH_TOKEN", "token")
-        yield address
+pytestmark = pytest.mark.usefixtures("url")
 
 
 def server(uuid: str, name: str) -> server_pb2.Server:
@@ -85,15 +66,16 @@ def test_json_is_the_rest_shape(gateway: FakeGateway, capsys: Capture) -> None:
     )
 
 
-def test_yaml_says_what_json_says(gateway: FakeGateway, capsys: Capture) -> None:
+def test_yaml_is_a_manifest_that_says_what_json_says(gateway: FakeGateway, capsys: Capture) -> None:
     import yaml
 
     gateway.servers = [server("0f0c6a0e", 'yes: no # "quoted"'), server("a1b2c3d4", "-")]
     gateway.servers[0].conditions.add(type="Ready", message="two\nlines")
-    run(["status", "-o", "json"])
-    as_json = json.loads(capsys.readouterr().out)
     run(["status", "-o", "yaml"])
-    assert yaml.safe_load(capsys.readouterr().out) == as_json
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert [item["metadata"]["annotations"]["llamesh.dev/id"] for item in documents] == ["0f0c6a0e", "a1b2c3d4"]
+    assert [item["spec"]["modelName"] for item in documents] == ['yes: no # "quoted"', "-"]
+    assert documents[0]["status"]["conditions"][0]["message"] == "two\nlines"
 
 
 def test_names_only(gateway: FakeGateway, capsys: Capture) -> None:
@@ -182,63 +164,6 @@ def test_a_mistyped_command_is_usage(capsys: Capture) -> None:
     assert 'Did you mean "status"?' in capsys.readouterr().err
 
 
-def test_serve_takes_every_runtime_parameter_of_the_contract(gateway: FakeGateway, capsys: Capture) -> None:
-    options = ["--ctx-size", "2048", "-np", "2", "--cache-type-k", "q8_0", "--no-cont-batching", "--temp=0.5"]
-    assert run(["serve", "name3", *options, "-o", "json"]) == Exit.OK
-    found = json.loads(capsys.readouterr().out)
-    assert found["model_uuid"] == "m3"
-    assert found["spec"]["parameters"] == {
-        "ctx_size": 2048,
-        "parallel": 2,
-        "cache_type_k": "CACHE_TYPE_Q8_0",
-        "cont_batching": False,
-        "temp": 0.5,
-    }
-
-
-@pytest.mark.parametrize(
-    ("flag", "mode"), [(flag, mode) for flag, mode in all_parameters()["load_mode"].implied.items()]
-)
-def test_flags_that_llama_cpp_replaced_are_taken(gateway: FakeGateway, flag: str, mode: str) -> None:
-    assert run(["serve", "name3", flag, "-np", "2"]) == Exit.OK
-    assert gateway.declared[-1].parameters == typed({"load_mode": mode, "parallel": 2})
-
-
-def test_a_flag_that_llama_cpp_replaced_and_its_option_are_a_mistake(gateway: FakeGateway, capsys: Capture) -> None:
-    for more in (["--load-mode", "mmap"], ["--no-mmap"]):
-        assert run(["serve", "name3", "--mlock", *more]) == Exit.USAGE
-        assert "is given already" in capsys.readouterr().err
-    assert gateway.declared == []
-
-
-@pytest.mark.parametrize("command", ["serve", "fit"])
-@pytest.mark.parametrize("words", [["--mmproj", "x"], ["--lora=x"], ["--mirostat", "2"], ["-lv", "3"], ["-mm", "x"]])
-def test_an_option_that_may_not_be_given_says_why(
-    gateway: FakeGateway, capsys: Capture, command: str, words: list[str]
-) -> None:
-    assert run([command, "name3", *words]) == Exit.USAGE
-    said = capsys.readouterr().err
-    assert refused_options()[words[0].partition("=")[0]] in said
-    assert "Unknown option" not in said
-
-
-def test_serve_passes_flags_on_as_they_are(gateway: FakeGateway) -> None:
-    assert run(["serve", "name3", "-o", "json", "--", "--ctx-size", "2048", "-np", "2"]) == Exit.OK
-    assert gateway.runtime_params == ["--ctx-size 2048 -np 2"] * 2
-
-
-def test_flags_and_options_together_are_a_mistake(gateway: FakeGateway, capsys: Capture) -> None:
-    assert run(["serve", "name3", "-np", "2", "--", "--ctx-size", "2048"]) == Exit.USAGE
-    assert "not both" in capsys.readouterr().err
-    assert gateway.serve_requests == []
-
-
-@pytest.mark.parametrize("options", [["--ctx-size", "many"], ["--cache-type-k", "q9"], ["--api-key", "x"]])
-def test_a_wrong_parameter_is_usage_before_anything_is_asked(gateway: FakeGateway, options: list[str]) -> None:
-    assert run(["serve", "name3", *options]) == Exit.USAGE
-    assert gateway.tokens == []
-
-
 def test_a_refused_fit_prints_the_estimate_and_exits_5(capsys: Capture) -> None:
     assert run(["fit", "name3"]) == Exit.REFUSED
     shown = capsys.readouterr()
@@ -268,15 +193,6 @@ def test_a_fit_of_replicas_says_how_its_parts_add_up(
     assert "NEEDS" not in capsys.readouterr().err
 
 
-def test_lengths_of_time_are_taken_as_people_write_them(gateway: FakeGateway, capsys: Capture) -> None:
-    assert run(["serve", "name3", "--idle-sleep", "10m", "--wake-budget", "90", "-o", "json"]) == Exit.OK
-    assert [request.idle_sleep.seconds for request in gateway.declared] == [600, 600]
-    assert gateway.declared[0].wake_budget.seconds == 90
-    capsys.readouterr()
-    assert run(["serve", "name3", "--idle-sleep", "10 weeks"]) == Exit.USAGE
-    assert "'10 weeks' is not a length of time like 30s" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("arguments", [["keys", "create", "--help"], ["serve", "--help"]])
 def test_help_shows_what_is_written(arguments: list[str], capsys: Capture) -> None:
     assert run(arguments) == Exit.OK
@@ -284,31 +200,6 @@ def test_help_shows_what_is_written(arguments: list[str], capsys: Capture) -> No
     assert "()" not in shown
     assert '""' not in shown
     assert ("infer:*" in shown) is (arguments[0] == "keys")
-
-
-@pytest.mark.parametrize("address", ["http://localhost:x", "http://localhost:99999", "ftp://localhost", "http://:8200"])
-@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"], ["login", "ada", "--password-stdin"]])
-def test_an_address_that_is_none_is_named(
-    address: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLAMESH_URL", address)
-    assert run(arguments) == Exit.USAGE
-    assert capsys.readouterr().err == f"error: {address!r} is not an address like http://localhost:8200\n"
-
-
-@pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
-@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
-def test_what_no_header_can_carry_is_no_token(
-    token: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLAMESH_TOKEN", token)
-    assert run(arguments) == Exit.NOT_SIGNED_IN
-    assert capsys.readouterr().err == "error: LLAMESH_TOKEN holds no token\nhint: llamesh login\n"
-
-
-def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLAMESH_TOKEN", "token\n")
-    assert run(["status"]) == Exit.OK
 
 
 @pytest.mark.parametrize(
@@ -395,203 +286,3 @@ def test_the_hint_about_a_corrupt_model_is_the_command_that_repairs_it(gateway: 
     gateway.refusal = grpc.StatusCode.DATA_LOSS, "MODEL_CORRUPT", "words cannot be used", {"modelUuid": "words"}
     run(["status"])
     assert "hint: `llamesh pull --uuid words` downloads it again and repairs it\n" in capsys.readouterr().err
-
-
-def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    monkeypatch.delenv("LLAMESH_TOKEN")
-    monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
-    assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
-    assert not profile_path().exists()
-    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
-    assert run(["login", "ada", "--password-stdin"]) == Exit.OK
-    assert profile_path().stat().st_mode & 0o777 == 0o600
-    assert load_profile() == Profile(url, "fresh")
-    assert "fresh" not in capsys.readouterr().err
-
-
-def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LLAMESH_TOKEN")
-    save_profile(Profile("https://mesh.example", "secret"))
-    assert load_profile().token == ""
-    monkeypatch.delenv("LLAMESH_URL")
-    assert load_profile() == Profile("https://mesh.example", "secret")
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["stop", "smol"],
-        ["status"],
-        ["models"],
-        ["chat", "smol", "Hello"],
-        ["api", "GET", "/status"],
-        ["login", "ada", "--password-stdin"],
-        ["version"],
-    ],
-    ids=" ".join,
-)
-def test_a_home_without_a_mesh_leaves_the_mesh_of_the_login_alone(
-    command: list[str],
-    gateway: FakeGateway,
-    url: str,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    gateway.servers = [server("0f0c6a0e", "smol")]
-    save_profile(Profile(url, "token"))
-    monkeypatch.delenv("LLAMESH_URL")
-    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
-    assert run(command) == Exit.UNAVAILABLE
-    said = capsys.readouterr()
-    assert said.err.startswith(f"error: no mesh runs in LLAMESH_HOME={tmp_path / 'home'}\n")
-    assert f"without LLAMESH_HOME the mesh at {url} is used" in said.err
-    assert not said.out or command == ["version"]
-    assert len(gateway.servers) == 1
-
-
-def test_an_address_that_is_given_needs_no_mesh_in_the_home(
-    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import io
-
-    monkeypatch.delenv("LLAMESH_TOKEN")
-    monkeypatch.delenv("LLAMESH_URL")
-    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
-    assert run(["login", "ada", "--password-stdin", "--url", url]) == Exit.OK
-    assert "LLAMESH_HOME is set, so other commands use the mesh that it names" in capsys.readouterr().err
-    monkeypatch.setenv("LLAMESH_URL", url)
-    assert run(["status"]) == Exit.OK
-
-
-def a_token(**claims: str) -> str:
-    """A token as the mesh makes them, without a signature."""
-    return "e30." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=") + ".x"
-
-
-@pytest.mark.parametrize(
-    ("kept", "given", "after", "said"),
-    [
-        ({"sub": "ada", "jti": "4f1c"}, None, "fresh", "you are logged in again"),
-        ({"sub": "root", "jti": "4f1c"}, None, None, "its earlier logins have ended, its keys have not\n"),
-        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "4f1c"}, None, "LLAMESH_TOKEN has ended too"),
-        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "key_1"}, None, "its keys have not\n"),
-    ],
-)
-def test_whoever_sets_its_own_password_is_logged_in_again(
-    url: str,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-    kept: dict,
-    given: dict | None,
-    after: str | None,
-    said: str,
-) -> None:
-    import io
-
-    token = a_token(**kept)
-    save_profile(Profile(url, token))
-    monkeypatch.delenv("LLAMESH_TOKEN")
-    if given:
-        monkeypatch.setenv("LLAMESH_TOKEN", a_token(**given))
-    monkeypatch.setattr("sys.stdin", io.StringIO("before\nright\n"))
-    assert run(["users", "password", "ada", "--password-stdin"]) == Exit.OK
-    assert said in capsys.readouterr().err
-    monkeypatch.delenv("LLAMESH_TOKEN", raising=False)
-    assert load_profile().token == (after or token)
-
-
-def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert run(["login", "ada"]) == Exit.USAGE
-    assert run(["users", "create", "ada"]) == Exit.USAGE
-    assert "--password-stdin" in capsys.readouterr().err
-
-
-def _ways(parameter: Parameter) -> Iterator[tuple[list[str], Value]]:
-    """Every way in which the command takes a parameter, and the value that must arrive."""
-    value = a_value(parameter)
-    for flag in (parameter.flag, *parameter.aliases):
-        yield [flag] if parameter.switch else [flag, str(value)], value
-    for negative in parameter.negatives:
-        yield [negative], False
-
-
-EVERY_OPTION = [
-    (parameter.name, words, value) for parameter in all_parameters().values() for words, value in _ways(parameter)
-]
-
-
-def test_numbers_may_be_said_in_llama_cpp_s_words(gateway: FakeGateway) -> None:
-    for words, wanted in (
-        (["--threads", "-1", "--seed", "-1", "-tb", "-1"], {}),
-        (["-ngl", "auto"], {}),
-        (["-ngl=-1"], {}),
-        (["--gpu-layers", "all"], {"gpu_layers": 1000}),
-    ):
-        assert run(["serve", "m0", *words]) == Exit.OK, words
-        assert gateway.declared[-1].parameters == server_pb2.RuntimeParameters(**wanted), words
-
-
-def test_a_draft_model_is_found_by_its_name(gateway: FakeGateway) -> None:
-    assert run(["serve", "m0", "--model-draft", "name1"]) == Exit.OK
-    assert gateway.declared[-1].parameters.model_draft == "m1"
-
-
-def test_flags_keep_their_quotes(gateway: FakeGateway) -> None:
-    assert run(["serve", "m0", "--", "--chat-template-kwargs", '{"a": "b c"}', "-t", "2"]) == Exit.OK
-    assert gateway.runtime_params[-1] == """--chat-template-kwargs '{"a": "b c"}' -t 2"""
-
-
-def test_help_says_what_each_parameter_means_and_its_default(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")
-    assert run(["serve", "--help"]) == Exit.OK
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name, parameter in all_parameters().items():
-        assert parameter.flag in shown
-        assert about()[name].split(". ")[0] in shown, name
-        assert "Default" in about()[name], name
-    assert "Default 4. [1 to 64]" in shown
-    assert "[above 0, at most 1000000000]" in shown
-    assert "[choices: minimal, low, medium, high, xhigh, max, default]" in shown
-
-
-def test_every_runtime_option_of_serve_arrives(gateway: FakeGateway) -> None:
-    lost = []
-    for name, words, value in EVERY_OPTION:
-        assert run(["serve", "m0", *words]) == Exit.OK, words
-        if gateway.declared[-1].parameters != typed({name: value}):
-            lost.append(words)
-    assert lost == []
-
-
-def test_every_runtime_option_of_fit_arrives(capsys: Capture) -> None:
-    lost = []
-    for name, words, value in EVERY_OPTION:
-        run(["fit", "m0", "--output", "json", *words])
-        answer = json.loads(capsys.readouterr().out)
-        arrived = json_format.ParseDict(answer["parameters"], server_pb2.RuntimeParameters())
-        if arrived != typed({name: value}):
-            lost.append(words)
-    assert lost == []
-
-
-def test_runtime_options_leave_the_commands_own_options_alone(gateway: FakeGateway) -> None:
-    values = {name: a_value(parameter) for name, parameter in all_parameters().items()}
-    runtime = [
-        word
-        for name, words, value in EVERY_OPTION
-        if words[0] == all_parameters()[name].flag and value
-        for word in words
-    ]
-    own = ["--name", "words", "--replicas", "3", "--idle-sleep", "10m", "--wake-budget", "7s", "--namespace", "n"]
-    assert run(["serve", "m0", *runtime, *own, "--metered"]) == Exit.OK
-    request = gateway.declared[-1]
-    assert request.parameters == typed(values)
-    assert (request.model_name, request.replicas, request.namespace, request.metered) == ("words", 3, "n", True)
-    assert (request.idle_sleep.seconds, request.wake_budget.seconds) == (600, 7)

@@ -177,6 +177,22 @@ async def test_an_unknown_contract_is_403_and_no_contract_is_no_limit(envoy) -> 
         assert not (await envoy.ask()).HasField("denied_response")
 
 
+@pytest.mark.parametrize(("count", "granted"), [(2, "it grants model0, model1."), (11, "model7 and 3 more.")])
+async def test_a_model_that_the_contract_does_not_grant_is_refused_with_those_that_it_grants(
+    mesh, as_caller, envoy, contract_id, count: int, granted: str
+) -> None:
+    models = [f"model{number}" for number in range(count)]
+    change = contract_pb2.UpdateContractRequest(contract_id=contract_id, models=models)
+    await mesh.contract.UpdateContract(change, metadata=as_caller("root", "admin"))
+    denied = (await envoy.ask(sub="ada", contract=contract_id)).denied_response
+    assert denied.status.code == 403
+    error = json.loads(denied.body)["error"]
+    assert (error["type"], error["code"]) == ("permission_error", "model_not_in_contract")
+    assert f"contract {contract_id} does not grant smol" in error["message"]
+    assert granted in error["message"]
+    assert "PATCH :8201/contracts/" in error["message"]
+
+
 async def test_a_changed_limit_holds_for_the_next_request(mesh, as_caller, envoy, contract_id) -> None:
     root = as_caller("root", "admin")
     await envoy.ask(sub="ada", contract=contract_id)

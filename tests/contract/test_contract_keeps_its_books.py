@@ -21,18 +21,20 @@ from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from services.contract import decisions as decisions_module
 from services.contract import usage
-from services.contract.contracts import Contracts, TermsCache
-from services.contract.decisions import Decision, Decisions
-from services.contract.policy import Refusal
-from services.contract.service import ContractService, new_id
+from services.contract.books import Books
+from services.contract.contracts import Contracts
+from services.contract.decisions import Decisions, RecordedDecision
+from services.contract.policy import PolicyRefusal
+from services.contract.service import new_id
 from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger, day_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = PageQuery(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
-REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
+REFUSED = [PolicyRefusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
 
 
 def contracts_of(database, clock, limits) -> Contracts:
@@ -41,7 +43,7 @@ def contracts_of(database, clock, limits) -> Contracts:
     async def nobody(contract_id: str) -> int:
         return 0
 
-    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: False)
+    return Contracts(database, clock, clock.new_id, limits, nobody, lambda key: None)
 
 
 async def limit_of(limits: TermsCache, contract_id: str) -> int | None:
@@ -113,7 +115,7 @@ def test_a_day_is_that_of_utc() -> None:
 async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(database: Database) -> None:
     clock = Clock()
     decisions = Decisions(database, clock, clock.new_id, most=3)
-    first = await decisions.record(Decision("ada", "check", "smol"))
+    first = await decisions.record(RecordedDecision("ada", "check", "smol"))
     clock.now = NOW + timedelta(days=30)
     await decisions.prune()
     assert (await decisions.get(None, first)).create_time == NOW
@@ -123,7 +125,7 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     assert not rows
     for _ in range(6):
         clock.now += timedelta(seconds=1)
-        last = await decisions.record(Decision("ada", "check", "smol"))
+        last = await decisions.record(RecordedDecision("ada", "check", "smol"))
     await decisions.prune()
     rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
     assert [row.decision_id for row in rows][0::2] == [last, f"dec_{int(last[4:]) - 2:06}"]
@@ -139,11 +141,11 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
             return (await session.scalar(select(func.count()).select_from(DecisionRow))) or 0
 
     for _ in range(1000):
-        decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
-    decisions.note(Decision("bob", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(RecordedDecision("bob", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 2
     clock.now += timedelta(seconds=60)
-    decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 3
 
 
@@ -259,7 +261,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
         ledger.add(account, TokenUsage(1, 2))
-        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
         with pytest.raises(MeshError):
@@ -321,7 +323,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
         ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), TokenUsage(1, 2))
-        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}
@@ -332,18 +334,16 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
-    service = ContractService(member, database)
-    service._ledger.add(ACCOUNT, TokenUsage(10, 5))
+    ledger = Ledger(database, Clock(), new_id)
+    books = Books(ledger, Decisions(database, Clock(), new_id), member.drain_left)
+    ledger.add(ACCOUNT, TokenUsage(10, 5))
     fault = Fault(database, monkeypatch)
     fault.error = FULL
-    service.start()
     member.stop()
-    closing = asyncio.create_task(service.close())
+    closing = asyncio.create_task(books.close())
     done, _ = await asyncio.wait({closing}, timeout=1)
     assert not done
     fault.error = None
     await asyncio.wait_for(closing, 15)
-    reopened = open_database(settings, "contract")
-    async with reopened.read() as session:
+    async with database.read() as session:
         assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10
-    await reopened.close()

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.xds.server import ControlPlane
+from controller.xds.serving import ControlPlane
 from controller.xds.snapshot import CDS
 from llamesh.kit.config import Settings
 from tests.unit.test_control_plane_over_grpc import Client, server

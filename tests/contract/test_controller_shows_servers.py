@@ -158,7 +158,7 @@ async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controlle
 
     controller.envoy.there.clear()
     renaming = asyncio.ensure_future(controller.update(server, model_name="other"))
-    await controller.until(lambda: "m:other" in controller.envoy._members)
+    await controller.until(lambda: "m:other" in controller.envoy.intent.clusters())
     assert not renaming.done()
     controller.envoy.there.set()
     assert routable(await renaming).status == server_pb2.CONDITION_STATUS_TRUE

@@ -14,6 +14,7 @@ from llamesh.kit.clock import utc_now
 from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2
 from services.contract.keys import Keys
+from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
@@ -66,7 +67,8 @@ async def test_standings(settings) -> None:
 async def test_revoked_keys(settings) -> None:
     clock = Clock()
     async with database_of(settings, "contract") as database:
-        keys = Keys(database, Mock(), Mock(), clock, Mock(), resync_seconds=None)
+        revocations = Revocations(database, clock, resync_seconds=None)
+        keys = Keys(database, Mock(), revocations, Mock(), Mock(), clock, Mock())
 
         async def revoked(key_id: str) -> None:
             fields = {
@@ -82,7 +84,7 @@ async def test_revoked_keys(settings) -> None:
             await keys.revoke(None, key_id)
 
         await revoked("key_1")
-        watch = keys.watch_revocations()
+        watch = revocations.watch()
         assert [await read(watch), await read(watch)] == [["key_1"], []]
         clock.time += timedelta(hours=2)
         await revoked("key_2")
@@ -91,7 +93,7 @@ async def test_revoked_keys(settings) -> None:
         await revoked("key_3")
         with pytest.raises(StopAsyncIteration):
             await read(watch)
-        later = keys.watch_revocations()
+        later = revocations.watch()
         assert [await read(later), await read(later)] == [["key_3"], []]
         clock.time += timedelta(days=1)
-        assert await read(keys.watch_revocations()) == []
+        assert await read(revocations.watch()) == []

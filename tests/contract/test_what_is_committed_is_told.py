@@ -20,6 +20,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from services.contract.keys import Keys
+from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
@@ -85,7 +86,8 @@ async def test_a_key_that_was_revoked_is_told(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until
 ) -> None:
     async with database_of(one_settings, "contract") as database:
-        keys = Keys(database, Mock(), Mock(), utc_now, Mock(), resync_seconds=None)
+        revocations = Revocations(database, utc_now, resync_seconds=None)
+        keys = Keys(database, Mock(), revocations, Mock(), Mock(), utc_now, Mock())
         now = utc_now()
         row = KeyRow(
             key_id="key_1",
@@ -104,7 +106,7 @@ async def test_a_key_that_was_revoked_is_told(
         synced = asyncio.Event()
 
         async def follow() -> None:
-            async for ids in keys.watch_revocations():
+            async for ids in revocations.watch():
                 told.extend(ids)
                 synced.set()
 

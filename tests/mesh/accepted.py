@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.xds import builders
+from controller.xds import scripts
 from tests.mesh.hostile_bodies import Family
 from tests.unit.lua_request import LuaFilter
 
@@ -14,7 +14,7 @@ class FrontDoor:
     """The filter with the defaults of its table."""
 
     def __init__(self) -> None:
-        self._filter = LuaFilter(builders.route_lua({}))
+        self._filter = LuaFilter(scripts.route({}))
         self._largest: dict[str, int] = {}
 
     def lets_through(self, path: str, body: bytes) -> bool:

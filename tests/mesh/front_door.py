@@ -18,14 +18,12 @@ import grpc
 import jwt
 
 from controller.xds import templates
-from controller.xds.builders import (
-    InferenceSettings,
-    ManagementSettings,
-    ServerEndpoints,
-    ServiceSettings,
-    TokenSettings,
-)
-from controller.xds.server import ASKED_KINDS, ControlPlane
+from controller.xds.clusters import ServerEndpoints, ServiceSettings
+from controller.xds.inference import InferenceSettings
+from controller.xds.intent import ASKED_KINDS
+from controller.xds.management import ManagementSettings
+from controller.xds.serving import ControlPlane
+from controller.xds.tokens import TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
 from tests.ports import free_ports

@@ -17,14 +17,16 @@ from typing import Any
 import grpc
 import pytest
 
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.pages import PageQuery, Pages
 from llamesh.kit.serving import Member
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2_grpc
-from services.contract.contracts import Contracts, TermsCache
-from services.contract.service import ContractService, new_id, utc_now
+from services.contract.contracts import Contracts
+from services.contract.service import new_id, run
 from services.contract.tables import UsageRow
+from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
 from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
 from tests.standings import FakeStandings
@@ -99,19 +101,17 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     settings = Settings(home=tmp_path, drain_seconds=1)
     database = open_database(settings, "contract")
     await database.migrate("services.contract")
-    contracts = Contracts(database, utc_now, new_id, TermsCache(database, lambda: 0.0), no_users, lambda _: True)
+    contracts = Contracts(database, utc_now, new_id, TermsCache(database, lambda: 0.0), no_users, lambda _: None)
     contract = await contracts.create("two at once", 2, [])
     standings = FakeStandings()
     gateway = Member("gateway", settings)
     gateway_pb2_grpc.add_StandingServiceServicer_to_server(standings, gateway.server)
     telling = asyncio.create_task(gateway.serve())
     member = Member("contract", settings)
-    service = ContractService(member, database)
     async with front_door(running=False) as door:
         door.control.set_asked("contracts", [contract.contract_id, "ctr_gone"])
         Path(door.socket("contract")).symlink_to(settings.socket("contract"))
-        serving = asyncio.create_task(member.serve())
-        service.start()
+        serving = asyncio.create_task(run(member))
         await member.started.wait()
         held = HeldEngine()
         door.serve(SERVER, await door.engine("held", held), names=("smol",))
@@ -122,7 +122,6 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
         held.open.set()
     member.stop()
     await serving
-    await service.close()
     gateway.stop()
     await telling
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from controller.xds import builders
+from controller.xds import scripts
 from engine import sentence
 from tests.mesh.engines import engine
 from tests.mesh.json_variants import LOWERED, body
@@ -57,7 +57,7 @@ def beyond(read: dict[str, Any], usual: dict[str, Any], choices: int) -> list[st
 
 async def test_whatever_the_engine_reads_was_judged(tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    front_door = LuaFilter(builders.route_lua(LOWERED))
+    front_door = LuaFilter(scripts.route(LOWERED))
     model = sentence.write(tmp_path / "sentence.gguf")
     wrong: list[str] = []
     needless: list[str] = []

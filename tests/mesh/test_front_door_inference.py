@@ -69,7 +69,7 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
     [
         *(
             ("POST", path, 404, "not_found")
-            for path in ("/slots/0", "/props", "/completion", "/lora-adapters", "/v1/stream", "/models/load", "/")
+            for path in ("/slots/0", "/props", "/completion", "/lora-adapters", "/v1/stream", "/messages", "/")
         ),
         *(
             ("POST", path, 404, "not_found")
@@ -80,6 +80,9 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
         ("GET", CHAT, 405, "method_not_allowed"),
         ("DELETE", f"/{A}{CHAT}", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/models/load", 405, "method_not_allowed"),
+        ("GET", "/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/x/chat/completions", 404, "not_found"),
         *(
             ("POST", path, 404, "not_found")
             for path in ("/v1%2Fchat/completions", f"/{A}%2fv1/chat/completions", "/v1%5Cchat/completions")
@@ -108,6 +111,33 @@ async def test_doubled_slashes_and_dots_mean_the_plain_path(door: FrontDoor, pat
     answer = await door.chat("big", path=path)
     assert (answer.status, answer.json()["from"]) == (200, "b")
     assert engine(door, "b").received[-1].path == CHAT
+
+
+@pytest.mark.parametrize("server", ["", f"/{B}"])
+async def test_openais_paths_work_without_the_prefix(door: FrontDoor, server: str) -> None:
+    for path in (
+        "chat/completions",
+        "completions",
+        "embeddings",
+        "responses",
+        "rerank",
+        "chat/completions/input_tokens",
+    ):
+        headers = []
+        for prefix in ("/v1", ""):
+            answer = await door.chat("big", path=f"{server}{prefix}/{path}")
+            assert (answer.status, answer.json()["from"]) == (200, "b")
+            arrived = engine(door, "b").received[-1]
+            assert arrived.path == f"/v1/{path}"
+            headers.append({name: value for name, value in arrived.headers.items() if name != "x-request-id"})
+        assert headers[0] == headers[1]
+
+
+async def test_models_are_listed_without_the_prefix(door: FrontDoor) -> None:
+    for path in ("/models", f"/{A}/models", "/models/big", "/models/org%2Fname"):
+        assert (await door.send("GET", path)).status == 200
+        server, _, rest = path.partition("/models")
+        assert door.waker.received[-1].path == f"{server}/v1/models{rest}"
 
 
 async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> None:

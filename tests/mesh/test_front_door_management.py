@@ -18,7 +18,8 @@ import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 
 from controller.xds import templates
-from controller.xds.builders import ManagementSettings, TokenSettings
+from controller.xds.management import ManagementSettings
+from controller.xds.tokens import TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2

@@ -281,7 +281,7 @@ async def test_a_restarted_controller_changes_nothing_and_is_found_again(door: F
     assert await door.control.acknowledged(U, 5)
     await door.stop_control()
     assert (await door.chat()).status == 200, "Envoy goes on with what it has"
-    from controller.xds.server import ControlPlane
+    from controller.xds.serving import ControlPlane
 
     door.control = ControlPlane()
     await door.start_control()

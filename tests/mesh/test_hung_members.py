@@ -19,7 +19,7 @@ from tests.mesh.running import RunningMesh, running_mesh, until
 PATIENCE = 5.0
 """LLAMESH_MEMBER_PATIENCE_SECONDS of these tests."""
 HEALTH_SECONDS = 3.0
-"""What Envoy gives GET /health (controller/xds/builders.py)."""
+"""What Envoy gives GET /health (controller/xds/restarts.py)."""
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("llamesh", "services", "controller", "engine", "envoy", "tools", "benchmarks")
-GENERATED = ("llamesh/v1/", "llamesh/client/sync.py")
+GENERATED = ("llamesh/v1/", "llamesh/client/sync/")
 
 
 def product_files(*suffixes: str) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders
+from controller.xds import scripts
 
 _HANDLE = """
 function handle(status, anthropic, text, length)
@@ -36,7 +36,7 @@ end
 def runtime() -> LuaRuntime:
     """The filter, loaded once as Envoy does per worker."""
     lua = LuaRuntime(encoding=None)
-    lua.execute(builders.answers_lua().encode())
+    lua.execute(scripts.answers().encode())
     lua.execute(_HANDLE.encode())
     return lua
 

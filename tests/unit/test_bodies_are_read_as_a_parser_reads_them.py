@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders
+from controller.xds import scripts
 from llamesh.kit import limits
 
 _READ = b"""
@@ -25,7 +25,7 @@ function(request_limits)
 end
 """
 _lua = LuaRuntime(encoding=None)
-_lua.execute(builders.limits_lua({}).encode())
+_lua.execute(scripts.limits_modules({}).encode())
 _read = _lua.eval(_READ)(_lua.eval(b"require('request_limits')"))
 
 
@@ -261,7 +261,7 @@ def test_fields_that_wait_for_the_type_of_their_part_take_linear_time(part: byte
 @pytest.mark.parametrize("frame", FRAMES)
 def test_limits_raised_to_their_bounds_leave_the_time_linear(frame: bytes) -> None:
     lua = LuaRuntime(encoding=None)
-    lua.execute(builders.limits_lua({name: limit.most for name, limit in limits.table().items()}).encode())
+    lua.execute(scripts.limits_modules({name: limit.most for name, limit in limits.table().items()}).encode())
     read = lua.eval(_READ)(lua.eval(b"require('request_limits')"))
     for filling in (b"a", b'\\"', b"1,", b'"a",', b"(", b"{1,2}", b'"a":1,'):
         text = frame % (filling * ((2 << 20) // len(filling)))

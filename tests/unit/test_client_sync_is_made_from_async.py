@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 
 from llamesh.client import aio, sync
-from tools.sync_client import CLIENT, converted
+from tools.sync_client import CLIENT, package
 
 
-def test_the_file_is_what_the_tool_writes() -> None:
-    assert (CLIENT / "sync.py").read_text() == converted((CLIENT / "aio.py").read_text())
+def test_the_modules_are_what_the_tool_writes() -> None:
+    assert {path: path.read_text() for path in (CLIENT / "sync").glob("*.py")} == package()
 
 
 def test_both_have_the_same_calls() -> None:

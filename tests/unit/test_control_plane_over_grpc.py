@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.xds.builders import InferenceSettings, ServerEndpoints, TokenSettings
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.inference import InferenceSettings
+from controller.xds.serving import ControlPlane
 from controller.xds.snapshot import CDS, EDS, RDS
+from controller.xds.tokens import TokenSettings
 from llamesh.kit import envoy_api
 
 REQUEST = envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
@@ -145,8 +147,8 @@ async def test_a_refusal_is_counted_with_envoys_words(plane: tuple[ControlPlane,
         await envoy.take(await envoy.read(), error="bad cluster")
         assert not await control.acknowledged("a", 0.1)
         assert control.stats.refused == {CDS: 1}
-        assert control.stats.last_refusal is not None
-        assert (control.stats.last_refusal.names, control.stats.last_refusal.message) == (("s:a",), "bad cluster")
+        assert control.stats.last_nack is not None
+        assert (control.stats.last_nack.names, control.stats.last_nack.message) == (("s:a",), "bad cluster")
 
 
 async def test_a_client_that_leaves_is_forgotten(plane: tuple[ControlPlane, str]) -> None:

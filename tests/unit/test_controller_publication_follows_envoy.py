@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from controller.publication import Publication
-from controller.xds.builders import ServerEndpoints
-from controller.xds.server import ControlPlane
+from controller.xds.clusters import ServerEndpoints
+from controller.xds.serving import ControlPlane
 
 
 class Envoy(ControlPlane):

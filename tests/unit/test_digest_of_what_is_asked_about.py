@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import digest, templates
+from controller.xds import digest, scripts
 from controller.xds.digest import Digest
 
 VECTORS = json.loads((Path(__file__).parent / "digest_vectors.json").read_text())
@@ -21,7 +21,7 @@ class Asked:
 
     def __init__(self) -> None:
         self._lua = LuaRuntime(encoding=None)
-        self._lua.execute(templates.lua_modules("asked").encode())
+        self._lua.execute(scripts.modules("asked").encode())
         self._module = self._lua.eval(b'require("asked")')
         self._wrap = self._lua.eval(
             b"function(values) return function() return { get = function(_, name) return values[name] end } end end"

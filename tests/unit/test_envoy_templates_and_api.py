@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders, templates
-from controller.xds.builders import (
-    InferenceSettings,
-    ManagementSettings,
-    OpenService,
-    ServerEndpoints,
-    ServiceSettings,
-    TokenSettings,
-)
+from controller.xds import clusters, inference, management, scripts, templates
+from controller.xds.clusters import ServerEndpoints, ServiceSettings
 from controller.xds.digest import Digest, Told
+from controller.xds.inference import InferenceSettings
+from controller.xds.management import ManagementSettings, OpenService
 from controller.xds.templates import TemplateError
+from controller.xds.tokens import TokenSettings
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.kit import envoy_api
 from llamesh.kit.envoy_api import EnvoyConfigError
@@ -33,11 +29,11 @@ CLUSTER = "envoy.config.cluster.v3.Cluster"
 def test_a_value_reaches_lua_as_it_is() -> None:
     lua = LuaRuntime(encoding=None)
     text = 'a"b\\c\n\0]]é' + "".join(map(chr, range(256)))
-    found = lua.execute(f"return {templates.lua_value({'x': [1, -2.5, True, {}, {text: text}]})}".encode())[b"x"]
+    found = lua.execute(f"return {scripts.literal({'x': [1, -2.5, True, {}, {text: text}]})}".encode())[b"x"]
     assert (found[1], found[2], found[3]) == (1, -2.5, True)
     assert list(found[4].items()) == []
     assert list(found[5].items()) == [(text.encode(), text.encode())]
-    assert lua.execute(f"return {templates.lua_value(None)}".encode()) is None
+    assert lua.execute(f"return {scripts.literal(None)}".encode()) is None
 
 
 def test_a_placeholder_alone_is_its_value_and_a_list_is_spliced() -> None:
@@ -104,13 +100,13 @@ def test_the_descriptor_set_has_what_the_services_speak() -> None:
     ],
 )
 def test_addresses(location: str, expected: dict[str, Any]) -> None:
-    assert builders.address(location) == expected
+    assert clusters.address(location) == expected
 
 
 def test_the_same_settings_give_the_same_bytes() -> None:
     settings = InferenceSettings(("127.0.0.1",), 8080, TOKENS, True, frozenset({"http://a", "http://b"}))
     first, second = (
-        builders.inference_routes(settings, {"m:x": {"ask": True}, "m:y": {"silence": 9}}).SerializeToString(
+        inference.inference_routes(settings, {"m:x": {"ask": True}, "m:y": {"silence": 9}}).SerializeToString(
             deterministic=True
         )
         for _ in range(2)
@@ -126,8 +122,8 @@ def _digest() -> Told:
 
 @pytest.mark.parametrize(("anonymous", "origins"), [(True, frozenset()), (False, frozenset({"http://ui"}))])
 def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, origins: frozenset[str]) -> None:
-    inference = InferenceSettings(("127.0.0.1",), 8080, TOKENS, anonymous, origins)
-    management = ManagementSettings(
+    settings = InferenceSettings(("127.0.0.1",), 8080, TOKENS, anonymous, origins)
+    managed = ManagementSettings(
         "gateway",
         ("127.0.0.1",),
         8200,
@@ -142,22 +138,22 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
         "envoy.config.bootstrap.v3.Bootstrap",
         {"node_id": "n", "admin_path": str(tmp_path / "a.sock"), "controller_path": str(tmp_path / "c.sock")},
     )
-    listener = builders.inference_listener(inference)
+    listener = inference.inference_listener(settings)
     manager = listener.filter_chains[0].filters[0].typed_config
     inlined = envoy_api.message_class(manager.type_url.rpartition("/")[2]).FromString(manager.value)
     inlined.route_config.CopyFrom(
-        builders.inference_routes(inference, {"m:smol": {"ask": True, "silence": 9}}, _digest())
+        inference.inference_routes(settings, {"m:smol": {"ask": True, "silence": 9}}, _digest())
     )
     manager.value = inlined.SerializeToString()
     static = bootstrap.static_resources
     static.listeners.add().CopyFrom(listener)
-    static.listeners.add().CopyFrom(builders.management_listener(management))
-    static.listeners.add().CopyFrom(builders.held_listener(inference))
+    static.listeners.add().CopyFrom(management.management_listener(managed))
+    static.listeners.add().CopyFrom(inference.held_listener(settings))
     for service in ("contract", "gateway", "download", "waker"):
         static.clusters.add().CopyFrom(
-            builders.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker"))
+            clusters.service_cluster(ServiceSettings(service, f"/{service}.sock", service == "waker"))
         )
-    eds = builders.server_cluster("m:smol", 8)
+    eds = clusters.server_cluster("m:smol", 8)
     static.clusters.add().CopyFrom(eds)
     file = tmp_path / "envoy.pb"
     file.write_bytes(bootstrap.SerializeToString())
@@ -169,13 +165,13 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
 
 def test_the_waker_stands_behind_every_server() -> None:
     for ready in ((), ("/e.sock",)):
-        assignment = builders.endpoints("s:u", [ServerEndpoints("u", (), ready, 4)])
+        assignment = clusters.endpoints("s:u", [ServerEndpoints("u", (), ready, 4)])
         assert [group.priority for group in assignment.endpoints] == [0, 1]
         assert len(assignment.endpoints[0].lb_endpoints) == len(ready)
         waker = assignment.endpoints[1].lb_endpoints[0].endpoint.address.envoy_internal_address
         assert (
             waker.server_listener_name
-            == builders.held_listener(InferenceSettings(("127.0.0.1",), 8080, TOKENS, True)).name
+            == inference.held_listener(InferenceSettings(("127.0.0.1",), 8080, TOKENS, True)).name
         )
 
 
@@ -200,7 +196,7 @@ def test_the_wheels_launcher_is_passed_by_for_the_program(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "::1"), ("0.0.0.0",)])
 def test_envoy_is_given_every_address_to_bind_to(addresses: tuple[str, ...]) -> None:
-    listener = builders.inference_listener(InferenceSettings(addresses, 8080, TOKENS, True))
+    listener = inference.inference_listener(InferenceSettings(addresses, 8080, TOKENS, True))
     given = [listener.address, *(each.address for each in listener.additional_addresses)]
     assert tuple(each.socket_address.address for each in given) == addresses
     assert {each.socket_address.port_value for each in given} == {8080}

@@ -134,7 +134,7 @@ async def test_without_folders_nothing_is_read(folder: Path) -> None:
 )
 def test_other_texts_are_no_sources(text: str, rule: str) -> None:
     with pytest.raises(SourceRefusedError) as caught:
-        Sources().check(text)
+        Sources({"file": FileSource([])}).check(text)
     assert caught.value.rule == rule
 
 

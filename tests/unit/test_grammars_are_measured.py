@@ -7,7 +7,7 @@ import json
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders
+from controller.xds import scripts
 
 _READ = b"""
 function(request_limits)
@@ -18,7 +18,7 @@ function(request_limits)
 end
 """
 _lua = LuaRuntime(encoding=None)
-_lua.execute(builders.limits_lua({}).encode())
+_lua.execute(scripts.limits_modules({}).encode())
 _read = _lua.eval(_READ)(_lua.eval(b"require('request_limits')"))
 
 

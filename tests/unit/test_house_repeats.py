@@ -31,13 +31,6 @@ RUNS = {
 
 FUNCTIONS = {
     frozenset({"engine/demo.py::_sha256", "llamesh/kit/objects/directory.py::_digest"}),
-    frozenset(
-        {
-            "llamesh/kit/clock.py::utc_now",
-            "services/contract/service.py::utc_now",
-            "services/download/service.py::utc_now",
-        }
-    ),
 }
 """Functions that are alike today. The list only shrinks."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller import launch
-from controller.xds.builders import SILENCE_SECONDS, ServerEndpoints, cluster_facts
+from controller.xds.clusters import SILENCE_SECONDS, ServerEndpoints, cluster_facts
 from llamesh.v1.server_pb2 import RuntimeParameters, ServerSpec
 
 

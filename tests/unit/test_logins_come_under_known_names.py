@@ -10,14 +10,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from controller.envoy_listeners import configure
-from controller.xds import builders, callers, templates
-from controller.xds.builders import ManagementSettings
+from controller.xds import callers, scripts, templates
+from controller.xds.management import ManagementSettings
 from controller.xds.public_api import PublicApi
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import Reason, spec_of
 from tests.unit.lua_request import LuaFilter, Outcome
 
-FILTER = LuaFilter(builders.without_token_lua())
+FILTER = LuaFilter(scripts.without_token())
 OPEN = callers.open_calls(
     PublicApi(templates.FOLDER / "llamesh.binpb", ["llamesh.v1.GatewayService", "llamesh.v1.ContractService"]),
     ["grpc.health.v1.Health"],

@@ -16,15 +16,15 @@ PLACES = ("services", "controller", "llamesh/kit")
 
 ALLOWED = {
     # Work for one call or one object, with an end of its own.
-    "services/contract/front_door.py::FrontDoor.stream_access_logs": "reads one stream of Envoy until that ends",
+    "services/contract/access_log.py::AccessLog.stream_access_logs": "reads one stream of Envoy until that ends",
     "services/download/catalogue.py::Catalogue.delete": "one deletion, which a caller that leaves does not stop",
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
-    "services/download/worker.py::Worker._until_written": "one task for each transfer, see above",
+    "services/download/transfer_run.py::_until_written": "one task for each transfer, see above",
     "llamesh/kit/streams.py::allowed": "reads one stream until it or the rights of its reader end",
     "llamesh/kit/completion.py::to_completion": "one piece of work, which is waited for",
     "controller/declared_store.py::DeclaredServers.change": "optimistic retry of one call",
     "controller/declared_store.py::DeclaredServers.begin_removal": "optimistic retry of one call",
-    "controller/xds/server.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
+    "controller/xds/serving.py::ControlPlane._serve": "reads one stream of Envoy until that ends",
     "controller/model_files.py::ModelFiles.locate": "asks once; the next look asks again",
     "controller/publication.py::Publication.publish": "waits for one acknowledgement",
     "controller/request_holder.py::RequestHolder._hold": "holds one request for its budget",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from controller.xds import builders, templates
+from controller.xds import scripts, templates
 from controller.xds.public_api import PublicApi
 from tests.unit.lua_request import LuaFilter, Outcome
 
 API = PublicApi(templates.FOLDER / "llamesh.binpb", ["llamesh.v1.GatewayService", "llamesh.v1.ContractService"])
-STRICT = LuaFilter(builders.strict_json_lua(API))
+STRICT = LuaFilter(scripts.strict_json(API))
 
 
 def run(
@@ -74,7 +74,28 @@ def test_what_fits_the_contract_passes(body: Any, path: str, verb: str) -> None:
     ],
 )
 def test_unknown_fields_are_named(body: Any, path: str, field: str) -> None:
-    assert violation(run(body, path)) == {"field": field, "description": "there is no such field"}
+    found = violation(run(body, path))
+    assert found["field"] == field
+    assert found["description"].startswith("there is no such field")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "verb", "near"),
+    [
+        ({"pasword": "x"}, "/auth/token", "POST", "password"),
+        ({"Password": "x"}, "/auth/token", "POST", "password"),
+        ({"parameters": {"ctx_sise": 1}}, "/serve", "POST", "ctx_size"),
+        ({"parameters": {"ctxSise": 1}}, "/serve", "POST", "ctxSize"),
+        ({"parameters": {"context": 1}}, "/serve", "POST", None),
+        ({"x": 1}, "/auth/token", "POST", None),
+        ({"p" * 5000: 1}, "/auth/token", "POST", None),
+        (b"", "/servers?page_sise=10", "GET", "page_size"),
+        (b"", "/servers?colour=10", "GET", None),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest(body: Any, path: str, verb: str, near: str | None) -> None:
+    hint = f"; did you mean {near}?" if near else ""
+    assert violation(run(body, path, verb))["description"] == f"there is no such field{hint}"
 
 
 @pytest.mark.parametrize("body", [b'{"username":"a","username":"b"}', b'{"model_uuid":"a","modelUuid":"b"}'])
@@ -88,7 +109,7 @@ def test_a_field_that_stands_twice_is_refused(body: bytes) -> None:
     [
         ({"username": 7}, "/auth/token", "username", "a string"),
         ({"username": ["a"]}, "/auth/token", "username", "a string"),
-        ({"replicas": "many"}, "/servers/a:scale", "replicas", "a whole number from 0 to 4294967295"),
+        ({"replicas": "many"}, "/servers/a:scale", "replicas", "a whole number from 1 to 1000"),
         ({"replicas": 99999999999}, "/servers/a:scale", "replicas", "a whole number"),
         ({"replicas": -1}, "/servers/a:scale", "replicas", "a whole number"),
         ({"replicas": 1.5}, "/servers/a:scale", "replicas", "a whole number"),
@@ -159,7 +180,7 @@ COSTLY = {
 @pytest.mark.parametrize("of", COSTLY)
 def test_a_body_that_takes_much_to_read_is_refused_before_it_is_read(of: str) -> None:
     """In Envoy the memory would stay taken, and all other requests of the worker would wait."""
-    lua = LuaFilter(builders.strict_json_lua(API))
+    lua = LuaFilter(scripts.strict_json(API))
     lua._lua.execute(b"collectgarbage('stop')")
     before = lua._lua.eval(b"collectgarbage('count')")
     headers = {":method": "POST", ":path": "/keys", "content-type": "application/json", "x-llamesh-claims": "e30"}

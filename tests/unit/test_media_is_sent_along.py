@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from controller.xds import builders
+from controller.xds import scripts
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(builders.route_lua({}))
+ROUTE = LuaFilter(scripts.route({}))
 
 
 def run(body: Any, *, path: str) -> Outcome:

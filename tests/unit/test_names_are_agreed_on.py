@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.xds import templates
+from controller.xds import scripts
 from llamesh import names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_lua_sets_and_reads_only_metadata_that_is_named(path: Path) -> None:
 
 
 def test_the_route_filter_makes_the_names_of_clusters() -> None:
-    source = templates.lua("route")
+    source = scripts.file("route")
     assert f'return "{names.server_cluster("")}" .. server' in source
     assert f'return "{names.model_cluster("")}" .. model' in source
 

@@ -11,7 +11,7 @@ from llamesh.sizes import size
 from services.contract.memory_estimate import MemoryEstimate
 from services.contract.policy import (
     Machine,
-    ServingLimits,
+    Policy,
     fits,
     largest_fitting_context,
     limit_refusals,
@@ -19,7 +19,7 @@ from services.contract.policy import (
 )
 
 GIB = 1 << 30
-LIMITS = ServingLimits(5, ("default", "inference"))
+LIMITS = Policy(5, ("default", "inference"))
 
 
 def estimate(context: int, replicas: int = 1) -> MemoryEstimate:

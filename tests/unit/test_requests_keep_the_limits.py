@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from controller.xds import builders
+from controller.xds import scripts
 from llamesh.kit import limits
+from tests.unit.hostile_bodies import HOSTILE
+from tests.unit.legitimate_bodies import LEGITIMATE
 from tests.unit.limit_examples import DERIVED, OVER_CONTEXT, Example, code_of, examples
 from tests.unit.lua_request import LuaFilter, Outcome
-from tests.unit.request_bodies import CHAT, COMPLETIONS, HOSTILE, LEGITIMATE
+from tests.unit.request_bodies import CHAT, COMPLETIONS
 
-ROUTE = LuaFilter(builders.route_lua({}))
+ROUTE = LuaFilter(scripts.route({}))
 OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
 TABLE = limits.table()
 EXAMPLES = examples()
@@ -37,7 +39,7 @@ def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
     most = TABLE[example.limit].default
     # Lowered limits are as good a test of the counting, and the bodies stay small.
     lowered = max(TABLE[example.limit].least, min(most, 300))
-    lua = LuaFilter(builders.route_lua({example.limit: lowered}))
+    lua = LuaFilter(scripts.route({example.limit: lowered}))
     for amount in (lowered - 1, lowered):
         outcome = run(example.make(amount), lua, path=f"/v1/{example.path}")
         assert outcome.status is None, outcome.answer
@@ -284,7 +286,7 @@ def test_a_byte_order_mark_is_passed_over_as_the_engine_does() -> None:
 
 def test_alternatives_that_are_not_numbered_count_as_the_engines_own() -> None:
     """logprobs: true stands for 20, which a lower limit does not allow."""
-    lua = LuaFilter(builders.route_lua({"probabilities": 2}))
+    lua = LuaFilter(scripts.route({"probabilities": 2}))
     assert run(_encoded({"logprobs": True}), lua).code == "limit_exceeded"
     assert run(_encoded({"logprobs": True, "top_logprobs": 2}), lua).status is None
     assert run(_encoded({"logprobs": False}), lua).status is None

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.xds import builders, templates
+from controller.xds import scripts, templates
 from controller.xds.digest import Digest
 from llamesh.kit import limits
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(builders.route_lua({}))
+ROUTE = LuaFilter(scripts.route({}))
 UUID = "11111111-1111-4111-8111-111111111111"
 OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
 CLAIMS = "envoy.filters.http.jwt_authn"
@@ -277,9 +277,9 @@ def test_remote_media_is_refused(body: Any, param: str) -> None:
 def test_every_path_of_the_inference_routes_has_a_shape() -> None:
     (host,) = yaml.safe_load((templates.FOLDER / "routes/inference.yaml").read_text())["virtual_hosts"]
     (route,) = [each for each in host["routes"] if each["name"] == "inference"]
-    paths = re.fullmatch(r"\(/\[0-9A-Za-z-\]\+\)\?/v1/\((.*)\)/\?", route["match"]["safe_regex"]["regex"])
-    assert paths
-    assert set(paths[1].split("|")) <= limits.paths().keys()
+    with_prefix, without = re.findall(r"/\(([a-z/_|]*)\)/\?", route["match"]["safe_regex"]["regex"])
+    assert set(with_prefix.split("|")) == limits.paths().keys()
+    assert set(without.split("|")) < limits.paths().keys()
 
 
 def test_media_in_the_request_passes() -> None:

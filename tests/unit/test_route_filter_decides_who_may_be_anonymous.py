@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from controller.xds import builders
+from controller.xds import scripts
 from tests.unit.lua_request import LuaFilter, Outcome
 
-ROUTE = LuaFilter(builders.route_lua({}))
+ROUTE = LuaFilter(scripts.route({}))
 OPEN = {
     "kind": "inference",
     "anonymous": True,

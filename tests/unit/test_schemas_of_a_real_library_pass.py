@@ -12,7 +12,7 @@ import openai.types.responses
 import pydantic
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders
+from controller.xds import scripts
 
 _READ = b"""
 function(request_limits)
@@ -43,7 +43,7 @@ def schemas() -> dict[str, Any]:
 
 def test_nearly_all_pass_as_schemas_of_answers_and_of_tools() -> None:
     lua = LuaRuntime(encoding=None)
-    lua.execute(builders.limits_lua({}).encode())
+    lua.execute(scripts.limits_modules({}).encode())
     read = lua.eval(_READ)(lua.eval(b"require('request_limits')"))
     found = schemas()
     refused = set()

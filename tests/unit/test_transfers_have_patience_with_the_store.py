@@ -26,7 +26,7 @@ class Transfer:
         if staged:
             self.patience.staged()
         self.now += silent
-        return self.patience.set_back()
+        return self.patience.failed()
 
     def waits(self) -> None:
         while (left := self.patience.seconds_left()) > 0:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import builders
+from controller.xds import scripts
 
 _HANDLE = """
 function handle(status, kind, request, pieces, leaves)
@@ -91,7 +91,7 @@ BODY = "application/json; charset=utf-8"
 @pytest.fixture(scope="module")
 def lua() -> LuaRuntime:
     runtime = LuaRuntime(encoding=None)
-    runtime.execute(builders.answers_lua().encode())
+    runtime.execute(scripts.answers().encode())
     runtime.execute(_HANDLE.encode())
     return runtime
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from controller.xds import builders
-from controller.xds.builders import ServerEndpoints
+from controller.xds import clusters
+from controller.xds.clusters import ServerEndpoints
 from controller.xds.snapshot import CDS, EDS, LDS, RDS, Snapshot
 from controller.xds.stream import DeltaStream
 from llamesh.kit import envoy_api
@@ -16,11 +16,11 @@ REQUEST = envoy_api.message_class("envoy.service.discovery.v3.DeltaDiscoveryRequ
 
 
 def cluster(name: str, max_connections: int = 4) -> Any:
-    return builders.server_cluster(name, max_connections)
+    return clusters.server_cluster(name, max_connections)
 
 
 def ready(name: str, *at: str) -> Any:
-    return builders.endpoints(name, [ServerEndpoints("u", (), at, 4)])
+    return clusters.endpoints(name, [ServerEndpoints("u", (), at, 4)])
 
 
 class Envoy:

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import llamesh
-from llamesh import waiting
+from llamesh import certificates, waiting
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import health, ports
 from llamesh.cli.mesh.leftovers import Life, lives
@@ -31,6 +32,7 @@ from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
 
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
+LOW_DAYS = 14
 NO_DISK = 200 * 2**20
 ASK_SECONDS = 20.0
 """How long a program may take to say what it is."""
@@ -68,6 +70,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("settings", "ok", f"home {settings.home}")
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
+    if settings.tls:
+        yield certificate(settings)
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
@@ -159,6 +163,24 @@ def clock(now: Callable[[], float] = time.time) -> Finding:
     return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now())))
 
 
+def certificate(settings: MeshSettings, now: Callable[[], float] = time.time) -> Finding:
+    """The certificate of the front door, and how long it is valid."""
+    time_now = datetime.fromtimestamp(now(), UTC)
+    try:
+        found = certificates.read(settings.tls_certificate, settings.tls_key, time_now)
+    except certificates.CertificateError as error:
+        return Finding("certificate", "problem", str(error), error.remedy)
+    left = found.days_left(time_now)
+    words = f"valid for {left:.0f} days, until {found.ends:%Y-%m-%d}"
+    if left < LOW_DAYS:
+        return Finding("certificate", "warning", words, "renew it; `llamesh tls init` renews those that it made")
+    host = urlsplit(settings.addresses.management).hostname or ""
+    if not found.covers(host):
+        fix = f"commands on this machine need LLAMESH_URL with one of its names: {', '.join(found.names) or 'it has none'}"
+        return Finding("certificate", "warning", f"{words}, but not for {host}", fix)
+    return Finding("certificate", "ok", words)
+
+
 def disk(settings: MeshSettings) -> Finding:
     """Space for models."""
     folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
@@ -216,7 +238,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     for wait, members in waits.items():
         yield Finding("waiting", "problem", waiting.sentence(wait, members), wait.remedy)
     try:
-        found = health.ask(address.hostname or settings.host, address.port or settings.gateway_port)
+        host, port = address.hostname or settings.host, address.port or settings.gateway_port
+        found = health.ask(host, port, tls=address.scheme == "https")
     except OSError as error:
         for name, life in remembered.items():
             if life.last_words:

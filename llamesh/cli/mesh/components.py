@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from llamesh.cli.mesh import envoy
+from llamesh.cli.mesh import envoy, renewal
 from llamesh.cli.mesh.liveness import EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.mesh.supervisor import Component
@@ -44,7 +44,7 @@ def components(settings: MeshSettings) -> list[Component]:
         stage=0,
         stop_seconds=_SPARE_SECONDS,
         drain=lambda: envoy.drain(settings),
-        prepare=lambda: envoy.write_bootstrap(settings),
+        prepare=lambda: (renewal.hand_over(settings), envoy.write_bootstrap(settings)),
         probe=EnvoyProbe(settings),
     )
     return [*members, front]

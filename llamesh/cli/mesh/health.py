@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from dataclasses import dataclass
 
 PREFIX = "HEALTH_STATE_"
 
 SECONDS = 5.0
-"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/builders.py), which then is what is named."""
+"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/restarts.py), which then is what is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class MeshHealth:
         return [f"{part.name}: {part.message or part.state.lower()}" for part in self.parts if part.state != "OK"]
 
 
-def ask(host: str, port: int, timeout: float = SECONDS) -> MeshHealth:
+def ask(host: str, port: int, timeout: float = SECONDS, *, tls: bool = False) -> MeshHealth:
     """The mesh's health. OSError where nothing answers; state UNREACHABLE where something else does."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    connection = _connection(host, port, timeout, tls=tls)
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
@@ -57,6 +58,15 @@ def ask(host: str, port: int, timeout: float = SECONDS) -> MeshHealth:
         words = "does not answer" if answer.status in (503, 504) else f"answers {answer.status} {answer.reason}"
         return MeshHealth("UNREACHABLE", (Part("gateway", "DOWN", words),))
     return MeshHealth(state, parts)
+
+
+def _connection(host: str, port: int, timeout: float, *, tls: bool) -> http.client.HTTPConnection:
+    if not tls:
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+    # It is this machine's own port and nothing secret is sent: a certificate for other names must not look like a mesh that is down.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
 
 def _word(item: dict[str, str]) -> str:

@@ -152,7 +152,7 @@ class EnvoyProbe:
 
     def _ask_front_door(self, seconds: float) -> Answer:
         try:
-            health.ask(self._settings.host, self._settings.gateway_port, seconds)
+            health.ask(self._settings.host, self._settings.gateway_port, seconds, tls=self._settings.tls)
         except TimeoutError:
             return Answer.NONE
         except (OSError, http.client.HTTPException):

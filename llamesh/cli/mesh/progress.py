@@ -12,6 +12,9 @@ from llamesh.cli.mesh.leftovers import lives
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.waiting import Wait
 
+READY_SECONDS = 60.0
+"""How long a start may take before it is called slow; nothing is given up then."""
+
 WAITING_SECONDS = 2.0
 """What a member waits for is said after so long: most waits of a start are over by then."""
 
@@ -43,7 +46,7 @@ class Waits:
 def lacking_of(settings: MeshSettings) -> list[str]:
     """What keeps the mesh from being ready, one line each; nothing if it is."""
     try:
-        found = health.ask(settings.host, settings.gateway_port)
+        found = health.ask(settings.host, settings.gateway_port, tls=settings.tls)
     except OSError as error:
         waits = waiting.waits(settings.run_dir).items()
         ended = [

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from llamesh.addresses import LOCALHOST, listening_addresses
@@ -32,6 +33,8 @@ class MeshSettings:
     download_port: int
     drain_seconds: float
     member_patience_seconds: float
+    tls_certificate: str = ""
+    tls_key: str = ""
     warnings: tuple[str, ...] = ()
     """What in the environment looks like a setting and is none."""
 
@@ -51,6 +54,19 @@ class MeshSettings:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind.strip("[]"), self.listens_on[0])  # noqa: S104
 
     @property
+    def tls(self) -> bool:
+        """Whether Envoy speaks TLS."""
+        return bool(self.tls_certificate or self.tls_key)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach Envoy."""
+        try:
+            return all(ip_address(address).is_loopback for address in self.listens_on)
+        except ValueError:
+            return False
+
+    @property
     def ports(self) -> dict[str, int]:
         """Each port that Envoy listens on, by the setting that moves it."""
         return {
@@ -67,9 +83,12 @@ class MeshSettings:
 
     def url(self, port: int) -> str:
         """Address of one of the ports, for people and programs on this machine."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        # Only where every address of that name is listened on.
-        return f"http://{LOCALHOST if self.bind == LOCALHOST else host}:{port}"
+        # `localhost` only where every address of that name is listened on.
+        return self.url_at(LOCALHOST if self.bind == LOCALHOST else self.host, port)
+
+    def url_at(self, host: str, port: int) -> str:
+        """Address of one of the ports under one of this machine's names."""
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def read_settings(environment: Mapping[str, str]) -> MeshSettings:
@@ -94,6 +113,8 @@ def read_settings(environment: Mapping[str, str]) -> MeshSettings:
             download_port=found["download_port"],
             drain_seconds=found["drain_seconds"],
             member_patience_seconds=found["member_patience_seconds"],
+            tls_certificate=found["tls_certificate"],
+            tls_key=found["tls_key"],
             warnings=tuple(found["warnings"]),
         )
     lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]

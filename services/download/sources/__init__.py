@@ -1,10 +1,9 @@
-"""Where models come from. `Sources` chooses by the source's scheme; each kind stands in a module of its own."""
+"""Sources of models, one module for each kind. `Sources` chooses the kind by the URL scheme."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from services.download.sources.addresses import AddressRules
 from services.download.sources.file import FileSource
@@ -31,19 +30,11 @@ __all__ = [
 
 
 class Sources:
-    """A Source that knows which kind of source a text names."""
+    """A Source that hands each source to the kind that reads its scheme."""
 
-    def __init__(
-        self,
-        *,
-        import_directories: Sequence[Path] = (),
-        private_hosts: Collection[str] = (),
-        http_hosts: Collection[str] = (),
-    ) -> None:
-        self._file = FileSource(import_directories)
-        self._https = HttpsSource(
-            AddressRules(private_hosts=frozenset(host.lower() for host in private_hosts)), http_hosts=http_hosts
-        )
+    def __init__(self, by_scheme: Mapping[str, Source]) -> None:
+        """`by_scheme`: kinds of sources by lower-case URL scheme; an absolute path without a scheme belongs to "file"."""
+        self._by_scheme = by_scheme
 
     def check(self, source: str) -> str:
         """See Source."""
@@ -54,11 +45,10 @@ class Sources:
         return self._kind(source).open(source)
 
     def _kind(self, source: str) -> Source:
-        scheme = source.partition(":")[0].lower()
-        if scheme in ("https", "http"):
-            return self._https
-        if scheme == "file" or source.startswith("/"):
-            return self._file
-        raise SourceRefusedError(
-            "a source begins with https:// or file://, or is the absolute path of a file", rule="scheme"
-        )
+        scheme = "file" if source.startswith("/") else source.partition(":")[0].lower()
+        kind = self._by_scheme.get(scheme)
+        if kind is None:
+            raise SourceRefusedError(
+                "a source begins with https:// or file://, or is the absolute path of a file", rule="scheme"
+            )
+        return kind

@@ -43,3 +43,26 @@ async def test_an_open_stream_ends_within_a_second(mesh, as_caller, stream, chan
     async with asyncio.timeout(2):
         while mesh.controller.log_readers:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", ["Watch", "ReadServerLog"])
+async def test_an_open_stream_ends_with_its_token(mesh, as_caller, monkeypatch, stream) -> None:
+    """Envoy looks at the end of a token only when a call begins."""
+    monkeypatch.setattr("llamesh.kit.rights.CLOCK_SKEW_SECONDS", 0.0)
+    mesh.controller.put(server_pb2.Server(server_uuid="srv-1"))
+    request = (
+        gateway_pb2.WatchRequest()
+        if stream == "Watch"
+        else gateway_pb2.ReadServerLogRequest(server_uuid="srv-1", follow=True)
+    )
+    end = time.time() + 1.5
+    call = getattr(mesh.gateway, stream)(request, metadata=as_caller("admin", "admin", exp=end))
+    await call.read()
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        async with asyncio.timeout(8):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    assert 0 <= time.time() - end < 1
+    refusal = read_refusal(ended.value)
+    assert refusal.reason == "UNAUTHENTICATED"
+    assert "expired" in ended.value.details()

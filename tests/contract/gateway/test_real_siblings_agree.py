@@ -10,8 +10,8 @@ import jwt
 import pytest
 
 from llamesh.v1 import contract_pb2, contract_pb2_grpc, gateway_pb2, gateway_pb2_grpc
-from services.contract.service import serve as contract_service
-from services.download.service import serve as download_service
+from services.contract.service import run as contract_service
+from services.download.service import run as download_service
 from services.gateway.service import run as gateway_service
 from tests.conftest import SECRET
 from tests.contract.gateway.conftest import Mesh

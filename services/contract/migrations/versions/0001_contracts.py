@@ -1,4 +1,4 @@
-"""Contracts, keys, usage and decisions.
+"""Create the tables of contracts, keys, usage and decisions.
 
 Revision ID: contract_0001
 Revises:

@@ -1,4 +1,4 @@
-"""Batches of usage that were written, so that one whose outcome was not known is not counted twice.
+"""Add the ids of written batches of usage, so that a batch whose commit had an unknown outcome is not counted twice.
 
 Revision ID: contract_0002
 Revises: contract_0001

@@ -1,4 +1,4 @@
-"""Keys belong to a user and not to whoever has its name.
+"""Add the owner's id to keys, so that a later user of the same name does not own them.
 
 Revision ID: contract_0003
 Revises: contract_0002
@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Empty in keys from before users had ids: those are of whoever had the name when they were made.
+    # Empty in keys from before users had ids: such a key belongs to the user that had the name when the key was created.
     op.add_column("issued_key", sa.Column("owner_uid", sa.String(64), nullable=False, server_default=""))
 
 

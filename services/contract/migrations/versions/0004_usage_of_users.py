@@ -1,4 +1,4 @@
-"""Usage is of a user and not of whoever has its name.
+"""Add the user's id to usage, so that a later user of the same name does not inherit it.
 
 Revision ID: contract_0004
 Revises: contract_0003
@@ -29,7 +29,7 @@ def downgrade() -> None:
 
 
 def _move(key: tuple[str, ...], select: str, names: str = "") -> None:
-    """A primary key is not changed in place on SQLite."""
+    """Copy the table: SQLite cannot change a primary key in place."""
     op.drop_index("ix_usage_day_subject", "usage_day")
     op.rename_table("usage_day", "usage_day_before")
     added = [name for name in key if name not in KEY]

@@ -1,4 +1,4 @@
-"""A contract that is being removed is marked before its users are counted.
+"""Add the mark of a contract's deletion, which is set before its users are counted.
 
 Revision ID: contract_0005
 Revises: contract_0004

@@ -1,0 +1,216 @@
+"""What should be in Envoy, as a function of what the controller has declared: no I/O, no streams.
+
+The controller sets facts (the listeners, one server, the tokens that Admission is asked about). Each change builds the resources that
+depend on it, puts them into the snapshot, and returns the names of those whose content has changed; `serving` sends them.
+
+Invariant: a change of one server builds the resources of that server and of its model names only, however many servers exist. The
+inference routes are built anew only if a fact that they contain has changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from controller.xds.clusters import (
+    SILENCE_SECONDS,
+    ServerEndpoints,
+    ServiceSettings,
+    cluster_facts,
+    endpoints,
+    server_cluster,
+    service_cluster,
+)
+from controller.xds.digest import EVERYTHING, Digest, Told
+from controller.xds.inference import InferenceSettings, held_listener, inference_listener, inference_routes
+from controller.xds.management import ManagementSettings, management_listener
+from controller.xds.snapshot import CDS, EDS, LDS, RDS, TYPES, Snapshot
+from llamesh import names
+
+ASKED_KINDS = frozenset({"keys", "standings", "contracts"})
+"""The kinds of ids that Admission is asked about: revoked keys, ended standings of users, contracts with a limit."""
+
+Changes: TypeAlias = Mapping[str, Collection[str]]
+"""Names of resources that were changed or removed, by type URL."""
+
+
+class Intent:
+    """The resources that every Envoy should have."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._changed: dict[str, set[str]] = {}
+        self._servers: dict[str, ServerEndpoints] = {}
+        self._members: dict[str, dict[str, ServerEndpoints]] = {}
+        """The servers of each cluster."""
+        self._facts: dict[str, dict[str, Any]] = {}
+        """Facts about each cluster that differs from the defaults."""
+        self._idle: Counter[int] = Counter()
+        """How many servers have which idle_seconds."""
+        self._contexts: Counter[int] = Counter()
+        """How many servers have which context."""
+        self._routed: tuple[dict[str, dict[str, Any]], int, int] = ({}, 0, 0)
+        """Facts, idle_seconds and context in the present routes."""
+        self._asked: dict[str, Collection[str]] = {}
+        """Ids that Admission is asked about, by kind. A kind that is missing is not known yet."""
+        self._digest = Digest()
+        self._inference: InferenceSettings | None = None
+
+    def set_static(
+        self,
+        services: Iterable[ServiceSettings],
+        inference: InferenceSettings | None,
+        management: Sequence[ManagementSettings],
+    ) -> Changes:
+        """Set what does not depend on servers: clusters of members, and listeners. Those that are not named are removed."""
+        self._inference = inference
+        clusters = {settings.name: service_cluster(settings) for settings in services}
+        listeners = {settings.name: management_listener(settings) for settings in management}
+        if inference:
+            listeners[names.INFERENCE_LISTENER] = inference_listener(inference)
+            listeners[names.HELD_LISTENER] = held_listener(inference)
+        own = {name for name in self.snapshot.of(CDS) if name not in self._members}
+        self._replace(CDS, clusters, own - clusters.keys())
+        self._replace(LDS, listeners, self.snapshot.of(LDS).keys() - listeners.keys())
+        self._set_routes()
+        return self._take()
+
+    def set_server(self, server: ServerEndpoints) -> Changes:
+        """Declare a server, or set where it can be reached now."""
+        previous = self._servers.get(server.server_uuid)
+        if previous == server:
+            return {}
+        self._servers[server.server_uuid] = server
+        self._count(server, 1)
+        if previous:
+            self._count(previous, -1)
+        for name in set(previous.clusters if previous else ()) - set(server.clusters):
+            self._leave(name, server.server_uuid)
+        for name in server.clusters:
+            self._members.setdefault(name, {})[server.server_uuid] = server
+            self._build(name)
+        self._set_facts({*server.clusters, *(previous.clusters if previous else ())})
+        return self._take()
+
+    def remove_server(self, server_uuid: str) -> Changes:
+        """Remove a server. Does nothing if it is unknown."""
+        server = self._servers.pop(server_uuid, None)
+        if server is None:
+            return {}
+        self._count(server, -1)
+        for name in server.clusters:
+            self._leave(name, server_uuid)
+        self._set_facts(server.clusters)
+        return self._take()
+
+    def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> Changes:
+        """Set the ids of one of ASKED_KINDS that Admission is asked about.
+
+        Until all kinds are known, Admission is asked about every token.
+
+        Args:
+            kind: the kind of the ids.
+            ids: all ids of the kind.
+            added: those of them that are new, if the caller knows that all others were set before.
+        """
+        known = len(self._asked)
+        if added is None and kind in self._asked and set(ids) == set(self._asked[kind]):
+            return {}
+        # The owner may change its collection later: without `added` that must stay visible, so a copy is kept.
+        self._asked[kind] = ids if added is not None else list(ids)
+        if added is None or known != len(self._asked):
+            self._digest.set(each for kind in self._asked.values() for each in kind)
+        else:
+            self._digest.add(added)
+        self._set_routes()
+        return self._take()
+
+    def clusters(self) -> Collection[str]:
+        """The clusters of all servers and of all their model names."""
+        return self._members.keys()
+
+    def resources_of(self, server_uuid: str) -> Collection[tuple[str, str]] | None:
+        """Type URL and name of each resource without which requests for a server go wrong; None if the server is unknown.
+
+        The routes are among them only if Admission is asked about its requests.
+        """
+        server = self._servers.get(server_uuid)
+        if server is None:
+            return None
+        routes = [(RDS, name) for name in self.snapshot.of(RDS)] if server.ask else []
+        return [*((type_url, name) for name in server.clusters for type_url in (CDS, EDS)), *routes]
+
+    def resources(self) -> Iterable[tuple[str, str]]:
+        """Type URL and name of every resource."""
+        return ((type_url, name) for type_url in TYPES for name in self.snapshot.of(type_url))
+
+    def _leave(self, cluster: str, server_uuid: str) -> None:
+        members = self._members[cluster]
+        members.pop(server_uuid, None)
+        if members:
+            self._build(cluster)
+            return
+        del self._members[cluster]
+        for type_url in (CDS, EDS):
+            self._remove(type_url, cluster)
+
+    def _build(self, cluster: str) -> None:
+        members = self._members[cluster].values()
+        connections = min(server.max_connections for server in members)
+        self._put(CDS, cluster, server_cluster(cluster, connections))
+        self._put(EDS, cluster, endpoints(cluster, members))
+
+    def _set_facts(self, clusters: Iterable[str]) -> None:
+        for name in clusters:
+            if facts := cluster_facts(self._members.get(name, {}).values()):
+                self._facts[name] = facts
+            else:
+                self._facts.pop(name, None)
+        if (self._facts, *self._largest()) != self._routed:
+            self._set_routes()
+
+    def _count(self, server: ServerEndpoints, number: int) -> None:
+        """Add a server to, or with -1 remove it from, the numbers of which the largest counts."""
+        for counter, value in ((self._idle, server.idle_seconds), (self._contexts, server.context)):
+            counter[value] += number
+            if not counter[value]:
+                del counter[value]
+
+    def _largest(self) -> tuple[int, int]:
+        """The largest idle_seconds and context of all servers. Its cost follows the number of different values, not of servers."""
+        # A server of unknown context may have any.
+        context = 0 if 0 in self._contexts else max(self._contexts, default=0)
+        return max(self._idle, default=SILENCE_SECONDS), context
+
+    def _set_routes(self) -> None:
+        if self._inference is None:
+            routes = {}
+        else:
+            facts = {name: self._facts[name] for name in sorted(self._facts)}
+            idle, context = self._largest()
+            message = inference_routes(self._inference, facts, self._told(), idle, context)
+            routes = {names.INFERENCE_LISTENER: message}
+            self._routed = facts, idle, context
+        self._replace(RDS, routes, self.snapshot.of(RDS).keys() - routes.keys())
+
+    def _told(self) -> Told:
+        return self._digest.told() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
+
+    def _replace(self, type_url: str, present: Mapping[str, Any], gone: Iterable[str]) -> None:
+        for name, content in present.items():
+            self._put(type_url, name, content)
+        for name in list(gone):
+            self._remove(type_url, name)
+
+    def _put(self, type_url: str, name: str, content: Any) -> None:
+        if self.snapshot.put(name, content):
+            self._changed.setdefault(type_url, set()).add(name)
+
+    def _remove(self, type_url: str, name: str) -> None:
+        if self.snapshot.remove(type_url, name):
+            self._changed.setdefault(type_url, set()).add(name)
+
+    def _take(self) -> Changes:
+        changed, self._changed = self._changed, {}
+        return changed

@@ -1,0 +1,156 @@
+"""A management listener and its routes as an Envoy message: REST, gRPC and gRPC-Web for some of the public services.
+
+Invariant: the same values give the same bytes. Methods that are internal to the mesh have no route.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.xds import callers, replies, scripts, templates, tls
+from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
+from controller.xds.public_api import Method, PublicApi
+from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
+from controller.xds.tokens import ANY_BEARER, BEARER, SCHEME_IS_BEARER, TO_HEADER, TokenSettings, jwt_provider
+from llamesh import names
+
+LISTENER = "envoy.config.listener.v3.Listener"
+
+# The last route. It is no direct response because the CORS filter looks at routes only, and because a REST call has this route
+# until it is transcoded. Nothing sets the header.
+_NOWHERE = {
+    "match": {"prefix": "/"},
+    "route": {"cluster_header": names.CLUSTER_HEADER, "cluster_not_found_response_code": "NOT_FOUND"},
+}
+
+
+@dataclass(frozen=True)
+class OpenService:
+    """A gRPC service that needs no token: reflection, health."""
+
+    name: str
+    cluster: str
+    asked_as: str = ""
+    """The full name by which the cluster knows it, if that is another name."""
+
+
+@dataclass(frozen=True)
+class ManagementSettings:
+    """A management listener."""
+
+    name: str
+    addresses: Sequence[str]
+    port: int
+    tokens: TokenSettings
+    services: tuple[tuple[str, str], ...]
+    """Full names of the services that are served as REST, gRPC and gRPC-Web, each with the cluster that has it."""
+    descriptor_file: Path
+    """A FileDescriptorSet with those services and google/rpc/error_details.proto."""
+    open_services: tuple[OpenService, ...] = ()
+    """Services for any caller."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may call."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Host names (no port) under which people log in, in addition to those of the loopback interface."""
+    any_host: bool = False
+    """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
+    secret_file: Path | None = None
+    """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
+    max_body_bytes: int = 1 << 20
+    """Largest request body."""
+    trusted_proxies: int = 0
+    """The number of proxies in front of Envoy that set x-forwarded-for."""
+    restart_retries: int = RESTART_RETRIES
+    """How often a service that does not listen is tried again."""
+
+
+def management_listener(settings: ManagementSettings) -> Any:
+    """A management listener, its routes included."""
+    api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
+    clusters = dict(settings.services)
+    routes = [
+        _method_route(method, clusters[method.service], settings.restart_retries)
+        for method in api.methods
+        if not method.internal
+    ]
+    routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
+    values = {
+        "name": settings.name,
+        **listening(settings.addresses, settings.port),
+        "max_body_bytes": settings.max_body_bytes,
+        "trusted_proxies": settings.trusted_proxies,
+        "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
+        "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
+        "jwt_rules": _jwt_rules(api, settings.open_services),
+        "callers": callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
+        | callers.open_calls(api, [service.name for service in settings.open_services])
+        | ({"pages only": True} if settings.any_host else {}),
+        "without_token_lua": scripts.without_token(),
+        "strict_json_lua": scripts.strict_json(api),
+        "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
+        "services": [service for service, _ in settings.services],
+        "per_filter": cors_policy(settings.allowed_origins),
+        "routes": [*routes, _NOWHERE],
+        **HEADER_LIMITS,
+        "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
+    }
+    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
+
+
+def _method_route(method: Method, cluster: str, retries: int) -> Any:
+    health = method.name == "GetHealth"
+    return _route(
+        {"path": method.path},
+        cluster,
+        HEALTH_RETRIES if health else retries,
+        reads=method.reads,
+        timeout=HEALTH_TIMEOUT if health else "0s",
+    )
+
+
+def _open_route(service: OpenService, retries: int) -> Any:
+    """The route of an open service: all its methods only read. Health has few retries, as GetHealth has."""
+    match = {"prefix": f"/{service.name}/"}
+    route = _route(match, service.cluster, HEALTH_RETRIES if service.asked_as else retries, reads=True)
+    if service.asked_as:
+        route["route"]["prefix_rewrite"] = f"/{service.asked_as}/"
+    return route
+
+
+def _route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
+    values = {
+        "match": match,
+        "cluster": cluster,
+        "timeout": timeout,
+        "retry_on": "connect-failure,refused-stream,reset" if reads else "connect-failure,refused-stream",
+        "retries": retries,
+        "backoff": RESTART_BACKOFF,
+    }
+    return templates.tree("routes/service.yaml", values)
+
+
+def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
+    """The rules of the JWT filter, of which the first match counts: calls that need no token by their exact path, then all others."""
+    without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
+    for method in api.methods:
+        if method.anonymous:
+            without.append({"path": method.path})
+            without += [
+                {"path": path, "headers": [_verb_is(verb)]}
+                for each in method.bindings
+                # The transcoder ignores a slash at the end of a path, and strict_json.lua makes a HEAD a GET.
+                for path in (each.path, f"{each.path}/")
+                for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
+            ]
+    return [{"match": match} for match in without] + [
+        {"match": {"prefix": "/", "headers": [SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
+        {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
+    ]
+
+
+def _verb_is(verb: str) -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"exact": verb}}

@@ -1,0 +1,119 @@
+"""The Lua scripts of Envoy's filters: the files below envoy/lua put together with the tables that they need.
+
+Envoy accepts one text per filter, so modules come first, each as a function that `require` finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from controller.xds import templates
+from controller.xds.public_api import PublicApi
+from llamesh.kit import limits
+from llamesh.kit.errors import PREFIX, Reason, spec_of
+from llamesh.kit.inference_errors import ANTHROPIC_TYPES
+
+_LIMITS_MODULES = (
+    "json_text",
+    "word_length",
+    "character_sets",
+    "grammar_text",
+    "grammar_branches",
+    "grammar_recursion",
+    "grammar_cost",
+    "schema_text",
+    "schema_budget",
+    "schema_document",
+    "schema_values",
+    "schema_beginnings",
+    "schema_cost",
+    "media",
+    "request_shapes",
+    "request_refusal",
+    "request_totals",
+    "request_texts",
+    "request_products",
+    "request_limits",
+)
+_STRICT_MODULES = ("quotation", "json_body", "json_tree", "field_kinds", "nearest", "rpc_status")
+_STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
+
+
+def route(changed: Mapping[str, int]) -> str:
+    """The filter that decides about an inference request. `changed`: the limits that differ from the table's defaults."""
+    return limits_modules(changed) + modules("quotation", "json_body", "asked", "callers") + file("route")
+
+
+def answers() -> str:
+    """The filter that reads what an answer used and puts an engine's errors into the shape of the API."""
+    table = literal(
+        {
+            "entries": [
+                {key: item[key] for key in item if key != "why"} for item in templates.raw("replies/engine.yaml")
+            ],
+            "types": ANTHROPIC_TYPES,
+        }
+    )
+    return module("engine_errors_table", f"return {table}") + modules("engine_errors") + file("answers")
+
+
+def strict_json(api: PublicApi) -> str:
+    """The filter that checks REST calls against their contracts."""
+    known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
+    head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
+    return head + modules(*_STRICT_MODULES) + file("strict_json")
+
+
+def without_token() -> str:
+    """The filter that decides under which host names a management call needs no token."""
+    head = f"local REMEDY = {literal(_remedy('HOST_NOT_ALLOWED'))}\n"
+    return head + modules("quotation", "callers", "rpc_status") + file("without_token")
+
+
+def empty() -> str:
+    """The filter that drops a request's body on its way to the waker."""
+    return file("empty")
+
+
+def limits_modules(changed: Mapping[str, int]) -> str:
+    """The modules that check a body against the table of limits, and the table. `changed`: the limits that differ from its defaults."""
+    table = literal({"limits": limits.changed(changed), "shapes": limits.shapes(), "paths": limits.paths()})
+    return module("limits_table", f"return {table}") + modules(*_LIMITS_MODULES)
+
+
+def file(name: str) -> str:
+    """The source of a script below envoy/lua."""
+    return (templates.FOLDER / "lua" / f"{name}.lua").read_text()
+
+
+def modules(*names: str) -> str:
+    """A Lua text after which `require` finds these files as modules."""
+    return "".join(module(name, file(name)) for name in names)
+
+
+def module(name: str, source: str) -> str:
+    """A Lua text after which `require` finds the module `name`."""
+    return f"package.preload[{name!r}] = function(...)\n{source}\nend\n"
+
+
+def literal(value: Any) -> str:
+    """The Lua literal, in ASCII, of a value that JSON can express."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"[{literal(key)}]={literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ",".join(map(literal, value)) + "}"
+    if isinstance(value, str):
+        return f'"{"".join(_byte(byte) for byte in value.encode())}"'
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "nil"}[value]
+    return str(value)
+
+
+def _byte(byte: int) -> str:
+    plain = 32 <= byte < 127 and byte not in b'"\\'
+    return chr(byte) if plain else f"\\{byte:03d}"
+
+
+def _remedy(reason: str) -> str:
+    return spec_of(Reason.Value(PREFIX + reason)).remedy

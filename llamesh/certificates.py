@@ -1,0 +1,175 @@
+"""The certificate of the front door: reads the two files, judges them, and hands them to Envoy.
+
+Invariant: Envoy gets a certificate and a key only as a pair that fits. A renewal that has replaced one of two files is not handed on.
+The library that reads certificates belongs to the extra `mesh` and is imported when a file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+SECRET = "front_door"  # noqa: S105 the name, not the content
+"""Name under which Envoy knows the certificate."""
+
+_REMEDY = "`llamesh tls init` makes a pair for this machine"
+
+
+class CertificateError(Exception):
+    """A certificate that cannot be used; `remedy` says what to do."""
+
+    def __init__(self, words: str, remedy: str = _REMEDY) -> None:
+        super().__init__(words)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A pair of certificate and key that fits."""
+
+    names: tuple[str, ...]
+    """DNS names and addresses that it is valid for."""
+    begins: datetime
+    ends: datetime
+    chain: str
+    """The certificate and those that signed it, as PEM."""
+    key: str
+    """The private key, as PEM."""
+
+    def days_left(self, now: datetime) -> float:
+        """Days until it expires; negative afterwards."""
+        return (self.ends - now).total_seconds() / 86400
+
+    def covers(self, host: str) -> bool:
+        """Whether it is valid for a host name or address."""
+        try:
+            wanted = str(ip_address(host.strip("[]")))
+        except ValueError:
+            wanted = host.lower().rstrip(".")
+        wildcard = f"*.{wanted.partition('.')[2]}"
+        return wanted in self.names or wildcard in self.names
+
+
+def secret_file(run_dir: Path) -> Path:
+    """The file that Envoy reads the pair from."""
+    return run_dir / "certificate.json"
+
+
+def read(certificate: str, key: str, now: datetime) -> Certificate:
+    """Read the pair of the settings. CertificateError if a file cannot be read, they do not fit, or the time is outside its validity."""
+    if not certificate or not key:
+        given, lacking = ("CERTIFICATE", "KEY") if certificate else ("KEY", "CERTIFICATE")
+        raise CertificateError(
+            f"LLAMESH_TLS_{given} is set and LLAMESH_TLS_{lacking} is not", "set both, or none: TLS needs the two files"
+        )
+    chain = _content(certificate, "LLAMESH_TLS_CERTIFICATE")
+    secret = _content(key, "LLAMESH_TLS_KEY")
+    found = _parse(chain, secret, certificate, key)
+    if now > found.ends:
+        raise CertificateError(
+            f"the certificate {certificate} expired on {found.ends:%Y-%m-%d %H:%M}Z",
+            "renew it; `llamesh tls init` renews those that it made",
+        )
+    if now < found.begins:
+        raise CertificateError(
+            f"the certificate {certificate} is not valid before {found.begins:%Y-%m-%d %H:%M}Z",
+            "compare the clocks of this machine and of the one that made it",
+        )
+    return found
+
+
+def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
+    """Write the file that Envoy reads, for this user only and in one step. Returns whether it has changed. OSError if it cannot."""
+    secret = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": SECRET,
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": found.chain},
+            "private_key": {"inline_string": found.key},
+        },
+    }
+    content = json.dumps({"resources": [secret]})
+    path = secret_file(run_dir)
+    try:
+        if path.read_text() == content:
+            return False
+    except OSError:
+        pass
+    write_private(path, content.encode())
+    return True
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only this user may read, in one step."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _content(file: str, setting: str) -> str:
+    try:
+        return Path(file).expanduser().read_text("ascii")
+    except PermissionError as error:
+        raise CertificateError(
+            f"{setting}: {file} cannot be read by this user", f"let this user read it: chown {os.getuid()} {file}"
+        ) from error
+    except OSError as error:
+        raise CertificateError(f"{setting}: {file} cannot be read: {error.strerror}", f"correct {setting}") from error
+    except UnicodeDecodeError as error:
+        raise CertificateError(
+            f"{setting}: {file} is not PEM", f"convert it: openssl x509 -inform der -in {file}"
+        ) from error
+
+
+def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        leaf = x509.load_pem_x509_certificates(chain.encode())[0]
+    except ValueError as error:
+        raise CertificateError(
+            f"LLAMESH_TLS_CERTIFICATE: {certificate} holds no PEM certificate",
+            "it begins with -----BEGIN CERTIFICATE-----, the server's own first",
+        ) from error
+    try:
+        private: Any = load_pem_private_key(secret.encode(), None)
+    except TypeError as error:
+        raise CertificateError(
+            f"LLAMESH_TLS_KEY: {key} is encrypted", f"decrypt it: openssl pkey -in {key} -out server.key"
+        ) from error
+    except ValueError as error:
+        raise CertificateError(
+            f"LLAMESH_TLS_KEY: {key} holds no PEM key", "it begins with -----BEGIN PRIVATE KEY-----"
+        ) from error
+    if private.public_key() != leaf.public_key():
+        raise CertificateError(
+            f"the key {key} does not belong to the certificate {certificate}",
+            "name the two files of one pair; in a chain the server's own certificate comes first",
+        )
+    return Certificate(_names(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, secret)
+
+
+def _names(leaf: Any) -> tuple[str, ...]:
+    from cryptography import x509
+
+    try:
+        alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    names: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
+    return (*(name.lower() for name in names), *map(str, alternatives.get_values_for_type(x509.IPAddress)))

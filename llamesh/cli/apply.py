@@ -1,0 +1,280 @@
+"""`llamesh apply, diff, delete, schema`: the mesh as files declare it (docs/adr/0026-manifests.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import note, text
+
+if TYPE_CHECKING:
+    from llamesh.cli.manifest.document import Document
+    from llamesh.cli.manifest.inventory import Inventory
+    from llamesh.cli.manifest.plan import Action
+    from llamesh.cli.manifest.record import Entry, Record
+    from llamesh.client.sync import Client
+
+Files = Annotated[
+    Sequence[str],
+    Parameter(name=("--filename", "-f"), negative="", help="A YAML file, - for standard input; may be repeated."),
+]
+Flag = Parameter(negative="")
+DONE = {"create": "created", "update": "updated", "unchanged": "unchanged"}
+WOULD = {"create": "would be created", "update": "would be updated", "unchanged": "unchanged"}
+
+
+def apply(
+    *,
+    filename: Files,
+    dry_run: Annotated[bool, Flag] = False,
+    prune: Annotated[bool, Flag] = False,
+    set_name: Annotated[str, Parameter(name="--set")] = "",
+    wait: bool = False,
+) -> None:
+    """Create and change what the files declare: models, contracts, users, servers, keys, in this order. Applying again changes nothing.
+
+    Parameters
+    ----------
+    dry_run
+        Only say what would be done.
+    prune
+        Also remove what an earlier apply of the same files by this user created and the files no longer declare.
+    set_name
+        Name that --prune knows the files by; their absolute paths if not given.
+    wait
+        Wait until every declared server that is awake is ready.
+    """
+    documents = _read(filename)
+    with connected() as mesh:
+        from llamesh.cli.manifest.kinds import label_of
+        from llamesh.cli.manifest.record import Record
+
+        record = Record(mesh.profile.url, _set_name(filename, set_name, prune))
+        before = record.entries()
+        actions, inventory = _plan(mesh, documents, {item.kind for item in before} if prune else set())
+        gone = _to_prune(before, actions, inventory) if prune else []
+        if dry_run:
+            _show(actions, WOULD)
+            for item, _ in gone:
+                _say(f"{label_of(item.kind, item.name)} would be removed")
+            return
+        _apply(mesh, actions, record, before)
+        _prune(mesh, gone, record)
+        if wait:
+            _wait(mesh, documents)
+
+
+def diff(*, filename: Files) -> int:
+    """Show how the mesh differs from the files. Exit code 0 if it does not, 1 if it does; failures have codes from 2."""
+    try:
+        documents = _read(filename)
+        with connected() as mesh:
+            actions, _ = _plan(mesh, documents, set())
+    except Exception as error:
+        raise _never_one(error) from error
+    different = [action for action in actions if action.verb != "unchanged"]
+    _show(different, WOULD)
+    return int(bool(different))
+
+
+def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
+    """Remove what the files declare, in reverse order: keys are revoked, servers stopped. What is not there is no error.
+
+    Parameters
+    ----------
+    dry_run
+        Only say what would be removed.
+    """
+    from llamesh.cli.manifest import inventory as inventories
+    from llamesh.cli.manifest.executor import remove
+    from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
+    from llamesh.cli.manifest.plan import find
+
+    documents = sorted(_read(filename), key=lambda item: ORDER.index(item.kind), reverse=True)
+    with connected() as mesh:
+        inventory = inventories.read(mesh, {item.kind for item in documents})
+        try:
+            found = [(item, find(item, inventory)) for item in documents]
+        except inventories.AmbiguousObjectError as error:
+            hint = f"set metadata.annotations.{ID_ANNOTATION} to the one that is meant"
+            raise CommandError("a name means several objects", parts=error.ids, hint=hint, code=Exit.USAGE) from error
+        steps = [(item.label, _remover(remove, mesh, item.kind, there)) for item, there in found if there is not None]
+        for item, there in found:
+            if there is None:
+                _say(f"{item.label} is not there")
+        if dry_run:
+            for label, _ in steps:
+                _say(f"{label} would be removed")
+            return
+        _in_order(steps, "removed", {})
+
+
+def schema() -> None:
+    """Print the JSON schema of a manifest, for editors: save it and name it in `# yaml-language-server: $schema=FILE`."""
+    from importlib.resources import files
+
+    print(files("llamesh.v1").joinpath("manifest.schema.json").read_text(encoding="utf-8"), end="")
+
+
+def _read(filename: Sequence[str]) -> list[Document]:
+    from llamesh.cli.manifest.reader import read
+
+    if not filename:
+        raise CommandError("no file is given", hint="llamesh apply -f mesh.yaml", code=Exit.USAGE)
+    return read(filename)
+
+
+def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
+    if prune and not given and "-" in filename:
+        raise CommandError("standard input has no name to prune by", hint="--set NAME", code=Exit.USAGE)
+    return given or "\n".join(sorted(str(Path(item).resolve()) for item in filename))
+
+
+def _plan(mesh: Client, documents: Sequence[Document], also: set[str]) -> tuple[list[Action], Inventory]:
+    from llamesh.cli.manifest import inventory as inventories
+    from llamesh.cli.manifest.plan import plan
+
+    inventory = inventories.read(mesh, {item.kind for item in documents} | also)
+    return plan(documents, inventory), inventory
+
+
+def _apply(mesh: Client, actions: Sequence[Action], record: Record, before: Sequence[Entry]) -> None:
+    from llamesh.cli.manifest.executor import carry_out
+    from llamesh.cli.manifest.record import entry
+
+    kept = list(before)
+
+    def step(action: Action) -> Callable[[], None]:
+        def run() -> None:
+            if action.document.kind == "Model":
+                note(text(f"fetching {action.document.name}"))
+            made = carry_out(mesh, action)
+            if action.verb == "create":
+                kept.append(entry(action.document.name, made))
+                record.write(kept)
+
+        return run
+
+    _show([action for action in actions if action.verb == "unchanged"], DONE)
+    steps = [(action.document.label, step(action)) for action in actions if action.verb != "unchanged"]
+    _in_order(steps, "", {action.document.label: action for action in actions})
+
+
+def _prune(mesh: Client, gone: Sequence[tuple[Entry, Any]], record: Record) -> None:
+    from llamesh.cli.manifest.executor import remove
+    from llamesh.cli.manifest.kinds import label_of
+
+    def step(entry: Entry, there: Any) -> Callable[[], None]:
+        def run() -> None:
+            remove(mesh, entry.kind, there)
+            record.write([item for item in record.entries() if item != entry])
+
+        return run
+
+    _in_order([(label_of(entry.kind, entry.name), step(entry, there)) for entry, there in gone], "removed", {})
+
+
+def _to_prune(before: Sequence[Entry], actions: Sequence[Action], inventory: Inventory) -> list[tuple[Entry, Any]]:
+    """What the record says this set created, that is still the same object and is no longer declared; dependants first."""
+    from llamesh.cli.manifest.inventory import identity, kind_of
+    from llamesh.cli.manifest.kinds import ORDER
+    from llamesh.cli.manifest.record import entry
+
+    declared = {(kind_of(item.present), identity(item.present)) for item in actions if item.present is not None}
+    everything = [
+        *inventory.models.values(),
+        *inventory.contracts,
+        *inventory.users.values(),
+        *inventory.servers,
+        *inventory.keys,
+    ]
+    there = {(kind_of(item), identity(item)): item for item in everything}
+    found = [
+        (item, there[item.kind, item.id])
+        for item in before
+        if (item.kind, item.id) in there
+        and (item.kind, item.id) not in declared
+        and entry(item.name, there[item.kind, item.id]) == item
+        and not (item.kind == "Key" and there[item.kind, item.id].HasField("revoke_time"))
+    ]
+    return sorted(found, key=lambda pair: ORDER.index(pair[0].kind), reverse=True)
+
+
+def _remover(remove: Callable[..., None], mesh: Client, kind: str, there: object) -> Callable[[], None]:
+    return lambda: remove(mesh, kind, there)
+
+
+def _in_order(steps: Sequence[tuple[str, Callable[[], None]]], done: str, actions: dict[str, Action]) -> None:
+    """Take the steps; at the first failure say what was done and what was not."""
+    for number, (label, step) in enumerate(steps):
+        try:
+            step()
+        except Exception as error:
+            raise _partly(error, [name for name, _ in steps], number, actions.get(label)) from error
+        if label in actions:
+            _show([actions[label]], DONE)
+        else:
+            _say(f"{label} {done}")
+
+
+def _partly(error: Exception, labels: Sequence[str], number: int, action: Action | None) -> CommandError:
+    """The failure of one step, in words that say where it is written and what the other steps came to."""
+    from llamesh.cli.refusals import command_error
+    from llamesh.client.errors import MeshError
+
+    failure = command_error(error)
+    parts = list(failure.parts)
+    if isinstance(error, MeshError) and action is not None:
+        fields = [item.field.removeprefix("changes.") for item in error.fields] or [""]
+        parts += [action.document.place(f"spec.{field}".rstrip(".")) for field in fields]
+    if number:
+        parts.append(f"done: {', '.join(labels[:number])}")
+    if labels[number + 1 :]:
+        parts.append(f"not done: {', '.join(labels[number + 1 :])}")
+    hint = (
+        f"{failure.hint}; then run the same command again: what is done stays"
+        if failure.hint
+        else ("run the same command again: what is done stays")
+    )
+    return CommandError(f"{labels[number]}: {failure.cause}", parts=parts, hint=hint, code=failure.code)
+
+
+def _never_one(error: Exception) -> CommandError:
+    """The failure of a comparison: code 1 means that something differs, so a failure has another."""
+    from llamesh.cli.refusals import command_error
+
+    failure = command_error(error)
+    if failure.code == Exit.FAILED:
+        failure.code = Exit.USAGE
+    return failure
+
+
+def _wait(mesh: Client, documents: Sequence[Document]) -> None:
+    from llamesh.cli.manifest import inventory as inventories
+    from llamesh.cli.manifest.plan import find
+    from llamesh.v1 import server_pb2
+
+    inventory = inventories.read(mesh, {"ModelServe"})
+    asleep = server_pb2.SERVER_STATE_SLEEPING
+    for document in documents:
+        if document.kind == "ModelServe":
+            server: Any = find(document, inventory)
+            if server is not None and server.state != asleep:
+                mesh.servers.wait_ready(server)
+                _say(f"{document.label} is ready")
+
+
+def _show(actions: Sequence[Action], words: dict[str, str]) -> None:
+    for action in actions:
+        _say(f"{action.document.label} {words[action.verb]}")
+        for change in action.changes:
+            _say(f"  {change}")
+
+
+def _say(words: str) -> None:
+    print(text(words), flush=True)

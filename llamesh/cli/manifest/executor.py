@@ -1,0 +1,154 @@
+"""Carries out one action of a plan. Each is one call that can be repeated or whose effect the next plan sees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.manifest.document import Document
+from llamesh.cli.manifest.inventory import identity
+from llamesh.cli.manifest.plan import Action
+from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+
+
+def carry_out(mesh: Client, action: Action) -> Any:
+    """Create or update the object of an action and return it."""
+    return _HANDLERS[action.document.kind](mesh, action)
+
+
+def remove(mesh: Client, kind: str, item: Any) -> None:
+    """Remove an object."""
+    calls: dict[str, Callable[[str], object]] = {
+        "Model": mesh.models.delete,
+        "Contract": mesh.contracts.delete,
+        "User": mesh.users.delete,
+        "ModelServe": mesh.servers.stop,
+        "Key": mesh.keys.revoke,
+    }
+    calls[kind](identity(item))
+
+
+def _model(mesh: Client, action: Action) -> object:
+    spec = action.desired
+    source = spec.source
+    if source and "://" not in source:
+        source = str((action.document.folder / Path(source).expanduser()).absolute())
+    name = spec.name or (action.present.name if action.present else "")
+    sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
+    return mesh.models.pull(source, uuid=action.document.name, name=name, sha256=sha256).wait()
+
+
+def _contract(mesh: Client, action: Action) -> object:
+    spec, name = action.desired, action.document.name
+    models, concurrent = list(spec.models), spec.max_concurrent_requests
+    if action.present is None:
+        return mesh.contracts.create(name, concurrent=concurrent, models=models)
+    return mesh.contracts.update(action.present.contract_id, concurrent=concurrent, models=models)
+
+
+def _user(mesh: Client, action: Action) -> object:
+    spec, name = action.desired, action.document.name
+    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, spec.contract)
+    if action.present is None:
+        made = mesh.users.create(name, _secret(action.document, spec.password_from), role=role, contract=contract)
+        return mesh.users.update(name, disabled=True) if spec.disabled else made
+    return mesh.users.update(name, role=role, contract=contract, disabled=spec.disabled)
+
+
+def _server(mesh: Client, action: Action) -> object:
+    spec = action.desired
+    if action.present is None:
+        return mesh.servers.serve(
+            spec.model_uuid,
+            name=spec.model_name,
+            replicas=spec.replicas,
+            parameters=spec.parameters,
+            idle_sleep=_seconds(spec, "idle_sleep"),
+            wake_budget=_seconds(spec, "wake_budget"),
+            namespace=spec.namespace,
+            metered=spec.metered,
+        )
+    return mesh.servers.update(action.present, changes_of(action), etag=action.present.etag)
+
+
+def changes_of(action: Action) -> server_pb2.ServerChanges:
+    """What is sent for a server that is there: only what differs."""
+    spec = action.desired
+    made = server_pb2.ServerChanges()
+    for name in {change.path.split(".")[1] for change in action.changes}:
+        if name == "parameters":
+            made.parameters.CopyFrom(spec.parameters)
+            if not spec.parameters.ListFields():
+                made.ClearField("parameters")
+                made.runtime_params = ""
+        elif name in {"idle_sleep", "wake_budget"}:
+            # Zero stands for the default.
+            getattr(made, name).CopyFrom(getattr(spec, name))
+        else:
+            setattr(made, name, getattr(spec, name))
+    return made
+
+
+def _key(mesh: Client, action: Action) -> object:
+    spec = action.desired
+    path = action.document.folder / Path(spec.secret_file).expanduser()
+    try:
+        # Before the call: a token that cannot be written would be lost.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        words = f"{action.document.place('spec.secret_file')}: {path}: {error.strerror}"
+        raise CommandError(words, hint="name a file that does not exist yet", code=Exit.USAGE) from error
+    try:
+        made = mesh.keys.create(
+            action.document.name,
+            scopes=list(spec.scopes),
+            contract=_contract_id(mesh, spec.contract),
+            days=spec.expire_days,
+        )
+    except BaseException:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    with os.fdopen(descriptor, "w") as file:
+        file.write(made.token + "\n")
+    key: contract_pb2.Key = made.key
+    return key
+
+
+def _contract_id(mesh: Client, name: str) -> str:
+    """The id of a contract that the plan may have just made."""
+    return next((item.contract_id for item in mesh.contracts.list() if item.display_name == name), name) if name else ""
+
+
+def _seconds(spec: Any, name: str) -> float | None:
+    return getattr(spec, name).ToNanoseconds() / 1e9 if spec.HasField(name) else None
+
+
+def _secret(document: Document, reference: Any) -> str:
+    place = document.place("spec.password_from")
+    if reference.env:
+        value = os.environ.get(reference.env, "")
+        if not value:
+            raise CommandError(f"{place}: the environment variable {reference.env} is not set", code=Exit.USAGE)
+        return value
+    path = document.folder / Path(reference.file).expanduser()
+    try:
+        return path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "is not UTF-8"
+        raise CommandError(f"{place}: {path}: {words}", code=Exit.USAGE) from error
+
+
+_HANDLERS: dict[str, Callable[[Client, Action], object]] = {
+    "Model": _model,
+    "Contract": _contract,
+    "User": _user,
+    "ModelServe": _server,
+    "Key": _key,
+}

@@ -1,0 +1,107 @@
+"""What a mesh holds, read once for a plan, and which of it a document means. Only `read` asks the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from llamesh.cli.manifest.document import Document
+from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+
+
+class AmbiguousObjectError(LookupError):
+    """Several objects of the mesh have the name of a document."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__(", ".join(ids))
+        self.ids = tuple(ids)
+
+
+@dataclass(slots=True)
+class Inventory:
+    """Objects of a mesh."""
+
+    models: dict[str, model_pb2.Model] = field(default_factory=dict)
+    contracts: list[contract_pb2.Contract] = field(default_factory=list)
+    users: dict[str, gateway_pb2.User] = field(default_factory=dict)
+    servers: list[server_pb2.Server] = field(default_factory=list)
+    keys: list[contract_pb2.Key] = field(default_factory=list)
+
+    def model_name(self, uuid: str) -> str:
+        """The name of a model; empty if the model is not there."""
+        return self.models[uuid].name if uuid in self.models else ""
+
+    def contract_id(self, name: str) -> str:
+        """The id of a contract by its id or name; what was given if there is none. AmbiguousObjectError if several have the name."""
+        if any(item.contract_id == name for item in self.contracts):
+            return name
+        found = [item.contract_id for item in self.contracts if item.display_name == name]
+        if len(found) > 1:
+            raise AmbiguousObjectError(found)
+        return found[0] if found else name
+
+    def find(self, document: Document, served_name: str = "") -> Message | None:
+        """The object that a document means, None if there is none. AmbiguousObjectError if its name means several."""
+        if document.kind == "Model":
+            return self.models.get(document.name)
+        if document.kind == "User":
+            return self.users.get(document.name)
+        lists: dict[str, Sequence[Any]] = {"Contract": self.contracts, "ModelServe": self.servers, "Key": self.keys}
+        known = lists[document.kind]
+        if document.id and (exact := [item for item in known if identity(item) == document.id]):
+            return exact[0]  # type: ignore[no-any-return]
+        named = [item for item in known if _answers_to(item, document, served_name)]
+        if len(named) > 1:
+            raise AmbiguousObjectError([identity(item) for item in named])
+        return named[0] if named else None
+
+
+def _answers_to(item: Any, document: Document, served_name: str) -> bool:
+    if isinstance(item, server_pb2.Server):
+        wanted: Any = document.spec
+        place = item.spec.namespace or "default"
+        return item.model_name == served_name and place == (wanted.namespace or "default")
+    if isinstance(item, contract_pb2.Key) and item.state != contract_pb2.KEY_STATE_WORKS:
+        return False
+    return bool(item.display_name == document.name)
+
+
+def identity(item: Any) -> str:
+    """The id that the mesh knows an object by."""
+    for name in ("server_uuid", "model_uuid", "key_id", "username", "contract_id"):
+        if name in item.DESCRIPTOR.fields_by_name:
+            return str(getattr(item, name))
+    raise TypeError(item.DESCRIPTOR.full_name)
+
+
+def kind_of(item: Message) -> str:
+    """The kind that declares such an object; empty if none does."""
+    return {
+        "llamesh.v1.Model": "Model",
+        "llamesh.v1.Contract": "Contract",
+        "llamesh.v1.User": "User",
+        "llamesh.v1.Server": "ModelServe",
+        "llamesh.v1.Key": "Key",
+    }.get(item.DESCRIPTOR.full_name, "")
+
+
+def read(mesh: Client, kinds: set[str]) -> Inventory:
+    """Ask the mesh for what a plan about these kinds needs."""
+    found = Inventory()
+    if kinds & {"Model", "ModelServe"}:
+        found.models = {item.model_uuid: item for item in mesh.models.list()}
+    if kinds & {"Contract", "User", "Key"}:
+        found.contracts = list(mesh.contracts.list())
+    if "User" in kinds:
+        found.users = {item.username: item for item in mesh.users.list()}
+    if "ModelServe" in kinds:
+        found.servers = list(mesh.servers.list())
+    if "Key" in kinds:
+        found.keys = list(mesh.keys.list())
+    return found

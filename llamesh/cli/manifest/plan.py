@@ -1,0 +1,227 @@
+"""Compares documents with what a mesh holds. Pure: `plan` takes plain values and returns actions, in the order of dependencies.
+
+A document is the whole spec: a field that is absent has its default, it does not keep its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from google.protobuf.message import Message
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.manifest.document import Document
+from llamesh.cli.manifest.export import spec_of
+from llamesh.cli.manifest.inventory import AmbiguousObjectError, Inventory, identity
+from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
+from llamesh.v1 import gateway_pb2, manifest_pb2
+
+Verb = Literal["create", "update", "unchanged"]
+FIXED = {
+    "Model": ("source", "name", "sha256"),
+    "ModelServe": ("model_uuid", "namespace"),
+    "Key": ("scopes", "contract"),
+}
+"""Fields that no call changes."""
+DEFAULT_WAKE_BUDGET = 120
+_HINTS = {"ModelServe": ": servers of one manifest have different values of model_name; replicas scales one"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field that differs."""
+
+    path: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is to be done about one document."""
+
+    document: Document
+    verb: Verb
+    desired: Any
+    """The spec with defaults and references in the mesh's own terms."""
+    present: Any = None
+    """The object that is there."""
+    changes: tuple[Change, ...] = ()
+
+
+def plan(documents: Sequence[Document], inventory: Inventory) -> list[Action]:
+    """An action for each document. CommandError that lists every document that cannot be applied."""
+    problems: list[str] = []
+    actions: list[Action] = []
+    taken: dict[tuple[str, str], Document] = {}
+    names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
+    for document in sorted(documents, key=lambda item: ORDER.index(item.kind)):
+        try:
+            action = _action(document, inventory, names)
+        except AmbiguousObjectError as error:
+            words = f"its name is that of several: {', '.join(error.ids)}; set metadata.annotations.{ID_ANNOTATION}"
+            problems.append(f"{document.place('metadata.name')}: {words}")
+            continue
+        meant = identity(action.present) if action.present is not None else f"new {_name(action)}"
+        other = taken.setdefault((document.kind, meant), document)
+        if other is not document:
+            words = f"means the same object as {other.place('metadata.name')}"
+            problems.append(f"{document.place('metadata.name')}: {words}{_HINTS.get(document.kind, '')}")
+        problems.extend(_refusals(action))
+        actions.append(action)
+    if problems:
+        raise CommandError("the manifest cannot be applied; nothing was changed", parts=problems, code=Exit.USAGE)
+    return actions
+
+
+def _name(action: Action) -> str:
+    """What the next plan will find the object by."""
+    if action.document.kind == "ModelServe":
+        return f"{action.desired.namespace or 'default'}/{action.desired.model_name}"
+    return action.document.name
+
+
+def find(document: Document, inventory: Inventory) -> Message | None:
+    """The object that a document means. AmbiguousObjectError if its name means several."""
+    return inventory.find(document, _served_name(document, inventory, {}))
+
+
+def _action(document: Document, inventory: Inventory, names: dict[str, str]) -> Action:
+    desired = _with_defaults(document, inventory, names)
+    present: Any = inventory.find(document, getattr(desired, "model_name", ""))
+    if present is None:
+        return Action(document, "create", desired)
+    before = _comparable(spec_of(present), document.kind)
+    after = _comparable(desired, document.kind, before)
+    changes = tuple(_differences(before, after, "spec"))
+    repair = document.kind == "Model" and bool(present.problem)
+    return Action(document, "update" if changes or repair else "unchanged", desired, present, changes)
+
+
+def _with_defaults(document: Document, inventory: Inventory, names: dict[str, str]) -> Any:
+    spec: Any = type(document.spec)()
+    spec.CopyFrom(document.spec)
+    if document.kind == "ModelServe":
+        spec.model_name = _served_name(document, inventory, names)
+        spec.parameters.ClearField("alias")
+        spec.replicas = spec.replicas or 1
+    elif document.kind == "Contract":
+        spec.models[:] = spec.models or ["*"]
+    elif document.kind == "User":
+        spec.role = spec.role or gateway_pb2.ROLE_USER
+    elif document.kind == "Key":
+        spec.scopes[:] = spec.scopes or ["infer:*"]
+    if document.kind in {"User", "Key"} and spec.contract:
+        spec.contract = inventory.contract_id(spec.contract)
+    return spec
+
+
+def _served_name(document: Document, inventory: Inventory, names: dict[str, str]) -> str:
+    """The name that requests use: as given, else the model's."""
+    if document.kind != "ModelServe":
+        return ""
+    spec: Any = document.spec
+    given = spec.model_name or spec.parameters.alias
+    return given or inventory.model_name(spec.model_uuid) or names.get(spec.model_uuid, "")
+
+
+def _model_name(spec: Any) -> str:
+    return str(spec.name) or str(spec.source).partition("?")[0].rpartition("/")[2]
+
+
+def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
+    """The spec without what cannot be compared and without values that are the default."""
+    made: Any = type(spec)()
+    made.CopyFrom(spec)
+    if kind == "ModelServe":
+        made.namespace = "" if made.namespace == "default" else made.namespace
+        made.replicas = made.replicas or 1
+        if not made.idle_sleep.ToNanoseconds():
+            made.ClearField("idle_sleep")
+        if made.wake_budget.ToMilliseconds() in {0, DEFAULT_WAKE_BUDGET * 1000}:
+            made.ClearField("wake_budget")
+        if not made.parameters.ListFields():
+            made.ClearField("parameters")
+    elif kind == "User":
+        made.ClearField("password_from")
+    elif kind == "Key":
+        made.ClearField("expire_days")
+        made.ClearField("secret_file")
+        made.scopes[:] = sorted(made.scopes)
+        if other is not None and not made.contract:
+            made.contract = other.contract
+    elif kind == "Model":
+        made.sha256 = made.sha256.lower()
+        if other is not None:
+            made.name = made.name or other.name
+            made.source = _comparable_source(made, other)
+            made.sha256 = made.sha256 or other.sha256
+    return made
+
+
+def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec) -> str:
+    """The present source if the desired one leads to the same bytes, as far as the mesh says where they came from."""
+    if not desired.source or desired.sha256 == present.sha256 or present.source == desired.source:
+        return present.source
+    wanted, known = urlsplit(desired.source), urlsplit(present.source)
+    if wanted.scheme in {"", "file"}:
+        same = wanted.path.rpartition("/")[2] == present.source.rpartition("/")[2]
+    else:
+        same = (wanted.hostname, wanted.path) == (known.hostname, known.path)
+    return present.source if same else desired.source
+
+
+def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
+    for field in before.DESCRIPTOR.fields:
+        at = f"{path}.{field.name}"
+        one, two = getattr(before, field.name), getattr(after, field.name)
+        if one == two and (not field.has_presence or before.HasField(field.name) == after.HasField(field.name)):
+            continue
+        if field.message_type is not None and field.message_type.full_name == "llamesh.v1.RuntimeParameters":
+            yield from _differences(one, two, at)
+        else:
+            yield Change(at, _shown(before, field), _shown(after, field))
+
+
+def _shown(message: Any, field: Any) -> str:
+    value = getattr(message, field.name)
+    if field.has_presence and not message.HasField(field.name):
+        return "default"
+    if field.enum_type is not None:
+        return str(field.enum_type.values_by_number[value].name)
+    if field.message_type is not None and field.message_type.full_name == "google.protobuf.Duration":
+        return str(value.ToJsonString())
+    if not isinstance(value, str | int | float | bool):
+        return " ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"
+
+
+def _refusals(action: Action) -> Iterator[str]:
+    document = action.document
+    if action.verb == "create" and document.kind == "Model" and not action.desired.source:
+        yield f"{document.place('spec.source')}: is needed: the model is not there; write where it comes from"
+    if action.verb == "create" and document.kind == "Key" and not action.desired.secret_file:
+        yield f"{document.place('spec.secret_file')}: is needed to make the key: a file that does not exist yet"
+    reference = action.desired.password_from if document.kind == "User" else None
+    if reference is not None and action.verb == "create" and bool(reference.env) == bool(reference.file):
+        yield f"{document.place('spec.password_from')}: is needed to make the user: either env: NAME or file: PATH"
+    for change in action.changes:
+        if change.path.split(".")[1] in FIXED.get(document.kind, ()):
+            words = f"{change.path} cannot be changed ({change.before} -> {change.after})"
+            yield f"{document.place(change.path)}: {words}; {_replacement(action)}"
+
+
+def _replacement(action: Action) -> str:
+    known = identity(action.present)
+    remedies = {
+        "Model": "take another metadata.name, or `llamesh rm` it first",
+        "ModelServe": f"take another model_name, or `llamesh stop {known}` first",
+        "Key": f"take another metadata.name, or `llamesh keys revoke {known}` first",
+    }
+    return remedies[action.document.kind]

@@ -1,0 +1,146 @@
+"""Decodes the spec of a document into the contract's message, field by field, so that each mistake has a line.
+
+Fields are written in snake case or camel case, as protobuf's JSON takes both; enums with or without their prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from buf.validate import validate_pb2
+
+DURATION = "google.protobuf.Duration"
+_Node = Any
+
+
+@dataclass(frozen=True, slots=True)
+class SpecError:
+    """One mistake in a spec."""
+
+    line: int
+    path: str
+    words: str
+
+
+def decode(node: _Node, message: Message, path: str, lines: dict[str, int], errors: list[SpecError]) -> None:
+    """Fill a message from a YAML node. Mistakes go to `errors`, the line of each field to `lines`."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+        return
+    if not isinstance(node, yaml.MappingNode):
+        errors.append(SpecError(line_of(node), path, "must be a mapping of fields to values"))
+        return
+    descriptor = message.DESCRIPTOR
+    known: dict[str, Any] = {**{field.json_name: field for field in descriptor.fields}, **descriptor.fields_by_name}
+    seen: set[str] = set()
+    for key, value in node.value:
+        word = str(key.value)
+        field = known.get(word)
+        if field is None:
+            close = get_close_matches(word, list(known), 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(descriptor.fields_by_name)}"
+            errors.append(SpecError(line_of(key), f"{path}.{word}", f"unknown field{hint}"))
+            continue
+        at = f"{path}.{field.name}"
+        lines[at] = line_of(key)
+        if field.name in seen:
+            errors.append(SpecError(line_of(key), at, "is given twice"))
+            continue
+        seen.add(field.name)
+        _decode_field(value, message, field, at, lines, errors)
+
+
+def _decode_field(
+    node: _Node,
+    message: Message,
+    field: FieldDescriptor,
+    at: str,
+    lines: dict[str, int],
+    errors: list[SpecError],
+) -> None:
+    if field.message_type is not None and field.message_type.full_name != DURATION:
+        child = getattr(message, field.name)
+        child.SetInParent()
+        decode(node, child, at, lines, errors)
+        return
+    try:
+        value = _plain(node)
+        json_format.ParseDict({field.name: _spelled(field, value)}, message)
+        if problem := _out_of_bounds(field, value):
+            errors.append(SpecError(line_of(node), at, problem))
+    except (json_format.ParseError, ValueError, TypeError, LookupError, RecursionError):
+        errors.append(SpecError(line_of(node), at, f"must be {_wanted(field)}"))
+
+
+def _plain(node: _Node) -> Any:
+    """The value as YAML reads it."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): _plain(value) for key, value in node.value}
+    loader = yaml.SafeLoader("")
+    return loader.construct_object(node)
+
+
+def _spelled(field: FieldDescriptor, value: Any) -> Any:
+    """The value as protobuf's JSON spells it."""
+    if field.enum_type is not None:
+        names = enum_words(field)
+        word = ("on" if value else "off") if isinstance(value, bool) else str(value)
+        if word in field.enum_type.values_by_name:
+            return word
+        return names[word.upper()]
+    if field.message_type is not None and field.message_type.full_name == DURATION and isinstance(value, int):
+        return f"{value}s"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str | list):
+        raise TypeError
+    return value
+
+
+def enum_words(field: Any) -> dict[str, str]:
+    """Full names of an enum's values by the words without their prefix."""
+    names = [value.name for value in field.enum_type.values]
+    prefix = re.sub(r"UNSPECIFIED$", "", names[0])
+    return {name.removeprefix(prefix): name for name in names[1:]}
+
+
+def _out_of_bounds(field: FieldDescriptor, value: Any) -> str:
+    """What the contract's rules say against a number or a text; the mesh checks all of them again."""
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    chosen = rules.WhichOneof("type")
+    if chosen in {"uint32", "int32", "double"} and isinstance(value, int | float):
+        limits = {key.name: limit for key, limit in getattr(rules, chosen).ListFields()}
+        if value < limits.get("gte", value) or value > limits.get("lte", value):
+            return f"must be between {limits.get('gte', 0):g} and {limits['lte']:.10g}, not {value:g}"
+    if chosen == "string" and isinstance(value, str) and value:
+        if rules.string.pattern and not re.search(rules.string.pattern, value):
+            return f"{value!r} does not match {rules.string.pattern}"
+        if rules.string.max_len and len(value) > rules.string.max_len:
+            return f"must have at most {rules.string.max_len} characters"
+    return ""
+
+
+def _wanted(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return "one of " + ", ".join(enum_words(field))
+    if field.message_type is not None:
+        return 'a length of time in seconds, for instance "600s"'
+    kinds = {
+        FieldDescriptor.CPPTYPE_BOOL: "true or false",
+        FieldDescriptor.CPPTYPE_STRING: "a text in quotes",
+        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    }
+    words = kinds.get(field.cpp_type, "a whole number that is not negative")
+    return f"a list, each {words}" if isinstance(field.default_value, list) else words
+
+
+def line_of(node: _Node) -> int:
+    """The line of a YAML node, from 1."""
+    return int(node.start_mark.line) + 1

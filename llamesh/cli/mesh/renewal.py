@@ -1,0 +1,72 @@
+"""The certificate of the front door from its start to its renewals: the pair that the settings name is judged, then handed to Envoy.
+
+Invariant: a mesh does not start with a pair that cannot be used. One that runs goes on with the last pair that could, and says so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llamesh import certificates
+from llamesh.certificates import Certificate, CertificateError
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.locations import make_private
+
+LOOK_SECONDS = 5.0
+"""How often the files are compared with what Envoy has."""
+
+
+def read(settings: MeshSettings) -> Certificate | None:
+    """The pair of the settings; None without TLS. CertificateError if it cannot be used."""
+    if not settings.tls:
+        return None
+    return certificates.read(settings.tls_certificate, settings.tls_key, datetime.now(UTC))
+
+
+def take(settings: MeshSettings) -> Certificate | None:
+    """The pair at the start. CommandError with the remedy if it cannot be used."""
+    try:
+        return read(settings)
+    except CertificateError as error:
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
+
+
+def hand_over(settings: MeshSettings) -> Path | None:
+    """Give Envoy the pair if it can be used; what it has stays otherwise. OSError if the folder cannot be written to."""
+    try:
+        found = read(settings)
+    except CertificateError:
+        return None
+    if found:
+        make_private(settings.run_dir)
+        certificates.hand_to_envoy(found, settings.run_dir)
+    return certificates.secret_file(settings.run_dir)
+
+
+class Renewal:
+    """Hands each renewed pair to Envoy, and says what came of it."""
+
+    def __init__(self, settings: MeshSettings, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        self._told = ""
+
+    async def look(self) -> None:
+        """Compare the files with what Envoy has. OSError if Envoy's file cannot be written."""
+        await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        try:
+            found = read(self._settings)
+        except CertificateError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                self._say(f"the front door keeps the certificate that it has: {error}\n    -> {error.remedy}")
+            return
+        self._told = ""
+        if found and certificates.hand_to_envoy(found, self._settings.run_dir):
+            self._say(f"the front door has a new certificate, valid until {found.ends:%Y-%m-%d}")

@@ -1,0 +1,116 @@
+"""`llamesh tls`: a certificate for a network without a public authority, and trust in one."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import note
+from llamesh.client.trust import kept_authority
+from llamesh.locations import home_directory, make_private
+
+app = App(name="tls", help="Certificates for the ports of a mesh.")
+
+SETTINGS = ("LLAMESH_TLS_CERTIFICATE", "LLAMESH_TLS_KEY")
+
+
+@app.command
+def init(
+    *,
+    name: Annotated[list[str] | None, Parameter(negative="")] = None,
+    renew: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Make an authority of this mesh's own and a certificate for this machine, and let the mesh use it.
+
+    A second run keeps what still does: it renews a certificate that expires within 30 days or lacks a name. A mesh that runs takes a
+    renewed certificate within seconds.
+
+    Parameters
+    ----------
+    name
+        A further host name or address under which the mesh is asked; may be given often.
+    renew
+        Make a new certificate of the server in any case. The authority stays.
+    """
+    from llamesh.certificates import CertificateError
+    from llamesh.cli.mesh import authority
+
+    home = home_directory(os.environ)
+    files = authority.Files(home)
+    try:
+        make_private(home)
+        certificate, made = authority.issue(
+            files, [*authority.names_of_this_machine(), *(name or ())], datetime.now(UTC), renew=renew
+        )
+        said = _use(home, files.certificate, files.key)
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            "this installation is the client only: it makes no certificates", hint="pip install 'llamesh[mesh,engine]'"
+        ) from error
+    except CertificateError as error:
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}", hint="LLAMESH_HOME names another folder") from error
+    verb = "made" if made else "still valid"
+    note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
+    note(said)
+    print(_trust(files.authority, authority.fingerprint(files.authority)))
+
+
+@app.command
+def trust(file: str, /) -> None:
+    """Trust the authority of a mesh: this user's llamesh command and SDK then take its certificates.
+
+    Parameters
+    ----------
+    file
+        The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
+    """
+    try:
+        content = Path(file).expanduser().read_bytes()
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
+    if b"-----BEGIN CERTIFICATE-----" not in content or b"PRIVATE KEY" in content:
+        raise CommandError(f"{file} is no PEM certificate", hint="copy ca.pem from LLAMESH_HOME/tls", code=Exit.USAGE)
+    from llamesh.certificates import write_private
+
+    kept = kept_authority()
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(kept, content)
+    note(f"kept as {kept}; to end the trust, remove it")
+
+
+def _use(home: Path, certificate: Path, key: Path) -> str:
+    """Name the files in the settings, unless the settings name some."""
+    from llamesh.certificates import write_private
+
+    config = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
+    content = config.read_text("utf-8-sig") if config.exists() else ""
+    lines = [line.strip().upper() for line in content.splitlines()]
+    if any(os.environ.get(setting) for setting in SETTINGS) or any(line.startswith(SETTINGS) for line in lines):
+        return f"the settings name a certificate already; this one is used if {' and '.join(SETTINGS)} name it"
+    added = f'{SETTINGS[0]}="{certificate}"\n{SETTINGS[1]}="{key}"\n'
+    separator = "" if not content or content.endswith("\n") else "\n"
+    write_private(config, f"{content}{separator}{added}".encode())
+    return f"{config} names it: the next `llamesh up` speaks https"
+
+
+def _trust(file: Path, fingerprint: str) -> str:
+    return f"""
+  others trust the authority {file}
+  SHA-256 {fingerprint}
+  (copy this file to them; ca.key beside it never leaves this machine)
+
+  llamesh     llamesh tls trust ca.pem      (or LLAMESH_CA=ca.pem)
+  curl        curl --cacert ca.pem https://...
+  Python      SSL_CERT_FILE=ca.pem          (httpx, the OpenAI SDK, aiohttp; requests: REQUESTS_CA_BUNDLE)
+  Node.js     NODE_EXTRA_CA_CERTS=ca.pem
+  gRPC        GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=ca.pem
+  browsers    Firefox and Chrome: settings, certificates, authorities, import
+  macOS       sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain ca.pem
+  Debian      sudo cp ca.pem /usr/local/share/ca-certificates/llamesh.crt && sudo update-ca-certificates"""

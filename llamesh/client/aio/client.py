@@ -1,0 +1,178 @@
+# ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
+"""The client of one mesh: its parts, login, health, usage, decisions and the watch."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from llamesh.client import errors
+from llamesh.client.aio.contracts import AsyncContracts
+from llamesh.client.aio.keys import AsyncKeys
+from llamesh.client.aio.models import AsyncModels
+from llamesh.client.aio.servers import AsyncServers
+from llamesh.client.aio.users import AsyncUsers
+from llamesh.client.parameters import Parameters, combined
+from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
+from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
+from llamesh.client.services import CONTRACT, GATEWAY
+from llamesh.client.transport import AsyncTransport
+from llamesh.runtime_parameters import Value
+from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+FIRST_RECONNECT = 0.1
+LONGEST_RECONNECT = 5.0
+
+
+class AsyncClient:
+    """One mesh. `async with AsyncClient() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
+    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there."""
+
+    def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
+        try:
+            found = load_profile()
+        except NoMeshRunsError:
+            if not url:
+                raise
+            found = Profile(url.rstrip("/"))
+        same = not url or url.rstrip("/") == found.url
+        self.profile = Profile(
+            url=url.rstrip("/") or found.url,
+            token=token or (found.token if same else ""),
+            inference_url=inference_url or (found.inference_url if same else ""),
+        )
+        self.transport = AsyncTransport(self.profile.url, self.profile.token)
+        self.models = AsyncModels(self)
+        self.servers = AsyncServers(self)
+        self.keys = AsyncKeys(self.transport)
+        self.users = AsyncUsers(self.transport)
+        self.contracts = AsyncContracts(self.transport)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.transport.close()
+
+    async def login(
+        self, username: str, password: str, *, timeout: float | None = None
+    ) -> gateway_pb2.CreateTokenResponse:
+        """Get a token for a name and a password and use it from now on."""
+        request = gateway_pb2.CreateTokenRequest(username=username, password=password)
+        answer = await self.transport.call(f"{GATEWAY}/CreateToken", request, gateway_pb2.CreateTokenResponse, timeout)
+        self.transport.token = answer.access_token
+        return answer
+
+    async def health(self, *, timeout: float | None = None) -> gateway_pb2.Health:
+        """How the mesh and each of its parts do."""
+        request = gateway_pb2.GetHealthRequest()
+        return await self.transport.call(f"{GATEWAY}/GetHealth", request, gateway_pb2.Health, timeout)
+
+    async def check(
+        self,
+        model: Model,
+        *,
+        replicas: int = 1,
+        runtime_params: str = "",
+        parameters: Parameters | None = None,
+        namespace: str = "",
+        timeout: float | None = None,
+        **named: Value | None,
+    ) -> contract_pb2.CheckResponse:
+        """Whether a model would be served so, and what it would take. A refusal is an answer, not an error.
+
+        Runtime parameters are given as for `servers.serve`.
+        """
+        request = contract_pb2.CheckRequest(
+            model_uuid=model_uuid_of(model),
+            replicas=replicas,
+            runtime_params=runtime_params,
+            parameters=combined(parameters, named),
+            namespace=namespace,
+        )
+        return await self.transport.call(f"{CONTRACT}/Check", request, contract_pb2.CheckResponse, timeout)
+
+    def usage(self, *, subject: str = "", days: float | None = None) -> AsyncIterator[contract_pb2.Usage]:
+        """Requests and tokens by day, subject and model, of the last `days` (30)."""
+        request = contract_pb2.ListUsageRequest(subject=subject)
+        if days is not None:
+            request.start_time.FromSeconds(int(time.time() - days * 86400))
+        return self.keys.pages(f"{CONTRACT}/ListUsage", request, contract_pb2.ListUsageResponse, "usage")
+
+    def decisions(self, *, refused_only: bool = False) -> AsyncIterator[contract_pb2.Decision]:
+        """Decisions, newest first."""
+        request = contract_pb2.ListDecisionsRequest(refused_only=refused_only)
+        return self.keys.pages(f"{CONTRACT}/ListDecisions", request, contract_pb2.ListDecisionsResponse, "decisions")
+
+    async def decision(self, decision_id: str, *, timeout: float | None = None) -> contract_pb2.Decision:
+        """Why something was allowed or refused."""
+        request = contract_pb2.GetDecisionRequest(decision_id=decision_id)
+        return await self.transport.call(f"{CONTRACT}/GetDecision", request, contract_pb2.Decision, timeout)
+
+    async def watch(
+        self,
+        *,
+        kinds: Sequence[str] = (),
+        servers: Sequence[Server] = (),
+        models: Sequence[Model] = (),
+        timeout: float | None = None,
+    ) -> AsyncIterator[gateway_pb2.WatchResponse]:
+        """What is there, then what changes; kinds are SERVERS, DOWNLOADS and MODELS.
+
+        A lost connection is made again and goes on where it was. Ends only by its reader, an error that trying again cannot mend,
+        or, after `timeout` seconds, with DeadlineExceeded.
+        """
+        request = gateway_pb2.WatchRequest(
+            kinds=[gateway_pb2.WatchKind.Value(f"WATCH_KIND_{kind}") for kind in kinds],
+            server_uuids=[server_uuid_of(server) for server in servers],
+            model_uuids=[model_uuid_of(model) for model in models],
+        )
+        ends = time.monotonic() + timeout if timeout is not None else math.inf
+        pause = FIRST_RECONNECT
+        while True:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise errors.of_reason("DEADLINE_EXCEEDED", f"it did not come about within {timeout:g} s")
+            try:
+                stream = self.transport.stream(
+                    f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, None if left == math.inf else left
+                )
+                async for event in stream:
+                    pause = FIRST_RECONNECT
+                    request.resume_token = event.resume_token or request.resume_token
+                    if event.WhichOneof("event") != "heartbeat":
+                        yield event
+            except errors.MeshError as error:
+                if error.reason == "RESUME_TOKEN_EXPIRED":
+                    request.resume_token = ""
+                elif error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                    raise
+            await asyncio.sleep(max(min(pause, ends - time.monotonic()), 0))
+            pause = min(pause * 2, LONGEST_RECONNECT)
+
+    def openai(self, server: server_pb2.Server | None = None, **options: Any) -> AsyncOpenAI:
+        """The official OpenAI client for one server, or for all by model name.
+
+        ImportError if it is not installed; ValueError if the mesh's inference address is not known.
+        """
+        from openai import AsyncOpenAI
+
+        # A client that was told its way to the inference address keeps to it: the mesh's own name for it may lead elsewhere.
+        if server and not self.profile.inference_url:
+            address = server.endpoint
+        else:
+            address = f"{self.profile.inference}/{server.server_uuid}/v1" if server else f"{self.profile.inference}/v1"
+        return AsyncOpenAI(base_url=address, api_key=self.transport.token or "not-needed", **options)

@@ -1,0 +1,33 @@
+# ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
+"""Keys: tokens for programs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from llamesh.client.aio.part import AsyncPart
+from llamesh.client.services import CONTRACT
+from llamesh.v1 import contract_pb2
+
+
+class AsyncKeys(AsyncPart):
+    """Keys: tokens for programs."""
+
+    async def create(
+        self, name: str, *, scopes: Sequence[str] = (), contract: str = "", days: int = 0, timeout: float | None = None
+    ) -> contract_pb2.CreateKeyResponse:
+        """Make a key. Its token is in the answer and never shown again."""
+        request = contract_pb2.CreateKeyRequest(
+            display_name=name, scopes=scopes, contract_id=contract, expire_days=days
+        )
+        return await self._call(f"{CONTRACT}/CreateKey", request, contract_pb2.CreateKeyResponse, timeout)
+
+    def list(self) -> AsyncIterator[contract_pb2.Key]:
+        """Your keys; administrators see all."""
+        request = contract_pb2.ListKeysRequest()
+        return self.pages(f"{CONTRACT}/ListKeys", request, contract_pb2.ListKeysResponse, "keys")
+
+    async def revoke(self, key_id: str, *, timeout: float | None = None) -> contract_pb2.Key:
+        """End a key."""
+        request = contract_pb2.RevokeKeyRequest(key_id=key_id)
+        return await self._call(f"{CONTRACT}/RevokeKey", request, contract_pb2.Key, timeout)

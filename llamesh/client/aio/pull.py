@@ -1,0 +1,68 @@
+# ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
+"""A download that is followed until its model can be served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from llamesh.client import errors
+from llamesh.v1 import download_pb2, model_pb2
+
+if TYPE_CHECKING:
+    from llamesh.client.aio.client import AsyncClient
+
+_ENDED = frozenset(
+    {
+        download_pb2.DOWNLOAD_STATE_SUCCEEDED,
+        download_pb2.DOWNLOAD_STATE_FAILED,
+        download_pb2.DOWNLOAD_STATE_CANCELLED,
+    }
+)
+
+
+class AsyncPull:
+    """A model on its way."""
+
+    def __init__(self, mesh: AsyncClient, download: download_pb2.Download) -> None:
+        self._mesh = mesh
+        self.download = download
+        """The download as it was last seen."""
+        self.model_uuid = download.model_uuid
+
+    async def progress(self, timeout: float | None = None) -> AsyncIterator[download_pb2.Download]:
+        """The download each time it changes, until it has ended. The error of the contract's reason where it failed."""
+        yield self.download
+        if self._ended():
+            return
+        async for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
+            if event.WhichOneof("event") == "download":
+                self.download = await self._counting(event.download)
+                yield self.download
+                if self._ended():
+                    return
+
+    async def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
+        """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""
+        if told.state not in _ENDED or told.create_time == self.download.create_time:
+            return told
+        return (await self._mesh.models.pulling(self.model_uuid)).download
+
+    def _ended(self) -> bool:
+        state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")
+        if state == "FAILED":
+            error = errors.of_reason(self.download.error.reason, self.download.error.message)
+            error.remedy = self.download.error.remedy or error.remedy
+            raise error
+        if state == "CANCELLED":
+            raise errors.MeshError(f"the download of {self.model_uuid} was cancelled")
+        return state == "SUCCEEDED"
+
+    async def wait(
+        self, timeout: float | None = None, on_progress: Callable[[download_pb2.Download], None] | None = None
+    ) -> model_pb2.Model:
+        """Wait until the model can be served."""
+        async for download in self.progress(timeout):
+            if on_progress:
+                on_progress(download)
+        return await self._mesh.models.get(self.model_uuid)

@@ -1,0 +1,42 @@
+"""Values as callers give them, and as requests carry them. Pure; shared by the clients with and without `await`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llamesh.v1 import download_pb2, model_pb2, server_pb2
+
+Model = str | model_pb2.Model | download_pb2.Download
+"""A model, by its id or as an earlier answer."""
+Server = str | server_pb2.Server
+"""A server, by its id or as an earlier answer."""
+
+
+def address_of(source: str | Path) -> str:
+    """The address of a source: an address stays, a path becomes a file address."""
+    return str(source) if not source or "://" in str(source) else Path(source).expanduser().absolute().as_uri()
+
+
+def model_uuid_of(model: Model) -> str:
+    """The id of a model."""
+    return model if isinstance(model, str) else model.model_uuid
+
+
+def server_uuid_of(server: Server) -> str:
+    """The id of a server."""
+    return server if isinstance(server, str) else server.server_uuid
+
+
+def set_seconds(duration: Any, seconds: float | None) -> None:
+    """Set a Duration from seconds; None leaves it unset."""
+    if seconds is not None:
+        duration.FromNanoseconds(round(seconds * 1e9))
+
+
+def why_not_ready(server: server_pb2.Server) -> str:
+    """Why a server is not ready, in words."""
+    for condition in server.conditions:
+        if condition.type == "Ready" and condition.message:
+            return condition.message
+    return f"the engines of {server.server_uuid} do not answer"

@@ -1,0 +1,77 @@
+# Written from aio/models.py by tools/sync_client.py; edit there.
+"""Models and their downloads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from llamesh.client.names import resolve
+from llamesh.client.references import Model, address_of, model_uuid_of
+from llamesh.client.services import DOWNLOAD, GATEWAY
+from llamesh.client.sync.part import Part
+from llamesh.client.sync.pull import Pull
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
+
+if TYPE_CHECKING:
+    from llamesh.client.sync.client import Client
+
+
+class Models(Part):
+    """Models and their downloads."""
+
+    def __init__(self, mesh: Client) -> None:
+        super().__init__(mesh.transport)
+        self._mesh = mesh
+
+    def list(self) -> Iterator[model_pb2.Model]:
+        """Models that can be served; pages are fetched as needed."""
+        request = gateway_pb2.ListModelsRequest()
+        return self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models")
+
+    def get(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
+        """One model by its id."""
+        request = gateway_pb2.GetModelRequest(model_uuid=model_uuid_of(model))
+        return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
+
+    def find(self, name: str) -> str:
+        """The id that is meant by an id or a name."""
+        return resolve(name, [(item.model_uuid, item.name) for item in self.list()])
+
+    def delete(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
+        """Remove a model that no server uses."""
+        request = gateway_pb2.DeleteModelRequest(model_uuid=model_uuid_of(model))
+        return self._call(f"{GATEWAY}/DeleteModel", request, model_pb2.Model, timeout)
+
+    def pull(
+        self, source: str | Path, *, uuid: str = "", name: str = "", sha256: str = "", timeout: float | None = None
+    ) -> Pull:
+        """Begin to fetch a model from an address, or a file below the mesh's import folders. `uuid` is made from the name if not given."""
+        address = address_of(source)
+        file = name or unquote(address.partition("?")[0].rpartition("/")[2])
+        request = download_pb2.StartDownloadRequest(
+            model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
+            source=address,
+            name=name,
+            sha256=sha256,
+        )
+        download = self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
+        return Pull(self._mesh, download)
+
+    def pulling(self, model: Model, *, timeout: float | None = None) -> Pull:
+        """The download of a model, under way or ended."""
+        request = download_pb2.GetDownloadRequest(model_uuid=model_uuid_of(model))
+        return Pull(self._mesh, self._call(f"{DOWNLOAD}/GetDownload", request, download_pb2.Download, timeout))
+
+    def downloads(self) -> Iterator[download_pb2.Download]:
+        """All downloads, newest first."""
+        request = download_pb2.ListDownloadsRequest()
+        return self.pages(f"{DOWNLOAD}/ListDownloads", request, download_pb2.ListDownloadsResponse, "downloads")
+
+    def cancel(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
+        """Stop a download."""
+        request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
+        return self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)

@@ -1,0 +1,30 @@
+# Written from aio/part.py by tools/sync_client.py; edit there.
+# ruff: noqa: UP028 a loop over what comes, as in the source
+"""What every part of the client shares: the transport and lists that come in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from llamesh.client.transport import Transport
+
+
+class Part:
+    """What the parts of the client share."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._call = transport.call
+
+    def pages(self, method: str, request: Any, answer: type[Message], field: str) -> Iterator[Any]:
+        """The items of a list, one page after the other."""
+        while True:
+            page: Any = self._call(method, request, answer)
+            for item in getattr(page, field):
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

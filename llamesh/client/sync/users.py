@@ -1,0 +1,55 @@
+# Written from aio/users.py by tools/sync_client.py; edit there.
+"""Who can log in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamesh.client.services import GATEWAY
+from llamesh.client.sync.part import Part
+from llamesh.v1 import gateway_pb2
+
+
+class Users(Part):
+    """Who can log in."""
+
+    def create(
+        self, username: str, password: str, *, role: str = "USER", contract: str = "", timeout: float | None = None
+    ) -> gateway_pb2.User:
+        """Make a user; roles are INFERENCE, USER and ADMIN."""
+        request = gateway_pb2.CreateUserRequest(
+            username=username, password=password, role=gateway_pb2.Role.Value(f"ROLE_{role}"), contract_id=contract
+        )
+        return self._call(f"{GATEWAY}/CreateUser", request, gateway_pb2.User, timeout)
+
+    def list(self) -> Iterator[gateway_pb2.User]:
+        """Users by name."""
+        request = gateway_pb2.ListUsersRequest()
+        return self.pages(f"{GATEWAY}/ListUsers", request, gateway_pb2.ListUsersResponse, "users")
+
+    def update(
+        self,
+        username: str,
+        *,
+        password: str | None = None,
+        old_password: str = "",
+        role: str | None = None,
+        contract: str | None = None,
+        disabled: bool | None = None,
+        timeout: float | None = None,
+    ) -> gateway_pb2.User:
+        """Change what is given. Users change their own password with the old one. `disabled`: no token of the user counts."""
+        request = gateway_pb2.UpdateUserRequest(
+            username=username,
+            password=password,
+            old_password=old_password,
+            role=gateway_pb2.Role.Value(f"ROLE_{role}") if role else None,
+            contract_id=contract,
+            disabled=disabled,
+        )
+        return self._call(f"{GATEWAY}/UpdateUser", request, gateway_pb2.User, timeout)
+
+    def delete(self, username: str, *, timeout: float | None = None) -> gateway_pb2.User:
+        """Remove a user. Its tokens and keys end."""
+        request = gateway_pb2.DeleteUserRequest(username=username)
+        return self._call(f"{GATEWAY}/DeleteUser", request, gateway_pb2.User, timeout)

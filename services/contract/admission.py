@@ -1,0 +1,122 @@
+"""Admission of inference requests: may this request run now, and what did it use when it ended.
+
+Envoy decides alone about most requests. It asks about tokens that carry a limited contract or that may have lost rights, and at metered
+servers (docs/adr/0017). `ext_authz` decodes the question and calls `admit`; `access_log` decodes Envoy's report of the end and calls
+`settle`. No Envoy message is read or written here.
+
+Invariant: what counts is what holds now: the revoked keys, the user's standing, the user's contract and the key's. A request that is
+refused holds no permit; an admitted one holds a permit until `settle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.identity import Identity
+from llamesh.kit.logs import log
+from llamesh.kit.rights import Rights
+from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.contracts import not_found
+from services.contract.decisions import Decisions, RecordedDecision
+from services.contract.grants import Terms, inference_scopes
+from services.contract.policy import PolicyRefusal
+from services.contract.settlement import TokenUsage
+from services.contract.terms_cache import TermsCache
+from services.contract.usage import Account, Ledger
+
+SHOWN_MODELS = 8
+"""Granted models that a refusal names."""
+RETRY_SECONDS = 1
+"""When a client that was refused for concurrency may try again."""
+
+
+class Admission:
+    """Decides about requests before they reach an engine, and books them when they have ended."""
+
+    def __init__(
+        self, limiter: ConcurrencyLimiter, terms: TermsCache, rights: Rights, ledger: Ledger, decisions: Decisions
+    ) -> None:
+        self._limiter = limiter
+        self._terms = terms
+        self._rights = rights
+        self._ledger = ledger
+        self._decisions = decisions
+
+    async def admit(self, identity: Identity, target: str, permit_id: str) -> None:
+        """Let a request run; from now on it holds a permit of each contract that limits concurrency.
+
+        Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, MODEL_NOT_IN_CONTRACT, CONCURRENCY_EXCEEDED; and COMPONENT_UNAVAILABLE if
+        the rights or the terms are not known, because without them no limit would hold.
+        """
+        _, terms = await self._present(identity)
+        try:
+            limits = _limits(terms, target)
+            self._acquire(limits, permit_id)
+        except MeshError as error:
+            self._note(identity.subject, target, error)
+            raise
+
+    async def listing_scopes(self, identity: Identity) -> list[str]:
+        """The inference scopes that a caller has now, for a list of models. A list counts against no limit."""
+        present, terms = await self._present(identity)
+        return inference_scopes(present.scopes, terms.values())
+
+    def settle(self, permit_id: str, account: Account, usage: TokenUsage | None) -> None:
+        """Book a request that has ended, and free its permit. `usage` None: no engine worked on it."""
+        self._limiter.release(permit_id)
+        if usage is not None:
+            self._ledger.add(account, usage)
+
+    def release_all(self) -> None:
+        """Free all permits: the Envoy that would report the ends of their requests is gone, and the requests with it."""
+        self._limiter.release_all()
+
+    async def _present(self, identity: Identity) -> tuple[Identity, Mapping[str, Terms | None]]:
+        """The caller with its present rights, and the terms of the contracts that apply to it."""
+        await self._rights.settle(identity)
+        present = self._rights.of(identity)
+        ids = dict.fromkeys((present.contract_id, present.user_contract_id))
+        return present, {each: await self._terms.get(each) for each in ids if each}
+
+    def _acquire(self, limits: Mapping[str, int], permit_id: str) -> None:
+        full = self._limiter.acquire(limits, permit_id) if limits else None
+        if full is not None:
+            raise MeshError(
+                Reason.ERROR_REASON_CONCURRENCY_EXCEEDED,
+                f"contract {full} allows {limits[full]} requests at the same time, and as many are running",
+                {"contractId": full, "limit": str(limits[full])},
+                retry_after=RETRY_SECONDS,
+            )
+
+    def _note(self, subject: str, target: str, error: MeshError) -> None:
+        metadata = {key: str(value) for key, value in error.metadata.items()}
+        refusal = PolicyRefusal(name_of(error.reason), error.message, error.remedy, metadata)
+        contract_id = metadata.get("contractId", "")
+        self._decisions.note(RecordedDecision(subject, "infer", target, contract_id, [refusal]))
+        log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
+
+
+def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
+    """The concurrency limits that apply to a request, by contract. Raises if a contract is gone or does not grant the target."""
+    limits = {}
+    for contract_id, each in terms.items():
+        if each is None:
+            raise not_found(contract_id)
+        if not each.allows(target):
+            raise _not_granted(each, target)
+        if each.max_concurrent_requests:
+            limits[contract_id] = each.max_concurrent_requests
+    return limits
+
+
+def _not_granted(terms: Terms, target: str) -> MeshError:
+    """The refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
+    shown = terms.models[:SHOWN_MODELS]
+    more = len(terms.models) - len(shown)
+    granted = (", ".join(shown) + (f" and {more} more" if more else "")) or "no model"
+    return MeshError(
+        Reason.ERROR_REASON_MODEL_NOT_IN_CONTRACT,
+        f"contract {terms.contract_id} does not grant {target}; it grants {granted}",
+        {"contractId": terms.contract_id, "model": target, "granted": ",".join(shown)},
+    )

@@ -1,0 +1,146 @@
+"""Whether the object of a model is present and undamaged.
+
+A model is checked when it is located for an engine (its bytes are hashed as they are copied to this machine) and when it is asked for
+again (only size and presence). The result is written to the model and to its transfer: a model with a problem cannot be served, and a new
+download of the same model repairs it.
+
+Invariant: an object that was found damaged is not read a second time until it is replaced; `damage` says which version was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import update
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.logs import log
+from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectStore, StoreError
+from services.download.catalogue import Catalogue
+from services.download.publications import models_with, version_of
+from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
+
+CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
+
+CHECK_SECONDS = 3.0
+"""How long the check of an object may delay a call."""
+
+
+class Integrity:
+    """Checks objects. `on_transfer` and `on_model` are called with each row that the result changed; `clock` returns the time in UTC."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        catalogue: Catalogue,
+        clock: Callable[[], datetime],
+        on_transfer: Callable[[TransferRow], None],
+        on_model: Callable[[ModelRow], None],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._catalogue = catalogue
+        self._clock = clock
+        self._on_transfer = on_transfer
+        self._on_model = on_model
+
+    async def locate(self, model_uuid: str) -> tuple[Path, ModelRow]:
+        """The model as a file of this machine.
+
+        Raises MODEL_CORRUPT if its object is missing or damaged, MODEL_NOT_READY while it is fetched again for that reason, and
+        STORE_UNAVAILABLE if the store cannot return it.
+        """
+        model = await self._catalogue.get(model_uuid)
+        try:
+            if model.damage and version_of(await self._store.stat(model.object_key)) == model.damage:
+                raise ObjectDamagedError("its bytes in the object store are not those that were published")
+            path = await self._store.local_path(model.object_key, size=model.size_bytes, published=model.create_time)
+        except (ObjectDamagedError, ObjectNotFoundError) as error:
+            raise await self._corrupt(model, error) from error
+        except StoreError as error:
+            raise MeshError(
+                Reason.ERROR_REASON_STORE_UNAVAILABLE, f"{model_uuid}: {error}", {"modelUuid": model_uuid}
+            ) from error
+        await self._set_problem(model, "", "")
+        model.problem = ""
+        return path, model
+
+    async def check_object(self, model_uuid: str) -> None:
+        """Check presence and size of a model's object, without reading it. If the store does not answer, nothing is changed."""
+        async with self._database.read() as session:
+            model = await session.get(ModelRow, model_uuid)
+        if model is None:
+            return
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                info = await self._store.stat(model.object_key)
+        except ObjectNotFoundError as error:
+            await self._corrupt(model, error)
+        except (StoreError, TimeoutError):
+            return
+        else:
+            if info.size != model.size_bytes:
+                await self._corrupt(
+                    model, ObjectDamagedError(f"it has {info.size} bytes instead of {model.size_bytes}")
+                )
+
+    async def _corrupt(self, model: ModelRow, error: StoreError) -> MeshError:
+        """Write that the model cannot be used, and return the error that says so."""
+        message = f"{model.model_uuid} cannot be used: {error}"[:2000]
+        damage = model.damage
+        if isinstance(error, ObjectDamagedError) and not damage:
+            try:
+                damage = version_of(await self._store.stat(model.object_key))
+            except StoreError:
+                damage = ""
+        transfer = await self._set_problem(model, message, damage)
+        if transfer is not None and transfer.state in ACTIVE:
+            return MeshError(
+                Reason.ERROR_REASON_MODEL_NOT_READY,
+                f"{message}; it is being fetched again",
+                {"modelUuid": model.model_uuid},
+            )
+        log.warning("model is corrupt", model_uuid=model.model_uuid, key=model.object_key, error=str(error))
+        return MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, message, {"modelUuid": model.model_uuid})
+
+    async def _set_problem(self, model: ModelRow, problem: str, damage: str) -> TransferRow | None:
+        """Write the problem to the model and its transfer, "" if the object is sound. A later failure of the transfer is kept."""
+        async with self._database.read() as session:
+            transfer = await session.get(TransferRow, model.model_uuid)
+        says_corrupt = (
+            transfer is not None and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED
+        )
+        right = says_corrupt if problem else not says_corrupt
+        if right and (model.damage, model.problem) == (damage, problem):
+            return transfer
+        async with self._database.begin() as session:
+            transfer = await session.get(TransferRow, model.model_uuid, with_for_update=True)
+            row = await session.get(ModelRow, model.model_uuid, with_for_update=True)
+            if row is None or row.object_key != model.object_key:
+                return transfer
+            # Models with the same bytes share the object, and so its problem.
+            sharing = update(ModelRow).where(ModelRow.object_key == row.object_key)
+            await session.execute(sharing.values(damage=damage, problem=problem))
+            models = await models_with(session, row.object_key) if model.problem != problem else ()
+            changed = transfer is not None and self._correct(transfer, problem)
+        if transfer is not None and changed:
+            self._on_transfer(transfer)
+        for each in models:
+            self._on_model(each)
+        return transfer
+
+    def _correct(self, transfer: TransferRow, problem: str) -> bool:
+        """Set a transfer's state by the problem of its object; False if it has that state, or a later one."""
+        if problem and transfer.state == TransferState.SUCCEEDED:
+            transfer.state, transfer.error_reason, transfer.error_message = TransferState.FAILED, CORRUPT, problem
+        elif not problem and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED:
+            transfer.state, transfer.error_reason, transfer.error_message = TransferState.SUCCEEDED, "", ""
+        else:
+            return False
+        transfer.update_time = self._clock()
+        return True

@@ -1,0 +1,256 @@
+"""One run of a transfer, from its source to a model: fetch, verify, publish, record.
+
+The worker starts a run as a task for a row of the transfer table. The run claims the row, streams the source into the store's staging
+area, checks hash and GGUF header, publishes the object and records model and success together. A run that ends without success leaves the
+row in one of three states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
+
+Invariant: what fails outside the transfer never fails it. A database that does not answer is retried for as long as it takes, because
+the bytes are here; an object store that is away is waited for, STORE_PATIENCE_SECONDS at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+
+from llamesh.background import backoff
+from llamesh.kit.completion import to_completion
+from llamesh.kit.errors import MeshError
+from llamesh.kit.logs import log, report_failure
+from llamesh.kit.objects import (
+    ObjectNotFoundError,
+    ObjectStore,
+    StagedObject,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from services.download.changes import Changes
+from services.download.gguf import GgufMetadata
+from services.download.messages import download_message, gguf_fields, model_message
+from services.download.progress import Progress
+from services.download.publications import PublicationLostError, Publications, PublishedObject
+from services.download.retry_waits import RetryWaits, TransferAttempt
+from services.download.source_retries import MOST_TRIES, SourceRetries
+from services.download.sources import Source, SourceError
+from services.download.store_health import StoreHealth
+from services.download.store_retries import StoreRetries
+from services.download.tables import TransferRow
+from services.download.transfers import Transfers
+from services.download.verification import checked_chunks, transfer_error, verify
+
+STORE_PATIENCE_SECONDS = 600.0
+"""How long a transfer waits for an object store that does not work; time in which the store works does not count."""
+
+T = TypeVar("T")
+
+
+class TransferRuns:
+    """Runs transfers and tells watchers how they stand."""
+
+    def __init__(
+        self,
+        transfers: Transfers,
+        publications: Publications,
+        store: ObjectStore,
+        health: StoreHealth,
+        source: Source,
+        changes: Changes,
+        waits: RetryWaits,
+    ) -> None:
+        self._transfers = transfers
+        self._publications = publications
+        self._store = store
+        self._health = health
+        self._source = source
+        self._changes = changes
+        self._waits = waits
+        self._fetching: dict[str, tuple[TransferRow, Progress]] = {}
+
+    def progress(self, model_uuid: str) -> Progress | None:
+        """How far a transfer is that is fetched now."""
+        fetching = self._fetching.get(model_uuid)
+        return fetching[1] if fetching else None
+
+    async def run(self, attempt: TransferAttempt) -> None:
+        """Run one attempt. Returns when the row says how it ended or what it waits for."""
+        row = await self._transfers.begin(*attempt)
+        if row is None:
+            return
+        self._changes.download(download_message(row))
+        log.info("transfer begins", model_uuid=row.model_uuid, source=row.shown_source, resumed=row.resume_count)
+        retries = self._waits.of_store.get(attempt) or StoreRetries(self._waits.clock)
+        try:
+            await self._bring_in(row, retries)
+        except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
+            await self._retry_store(row, retries, error)
+        except SourceError as error:
+            await self._retry_source(row, error)
+        except Exception as error:
+            if isinstance(error, StoreDeniedError):
+                self._health.report(error)
+            await self.fail(row, error)
+        else:
+            self._waits.forget(attempt)
+
+    async def fail(self, row: TransferRow, error: Exception) -> None:
+        """End a transfer with the reason for an error."""
+        reason = transfer_error(error, row.shown_source)
+        unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
+        log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
+        self._waits.forget(attempt_of(row))
+        failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
+        self.tell(failed)
+
+    async def hold_back(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
+        """Queue a transfer again, with what it waits for. `keep`: only this process may begin it."""
+        self.tell(await self._transfers.hold_back(row.model_uuid, row.attempt, reason, keep=keep))
+
+    async def hold_back_for_store(self, row: TransferRow, error: StoreError) -> None:
+        """Queue a transfer again until the object store works."""
+        await self.hold_back(row, _waiting(error, row))
+
+    def tell(self, row: TransferRow | None) -> None:
+        """Tell watchers how a transfer stands."""
+        if row is not None:
+            self._changes.download(download_message(row))
+
+    async def tell_progress(self) -> None:
+        """Tell watchers how far the transfers are."""
+        for row, progress in list(self._fetching.values()):
+            self._changes.download(download_message(row, progress))
+
+    async def write_progress(self) -> None:
+        """Write to the rows how far the transfers are."""
+        for row, progress in list(self._fetching.values()):
+            await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
+
+    async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
+        """Queue the transfer again if another try of the source may help and is allowed; otherwise fail it."""
+        reason = transfer_error(error, row.shown_source)
+        if error.passing:
+            retries = self._waits.of_source.setdefault(attempt_of(row), SourceRetries(self._waits.clock))
+            wait = retries.next_wait(error.retry_after)
+            if wait is not None:
+                reason.message = (
+                    f"tries again in {wait:.0f} s, {retries.failed} of {MOST_TRIES} tries failed: {reason.message}"
+                )
+                log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(error), seconds=wait)
+                await _until_written(partial(self.hold_back, row, reason, keep=True))
+                return
+            reason.message += f" (given up after {retries.failed} tries)"
+        await self.fail(row, reason)
+
+    async def _retry_store(
+        self, row: TransferRow, retries: StoreRetries, error: StoreError | PublicationLostError
+    ) -> None:
+        """Queue the transfer again, because only the store failed; fail it if that has lasted too long."""
+        if isinstance(error, PublicationLostError):
+            error = StoreUnavailableError(str(error))
+        if retries.failed() > STORE_PATIENCE_SECONDS:
+            await self.fail(row, error)
+            return
+        self._waits.of_store[attempt_of(row)] = retries
+        log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
+        await _until_written(partial(self.hold_back_for_store, row, error))
+        if isinstance(error, StoreUnavailableError):
+            self._health.report(error)
+
+    async def _bring_in(self, row: TransferRow, retries: StoreRetries) -> None:
+        staged = await self._fetch(row, retries)
+        try:
+            verifying = await _until_written(
+                lambda: self._transfers.progress(
+                    row.model_uuid, row.attempt, done=staged.size, total=staged.size, verifying=True
+                )
+            )
+            if verifying is None:
+                return
+            self.tell(verifying)
+            metadata = await to_completion(verify(staged, row.expected_sha256))
+            publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
+            recorded = await self._record(publication, metadata, row)
+        finally:
+            await _quietly("discard staged bytes", staged.discard())
+        if recorded is not None:
+            model, transfer = recorded
+            log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
+            self._changes.model(model_message(model))
+            self.tell(transfer)
+
+    async def _record(self, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow) -> Any:
+        fields = gguf_fields(metadata)
+        recorded = None
+        try:
+            recorded = await _until_written(lambda: to_completion(self._publications.record(publication, fields, row)))
+        finally:
+            if recorded is None:
+                await to_completion(self._publications.abandon(publication))
+        return recorded
+
+    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> StagedObject:
+        staged: StagedObject | None = None
+        try:
+            async with self._source.open(row.source) as found:
+                progress = Progress(found.size or 0, self._waits.clock)
+                self._fetching[row.model_uuid] = (row, progress)
+
+                def count(length: int) -> None:
+                    progress.add(length)
+                    retries.add(length)
+
+                retries.begin()
+                staged = await self._store.stage(checked_chunks(found.chunks, count), expected_size=found.size)
+                retries.staged()
+        except BaseException:
+            # Closing the source can fail or be cancelled too, when all bytes are staged.
+            if staged is not None:
+                await _quietly("discard staged bytes", staged.discard())
+            raise
+        finally:
+            self._fetching.pop(row.model_uuid, None)
+        return staged
+
+
+def attempt_of(row: TransferRow) -> TransferAttempt:
+    """The attempt that a row is at."""
+    return TransferAttempt(row.model_uuid, row.attempt)
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
+    if isinstance(error, MeshError):
+        return error.code is grpc.StatusCode.UNAVAILABLE
+    return isinstance(error, OSError | TimeoutError)
+
+
+async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
+    """Take a step that writes to the database, and repeat it with a backoff while the database does not work."""
+    failures = 0
+    while True:
+        try:
+            return await step()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            failures += 1
+            report_failure("write a transfer's state", error)
+        await asyncio.sleep(backoff(failures))
+
+
+def _waiting(error: StoreError, row: TransferRow) -> MeshError:
+    reason = transfer_error(error, row.shown_source)
+    reason.message = f"waits for the object store: {reason.message}"
+    return reason
+
+
+async def _quietly(name: str, work: Awaitable[None]) -> None:
+    """Clean up. What fails is removed by the store's next sweep and must not change how a transfer ends."""
+    try:
+        await work
+    except StoreError as error:
+        report_failure(name, error)

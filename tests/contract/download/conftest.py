@@ -1,0 +1,134 @@
+"""The real download service on its socket, with a server of model files beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamesh.kit.config import Settings
+from llamesh.kit.serving import Member
+from llamesh.v1 import download_pb2 as pb
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
+from services.download.service import run
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
+from tests.contract.model_source import ModelServer, model_bytes, model_server
+
+TINY = model_bytes()
+ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[ModelServer]:
+    async with model_server() as server:
+        yield server
+
+
+@dataclass
+class Service:
+    """The download service as its callers see it."""
+
+    settings: Settings
+    member: Member
+    downloads: DownloadServiceStub
+    catalogue: CatalogueServiceStub
+    caller: list[tuple[str, str]]
+
+    async def start(self, model_uuid: str, source: str = "", **fields: str) -> pb.Download:
+        request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source, **fields)
+        return await self.downloads.StartDownload(request, metadata=self.caller)
+
+    async def get(self, model_uuid: str) -> pb.Download:
+        return await self.downloads.GetDownload(pb.GetDownloadRequest(model_uuid=model_uuid), metadata=self.caller)
+
+    async def cancel(self, model_uuid: str) -> pb.Download:
+        return await self.downloads.CancelDownload(
+            pb.CancelDownloadRequest(model_uuid=model_uuid), metadata=self.caller
+        )
+
+    async def state(self, model_uuid: str, *states: int) -> pb.Download:
+        async with asyncio.timeout(20):
+            while True:
+                found = await self.get(model_uuid)
+                if found.state in (states or ENDED):
+                    return found
+                await asyncio.sleep(0.01)
+
+    async def fetched(self, model_uuid: str, source: str = "", **fields: str) -> pb.Download:
+        """Start it and wait for its end."""
+        await self.start(model_uuid, source, **fields)
+        return await self.state(model_uuid)
+
+    async def model(self, model_uuid: str) -> Any:
+        return await self.catalogue.GetCatalogueModel(pb.GetCatalogueModelRequest(model_uuid=model_uuid))
+
+    async def delete(self, model_uuid: str) -> Any:
+        return await self.catalogue.DeleteCatalogueModel(pb.DeleteCatalogueModelRequest(model_uuid=model_uuid))
+
+    async def path(self, model_uuid: str) -> Path:
+        return Path((await self.catalogue.LocateModel(pb.LocateModelRequest(model_uuid=model_uuid))).path)
+
+    @property
+    def stored(self) -> list[Path]:
+        """Every file in the store, published or not."""
+        return [path for path in (self.settings.home / "objects").rglob("*") if path.is_file()]
+
+    async def no_files(self) -> None:
+        async with asyncio.timeout(10):
+            while self.stored:
+                await asyncio.sleep(0.01)
+
+
+Open = Callable[[], Awaitable[Service]]
+OpenWith = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture
+def open_with(
+    web: ModelServer, start_main: StartMain, start_standings: StartStandings, connect: Connect, as_caller: AsCaller
+) -> OpenWith:
+    """Starts the service with settings of the test's."""
+
+    async def start(settings: Settings, **changes: object) -> Service:
+        mine = settings.model_copy(update={"http_source_hosts": (web.host,), **changes})
+        await start_standings(mine)
+        member = await start_main(mine, "download", run)
+        channel = connect(mine, "download")
+        return Service(
+            mine, member, DownloadServiceStub(channel), CatalogueServiceStub(channel), as_caller("ada", "manage")
+        )
+
+    return start
+
+
+@pytest.fixture
+def open_service(settings: Settings, open_with: OpenWith) -> Open:
+    """Starts the service, also again on the same data."""
+    return lambda: open_with(settings)
+
+
+@pytest.fixture
+async def service(open_service: Open) -> Service:
+    return await open_service()
+
+
+@pytest.fixture
+async def sqlite_service(one_settings: Settings, open_with: OpenWith) -> Service:
+    """For tests in which the database plays no part."""
+    return await open_with(one_settings)
+
+
+def import_file(service: Service, name: str, data: bytes) -> str:
+    folder = service.settings.home / "import"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+    return str(folder / name)

@@ -1,0 +1,213 @@
+"""Models that were downloaded: shared objects, deletion, lists, watches and the object store below them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from pydantic import SecretStr
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import open_database
+from llamesh.kit.objects import DirectoryStore, object_key, put
+from llamesh.kit.serving import Member
+from llamesh.v1 import download_pb2 as pb
+from services.download.tables import UnownedObjectRow
+from tests.contract.download.conftest import TINY, Open, OpenWith, Service, import_file, sha256
+from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.rich_status import refused
+from tests.unit.fake_s3 import fake_s3
+
+
+async def test_models_with_the_same_bytes_share_an_object_until_the_last_goes(service: Service) -> None:
+    source = import_file(service, "a.gguf", TINY)
+    for model_uuid in ("m1", "m2"):
+        await service.fetched(model_uuid, source)
+    assert len(service.stored) == 1
+    assert (await service.delete("m1")).model_uuid == "m1"
+    assert (await service.path("m2")).read_bytes() == TINY
+    with refused("MODEL_NOT_FOUND"):
+        await service.delete("m1")
+    with refused("DOWNLOAD_NOT_FOUND"):
+        await service.get("m1")
+    await service.delete("m2")
+    assert service.stored == []
+
+
+async def test_a_deleted_model_can_be_fetched_again(service: Service) -> None:
+    source = import_file(service, "a.gguf", TINY)
+    for _ in range(2):
+        assert (await service.fetched("m1", source)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+        await service.delete("m1")
+
+
+async def test_an_object_without_a_record_is_removed_at_the_next_start(
+    service: Service, open_service: Open, stop_member: Callable[[Member], Awaitable[None]]
+) -> None:
+    """What a crash between publishing and recording, or between forgetting and removing, leaves behind."""
+    await service.fetched("m1", import_file(service, "a.gguf", TINY))
+    await stop_member(service.member)
+
+    async def orphan() -> AsyncIterator[bytes]:
+        yield b"orphan"
+
+    keys = [object_key("models", sha256(data), ".gguf") for data in (b"orphan", TINY)]
+    await put(DirectoryStore(service.settings.home / "objects"), keys[0], orphan())
+    database = open_database(service.settings, "download")
+    async with database.begin() as session:
+        session.add_all(UnownedObjectRow(object_key=key) for key in keys)
+    await database.close()
+    again = await open_service()
+    async with asyncio.timeout(10):
+        while len(again.stored) > 1:
+            await asyncio.sleep(0.01)
+    assert (await again.path("m1")).read_bytes() == TINY
+
+
+async def test_an_object_that_somebody_removed_is_said_so(service: Service) -> None:
+    await service.fetched("m1", import_file(service, "a.gguf", TINY))
+    service.stored[0].unlink()
+    with refused("MODEL_CORRUPT"):
+        await service.path("m1")
+
+
+async def test_lists_come_in_pages_in_order(service: Service) -> None:
+    names = [f"m{number}" for number in range(7)]
+    for name in names:
+        await service.fetched(name, import_file(service, f"{name}.gguf", model_bytes(name)))
+    models, downloads, token = [], [], ""
+    while True:
+        page = await service.catalogue.ListCatalogueModels(pb.ListCatalogueModelsRequest(page_size=3, page_token=token))
+        models += [model.model_uuid for model in page.models]
+        token = page.next_page_token
+        if not token:
+            break
+    while True:
+        request = pb.ListDownloadsRequest(page_size=3, page_token=token)
+        answer = await service.downloads.ListDownloads(request, metadata=service.caller)
+        downloads += [download.model_uuid for download in answer.downloads]
+        token = answer.next_page_token
+        if not token:
+            break
+    assert (models, downloads) == (names, names[::-1])
+    with refused("INVALID_PAGE_TOKEN"):
+        await service.catalogue.ListCatalogueModels(pb.ListCatalogueModelsRequest(page_token="x"))
+
+
+async def test_a_watch_begins_with_what_is_there_and_goes_on_with_what_changes(
+    service: Service, web: ModelServer
+) -> None:
+    await service.fetched("m1", import_file(service, "a.gguf", TINY))
+    stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+    first = [await stream.read() for _ in range(3)]
+    assert [message.WhichOneof("change") for message in first] == ["download", "model", "synced"]
+    assert (first[0].download.model_uuid, first[1].model.model_uuid) == ("m1", "m1")
+
+    web.files["b.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["b.gguf"] = 2 << 20
+    await service.start("m2", web.url("b.gguf"))
+    seen: list[pb.WatchCatalogueResponse] = []
+    async with asyncio.timeout(20):
+        while not any(message.download.bytes_done for message in seen):
+            seen.append(await stream.read())
+        web.go_on.set()
+        while not seen[-1].removed_model_uuid:
+            seen.append(await stream.read())
+            if seen[-1].download.state == pb.DOWNLOAD_STATE_SUCCEEDED:
+                await service.delete("m1")
+    stream.cancel()
+    states = [message.download.state for message in seen if message.HasField("download")]
+    assert states == sorted(states)
+    assert states[-1] == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert [message.model.model_uuid for message in seen if message.HasField("model")] == ["m2"]
+    assert seen[-1].removed_model_uuid == "m1"
+
+
+async def test_a_failed_download_is_seen_by_watchers(service: Service, web: ModelServer) -> None:
+    stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+    assert (await stream.read()).synced
+    await service.start("m1", web.url("none.gguf"))
+    async with asyncio.timeout(20):
+        while (message := await stream.read()).download.state != pb.DOWNLOAD_STATE_FAILED:
+            pass
+    stream.cancel()
+    assert message.download.error.reason == "SOURCE_UNAVAILABLE"
+
+
+async def test_more_transfers_than_may_run_at_once_wait_their_turn(service: Service, web: ModelServer) -> None:
+    for number in range(6):
+        web.files[f"{number}.gguf"] = model_bytes(str(number))
+        web.hold_after[f"{number}.gguf"] = 64
+        await service.start(f"m{number}", web.url(f"{number}.gguf"))
+    async with asyncio.timeout(10):
+        while len(web.asked) < 3:
+            await asyncio.sleep(0.01)
+    assert (await service.get("m5")).state == pb.DOWNLOAD_STATE_QUEUED
+    assert sorted(web.asked) == ["0.gguf", "1.gguf", "2.gguf"]
+    web.go_on.set()
+    for number in range(6):
+        assert (await service.state(f"m{number}")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_on_s3_a_model_is_located_as_a_local_copy(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("s"),
+        )
+        await service.fetched("m1", web.url("a.gguf"))
+        assert [key.partition("-")[0] for key in s3.objects] == [f"models/{sha256(TINY)}"]
+        assert (await service.path("m1")).read_bytes() == TINY
+        assert (await service.fetched("m2", web.url("a.gguf"), sha256="0" * 64)).error.reason == "CONTENT_MISMATCH"
+        assert len(s3.objects) == 1
+        await service.delete("m1")
+        assert s3.objects == {}
+
+
+async def test_a_store_that_refuses_its_credentials_is_said_at_once_and_mended_without_a_restart(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        s3.refuse = {"GET": (403, "SignatureDoesNotMatch"), "HEAD": (403, "SignatureDoesNotMatch")}
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("wrong"),
+        )
+        download = await service.fetched("m1", web.url("a.gguf"))
+        assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+        assert "SignatureDoesNotMatch" in download.error.message
+        s3.refuse = {}
+        assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_a_store_that_stays_away_is_waited_for_and_then_said(
+    one_settings: Settings, web: ModelServer, open_with: OpenWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["a.gguf"] = TINY
+    with fake_s3() as s3:
+        s3.refuse = {"GET": (503, "SlowDown"), "HEAD": (503, "SlowDown")}
+        service = await open_with(
+            one_settings,
+            minio_endpoint=s3.endpoint,
+            minio_access_key=SecretStr("k"),
+            minio_secret_key=SecretStr("s"),
+        )
+        await service.start("m1", web.url("a.gguf"))
+        async with asyncio.timeout(20):
+            # One look at the bucket is asked four times: it has been given up when there is a fifth.
+            while len(s3.requests) < 5:
+                await asyncio.sleep(0.01)
+        assert (await service.get("m1")).state == pb.DOWNLOAD_STATE_QUEUED
+        monkeypatch.setattr("services.download.transfer_run.STORE_PATIENCE_SECONDS", 0.0)
+        download = await service.fetched("m2", web.url("a.gguf"))
+        assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+        assert (await service.state("m1")).error.reason == "STORE_UNAVAILABLE"

@@ -1,0 +1,326 @@
+"""Several download services on one PostgreSQL and one bucket: they share the work, follow each other, and never lose an object.
+
+The services are processes of their own with homes of their own; PostgreSQL is real; the S3 server is the fake of tests/unit here,
+and a real MinIO in tests/cluster/test_downloads_are_shared_on_minio.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select, text
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.v1 import download_pb2 as pb
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
+from services.download.tables import ModelRow, UnownedObjectRow
+from tests.contract.conftest import AsCaller, Connect, StartStandings
+from tests.contract.model_source import ModelServer, model_bytes, model_server
+from tests.unit.fake_s3 import FakeS3, fake_s3
+
+ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
+SECONDS = 60.0
+SEED = 11
+ROUNDS = 30
+ASKED = 6
+"""Calls of a client in a round."""
+
+
+class Replica:
+    """One process of the download service in a home of its own."""
+
+    def __init__(
+        self,
+        home: Path,
+        environment: dict[str, str],
+        connect: Connect,
+        caller: Any,
+        start_standings: StartStandings,
+    ) -> None:
+        self._start_standings = start_standings
+        self.settings = Settings(home=home)
+        self._environment = {**os.environ, **environment, "LLAMESH_HOME": str(home), "LLAMESH_DRAIN_SECONDS": "1"}
+        self._connect = connect
+        self._caller = caller
+        self.process: asyncio.subprocess.Process | None = None
+        self.log = home.with_suffix(".log")
+
+    async def start(self) -> None:
+        await self._start_standings(self.settings)
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.download", env=self._environment, stdout=log, stderr=log
+            )
+
+    async def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), SECONDS)
+
+    async def download(self, model_uuid: str, source: str = "") -> pb.Download:
+        request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source)
+        stub = DownloadServiceStub(self._connect(self.settings, "download"))
+        return await stub.StartDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+
+    async def state(self, model_uuid: str) -> pb.Download:
+        stub = DownloadServiceStub(self._connect(self.settings, "download"))
+        request = pb.GetDownloadRequest(model_uuid=model_uuid)
+        return await stub.GetDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+
+    async def ended(self, model_uuid: str) -> pb.Download:
+        async with asyncio.timeout(SECONDS):
+            while (found := await self.state(model_uuid)).state not in ENDED:
+                await asyncio.sleep(0.05)
+        return found
+
+    async def delete(self, model_uuid: str) -> None:
+        stub = CatalogueServiceStub(self._connect(self.settings, "download"))
+        request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)
+        await stub.DeleteCatalogueModel(request, wait_for_ready=True, timeout=SECONDS)
+
+
+@pytest.fixture
+def s3() -> Iterator[FakeS3]:
+    with fake_s3() as server:
+        yield server
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[ModelServer]:
+    async with model_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: Callable[[], str]) -> str:
+    return postgres()
+
+
+@pytest.fixture
+async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    opened = open_database(Settings(home=tmp_path / "looker", database_url=SecretStr(database_url)), "download")
+    yield opened
+    await opened.close()
+
+
+NewReplica = Callable[..., Replica]
+
+
+@pytest.fixture
+async def new_replica(
+    database_url: str,
+    s3: FakeS3,
+    web: ModelServer,
+    tmp_path: Path,
+    connect: Connect,
+    as_caller: AsCaller,
+    start_standings: StartStandings,
+) -> AsyncIterator[NewReplica]:
+    made: list[Replica] = []
+
+    def new(name: str, **changes: str) -> Replica:
+        environment = {
+            "DATABASE_URL": database_url,
+            "MINIO_ENDPOINT": s3.endpoint,
+            "MINIO_ACCESS_KEY": s3.access_key,
+            "MINIO_SECRET_KEY": s3.secret_key,
+            "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
+        }
+        caller = as_caller("ada", "manage")
+        made.append(Replica(tmp_path / name, environment | changes, connect, caller, start_standings))
+        return made[-1]
+
+    yield new
+    for replica in made:
+        if replica.process is not None:
+            await replica.end(signal.SIGKILL)
+
+
+@asynccontextmanager
+async def running(*replicas: Replica) -> AsyncIterator[None]:
+    # One after the other: the first one migrates.
+    for replica in replicas:
+        await replica.start()
+        with pytest.raises(grpc.aio.AioRpcError, match="there is no download of"):
+            await replica.state("nothing")
+    yield
+
+
+async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewReplica, web: ModelServer) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        # The other one leaves it alone while it is worked on: one look, and no second reader.
+        await two.download("m1")
+        await asyncio.sleep(0.5)
+        assert web.asked == ["a.gguf"]
+        await one.end(signal.SIGKILL)
+        web.go_on.set()
+        found = await two.ended("m1")
+    assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 1)
+    assert web.asked == ["a.gguf", "a.gguf"]
+
+
+async def test_a_process_that_ends_in_order_hands_over_at_once(new_replica: NewReplica, web: ModelServer) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        assert await one.end(signal.SIGTERM) == 0
+        web.go_on.set()
+        async with asyncio.timeout(20):  # far below the 30 s of a lease
+            while (await two.state("m1")).state != pb.DOWNLOAD_STATE_SUCCEEDED:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_watch_of_one_process_sees_what_another_does(
+    new_replica: NewReplica, web: ModelServer, connect: Connect
+) -> None:
+    web.files["a.gguf"] = model_bytes("a")
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        catalogue = CatalogueServiceStub(connect(two.settings, "download"))
+        stream = catalogue.WatchCatalogue(pb.WatchCatalogueRequest(), wait_for_ready=True)
+        assert (await stream.read()).synced
+        await one.download("m1", web.url("a.gguf"))
+        seen: list[str] = []
+        async with asyncio.timeout(SECONDS):
+            while "model m1" not in seen or "SUCCEEDED" not in seen:
+                change = await stream.read()
+                if change.HasField("model"):
+                    seen.append(f"model {change.model.model_uuid}")
+                else:
+                    seen.append(pb.DownloadState.Name(change.download.state)[15:])
+            await one.delete("m1")
+            while not (change := await stream.read()).removed_model_uuid:
+                pass
+        assert change.removed_model_uuid == "m1"
+        stream.cancel()
+
+
+async def test_a_frozen_process_that_comes_back_changes_nothing(
+    new_replica: NewReplica, web: ModelServer, database: Database
+) -> None:
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        assert one.process is not None
+        one.process.send_signal(signal.SIGSTOP)
+        async with database.begin() as session:
+            await session.execute(text("UPDATE transfer SET claim_expires = now() - interval '1 second'"))
+        web.go_on.set()
+        await two.download("m1")
+        taken = await two.ended("m1")
+        one.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(SECONDS):
+            while b"transfer begins" not in one.log.read_bytes():
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        assert await one.state("m1") == taken == await two.state("m1")
+        assert await one.end(signal.SIGTERM) == 0
+
+
+async def test_a_process_with_wrong_credentials_ends_no_transfer_that_another_can_do(
+    new_replica: NewReplica, s3: FakeS3, web: ModelServer
+) -> None:
+    s3.refused_keys.add("wrong")
+    web.files["a.gguf"] = model_bytes()
+    wrong, right = new_replica("a", MINIO_ACCESS_KEY="wrong"), new_replica("b")
+    async with running(wrong):
+        await wrong.download("m1", web.url("a.gguf"))
+        async with asyncio.timeout(SECONDS):
+            while not (waiting := await wrong.state("m1")).error.reason:
+                await asyncio.sleep(0.05)
+        assert (waiting.state, waiting.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "STORE_UNAVAILABLE")
+        assert "InvalidAccessKeyId" in waiting.error.message
+        async with running(right):
+            assert (await right.ended("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+            for number in range(3):
+                await wrong.download(f"n{number}", web.url("a.gguf"))
+                assert (await wrong.ended(f"n{number}")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_another_store_on_the_same_database_is_refused_by_name(new_replica: NewReplica, s3: FakeS3) -> None:
+    one = new_replica("one")
+    other = new_replica("other", MINIO_BUCKET="another")
+    folder = new_replica("folder", MINIO_ENDPOINT="")
+    async with running(one):
+        for refused in (other, folder):
+            await refused.start()
+            assert refused.process is not None
+            assert await asyncio.wait_for(refused.process.wait(), SECONDS) == 2
+            last = refused.log.read_text().strip().splitlines()[-1]
+            assert f"another object store, s3://{s3.endpoint}/inference-models, used by process" in last
+
+
+async def test_fetching_and_deleting_the_same_bytes_never_leaves_a_record_without_its_object(
+    new_replica: NewReplica, web: ModelServer, s3: FakeS3, database: Database
+) -> None:
+    """Two processes, one content under two names, so that its last record goes all the time; one process is killed on the way."""
+    web.files["a.gguf"] = model_bytes("a")
+    s3.delay = {"DELETE": 0.05}
+    chance = random.Random(SEED)
+    names = [f"m{number}" for number in range(2)]
+    one, two = new_replica("one"), new_replica("two")
+    did: Counter[str] = Counter()
+
+    async def client(replica: Replica) -> None:
+        for _ in range(ASKED):
+            name = chance.choice(names)
+            try:
+                if chance.random() < 0.5:
+                    await replica.download(name, web.url("a.gguf"))
+                    did["download"] += 1
+                else:
+                    await replica.delete(name)
+                    did["delete"] += 1
+            except grpc.aio.AioRpcError as error:
+                did[error.code().name] += 1
+
+    async def settled() -> dict[str, str]:
+        """The records and their keys once nothing is under way."""
+        for name in names:
+            try:
+                assert (await one.ended(name)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017 - it was deleted last
+        async with database.read() as session:
+            found = await session.execute(select(ModelRow.model_uuid, ModelRow.object_key))
+            return {model_uuid: key for model_uuid, key in found.all()}  # noqa: C416 - rows are no tuples to the checker
+
+    async with running(one, two):
+        for number in range(ROUNDS):
+            await asyncio.gather(*(client(replica) for replica in (one, two) for _ in range(4)))
+            if number == ROUNDS // 2:
+                await two.end(signal.SIGKILL)
+                await two.start()
+            for name, key in (await settled()).items():
+                assert s3.objects.get(key) == web.files["a.gguf"], f"{name} has lost {key} in round {number}, {did}"
+        keys = set((await settled()).values())
+        async with database.read() as session:
+            unowned = set(await session.scalars(select(UnownedObjectRow.object_key)))
+    assert did["download"] > ROUNDS, did
+    assert did["delete"] > ROUNDS, did
+    assert {key for key in s3.objects if key.startswith("models/")} <= keys | unowned

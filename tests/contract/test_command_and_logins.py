@@ -1,0 +1,160 @@
+"""The command against fakes: which mesh it talks to, which token it sends, and how a login is kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.v1 import server_pb2
+from tests.contract.fakes import FakeGateway
+
+Capture = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.usefixtures("url")
+
+
+@pytest.mark.parametrize("address", ["http://localhost:x", "http://localhost:99999", "ftp://localhost", "http://:8200"])
+@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"], ["login", "ada", "--password-stdin"]])
+def test_an_address_that_is_none_is_named(
+    address: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMESH_URL", address)
+    assert run(arguments) == Exit.USAGE
+    assert capsys.readouterr().err == f"error: {address!r} is not an address like http://localhost:8200\n"
+
+
+@pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
+@pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
+def test_what_no_header_can_carry_is_no_token(
+    token: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", token)
+    assert run(arguments) == Exit.NOT_SIGNED_IN
+    assert capsys.readouterr().err == "error: LLAMESH_TOKEN holds no token\nhint: llamesh login\n"
+
+
+def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", "token\n")
+    assert run(["status"]) == Exit.OK
+
+
+def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
+    assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
+    assert not profile_path().exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin"]) == Exit.OK
+    assert profile_path().stat().st_mode & 0o777 == 0o600
+    assert load_profile() == Profile(url, "fresh")
+    assert "fresh" not in capsys.readouterr().err
+
+
+def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    save_profile(Profile("https://mesh.example", "secret"))
+    assert load_profile().token == ""
+    monkeypatch.delenv("LLAMESH_URL")
+    assert load_profile() == Profile("https://mesh.example", "secret")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stop", "smol"],
+        ["status"],
+        ["models"],
+        ["chat", "smol", "Hello"],
+        ["api", "GET", "/status"],
+        ["login", "ada", "--password-stdin"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_a_home_without_a_mesh_leaves_the_mesh_of_the_login_alone(
+    command: list[str],
+    gateway: FakeGateway,
+    url: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    gateway.servers = [server_pb2.Server(server_uuid="0f0c6a0e", model_name="smol")]
+    save_profile(Profile(url, "token"))
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    assert run(command) == Exit.UNAVAILABLE
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: no mesh runs in LLAMESH_HOME={tmp_path / 'home'}\n")
+    assert f"without LLAMESH_HOME the mesh at {url} is used" in said.err
+    assert not said.out or command == ["version"]
+    assert len(gateway.servers) == 1
+
+
+def test_an_address_that_is_given_needs_no_mesh_in_the_home(
+    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import io
+
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", url]) == Exit.OK
+    assert "LLAMESH_HOME is set, so other commands use the mesh that it names" in capsys.readouterr().err
+    monkeypatch.setenv("LLAMESH_URL", url)
+    assert run(["status"]) == Exit.OK
+
+
+def a_token(**claims: str) -> str:
+    """A token as the mesh makes them, without a signature."""
+    return "e30." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=") + ".x"
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "after", "said"),
+    [
+        ({"sub": "ada", "jti": "4f1c"}, None, "fresh", "you are logged in again"),
+        ({"sub": "root", "jti": "4f1c"}, None, None, "its earlier logins have ended, its keys have not\n"),
+        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "4f1c"}, None, "LLAMESH_TOKEN has ended too"),
+        ({"sub": "root", "jti": "4f1c"}, {"sub": "ada", "jti": "key_1"}, None, "its keys have not\n"),
+    ],
+)
+def test_whoever_sets_its_own_password_is_logged_in_again(
+    url: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: dict,
+    given: dict | None,
+    after: str | None,
+    said: str,
+) -> None:
+    import io
+
+    token = a_token(**kept)
+    save_profile(Profile(url, token))
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    if given:
+        monkeypatch.setenv("LLAMESH_TOKEN", a_token(**given))
+    monkeypatch.setattr("sys.stdin", io.StringIO("before\nright\n"))
+    assert run(["users", "password", "ada", "--password-stdin"]) == Exit.OK
+    assert said in capsys.readouterr().err
+    monkeypatch.delenv("LLAMESH_TOKEN", raising=False)
+    assert load_profile().token == (after or token)
+
+
+def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["login", "ada"]) == Exit.USAGE
+    assert run(["users", "create", "ada"]) == Exit.USAGE
+    assert "--password-stdin" in capsys.readouterr().err

@@ -1,0 +1,219 @@
+"""`apply`, `diff`, `delete` and `-o yaml` against a real mesh: idempotent, ordered, pruned only of what apply itself made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pexpect
+import pytest
+
+from engine import sentence
+from tests.mesh.running import RunningMesh
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+MANIFEST = """\
+apiVersion: llamesh.dev/v1alpha1
+kind: Key
+metadata: {name: manifest-ci}
+spec: {scopes: ["infer:*"], contract: manifest-team, expireDays: 7, secretFile: ci.token}
+---
+apiVersion: llamesh.dev/v1alpha1
+kind: ModelServe
+metadata: {name: manifest-chat}
+spec:
+  modelUuid: manifest-model
+  modelName: manifest-chat
+  idleSleep: 600s
+  parameters: {ctxSize: 512, parallel: 1}
+---
+apiVersion: llamesh.dev/v1alpha1
+kind: User
+metadata: {name: manifest-ada}
+spec: {role: inference, contract: manifest-team, passwordFrom: {env: ADA_PASSWORD}}
+---
+apiVersion: llamesh.dev/v1alpha1
+kind: Contract
+metadata: {name: manifest-team}
+spec: {maxConcurrentRequests: 3}
+---
+apiVersion: llamesh.dev/v1alpha1
+kind: Model
+metadata: {name: manifest-model}
+spec: {source: "SOURCE", name: manifest-model.gguf}
+"""
+
+LABELS = [
+    "Model/manifest-model",
+    "Contract/manifest-team",
+    "User/manifest-ada",
+    "ModelServe/manifest-chat",
+    "Key/manifest-ci",
+]
+
+
+@pytest.fixture
+def folder(mesh: RunningMesh, tmp_path: Path) -> Path:
+    source = mesh.home / "import" / "manifest-model.gguf"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    sentence.write(source)
+    (tmp_path / "mesh.yaml").write_text(MANIFEST.replace("SOURCE", source.as_uri()))
+    return tmp_path
+
+
+@pytest.fixture
+def environment(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LLAMESH_URL": mesh.url("gateway", ""),
+        "LLAMESH_TOKEN": mesh.token,
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "ADA_PASSWORD": "correct horse",
+    }
+
+
+@pytest.fixture
+def llamesh(folder: Path, environment: dict[str, str]) -> Command:
+    def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "llamesh.cli.main", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return command
+
+
+def said(words: str) -> list[str]:
+    return [f"{label} {words}" for label in LABELS]
+
+
+def test_a_manifest_is_applied_changed_and_removed(llamesh: Command, folder: Path, mesh: RunningMesh) -> None:
+    path = folder / "mesh.yaml"
+    assert llamesh("diff", "-f", "mesh.yaml", code=1).stdout.splitlines() == said("would be created")
+    assert llamesh("apply", "-f", "mesh.yaml", "--dry-run").stdout.splitlines() == said("would be created")
+    assert llamesh("apply", "-f", "mesh.yaml", "--wait").stdout.splitlines() == [
+        *said("created"),
+        "ModelServe/manifest-chat is ready",
+    ]
+    token = (folder / "ci.token").read_text().strip()
+    assert (folder / "ci.token").stat().st_mode & 0o777 == 0o600
+    answer = httpx.post(
+        mesh.url("inference", "/v1/completions"),
+        headers={"authorization": f"Bearer {token}"},
+        json={"model": "manifest-chat", "prompt": "x", "max_tokens": 1},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+
+    assert llamesh("apply", "-f", "mesh.yaml").stdout.splitlines() == said("unchanged")
+    assert llamesh("diff", "-f", "mesh.yaml").stdout == ""
+
+    text = path.read_text()
+    path.write_text(text.replace("ctxSize: 512", "ctxSize: 1024").replace("maxConcurrentRequests: 3", ""))
+    changes = [
+        "Contract/manifest-team WORDS",
+        "  spec.max_concurrent_requests: 3 -> 0",
+        "ModelServe/manifest-chat WORDS",
+        "  spec.parameters.ctx_size: 512 -> 1024",
+    ]
+    assert llamesh("diff", "-f", "mesh.yaml", code=1).stdout.splitlines() == [
+        line.replace("WORDS", "would be updated") for line in changes
+    ]
+    assert llamesh("apply", "-f", "mesh.yaml").stdout.splitlines()[-4:] == [
+        line.replace("WORDS", "updated") for line in changes
+    ]
+    assert llamesh("diff", "-f", "mesh.yaml").stdout == ""
+
+    removed = llamesh("delete", "-f", "mesh.yaml").stdout.splitlines()
+    assert removed == [f"{label} removed" for label in reversed(LABELS)]
+    assert llamesh("delete", "-f", "mesh.yaml").stdout.splitlines() == [
+        f"{label} is not there" for label in reversed(LABELS)
+    ]
+
+
+def test_what_is_printed_as_yaml_is_applied_without_a_change(llamesh: Command, folder: Path) -> None:
+    llamesh("apply", "-f", "mesh.yaml", "--wait")
+    commands = (
+        ["models"],
+        ["status"],
+        ["describe", "manifest-chat"],
+        ["users", "list"],
+        ["contracts", "list"],
+        ["keys", "list"],
+    )
+    for command in commands:
+        text = llamesh(*command, "-o", "yaml").stdout
+        assert "apiVersion: " in text
+        (folder / "again.yaml").write_text(text)
+        assert llamesh("diff", "-f", "again.yaml").stdout == "", command
+        lines = llamesh("apply", "-f", "again.yaml").stdout.splitlines()
+        assert lines
+        assert all(line.endswith(" unchanged") for line in lines), command
+    llamesh("delete", "-f", "mesh.yaml")
+
+
+def test_only_what_apply_made_is_pruned(llamesh: Command, folder: Path) -> None:
+    contract = "apiVersion: llamesh.dev/v1alpha1\nkind: Contract\nmetadata: {{name: {}}}\n"
+    llamesh("contracts", "create", "prune-theirs")
+    both = "---\n".join(contract.format(name) for name in ("prune-ours", "prune-theirs", "prune-kept"))
+    (folder / "p.yaml").write_text(both)
+    llamesh("apply", "-f", "p.yaml")
+    (folder / "p.yaml").write_text(contract.format("prune-kept"))
+    assert llamesh("apply", "-f", "p.yaml").stdout.splitlines() == ["Contract/prune-kept unchanged"]
+    dry = llamesh("apply", "-f", "p.yaml", "--prune", "--dry-run").stdout.splitlines()
+    assert dry == ["Contract/prune-kept unchanged", "Contract/prune-ours would be removed"]
+    assert llamesh("apply", "-f", "p.yaml", "--prune").stdout.splitlines() == [
+        "Contract/prune-kept unchanged",
+        "Contract/prune-ours removed",
+    ]
+    assert llamesh("apply", "-f", "p.yaml", "--prune").stdout.splitlines() == ["Contract/prune-kept unchanged"]
+    left = {item["display_name"] for item in json.loads(llamesh("contracts", "list", "-o", "json").stdout)}
+    assert {"prune-theirs", "prune-kept"} <= left
+    assert "prune-ours" not in left
+    (folder / "p.yaml").write_text(both)
+    llamesh("delete", "-f", "p.yaml")
+
+
+def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Command, folder: Path) -> None:
+    text = (folder / "mesh.yaml").read_text()
+    (folder / "mesh.yaml").write_text(text.replace("  idleSleep: 600s", "  idleSleep: 600s\n  replicas: 1000"))
+    failed = llamesh("apply", "-f", "mesh.yaml", code=5)
+    assert failed.stdout.splitlines() == said("created")[:3]
+    assert "error: ModelServe/manifest-chat: " in failed.stderr
+    assert f"  done: {', '.join(LABELS[:3])}\n  not done: {LABELS[4]}\n" in failed.stderr
+    assert "run the same command again" in failed.stderr
+    assert not (folder / "ci.token").exists()
+    (folder / "mesh.yaml").write_text(text)
+    again = llamesh("apply", "-f", "mesh.yaml").stdout.splitlines()
+    assert again == [*said("unchanged")[:3], *said("created")[3:]]
+    llamesh("delete", "-f", "mesh.yaml")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_terminal_shows_plain_lines(folder: Path, environment: dict[str, str], width: int) -> None:
+    terminal = pexpect.spawn(
+        sys.executable,
+        ["-m", "llamesh.cli.main", "apply", "-f", "mesh.yaml", "--dry-run"],
+        cwd=str(folder),
+        env=environment,  # type: ignore[arg-type]
+        dimensions=(24, width),
+        timeout=60,
+        encoding="utf-8",
+    )
+    shown = terminal.read()
+    terminal.close()
+    assert shown.splitlines() == said("would be created")
+    assert terminal.exitstatus == 0

@@ -1,0 +1,221 @@
+"""A whole mesh with the certificate of `llamesh tls init`: every client speaks https, nothing is served in clear, renewals are taken."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import openai
+import pytest
+
+from engine import sentence
+from llamesh.client.sync import Client
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
+from tests.mesh.running import ADMIN, RunningMesh, until
+
+COMMAND = (sys.executable, "-m", "llamesh.cli.main")
+
+
+class TlsMesh(RunningMesh):
+    """A mesh that speaks TLS."""
+
+    def url(self, port: str, path: str) -> str:
+        return f"https://localhost:{self.ports[port]}{path}"
+
+    @property
+    def authority(self) -> Path:
+        return self.home / "tls" / "ca.pem"
+
+    def command(self, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *words], env=self.environment | changed, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def certificate(self, port: str = "inference", context: ssl.SSLContext | None = None) -> bytes:
+        """The certificate that a port shows now."""
+        context = context or ssl.create_default_context(cafile=str(self.authority))
+        with (
+            socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            return secured.getpeercert(binary_form=True) or b""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMesh]:
+    config = tmp_path_factory.mktemp("config")
+    folder = Path(tempfile.mkdtemp(prefix="mesh-"))  # short: sockets lie below it
+    found = TlsMesh(folder / "home", XDG_CONFIG_HOME=str(config))
+    try:
+        made = found.command("tls", "init", "--name", "mesh.example", "--name", "192.0.2.7")
+        assert made.returncode == 0, made.stderr
+        found.http = httpx.Client(timeout=60, verify=ssl.create_default_context(cafile=str(found.authority)))
+        found.start()
+        found.add_model("sentence")
+        found.serve("sentence", model_name="sentence")
+        yield found
+    finally:
+        found.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_what_init_makes_is_private_and_made_once(mesh: TlsMesh) -> None:
+    files = {path.name: path.stat().st_mode & 0o777 for path in (mesh.home / "tls").iterdir()}
+    assert files == dict.fromkeys(("ca.pem", "ca.key", "server.pem", "server.key"), 0o600)
+    before = (mesh.home / "tls" / "server.pem").read_bytes()
+    again = mesh.command("tls", "init")
+    assert (again.returncode, (mesh.home / "tls" / "server.pem").read_bytes()) == (0, before)
+    assert "still valid" in again.stderr
+    assert (mesh.home / "config.env").read_text().count("LLAMESH_TLS_CERTIFICATE=") == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_needs_nothing_but_the_authority(mesh: TlsMesh) -> None:
+    # The last two have nothing that may be read without a token.
+    asked = {"inference": ("/v1/models", "200"), "gateway": ("/health", "200")}
+    asked |= dict.fromkeys(("contract", "download"), ("/health", "401"))
+    for port, (path, status) in asked.items():
+        words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", str(mesh.authority)]
+        answer = subprocess.run([*words, mesh.url(port, path)], capture_output=True, text=True, timeout=30, check=False)
+        assert answer.stdout == status, answer.stderr
+    without = subprocess.run(
+        ["curl", "-sS", mesh.url("gateway", "/health")], capture_output=True, timeout=30, check=False
+    )
+    assert without.returncode == 60
+
+
+def test_the_openai_sdk(mesh: TlsMesh) -> None:
+    client = openai.OpenAI(base_url=mesh.url("inference", "/v1"), api_key="not-needed", http_client=mesh.http)
+    answer = client.chat.completions.create(model="sentence", messages=[{"role": "user", "content": "Hi"}])
+    assert sentence.SENTENCE in (answer.choices[0].message.content or "")
+
+
+def test_grpc_with_the_authority(mesh: TlsMesh) -> None:
+    credentials = grpc.ssl_channel_credentials(mesh.authority.read_bytes())
+    with grpc.secure_channel(f"localhost:{mesh.ports['gateway']}", credentials) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        assert stub.CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20).access_token
+
+
+def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> None:
+    for offered, chosen in ((["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1"), ([], None)):
+        context = ssl.create_default_context(cafile=str(mesh.authority))
+        if offered:
+            context.set_alpn_protocols(offered)
+        with (
+            socket.create_connection(("localhost", mesh.ports["inference"]), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="mesh.example") as secured,
+        ):
+            assert secured.selected_alpn_protocol() == chosen
+
+
+def test_tls_before_1_2_is_refused(mesh: TlsMesh) -> None:
+    context = ssl.create_default_context(cafile=str(mesh.authority))
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        mesh.certificate(context=context)
+
+
+def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
+    with httpx.Client(timeout=20) as plain:
+        for port in ("inference", "gateway"):
+            led = plain.get(f"http://localhost:{mesh.ports[port]}/health?a=b")
+            assert (led.status_code, led.headers["location"]) == (308, mesh.url(port, "/health?a=b"))
+        told = plain.post(f"http://localhost:{mesh.ports['inference']}/v1/chat/completions", json={"model": "sentence"})
+        assert (told.status_code, told.json()["error"]["code"]) == (400, "https_required")
+        told = plain.post(f"http://localhost:{mesh.ports['gateway']}/auth/token", json=ADMIN)
+        assert told.status_code == 400
+        assert "https://" in told.json()["message"]
+    with grpc.insecure_channel(f"localhost:{mesh.ports['gateway']}") as channel, pytest.raises(grpc.RpcError) as caught:
+        gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20)
+    assert "https://" in caught.value.details()
+
+
+def test_the_command_and_the_sdk_of_this_machine_need_no_setting(
+    mesh: TlsMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_in = subprocess.run(
+        [*COMMAND, "login", "admin", "--password-stdin"],
+        env=mesh.environment,
+        input="admin\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert logged_in.returncode == 0, logged_in.stderr
+    assert "sentence" in mesh.command("status").stdout
+    assert sentence.SENTENCE in mesh.command("chat", "sentence", "Hi").stdout
+    assert '"models"' in mesh.command("api", "GET", "/models").stdout
+    for name in ("LLAMESH_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, mesh.environment[name])
+    with Client() as client:
+        assert [server.model_name for server in client.servers.list()] == ["sentence"]
+
+
+def test_another_machine_is_told_to_trust_and_then_does(mesh: TlsMesh, tmp_path: Path) -> None:
+    elsewhere = {"LLAMESH_HOME": "", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    elsewhere |= {"LLAMESH_URL": mesh.url("gateway", ""), "LLAMESH_TOKEN": mesh.token}
+    assert mesh.command("status", **elsewhere).returncode != 0
+    assert mesh.command("status", **elsewhere, LLAMESH_CA=str(mesh.authority)).returncode == 0
+    kept = mesh.command("tls", "trust", str(mesh.authority), **elsewhere)
+    assert kept.returncode == 0, kept.stderr
+    assert mesh.command("status", **elsewhere).returncode == 0
+    wrong = mesh.command("status", **elsewhere, LLAMESH_CA=str(tmp_path / "nothing.pem"))
+    assert (wrong.returncode, "nothing.pem" in wrong.stderr) == (2, True)
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one_is_not(mesh: TlsMesh) -> None:
+    first = mesh.certificate()
+    kept = (mesh.home / "tls" / "server.key").read_bytes()
+    envoy = mesh.processes()["envoy"].pid
+    renewed = mesh.command("tls", "init", "--renew")
+    assert renewed.returncode == 0, renewed.stderr
+    until(lambda: mesh.certificate() != first, 30, "the renewed certificate")
+    second = mesh.certificate()
+    good = (mesh.home / "tls" / "server.key").read_bytes()
+    (mesh.home / "tls" / "server.key").write_bytes(kept)
+    log = mesh.home.parent / "up.log"
+    until(lambda: "does not belong to the certificate" in log.read_text(), 30, "words about the pair")
+    assert mesh.certificate() == second
+    (mesh.home / "tls" / "server.key").write_bytes(good)
+    assert mesh.processes()["envoy"].pid == envoy
+
+
+def test_the_start_refuses_a_pair_that_cannot_be_used_and_says_what_to_do(mesh: TlsMesh, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert mesh.command("tls", "init", LLAMESH_HOME=str(other)).returncode == 0
+    pair = {
+        "LLAMESH_TLS_CERTIFICATE": str(other / "tls" / "server.pem"),
+        "LLAMESH_TLS_KEY": str(other / "tls" / "server.key"),
+    }
+    own = str(tmp_path / "own")
+    # Its ports are free: those of the fixture's mesh are taken.
+    ports = {f"LLAMESH_{name.upper()}_PORT": "0" for name in mesh.ports}
+    cases = {
+        "does not belong": pair | {"LLAMESH_TLS_KEY": str(mesh.home / "tls" / "server.key")},
+        "LLAMESH_TLS_KEY is not": pair | {"LLAMESH_TLS_KEY": ""},
+        "cannot be read": pair | {"LLAMESH_TLS_KEY": str(tmp_path / "nothing.key")},
+        "holds no PEM": pair | {"LLAMESH_TLS_CERTIFICATE": pair["LLAMESH_TLS_KEY"]},
+    }
+    for words, settings in cases.items():
+        refused = mesh.command("up", LLAMESH_HOME=own, **ports, **settings)
+        assert refused.returncode == 2, refused.stderr
+        assert words in refused.stderr
+        assert "hint:" in refused.stderr
+
+
+def test_doctor_says_how_long_the_certificate_lasts(mesh: TlsMesh) -> None:
+    found = mesh.command("doctor")
+    assert "certificate" in found.stdout
+    assert "397 days" in found.stdout or "396 days" in found.stdout

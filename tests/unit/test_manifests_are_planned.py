@@ -1,0 +1,131 @@
+"""A plan is the difference between documents and a mesh: pure, in the order of dependencies, the whole spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamesh.cli.failure import CommandError
+from llamesh.cli.manifest import reader
+from llamesh.cli.manifest.executor import changes_of
+from llamesh.cli.manifest.export import declared
+from llamesh.cli.manifest.inventory import Inventory
+from llamesh.cli.manifest.plan import Action, plan
+from llamesh.cli.output import document as dumped
+from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
+
+API = "apiVersion: llamesh.dev/v1alpha1\n"
+
+
+def full() -> Inventory:
+    server = server_pb2.Server(
+        server_uuid="0f0c6a0e-1", model_uuid="smol", model_name="Smol.gguf", replicas=2, etag="e"
+    )
+    server.spec.parameters.ctx_size = 2048
+    server.spec.idle_sleep.FromSeconds(600)
+    server.spec.namespace = "default"
+    twin = server_pb2.Server()
+    twin.CopyFrom(server)
+    twin.server_uuid = "a1b2c3d4-2"
+    return Inventory(
+        models={"smol": model_pb2.Model(model_uuid="smol", name="Smol.gguf", sha256="a" * 64, source="smol.gguf")},
+        contracts=[contract_pb2.Contract(contract_id="c1", display_name="team", models=["*"])],
+        users={"ada": gateway_pb2.User(username="ada", role=gateway_pb2.ROLE_USER, contract_id="c1")},
+        servers=[server, twin],
+        keys=[
+            contract_pb2.Key(key_id="key_1", display_name="ci", scopes=["infer:*"], state=contract_pb2.KEY_STATE_WORKS),
+            contract_pb2.Key(key_id="key_2", display_name="old", scopes=["infer:*"]),
+        ],
+    )
+
+
+def planned(tmp_path: Path, text: str, inventory: Inventory) -> list[Action]:
+    path = tmp_path / "mesh.yaml"
+    path.write_text(text)
+    return plan(reader.read([str(path)]), inventory)
+
+
+def test_what_is_exported_is_a_plan_without_changes(tmp_path: Path) -> None:
+    mesh = full()
+    items: list[Any] = [
+        *mesh.models.values(),
+        *mesh.contracts,
+        *mesh.users.values(),
+        *mesh.servers,
+        *mesh.keys,
+    ]
+    text = "".join(f"---\n{dumped(declared(item), 'yaml')}\n" for item in items)
+    actions = planned(tmp_path, text, mesh)
+    assert [(item.verb, item.changes) for item in actions] == [("unchanged", ())] * 7
+
+
+def test_the_order_is_that_of_dependencies(tmp_path: Path) -> None:
+    text = "---\n".join(
+        [
+            f"{API}kind: Key\nmetadata: {{name: new}}\nspec: {{secretFile: x}}\n",
+            f"{API}kind: ModelServe\nmetadata: {{name: s}}\nspec: {{modelUuid: other}}\n",
+            f"{API}kind: User\nmetadata: {{name: bob}}\nspec: {{contract: team, passwordFrom: {{env: X}}}}\n",
+            f"{API}kind: Contract\nmetadata: {{name: new}}\n",
+            f"{API}kind: Model\nmetadata: {{name: other}}\nspec: {{source: 'https://h/O.gguf'}}\n",
+        ]
+    )
+    actions = planned(tmp_path, text, full())
+    assert [item.document.kind for item in actions] == ["Model", "Contract", "User", "ModelServe", "Key"]
+    assert {item.verb for item in actions} == {"create"}
+    assert actions[3].desired.model_name == "O.gguf"
+    assert actions[2].desired.contract == "c1"
+
+
+SERVER = f"{API}kind: ModelServe\nmetadata: {{name: s}}\n"
+
+
+def test_a_field_that_is_absent_has_its_default(tmp_path: Path) -> None:
+    mesh = full()
+    del mesh.servers[1]
+    (action,) = planned(tmp_path, SERVER + "spec: {modelUuid: smol, replicas: 3}\n", mesh)
+    assert [str(item) for item in action.changes] == [
+        "spec.replicas: 2 -> 3",
+        "spec.parameters.ctx_size: 2048 -> default",
+        "spec.idle_sleep: 600s -> default",
+    ]
+    changes = changes_of(action)
+    assert changes.replicas == 3
+    assert changes.HasField("runtime_params")
+    assert changes.HasField("idle_sleep")
+    assert not changes.HasField("metered")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SERVER + "spec: {modelUuid: smol}\n", "its name is that of several: 0f0c6a0e-1, a1b2c3d4-2"),
+        (
+            SERVER
+            + "spec: {modelUuid: z, modelName: n, parameters: {}}\n---\n"
+            + SERVER.replace("name: s", "name: t")
+            + "spec: {modelUuid: z, modelName: n}\n",
+            "servers of one manifest have different values of model_name",
+        ),
+        (
+            f"{API}kind: Model\nmetadata: {{name: smol}}\nspec:\n  sha256: {'b' * 64}\n",
+            "mesh.yaml:5: document 1 (Model/smol): spec.sha256: spec.sha256 cannot be changed",
+        ),
+        (f"{API}kind: Model\nmetadata: {{name: other}}\n", "spec.source: is needed"),
+        (f"{API}kind: Key\nmetadata: {{name: new}}\n", "spec.secret_file: is needed to make the key"),
+        (f"{API}kind: User\nmetadata: {{name: bob}}\n", "spec.password_from: is needed to make the user"),
+        (f"{API}kind: Key\nmetadata: {{name: ci}}\nspec: {{scopes: [manage]}}\n", "`llamesh keys revoke key_1` first"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused_before_anything_changes(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(CommandError) as raised:
+        planned(tmp_path, text, full())
+    assert said in raised.value.parts[0]
+
+
+def test_a_damaged_model_is_fetched_again(tmp_path: Path) -> None:
+    mesh = full()
+    mesh.models["smol"].problem = "missing"
+    (action,) = planned(tmp_path, f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: /x/smol.gguf}}\n", mesh)
+    assert (action.verb, action.changes) == ("update", ())

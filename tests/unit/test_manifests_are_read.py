@@ -1,0 +1,123 @@
+"""Every mistake in a manifest is named with file, document, line, field and remedy, before a mesh is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.manifest import reader
+from llamesh.cli.manifest.document import Document
+from llamesh.v1 import server_pb2
+from tools.manifest_schema import SCHEMA, schema
+
+HEAD = "apiVersion: llamesh.dev/v1alpha1\nkind: ModelServe\nmetadata: {name: chat}\n"
+
+
+def read(tmp_path: Path, text: str) -> list[Document]:
+    path = tmp_path / "mesh.yaml"
+    path.write_text(text)
+    return reader.read([str(path)])
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(CommandError) as raised:
+        read(tmp_path, text)
+    assert raised.value.code == Exit.USAGE
+    return [part.replace(f"{tmp_path}/", "") for part in raised.value.parts]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{model_uuid: smol, idle_sleep: 600s, parameters: {ctx_size: 2048, flash_attn: SWITCH_ON, cache_type_k: Q8_0}}",
+        "{modelUuid: smol, idleSleep: 600s, parameters: {ctxSize: 2048, flashAttn: on, cacheTypeK: q8_0}}",
+    ],
+)
+def test_both_spellings_of_protobuf_s_json_are_taken(tmp_path: Path, spec: str) -> None:
+    (document,) = read(tmp_path, f"{HEAD}spec: {spec}\n")
+    wanted = server_pb2.ServerSpec(model_uuid="smol")
+    wanted.idle_sleep.FromSeconds(600)
+    wanted.parameters.ctx_size = 2048
+    wanted.parameters.flash_attn = server_pb2.SWITCH_ON
+    wanted.parameters.cache_type_k = server_pb2.CACHE_TYPE_Q8_0
+    assert document.spec == wanted
+
+
+@pytest.mark.parametrize(
+    ("spec", "line", "said"),
+    [
+        ("  replicass: 2\n", 6, "spec.replicass: unknown field; did you mean replicas?"),
+        ("  parameters:\n    ctx_sise: 1\n", 7, "spec.parameters.ctx_sise: unknown field; did you mean ctx_size?"),
+        ("  replicas: many\n", 6, "spec.replicas: must be a whole number that is not negative"),
+        ("  replicas: 1001\n", 6, "spec.replicas: must be between 0 and 1000, not 1001"),
+        ("  idle_sleep: soon\n", 6, 'spec.idle_sleep: must be a length of time in seconds, for instance "600s"'),
+        ("  metered: perhaps\n", 6, "spec.metered: must be true or false"),
+        ("  parameters: {pooling: x}\n", 6, "spec.parameters.pooling: must be one of NONE"),
+        ("  modelName: 7\n", 6, "spec.model_name: must be a text in quotes"),
+        ("  model_uuid: other\n", 6, "spec.model_uuid: is given twice"),
+        ("  parameters: 3\n", 6, "spec.parameters: must be a mapping of fields to values"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, spec: str, line: int, said: str) -> None:
+    (problem,) = problems(tmp_path, f"{HEAD}spec:\n  modelUuid: smol\n{spec}")
+    assert problem.startswith(f"mesh.yaml:{line}: document 1 (ModelServe/chat): {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: Model\n", "mesh.yaml:1: document 1: apiVersion: is missing"),
+        (HEAD.replace("v1alpha1", "v2"), "mesh.yaml:1: document 1: apiVersion: 'llamesh.dev/v2' is not known; write"),
+        (HEAD.replace("ModelServe", "Modelserv"), "did you mean ModelServe?"),
+        (
+            HEAD.replace("metadata", "metdata"),
+            "mesh.yaml:3: document 1: metdata: unknown field; did you mean metadata?",
+        ),
+        (HEAD, "document 1 (ModelServe/chat): spec.model_uuid: is missing"),
+        ("a: [1\n", "mesh.yaml:2: not YAML"),
+        ("- 1\n", "mesh.yaml:1: document 1: must be a mapping"),
+        (HEAD + "spec: &a [*a, *a]\n", "more than 50000 values or 50 levels"),
+        ("x: " + "[" * 3000 + "]" * 3000, "nested deeper"),
+    ],
+)
+def test_what_is_no_document_is_said(tmp_path: Path, text: str, said: str) -> None:
+    assert said in problems(tmp_path, text)[0]
+
+
+def test_all_mistakes_of_all_documents_are_said_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path, f"{HEAD}spec: {{modelUuid: a, x: 1, y: 2}}\n---\nkind: 1\n---\n{HEAD}spec: {{modelUuid: a}}\n"
+    )
+    assert len(found) == 3
+
+
+def test_an_object_is_declared_once(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, f"{HEAD}spec: {{modelUuid: a}}\n---\n{HEAD}spec: {{modelUuid: b}}\n")
+    assert problem.startswith("mesh.yaml:8: document 2 (ModelServe/chat): metadata.name: declared before: mesh.yaml:3")
+
+
+def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
+    for text in ("#" * (reader.LARGEST_FILE + 1), None):
+        path = tmp_path / "mesh.yaml"
+        path.unlink(missing_ok=True)
+        if text:
+            path.write_text(text)
+        with pytest.raises(CommandError):
+            reader.read([str(path)])
+
+
+def test_empty_documents_declare_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, "---\n---\n# nothing\n") == []
+
+
+def test_status_is_for_readers(tmp_path: Path) -> None:
+    (document,) = read(tmp_path, f"{HEAD}spec: {{modelUuid: a}}\nstatus: {{state: X}}\n")
+    assert document.name == "chat"
+
+
+def test_the_schema_is_what_the_tool_writes() -> None:
+    assert SCHEMA.read_text() == schema()
+    assert yaml.safe_load(schema())["oneOf"]
