@@ -20,6 +20,7 @@ from controller.activity import ActivityPoller
 from controller.declared_store import DeclaredServers
 from controller.demand import Demand
 from controller.limited import LimitedContractReflector
+from controller.metrics import ServerMetrics
 from controller.model_files import ModelFiles
 from controller.ownership import Ownership
 from controller.reconcile import Reconciler
@@ -82,6 +83,7 @@ async def run(member: Member) -> None:
         stack.push_async_callback(keys.close)
         await _follow_lists(stack, _reflectors(control, gateway, contract))
 
+        member.metrics.add(ServerMetrics(statuses.all, runtime).read)
         control.add_to(member.server)
         servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
         add_ControllerServiceServicer_to_server(servicer, member.server)

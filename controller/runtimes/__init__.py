@@ -149,6 +149,9 @@ class Runtime(Protocol):
     async def load(self, instance: str) -> EngineLoad | None:
         """Ask an engine how busy it is; None if it does not answer."""
 
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
 

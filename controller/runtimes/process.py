@@ -16,16 +16,16 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 
 from google.protobuf import json_format
 
 from controller.footprint import MachineMemory
 from controller.model_files import Availability, ModelFile, ModelFiles
-from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
+from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.engine_process import EngineProcess, ProbeSettings
 from controller.runtimes.enginelog import EngineLogs
+from controller.runtimes.environment import engine_environment
 from controller.runtimes.machine_memory import RecentMemory
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from controller.runtimes.start_limit import default_limit
@@ -41,7 +41,6 @@ from llamesh.processes import ProcessId
 from llamesh.runtime_parameters import batch_size
 from llamesh.v1.server_pb2 import RuntimeParameters
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
 _TRIM_SECONDS = 10.0
 _KEEP_SECONDS = 2.0
 PROBE_SECONDS = 1.0
@@ -64,7 +63,7 @@ class ProcessRuntime:
         self._memory = RecentMemory(time.monotonic)
         self._grace = settings.drain_seconds
         self._probing = ProbeSettings(probe_seconds, settings.engine_stall_seconds)
-        self._environment = _without_secrets(os.environ if environment is None else environment)
+        self._environment = engine_environment(os.environ if environment is None else environment)
         if settings.llama_server_bin:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
         self._records = EngineRecords(settings.run_dir / "engines")
@@ -169,6 +168,11 @@ class ProcessRuntime:
         """Ask an engine how busy it is; None where it does not say."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
+
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        engine = self._engines.get(instance)
+        return await probe.metrics(str(engine.socket)) if engine else None
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
@@ -281,16 +285,3 @@ def _snapshot(engine: EngineProcess) -> Engine:
         engine.assessment.liveness,
         engine.assessment.message,
     )
-
-
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without the settings that are secrets, and with the folder that our packages lie in."""
-    secrets = {
-        str(name)
-        for field in Settings.model_fields.values()
-        if "SecretStr" in str(field.annotation)
-        for name in getattr(field.validation_alias, "choices", ())
-    }
-    kept = {name: value for name, value in environment.items() if name not in secrets}
-    paths = [str(_ROOT), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
-    return kept | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -98,6 +98,9 @@ class FakeRuntime:
     async def load(self, instance: str) -> EngineLoad | None:
         return EngineLoad(False, 0)
 
+    async def metrics(self, instance: str) -> bytes | None:
+        return None
+
     async def read_log(
         self, server_uuid: str, replica: int, tail: int, *, follow: bool
     ) -> AsyncIterator[Sequence[str]]:
