@@ -49,7 +49,7 @@ Role: TypeAlias = gateway_pb2.Role.ValueType
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class UserChange:
     """Changes of a user; None leaves a value."""
 
     password: str | None = None
@@ -190,8 +190,8 @@ class Users:
             users = (await session.scalars(page.select(select(User), (User.username,)))).all()
         return page.cut(users, lambda user: (user.username,))
 
-    async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
-        """Change a user. `authenticated` is the user whose password was checked for this change.
+    async def change(self, username: str, change: UserChange, authenticated: User | None = None) -> User:
+        """UserChange a user. `authenticated` is the user whose password was checked for this change.
 
         Raises:
             MeshError: USER_NOT_FOUND, CONTRACT_NOT_FOUND, LAST_ADMINISTRATOR, or WRONG_CREDENTIALS if the password has changed since.

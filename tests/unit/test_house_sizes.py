@@ -21,7 +21,7 @@ TESTS = {
     "tests/corpus/record.py": 426,
     "tests/mesh/front_door.py": 404,
     "tests/mesh/test_engine_life.py": 480,
-    "tests/mesh/test_front_door_inference.py": 481,
+    "tests/mesh/test_front_door_inference.py": 511,
     "tests/mesh/test_front_door_management.py": 572,
     "tests/mesh/test_front_door_sleep_and_streams.py": 505,
     "tests/mesh/test_rights_of_every_caller.py": 405,
