@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.demand import Demand
@@ -89,9 +90,18 @@ class RequestHolder:
         self._demand = demand or Demand()
         self._wall_clock = wall_clock
         self._sleep = sleep
+        self._waiting: set[asyncio.Event] = set()
+        """Set to let a held request look again."""
+        self._ending = False
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._causes: dict[str, str] = {}
         """Why a server's last wake failed, while it is being tried again."""
+
+    def refuse_all(self) -> None:
+        """Refuse what is held and all that comes: the mesh stops, and no engine will be ready for it."""
+        self._ending = True
+        for changed in self._waiting:
+            changed.set()
 
     async def close(self) -> None:
         """Wake nobody any more."""
@@ -119,7 +129,7 @@ class RequestHolder:
             return UnknownTarget()
         deadline = self._clock() + max(_budget(server) for server in first) - waited
         names = [server.server_uuid for server in first]
-        with self._statuses.listen(names) as changed, self._demand.held(names):
+        with self._statuses.listen(names) as changed, self._demand.held(names), self._released(changed):
             while True:
                 changed.clear()
                 candidates = self._candidates(cluster)
@@ -133,6 +143,15 @@ class RequestHolder:
                         await changed.wait()
                 except TimeoutError:
                     return Refused(f"No engine was ready in time: {self._reason(candidates)}.", 1)
+
+    @contextmanager
+    def _released(self, changed: asyncio.Event) -> Iterator[None]:
+        """Let `refuse_all` wake a request that waits for this event."""
+        self._waiting.add(changed)
+        try:
+            yield
+        finally:
+            self._waiting.discard(changed)
 
     def _candidates(self, cluster: str) -> Sequence[Server]:
         if (name := model_of(cluster)) is not None:
@@ -149,6 +168,8 @@ class RequestHolder:
             if server.ready_replicas:
                 self._touch(server.server_uuid)
                 return EngineReady()
+        if self._ending:
+            return Refused("The mesh is being stopped.", 10)
         waits = [next_start(server, self._wall_clock()) for server in candidates]
         if min(waits) <= max(left, 0.0):
             return None

@@ -28,6 +28,7 @@ from llamesh.locations import make_private
 from llamesh.names import (
     AWAKE_HEADER,
     CLUSTER_HEADER,
+    DRAIN_PATH,
     HELD_SINCE_HEADER,
     SCOPES_HEADER,
     model_cluster,
@@ -56,6 +57,8 @@ class Waker:
         application.router.add_get("/v1/models/{name:(?s:.+)}", self._model)
         application.router.add_get("/{server}/v1/models", self._models)
         application.router.add_get("/{server}/v1/models/{name:(?s:.+)}", self._model)
+        # The supervisor asks this when the mesh stops. Envoy sends no PUT here.
+        application.router.add_put(DRAIN_PATH, self._drain)
         application.router.add_post("/{path:(?s:.*)}", self._hold)
         # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
         # At the end nobody is waited for either: Envoy sends what is held to the next waker.
@@ -98,6 +101,10 @@ class Waker:
             pass
         cluster = request.headers.get(CLUSTER_HEADER, "")
         return _answer(await self._holder.hold(cluster, _waited(request, time.time())), cluster, request.path)
+
+    async def _drain(self, _request: web.Request) -> web.Response:
+        self._holder.refuse_all()
+        return web.json_response({})
 
     async def _health(self, _request: web.Request) -> web.Response:
         """As llama-server says it. Whoever gets an answer here will get one about an engine."""

@@ -191,7 +191,7 @@ class Users:
         return page.cut(users, lambda user: (user.username,))
 
     async def change(self, username: str, change: UserChange, authenticated: User | None = None) -> User:
-        """UserChange a user. `authenticated` is the user whose password was checked for this change.
+        """Change a user. `authenticated` is the user whose password was checked for this change.
 
         Raises:
             MeshError: USER_NOT_FOUND, CONTRACT_NOT_FOUND, LAST_ADMINISTRATOR, or WRONG_CREDENTIALS if the password has changed since.

@@ -17,6 +17,7 @@ import llamesh
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.locations import make_private
+from llamesh.names import DRAIN_PATH
 
 BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
 TETHER = Path(__file__).with_name("tether.py")
@@ -79,9 +80,21 @@ async def drain(settings: MeshSettings) -> None:
     try:
         await loop.run_in_executor(None, ask_admin, settings, "POST", "/healthcheck/fail")
         await loop.run_in_executor(None, ask_admin, settings, "POST", "/drain_listeners")
+        await loop.run_in_executor(None, _refuse_held, settings)
         await loop.run_in_executor(None, _await_requests, settings)
     except OSError:
         return  # It is gone or was never up: there is nothing to drain.
+
+
+def _refuse_held(settings: MeshSettings) -> None:
+    """Let the waker answer requests that wait for an engine: they would keep the drain waiting for an engine that never comes."""
+    connection = _UnixConnection(str(settings.run_dir / "waker.sock"), ADMIN_SECONDS)
+    try:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("PUT", DRAIN_PATH)
+            connection.getresponse().read()
+    finally:
+        connection.close()
 
 
 def _await_requests(settings: MeshSettings) -> None:
