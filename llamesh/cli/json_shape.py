@@ -19,7 +19,8 @@ _LONG = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 def shaped(message: Message) -> dict[str, Any]:
     """A message as plain values."""
     found = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    return _message(found, message.DESCRIPTOR)
+    made: dict[str, Any] = _message(found, message.DESCRIPTOR)
+    return made
 
 
 def _message(found: Any, descriptor: Any) -> Any:
