@@ -115,13 +115,16 @@ end
 
 -- Refuses what is wrong with a body and returns true.
 local function refused_body(request, binding, content_type)
-  local buffer = request:body()
-  local length = buffer and buffer:length() or 0
-  if length == 0 then return end
-  if length > MAX_WITHOUT_TOKEN and not request:headers():get("x-llamesh-claims") then
+  local most = request:headers():get("x-llamesh-claims") and math.huge or MAX_WITHOUT_TOKEN
+  -- Before `body` buffers it. A body of unstated length is buffered up to the route's limit.
+  local length = tonumber(request:headers():get("content-length") or 0)
+  local buffer = length <= most and request:body()
+  length = buffer and buffer:length() or length
+  if length > most then
     refuse(request, "413", ("The body of a call without a token is larger than %d bytes."):format(MAX_WITHOUT_TOKEN))
     return true
   end
+  if length == 0 then return end
   local text = buffer:getBytes(0, length)
   if not json_body.is_named_by(content_type) then
     refuse(request, "415", json_body.NOT_NAMED)

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from llamesh.addresses import listening_addresses
 from llamesh.v1 import gateway_pb2
-from tests.mesh.http_connection import Connection
+from tests.mesh.http_connection import Connection, read_body, read_head
 from tests.mesh.management_door import (
     BEARER,
     Mesh,
@@ -74,6 +74,23 @@ async def test_what_the_contract_lacks_is_refused(
     if verb != "HEAD":
         details = status_of(answer, code)["details"]
         assert details[0]["reason"] == ("NOT_IMPLEMENTED" if code == 12 else "INVALID_FIELD")
+    assert len(gateway.requests) == count
+
+
+async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(mesh: Mesh) -> None:
+    door, gateway = mesh
+    count = len(gateway.requests)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 65000"
+    writer.write(head + b"\r\n\r\n")
+    try:
+        first, headers = await asyncio.wait_for(read_head(reader), 10)
+        body = json.loads(await read_body(reader, headers))
+    finally:
+        writer.close()
+    assert first.split()[1] == "413"
+    assert "16384 bytes" in body["message"], body
+    assert body["details"][0]["reason"] == "INVALID_FIELD"
     assert len(gateway.requests) == count
 
 
