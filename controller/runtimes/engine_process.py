@@ -26,7 +26,7 @@ from controller.runtimes.liveness import (
     with_probe,
 )
 from controller.runtimes.process_exit import wait_for_exit
-from controller.runtimes.process_stats import ProcessStats, llama_stats
+from controller.runtimes.process_stats import ProcessStats, is_halted, llama_stats
 from controller.runtimes.records import EngineRecord, EngineRecords, with_process
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
@@ -242,11 +242,14 @@ class EngineProcess:
 
     def _result(self, counters: Counters | None, unreachable: bool) -> ProbeResult:
         seconds, idle = self._since_last_probe(), self._idle()
+        halted = is_halted(self.record.process)
         if counters is None:
             ended = self._stats is not None and self._stats.ended
-            return ProbeResult(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended)
+            return ProbeResult(seconds, answered=False, unreachable=unreachable, idle=idle, ended=ended, halted=halted)
         batch_seconds = self.record.batch / counters.prompt_rate if counters.prompt_rate else None
-        return ProbeResult(seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle)
+        return ProbeResult(
+            seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle, halted=halted
+        )
 
     def _take_in(self, result: ProbeResult) -> None:
         self._probes = with_probe(self._probes, result, self._probing.stall_seconds)

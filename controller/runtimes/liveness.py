@@ -9,6 +9,9 @@ answers and its counters move again:
   No batch looks like this, so patience is short;
 - seconds in which its llama.cpp is gone and its supervising process, which would end with it, is not: patience is shorter still.
 
+A supervising process that is stopped (SIGSTOP) while llama.cpp answers is no reason to kill the engine: it is lost, so that it is replaced
+and finishes its requests first.
+
 Invariant: time counts only as far as it was probed, a bounded step each time, so a machine that was suspended has hung nobody. With each
 pause that an engine comes back from, the next suspicion takes twice as long: under whatever load suspicions of one engine are few.
 """
@@ -27,6 +30,8 @@ IDLE_PATIENCE = 30.0
 """Seconds without an answer and without processor time, and an engine has hung. A graphics card at work leaves some time to its process."""
 ENDED_PATIENCE = 5.0
 """Seconds without llama.cpp, and the process that supervises it has hung: it needs milliseconds to say that llama.cpp ended."""
+HALTED_PATIENCE = 10.0
+"""Seconds in which the supervising process is stopped while llama.cpp answers, and the engine is lost: it cannot be drained."""
 LOADING_PATIENCE = 120.0
 """Seconds without processor time in which an engine that starts does not become ready, and it has hung."""
 LONGEST_STEP = 10.0
@@ -58,6 +63,8 @@ class ProbeResult:
     """Since the probe before, the process used no processor time, and none of its threads runs or waits for a disk."""
     ended: bool = False
     """There is no llama.cpp below the engine's process any more."""
+    halted: bool = False
+    """The supervising process is stopped by a signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class ProbeHistory:
     """Seconds without progress and without processor time, in a row."""
     ended: float = 0.0
     """Seconds without llama.cpp, in a row."""
+    halted: float = 0.0
+    """Seconds in which the supervising process was stopped, in a row."""
     longest: float = 0.0
     """The most `working` that ended in progress."""
     longest_idle: float = 0.0
@@ -103,8 +112,10 @@ def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) 
     """The pulse after one more probe. `stall_seconds`: see `patience`."""
     seconds = min(result.seconds, LONGEST_STEP)
     batch_seconds = result.batch_seconds or probes.batch_seconds
+    halted = probes.halted + seconds if result.halted else 0.0
     if result.answered and not (result.waiting and result.work == probes.work):
         return ProbeHistory(
+            halted=halted,
             longest=max(probes.longest, probes.working),
             longest_idle=max(probes.longest_idle, probes.idle),
             work=result.work,
@@ -117,6 +128,7 @@ def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) 
         working=probes.working if result.idle else probes.working + seconds,
         idle=probes.idle + seconds if result.idle else 0.0,
         ended=probes.ended + seconds if result.ended else 0.0,
+        halted=halted,
         batch_seconds=batch_seconds,
     )
     return replace(seen, suspect=probes.suspect or _is_suspect(seen, stall_seconds))
@@ -154,6 +166,11 @@ def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
             Liveness.SUSPECT,
             "its inference loop does not answer or makes no progress; new requests wait, or go to other engines, until it does. "
             f"It is ended after {short:.0f} s without processor time, or {long:.0f} s with it",
+        )
+    if probes.halted >= HALTED_PATIENCE:
+        return Assessment(
+            Liveness.LOST,
+            f"the process that supervises its llama.cpp has been stopped by a signal for {HALTED_PATIENCE:.0f} s",
         )
     return _ALIVE
 

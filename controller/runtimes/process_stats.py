@@ -51,6 +51,11 @@ def llama_stats(engine: ProcessId) -> ProcessStats | None:
     return ProcessStats(0, 0)
 
 
+def is_halted(process: ProcessId) -> bool:
+    """Whether a process is stopped by a signal such as SIGSTOP. False if the system does not say."""
+    return _stat(_PROC / str(process.pid))[:1] == ["T"]
+
+
 def _thread_states(pid: int) -> Iterator[str]:
     with contextlib.suppress(OSError):
         for task in (_PROC / str(pid) / "task").iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -209,3 +210,33 @@ async def test_an_engine_whose_supervising_process_hangs_while_llama_cpp_dies_is
             # Well before an engine that uses no processor time is ended.
             assert asyncio.get_running_loop().time() - began < IDLE_PATIENCE / 2
         assert await mesh.says() == SENTENCE
+
+
+async def test_an_engine_whose_supervising_process_is_stopped_is_replaced_and_finishes_its_request_first() -> None:
+    async with controlled_mesh() as mesh:
+        server = await mesh.serve()
+        (supervising,) = mesh.engine_processes()
+        (llama,) = supervising.children()
+        reader, writer = await asyncio.open_unix_connection(sockets(mesh)[llama.pid])
+        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n")
+        writer.write(b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+        with stopped(supervising.pid):
+
+            async def replaced() -> Server | None:
+                found = await mesh.server(server.server_uuid)
+                return found if found.state == READY and mesh.starts() == 2 else None
+
+            await until(replaced, "another engine in its place", 60)
+            assert await mesh.says() == SENTENCE
+            assert llama.is_running()
+            writer.write(body)
+            assert SENTENCE.encode() in await reader.read()
+            writer.close()
+
+            async def ended() -> bool:
+                return not llama.is_running()
+
+            await until(ended, "the first engine to be ended", 60)
+        assert await mesh.says() == SENTENCE
+        assert mesh.starts() == 2

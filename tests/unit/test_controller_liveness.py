@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from controller.runtimes import Liveness
 from controller.runtimes.liveness import (
     ENDED_PATIENCE,
+    HALTED_PATIENCE,
     IDLE_PATIENCE,
     LOADING_PATIENCE,
     SLACK,
@@ -30,6 +32,8 @@ SILENT = ProbeResult(STEP, answered=False)
 STOPPED = ProbeResult(STEP, answered=False, idle=True)
 GONE = ProbeResult(STEP, answered=False, idle=True, ended=True)
 REFUSED = ProbeResult(0.0, answered=False, unreachable=True)
+HALTED = ProbeResult(STEP, answered=True, halted=True)
+HALTED_AT_WORK = ProbeResult(STEP, answered=True, waiting=True, work=7.0, halted=True)
 WAITING = ProbeResult(STEP, answered=True, waiting=True, work=7.0)
 WAITING_IDLE = ProbeResult(STEP, answered=True, waiting=True, work=7.0, idle=True)
 
@@ -66,6 +70,17 @@ CASES: dict[str, tuple[list[ProbeResult], Liveness]] = {
     "its llama.cpp is gone": ([ANSWER, GONE], ALIVE),
     "its llama.cpp is gone, and nobody says so": ([ANSWER] + [GONE] * math.ceil(ENDED_PATIENCE / STEP), STUCK),
     "its llama.cpp was not seen for a moment": ([ANSWER, GONE, GONE, SILENT, GONE], SUSPECT),
+    "its supervising process is stopped": ([ANSWER] + [HALTED] * math.ceil(HALTED_PATIENCE / STEP), LOST),
+    "so it is while a request is worked on": (
+        [ANSWER] + [HALTED, HALTED_AT_WORK] * math.ceil(HALTED_PATIENCE / 2 / STEP),
+        LOST,
+    ),
+    "stopped for a moment": ([ANSWER] + [HALTED] * (math.ceil(HALTED_PATIENCE / STEP) - 1), ALIVE),
+    "it goes on": ([ANSWER] + [HALTED] * math.ceil(HALTED_PATIENCE / STEP) + [ANSWER], ALIVE),
+    "stopped with its llama.cpp: as a stopped engine": (
+        [ANSWER] + [replace(STOPPED, halted=True)] * int(IDLE_PATIENCE / STEP),
+        STUCK,
+    ),
     "its socket refuses": ([ANSWER, REFUSED], SUSPECT),
     "its socket refuses again": ([ANSWER, REFUSED, REFUSED], LOST),
     "its socket is back": ([ANSWER, REFUSED, REFUSED, ANSWER], ALIVE),
