@@ -135,7 +135,7 @@ docs: $(VENV)/dev.stamp ## Generate docs/reference from the code
 	@PYTHONPATH=. $(BIN)/python tools/reference.py
 
 corpus: $(CLIENTS)/clients.stamp ## Record the requests of real clients again (tests/corpus)
-	@$(CLIENTS)/bin/python tests/corpus/record.py
+	@$(CLIENTS)/bin/python -m tests.corpus.record
 
 bench: $(VENV)/dev.stamp ## Run the side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks

@@ -18,6 +18,7 @@ from controller.activity import ActivityPoller
 from controller.declared import DeclaredServers
 from controller.demand import Demand
 from controller.limited import LimitedContractReflector
+from controller.metrics import ServerMetrics
 from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.request_holder import RequestHolder
@@ -126,6 +127,7 @@ async def _controller(settings: Settings, member: Member) -> AsyncIterator[list[
         )
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
+        member.metrics.add(ServerMetrics(statuses.all, runtime).read)
         yield followers
 
 

@@ -34,6 +34,11 @@ def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
 
 
+def handed_over_directory(home: Path) -> Path:
+    """Directory below LLAMESH_HOME/import into which the command links files that the mesh is to fetch."""
+    return home / "import" / "handed-over"
+
+
 def make_private(directory: Path) -> Path:
     """Create a directory that only this user can enter; PermissionError if another user owns it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)

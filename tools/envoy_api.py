@@ -20,6 +20,7 @@ ROOTS = (
     "envoy.config.route.v3.route_pb2",
     "envoy.extensions.access_loggers.file.v3.file_pb2",
     "envoy.extensions.access_loggers.grpc.v3.als_pb2",
+    "envoy.extensions.access_loggers.stats.v3.stats_pb2",
     "envoy.extensions.access_loggers.stream.v3.stream_pb2",
     "envoy.extensions.filters.http.cors.v3.cors_pb2",
     "envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2",

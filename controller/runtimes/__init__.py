@@ -131,6 +131,9 @@ class Runtime(Protocol):
     async def load(self, instance: str) -> EngineLoad | None:
         """Ask an engine how busy it is; None where it does not say."""
 
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
 

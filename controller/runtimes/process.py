@@ -19,7 +19,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
+from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
 from controller.runtimes.engine_process import EngineProcess, ProbeSettings
 from controller.runtimes.enginelog import EngineLogs
@@ -135,6 +135,11 @@ class ProcessRuntime:
         """Ask an engine how busy it is; None where it does not say."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
+
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        engine = self._engines.get(instance)
+        return await probe.metrics(str(engine.socket)) if engine else None
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""

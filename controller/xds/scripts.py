@@ -36,6 +36,7 @@ _LIMITS_MODULES = (
     "request_products",
     "request_limits",
 )
+_STRICT_MODULES = ("quotation", "json_body", "json_tree", "field_kinds", "nearest", "rpc_status")
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
 
@@ -61,7 +62,7 @@ def strict_json(api: PublicApi) -> str:
     """The filter that checks REST calls against their contracts."""
     known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
-    return head + modules("quotation", "json_body", "json_tree", "field_kinds", "rpc_status") + file("strict_json")
+    return head + modules(*_STRICT_MODULES) + file("strict_json")
 
 
 def without_token() -> str:

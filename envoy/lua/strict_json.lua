@@ -7,6 +7,7 @@
 local field_kinds = require("field_kinds")
 local json_body = require("json_body")
 local json_tree = require("json_tree")
+local nearest = require("nearest")
 local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
@@ -22,6 +23,11 @@ local function is_value_of(values, value)
 end
 
 local unfit_object
+
+local function no_such_field(name, fields)
+  local near = nearest(name, fields)
+  return "there is no such field" .. (near and "; did you mean " .. near .. "?" or "")
+end
 
 -- The path of what is wrong with a value and what is wrong with it; nothing if it is as its rule says.
 local function unfit_value(value, rule, path)
@@ -50,7 +56,7 @@ function unfit_object(object, message, path)
   local fields, seen = RULES.messages[message], {}
   for index, name in ipairs(object.names) do
     local rule, at = fields[name], path == "" and name or path .. "." .. name
-    if not rule then return at, "there is no such field" end
+    if not rule then return at, no_such_field(name, fields) end
     if seen[rule.name] then return at, "is given twice" end
     seen[rule.name] = true
     local inner, why = unfit_field(object.values[index], rule, at)
@@ -70,10 +76,10 @@ local function unfit_query(query, message)
     local inner, rule = message, nil
     for part in name:gmatch("[^.]+") do
       rule = inner and RULES.messages[inner][part]
-      if not rule then break end
+      if not rule then return name, inner and no_such_field(part, RULES.messages[inner]) or "there is no such field" end
       inner = rule.kind == "message" and rule.of or nil
     end
-    if not rule then return name, "there is no such field" end
+    if not rule then return name, "there is no such field" end -- a name without any part
     local at, why = unfit_value({ kind = "string", text = decoded(text) }, rule, name)
     if at then return at, why end
   end

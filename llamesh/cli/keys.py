@@ -52,7 +52,7 @@ def create(
     name
         What it is for.
     scope
-        What it may do: manage, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
+        What it may do: manage, metrics, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
     contract
         The contract that it carries; yours if not given.
     days

@@ -24,8 +24,10 @@ COMMANDS = {
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
     "Models and servers": {
+        "run": ("llamesh.cli.run:run", "Fetch and serve a model if needed, and talk to it."),
         "models": ("llamesh.cli.models:models", "Models that can be served."),
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
+        "downloads": ("llamesh.cli.downloads:app", "Models on their way."),
         "rm": ("llamesh.cli.models:rm", "Remove a model."),
         "fit": ("llamesh.cli.serve:fit", "Would it be served, and what would it take? Starts nothing."),
         "serve": ("llamesh.cli.serve:serve", "Serve a model."),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
+from llamesh.cli.downloads import DOWNLOAD
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, text, when, word
+from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when
+from llamesh.cli.progress import followed
+from llamesh.cli.sources import fetchable
+from llamesh.client.profile import load_profile
 
 if TYPE_CHECKING:
-    from llamesh.client.sync import Pull
-    from llamesh.v1.download_pb2 import Download
+    from llamesh.client.sync import Client
     from llamesh.v1.model_pb2 import Model
 
 MODEL = (
@@ -49,7 +51,7 @@ def pull(
     Parameters
     ----------
     source
-        An https address of a GGUF file, or a file below LLAMESH_HOME/import. Empty: the Quant service, by --uuid.
+        The https address of a GGUF file, or a file of this machine. Empty: the Quant service, by --uuid.
     name
         The model's name; the file's name if not given.
     uuid
@@ -60,24 +62,33 @@ def pull(
         Wait until the model can be served.
     """
     if not source and not uuid:
-        raise CommandError("what is to be fetched?", hint="llamesh pull https://.../model.gguf", code=Exit.USAGE)
+        raise CommandError(
+            "what is to be fetched?",
+            hint="llamesh pull https://.../model.gguf, llamesh pull ./model.gguf",
+            code=Exit.USAGE,
+        )
     with connected() as mesh:
-        download = mesh.models.pull(source, uuid=uuid, name=name, sha256=sha256)
         if wait:
-            try:
-                model = _followed(download)
-            except KeyboardInterrupt:
-                note(f"the mesh goes on fetching {download.model_uuid}; `llamesh models` lists it when it is there")
-                raise
-            show_one(model, output, MODEL)
-        else:
-            from llamesh.v1 import download_pb2
+            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256), output, MODEL)
+            return
+        with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
+            download = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256).download
+            file.kept = True
+        show_one(download, output, DOWNLOAD)
 
-            columns = (
-                Column("MODEL", lambda item: item.model_uuid),
-                Column("STATE", lambda item: word(download_pb2.DownloadState, item.state, "DOWNLOAD_STATE_")),
-            )
-            show_one(download.download, output, columns)
+
+def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "") -> Model:
+    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on."""
+    with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
+        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
+        try:
+            return followed(pull)
+        except KeyboardInterrupt:
+            file.kept = True
+            model = pull.model_uuid
+            note(f"the mesh goes on fetching {model}: `llamesh pull --uuid {model}` waits for it again,")
+            note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
+            raise
 
 
 def rm(model: str) -> None:
@@ -91,39 +102,3 @@ def rm(model: str) -> None:
     with connected() as mesh:
         gone = mesh.models.delete(mesh.models.find(model))
         note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
-
-
-def _followed(pull: Pull) -> Model:
-    """Wait for a model, with a bar where there is a terminal to draw it on. Says why it waits, each reason once."""
-    waiting = _Waiting()
-    if not sys.stderr.isatty():
-        return pull.wait(on_progress=waiting.look)
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(pull.model_uuid, total=None)
-
-        def look(now: Download) -> None:
-            # What is written to standard error meanwhile is put above the bar.
-            waiting.look(now)
-            progress.update(task, completed=now.bytes_done, total=now.bytes_total or None)
-
-        return pull.wait(on_progress=look)
-
-
-class _Waiting:
-    """Says why a download waits, once until the reason changes."""
-
-    def __init__(self) -> None:
-        self._said = ""
-
-    def look(self, now: Download) -> None:
-        """Look at the download as it is now."""
-        from llamesh.v1 import download_pb2
-
-        reason = now.error.message if now.state == download_pb2.DOWNLOAD_STATE_QUEUED else ""
-        if reason and reason != self._said:
-            self._said = reason
-            note(text(f"{now.model_uuid} {reason}"))

@@ -25,13 +25,15 @@ from llamesh.v1.gateway_pb2 import Role
 
 ADMIN = "admin"
 MANAGE = "manage"
+METRICS = "metrics"
+"""Read the numbers of the whole mesh, and nothing else: for a key that Prometheus holds."""
 INFER = "infer:"
 INFER_ANY = f"{INFER}*"
 
 ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
     Role.ROLE_INFERENCE: (INFER_ANY,),
     Role.ROLE_USER: (INFER_ANY, MANAGE),
-    Role.ROLE_ADMIN: (INFER_ANY, MANAGE, ADMIN),
+    Role.ROLE_ADMIN: (INFER_ANY, MANAGE, METRICS, ADMIN),
 }
 
 CLOCK_SKEW_SECONDS = 2.0

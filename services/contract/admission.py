@@ -18,9 +18,9 @@ from llamesh.kit.logs import log
 from llamesh.kit.rights import Rights
 from services.contract.concurrency import ConcurrencyLimiter
 from services.contract.contracts import not_found
-from services.contract.decisions import Decision, Decisions
+from services.contract.decisions import Decisions, RecordedDecision
 from services.contract.grants import Terms, inference_scopes
-from services.contract.policy import Refusal
+from services.contract.policy import PolicyRefusal
 from services.contract.settlement import TokenUsage
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger
@@ -91,9 +91,9 @@ class Admission:
 
     def _note(self, subject: str, target: str, error: MeshError) -> None:
         metadata = {key: str(value) for key, value in error.metadata.items()}
-        refusal = Refusal(name_of(error.reason), error.message, error.remedy, metadata)
+        refusal = PolicyRefusal(name_of(error.reason), error.message, error.remedy, metadata)
         contract_id = metadata.get("contractId", "")
-        self._decisions.note(Decision(subject, "infer", target, contract_id, [refusal]))
+        self._decisions.note(RecordedDecision(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
 
 

@@ -20,11 +20,11 @@ from llamesh.runtime_parameters import (
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
-from services.contract.decisions import Decision, Decisions
+from services.contract.decisions import Decisions, RecordedDecision
 from services.contract.flag_parser import invalid
 from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
-from services.contract.policy import Policy, Refusal, limit_refusals, memory_refusals
+from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
 
 VOCABULARY_DIFFERENCE = 128
 """Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
@@ -55,7 +55,7 @@ class ProposedServer:
 class CheckResult:
     """The result of a check."""
 
-    refusals: list[Refusal]
+    refusals: list[PolicyRefusal]
     memory: MemoryEstimate
     free_bytes: int
     decision_id: str
@@ -83,7 +83,7 @@ class Checker:
             *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
         action = "serve" if proposed.serve else "check"
-        decided = Decision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
+        decided = RecordedDecision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
         return CheckResult(refusals, memory, free, await self._decisions.record(decided))
 

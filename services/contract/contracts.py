@@ -38,11 +38,11 @@ class Contracts:
         new_id: NewId,
         cache: TermsCache,
         users_of: Callable[[str], Awaitable[int]],
-        owner_of: Callable[[KeyRow], object],
+        key_owner: Callable[[KeyRow], object],
     ) -> None:
-        """`users_of` returns how many users have a contract, `owner_of` the owner of a key or None."""
+        """`users_of` returns how many users have a contract, `key_owner` the owner of a key or None."""
         self._users_of = users_of
-        self._owner_of = owner_of
+        self._owner_of = key_owner
         self._database = database
         self._clock = clock
         self._new_id = new_id

@@ -18,8 +18,8 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.memory_estimate import MemoryEstimate
-from services.contract.policy import Refusal
-from services.contract.tables import Clock, DecisionRow, NewId, Owner
+from services.contract.policy import PolicyRefusal
+from services.contract.tables import Clock, DecisionRow, NewId, RowOwner
 
 KEPT = timedelta(days=30)
 MAX_DECISIONS = 100_000
@@ -42,14 +42,14 @@ _ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RecordedDecision:
     """A decision; the fields are those of the message Decision in contract.proto."""
 
     subject: str
     action: str
     object: str
     contract_id: str = ""
-    refusals: Sequence[Refusal] = ()
+    refusals: Sequence[PolicyRefusal] = ()
     memory: MemoryEstimate | None = None
 
 
@@ -65,14 +65,14 @@ class Decisions:
         self._noted: list[DecisionRow] = []
         self._quiet: dict[tuple[str, str, str], datetime] = {}
 
-    async def record(self, decided: Decision) -> str:
+    async def record(self, decided: RecordedDecision) -> str:
         """Write a decision. Returns its id."""
         row = self._row(decided)
         async with self._database.begin() as session:
             session.add(row)
         return row.decision_id
 
-    def note(self, decided: Decision) -> None:
+    def note(self, decided: RecordedDecision) -> None:
         """Keep a refusal of inference for the next `flush`, unless an equal one was noted within `QUIET`."""
         now = self._clock()
         key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
@@ -127,7 +127,7 @@ class Decisions:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))
 
     async def page(
-        self, owner: Owner | None, page_query: PageQuery, *, refused_only: bool
+        self, owner: RowOwner | None, page_query: PageQuery, *, refused_only: bool
     ) -> tuple[Sequence[DecisionRow], str]:
         """A page, newest first, and the token of the next page. `owner` None: the decisions about all users."""
         page = page_query.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
@@ -140,7 +140,7 @@ class Decisions:
             rows = (await session.scalars(page.select(query, _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.decision_id))
 
-    async def get(self, owner: Owner | None, decision_id: str) -> DecisionRow:
+    async def get(self, owner: RowOwner | None, decision_id: str) -> DecisionRow:
         """One decision. DECISION_NOT_FOUND also if it is about another user. `owner` None: about any user."""
         async with self._database.read() as session:
             row = await session.get(DecisionRow, decision_id)
@@ -152,7 +152,7 @@ class Decisions:
             )
         return row
 
-    def _row(self, decided: Decision) -> DecisionRow:
+    def _row(self, decided: RecordedDecision) -> DecisionRow:
         return DecisionRow(
             decision_id=self._new_id("dec_"),
             create_time=self._clock(),

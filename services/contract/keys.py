@@ -22,7 +22,7 @@ from llamesh.v1 import contract_pb2, gateway_pb2, gateway_pb2_grpc
 from services.contract.contracts import Contracts
 from services.contract.grants import Terms, key_scopes
 from services.contract.revocations import Revocations
-from services.contract.tables import Clock, KeyRow, NewId, Owner
+from services.contract.tables import Clock, KeyRow, NewId, RowOwner
 
 DEFAULT_DAYS = 90
 
@@ -86,7 +86,7 @@ class Keys:
             session.add(row)
         return row, signed.token
 
-    async def page(self, owner: Owner | None, page_query: PageQuery) -> tuple[Sequence[KeyRow], str]:
+    async def page(self, owner: RowOwner | None, page_query: PageQuery) -> tuple[Sequence[KeyRow], str]:
         """A page by creation time and id, and the token of the next page. `owner` None: the keys of all users."""
         page = page_query.of(Listing(f"keys {owner!r}", BY_TIME))
         query = select(KeyRow)
@@ -97,7 +97,7 @@ class Keys:
             rows = (await session.scalars(page.select(query, _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.key_id))
 
-    async def revoke(self, owner: Owner | None, key_id: str) -> KeyRow:
+    async def revoke(self, owner: RowOwner | None, key_id: str) -> KeyRow:
         """Revoke a key; idempotent. KEY_NOT_FOUND also if the key belongs to another user. `owner` None: any user's key."""
         try:
             async with self._database.begin() as session:
@@ -117,7 +117,7 @@ class Keys:
             return contract_pb2.KEY_STATE_REVOKED
         if row.expire_time <= self._clock():
             return contract_pb2.KEY_STATE_EXPIRED
-        owner = owner_of(self._rights, row)
+        owner = key_owner(self._rights, row)
         if owner is None:
             return contract_pb2.KEY_STATE_OWNER_REMOVED
         return contract_pb2.KEY_STATE_OWNER_DISABLED if owner.disabled else contract_pb2.KEY_STATE_WORKS
@@ -134,12 +134,12 @@ class Keys:
         return await self._contracts.terms(wanted)
 
 
-def owner_of(rights: Rights, row: KeyRow) -> UserRights | None:
+def key_owner(rights: Rights, row: KeyRow) -> UserRights | None:
     """The user that a key belongs to; None if it was removed: then the key does not work, though it is not revoked."""
     return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
 
 
-def _is_of(row: KeyRow, owner: Owner) -> bool:
+def _is_of(row: KeyRow, owner: RowOwner) -> bool:
     if row.owner_uid:
         return row.owner_uid == owner.uid
     return row.owner == owner.name and row.create_time >= owner.since

@@ -40,7 +40,7 @@ def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
     )
 
 
-def refusal_message(refusal: policy.Refusal) -> contract_pb2.Refusal:
+def refusal_message(refusal: policy.PolicyRefusal) -> contract_pb2.Refusal:
     """A refusal as a message."""
     return contract_pb2.Refusal(
         reason=refusal.reason, message=refusal.message, remedy=refusal.remedy, metadata=refusal.metadata

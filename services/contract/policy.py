@@ -27,7 +27,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PolicyRefusal:
     """A rule that a request breaks; the fields are those of the message Refusal in contract.proto."""
 
     reason: str
@@ -36,7 +36,7 @@ class Refusal:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[Refusal]:
+def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[PolicyRefusal]:
     """Refusals because of the number of replicas and of the namespace."""
     found = []
     if replicas > policy.max_replicas:
@@ -73,7 +73,7 @@ class Machine:
 
 def memory_refusals(
     estimate: Callable[[int], MemoryEstimate], context: int, least_context: int, machines: Sequence[Machine]
-) -> list[Refusal]:
+) -> list[PolicyRefusal]:
     """Refusals because of memory: each engine must fit on one of these machines.
 
     `estimate` returns the memory for a context in tokens, more for a longer one. `least_context` is the shortest context that may be
@@ -150,5 +150,5 @@ def _free(machines: Sequence[Machine]) -> str:
     return f"{len(machines)} machines have {amounts} free"
 
 
-def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> Refusal:
-    return Refusal(name_of(reason), message, spec_of(reason).remedy, metadata)
+def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> PolicyRefusal:
+    return PolicyRefusal(name_of(reason), message, spec_of(reason).remedy, metadata)

@@ -31,7 +31,7 @@ from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions
 from services.contract.ext_authz import ExtAuthz
 from services.contract.inventory import Inventory
-from services.contract.keys import Keys, owner_of
+from services.contract.keys import Keys, key_owner
 from services.contract.policy import Policy
 from services.contract.revocations import RESYNC_SECONDS, Revocations
 from services.contract.servicer import AdmissionServicer, ContractServicer
@@ -56,7 +56,7 @@ async def run(member: Member) -> None:
 
         terms = TermsCache(database, time.monotonic)
         users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(siblings["gateway"]))
-        contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(owner_of, rights))
+        contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(key_owner, rights))
         # A SQLite file belongs to one process: no other process revokes keys in it.
         revocations = Revocations(database, utc_now, RESYNC_SECONDS if database.schema else None)
         signer = gateway_pb2_grpc.SigningKeyServiceStub(siblings["gateway"])

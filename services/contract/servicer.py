@@ -34,7 +34,7 @@ from services.contract.messages import (
     usage_message,
 )
 from services.contract.revocations import Revocations
-from services.contract.tables import ContractRow, KeyRow, Owner
+from services.contract.tables import ContractRow, KeyRow, RowOwner
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
 
@@ -234,17 +234,17 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
     return flag_parser.parse(request.runtime_params)
 
 
-def whose(identity: Identity) -> Owner | None:
+def whose(identity: Identity) -> RowOwner | None:
     """The owner whose objects a caller sees: itself; None, which means all, for administrators."""
     return None if identity.is_admin else owner(identity)
 
 
-def owner(identity: Identity) -> Owner:
+def owner(identity: Identity) -> RowOwner:
     """The caller as the owner of objects."""
-    return Owner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
+    return RowOwner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
-def usage_of(identity: Identity, asked: str) -> Owner | str | None:
+def usage_of(identity: Identity, asked: str) -> RowOwner | str | None:
     """The user whose usage is listed: the caller; for administrators a name, or all users. SCOPE_MISSING for another user's usage."""
     if identity.is_admin:
         return asked or None

@@ -93,7 +93,7 @@ class DecisionRow(Base):
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class RowOwner:
     """The user whose rows are selected; earlier users of the same name are not."""
 
     name: str

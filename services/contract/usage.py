@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llamesh.kit.database import Base, Database
 from llamesh.kit.pages import Listing, PageQuery
 from services.contract.settlement import TokenUsage
-from services.contract.tables import Clock, NewId, Owner, UsageBatchRow, UsageRow
+from services.contract.tables import Clock, NewId, RowOwner, UsageBatchRow, UsageRow
 
 _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -120,7 +120,7 @@ class Ledger:
         return start or now - USAGE_WINDOW, end or now
 
     async def page(
-        self, whose: Owner | str | None, start: datetime, end: datetime, page_query: PageQuery
+        self, whose: RowOwner | str | None, start: datetime, end: datetime, page_query: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
         """A page by day, subject, model and contract, of the days from `start` to `end`, and the token of the next page.
 

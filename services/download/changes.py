@@ -1,7 +1,7 @@
-"""What changed, told to whoever watches: the latest state of each object, never a backlog.
+"""Changes of downloads and models, broadcast to the watchers of this process.
 
-A watcher that reads slowly gets fewer messages, not a longer queue: what it has not read yet is replaced by what is
-newer, so its memory is bounded by the number of objects.
+Invariant: a watcher holds at most one unread change of each object. A newer change replaces an unread one, so a slow reader gets fewer
+messages, and its memory is bounded by the number of objects.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Watcher:
         self._told = asyncio.Event()
 
     def tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
-        """Replace what is unread about the same object."""
+        """Add a change; it replaces an unread one of the same object."""
         self._unread.pop(key, None)
         self._unread[key] = change
         self._told.set()
 
     def unread_models(self) -> set[str]:
-        """The models of which something is unread, be it their download or their removal."""
+        """The models with an unread change, of the model, of its download or of its removal."""
         return {model_uuid for _, model_uuid in self._unread}
 
     async def follow(self) -> AsyncIterator[WatchCatalogueResponse]:
-        """Every change, oldest first, for ever."""
+        """Every change, oldest first, without end."""
         while True:
             await self._told.wait()
             self._told.clear()
@@ -41,7 +41,7 @@ class Watcher:
 
 
 class Changes:
-    """Where changes are told and watched."""
+    """The broadcaster. It also keeps the last change of each object."""
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
@@ -49,7 +49,7 @@ class Changes:
 
     @contextmanager
     def watch(self) -> Iterator[Watcher]:
-        """A watcher of everything that is told from now on."""
+        """A watcher of all changes from now on."""
         watcher = Watcher()
         self._watchers.add(watcher)
         try:
@@ -58,29 +58,29 @@ class Changes:
             self._watchers.discard(watcher)
 
     def download(self, download: Download) -> None:
-        """Tell that a download began or changed."""
+        """Broadcast that a download began or changed."""
         self._tell(("download", download.model_uuid), WatchCatalogueResponse(download=download))
 
     def model(self, model: Model) -> None:
-        """Tell that a model appeared."""
+        """Broadcast that a model was added or changed."""
         self._tell(("model", model.model_uuid), WatchCatalogueResponse(model=model))
 
     def removed(self, model_uuid: str) -> None:
-        """Tell that a model was removed, and its download with it."""
+        """Broadcast that a model and its download were removed."""
         self._tell(("model", model_uuid), WatchCatalogueResponse(removed_model_uuid=model_uuid))
 
     def last_download(self, model_uuid: str) -> Download | None:
-        """What was last told of a download; None where nothing was, or it was removed."""
+        """The last change of a download; None if there was none, or if it was removed."""
         last = self._last.get(("download", model_uuid))
         return last.download if last is not None else None
 
     def last_model(self, model_uuid: str) -> Model | None:
-        """What was last told of a model; None where nothing was, or it was removed."""
+        """The last change of a model; None if there was none, or if it was removed."""
         last = self._last.get(("model", model_uuid))
         return last.model if last is not None else None
 
     def models_told(self) -> set[str]:
-        """The models that were told and not removed since."""
+        """The models that were broadcast and not removed since."""
         return {model_uuid for kind, model_uuid in self._last if kind == "model"}
 
     def _tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:

@@ -22,7 +22,7 @@ from llamesh.kit.logs import log
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectStore, StoreError
 from services.download.catalogue import Catalogue
 from services.download.publications import models_with, version_of
-from services.download.tables import ACTIVE, ModelRow, State, TransferRow
+from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
@@ -112,7 +112,9 @@ class Integrity:
         """Write the problem to the model and its transfer, "" if the object is sound. A later failure of the transfer is kept."""
         async with self._database.read() as session:
             transfer = await session.get(TransferRow, model.model_uuid)
-        says_corrupt = transfer is not None and transfer.error_reason == CORRUPT and transfer.state == State.FAILED
+        says_corrupt = (
+            transfer is not None and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED
+        )
         right = says_corrupt if problem else not says_corrupt
         if right and (model.damage, model.problem) == (damage, problem):
             return transfer
@@ -134,10 +136,10 @@ class Integrity:
 
     def _correct(self, transfer: TransferRow, problem: str) -> bool:
         """Set a transfer's state by the problem of its object; False if it has that state, or a later one."""
-        if problem and transfer.state == State.SUCCEEDED:
-            transfer.state, transfer.error_reason, transfer.error_message = State.FAILED, CORRUPT, problem
-        elif not problem and transfer.error_reason == CORRUPT and transfer.state == State.FAILED:
-            transfer.state, transfer.error_reason, transfer.error_message = State.SUCCEEDED, "", ""
+        if problem and transfer.state == TransferState.SUCCEEDED:
+            transfer.state, transfer.error_reason, transfer.error_message = TransferState.FAILED, CORRUPT, problem
+        elif not problem and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED:
+            transfer.state, transfer.error_reason, transfer.error_message = TransferState.SUCCEEDED, "", ""
         else:
             return False
         transfer.update_time = self._clock()

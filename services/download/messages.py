@@ -1,4 +1,4 @@
-"""Rows as messages of the contract."""
+"""Encoders: rows of the download service as messages of download.proto and model.proto."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
-from services.download.tables import ModelRow, State, TransferRow
+from services.download.tables import ModelRow, TransferRow, TransferState
 
 
 def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
-    """A transfer; `progress` is fresher than the row where a worker is busy with it."""
+    """A transfer as a message. `progress`, if given, is newer than the row."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -27,7 +27,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
     )
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
-    if progress is not None and row.state == State.RUNNING:
+    if progress is not None and row.state == TransferState.RUNNING:
         message.bytes_done = progress.done
         message.bytes_total = progress.total
         message.bytes_per_second = progress.rate()
@@ -40,7 +40,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
 
 
 def model_message(row: ModelRow) -> Model:
-    """A model of the catalogue."""
+    """A model of the catalogue as a message."""
     message = Model(
         model_uuid=row.model_uuid,
         name=row.name,

@@ -1,10 +1,10 @@
-"""What other processes on the same database changed, told to the watchers of this one.
+"""Changes by other processes on the same database, broadcast to the watchers of this one.
 
-Level-triggered like the worker: the tables are read and compared with what was told last, so a change that is missed costs
-LOOK_SECONDS. On SQLite there are no other processes, and nothing is read.
+Level-triggered like the worker: every LOOK_SECONDS the tables are read and compared with the last broadcast of each object, so a missed
+change costs seconds. A SQLite file has no other processes, so nothing runs there.
 
-Invariant: no time of one process is compared with that of another, because their clocks may differ. What this process tells while the
-tables are read is at least as new as what was read, so it stays; every other difference is news.
+Invariant: times of different processes are never compared, because their clocks may differ. What this process broadcasts while the tables
+are read is at least as new as what was read, and is not replaced; every other difference is broadcast.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from services.download.messages import download_message, model_message
 from services.download.transfers import Transfers
 
 LOOK_SECONDS = 2.0
-"""How often the tables are compared."""
+"""Interval of the comparisons."""
 
 
 class PeerChanges:
-    """Follows the other processes of one database."""
+    """Follows the other processes."""
 
     def __init__(self, transfers: Transfers, catalogue: Catalogue, changes: Changes) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
         self._changes = changes
-        self._looking = BackgroundTask("follow other processes", self.compare, report_failure, every=LOOK_SECONDS)
+        self._task = BackgroundTask("follow other processes", self.compare, report_failure, every=LOOK_SECONDS)
 
     def start(self) -> None:
         """Begin to follow."""
-        self._looking.start()
+        self._task.start()
 
     async def close(self) -> None:
         """Stop."""
-        await self._looking.close()
+        await self._task.close()
 
     async def compare(self) -> None:
-        """Tell what differs from what was told last, by whomever."""
+        """Broadcast each difference between the tables and the last broadcasts."""
         with self._changes.watch() as meanwhile:
             models = await self._catalogue.all()
-            # Read second: a model's transfer is never older than the model that is told with it.
+            # The transfers are read after the models, so a model is never newer than its transfer.
             transfers = await self._transfers.all()
             newer = meanwhile.unread_models()
         for model in map(model_message, models):
@@ -58,5 +58,5 @@ class PeerChanges:
 
 
 def _version(download: Download) -> tuple[int, int, str]:
-    """What tells one state of a download from another; its progress is told by whoever works on it."""
+    """Identifies a state of a download, without progress: the process that runs the transfer broadcasts it."""
     return download.create_time.ToNanoseconds(), download.state, download.error.reason

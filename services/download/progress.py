@@ -1,4 +1,4 @@
-"""How far a transfer is, in memory: it changes with every chunk and is written to the database sparsely."""
+"""Progress of a transfer, in memory: it changes with every chunk and is written to the database at an interval."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 
 WINDOW_SECONDS = 5.0
-"""The rate is that of the last so many seconds."""
+"""Window of the rate."""
 _STEP_SECONDS = 0.25
 
 
 class Progress:
-    """Bytes that came, bytes in all (0: not known), and how fast they come. `clock` is monotonic, in seconds."""
+    """Bytes received, bytes in total (0: unknown) and the rate. `clock` is monotonic, in seconds."""
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
         self.done = 0
@@ -20,7 +20,7 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def add(self, length: int) -> None:
-        """Count bytes that came."""
+        """Count received bytes."""
         self.done += length
         now = self._clock()
         if now - self._marks[-1][0] >= _STEP_SECONDS:
@@ -29,7 +29,7 @@ class Progress:
             self._marks.popleft()
 
     def rate(self) -> int:
-        """Bytes a second over the last seconds."""
+        """Bytes per second over the window."""
         since, before = self._marks[0]
         elapsed = self._clock() - since
         return int((self.done - before) / elapsed) if elapsed > 0 else 0

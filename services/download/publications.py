@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, StagedObject, object_key
-from services.download.tables import ModelRow, State, TransferRow
+from services.download.tables import ModelRow, TransferRow, TransferState
 from services.download.transfers import current
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PublishedObject:
     """Bytes in the store that are yet to be recorded."""
 
     key: str
@@ -60,14 +60,14 @@ class Publications:
         self._owner_id = owner_id
         self._on_repaired = on_repaired
 
-    async def publish(self, staged: StagedObject) -> Publication:
+    async def publish(self, staged: StagedObject) -> PublishedObject:
         """Copy verified bytes into the store, unless a record has them there. `record` or `abandon` must follow."""
         key, unsound = await self._published(staged.sha256, staged.size)
         if key:
-            return Publication(key, staged.sha256, staged.size, shared=True, unsound=unsound)
+            return PublishedObject(key, staged.sha256, staged.size, shared=True, unsound=unsound)
         key = object_key("models", staged.sha256, ".gguf", copy=secrets.token_hex(8))
         await self._objects.hold(key)
-        publication = Publication(key, staged.sha256, staged.size, shared=False, unsound=unsound)
+        publication = PublishedObject(key, staged.sha256, staged.size, shared=False, unsound=unsound)
         try:
             await staged.publish(key)
         except BaseException:
@@ -76,7 +76,7 @@ class Publications:
         return publication
 
     async def record(
-        self, publication: Publication, gguf: Mapping[str, Any], transfer: TransferRow
+        self, publication: PublishedObject, gguf: Mapping[str, Any], transfer: TransferRow
     ) -> tuple[ModelRow, TransferRow] | None:
         """Record the model and the transfer's success in one transaction; idempotent, so it may be repeated if the database failed.
 
@@ -115,7 +115,7 @@ class Publications:
             repaired = await models_with(session, key) if publication.unsound else ()
             for each in left:
                 await self._objects.disown(session, each)
-            row.state = State.SUCCEEDED
+            row.state = TransferState.SUCCEEDED
             row.bytes_done = row.bytes_total = publication.size
             row.sha256 = publication.sha256
             row.claimed_by = row.error_reason = row.error_message = ""
@@ -128,7 +128,7 @@ class Publications:
             self._on_repaired(repaired_model)
         return model, row
 
-    async def abandon(self, publication: Publication) -> None:
+    async def abandon(self, publication: PublishedObject) -> None:
         """Remove an object that was published in vain; idempotent, and without effect if a record has it."""
         if not publication.shared:
             await self._objects.try_remove(publication.key)
@@ -152,7 +152,7 @@ class Publications:
             unsound.add(key)
         return "", frozenset(unsound)
 
-    async def _key_for(self, session: AsyncSession, publication: Publication) -> str:
+    async def _key_for(self, session: AsyncSession, publication: PublishedObject) -> str:
         """The key for the record: that of a record which was written first, else the published one."""
         query = select(ModelRow.object_key).where(
             ModelRow.sha256 == publication.sha256, ModelRow.object_key.not_in(publication.unsound)
@@ -168,12 +168,12 @@ class Publications:
 
 
 async def _recorded(
-    session: AsyncSession, publication: Publication, transfer: TransferRow
+    session: AsyncSession, publication: PublishedObject, transfer: TransferRow
 ) -> tuple[ModelRow, TransferRow] | None:
     """What an earlier try recorded whose commit seemed to fail; None if it did not."""
     row = await session.get(TransferRow, transfer.model_uuid)
     model = await session.get(ModelRow, transfer.model_uuid)
-    if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, State.SUCCEEDED):
+    if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, TransferState.SUCCEEDED):
         return None
     return (model, row) if model.sha256 == publication.sha256 else None
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
+from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.handed_over import SWEEP_SECONDS, remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.peers import PeerChanges
 from services.download.publications import Publications
+from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
 from services.download.store_health import StoreHealth
@@ -29,7 +35,6 @@ from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
-from services.download.waits import Waits
 from services.download.worker import Worker
 
 
@@ -67,7 +72,7 @@ async def run(member: Member) -> None:
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
         sources = sources_of(settings)
         health = StoreHealth(store, monotonic)
-        waits = Waits(monotonic)
+        waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
         worker = Worker(transfers, runs, objects, health, waits)
 
@@ -89,7 +94,20 @@ async def run(member: Member) -> None:
             peers = PeerChanges(transfers, catalogue, changes)
             peers.start()
             stack.push_async_callback(peers.close)
+        handed_over = _handed_over_files(settings, transfers)
+        handed_over.start()
+        stack.push_async_callback(handed_over.close)
         await member.serve()
+
+
+def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTask:
+    """The task that removes the files that commands have handed over for fetches that have ended."""
+
+    async def remove() -> None:
+        rows = await transfers.workable()
+        await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), [row.source for row in rows])
+
+    return BackgroundTask("remove handed over files", remove, report_failure, every=SWEEP_SECONDS)
 
 
 def store_of(settings: Settings) -> ObjectStore:

@@ -1,4 +1,4 @@
-"""The download service's contracts: decode, ask the nouns, encode."""
+"""The download service's calls: decode, call the domain, encode."""
 
 # ruff: noqa: N802 - methods have the names of the contract
 
@@ -43,7 +43,7 @@ _SECRETS = re.compile(r"(?<=//)[^/@]*@|[?#].*", re.DOTALL)
 
 
 class DownloadServicer(DownloadServiceServicer):
-    """Brings models in."""
+    """llamesh.v1.DownloadService."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class DownloadServicer(DownloadServiceServicer):
         self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
-        """See the contract."""
+        """See download.proto."""
         wanted = self._transfer_request(request)
-        # A model whose object is missing is not there, whatever its record says: to ask for it again repairs it.
+        # If a model's object is missing, its transfer must not count as succeeded: then this call starts it again, which repairs the model.
         await self._integrity.check_object(request.model_uuid)
         try:
             row = await self._transfers.start(wanted)
@@ -79,16 +79,16 @@ class DownloadServicer(DownloadServiceServicer):
         return self._message(row)
 
     async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
-        """See the contract."""
+        """See download.proto."""
         return self._message(await self._transfers.get(request.model_uuid))
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
-        """See the contract."""
+        """See download.proto."""
         rows, token = await self._transfers.page(self._pages.query(request))
         return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
-        """See the contract."""
+        """See download.proto."""
         row = await self._transfers.cancel(request.model_uuid)
         self._worker.wake()
         self._changes.download(self._message(row))
@@ -127,7 +127,7 @@ class DownloadServicer(DownloadServiceServicer):
 
 
 class CatalogueServicer(CatalogueServiceServicer):
-    """Models that are there."""
+    """llamesh.v1.CatalogueService."""
 
     def __init__(
         self,
@@ -146,32 +146,32 @@ class CatalogueServicer(CatalogueServiceServicer):
         self._changes = changes
 
     async def GetCatalogueModel(self, request: GetCatalogueModelRequest, context: Context) -> Model:
-        """See the contract."""
+        """See download.proto."""
         return model_message(await self._catalogue.get(request.model_uuid))
 
     async def ListCatalogueModels(
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
-        """See the contract."""
+        """See download.proto."""
         rows, token = await self._catalogue.page(self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:
-        """See the contract."""
+        """See download.proto."""
         model = await self._catalogue.delete(request.model_uuid)
         self._changes.removed(model.model_uuid)
         return model_message(model)
 
     async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
-        """See the contract."""
+        """See download.proto."""
         path, model = await self._integrity.locate(request.model_uuid)
         return LocateModelResponse(path=str(path), model=model_message(model))
 
     async def WatchCatalogue(
         self, request: WatchCatalogueRequest, context: Context
     ) -> AsyncIterator[WatchCatalogueResponse]:
-        """See the contract."""
-        # Watch first, look second: what changes in between is told twice rather than not at all.
+        """See download.proto."""
+        # The watch begins before the lists are read, so that a change in between is sent twice rather than never.
         with self._changes.watch() as watcher:
             for transfer in await self._transfers.all():
                 progress = self._worker.progress(transfer.model_uuid)

@@ -1,8 +1,8 @@
 """The download service's own tables.
 
-Invariant: nobody else reads or writes them. A model's row exists only while its object is published; an object that is
-published without a row, or is about to lose its row, stands in `unowned_object` until it has one or is gone. Processes that
-share the tables know each other by `Owner.id`: what one of them works on carries its id and a time until which it counts.
+Invariant: no other service reads or writes them. A model's row exists only while its object is published. An object
+without a model's row has a row in `unowned_object` until it gets a model or is removed. Processes that share the tables
+are identified by `Owner.id`: a row that one of them works on carries its id and the time when this claim expires.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from llamesh.kit.database import Base, Timestamp
 
 
-class State(enum.StrEnum):
-    """How a transfer is; the names are those of DownloadState without its prefix."""
+class TransferState(enum.StrEnum):
+    """State of a transfer; the names are those of DownloadState without its prefix."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -28,8 +28,8 @@ class State(enum.StrEnum):
     CANCELLED = "CANCELLED"
 
 
-ACTIVE = (State.QUEUED, State.RUNNING, State.VERIFYING)
-"""States of a transfer that somebody works on, or should."""
+ACTIVE = (TransferState.QUEUED, TransferState.RUNNING, TransferState.VERIFYING)
+"""States of a transfer that has not ended."""
 
 
 class TransferRow(Base):
@@ -40,24 +40,24 @@ class TransferRow(Base):
     model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
     source: Mapped[str] = mapped_column(String(2048))
-    """As it was given, with a signature where it has one: a restart needs it. Never shown."""
+    """The source as the caller gave it, perhaps with a signature: a restart needs it. Never shown."""
     shown_source: Mapped[str] = mapped_column(String(4096))
     expected_sha256: Mapped[str] = mapped_column(String(64))
-    """Empty: whatever comes."""
+    """Empty: any."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Rises with every start on request: a worker of an earlier attempt changes nothing any more."""
+    """Rises with every start by a caller; a run of an earlier attempt can change nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]
     bytes_total: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     error_reason: Mapped[str] = mapped_column(String(64))
     error_message: Mapped[str] = mapped_column(String(4096))
-    """Why it failed, or what it waits for."""
+    """Why the transfer failed, or what it waits for."""
     claimed_by: Mapped[str] = mapped_column(String(4096), default="")
-    """The process that works on it; empty: nobody."""
+    """The process that runs it; empty: none."""
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
-    """When others may take it over, by the clock of the database."""
+    """When another process may take it over, by the clock of the database."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
@@ -74,22 +74,22 @@ class ModelRow(Base):
     object_key: Mapped[str] = mapped_column(String(128), index=True)
     source: Mapped[str] = mapped_column(String(4096))
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """GgufMetadata of the contract, by field name."""
+    """The message GgufMetadata, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")
-    """Which version of the object was read and found damaged (`catalogue.version_of`); empty: none was."""
+    """The version of the object that was found damaged (`publications.version_of`); empty: none."""
     problem: Mapped[str] = mapped_column(String(4096), default="")
-    """Why it cannot be served: its object was found missing or damaged. Empty: nothing is known against it."""
+    """Why the model cannot be served: its object was found missing or damaged. Empty: no problem is known."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
 
 
 class UnownedObjectRow(Base):
-    """An object that may be in the store without a model: to be removed unless somebody holds it or a model has it."""
+    """An object that may be in the store without a model. It is removed unless a process holds it or a model has it."""
 
     __tablename__ = "unowned_object"
     object_key: Mapped[str] = mapped_column(String(128), primary_key=True)
     held_by: Mapped[str] = mapped_column(String(4096), default="")
-    """The process that is about to give it a model."""
+    """The process that is about to record a model with it."""
     held_until: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
-    """When the hold ends, by the clock of the database; None: nobody holds it."""
+    """When the hold expires, by the clock of the database; None: not held."""
     removing: Mapped[bool] = mapped_column(default=False)
-    """Somebody removes it: no model can get it any more."""
+    """It is being removed; no model can be recorded with it any more."""

@@ -2,7 +2,7 @@
 
 The worker starts a run as a task for a row of the transfer table. The run claims the row, streams the source into the store's staging
 area, checks hash and GGUF header, publishes the object and records model and success together. A run that ends without success leaves the
-row in one of three states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `waits`).
+row in one of three states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
 
 Invariant: what fails outside the transfer never fails it. A database that does not answer is retried for as long as it takes, because
 the bytes are here; an object store that is away is waited for, STORE_PATIENCE_SECONDS at most.
@@ -33,7 +33,8 @@ from services.download.changes import Changes
 from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
-from services.download.publications import Publication, PublicationLostError, Publications
+from services.download.publications import PublicationLostError, Publications, PublishedObject
+from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MOST_TRIES, SourceRetries
 from services.download.sources import Source, SourceError
 from services.download.store_health import StoreHealth
@@ -41,7 +42,6 @@ from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
 from services.download.verification import checked_chunks, transfer_error, verify
-from services.download.waits import Attempt, Waits
 
 STORE_PATIENCE_SECONDS = 600.0
 """How long a transfer waits for an object store that does not work; time in which the store works does not count."""
@@ -60,7 +60,7 @@ class TransferRuns:
         health: StoreHealth,
         source: Source,
         changes: Changes,
-        waits: Waits,
+        waits: RetryWaits,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
@@ -76,7 +76,7 @@ class TransferRuns:
         fetching = self._fetching.get(model_uuid)
         return fetching[1] if fetching else None
 
-    async def run(self, attempt: Attempt) -> None:
+    async def run(self, attempt: TransferAttempt) -> None:
         """Run one attempt. Returns when the row says how it ended or what it waits for."""
         row = await self._transfers.begin(*attempt)
         if row is None:
@@ -182,7 +182,7 @@ class TransferRuns:
             self._changes.model(model_message(model))
             self.tell(transfer)
 
-    async def _record(self, publication: Publication, metadata: GgufMetadata, row: TransferRow) -> Any:
+    async def _record(self, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow) -> Any:
         fields = gguf_fields(metadata)
         recorded = None
         try:
@@ -216,9 +216,9 @@ class TransferRuns:
         return staged
 
 
-def attempt_of(row: TransferRow) -> Attempt:
+def attempt_of(row: TransferRow) -> TransferAttempt:
     """The attempt that a row is at."""
-    return Attempt(row.model_uuid, row.attempt)
+    return TransferAttempt(row.model_uuid, row.attempt)
 
 
 def is_outage(error: Exception) -> bool:

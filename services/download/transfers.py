@@ -1,8 +1,9 @@
-"""The transfers: what was asked for and how it stands. Rows of one table and the steps between their states.
+"""The transfers in SQL: desired and observed state of each download, and the transitions between states.
 
-Invariant: a row is the only truth. Starting and cancelling change the row; the worker makes the world follow (see
-`worker`). Every step of a worker names its attempt and its owner, and changes nothing once the row belongs to a later
-attempt or to another process. A claim that is not renewed for LEASE_SECONDS may be taken over by another process.
+Calls start and cancel transfers by changing the row; the worker reconciles its tasks with the rows (see `worker`).
+
+Invariant: every transition by a run names its attempt and its process. It changes nothing if the row belongs to a later attempt or to
+another process meanwhile. A claim that is not renewed for LEASE_SECONDS may be taken over by another process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.source_names import shown_source
-from services.download.tables import ACTIVE, ModelRow, State, TransferRow
+from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 _LONGEST_MESSAGE = 2_000
 
@@ -30,7 +31,7 @@ _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """What a caller asks for. Empty fields: whatever was asked for before, or the default."""
+    """A call for a transfer. An empty field means the value of the previous call, or the default."""
 
     model_uuid: str
     source: str = ""
@@ -40,10 +41,10 @@ class TransferRequest:
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
-    """Whether the request begins a transfer; False: it is the one that is there. DOWNLOAD_CONFLICT where it is neither."""
-    if row is None or not (row.state in ACTIVE or (row.state == State.SUCCEEDED and has_model)):
+    """Whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
+    if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
-    known = row.sha256 if row.state == State.SUCCEEDED else row.expected_sha256
+    known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
     if request.source not in ("", row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
@@ -57,7 +58,7 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
 
 
 class Transfers:
-    """The store. `clock` says what time it is, in UTC; `owner_id` is this process among those that share the tables."""
+    """The rows. `clock` returns the time in UTC; `owner_id` is this process among those that share the tables."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], owner_id: str) -> None:
         self._database = database
@@ -65,11 +66,11 @@ class Transfers:
         self.owner_id = owner_id
 
     async def start(self, request: TransferRequest) -> TransferRow:
-        """Begin the transfer unless it is there. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without any source."""
+        """Start a transfer unless the present one serves the request. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without a source."""
         try:
             return await self._start(request)
         except IntegrityError:
-            # Somebody else asked first, at the same moment: now there is a row to judge by.
+            # Another call inserted the row at the same moment: now compare with that row.
             return await self._start(request)
 
     async def _start(self, request: TransferRequest) -> TransferRow:
@@ -93,7 +94,7 @@ class Transfers:
         row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
-        row.state = State.QUEUED
+        row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
         row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
@@ -101,7 +102,7 @@ class Transfers:
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:
-        """The last transfer of a model, where there is one."""
+        """The last transfer of a model; None if there is none."""
         async with self._database.read() as session:
             return await session.get(TransferRow, model_uuid)
 
@@ -113,29 +114,29 @@ class Transfers:
         return row
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[TransferRow], str]:
-        """A page, newest first, and the token of the next."""
+        """A page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(TransferRow), _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[TransferRow]:
-        """Every transfer, in the order they were asked for."""
+        """All transfers by time of request."""
         async with self._database.read() as session:
             return (await session.scalars(select(TransferRow).order_by(TransferRow.create_time))).all()
 
     async def workable(self) -> Sequence[TransferRow]:
-        """Those that this process works on or could take up, in the order they were asked for."""
+        """The active transfers that this process runs or may claim, by time of request."""
         query = select(TransferRow).where(*self._workable()).order_by(TransferRow.create_time)
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
     def _workable(self) -> Sequence[ColumnElement[bool]]:
-        nobodys = TransferRow.claim_expires < moment(self._database)
-        return TransferRow.state.in_(ACTIVE), or_(TransferRow.claimed_by.in_(("", self.owner_id)), nobodys)
+        expired = TransferRow.claim_expires < moment(self._database)
+        return TransferRow.state.in_(ACTIVE), or_(TransferRow.claimed_by.in_(("", self.owner_id)), expired)
 
     async def renew(self) -> None:
-        """Keep the claims of this process."""
+        """Extend the claims of this process."""
         async with self._database.begin() as session:
             await session.execute(
                 self._mine().values(claim_expires=moment(self._database, LEASE_SECONDS)),
@@ -143,7 +144,7 @@ class Transfers:
             )
 
     async def release(self) -> None:
-        """Give up the claims of this process: another one, or the next one, starts the transfers again at once."""
+        """Release the claims of this process, so that another one, or the next one, starts the transfers again at once."""
         async with self._database.begin() as session:
             await session.execute(
                 self._mine().values(claimed_by="", claim_expires=None), execution_options={"synchronize_session": False}
@@ -153,29 +154,29 @@ class Transfers:
         return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
     async def cancel(self, model_uuid: str) -> TransferRow:
-        """End a transfer; one that has ended stays as it is. Raises DOWNLOAD_NOT_FOUND."""
+        """Cancel a transfer; idempotent, and without effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await session.get(TransferRow, model_uuid, with_for_update=True)
             if row is None:
                 raise _not_found(model_uuid)
             if row.state in ACTIVE:
-                row.state = State.CANCELLED
+                row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()
             return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """Claim the transfer and take it up from its first byte; one that was under way counts as interrupted.
+        """Claim a transfer and begin at its first byte. `resume_count` rises if it was interrupted.
 
-        None once it ended, was started anew, or is another process's.
+        None if it ended, was started again by a caller, or is claimed by another process.
         """
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             query = select(TransferRow).where(*same, *self._workable()).with_for_update()
             row = await session.scalar(query)
             if row is not None:
-                row.resume_count += row.state != State.QUEUED
-                row.state = State.RUNNING
+                row.resume_count += row.state != TransferState.QUEUED
+                row.state = TransferState.RUNNING
                 row.bytes_done = 0
                 row.error_reason = row.error_message = ""
                 row.claimed_by = self.owner_id
@@ -191,13 +192,13 @@ class Transfers:
     async def hold_back(
         self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
     ) -> TransferRow | None:
-        """Let it wait for what the error names. Anyone may begin it again from its first byte, or, with `keep`, only this process."""
+        """Queue a transfer again, with an error that says what it waits for. With `keep`, only this process may begin it again."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
-                row.resume_count += row.state != State.QUEUED
-                row.state = State.QUEUED
+                row.resume_count += row.state != TransferState.QUEUED
+                row.state = TransferState.QUEUED
                 row.bytes_done = 0
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_LONGEST_MESSAGE]
@@ -211,22 +212,22 @@ class Transfers:
     async def progress(
         self, model_uuid: str, attempt: int, *, done: int, total: int, verifying: bool = False
     ) -> TransferRow | None:
-        """Write down how far it is; with `verifying`, that all bytes are there."""
+        """Write the progress; with `verifying`, that all bytes are here."""
         async with self._database.begin() as session:
             row = await current(session, model_uuid, attempt, self.owner_id)
-            if row is not None and (verifying or row.state == State.RUNNING):
+            if row is not None and (verifying or row.state == TransferState.RUNNING):
                 row.bytes_done, row.bytes_total = done, total
-                row.state = State.VERIFYING if verifying else State.RUNNING
+                row.state = TransferState.VERIFYING if verifying else TransferState.RUNNING
                 row.update_time = self._clock()
             return row
 
     async def fail(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
-        """End it with the error's reason."""
+        """End a transfer with the reason of an error."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
-                row.state = State.FAILED
+                row.state = TransferState.FAILED
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_LONGEST_MESSAGE]
                 row.update_time = self._clock()
@@ -234,7 +235,7 @@ class Transfers:
 
 
 async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id: str) -> TransferRow | None:
-    """The row, locked, while this attempt is the one that counts and this process works on it; None otherwise."""
+    """The locked row, if this attempt is active and claimed by this process; None otherwise."""
     row = await session.get(TransferRow, model_uuid, with_for_update=True)
     counts = row is not None and row.attempt == attempt and row.state in ACTIVE and row.claimed_by == owner_id
     return row if counts else None
@@ -242,5 +243,5 @@ async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id
 
 def _not_found(model_uuid: str) -> MeshError:
     return MeshError(
-        Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND, f"{model_uuid} was never asked for", {"modelUuid": model_uuid}
+        Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND, f"there is no download of {model_uuid}", {"modelUuid": model_uuid}
     )

@@ -1,7 +1,7 @@
-"""What bytes must be before they become a model, and why they did not: every failure of a transfer as one reason.
+"""Verification of bytes before they become a model, and the error reason for each way in which a transfer can fail.
 
-The first chunk already tells most wrong files (an HTML page, a pickle, a wrong link) from a model, so that a wrong
-source costs one MiB and not forty GiB.
+The first chunk is checked while it arrives: it shows most wrong files (an HTML page, a pickle), so that a wrong source costs one MiB and
+not forty GiB. Hash and GGUF header are checked when all bytes are staged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.download.sources import SourceError, SourceRefusedError, SourceTru
 
 
 async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """The same chunks, counted, as long as they begin like a GGUF file. Raises GgufError."""
+    """Pass chunks on and count them. Raises GgufError if the first bytes are not those of a GGUF file."""
     start = b""
     async for chunk in chunks:
         count(len(chunk))
@@ -28,7 +28,7 @@ async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], No
 
 
 async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
-    """What the staged bytes say of themselves. Raises MeshError unless they are the expected ones and a whole model."""
+    """Check hash and header of staged bytes. Returns the header; raises CONTENT_MISMATCH and MODEL_INVALID."""
     if expected_sha256 not in ("", staged.sha256):
         raise MeshError(
             Reason.ERROR_REASON_CONTENT_MISMATCH,
@@ -56,7 +56,7 @@ def _unusable(problem: str) -> MeshError:
 
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
-    """The refusal of a source as an error of the contract."""
+    """SOURCE_REFUSED for a source that may not be used."""
     return MeshError(
         Reason.ERROR_REASON_SOURCE_REFUSED,
         str(error),
@@ -66,7 +66,7 @@ def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
 
 
 def transfer_error(error: Exception, shown_source: str) -> MeshError:
-    """Why a transfer failed. What is none of the known kinds is a fault of ours and shows nothing of itself."""
+    """The error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them."""
     match error:
         case MeshError():
             return error
@@ -89,4 +89,7 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
         case StoreError():
             return MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error))
         case _:
-            return MeshError(Reason.ERROR_REASON_INTERNAL, "the transfer failed inside; the service's log says why")
+            return MeshError(
+                Reason.ERROR_REASON_INTERNAL,
+                "the transfer failed because of an internal error; the service's log has the details",
+            )

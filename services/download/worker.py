@@ -21,12 +21,12 @@ from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
 from services.download.progress import Progress
+from services.download.retry_waits import RetryWaits
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns, attempt_of
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
-from services.download.waits import Waits
 
 MAX_RUNNING = 3
 """Transfers that run at the same time; more would only share the same network and disk."""
@@ -42,7 +42,7 @@ class Worker:
     """Runs the transfers of this process."""
 
     def __init__(
-        self, transfers: Transfers, runs: TransferRuns, objects: UnownedObjects, health: StoreHealth, waits: Waits
+        self, transfers: Transfers, runs: TransferRuns, objects: UnownedObjects, health: StoreHealth, waits: RetryWaits
     ) -> None:
         self._transfers = transfers
         self._runs = runs

@@ -21,8 +21,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from llamesh.kit.database import Base, Database, Timestamp, is_unavailable
-from llamesh.kit.errors import MeshError
+from llamesh.kit.change_feed import ChangeFeed
+from llamesh.kit.database import Base, Database, Timestamp
 from llamesh.kit.reflector import LISTED_FOR
 from llamesh.kit.standings import standing_id
 from llamesh.v1 import gateway_pb2
@@ -30,8 +30,6 @@ from services.gateway.tables import User
 
 RESYNC_SECONDS = 1.0
 """Seconds between two checks for changes by another gateway on the same database."""
-AWAY_SECONDS = 1.0
-"""Seconds before the next check if the database did not answer."""
 BATCH = 1000
 """Most users, or ended standings, in one message of a watch."""
 
@@ -73,9 +71,8 @@ class Standings:
         self._database = database
         self._now = now
         # A SQLite file belongs to one process: nobody else changes users in it.
-        self._resync = RESYNC_SECONDS if database.schema else None
+        self._feed = ChangeFeed(self._read, RESYNC_SECONDS if database.schema else None)
         self._present = _Present()
-        self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
 
     async def end(self, session: AsyncSession, user: User) -> None:
@@ -99,7 +96,7 @@ class Standings:
                 yield session
         finally:
             # Also after a cancellation or a lost answer to the commit: the transaction may have happened.
-            self._changed.set()
+            self._feed.announce()
 
     async def users_of(self, contract_id: str) -> int:
         """Count the users with a contract, after all open changes have ended."""
@@ -118,31 +115,15 @@ class Standings:
         told = _Present()
         until = self._now() + LISTED_FOR
         synced = False
-        while True:
-            # Get the event of the next change before reading, so that no change is missed in between.
-            if self._changed.is_set():
-                self._changed = asyncio.Event()
-            announced = self._changed
+        async for present in self._feed.states():
             if synced and self._now() >= until:
                 return
-            try:
-                present = await self._read()
-            except MeshError as error:
-                if not synced or not is_unavailable(error):
-                    raise
-                await asyncio.sleep(AWAY_SECONDS)
-                continue
             for message in _difference(told, present):
                 yield message
             told = present
             if not synced:
                 synced = True
                 yield gateway_pb2.WatchStandingsResponse(synced=True)
-            try:
-                async with asyncio.timeout(self._resync or LISTED_FOR.total_seconds()):
-                    await announced.wait()
-            except TimeoutError:
-                continue
 
     async def _read(self) -> _Present:
         async with self._turn, self._database.read() as session:

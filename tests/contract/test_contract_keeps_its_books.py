@@ -23,8 +23,8 @@ from services.contract import decisions as decisions_module
 from services.contract import usage
 from services.contract.books import Books
 from services.contract.contracts import Contracts
-from services.contract.decisions import Decision, Decisions
-from services.contract.policy import Refusal
+from services.contract.decisions import Decisions, RecordedDecision
+from services.contract.policy import PolicyRefusal
 from services.contract.service import new_id
 from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
@@ -34,7 +34,7 @@ from services.contract.usage import Account, Ledger, day_of
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = PageQuery(Pages(b"any key"))
 ACCOUNT = Account("2026-11-24", "ada", "smol", "")
-REFUSED = [Refusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
+REFUSED = [PolicyRefusal("CONCURRENCY_EXCEEDED", "too many", "wait", {"limit": "2"})]
 
 
 def contracts_of(database, clock, limits) -> Contracts:
@@ -115,7 +115,7 @@ def test_a_day_is_that_of_utc() -> None:
 async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(database: Database) -> None:
     clock = Clock()
     decisions = Decisions(database, clock, clock.new_id, most=3)
-    first = await decisions.record(Decision("ada", "check", "smol"))
+    first = await decisions.record(RecordedDecision("ada", "check", "smol"))
     clock.now = NOW + timedelta(days=30)
     await decisions.prune()
     assert (await decisions.get(None, first)).create_time == NOW
@@ -125,7 +125,7 @@ async def test_decisions_are_kept_thirty_days_and_never_more_than_so_many(databa
     assert not rows
     for _ in range(6):
         clock.now += timedelta(seconds=1)
-        last = await decisions.record(Decision("ada", "check", "smol"))
+        last = await decisions.record(RecordedDecision("ada", "check", "smol"))
     await decisions.prune()
     rows, _ = await decisions.page(None, FIRST_PAGE, refused_only=False)
     assert [row.decision_id for row in rows][0::2] == [last, f"dec_{int(last[4:]) - 2:06}"]
@@ -141,11 +141,11 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
             return (await session.scalar(select(func.count()).select_from(DecisionRow))) or 0
 
     for _ in range(1000):
-        decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
-    decisions.note(Decision("bob", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(RecordedDecision("bob", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 2
     clock.now += timedelta(seconds=60)
-    decisions.note(Decision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 3
 
 
@@ -261,7 +261,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
         ledger.add(account, TokenUsage(1, 2))
-        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
         with pytest.raises(MeshError):
@@ -323,7 +323,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
         ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), TokenUsage(1, 2))
-        decisions.note(Decision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}

@@ -10,8 +10,9 @@ import pytest
 
 from llamesh.kit import limits
 from tests.mesh.conftest import Served
+from tests.unit.hostile_bodies import HOSTILE
+from tests.unit.legitimate_bodies import LEGITIMATE
 from tests.unit.limit_examples import DERIVED, OVER_CONTEXT, code_of, examples
-from tests.unit.request_bodies import HOSTILE, LEGITIMATE
 
 PATIENCE = 5.0
 """Seconds in which anybody's request is answered, whatever others send."""

@@ -13,12 +13,7 @@ SHARED: dict[str, set[str]] = {
     "FieldViolation": {"llamesh/client/errors.py", "llamesh/kit/errors.py"},
     "MeshError": {"llamesh/client/errors.py", "llamesh/kit/errors.py"},
     # To be told apart.
-    "Decision": {"controller/plan.py", "services/contract/decisions.py"},
     "Liveness": {"controller/runtimes/__init__.py", "llamesh/cli/mesh/liveness.py"},
-    "Owner": {"llamesh/kit/ownership.py", "services/contract/tables.py"},
-    "Publication": {"controller/publication.py", "services/download/publications.py"},
-    "Waits": {"llamesh/cli/mesh/progress.py", "services/download/waits.py"},
-    "State": {"engine/state.py", "services/download/tables.py"},
 }
 
 

@@ -46,8 +46,8 @@ ALLOWED = {
     "llamesh/kit/ownership.py::_locked": "waits for the lock of the home",
     "llamesh/kit/database_watch.py::DatabaseWatch.wait": "waits for the database or the end",
     # Survive every failure by themselves.
-    "controller/queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
-    "controller/queue.py::WorkQueue._work": "see above",
+    "controller/work_queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
+    "controller/work_queue.py::WorkQueue._work": "see above",
 }
 """Functions that may loop for ever or start tasks, and why."""
 

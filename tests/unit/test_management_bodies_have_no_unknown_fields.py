@@ -74,7 +74,28 @@ def test_what_fits_the_contract_passes(body: Any, path: str, verb: str) -> None:
     ],
 )
 def test_unknown_fields_are_named(body: Any, path: str, field: str) -> None:
-    assert violation(run(body, path)) == {"field": field, "description": "there is no such field"}
+    found = violation(run(body, path))
+    assert found["field"] == field
+    assert found["description"].startswith("there is no such field")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "verb", "near"),
+    [
+        ({"pasword": "x"}, "/auth/token", "POST", "password"),
+        ({"Password": "x"}, "/auth/token", "POST", "password"),
+        ({"parameters": {"ctx_sise": 1}}, "/serve", "POST", "ctx_size"),
+        ({"parameters": {"ctxSise": 1}}, "/serve", "POST", "ctxSize"),
+        ({"parameters": {"context": 1}}, "/serve", "POST", None),
+        ({"x": 1}, "/auth/token", "POST", None),
+        ({"p" * 5000: 1}, "/auth/token", "POST", None),
+        (b"", "/servers?page_sise=10", "GET", "page_size"),
+        (b"", "/servers?colour=10", "GET", None),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest(body: Any, path: str, verb: str, near: str | None) -> None:
+    hint = f"; did you mean {near}?" if near else ""
+    assert violation(run(body, path, verb))["description"] == f"there is no such field{hint}"
 
 
 @pytest.mark.parametrize("body", [b'{"username":"a","username":"b"}', b'{"model_uuid":"a","modelUuid":"b"}'])

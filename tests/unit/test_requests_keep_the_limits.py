@@ -9,9 +9,11 @@ import pytest
 
 from controller.xds import scripts
 from llamesh.kit import limits
+from tests.unit.hostile_bodies import HOSTILE
+from tests.unit.legitimate_bodies import LEGITIMATE
 from tests.unit.limit_examples import DERIVED, OVER_CONTEXT, Example, code_of, examples
 from tests.unit.lua_request import LuaFilter, Outcome
-from tests.unit.request_bodies import CHAT, COMPLETIONS, HOSTILE, LEGITIMATE
+from tests.unit.request_bodies import CHAT, COMPLETIONS
 
 ROUTE = LuaFilter(scripts.route({}))
 OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}

@@ -12,10 +12,10 @@ import pytest
 
 from llamesh.kit.errors import MeshError, Reason
 from services.download.changes import Changes
+from services.download.retry_waits import RetryWaits
 from services.download.store_health import StoreHealth
-from services.download.tables import State, TransferRow
+from services.download.tables import TransferRow, TransferState
 from services.download.transfer_run import TransferRuns
-from services.download.waits import Waits
 from services.download.worker import Worker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,7 +40,9 @@ class Transfers:
         fields = dict.fromkeys(("name", "source", "shown_source", "sha256", "error_reason", "error_message"), "")
         numbers = dict.fromkeys(("attempt", "resume_count", "bytes_done", "bytes_total"), 0)
         row: dict[str, Any] = fields | numbers
-        return TransferRow(model_uuid=model_uuid, state=State.CANCELLED, create_time=NOW, update_time=NOW, **row)
+        return TransferRow(
+            model_uuid=model_uuid, state=TransferState.CANCELLED, create_time=NOW, update_time=NOW, **row
+        )
 
     async def workable(self) -> Sequence[TransferRow]:
         return []
@@ -59,7 +61,7 @@ def changes() -> Changes:
 @pytest.fixture
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
-    waits = Waits(time.monotonic)
+    waits = RetryWaits(time.monotonic)
     runs = TransferRuns(cast("Any", transfers), unused, unused, unused, unused, changes, waits)
     transfers.worker = Worker(cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits)
     return transfers.worker

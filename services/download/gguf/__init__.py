@@ -1,10 +1,11 @@
-"""The check that every file passes before it becomes a model: a strict reading of its GGUF header.
+"""Strict parser for GGUF headers: the check that every file passes before it becomes a model.
 
-llama.cpp reads these files in C++ with the trust of a program that reads its own output, and its history of overflows
-is long. So nothing is admitted here that llama.cpp would refuse, abort on or misread: counts, lengths, types and
-tensor sizes are bounded, tensors lie one after the other inside the file, nothing follows them, names are unique.
-Only the header is read; time and memory are bounded whatever the file says: 256 MiB of header, 4,096 metadata pairs with 1 MiB of keys,
-16,384 tensors, 2 million strings, and nothing is kept of arrays (see `reader` and `metadata_reader`).
+llama.cpp parses these files in C++, trusts them, and had many overflows. So this parser rejects what llama.cpp would reject, abort on or
+misread: counts, lengths, types and tensor sizes are bounded, tensors lie one after the other inside the file, nothing follows them, and
+names are unique.
+
+Invariant: only the header is read, and time and memory are bounded for any file: 256 MiB of header, 4,096 metadata pairs with 1 MiB of
+keys, 16,384 tensors, 2 million strings; arrays are not kept (see `reader` and `metadata`).
 """
 
 from typing import BinaryIO
@@ -18,13 +19,13 @@ __all__ = ["MAGIC", "GgufError", "GgufMetadata", "read_gguf"]
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 MAX_PAIRS = 4_096
-"""Metadata pairs. Real files have up to a hundred."""
+"""Most metadata pairs. Real files have up to a hundred."""
 MAX_TENSORS = 16_384
-"""Real files have up to some thousands."""
+"""Most tensors. Real files have up to some thousands."""
 
 
 def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
-    """Check the header of a seekable file of `size` bytes and say what it holds. Raises GgufError."""
+    """Check the header of a seekable file of `size` bytes and return its metadata. Raises GgufError."""
     reader = Reader(file, size)
     version = _version(reader)
     tensor_count = _count(reader, "tensors", MAX_TENSORS)

@@ -1,8 +1,7 @@
-"""The metadata pairs of a GGUF header, and what the mesh learns about a model from them.
+"""The metadata pairs of a GGUF header: checks all of them, and keeps the few that the mesh uses.
 
-Every pair is checked, the few that matter are kept: an unread key must not hide a malformed value behind it. Elements of arrays of
-numbers are never read while the pairs are: only the place of an array that may matter is noted, and `metadata` reads at most one
-element for each layer of the two arrays that it needs.
+Invariant: a malformed value is found whatever its key is. Elements of number arrays are skipped; the offset of an array that may matter is
+noted, and `metadata` reads at most one element for each layer of the two arrays that it uses.
 """
 
 import struct
@@ -14,9 +13,9 @@ from services.download.gguf.types import FILE_TYPES
 
 _MAX_KEY = 1_024
 MAX_KEYS_BYTES = 1 << 20
-"""Bytes of all keys together: they are kept to find one that appears twice. Real files have 5 KiB."""
+"""Most bytes of all keys together; they are kept to find duplicates. Real files have 5 KiB."""
 MAX_TEMPLATE = 1 << 20
-"""Bytes of a chat template. The longest real ones have some 30 KiB."""
+"""Most bytes of a chat template. The longest real ones have some 30 KiB."""
 _MAX_LAYERS = 4_096
 _MAX_HEADS = 65_536
 _MAX_WIDTH = 1 << 24
@@ -39,9 +38,9 @@ _NUMBERS = {
 _UINT32 = 4
 _LENGTH_BYTES = 8
 _INTEGERS = {0, 1, 2, 3, 4, 5, 10, 11}
-# Endings of the keys whose arrays may say something for each layer.
+# Suffixes of the keys that may have an array with one value for each layer.
 _PER_LAYER = (".attention.head_count", ".attention.head_count_kv")
-# Array element types of the tokenizer's parallel arrays, which llama.cpp indexes by token without looking.
+# Element types of the tokenizer's parallel arrays, which llama.cpp indexes by token without a check.
 _TOKEN_ARRAYS = {
     "tokenizer.ggml.tokens": {_STRING},
     "tokenizer.ggml.scores": {6},
@@ -51,7 +50,7 @@ _TOKEN_ARRAYS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufMetadata:
-    """What a model says about itself. Numbers that the file does not state are 0, texts are empty."""
+    """The metadata of a model. A number that the file does not have is 0, a text is empty."""
 
     version: int
     """GGUF version, 2 or 3."""
@@ -64,7 +63,7 @@ class GgufMetadata:
     parameter_count: int
     """Values in all tensors."""
     quantisation: str
-    """`general.file_type` by name, such as `Q4_K_M`; without it the type that holds most bytes."""
+    """`general.file_type` by name, such as `Q4_K_M`; without it the type with most bytes."""
     context_length: int
     """Tokens the model was trained for."""
     embedding_length: int
@@ -72,35 +71,35 @@ class GgufMetadata:
     layer_count: int
     """Transformer blocks."""
     head_count: int
-    """Attention heads of a layer; the most, where layers differ."""
+    """Attention heads of a layer; the maximum if layers differ."""
     kv_head_count: int
-    """Key and value heads of a layer; the mean rounded up, where layers differ."""
+    """Key and value heads of a layer; the mean, rounded up, if layers differ."""
     key_length: int
     """Values of one head's key."""
     value_length: int
     """Values of one head's value."""
     sliding_window: int
-    """Tokens that windowed layers look back on; 0 without."""
+    """Attention window in tokens; 0 without a window."""
     vocabulary_size: int
-    """Tokens the vocabulary holds."""
+    """Tokens in the vocabulary."""
     has_chat_template: bool
-    """Whether the file brings a chat template."""
+    """Whether the file has a chat template."""
     alignment: int
     """Tensors start at multiples of this, in bytes."""
     tensor_count: int
-    """How many tensors there are."""
+    """Number of tensors."""
     tensor_bytes: int
     """Bytes of all tensors, padding not counted."""
     file_bytes: int
     """Length of the whole file."""
     split_index: int
-    """Which part of a split model this is, from 0."""
+    """Index of this part of a split model, from 0."""
     split_count: int
-    """Of how many parts the model consists; 0 or 1 for a whole model."""
+    """Number of parts of a split model; 0 or 1 for a whole model."""
 
 
 class MetadataReader:
-    """The metadata pairs: all are checked, the few that the mesh needs are kept."""
+    """Reads the metadata pairs one by one."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -141,7 +140,7 @@ class MetadataReader:
     def _read_string(self, key: str) -> None:
         reader = self._reader
         if key in {"general.architecture", "general.name", "general.type"}:
-            # Texts are shown and stored: what is not printable says nothing and breaks terminals and databases.
+            # These texts are shown and stored, and control characters would break terminals and databases.
             self._texts[key] = "".join(filter(str.isprintable, reader.label(_MAX_KEY)))
         elif key == "tokenizer.chat_template":
             start = reader.offset
@@ -193,7 +192,7 @@ class MetadataReader:
             raise reader.error(f"unknown element type {kind}", offset=start)
 
     def alignment(self) -> int:
-        """The stated alignment or the default of 32. Raises GgufError unless it is a power of two in bounds."""
+        """The file's alignment or the default of 32. Raises GgufError unless it is a power of two within bounds."""
         key = "general.alignment"
         alignment = self._number(key, 32)
         if alignment < 1 or alignment & (alignment - 1) or alignment > _MAX_ALIGNMENT:
@@ -201,7 +200,7 @@ class MetadataReader:
         return alignment
 
     def metadata(self, version: int, tensors: Tensors) -> GgufMetadata:
-        """The kept metadata_reader together. Raises GgufError where they contradict each other."""
+        """The metadata that was read. Raises GgufError if values contradict each other."""
         architecture = self._architecture()
         layers = self._size(f"{architecture}.block_count", _MAX_LAYERS)
         embedding = self._size(f"{architecture}.embedding_length", _MAX_WIDTH)

@@ -1,11 +1,11 @@
-"""A forward-only reader over an untrusted GGUF header: every length is checked before it is believed.
+"""Forward-only reader for an untrusted GGUF header: checks every length before it uses it.
 
-It holds one window of the file, never the header as a whole, and refuses what would make it read or loop without
-bound: a header above 256 MiB, a string above 16 MiB, more than 2 million strings. The largest real headers (a
-vocabulary of 262,144 words and half a million merges) need half of that and less.
+It holds one window of the file, never the whole header, and rejects what would make it read or loop without bound: a header above
+256 MiB, a string above 16 MiB, more than 2 million strings. The largest real headers (a vocabulary of 262,144 words and half a million
+merges) need half of that or less.
 
-Numbers in arrays cost nothing: `skip` seeks past them. Each string costs one step of a loop, each key, tensor and scalar a few calls,
-so that all bounds together keep the whole check below some ten million steps and a few MiB.
+Numbers in arrays cost nothing, because `skip` seeks past them. Each string costs one step of a loop, each key, tensor and scalar a few
+calls. All bounds together keep the check below some ten million steps and a few MiB.
 """
 
 import struct
@@ -19,9 +19,9 @@ _U64 = struct.Struct("<Q")
 
 
 class GgufError(Exception):
-    """Why a file is not a model that may be served.
+    """A file is not a model that may be served.
 
-    `reason` says what is wrong, `offset` the byte where it was seen, `what` the part of the file that was being read.
+    `reason` says why, `offset` is the byte where it was found, `what` the part of the file that was read.
     """
 
     def __init__(self, reason: str, *, offset: int, what: str) -> None:
@@ -32,7 +32,7 @@ class GgufError(Exception):
 
 
 class Reader:
-    """Reads little-endian values in order. `what` names the part being read, for the errors."""
+    """Reads little-endian values in order. `what` names the current part of the file in errors."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -48,15 +48,15 @@ class Reader:
 
     @property
     def offset(self) -> int:
-        """The next byte to be read, from the start of the file."""
+        """Offset of the next byte in the file."""
         return self._base + self._at
 
     def error(self, reason: str, *, offset: int | None = None) -> GgufError:
-        """An error about the part being read, at `offset` or here."""
+        """An error about the current part, at `offset` or at the next byte."""
         return GgufError(reason, offset=self.offset if offset is None else offset, what=self.what)
 
     def require(self, length: int) -> None:
-        """Refuse unless `length` more bytes lie inside the file and inside the header's limit."""
+        """Raise GgufError unless `length` more bytes are inside the file and inside the header's limit."""
         left = self._end - self.offset
         if length <= left:
             return
@@ -74,7 +74,7 @@ class Reader:
         return data
 
     def skip(self, length: int) -> None:
-        """Go on `length` bytes without reading them."""
+        """Skip `length` bytes without reading them."""
         self.require(length)
         if self._at + length <= len(self._window):
             self._at += length
@@ -84,7 +84,7 @@ class Reader:
         self._file.seek(self._base)
 
     def peek(self, offset: int, length: int) -> bytes:
-        """`length` bytes at an `offset` that was passed already, without going there: the next byte to be read stays the same."""
+        """`length` bytes at an earlier `offset`. The position of the reader does not change."""
         self._file.seek(offset)
         data = self._file.read(length)
         self._file.seek(self._base + len(self._window))
@@ -101,16 +101,16 @@ class Reader:
         return int.from_bytes(self.take(8), "little")
 
     def number(self, form: struct.Struct) -> int | float:
-        """One value of the given form."""
+        """One number of the given format."""
         value: int | float = form.unpack(self.take(form.size))[0]
         return value
 
     def string(self, limit: int = MAX_STRING) -> bytes:
-        """A length and that many bytes, at most `limit`."""
+        """A string: a length and as many bytes, at most `limit`."""
         return self.take(self._string_length(limit))
 
     def name(self, limit: int) -> str:
-        """A key or a tensor's name: printable ASCII without spaces, at most `limit` bytes."""
+        """The name of a key or tensor: printable ASCII without spaces, at most `limit` bytes."""
         start = self.offset
         raw = self.string(limit)
         name = raw.decode("ascii", "replace")
@@ -127,11 +127,11 @@ class Reader:
             raise self.error("text that is not UTF-8", offset=start) from error
 
     def label(self, limit: int) -> str:
-        """A string for people to read. What is not UTF-8 in it is replaced: some files have names in an older encoding."""
+        """A string for people. Bytes that are not UTF-8 are replaced, because some files have names in an older encoding."""
         return self.string(limit).decode(errors="replace")
 
     def skip_string(self) -> int:
-        """Go past a string; its length in bytes."""
+        """Skip a string. Returns its length in bytes."""
         length = self._string_length(MAX_STRING)
         self.skip(length)
         return length
@@ -145,7 +145,7 @@ class Reader:
         return length
 
     def skip_strings(self, count: int) -> None:
-        """Go past `count` strings. Stays inside the window where it can: vocabularies are long."""
+        """Skip `count` strings, inside the window as far as possible, because vocabularies are long."""
         self._count_strings(count)
         self.require(8 * count)
         left = count
@@ -169,7 +169,7 @@ class Reader:
             raise self.error(f"more than {MAX_STRINGS} strings")
 
     def _fill(self, length: int) -> None:
-        """Move the window so that it starts at the next byte and holds at least `length` bytes."""
+        """Move the window to the next byte and read at least `length` bytes into it."""
         rest = self._window[self._at :]
         self._base, self._at = self.offset, 0
         wanted = min(max(length, _WINDOW), self._end - self._base)

@@ -1,7 +1,7 @@
-"""The tensor infos of a GGUF header: where each tensor lies, and that all of them lie where they must.
+"""The tensor infos of a GGUF header: checks type, size and place of each tensor.
 
-llama.cpp lays tensors out in the order of the header, each padded to the alignment, without gaps, and refuses any
-other place; so does this module, in numbers that cannot overflow.
+llama.cpp expects tensors in the order of the header, each padded to the alignment, without gaps, and rejects any other
+place. This module does the same, with numbers that cannot overflow.
 """
 
 from services.download.gguf.reader import Reader
@@ -12,7 +12,7 @@ _MAX_INT64 = (1 << 63) - 1
 
 
 class Tensors:
-    """The tensor infos, checked as llama.cpp will lay the tensors out: in order, padded, without gaps."""
+    """Reads the tensor infos one by one, and adds up their sizes."""
 
     def __init__(self, reader: Reader, alignment: int) -> None:
         self._reader = reader
@@ -88,7 +88,7 @@ class Tensors:
             raise reader.error(f"its {size} bytes at {place} lie outside a file of {reader.size} bytes", offset=here)
 
     def check_place(self) -> None:
-        """The data must lie inside the file, and nothing may follow it but padding. Raises GgufError."""
+        """Check that the tensor data is inside the file and that only padding follows it. Raises GgufError."""
         reader = self._reader
         reader.what = "tensor data"
         start = _padded(reader.offset, self.alignment)
@@ -100,7 +100,7 @@ class Tensors:
             raise reader.error(f"{extra} bytes follow the last tensor", offset=start + self._next)
 
     def main_type(self) -> str:
-        """The name of the type that holds most bytes; empty without tensors."""
+        """The name of the type with most bytes; empty without tensors."""
         if not self._by_type:
             return ""
         return TENSOR_TYPES[max(self._by_type, key=self._by_type.__getitem__)].name

@@ -1,8 +1,8 @@
 """The tensor and file types that llama.cpp knows, as numbers in a GGUF file name them.
 
-A tensor type is stored in blocks: `elements` values take `size` bytes. A type that is not listed here is one that the
-supported llama.cpp cannot load; removed numbers (4, 5, 31 to 33, 36 to 38) are refused by it, and Q8_1 and Q8_K (9, 15)
-exist only while it computes.
+A tensor type is stored in blocks: `elements` values take `size` bytes. The supported llama.cpp cannot load a type that
+is not listed here: it rejects removed numbers (4, 5, 31 to 33, 36 to 38), and uses Q8_1 and Q8_K (9, 15) only while it
+computes.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,7 @@
-"""Which hosts and addresses a download may reach: the guard against requests that turn inwards (SSRF).
+"""Which hosts and addresses a download may connect to: the guard against server-side request forgery (SSRF).
 
-A host is resolved once, every address it has is judged, and the connection goes to those very addresses: a name that
-answers differently the second time changes nothing. Only addresses of the public internet pass, unless the operator
-named the host.
+Invariant: a host is resolved once, all its addresses are checked, and the connection goes to exactly those addresses, so DNS rebinding has
+no effect. Only public addresses are allowed, unless the operator named the host.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one of the public internet, in whatever form it hides an IPv4 address."""
+    """Whether an address is public; an IPv4 address inside an IPv6 address is checked too."""
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
@@ -48,20 +47,20 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host as the system resolves them. Raises OSError."""
+    """The addresses of a host from the system's resolver. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """Hosts that may be reached although their address is private, by exact name, and how names are resolved."""
+    """The hosts, by exact name, whose addresses may be private, and the resolver."""
 
     private_hosts: frozenset[str] = frozenset()
     resolve: Resolve = resolve
 
     async def addresses(self, host: str, port: int, *, trusted: bool = False) -> list[str]:
-        """Addresses to connect to. Raises SourceRefusedError when one of them may not be reached, SourceError for none."""
+        """Addresses to connect to. Raises SourceRefusedError if one is not allowed, SourceError if there is none."""
         try:
             found = await self.resolve(host, port)
         except OSError as error:
@@ -73,7 +72,7 @@ class AddressRules:
         for text in found:
             # A scope (fe80::1%eth0) only exists on link-local addresses.
             if "%" in text or not is_public(ipaddress.ip_address(text)):
-                # What a name of the inside resolves to is not the caller's to know.
+                # The address goes to the log only: callers must not learn what internal names resolve to.
                 log.info("source refused", host=host, address=text)
                 raise SourceRefusedError(
                     f"the host {host} has an address that is not one of the public internet: an administrator allows it with"

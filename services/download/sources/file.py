@@ -1,7 +1,7 @@
-"""Models from a file of this machine, out of folders that the operator named and nowhere else.
+"""Models from files of this machine, in folders that the operator named.
 
-The path is resolved first and judged after, and the file is opened without following a link at its end and judged
-again by what was opened: a link swapped in between reaches nothing outside.
+Invariant: no file outside of these folders is read. The path is resolved and checked, the file is opened without following a final link,
+and the opened file is checked again, so a link that is swapped in between leads nowhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FileSource:
         self._directories = [directory.expanduser().absolute() for directory in directories]
 
     def check(self, source: str) -> str:
-        """See Source. The file's name: where it lies on this machine is not everyone's to know who may ask for a model."""
+        """See Source. Returns only the file's name, because not every caller may know the paths of this machine."""
         return self._resolve(source).name
 
     @asynccontextmanager
@@ -51,7 +51,7 @@ class FileSource:
 
     def _resolve(self, source: str) -> Path:
         path = _path(source)
-        # realpath and not Path.resolve(strict=True): whether a file outside exists is nobody's business.
+        # realpath and not Path.resolve(strict=True): the answer must not tell whether a file outside exists.
         resolved = Path(os.path.realpath(path))
         for directory in self._directories:
             if resolved.is_relative_to(os.path.realpath(directory)):
@@ -78,7 +78,7 @@ class FileSource:
         return fd
 
     def _check_opened(self, fd: int, path: Path) -> None:
-        """Where the kernel says what was opened, that must lie in an allowed folder too."""
+        """Check the path of the opened file, if the kernel reports it."""
         try:
             opened = Path(f"/proc/self/fd/{fd}").readlink()
         except OSError:

@@ -1,8 +1,7 @@
-"""Models from the web, over TLS, from public hosts: the one place where a user's text decides where this process connects.
+"""Models from public hosts over TLS. Only here does a caller's text decide where a process of the mesh connects.
 
-Every address is judged before the connection and the connection goes to that address (see `addresses`); redirects are
-followed by hand and judged like the first URL. Bytes come as they are (no compression, no ranges), and a body that is
-shorter than announced, or slower than a floor, is an error.
+Invariant: every address is checked before the connection, which goes to that address (see `addresses`); each redirect is checked like the
+first URL. Bytes arrive as they are (no compression, no ranges). A body that is shorter than announced, or slower than a limit, is an error.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from services.download.sources.source import (
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {429, 502, 503, 504}
-"""Statuses of a server that may answer soon."""
+"""HTTP statuses after which a retry may help."""
 _URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
-"""What a URL is written with; anything else has to be escaped first."""
+"""The characters of a URL; any other must be escaped."""
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
 
 
@@ -63,7 +62,7 @@ class HttpsSource:
         self._least_bytes_per_minute = least_bytes_per_minute
 
     def check(self, source: str) -> str:
-        """See Source. The URL without query and fragment, which may hold a signature."""
+        """See Source. Returns the URL without query and fragment, which may contain a signature."""
         return str(self._parsed(source).with_query(None))
 
     @asynccontextmanager
@@ -101,7 +100,7 @@ class HttpsSource:
         return url
 
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
-        """Addresses of the URL's host. Private ones only where the caller named them: a redirect does not reach them."""
+        """Addresses of the URL's host. A redirect to another host may not lead to private addresses."""
         host, port = url.host or "", url.port or 0
         rules = self._rules if host == came_from.host else AddressRules(resolve=self._rules.resolve)
         plain = url.scheme == "http" and url.authority == came_from.authority
@@ -174,7 +173,7 @@ class HttpsSource:
 
 
 class _Pinned(AbstractResolver):
-    """Answers with the addresses that were judged, whatever the name service says by now."""
+    """Resolver that returns the addresses that were checked, whatever DNS says meanwhile."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -205,7 +204,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> AsyncIterator[aiohtt
     except TimeoutError as error:
         raise SourceError(f"{_shown(url)} does not answer in time", passing=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # A connection that was cut off is not one that was never made, or made to somebody whose certificate is wrong.
+        # Only a connection that was cut off is worth a retry, not one that was never made or has a wrong certificate.
         cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
         raise SourceError(f"{_shown(url)} cannot be reached: {_cause(error)}", passing=cut_off) from error
     try:
@@ -215,7 +214,7 @@ async def _get(session: aiohttp.ClientSession, url: URL) -> AsyncIterator[aiohtt
 
 
 def _cause(error: Exception) -> str:
-    """Why there is no connection, without the address that a name was resolved to."""
+    """Why there is no connection, without the resolved address."""
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         number = error.os_error.errno
         return os.strerror(number) if number else "no connection can be made"
@@ -223,9 +222,9 @@ def _cause(error: Exception) -> str:
 
 
 def _as_written(text: str) -> URL:
-    """The URL of a text, path and query byte for byte: to escape them anew would break a signature. Raises ValueError.
+    """Parse a URL, path and query byte for byte, because escaping them again would break a signature. Raises ValueError.
 
-    Scheme, host and port are those that a browser would go to, because they are judged. A text that is not written as a URL is escaped.
+    Scheme, host and port are parsed as a browser does, because they are checked. A text with other characters is escaped.
     """
     url = URL(text).with_fragment(None)
     if not _URI.fullmatch(text):
@@ -241,7 +240,7 @@ def _as_written(text: str) -> URL:
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, which has a number of them or a date; None for neither."""
+    """Seconds of a Retry-After header, which has a number or a date; None if it has neither."""
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:

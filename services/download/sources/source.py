@@ -1,7 +1,6 @@
-"""What a source of model bytes promises, and the words in which it refuses or fails.
+"""The interface of a source of model bytes, and its errors.
 
-A source is opened once and gives its bytes in order. It either gives every byte it promised or raises; a short body
-never looks like an end.
+Invariant: an opened source returns its bytes in order, and returns all of them or raises: a truncated body never looks like the end.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK = 1 << 20
-"""Bytes read at once, at most."""
+"""Most bytes of one read."""
 
 MAX_OBJECT_BYTES = 2 << 40
-"""Nothing larger than 2 TiB is fetched."""
+"""Most bytes of a model: 2 TiB."""
 
 
 class SourceError(Exception):
-    """The source did not give the bytes. `status` is the HTTP status, where there is one.
+    """The source did not return the bytes. `status` is the HTTP status if there is one.
 
-    `passing`: it is busy or was cut off, so trying again soon may help; `retry_after`: not before so many seconds, as it says itself.
+    `passing`: the source is busy or broke off, so a retry may help; `retry_after`: seconds to wait before it, if the source says so.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class SourceError(Exception):
 
 
 class SourceRefusedError(SourceError):
-    """The source may not be used. `rule` names the rule it breaks: scheme, host, address, credentials, folder, ..."""
+    """The source may not be used. `rule` names the rule that it breaks: scheme, host, address, credentials, folder, ..."""
 
     def __init__(self, message: str, *, rule: str) -> None:
         super().__init__(message)
@@ -42,7 +41,7 @@ class SourceRefusedError(SourceError):
 
 
 class SourceTruncatedError(SourceError):
-    """The source promised more bytes than it gave, or other ones than at the start."""
+    """The source returned fewer bytes than it announced, or changed while it was read."""
 
     def __init__(self, message: str, *, expected: int, actual: int) -> None:
         super().__init__(message, passing=True)
@@ -52,7 +51,7 @@ class SourceTruncatedError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """An open source: `size` in bytes or None where it does not say, its file `name`, and `etag` where it has one."""
+    """An open source: `size` in bytes or None if unknown, the file's `name`, and `etag` or ""."""
 
     size: int | None
     name: str
@@ -64,7 +63,7 @@ class Source(Protocol):
     """One kind of source."""
 
     def check(self, source: str) -> str:
-        """The source in the form that may be shown and recorded, without reaching for it. Raises SourceRefusedError."""
+        """Check a source without opening it. Returns it in the form that may be shown and recorded. Raises SourceRefusedError."""
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
-        """Open it; it is closed with the context. Raises SourceError, also while the chunks are read."""
+        """Open a source; the context closes it. Raises SourceError, also while the chunks are read."""

@@ -155,7 +155,7 @@ async def running(*replicas: Replica) -> AsyncIterator[None]:
     # One after the other: the first one migrates.
     for replica in replicas:
         await replica.start()
-        with pytest.raises(grpc.aio.AioRpcError, match="never asked for"):
+        with pytest.raises(grpc.aio.AioRpcError, match="there is no download of"):
             await replica.state("nothing")
     yield
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from llamesh.kit.channels import channel
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
-from services.download.waits import Waits
+from services.download.retry_waits import RetryWaits
 from tests.contract.download.conftest import ENDED, Service
 from tests.contract.download.faults import Faults, faults, on_s3, s3, until
 from tests.contract.model_source import ModelServer, model_bytes
@@ -63,7 +63,7 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
 class Later:
     """The waits of the service, and by how many seconds its clock is ahead."""
 
-    waits: Waits
+    waits: RetryWaits
     seconds = 0.0
 
 
@@ -71,12 +71,12 @@ class Later:
 def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     found = Later()
 
-    def make(clock: Callable[[], float]) -> Waits:
-        found.waits = Waits(clock)
+    def make(clock: Callable[[], float]) -> RetryWaits:
+        found.waits = RetryWaits(clock)
         return found.waits
 
     monkeypatch.setattr(wiring, "monotonic", lambda: time.monotonic() + found.seconds)
-    monkeypatch.setattr(wiring, "Waits", make)
+    monkeypatch.setattr(wiring, "RetryWaits", make)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Models, transfers and objects without a model.
+"""Create the tables of models, transfers and objects without a model.
 
 Revision ID: download_0001
 Revises:

@@ -1,4 +1,4 @@
-"""Several processes on one database: claims on transfers, holds on objects, the lease on the store; and damage of models."""
+"""Add what several processes on one database need: claims on transfers, holds on objects, the lease on the store. Add damage of models."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Why a model cannot be served, with the model itself. Taken from the transfers that say so already."""
+"""Add to each model why it cannot be served, copied from its transfer."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -12,31 +12,31 @@ from services.download.source_retries import SourceRetries
 from services.download.store_retries import StoreRetries
 
 
-class Attempt(NamedTuple):
+class TransferAttempt(NamedTuple):
     """One attempt of a model's transfer; the number rises with every start on request."""
 
     model_uuid: str
     number: int
 
 
-class Waits:
+class RetryWaits:
     """The retries of the attempts that have failed once. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self.of_store: dict[Attempt, StoreRetries] = {}
-        self.of_source: dict[Attempt, SourceRetries] = {}
+        self.of_store: dict[TransferAttempt, StoreRetries] = {}
+        self.of_source: dict[TransferAttempt, SourceRetries] = {}
 
-    def seconds_left(self, attempt: Attempt) -> float:
+    def seconds_left(self, attempt: TransferAttempt) -> float:
         """How long an attempt must still wait; 0: it may begin."""
         store, source = self.of_store.get(attempt), self.of_source.get(attempt)
         return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0)
 
-    def attempts(self) -> Set[Attempt]:
+    def attempts(self) -> Set[TransferAttempt]:
         """All attempts that have failed once."""
         return self.of_store.keys() | self.of_source.keys()
 
-    def forget(self, attempt: Attempt) -> None:
+    def forget(self, attempt: TransferAttempt) -> None:
         """Drop an attempt that has ended."""
         self.of_store.pop(attempt, None)
         self.of_source.pop(attempt, None)

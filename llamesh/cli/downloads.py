@@ -1,0 +1,97 @@
+"""`llamesh downloads ls, cancel, retry, rm`: models on their way into the mesh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
+from llamesh.cli.progress import followed, left, percent
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+    from llamesh.v1.download_pb2 import Download
+
+app = App(name="downloads", help="Models on their way into the mesh.")
+ModelName = Annotated[str, Parameter(help="The id of the model, or its name.")]
+
+
+def _state(download: Download) -> str:
+    from llamesh.v1 import download_pb2
+
+    return word(download_pb2.DownloadState, download.state, "DOWNLOAD_STATE_")
+
+
+def _done(download: Download) -> str:
+    if not download.bytes_total:
+        return size(download.bytes_done) if download.bytes_done else ""
+    return f"{percent(download)}% of {size(download.bytes_total)}"
+
+
+DOWNLOAD = (
+    Column("MODEL", lambda download: download.model_uuid),
+    Column("STATE", _state),
+    Column("DONE", _done),
+    Column("RATE", lambda download: f"{size(download.bytes_per_second)}/s" if download.bytes_per_second else ""),
+    Column("LEFT", left),
+    Column("WHY", lambda download: download.error.message, spare=True),
+    Column("SOURCE", lambda download: download.source, wide=True),
+    Column("STARTED", lambda download: when(download.create_time), wide=True),
+)
+
+
+@app.default
+def show(*, output: Output = "table") -> None:
+    """List the downloads, newest first."""
+    list_(output=output)
+
+
+@app.command(name="ls", alias="list")
+def list_(*, output: Output = "table") -> None:
+    """List the downloads, newest first."""
+    with connected() as mesh:
+        show_list(mesh.models.downloads(), output, DOWNLOAD)
+
+
+@app.command
+def cancel(model: ModelName, *, output: Output = "table") -> None:
+    """Stop a download; what has come so far is thrown away."""
+    with connected() as mesh:
+        show_one(mesh.models.cancel(_meant(mesh, model)), output, DOWNLOAD)
+
+
+@app.command
+def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> None:
+    """Fetch a model again from the same source after its download has failed or was cancelled.
+
+    Parameters
+    ----------
+    wait
+        Wait until the model can be served.
+    """
+    from llamesh.client import errors
+
+    with connected() as mesh:
+        pull = mesh.models.pull("", uuid=_meant(mesh, model))
+        if wait:
+            try:
+                followed(pull)
+            except errors.SourceUnavailable as error:
+                if "://" in pull.download.source:
+                    raise
+                raise CommandError(
+                    str(error),
+                    hint=f"give its file again: llamesh pull PATH --uuid {pull.model_uuid}",
+                    code=Exit.NOT_FOUND,
+                ) from error
+        show_one(mesh.models.pulling(pull.model_uuid).download, output, DOWNLOAD)
+
+
+def _meant(mesh: Client, name: str) -> str:
+    """The id of the model that is meant by an id or a name of a download."""
+    from llamesh.client.names import resolve
+
+    return resolve(name, [(item.model_uuid, item.name) for item in mesh.models.downloads()])

@@ -1,0 +1,196 @@
+"""Model files of this machine: what a path must be, and how its file gets into the mesh's import folder.
+
+A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file into `import/handed-over` (a copy if the
+file is on another file system) and removes the link when the fetch has ended. Invariant: the link's path depends on the identity and the
+time of change of the file, so that the same file is the same source, and a changed file is another one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import note, size
+from llamesh.client.profile import Profile, on_this_machine
+from llamesh.local_mesh import running_here
+from llamesh.locations import handed_over_directory, home_directory
+
+MAGIC = b"GGUF"
+_BEGINNINGS = ("/", "./", "../", "~")
+_LARGE = 256 * 2**20
+"""Bytes from which a copy takes long enough to be announced."""
+
+
+def is_path(word: str) -> bool:
+    """Whether a word names a file: it begins as a path does, or there is such a file."""
+    if "://" in word or word.startswith("file:"):
+        return False
+    if word in {".", ".."} or word.startswith(_BEGINNINGS):
+        return True
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def model_file(word: str) -> Path:
+    """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none."""
+    try:
+        path = Path(word).expanduser().absolute()
+        found = path.resolve(strict=True)
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {word}", hint=_nearest(word), code=Exit.NOT_FOUND) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CommandError(f"{word}: {words}", code=Exit.USAGE) from None
+    if found.is_dir():
+        inside = sorted(item.name for item in _listing(found) if item.name.endswith(".gguf"))
+        hint = f"name a file of it: {_shown(word, inside[0])}" if inside else "name a GGUF file"
+        raise CommandError(
+            f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
+        )
+    if not found.is_file():
+        raise CommandError(f"{word} is no regular file", hint="name a GGUF file", code=Exit.USAGE)
+    _check_content(word, found)
+    return found
+
+
+def _check_content(word: str, path: Path) -> None:
+    """Refuse what the mesh would refuse anyway, before anything is linked or copied."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(MAGIC))
+    except OSError as error:
+        raise CommandError(f"{word} cannot be read: {error.strerror}", code=Exit.USAGE) from None
+    if beginning != MAGIC:
+        what = "is empty" if not beginning else "is no GGUF file: its first four bytes are not GGUF"
+        raise CommandError(
+            f"{word} {what}",
+            hint="llama.cpp's convert_hf_to_gguf.py makes a GGUF file of other formats",
+            code=Exit.USAGE,
+        )
+
+
+def _nearest(word: str) -> str:
+    """A file of the same directory with nearly the same name, as a hint."""
+    directory, name = os.path.split(word)
+    names = [item.name for item in _listing(Path(directory or ".").expanduser())]
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {_shown(directory or '.', near[0])}?" if near else ""
+
+
+def _shown(directory: str, name: str) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(os.path.join(directory, name))  # noqa: PTH118 - a Path would drop the leading ./
+
+
+def _listing(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+@contextmanager
+def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[HandedOver]:
+    """Put a file where the mesh may read it, for as long as the block lasts. CommandError if the mesh is not on this machine.
+
+    `purpose` tells apart several fetches of one file: none removes the link of another.
+    """
+    home = _home_of(profile, path)
+    if path.is_relative_to((home / "import").resolve()):
+        yield HandedOver(path.as_uri())
+        return
+    stats = path.stat()
+    words = f"{stats.st_dev}-{stats.st_ino}-{stats.st_size}-{stats.st_mtime_ns}-{purpose}"
+    folder = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
+    target = folder / path.name
+    try:
+        _place(path, target)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _not_placed(path, home, error) from error
+    handed = HandedOver(target.as_uri())
+    try:
+        yield handed
+    finally:
+        if not handed.kept:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.parent.rmdir()
+
+
+class HandedOver:
+    """A file that the mesh may read."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.kept = False
+        """The fetch goes on without this command: the download service removes the link when the fetch has ended."""
+
+
+def _home_of(profile: Profile, path: Path) -> Path:
+    """The home of the mesh that is meant, if this machine runs it."""
+    here = running_here(os.environ)
+    if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
+        return home_directory(os.environ)
+    if on_this_machine(profile.url):
+        raise CommandError(
+            f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
+            hint="start it with `llamesh up`, name its home with LLAMESH_HOME, or a file that it can read: file:///folder/model.gguf",
+            code=Exit.UNAVAILABLE,
+        )
+    raise CommandError(
+        f"the mesh at {profile.url} is on another machine and cannot read {path.name} of this one",
+        hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
+        code=Exit.USAGE,
+    )
+
+
+def _place(path: Path, target: Path) -> None:
+    """Link a file, or copy it if that cannot be."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if target.exists() and target.samefile(path):
+        return
+    # A copy that an earlier command left behind may be half done.
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}:
+            raise
+        length = path.stat().st_size
+        if length >= _LARGE:
+            note(f"copying {path.name} ({size(length)}) to the disk of the mesh")
+        _copy(path, target)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file; file systems that can share its blocks do so."""
+    with path.open("rb") as source, target.open("xb") as copy:
+        try:
+            while os.copy_file_range(source.fileno(), copy.fileno(), 2**30):
+                pass
+        except (AttributeError, OSError):
+            source.seek(0)
+            copy.seek(0)
+            copy.truncate()
+            shutil.copyfileobj(source, copy, 2**20)
+
+
+def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:
+    hint = (
+        "free some space there"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}
+        else "run the command as the user of the mesh"
+    )
+    return CommandError(f"{path.name} cannot be put into {home / 'import'}: {error.strerror}", hint=hint)

@@ -1,0 +1,120 @@
+"""`llamesh run`: from a model's name, address or file to a conversation, by the steps that are missing: fetch, serve, wait, chat.
+
+Invariant: what is there already is used. A second `run` of the same model fetches nothing and declares no second server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from llamesh.cli.chat import chat
+from llamesh.cli.connection import connected
+from llamesh.cli.durations import Duration
+from llamesh.cli.models import pulled
+from llamesh.cli.output import note, text
+from llamesh.cli.sources import is_source, no_source
+from llamesh.client.names import resolve
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+    from llamesh.v1.server_pb2 import Server
+
+IDLE_SLEEP = 600.0
+"""Seconds without a request after which a server that `run` has started sleeps: its memory is free until the next request."""
+
+
+def run(
+    model: str,
+    prompt: str = "",
+    *,
+    ctx_size: PositiveInt | None = None,
+    idle_sleep: Duration = IDLE_SLEEP,
+    timeout: Duration = 300.0,
+    system: str = "",
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    verbose: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Fetch a model if needed, serve it if needed, and talk to it.
+
+    Parameters
+    ----------
+    model
+        A served name, a model of the catalogue, an https address, or a file of this machine.
+    prompt
+        The question. Without it: standard input, or a conversation in a terminal.
+    ctx_size
+        Tokens of context, if the model is not served yet.
+    idle_sleep
+        Time without a request after which a server that this command started sleeps; the next request wakes it.
+    timeout
+        How long to wait for a server that starts.
+    system
+        What the model is told before.
+    temperature
+        Randomness; 0 for none.
+    max_tokens
+        Most tokens of an answer.
+    verbose
+        Show tokens per second and the context used.
+    """
+    with connected() as mesh:
+        server = _server(mesh, model, ctx_size=ctx_size, idle_sleep=idle_sleep)
+        _await(mesh, server, timeout)
+        name = _address(server, list(mesh.servers.list()))
+    chat(name, prompt, system=system, temperature=temperature, max_tokens=max_tokens)
+
+
+def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float) -> Server:
+    """The server that is meant, declared if there is none."""
+    servers = list(mesh.servers.list())
+    if not is_source(word):
+        found = _named(word, servers)
+        if found:
+            return found
+    uuid = _model(mesh, word, servers)
+    if serving := next((server for server in servers if server.model_uuid == uuid), None):
+        return serving
+    parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
+    server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
+    note(text(f"serving {server.model_name or uuid}; `llamesh stop {server.server_uuid[:8]}` ends it"))
+    return server
+
+
+def _named(word: str, servers: Sequence[Server]) -> Server | None:
+    """The server with this id, name or beginning of an id. Servers that share a name and a model are one."""
+    same = [server for server in servers if server.model_name == word]
+    if same and len({server.model_uuid for server in same}) == 1:
+        return same[0]
+    meant = resolve(word, [(server.server_uuid, server.model_name) for server in servers], shortened=True)
+    return next((server for server in servers if server.server_uuid == meant), None)
+
+
+def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
+    """The id of the model that is meant, fetched if it is a source."""
+    if is_source(word):
+        return pulled(mesh, word).model_uuid
+    models = [(item.model_uuid, item.name) for item in mesh.models.list()]
+    meant = resolve(word, models)
+    if not any(meant == uuid for uuid, _ in models):
+        known = [name for pair in models for name in pair] + [server.model_name for server in servers]
+        raise no_source(word, known)
+    return meant
+
+
+def _await(mesh: Client, server: Server, timeout: float) -> None:
+    """Wait for a server that starts. One that sleeps is woken by the first request."""
+    from llamesh.v1 import server_pb2
+
+    if server.state not in {server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_READY}:
+        mesh.servers.wait_ready(server, timeout=timeout)
+
+
+def _address(server: Server, servers: Sequence[Server]) -> str:
+    """The name of a server if it means this model alone, else its id."""
+    same = {item.model_uuid for item in servers if item.model_name == server.model_name}
+    return server.model_name if server.model_name and len(same) == 1 else server.server_uuid

@@ -1,0 +1,70 @@
+"""What people give as the source of a model: an address, a file of this machine, or a word that is neither."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
+from llamesh.client.profile import Profile
+
+FORMS = "https://HOST/PATH/FILE.gguf, or the path of a file: ./FILE.gguf"
+_HOST = r"(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?::\d+)?"
+_SCHEME = re.compile(r"(https?|file)(?::/?|/{1,2})(?=[^/])", re.IGNORECASE)
+_REGISTRY_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+(?::[\w.-]+)?|[\w.-]+:[\w.-]+")
+
+
+def is_source(word: str) -> bool:
+    """Whether a word can be fetched: an address, or a file of this machine."""
+    return "://" in word or is_path(word)
+
+
+@contextmanager
+def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
+    """The address under which the mesh can fetch a source. CommandError if there is none."""
+    if "://" in source or not source:
+        yield HandedOver(source)
+    elif is_path(source) or (source.endswith(".gguf") and not likely_address(source)):
+        with handed_over(model_file(source), profile, purpose=purpose) as file:
+            yield file
+    else:
+        raise no_source(source)
+
+
+def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
+    """The refusal of a word that names nothing, with the nearest right form. `known` are names that would have been right."""
+    near = difflib.get_close_matches(word, known, n=1) or _same_letters(word, known)
+    what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
+    hint = f"give {FORMS}"
+    if near:
+        hint = f"did you mean {near[0]}?"
+    elif meant := likely_address(word):
+        hint = f"did you mean {meant}?"
+    elif local := _file_nearby(word):
+        hint = f"did you mean {local}?"
+    elif _REGISTRY_NAME.fullmatch(word):
+        hint = f"names of other registries are not looked up; give {FORMS}"
+    return CommandError(f"{word} is {what}", hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
+
+
+def likely_address(word: str) -> str:
+    """The address that was meant by one without its scheme, or with a broken one; empty if there is none."""
+    if found := _SCHEME.match(word):
+        return f"{found[1].lower()}://{'/' if found[1].lower() == 'file' else ''}{word[found.end() :]}"
+    return f"https://{word}" if re.match(rf"{_HOST}/.", word) else ""
+
+
+def _same_letters(word: str, known: Sequence[str]) -> list[str]:
+    """Known names of which the word is a part, whatever the case."""
+    return [name for name in known if len(word) > 2 and word.lower() in name.lower()][:1]
+
+
+def _file_nearby(word: str) -> str:
+    """A GGUF file of the working directory with nearly this name."""
+    names = [path.name for path in Path().glob("*.gguf")]
+    near = difflib.get_close_matches(f"{word.removesuffix('.gguf')}.gguf", names, n=1)
+    return f"./{near[0]}" if near else ""

@@ -1,0 +1,198 @@
+"""A model file of this machine is linked where the mesh may read it, and the link goes away after the fetch."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.local_files import handed_over, is_path, model_file
+from llamesh.cli.sources import likely_address, no_source
+from llamesh.client.profile import Profile
+from llamesh.local_mesh import Addresses
+from llamesh.locations import handed_over_directory
+from services.download.handed_over import GRACE_SECONDS, remove_unused
+
+LOCAL = Profile("http://localhost:8200")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    monkeypatch.setenv("LLAMESH_HOME", str(home))
+    monkeypatch.setattr(
+        "llamesh.cli.local_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
+    )
+    return home
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "a folder" / "My Model.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"GGUF and more")
+    return path
+
+
+def handed_folders(home: Path) -> list[Path]:
+    directory = handed_over_directory(home)
+    return list(directory.iterdir()) if directory.exists() else []
+
+
+def test_a_file_is_linked_for_the_fetch_and_not_left_behind(home: Path, model: Path) -> None:
+    with handed_over(model, LOCAL, purpose="") as file:
+        (folder,) = handed_folders(home)
+        assert file.url == (folder / "My Model.gguf").as_uri()
+        assert (folder / "My Model.gguf").samefile(model)
+    assert handed_folders(home) == []
+    assert model.read_bytes() == b"GGUF and more"
+
+
+def test_a_file_is_not_left_behind_after_a_failure(home: Path, model: Path) -> None:
+    with pytest.raises(RuntimeError), handed_over(model, LOCAL, purpose=""):
+        raise RuntimeError
+    assert handed_folders(home) == []
+
+
+def test_a_file_of_another_disk_is_copied(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(Path, "hardlink_to", other_disk)
+    with handed_over(model, LOCAL, purpose=""):
+        (copy,) = handed_folders(home)[0].iterdir()
+        assert copy.read_bytes() == model.read_bytes()
+        assert not copy.samefile(model)
+    assert handed_folders(home) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    with pytest.raises(CommandError, match="No space left") as refused, handed_over(model, LOCAL, purpose=""):
+        pass
+    assert "free some space" in refused.value.hint
+    assert handed_folders(home) == []
+
+
+def test_the_same_file_is_the_same_source_and_a_changed_one_another(home: Path, model: Path) -> None:
+    def url(purpose: str = "") -> str:
+        with handed_over(model, LOCAL, purpose=purpose) as file:
+            return file.url
+
+    before = url()
+    assert url() == before
+    assert url("other name") != before
+    model.write_bytes(b"GGUF and something else")
+    assert url() != before
+
+
+def test_a_file_below_the_import_folder_is_used_where_it_is(home: Path) -> None:
+    path = home / "import" / "x.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    with handed_over(path.resolve(), LOCAL, purpose="") as file:
+        assert file.url == path.resolve().as_uri()
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "remedy"),
+    [
+        ("http://mesh.example:8200", "is on another machine", "https address"),
+        ("http://localhost:9999", "the home of the mesh", "LLAMESH_HOME"),
+    ],
+)
+def test_a_mesh_that_cannot_read_the_file_is_told_apart(
+    home: Path, model: Path, url: str, words: str, remedy: str
+) -> None:
+    with pytest.raises(CommandError, match=words) as refused, handed_over(model, Profile(url), purpose=""):
+        pass
+    assert remedy in refused.value.hint
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "words", "hint", "code"),
+    [
+        ("nowhere/x.gguf", "there is no file", "", Exit.NOT_FOUND),
+        ("a folder/My Modal.gguf", "there is no file", "did you mean 'a folder/My Model.gguf'?", Exit.NOT_FOUND),
+        ("a folder", "is a directory", "name a file of it: 'a folder/My Model.gguf'", Exit.USAGE),
+        ("empty", "is empty", "convert_hf_to_gguf", Exit.USAGE),
+        ("text.txt", "is no GGUF file", "convert_hf_to_gguf", Exit.USAGE),
+        ("pipe", "is no regular file", "name a GGUF file", Exit.USAGE),
+        ("loop", "loop", "", Exit.USAGE),
+        ("nul\0", "null", "", Exit.USAGE),
+    ],
+)
+def test_what_is_no_model_file_is_said(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, word: str, words: str, hint: str, code: Exit
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").touch()
+    (tmp_path / "text.txt").write_text("some text")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CommandError) as refused:
+        model_file(word)
+    assert words in refused.value.cause
+    assert hint in refused.value.hint
+    assert refused.value.code is code
+
+
+def test_words_that_begin_like_a_path_and_files_that_exist_are_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.gguf").touch()
+    assert all(map(is_path, ["./x", "../x", "/x", "~/x", "here.gguf", "."]))
+    assert not any(map(is_path, ["x", "there.gguf", "https://host/x.gguf", "file:///x.gguf", "x" * 5000, "nul\0"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("models.example/x.gguf", "https://models.example/x.gguf"),
+        ("https:/models.example/x.gguf", "https://models.example/x.gguf"),
+        ("https//models.example/x.gguf", "https://models.example/x.gguf"),
+        ("file:/models/x.gguf", "file:///models/x.gguf"),
+        ("HTTPS:models.example/x.gguf", "https://models.example/x.gguf"),
+        ("models/x.gguf", ""),
+        ("qwen", ""),
+    ],
+)
+def test_an_address_without_its_scheme_is_recognised(word: str, meant: str) -> None:
+    assert likely_address(word) == meant
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("smoll", "did you mean smol?"),
+        ("QWEN", "did you mean Qwen3-0.6B.gguf?"),
+        ("models.example/x.gguf", "did you mean https://models.example/x.gguf?"),
+        ("llama3:8b", "names of other registries are not looked up"),
+        ("zzz", "give https://HOST/PATH/FILE.gguf"),
+    ],
+)
+def test_a_word_that_names_nothing_gets_the_nearest_right_form(word: str, hint: str) -> None:
+    refusal = no_source(word, ["smol", "Qwen3-0.6B.gguf"])
+    assert refusal.hint.startswith(hint)
+    assert refusal.code is Exit.NOT_FOUND
+
+
+def test_the_download_service_removes_what_a_killed_command_left(tmp_path: Path) -> None:
+    for name in ("read", "left"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x y.gguf").touch()
+    active = [(tmp_path / "read" / "x y.gguf").as_uri(), "https://models.example/x.gguf"]
+    now = (tmp_path / "left").stat().st_ctime
+    assert remove_unused(tmp_path, active, now + 1) == []
+    assert remove_unused(tmp_path, active, now + GRACE_SECONDS + 5) == [tmp_path / "left"]
+    assert (tmp_path / "read" / "x y.gguf").exists()
+    assert remove_unused(tmp_path / "nowhere", active) == []
