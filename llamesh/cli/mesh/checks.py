@@ -230,8 +230,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     address = urlsplit(url)
     remembered = lives(settings.run_dir)
     waits = waiting.waits(settings.run_dir)
-    for wait, members in waits.items():
-        yield Finding("waiting", "problem", waiting.sentence(wait, members), wait.remedy)
+    for wait, waiters in waits.items():
+        yield Finding("waiting", "problem", waiting.sentence(wait, waiters), wait.remedy)
     try:
         host, port = address.hostname or settings.host, address.port or settings.gateway_port
         found = health.ask(host, port, tls=address.scheme == "https")
