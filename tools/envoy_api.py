@@ -1,6 +1,6 @@
 """Write envoy/api.binpb: the part of Envoy's API that the mesh uses, as one FileDescriptorSet.
 
-It runs where the wheel `xds-protos` is installed, an environment of its own, because that wheel overwrites files of opentelemetry-proto and
+It runs in a separate environment with the wheel `xds-protos`, because that wheel overwrites files of opentelemetry-proto and
 googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes. `make gen` runs it.
 """
 

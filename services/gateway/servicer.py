@@ -25,7 +25,7 @@ from services.gateway.roles import as_role
 from services.gateway.servers import Servers
 from services.gateway.standings import Standings
 from services.gateway.tables import User
-from services.gateway.users import Change, Users
+from services.gateway.users import UserChange, Users
 from services.gateway.watch import Selector, Watches
 
 
@@ -139,7 +139,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return encoded(await self._users.get(request.username))
 
     async def UpdateUser(self, request: gateway_pb2.UpdateUserRequest, context: Context) -> gateway_pb2.User:
-        change = Change(
+        change = UserChange(
             password=request.password if request.HasField("password") else None,
             role=request.role if request.HasField("role") else None,
             contract_id=request.contract_id if request.HasField("contract_id") else None,
