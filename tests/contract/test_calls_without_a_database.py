@@ -22,7 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
-import controller.__main__ as controller_process
+import controller.service as controller_process
 import services.contract.service as contract_process
 import services.download.service as download_process
 import services.gateway.service as gateway_process
@@ -49,7 +49,7 @@ MEMBERS = {
     "gateway": (gateway_pb2, gateway_process.run),
     "contract": (contract_pb2, contract_process.run),
     "download": (download_pb2, download_process.run),
-    "controller": (controller_pb2, controller_process.main),
+    "controller": (controller_pb2, controller_process.run),
 }
 MODULES = [(name, module) for name, (module, _) in MEMBERS.items()] + [("contract", admission_pb2)]
 CALLS = [
