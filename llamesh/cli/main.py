@@ -59,6 +59,9 @@ COMMANDS = {
     },
 }
 
+ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe", "start": "serve"}
+"""Words of other tools for commands of this one. Help does not list them."""
+
 
 def main() -> None:
     """The program."""
@@ -130,6 +133,8 @@ def _shown_default(value: object) -> str | None:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    if arguments and arguments[0] in ALIASES:
+        arguments = [ALIASES[arguments[0]], *arguments[1:]]
     try:
         result = application()(arguments)
     except CycloptsError as error:
