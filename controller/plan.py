@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from controller.declared import RunState
+from controller.declared import RunState, engines_to_run
 from controller.restarts import RestartHistory
 from controller.runtimes import Engine, EnginePhase, Liveness
 from controller.starts import NotEnoughMemory, Queued
@@ -47,7 +47,7 @@ class Desired:
     @property
     def engine_count(self) -> int:
         """Engines that are to run now."""
-        return 0 if self.removing or self.run_state is not RunState.AWAKE else self.replicas
+        return engines_to_run(self.replicas, self.run_state, self.removing)
 
 
 @dataclass(frozen=True, slots=True)

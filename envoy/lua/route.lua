@@ -12,6 +12,7 @@ local callers = require("callers")
 local json_body = require("json_body")
 local quoted = require("quotation")
 local request_limits = require("request_limits")
+local token_scopes = require("token_scopes")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
@@ -66,27 +67,6 @@ local function may_be_anonymous(request, settings, headers)
     return false
   end
   return true
-end
-
-local function in_scope(claims, wanted)
-  for _, scope in ipairs(claims.scopes or {}) do
-    if scope == "infer:*" or scope == wanted then
-      return true
-    end
-  end
-  return false
-end
-
--- The scopes for inference as one header's value, for the waker, which lists the models: separated by commas, odd characters as %XX.
-local function told_scopes(claims)
-  if not claims then return "infer:*" end -- what everybody may use
-  local told = {}
-  for _, scope in ipairs(claims.scopes or {}) do
-    if scope:find("^infer:") then
-      told[#told + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
-    end
-  end
-  return table.concat(told, ",")
 end
 
 -- Whether something about the token may have changed since it was made, or is limited: its key, its user's standing, its contracts. A token without a user's id is
@@ -181,10 +161,10 @@ function envoy_on_request(request)
   local ask = claims and must_ask(request, settings, claims)
   if kind == "models" then
     local server = headers:get(":path"):match("^/([%w-]+)/v1/models")
-    if claims and server and not in_scope(claims, "infer:" .. server) then
-      return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope infer:" .. server .. ".")
+    if claims and server and not token_scopes.cover(claims, "infer:" .. server) then
+      return refuse(request, "403", "permission_error", token_scopes.refusal(claims, "infer:" .. server))
     end
-    headers:replace("x-llamesh-scopes", told_scopes(claims))
+    headers:replace("x-llamesh-scopes", token_scopes.header(claims))
   end
   if kind ~= "inference" then
     if ask then
@@ -214,8 +194,8 @@ function envoy_on_request(request)
   if not cluster then
     return
   end
-  if claims and not in_scope(claims, scope) then
-    return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
+  if claims and not token_scopes.cover(claims, scope) then
+    return refuse(request, "403", "permission_error", token_scopes.refusal(claims, scope))
   end
   local facts = request:metadata():get(cluster) -- only if the cluster is not as usual
   if ask or (facts and facts.ask) then

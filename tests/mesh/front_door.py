@@ -26,10 +26,12 @@ from controller.xds.serving import ControlPlane
 from controller.xds.tokens import TokenSettings
 from llamesh.addresses import listening_addresses
 from llamesh.envoy_binary import find_envoy
+from tests.mesh.http_connection import Answer, Connection, read_body, read_head, written
 from tests.ports import free_ports
 from tests.standings import uid_of
 
 SECRET = b"0123456789abcdef0123456789abcdef"
+
 JWKS = json.dumps(
     {
         "keys": [
@@ -54,89 +56,6 @@ def token(*, key: bytes = SECRET, algorithm: str = "HS256", **claims: Any) -> st
     usual = {"iss": "llamesh", "aud": "llamesh", "sub": sub, "exp": now + A_DAY, "iat": now, "scopes": ["infer:*"]}
     usual |= {"uid": uid_of(str(sub)), "standing": 1}
     return jwt.encode({name: value for name, value in (usual | claims).items() if value is not None}, key, algorithm)
-
-
-@dataclass
-class Answer:
-    """A response as it came over the wire."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of OpenAI's shape."""
-        body = self.json()
-        assert body.keys() == {"error"}
-        assert body["error"].keys() == {"message", "type", "param", "code"}
-        return dict(body["error"])
-
-
-async def read_head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
-    """First line and headers, names in lower case."""
-    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in lines if line)
-    return first, {name.lower(): value for name, value in headers.items()}
-
-
-async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    """The body that these headers announce."""
-    if "content-length" in headers:
-        return await reader.readexactly(int(headers["content-length"]))
-    if headers.get("transfer-encoding") != "chunked":
-        return b""
-    body = b""
-    while size := int(await reader.readline(), 16):
-        body += await reader.readexactly(size)
-        await reader.readline()
-    await reader.readline()
-    return body
-
-
-def _written(value: Any) -> str:
-    """JSON without blanks, as llama.cpp writes it."""
-    return json.dumps(value, separators=(",", ":"))
-
-
-class Connection:
-    """One keep-alive connection that sends exactly what it is told: no path is tidied, no header added but host and length."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | dict[str, Any] | None = None,
-        headers: dict[str, str] | list[tuple[str, str]] | None = None,
-        version: str = "1.1",
-    ) -> Answer:
-        given = list(headers.items()) if isinstance(headers, dict) else list(headers or [])
-        if isinstance(body, dict):
-            body = json.dumps(body).encode()
-            if not any(name.lower() == "content-type" for name, _ in given):
-                given.append(("content-type", "application/json"))
-        if not any(name.lower() == "host" for name, _ in given):
-            given.append(("host", "localhost"))
-        if body is not None:
-            given.append(("content-length", str(len(body))))
-        head = "".join(f"{name}: {value}\r\n" for name, value in given)
-        self._writer.write(f"{method} {path} HTTP/{version}\r\n{head}\r\n".encode("latin-1") + (body or b""))
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-        first, received = await read_head(self._reader)
-        status = int(first.split()[1])
-        empty = method == "HEAD" or status in (204, 304)
-        return Answer(status, received, b"" if empty else await read_body(self._reader, received))
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @dataclass
@@ -189,7 +108,7 @@ class StubEngine:
                     return
                 else:
                     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-                    self._write(writer, 200, {}, _written({"from": self.name, "usage": usage}).encode())
+                    self._write(writer, 200, {}, written({"from": self.name, "usage": usage}).encode())
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -212,7 +131,7 @@ class StubEngine:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n"
         )
         last = {"choices": [], "timings": {"prompt_n": 3, "cache_n": 2, "predicted_n": 3}}
-        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', _written(last), "[DONE]"):
+        for event in ('{"choices":[{"delta":{"content":"hi"}}]}', written(last), "[DONE]"):
             data = f"data: {event}\n\n".encode()
             writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             await writer.drain()
@@ -402,3 +321,10 @@ async def front_door(*, running: bool = True, **settings: Any) -> AsyncIterator[
             yield door
         finally:
             await door.stop()
+
+
+async def wait_for(condition: Callable[[], bool], timeout: float = 5) -> None:
+    """Return once a condition holds."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -28,7 +28,8 @@ from services.contract.service import new_id, run
 from services.contract.tables import UsageRow
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
-from tests.mesh.front_door import Answer, FrontDoor, Received, front_door, token
+from tests.mesh.front_door import FrontDoor, Received, front_door, token
+from tests.mesh.http_connection import Answer
 from tests.standings import FakeStandings
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"

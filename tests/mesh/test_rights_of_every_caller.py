@@ -7,9 +7,7 @@ there: who may call is decided first, and nothing is changed by those who may.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ import grpc
 import httpx
 import pytest
 from google.protobuf import descriptor_pool, message_factory
-from google.rpc import error_details_pb2, status_pb2
 
 from controller.xds.public_api import Binding, Method, PublicApi
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, gateway_pb2_grpc, options_pb2  # noqa: F401 - known to the pool by that
 from tests.mesh.conftest import MODEL, Served
+from tests.mesh.people import People, bearer, grpc_reason, infer
 from tests.mesh.running import ROOT, RunningMesh, until
 
 PORTS = {
@@ -30,16 +28,19 @@ PORTS = {
     "llamesh.v1.ContractService": "contract",
     "llamesh.v1.DownloadService": "download",
 }
+
 METHODS = PublicApi(Path(ROOT, "envoy", "llamesh.binpb"), PORTS).methods
+
 CALLS: list[tuple[Method, Binding | None]] = [
     (method, way) for method in METHODS for way in (None, *method.bindings) if not method.internal
 ]
 """Each call and the way to it: None is gRPC."""
-PASSWORD = "correct horse"
+
 BODIES = {"UpdateUser": {"password": "short"}}
 """What is not right where an empty body would be."""
 
 SERVED, UNAUTHENTICATED, SCOPE_MISSING = "served", "unauthenticated", "scope missing"
+
 MAY_INFER, MAY_MANAGE, MAY_ADMINISTER = {"infer"}, {"infer", "manage"}, {"infer", "manage", "admin"}
 
 
@@ -49,61 +50,6 @@ class Maker:
 
     token: str
     may: set[str] | None
-
-
-class People:
-    """Makes users, tokens and keys, and changes them, as an administrator does."""
-
-    def __init__(self, mesh: RunningMesh) -> None:
-        self.mesh = mesh
-        self.contracts: list[str] = []
-        self._names: list[str] = []
-
-    def user(self, name: str, role: str = "ROLE_USER", contract: str = "") -> str:
-        """A new user's token."""
-        body = {"username": name, "password": PASSWORD, "role": role, "contract_id": contract}
-        assert self.mesh.call("POST", "/users", json=body).status_code == 200
-        self._names.append(name)
-        return self.token(name)
-
-    def token(self, name: str) -> str:
-        answer = self.mesh.http.post(
-            self.mesh.url("gateway", "/auth/token"), json={"username": name, "password": PASSWORD}
-        )
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["access_token"])
-
-    def key(self, token: str, *scopes: str) -> dict[str, Any]:
-        """A key made with a token: `{"key": ..., "token": ...}`."""
-        body = {"display_name": "test", "scopes": scopes, "expire_days": 3650}
-        answer = self.mesh.http.post(self.mesh.url("contract", "/keys"), json=body, headers=bearer(token))
-        assert answer.status_code == 200, answer.text
-        made: dict[str, Any] = answer.json()
-        return made
-
-    def contract(self, **limits: Any) -> str:
-        answer = self.mesh.call("POST", "/contracts", "contract", json={"display_name": "test", **limits})
-        self.contracts.append(answer.json()["contract_id"])
-        return self.contracts[-1]
-
-    def change(self, name: str, **changed: Any) -> None:
-        assert self.mesh.call("PATCH", f"/users/{name}", json=changed).status_code == 200
-
-    def remove(self, name: str) -> None:
-        assert self.mesh.call("DELETE", f"/users/{name}").status_code == 200
-        self._names.remove(name)
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        for name in list(self._names):
-            self.remove(name)
-        for contract_id in self.contracts:
-            answer = self.mesh.call("DELETE", f"/contracts/{contract_id}", "contract")
-            assert answer.status_code == 200, answer.text
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {token}"} if token else {}
 
 
 @pytest.fixture(scope="module")
@@ -287,119 +233,8 @@ def over_grpc(channel: grpc.Channel, method: Method, maker: Maker) -> str:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return UNAUTHENTICATED
-        if error.code() is grpc.StatusCode.PERMISSION_DENIED and _grpc_reason(error) == "SCOPE_MISSING":
+        if error.code() is grpc.StatusCode.PERMISSION_DENIED and grpc_reason(error) == "SCOPE_MISSING":
             return SCOPE_MISSING
         if error.code() in FAILED:
             raise
     return SERVED
-
-
-def _grpc_reason(error: grpc.RpcError) -> str:
-    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    info = error_details_pb2.ErrorInfo()
-    for detail in status_pb2.Status.FromString(details).details:
-        if detail.Unpack(info):
-            return info.reason
-    return ""
-
-
-def infer(served: Served, token: str, tokens: int = 1) -> int:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": tokens}
-    answer = served.mesh.http.post(
-        served.mesh.url("inference", "/v1/chat/completions"), json=body, headers=bearer(token)
-    )
-    return answer.status_code
-
-
-def test_a_change_counts_within_a_second_everywhere(people: People, served: Served) -> None:
-    """Envoy, the gateway, the contract and the download service, one after the other, from the answer to the change on."""
-    mesh = people.mesh
-    token = people.user("m-timed")
-    key = people.key(token, "manage", "infer:*")["token"]
-    reads = {"gateway": "/models", "contract": "/keys", "download": "/status/sentence"}
-
-    def statuses() -> set[int]:
-        listed = {
-            mesh.http.get(mesh.url(port, path), headers=bearer(each)).status_code
-            for port, path in reads.items()
-            for each in (token, key)
-        }
-        return listed | {infer(served, token), infer(served, key)}
-
-    assert statuses() == {200}
-    for change, wanted in (({"disabled": True}, 401), ({"disabled": False}, 200)):
-        people.change("m-timed", **change)
-        started = time.monotonic()
-        while statuses() != {wanted}:
-            assert time.monotonic() - started < 1, f"after a second {change} does not count everywhere: {statuses()}"
-
-
-def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(
-    people: People, channels: dict[str, grpc.Channel]
-) -> None:
-    mesh = people.mesh
-    token = people.user("m-watching")
-    with mesh.http.stream("GET", mesh.url("gateway", "/watch"), headers=bearer(token), timeout=30) as stream:
-        lines = stream.iter_lines()
-        assert "synced" in next(line for line in lines if '"synced"' in line)
-        stub = gateway_pb2_grpc.GatewayServiceStub(channels["llamesh.v1.GatewayService"])
-        watch = stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(bearer(token).items()), timeout=30)
-        next(watch)
-        people.change("m-watching", role="ROLE_INFERENCE")
-        changed = time.monotonic()
-        with pytest.raises(grpc.RpcError) as ended:
-            list(watch)
-        # REST has sent its status long before, and cannot say why it ends.
-        list(lines)
-    # Not by the next heartbeat (10 s).
-    assert time.monotonic() - changed < 5
-    assert _grpc_reason(ended.value) == "SCOPE_MISSING"
-    assert "m-watching no longer has the scope" in ended.value.details()
-
-
-def test_a_limit_on_requests_at_once_counts_for_keys_that_exist(people: People, served: Served) -> None:
-    contract = people.contract()
-    key = people.key(people.user("m-limited", contract=contract))["token"]
-
-    def together() -> set[int]:
-        with ThreadPoolExecutor(6) as pool:
-            return set(pool.map(lambda _: infer(served, key, 200), range(6)))
-
-    assert together() == {200}
-    body = {"max_concurrent_requests": 1}
-    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
-    until(lambda: together() == {200, 429}, 1, "the limit to count")
-    body = {"max_concurrent_requests": 0}
-    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
-    until(lambda: together() == {200}, 1, "the limit to be gone")
-
-
-def test_a_demoted_user_makes_no_key_that_outlives_it(people: People) -> None:
-    """The key of ten years that an old token was good for."""
-    mesh = people.mesh
-    token = people.user("m-greedy")
-    people.change("m-greedy", role="ROLE_INFERENCE")
-    body = {"display_name": "forever", "scopes": ["manage"], "expire_days": 3650}
-    answer = mesh.http.post(mesh.url("contract", "/keys"), json=body, headers=bearer(token))
-    assert answer.status_code == 403
-
-
-def test_a_contract_is_not_removed_from_under_its_users(people: People) -> None:
-    mesh = people.mesh
-    contract = people.contract(models=["another"])
-    token = people.user("m-holder", "ROLE_ADMIN", contract)
-    key = people.key(token)["key"]["key_id"]
-
-    def removal() -> httpx.Response:
-        return mesh.call("DELETE", f"/contracts/{contract}", "contract")
-
-    refused = removal()
-    assert refused.status_code == 400
-    (info,) = (detail for detail in refused.json()["details"] if "reason" in detail)
-    assert (info["reason"], info["metadata"]["users"], info["metadata"]["keys"]) == ("CONTRACT_IN_USE", "1", "1")
-    assert "PATCH /users/{username}" in refused.text
-    people.change("m-holder", contract_id="")
-    assert removal().status_code == 400
-    assert mesh.call("DELETE", f"/keys/{key}", "contract").status_code == 200
-    assert removal().status_code == 200
-    people.contracts.remove(contract)

@@ -1,4 +1,4 @@
-"""envoy/lua/route.lua: cluster, scope, forbidden fields, remote media, ask. Who may be anonymous has a file of its own."""
+"""envoy/lua/route.lua: cluster, forbidden fields, remote media. Scopes and anonymous requests have files of their own."""
 
 from __future__ import annotations
 
@@ -9,31 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.xds import scripts, templates
-from controller.xds.digest import Digest
+from controller.xds import templates
 from llamesh.kit import limits
-from tests.unit.lua_request import LuaFilter, Outcome
-
-ROUTE = LuaFilter(scripts.route({}))
-UUID = "11111111-1111-4111-8111-111111111111"
-OPEN = {"kind": "inference", "anonymous": True, "host localhost": True}
-CLAIMS = "envoy.filters.http.jwt_authn"
-
-
-def run(
-    body: Any = None,
-    *,
-    path: str = "/v1/chat/completions",
-    settings: dict[str, Any] = OPEN,
-    claims: dict[str, Any] | None = None,
-    content_type: str | None = "application/json",
-    **more: str,
-) -> Outcome:
-    text = body if isinstance(body, bytes) else json.dumps(body if body is not None else {"model": "smol"}).encode()
-    headers = {":path": path, ":method": "POST", ":authority": "localhost:8080"}
-    headers |= {"content-type": content_type} if content_type else {}
-    headers |= more
-    return ROUTE.run(headers, settings, {CLAIMS: {"claims": claims}} if claims is not None else {}, text)
+from tests.unit.route_filter import OPEN, ROUTE, UUID, run
 
 
 @pytest.mark.parametrize(
@@ -290,101 +268,6 @@ def test_a_tool_with_a_url_argument_passes() -> None:
     tool = {"type": "function", "function": {"name": "get", "parameters": {"properties": {"url": {"type": "string"}}}}}
     call = {"function": {"arguments": json.dumps({"url": "https://example.org"})}}
     assert run({"model": "smol", "tools": [tool], "messages": [{"tool_calls": [call]}]}).status is None
-
-
-@pytest.mark.parametrize(
-    ("scopes", "path", "status"),
-    [
-        (["infer:*"], "/v1/completions", None),
-        (["manage", "infer:smol"], "/v1/completions", None),
-        ([f"infer:{UUID}"], f"/{UUID}/v1/completions", None),
-        (["infer:smo", "infer:smol2"], "/v1/completions", 403),
-        (["infer:smol"], f"/{UUID}/v1/completions", 403),
-        (["manage", "admin"], "/v1/completions", 403),
-        ([], "/v1/completions", 403),
-    ],
-)
-def test_the_tokens_scope_must_cover_the_target(scopes: list[str], path: str, status: int | None) -> None:
-    outcome = run(path=path, claims={"sub": "ada", "scopes": scopes}, settings={"kind": "inference"})
-    assert outcome.status == status
-    assert ("x-llamesh-cluster" in outcome.headers) == (status is None)
-
-
-@pytest.mark.parametrize(
-    ("claims", "told"),
-    [
-        (None, "infer:*"),
-        ({"scopes": ["infer:*", "manage", "admin"]}, "infer:*"),
-        ({"scopes": ["manage", "infer:smol", "infer:org/big:q4"]}, "infer:smol,infer:org/big:q4"),
-        ({"scopes": ["infer:a,infer:*", "infer:b\r\nx: %"]}, "infer:a%2Cinfer:*,infer:b%0D%0Ax:%20%25"),
-        ({"scopes": ["manage", "admin", "xinfer:*"]}, ""),
-        ({}, ""),
-    ],
-)
-def test_the_lister_of_models_is_told_what_the_caller_may_use(claims: dict[str, Any] | None, told: str) -> None:
-    outcome = run(b"", settings=OPEN | {"kind": "models"}, path="/v1/models", content_type=None, claims=claims)
-    assert (outcome.status, outcome.headers["x-llamesh-scopes"]) == (None, told)
-    for path in (f"/{UUID}/v1/models", f"/{UUID}/v1/models/smol?x=1"):
-        outcome = run(b"", settings=OPEN | {"kind": "models"}, path=path, content_type=None, claims=claims)
-        assert outcome.code == (None if told == "infer:*" else "scope_missing")
-
-
-def test_a_token_for_a_server_lists_that_server() -> None:
-    claims = {"scopes": [f"infer:{UUID}"]}
-    outcome = run(b"", settings={"kind": "models"}, path=f"/{UUID}/v1/models", content_type=None, claims=claims)
-    assert (outcome.status, outcome.headers["x-llamesh-scopes"]) == (None, f"infer:{UUID}")
-
-
-def test_a_token_without_scopes_may_nothing() -> None:
-    assert run(claims={"sub": "ada"}).code == "scope_missing"
-
-
-def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
-    assert run(settings={"kind": "inference"}).status == 401
-
-
-TOKEN = {"sub": "ada", "uid": "usr_1", "standing": 3, "jti": "key_1", "scopes": ["infer:*"], "contract": "ctr_1"}
-
-
-def about(*ids: str) -> dict[str, Any]:
-    digest = Digest()
-    digest.set(ids)
-    told = digest.told()
-    return OPEN | told.route | told.host
-
-
-@pytest.mark.parametrize(
-    ("claims", "settings", "ask"),
-    [
-        (TOKEN, OPEN, None),
-        (TOKEN, about("key_2", "usr_1:2", "usr_2:3", "ctr_2", ""), None),
-        (TOKEN, about("key_1"), True),
-        (TOKEN, about("usr_1:3"), True),
-        (TOKEN, about("ctr_1"), True),
-        (TOKEN | {"user_contract": "ctr_2"}, about("ctr_2"), True),
-        (TOKEN | {"contract": ""}, about("key_2"), None),
-        (TOKEN, OPEN | {"ask tokens": True}, True),
-        ({"sub": "ada", "scopes": ["infer:*"]}, OPEN, True),
-        ({"sub": "ada", "scopes": ["infer:*"], "uid": "usr_1"}, OPEN, True),
-        (TOKEN, OPEN | {"m:smol": {"ask": True}}, True),
-        (None, OPEN | {"m:smol": {"ask": True}}, True),
-        (None, OPEN | {"m:other": {"ask": True}}, None),
-        (None, about("key_1") | {"ask tokens": True}, None),
-    ],
-)
-def test_admission_is_asked_about_changed_and_limited_tokens_and_metered_servers(
-    claims: dict[str, Any] | None, settings: dict[str, Any], ask: bool | None
-) -> None:
-    outcome = run(claims=claims, settings=settings)
-    assert outcome.status is None
-    assert outcome.metadata.get("llamesh", {}).get("ask") is ask
-
-
-@pytest.mark.parametrize(("settings", "ask"), [(about("key_2"), None), (about("key_1"), True)])
-def test_admission_is_asked_about_who_lists_models_too(settings: dict[str, Any], ask: bool | None) -> None:
-    outcome = run(b"", settings=settings | {"kind": "models"}, path="/v1/models", content_type=None, claims=TOKEN)
-    assert outcome.status is None
-    assert outcome.metadata.get("llamesh", {}).get("ask") is ask
 
 
 def test_a_server_with_a_limit_of_its_own_has_it_set() -> None:

@@ -1,0 +1,117 @@
+"""Changes of rights count at once for tokens, keys and streams that exist."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import httpx
+import pytest
+
+from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, gateway_pb2_grpc, options_pb2  # noqa: F401 - known to the pool by that
+from tests.mesh.conftest import Served
+from tests.mesh.people import People, bearer, grpc_reason, infer
+from tests.mesh.running import RunningMesh, until
+
+
+@pytest.fixture(scope="module")
+def people(mesh: RunningMesh) -> Iterator[People]:
+    made = People(mesh)
+    yield made
+    made.close()
+
+
+def test_a_change_counts_within_a_second_everywhere(people: People, served: Served) -> None:
+    """Envoy, the gateway, the contract and the download service, one after the other, from the answer to the change on."""
+    mesh = people.mesh
+    token = people.user("m-timed")
+    key = people.key(token, "manage", "infer:*")["token"]
+    reads = {"gateway": "/models", "contract": "/keys", "download": "/status/sentence"}
+
+    def statuses() -> set[int]:
+        listed = {
+            mesh.http.get(mesh.url(port, path), headers=bearer(each)).status_code
+            for port, path in reads.items()
+            for each in (token, key)
+        }
+        return listed | {infer(served, token), infer(served, key)}
+
+    assert statuses() == {200}
+    for change, wanted in (({"disabled": True}, 401), ({"disabled": False}, 200)):
+        people.change("m-timed", **change)
+        started = time.monotonic()
+        while statuses() != {wanted}:
+            assert time.monotonic() - started < 1, f"after a second {change} does not count everywhere: {statuses()}"
+
+
+def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(
+    people: People, channels: dict[str, grpc.Channel]
+) -> None:
+    mesh = people.mesh
+    token = people.user("m-watching")
+    with mesh.http.stream("GET", mesh.url("gateway", "/watch"), headers=bearer(token), timeout=30) as stream:
+        lines = stream.iter_lines()
+        assert "synced" in next(line for line in lines if '"synced"' in line)
+        stub = gateway_pb2_grpc.GatewayServiceStub(channels["llamesh.v1.GatewayService"])
+        watch = stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(bearer(token).items()), timeout=30)
+        next(watch)
+        people.change("m-watching", role="ROLE_INFERENCE")
+        changed = time.monotonic()
+        with pytest.raises(grpc.RpcError) as ended:
+            list(watch)
+        # REST has sent its status long before, and cannot say why it ends.
+        list(lines)
+    # Not by the next heartbeat (10 s).
+    assert time.monotonic() - changed < 5
+    assert grpc_reason(ended.value) == "SCOPE_MISSING"
+    assert "m-watching no longer has the scope" in ended.value.details()
+
+
+def test_a_limit_on_requests_at_once_counts_for_keys_that_exist(people: People, served: Served) -> None:
+    contract = people.contract()
+    key = people.key(people.user("m-limited", contract=contract))["token"]
+
+    def together() -> set[int]:
+        with ThreadPoolExecutor(6) as pool:
+            return set(pool.map(lambda _: infer(served, key, 200), range(6)))
+
+    assert together() == {200}
+    body = {"max_concurrent_requests": 1}
+    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
+    until(lambda: together() == {200, 429}, 1, "the limit to count")
+    body = {"max_concurrent_requests": 0}
+    assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
+    until(lambda: together() == {200}, 1, "the limit to be gone")
+
+
+def test_a_demoted_user_makes_no_key_that_outlives_it(people: People) -> None:
+    """The key of ten years that an old token was good for."""
+    mesh = people.mesh
+    token = people.user("m-greedy")
+    people.change("m-greedy", role="ROLE_INFERENCE")
+    body = {"display_name": "forever", "scopes": ["manage"], "expire_days": 3650}
+    answer = mesh.http.post(mesh.url("contract", "/keys"), json=body, headers=bearer(token))
+    assert answer.status_code == 403
+
+
+def test_a_contract_is_not_removed_from_under_its_users(people: People) -> None:
+    mesh = people.mesh
+    contract = people.contract(models=["another"])
+    token = people.user("m-holder", "ROLE_ADMIN", contract)
+    key = people.key(token)["key"]["key_id"]
+
+    def removal() -> httpx.Response:
+        return mesh.call("DELETE", f"/contracts/{contract}", "contract")
+
+    refused = removal()
+    assert refused.status_code == 400
+    (info,) = (detail for detail in refused.json()["details"] if "reason" in detail)
+    assert (info["reason"], info["metadata"]["users"], info["metadata"]["keys"]) == ("CONTRACT_IN_USE", "1", "1")
+    assert "PATCH /users/{username}" in refused.text
+    people.change("m-holder", contract_id="")
+    assert removal().status_code == 400
+    assert mesh.call("DELETE", f"/keys/{key}", "contract").status_code == 200
+    assert removal().status_code == 200
+    people.contracts.remove(contract)
