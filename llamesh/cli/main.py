@@ -20,6 +20,8 @@ COMMANDS = {
         "up": ("llamesh.cli.up:up", "Start the whole mesh here; stay up until Ctrl-C."),
         "down": ("llamesh.cli.up:down", "End the mesh that runs here."),
         "doctor": ("llamesh.cli.diagnosis:doctor", "Check this machine and the mesh; name each fix."),
+        "backup": ("llamesh.cli.backup:backup", "Write the mesh of this machine to a file."),
+        "restore": ("llamesh.cli.backup:restore", "Make a mesh of a backup."),
         "tls": ("llamesh.cli.tls:app", "Certificates for the ports of a mesh."),
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
