@@ -1,8 +1,8 @@
 """Digest of the ids that Envoy must ask Admission about. Its size is bounded, however many ids there are.
 
-It is a blocked Bloom filter. The hash of an id selects one bucket and four bits in it; Envoy asks about an
-id if its four bits are set. The hash is 32-bit FNV-1a, the same as in envoy/lua/asked.lua; tests/unit/digest_vectors.json checks both. A bucket is a text, because Envoy's
-metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
+It is a blocked Bloom filter. The hash of an id selects one bucket and four bits in it; Envoy asks about an id if its four bits are set.
+The hash is 32-bit FNV-1a, the same as in envoy/lua/asked.lua; tests/unit/digest_vectors.json checks both. A bucket is a text, because
+Envoy's metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
 
 Invariant: Envoy asks about every id of the digest. It also asks about 0.1 % of the other ids with twelve bits per id, and about more of
 them beyond `MOST_BUCKETS`; such a question is harmless, because Admission decides by its own state.
