@@ -1,8 +1,8 @@
-"""Tokens a second of engines as the mesh starts them, against llama.cpp with one thread and with all cores and nothing else set.
+"""Measures tokens per second of engines as the mesh starts them, compared with llama.cpp with one thread and with all cores.
 
-On a machine with nothing else to do, with one core and with all cores taken by other processes, and with two engines that
-answer at the same time. All engines stay up; each round meets every target in random order, on a machine that is as quiet as
-it gets in the time. The prompt is never cached; both speeds are llama.cpp's own timings.
+Situations: an idle machine, one core and all cores used by other processes, and two engines that answer at the same time. All engines stay
+up. Each round runs every target in random order, after a bounded wait for an idle machine. The prompt is never cached; both speeds are
+llama.cpp's own timings.
 """
 
 from __future__ import annotations

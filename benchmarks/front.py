@@ -1,8 +1,8 @@
 """The Envoys of the inference comparison: plain proxies, and the mesh's own listener with the mesh's own filters.
 
-All reach the same stub, with one worker. The plain ones are three: with one request a connection, which is the sound setting before
-llama.cpp (it closes after a stream without saying so) and what the mesh does; with pooled connections, as anyone starts, which fails
-after streams; and pooled over TCP. The mesh's Envoy gets its configuration from the controller's own control plane (in this process)
+All use one worker and the same stub. There are three plain proxies: with one request for each connection, which is the correct setting in
+front of llama.cpp (it closes after a stream without announcing it) and that of the mesh; with pooled connections, the usual setting, which
+fails after streams; and pooled over TCP. The mesh's Envoy gets its configuration from the controller's own control plane (in this process)
 and asks the real contract service (a process of its own) about the token whose contract limits something.
 """
 

@@ -1,4 +1,4 @@
-"""An inference request through the mesh against plain Envoys to the same stub: CPU time by size of prompt, latency, streams."""
+"""Measures an inference request through the mesh against plain Envoys with the same stub: CPU time by size of prompt, latency, streams."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A load generator, the same for every target: persistent HTTP/1.1 connections with one request at a time on each.
 
-Its own CPU is not counted: what is measured is the CPU time of the processes under test, and times as a client sees them.
+It measures latency; its own CPU time does not count, only that of the processes under test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A management call through the mesh (Envoy, JWT, transcoding, gRPC, SQL) against a FastAPI endpoint that does the same work."""
+"""Measures a management call through the mesh (Envoy, JWT, transcoding, gRPC, SQL), compared with a FastAPI endpoint for the same work."""
 
 from __future__ import annotations
 

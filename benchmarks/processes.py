@@ -30,9 +30,9 @@ def end(*processes: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time that processes have used so far, user and system together.
+    """Return the CPU time that processes have used so far, user and system together.
 
-    From the scheduler, in nanoseconds, where the system has its figures (of the threads that still run): the usual ones step by 10 ms.
+    If the system has them, it uses the scheduler's figures in nanoseconds (of the threads that still run): the usual ones step by 10 ms.
     """
     return sum(_cpu_seconds(pid) for pid in pids)
 

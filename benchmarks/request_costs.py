@@ -1,8 +1,8 @@
 """Measures the cost of each field of a request in llama.cpp, at the largest size that the front door accepts and at related sizes.
 
-`python -m benchmarks.request_costs`: one engine, no Envoy; the filter of the front door runs in this process. Run it again whenever
-llama.cpp is pinned anew, and with a real model (`--model FILE`): a bound of envoy/limits.yaml is right if the rows of its field stay
-below about 0.1 s a token and 100 MiB.
+`python -m benchmarks.request_costs`: one engine, no Envoy; the filter of the front door runs in this process. Run it again after each
+update of llama.cpp, and with a real model (`--model FILE`): a bound in envoy/limits.yaml is right if the rows of its field stay below about
+0.1 s for each token and 100 MiB.
 """
 
 from __future__ import annotations

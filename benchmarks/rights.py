@@ -1,8 +1,8 @@
 """Measures the cost of a further revocation and of a request with 0, 1,000 and 100,000 revoked keys.
 
 The mesh's own control plane (in this process) and a real Envoy. A revocation is measured from `set_asked` until Envoy has taken it; its
-bytes are those of the route configuration that is sent. A request is one `GET /v1/models` whose key is not revoked, which Envoy answers by
-way of a stub on a connection that is kept alive, the digest looked up for each.
+bytes are those of the route configuration that is sent. A request is one `GET /v1/models` with a valid key on a persistent
+connection; Envoy looks it up in the digest and gets the answer from a stub.
 
     .venv/bin/python -m benchmarks --only rights
 """

@@ -80,15 +80,18 @@ class ModelFiles:
     def __init__(
         self,
         download: grpc.aio.Channel,
-        on_change: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`download` leads to the download service; `on_change(model_uuid)` is called when an answer has come."""
+        """`download`: the channel to the download service."""
         self._catalogue = CatalogueServiceStub(download)
-        self._on_change = on_change
+        self._on_change: Callable[[str], None] = lambda _: None
         self._clock = clock
         self._files: dict[str, ModelFile] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def open(self, on_change: Callable[[str], None]) -> None:
+        """Call `on_change(model_uuid)` whenever an answer has come."""
+        self._on_change = on_change
 
     def get(self, model_uuid: str) -> ModelFile:
         """What is known now. A file that is gone or was changed since is not known any more: whether it is sound is asked again."""

@@ -9,18 +9,20 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from controller.capacity import capacity, machine_memory
-from controller.declared import DeclaredServer, DeclaredServers, RunState
+from controller.capacity import capacity
+from controller.declared import DeclaredServer, RunState
+from controller.declared_store import DeclaredServers
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
-from controller.status import is_routable
 from controller.status_cache import StatusCache
+from controller.status_reading import is_routable
 from controller.xds.serving import ControlPlane
 from llamesh.kit.calls import Context
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.holders import Holder, largest
-from llamesh.kit.pages import Pages
+from llamesh.kit.pages import open_pages
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceServicer
@@ -42,21 +44,20 @@ class ControllerServicer(ControllerServiceServicer):
 
     def __init__(
         self,
+        settings: Settings,
         store: DeclaredServers,
         reconciler: Reconciler,
         statuses: StatusCache,
         runtime: Runtime,
         control: ControlPlane,
-        reserve_bytes: int,
-        pages: Pages,
     ) -> None:
+        self._reserve_bytes = settings.memory_reserve_bytes
+        self._pages = open_pages(settings)
         self._store = store
         self._reconciler = reconciler
         self._statuses = statuses
         self._runtime = runtime
         self._control = control
-        self._reserve_bytes = reserve_bytes
-        self._pages = pages
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
         """Declares a server."""
@@ -143,7 +144,7 @@ class ControllerServicer(ControllerServiceServicer):
         left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
         others = [each for each in servers if each.server_uuid != request.without_server_uuid]
         claims = self._reconciler.claims(others)
-        memory = machine_memory()
+        memory = self._runtime.memory()
         for claim in left_out:
             memory = released(memory, claim)
         alone = freed({each.server_uuid: claim for each, claim in zip(others, claims, strict=True)})

@@ -19,8 +19,6 @@ from llamesh.sizes import size
 
 SLOW_START_SECONDS = 60.0
 """An engine that has been loading for so long does not count against the limit any more: a slow disk must not hold up all others."""
-MOST_STARTS = 16
-"""The default limit is never above this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +72,6 @@ class NotEnoughMemory:
 StartDecision = StartNow | Queued | NotEnoughMemory
 Key = tuple[str, int]
 """Server and replica."""
-
-
-def default_limit(cores: int) -> int:
-    """Engines that may start at the same time on a machine with so many usable cores: one each, loading keeps a core busy."""
-    return max(1, min(cores, MOST_STARTS))
 
 
 def decide(

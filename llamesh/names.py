@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 HEADER_PREFIX = "x-llamesh-"
 """Prefix of the headers that only the mesh sets. Envoy removes a client's headers of this prefix."""
@@ -43,6 +44,8 @@ CONTROLLER = "controller"
 """The members of the mesh. Envoy's cluster of a member, its socket and its log have the same name."""
 WAKER = "waker"
 """Envoy's cluster of the waker, and its socket."""
+ENVOY_ADMIN = "envoy-admin"
+"""The socket of Envoy's admin interface."""
 DRAIN_PATH = "/drain"
 """Path of the waker that the supervisor puts to when the mesh stops. Envoy sends no PUT to the waker."""
 INFERENCE_LISTENER = "inference"
@@ -72,6 +75,16 @@ def server_cluster(server_uuid: str) -> str:
 def model_cluster(name: str) -> str:
     """Envoy's cluster of all servers that serve the model `name`."""
     return _MODEL + name
+
+
+def stat_name(cluster: str) -> str:
+    """How Envoy's statistics name a cluster: without the dots and colons that Envoy would take apart or replace."""
+    return quote(cluster, safe="/@+-_").replace(".", "%2E")
+
+
+def cluster_of_stat(name: str) -> str:
+    """The cluster that `stat_name` named."""
+    return unquote(name)
 
 
 def server_of(cluster: str) -> str | None:

@@ -1,6 +1,6 @@
 """Fail if the contracts break clients of the accepted baseline, or of main if HEAD is another commit.
 
-`proto/baseline.binpb` holds the accepted contracts as a buf image; `tools/breaking.py --accept` replaces it, which a review sees.
+`proto/baseline.binpb` has the accepted contracts as a buf image; `tools/breaking.py --accept` replaces it, which is visible in a review.
 Runs in the environment of requirements/gen.txt.
 """
 

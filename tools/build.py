@@ -1,6 +1,6 @@
 """Build the programs for tests/cluster from the modules that go.mod pins, into .tools/bin; only missing or outdated ones.
 
-Needs Go. A program that is named on the command line is built alone: `python tools/build.py grpcurl`.
+Needs Go. To build one program: `python tools/build.py grpcurl`.
 """
 
 from __future__ import annotations

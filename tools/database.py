@@ -1,7 +1,7 @@
 """Read the mesh's tables: `python tools/database.py status` counts rows, `shell` runs SQL. `make db-status`, `make db-shell`.
 
-Reads only: each service owns its tables, and a mesh may be running on them. SQLite files and PostgreSQL schemas look alike here,
-`gateway.users` in both.
+Read-only, because each service owns its tables, and a mesh may be running on them. Table names are the same for SQLite files and PostgreSQL
+schemas: `gateway.users`.
 """
 
 from __future__ import annotations

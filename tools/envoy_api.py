@@ -1,6 +1,6 @@
 """Write envoy/api.binpb: the part of Envoy's API that the mesh uses, as one FileDescriptorSet.
 
-It runs where the wheel `xds-protos` is installed, an environment of its own, because that wheel overwrites files of opentelemetry-proto and
+It runs in a separate environment with the wheel `xds-protos`, because that wheel overwrites files of opentelemetry-proto and
 googleapis-common-protos. Nothing imports it at run time. The same wheel always gives the same bytes. `make gen` runs it.
 """
 
@@ -20,6 +20,7 @@ ROOTS = (
     "envoy.config.route.v3.route_pb2",
     "envoy.extensions.access_loggers.file.v3.file_pb2",
     "envoy.extensions.access_loggers.grpc.v3.als_pb2",
+    "envoy.extensions.access_loggers.stats.v3.stats_pb2",
     "envoy.extensions.access_loggers.stream.v3.stream_pb2",
     "envoy.extensions.filters.http.cors.v3.cors_pb2",
     "envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2",

@@ -1,6 +1,6 @@
 """`python tools/isolation.py [PYTEST ARGUMENTS]`: run the tests next to listeners on the default ports; fail if anything connects to them.
 
-A test that reaches for a default port would talk to whatever mesh the developer happens to run. The listeners accept and record every
+A test that connects to a default port would use a mesh that the developer happens to run. The listeners accept and record every
 connection (when, from which process, its first bytes) and never answer.
 """
 

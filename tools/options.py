@@ -1,6 +1,6 @@
 """Write the command's messages about refused options of llama-server: `make gen`.
 
-The table stands in the contract service, which the command does not import; so its refusals go where the command finds them.
+The table is in the contract service, which the command does not import, so its refusals are copied to `llamesh/v1`.
 """
 
 from __future__ import annotations

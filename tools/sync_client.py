@@ -1,4 +1,4 @@
-"""Writes the package llamesh/client/sync from llamesh/client/aio, module by module: the same source without `await`.
+"""Generate the package llamesh/client/sync from llamesh/client/aio, module by module: the same source without `await`.
 
 python tools/sync_client.py            # writes
 python tools/sync_client.py --check    # exit 1 if the package is not what would be written

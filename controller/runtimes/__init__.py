@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from controller.footprint import MachineMemory
+from controller.model_files import ModelFile
+
 
 class EnginePhase(enum.Enum):
     """Where an engine is in its life."""
@@ -105,34 +108,52 @@ class EngineLoad:
 
 
 class Runtime(Protocol):
-    """What the reconciler needs of the place where engines run."""
+    """The place where engines run, as the reconciler uses it: the processes of this machine, or pods of a cluster."""
 
-    async def open(self, on_change: Callable[[str], None]) -> None:
-        """Find the engines that run already, then call `on_change(server_uuid)` whenever one changes."""
+    async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
+        """Adopt the engines that run. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
 
     async def close(self) -> None:
-        """Stop looking. The engines stay."""
+        """Stop watching. The engines stay."""
+
+    async def stop_all(self, grace: float) -> None:
+        """End every engine, by force after `grace` seconds, and wait until all are gone."""
+
+    def memory(self) -> MachineMemory:
+        """Return the memory for engines, a fraction of a second old at most."""
+
+    def start_limit(self) -> int:
+        """Return how many engines may start at the same time if no setting says it."""
+
+    def model(self, model_uuid: str) -> ModelFile:
+        """Return what is known of a model's file, without waiting."""
+
+    def locate(self, model_uuid: str) -> None:
+        """Make a model's file available to engines. Returns at once; the result is a change of the model."""
 
     def servers(self) -> Collection[str]:
-        """Every server that has an engine here, declared or not."""
+        """Return the id of every server that has an engine here, declared or not."""
 
     def engines(self, server_uuid: str) -> Sequence[Engine]:
-        """A server's engines, the ended ones that are not forgotten included."""
+        """Return a server's engines, including those that ended and were not forgotten."""
 
     async def start(self, spec: LaunchSpec) -> None:
-        """Start an engine. Returns before it is ready, and never fails: an engine that cannot even be started shows as ENDED."""
+        """Start an engine and return before it is ready. Never fails: an engine that cannot be started shows as ENDED."""
 
     def stop(self, instance: str, grace: float) -> None:
-        """Tell an engine to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
+        """Tell an engine to end, by force after `grace` seconds. Returns at once; idempotent."""
 
     def forget(self, instance: str) -> None:
         """Remove what is left of an ended engine."""
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Ask an engine how busy it is; None where it does not say."""
+        """Ask an engine how busy it is; None if it does not answer."""
+
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
-        """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
+        """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
 
     def drop_logs(self, server_uuid: str) -> None:
         """Remove the logs of a server that is gone."""

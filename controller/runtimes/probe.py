@@ -29,15 +29,24 @@ async def is_ready(socket: str) -> bool:
     return False
 
 
-async def counters(socket: str) -> Counters | None:
-    """What the inference loop counts; None if it does not answer in time. Raises UnreachableError.
+async def metrics(socket: str) -> bytes | None:
+    """What the inference loop counts, in Prometheus' text format; None if it does not answer in time. Raises UnreachableError.
 
     An OSError that is raised is no word about the engine: this process itself lacks something, such as a free descriptor.
     """
     try:
         status, body = await _get(socket, METRICS_PATH)
-        return Counters.read(body) if status == 200 else None
-    except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError):
+        return body if status == 200 else None
+    except (TimeoutError, ConnectionResetError, BrokenPipeError):
+        return None
+
+
+async def counters(socket: str) -> Counters | None:
+    """Those of the `metrics` that the mesh goes by; None if the engine does not answer in time. Raises as `metrics` does."""
+    body = await metrics(socket)
+    try:
+        return None if body is None else Counters.read(body)
+    except ValueError:
         return None
 
 

@@ -12,19 +12,26 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 
 from google.protobuf import json_format
 
-from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
+from controller.footprint import MachineMemory
+from controller.model_files import Availability, ModelFile, ModelFiles
+from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
-from controller.runtimes.engine_process import EngineProcess, ProbeSettings
+from controller.runtimes.engine_process import EngineProcess
 from controller.runtimes.enginelog import EngineLogs
+from controller.runtimes.environment import engine_environment
+from controller.runtimes.liveness import ProbeSettings
+from controller.runtimes.machine_memory import RecentMemory
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
+from controller.runtimes.start_limit import default_limit
 from llamesh.background import BackgroundTask
+from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
@@ -35,7 +42,6 @@ from llamesh.processes import ProcessId
 from llamesh.runtime_parameters import batch_size
 from llamesh.v1.server_pb2 import RuntimeParameters
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
 _TRIM_SECONDS = 10.0
 _KEEP_SECONDS = 2.0
 PROBE_SECONDS = 1.0
@@ -46,12 +52,19 @@ class ProcessRuntime:
     """The engines of this machine. All methods belong to one event loop."""
 
     def __init__(
-        self, settings: Settings, environment: Mapping[str, str] | None = None, probe_seconds: float = PROBE_SECONDS
+        self,
+        settings: Settings,
+        environment: Mapping[str, str] | None = None,
+        probe_seconds: float = PROBE_SECONDS,
+        *,
+        models: ModelFiles | None = None,
     ) -> None:
-        """`probe_seconds`: see PROBE_SECONDS."""
+        """`probe_seconds`: see PROBE_SECONDS. Without `models` no model can be located; engines get the paths of their specs."""
+        self._models = models
+        self._memory = RecentMemory(time.monotonic)
         self._grace = settings.drain_seconds
         self._probing = ProbeSettings(probe_seconds, settings.engine_stall_seconds)
-        self._environment = _without_secrets(os.environ if environment is None else environment)
+        self._environment = engine_environment(os.environ if environment is None else environment)
         if settings.llama_server_bin:
             self._environment["LLAMA_SERVER_BIN"] = settings.llama_server_bin
         self._records = EngineRecords(settings.run_dir / "engines")
@@ -70,10 +83,12 @@ class ProcessRuntime:
             ),
         )
 
-    async def open(self, on_change: Callable[[str], None]) -> None:
+    async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
         """Adopt the engines that run already, their readiness asked; clean up after those that ended meanwhile."""
         self._make_directory()
         self._on_change = on_change
+        if self._models is not None:
+            self._models.open(on_model_change)
         running = self._records.running()
         records = list(self._records.all())
         await asyncio.gather(*(self._adopt(record, running.pop(record.instance, None)) for record in records))
@@ -87,6 +102,8 @@ class ProcessRuntime:
         await asyncio.gather(*(task.close() for task in self._housekeeping))
         await asyncio.gather(*(engine.close() for engine in self._engines.values()))
         await self._backlogs.close()
+        if self._models is not None:
+            await self._models.close()
 
     async def stop_all(self, grace: float) -> None:
         """End every engine and wait until all are gone: the mesh of this machine is stopped."""
@@ -96,6 +113,23 @@ class ProcessRuntime:
         await asyncio.gather(*(engine.ended() for engine in engines.values()))
         for instance in engines:
             self.forget(instance)
+
+    def memory(self) -> MachineMemory:
+        """Return the memory of this machine, or of the container that it is."""
+        return self._memory.read()
+
+    def start_limit(self) -> int:
+        """Return one start for each usable core, because loading a model keeps a core busy."""
+        return default_limit(usable_cores())
+
+    def model(self, model_uuid: str) -> ModelFile:
+        """Return what is known of a model's file on this machine."""
+        return self._models.get(model_uuid) if self._models is not None else ModelFile(Availability.UNKNOWN)
+
+    def locate(self, model_uuid: str) -> None:
+        """Ask the download service for a model's file."""
+        if self._models is not None:
+            self._models.locate(model_uuid)
 
     def servers(self) -> Collection[str]:
         """Every server that has an engine here, declared or not."""
@@ -135,6 +169,11 @@ class ProcessRuntime:
         """Ask an engine how busy it is; None where it does not say."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
+
+    async def metrics(self, instance: str) -> bytes | None:
+        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        engine = self._engines.get(instance)
+        return await probe.metrics(str(engine.socket)) if engine else None
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
@@ -247,16 +286,3 @@ def _snapshot(engine: EngineProcess) -> Engine:
         engine.assessment.liveness,
         engine.assessment.message,
     )
-
-
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without the settings that are secrets, and with the folder that our packages lie in."""
-    secrets = {
-        str(name)
-        for field in Settings.model_fields.values()
-        if "SecretStr" in str(field.annotation)
-        for name in getattr(field.validation_alias, "choices", ())
-    }
-    kept = {name: value for name, value in environment.items() if name not in secrets}
-    paths = [str(_ROOT), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
-    return kept | {"PYTHONPATH": os.pathsep.join(paths)}

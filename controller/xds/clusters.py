@@ -99,7 +99,8 @@ def service_cluster(settings: ServiceSettings) -> Any:
 
 def server_cluster(name: str, max_connections: int) -> Any:
     """A cluster of model servers. Its endpoints are a resource of their own, so it does not change when they do."""
-    return templates.render("clusters/server.yaml", CLUSTER, {"name": name, "max_connections": max_connections})
+    values = {"name": name, "stat_name": names.stat_name(name), "max_connections": max_connections}
+    return templates.render("clusters/server.yaml", CLUSTER, values)
 
 
 def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:

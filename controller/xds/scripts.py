@@ -36,13 +36,14 @@ _LIMITS_MODULES = (
     "request_products",
     "request_limits",
 )
+_ROUTE_MODULES = ("quotation", "json_body", "asked", "callers", "token_scopes")
 _STRICT_MODULES = ("quotation", "json_body", "json_tree", "field_kinds", "nearest", "rpc_status")
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
 
 def route(changed: Mapping[str, int]) -> str:
     """The filter that decides about an inference request. `changed`: the limits that differ from the table's defaults."""
-    return limits_modules(changed) + modules("quotation", "json_body", "asked", "callers") + file("route")
+    return limits_modules(changed) + modules(*_ROUTE_MODULES) + file("route")
 
 
 def answers() -> str:

@@ -236,22 +236,9 @@ local function bytes_of(chunk)
   return length > 0 and chunk:getBytes(0, length) or ""
 end
 
--- Puts an error in the shape of the API, if it is as short as its head says.
-local function reshape(response, status, length)
-  if not length or length == 0 or length > engine_errors.LONGEST then
-    return
-  end
-  local request = response:streamInfo():dynamicMetadata():get("llamesh")
-  local anthropic = request and request.anthropic
-  local buffer = response:body() -- waits for it
-  if not buffer then
-    return
-  end
-  local changed, body = engine_errors.reshaped(status, buffer:getBytes(0, buffer:length()), anthropic)
-  if changed then
-    response:headers():replace("content-length", buffer:setBytes(body))
-    response:headers():replace(":status", tostring(changed))
-  end
+-- Milliseconds: Envoy has no finer clock for filters.
+local function now(response)
+  return tonumber(response:timestamp())
 end
 
 function envoy_on_response(response)
@@ -259,7 +246,7 @@ function envoy_on_response(response)
   local kind = headers:get("content-type") or ""
   local status = tonumber(headers:get(":status"))
   if status >= 400 and find(kind, "^application/json") then
-    return reshape(response, status, tonumber(headers:get("content-length")))
+    return engine_errors.reshape(response, status, tonumber(headers:get("content-length")))
   end
   local streamed = find(kind, "^text/event%-stream")
   if headers:get(":status") ~= "200" or not (streamed or find(kind, "^application/json")) then
@@ -272,6 +259,8 @@ function envoy_on_response(response)
   local expected, prompts = request.answers or 1, request.prompts or 1
   local reader = streamed and answers.stream() or answers.whole(expected > 1)
   local told_prompt, told_completion
+  -- When the first piece came; nil before.
+  local began
   local function tell(prompt, completion)
     if prompt and prompt ~= told_prompt then
       told_prompt = prompt
@@ -280,11 +269,17 @@ function envoy_on_response(response)
     if completion and completion ~= told_completion then
       told_completion = completion
       response:streamInfo():dynamicMetadata():set("llamesh.usage", "completion_tokens", completion)
+      if streamed and completion > expected then
+        -- The choices are generated at the same time, and the first token of each is there when the stream begins.
+        local each = (now(response) - began) * 1000 * expected / (completion - expected)
+        response:streamInfo():dynamicMetadata():set("llamesh.usage", "token_microseconds", floor(each + 0.5))
+      end
     end
   end
   for chunk in response:bodyChunks() do
     reader.add(bytes_of(chunk))
     if streamed then
+      began = began or now(response)
       -- At once: a client may leave as soon as it has the last event, and then nothing runs after this loop.
       local prompt, completion = reader.sum(expected, prompts)
       tell(prompt or reader.prompt, prompt and completion)

@@ -76,4 +76,22 @@ function engine_errors.reshaped(status, body, anthropic)
   return status, ('{"error":{"message":"%s","type":"%s","param":%s,"code":"%s"%s}}'):format(message, kind, param, entry.code, more)
 end
 
+-- Puts an error in the shape of the API, if it is as short as its head says.
+function engine_errors.reshape(response, status, length)
+  if not length or length == 0 or length > engine_errors.LONGEST then
+    return
+  end
+  local request = response:streamInfo():dynamicMetadata():get("llamesh")
+  local anthropic = request and request.anthropic
+  local buffer = response:body() -- waits for it
+  if not buffer then
+    return
+  end
+  local changed, body = engine_errors.reshaped(status, buffer:getBytes(0, buffer:length()), anthropic)
+  if changed then
+    response:headers():replace("content-length", buffer:setBytes(body))
+    response:headers():replace(":status", tostring(changed))
+  end
+end
+
 return engine_errors

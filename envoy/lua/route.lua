@@ -12,6 +12,7 @@ local callers = require("callers")
 local json_body = require("json_body")
 local quoted = require("quotation")
 local request_limits = require("request_limits")
+local token_scopes = require("token_scopes")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
@@ -66,27 +67,6 @@ local function may_be_anonymous(request, settings, headers)
     return false
   end
   return true
-end
-
-local function in_scope(claims, wanted)
-  for _, scope in ipairs(claims.scopes or {}) do
-    if scope == "infer:*" or scope == wanted then
-      return true
-    end
-  end
-  return false
-end
-
--- The scopes for inference as the value of one header: separated by commas, unusual characters as %XX. The waker lists models by it.
-local function told_scopes(claims)
-  if not claims then return "infer:*" end -- an anonymous caller may use every model
-  local told = {}
-  for _, scope in ipairs(claims.scopes or {}) do
-    if scope:find("^infer:") then
-      told[#told + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
-    end
-  end
-  return table.concat(told, ",")
 end
 
 -- Whether Admission must be asked about the token: its key may be revoked, its user's standing ended, or its contracts limited. A token
@@ -182,10 +162,10 @@ function envoy_on_request(request)
   local ask = claims and must_ask(request, settings, claims)
   if kind == "models" then
     local server = headers:get(":path"):match("^/([%w-]+)/v1/models")
-    if claims and server and not in_scope(claims, "infer:" .. server) then
-      return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope infer:" .. server .. ".")
+    if claims and server and not token_scopes.cover(claims, "infer:" .. server) then
+      return refuse(request, "403", "permission_error", token_scopes.refusal(claims, "infer:" .. server))
     end
-    headers:replace("x-llamesh-scopes", told_scopes(claims))
+    headers:replace("x-llamesh-scopes", token_scopes.header(claims))
   end
   if kind ~= "inference" then
     if ask then
@@ -215,8 +195,8 @@ function envoy_on_request(request)
   if not cluster then
     return
   end
-  if claims and not in_scope(claims, scope) then
-    return refuse(request, "403", "permission_error", "scope_missing", "The token lacks the scope " .. quoted(scope) .. ".")
+  if claims and not token_scopes.cover(claims, scope) then
+    return refuse(request, "403", "permission_error", token_scopes.refusal(claims, scope))
   end
   local facts = request:metadata():get(cluster) -- only if the cluster differs from the defaults
   if ask or (facts and facts.ask) then

@@ -14,9 +14,9 @@ from llamesh.cli.output import note, text
 
 if TYPE_CHECKING:
     from llamesh.cli.manifest.document import Document
-    from llamesh.cli.manifest.inventory import Inventory
+    from llamesh.cli.manifest.holdings import Holdings
     from llamesh.cli.manifest.plan import Action
-    from llamesh.cli.manifest.record import Entry, Record
+    from llamesh.cli.manifest.record import CreatedObject, Record
     from llamesh.client.sync import Client
 
 Files = Annotated[
@@ -56,8 +56,8 @@ def apply(
 
         record = Record(mesh.profile.url, _set_name(filename, set_name, prune))
         before = record.entries()
-        actions, inventory = _plan(mesh, documents, {item.kind for item in before} if prune else set())
-        gone = _to_prune(before, actions, inventory) if prune else []
+        actions, held = _plan(mesh, documents, {item.kind for item in before} if prune else set())
+        gone = _to_prune(before, actions, held) if prune else []
         if dry_run:
             _show(actions, WOULD)
             for item, _ in gone:
@@ -90,17 +90,17 @@ def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
     dry_run
         Only say what would be removed.
     """
-    from llamesh.cli.manifest import inventory as inventories
+    from llamesh.cli.manifest import holdings
     from llamesh.cli.manifest.executor import remove
     from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
     from llamesh.cli.manifest.plan import find
 
     documents = sorted(_read(filename), key=lambda item: ORDER.index(item.kind), reverse=True)
     with connected() as mesh:
-        inventory = inventories.read(mesh, {item.kind for item in documents})
+        held = holdings.read(mesh, {item.kind for item in documents})
         try:
-            found = [(item, find(item, inventory)) for item in documents]
-        except inventories.AmbiguousObjectError as error:
+            found = [(item, find(item, held)) for item in documents]
+        except holdings.AmbiguousObjectError as error:
             hint = f"set metadata.annotations.{ID_ANNOTATION} to the one that is meant"
             raise CommandError("a name means several objects", parts=error.ids, hint=hint, code=Exit.USAGE) from error
         steps = [(item.label, _remover(remove, mesh, item.kind, there)) for item, there in found if there is not None]
@@ -135,15 +135,15 @@ def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
     return given or "\n".join(sorted(str(Path(item).resolve()) for item in filename))
 
 
-def _plan(mesh: Client, documents: Sequence[Document], also: set[str]) -> tuple[list[Action], Inventory]:
-    from llamesh.cli.manifest import inventory as inventories
+def _plan(mesh: Client, documents: Sequence[Document], also: set[str]) -> tuple[list[Action], Holdings]:
+    from llamesh.cli.manifest import holdings
     from llamesh.cli.manifest.plan import plan
 
-    inventory = inventories.read(mesh, {item.kind for item in documents} | also)
-    return plan(documents, inventory), inventory
+    held = holdings.read(mesh, {item.kind for item in documents} | also)
+    return plan(documents, held), held
 
 
-def _apply(mesh: Client, actions: Sequence[Action], record: Record, before: Sequence[Entry]) -> None:
+def _apply(mesh: Client, actions: Sequence[Action], record: Record, before: Sequence[CreatedObject]) -> None:
     from llamesh.cli.manifest.executor import carry_out
     from llamesh.cli.manifest.record import entry
 
@@ -165,11 +165,11 @@ def _apply(mesh: Client, actions: Sequence[Action], record: Record, before: Sequ
     _in_order(steps, "", {action.document.label: action for action in actions})
 
 
-def _prune(mesh: Client, gone: Sequence[tuple[Entry, Any]], record: Record) -> None:
+def _prune(mesh: Client, gone: Sequence[tuple[CreatedObject, Any]], record: Record) -> None:
     from llamesh.cli.manifest.executor import remove
     from llamesh.cli.manifest.kinds import label_of
 
-    def step(entry: Entry, there: Any) -> Callable[[], None]:
+    def step(entry: CreatedObject, there: Any) -> Callable[[], None]:
         def run() -> None:
             remove(mesh, entry.kind, there)
             record.write([item for item in record.entries() if item != entry])
@@ -179,19 +179,21 @@ def _prune(mesh: Client, gone: Sequence[tuple[Entry, Any]], record: Record) -> N
     _in_order([(label_of(entry.kind, entry.name), step(entry, there)) for entry, there in gone], "removed", {})
 
 
-def _to_prune(before: Sequence[Entry], actions: Sequence[Action], inventory: Inventory) -> list[tuple[Entry, Any]]:
+def _to_prune(
+    before: Sequence[CreatedObject], actions: Sequence[Action], held: Holdings
+) -> list[tuple[CreatedObject, Any]]:
     """What the record says this set created, that is still the same object and is no longer declared; dependants first."""
-    from llamesh.cli.manifest.inventory import identity, kind_of
+    from llamesh.cli.manifest.holdings import identity, kind_of
     from llamesh.cli.manifest.kinds import ORDER
     from llamesh.cli.manifest.record import entry
 
     declared = {(kind_of(item.present), identity(item.present)) for item in actions if item.present is not None}
     everything = [
-        *inventory.models.values(),
-        *inventory.contracts,
-        *inventory.users.values(),
-        *inventory.servers,
-        *inventory.keys,
+        *held.models.values(),
+        *held.contracts,
+        *held.users.values(),
+        *held.servers,
+        *held.keys,
     ]
     there = {(kind_of(item), identity(item)): item for item in everything}
     found = [
@@ -255,15 +257,15 @@ def _never_one(error: Exception) -> CommandError:
 
 
 def _wait(mesh: Client, documents: Sequence[Document]) -> None:
-    from llamesh.cli.manifest import inventory as inventories
+    from llamesh.cli.manifest import holdings
     from llamesh.cli.manifest.plan import find
     from llamesh.v1 import server_pb2
 
-    inventory = inventories.read(mesh, {"ModelServe"})
+    held = holdings.read(mesh, {"ModelServe"})
     asleep = server_pb2.SERVER_STATE_SLEEPING
     for document in documents:
         if document.kind == "ModelServe":
-            server: Any = find(document, inventory)
+            server: Any = find(document, held)
             if server is not None and server.state != asleep:
                 mesh.servers.wait_ready(server)
                 _say(f"{document.label} is ready")

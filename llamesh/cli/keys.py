@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.types import UInt16
+from cyclopts.validators import Number
 
 from llamesh.cli.connection import connected
 from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
@@ -25,7 +25,7 @@ def _state(key: Key) -> str:
 KEY = (
     Column("KEY", lambda key: key.key_id),
     Column("NAME", lambda key: key.display_name),
-    Column("OWNER", lambda key: key.owner),
+    Column("OWNER", lambda key: key.owner, spare=True),
     Column("SCOPES", lambda key: " ".join(key.scopes)),
     Column("STATE", _state),
     Column("EXPIRES", lambda key: when(key.expire_time)),
@@ -42,7 +42,7 @@ def create(
     *,
     scope: Annotated[Sequence[str], Parameter(negative="")] = (),
     contract: str = "",
-    days: UInt16 = 0,
+    days: Annotated[int | None, Parameter(validator=Number(gte=1, lte=3650))] = None,
     output: Output = "table",
 ) -> None:
     """Make a key. The token is printed this once, alone on standard output.
@@ -52,14 +52,14 @@ def create(
     name
         What it is for.
     scope
-        What it may do: manage, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
+        What it may do: manage, metrics, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
     contract
         The contract that it carries; yours if not given.
     days
-        Days until it ends; 90 if not given.
+        Days until it ends, 1 to 3650; 90 if not given.
     """
     with connected() as mesh:
-        made = mesh.keys.create(name, scopes=scope, contract=contract, days=days)
+        made = mesh.keys.create(name, scopes=scope, contract=contract, days=days or 0)
     if output in {"json", "yaml"}:
         show_one(made, output, KEY)
     else:

@@ -35,6 +35,7 @@ COMMANDS = {
         "describe": ("llamesh.cli.servers:describe", "Everything about one server."),
         "wait": ("llamesh.cli.servers:wait", "Wait until a server is ready."),
         "scale": ("llamesh.cli.servers:scale", "Change the number of replicas."),
+        "set": ("llamesh.cli.change:change", "Change a server: parameters, sleep, name."),
         "sleep": ("llamesh.cli.servers:sleep", "Stop the engines until the next request."),
         "wake": ("llamesh.cli.servers:wake", "Start the engines of a sleeping server."),
         "stop": ("llamesh.cli.servers:stop", "Stop a server and forget it."),

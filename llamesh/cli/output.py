@@ -1,6 +1,6 @@
 """What commands print: tables for people, JSON, YAML or names for programs. Data on standard output, nothing else there.
 
-JSON is the REST shape: the contract's field names; a list is an array, `[]` if it is empty. YAML of what a manifest can declare is a
+JSON: see `llamesh.cli.json_shape`; a list is an array, `[]` if it is empty. YAML of what a manifest can declare is a
 manifest, which `llamesh apply -f` takes; all other YAML has the shape of the JSON. On a pipe a table is plain text.
 """
 
@@ -63,7 +63,7 @@ def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
 
 def is_declared(item: Message) -> bool:
     """Whether a manifest can declare such an object."""
-    from llamesh.cli.manifest.inventory import kind_of
+    from llamesh.cli.manifest.holdings import kind_of
 
     return bool(kind_of(item))
 
@@ -94,7 +94,9 @@ def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    whole = _width(items, columns) <= width
+    cells = _cells(items, columns)
+    rest = sum(len(column.title) for column in columns[1:]) + GAP * len(columns)
+    whole = max(map(len, cells[0])) + rest <= width
     for number, column in enumerate(columns):
         drawn.add_column(column.title, overflow="fold", no_wrap=whole and number == 0, min_width=len(column.title))
     for row in items:
@@ -124,10 +126,10 @@ def _padded(cells: Sequence[str]) -> list[str]:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message in the REST shape."""
-    from google.protobuf.json_format import MessageToDict
+    """A message as `-o json` shows it."""
+    from llamesh.cli.json_shape import shaped
 
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return shaped(message)
 
 
 def show_json_line(message: Message) -> None:

@@ -24,7 +24,7 @@ from llamesh.client.parameters import bounds, choices, kind, words
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
-    from llamesh.v1.server_pb2 import MemoryEstimate
+    from llamesh.v1.server_pb2 import MemoryEstimate, Server
 
 LLAMA = Group(
     "llama.cpp", sort_key=10, help="What each engine is started with; after -- llama.cpp's own flags are taken too."
@@ -121,9 +121,9 @@ def serve(
     wait
         Wait until every engine answers.
     """
-    given = _given(flags, runtime)
+    given = given_parameters(flags, runtime)
     with connected() as mesh:
-        _find_models(mesh, given)
+        find_models(mesh, given)
         server = mesh.servers.serve(
             mesh.models.find(model),
             name=name,
@@ -134,9 +134,22 @@ def serve(
             metered=metered,
             **given,
         )
+        _warn_of_equals(mesh, server)
         if wait:
             server = mesh.servers.wait_ready(server)
     show_one(server, output, SERVER)
+
+
+def _warn_of_equals(mesh: Client, server: Server) -> None:
+    """Say if other servers are declared just like this one: more engines of one server share its queue and its name."""
+    for other in mesh.servers.list():
+        same = other.model_uuid == server.model_uuid and other.runtime_params == server.runtime_params
+        if same and other.server_uuid != server.server_uuid:
+            note(
+                f"{other.server_uuid} serves the same model with the same parameters; for more engines use one server: "
+                f"`llamesh stop {server.server_uuid}`, then `llamesh scale {other.server_uuid} {other.replicas + 1}`"
+            )
+            return
 
 
 @with_runtime_parameters
@@ -160,9 +173,9 @@ def fit(
     namespace
         Where on Kubernetes.
     """
-    given = _given(flags, runtime)
+    given = given_parameters(flags, runtime)
     with connected() as mesh:
-        _find_models(mesh, given)
+        find_models(mesh, given)
         answer = mesh.check(mesh.models.find(model), replicas=replicas, namespace=namespace, **given)
     columns = (
         Column("FITS", lambda item: "yes" if item.allowed else "no"),
@@ -195,7 +208,7 @@ def _sum(memory: MemoryEstimate) -> str:
     return f"NEEDS = {shared}{size(each)} for each of {memory.replicas} replicas; the other columns are of one replica"
 
 
-def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) -> dict[str, Any]:
+def given_parameters(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) -> dict[str, Any]:
     """The parameters as the client takes them: typed, or as one string of flags. Both at once is a mistake.
 
     Typed ones go in one mapping, because a name of theirs (`timeout`) may also be an argument of the client's call.
@@ -210,7 +223,7 @@ def _given(flags: tuple[str, ...], runtime: dict[str, parameters.Value | None]) 
     return {"runtime_params": parameters.joined(flags)} if flags else {"parameters": typed}
 
 
-def _find_models(mesh: Client, given: dict[str, Any]) -> None:
+def find_models(mesh: Client, given: dict[str, Any]) -> None:
     """Put the ids of models in place of their names, where parameters name some."""
     typed = given.get("parameters", {})
     for name, value in typed.items():

@@ -23,7 +23,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from llamesh.kit.completion import to_completion
-from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
+from llamesh.kit.errors import MeshError, Reason, component_not_ready, invalid_field, refuse
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import RpcMethod, authorise, method_of
@@ -46,7 +46,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _Call:
     """One call from its start to its log line. As a context manager it turns what the handler raises into the call's status."""
 
-    def __init__(self, method: RpcMethod, context: Context, rights: Rights | None) -> None:
+    def __init__(self, method: RpcMethod, context: Context, calls: MeshInterceptor) -> None:
         self.method = method
         self.context = context
         self.started = time.perf_counter()
@@ -58,7 +58,8 @@ class _Call:
         self._claims = cast("str | None", metadata.get(CLAIMS_HEADER))
         self._from_outside = FRONT_DOOR_HEADER in metadata
         self._conditional = CONDITION_HEADER in metadata
-        self._rights = rights
+        self._rights = calls.rights
+        self._observe = calls.observe
         self._seen = 0
 
     async def __aenter__(self) -> Self:
@@ -141,13 +142,15 @@ class _Call:
         await refuse(self.context, mesh_error)
 
     def line(self, code: str, **extra: object) -> None:
-        """Write the call's log line."""
+        """Write the call's log line, and count the call."""
+        seconds = time.perf_counter() - self.started
+        self._observe(self.method.name, code, seconds)
         write = log.debug if self.method.quiet and code == "OK" else log.info
         write(
             "call",
             method=self.method.name,
             code=code,
-            ms=round((time.perf_counter() - self.started) * 1000, 2),
+            ms=round(seconds * 1000, 2),
             request_id=self.request_id,
             subject=self.identity.subject if self.identity else None,
             **extra,
@@ -157,7 +160,9 @@ class _Call:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of each method at its first call; see the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[str, str, float], None]) -> None:
+        """`observe` is told the method, code and seconds of each call that ends."""
+        self.observe = observe
         self.streams = Streams()
         self.rights: Rights | None = None
         """Present rights of all callers; None in a process whose methods are all internal."""
@@ -176,7 +181,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if found is None:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return _refusing(_not_ready(self.waits_for) if self.waits_for else _unknown(method))
+                return _refusing(component_not_ready(self.waits_for) if self.waits_for else _unknown(method))
             if not method.startswith("/llamesh."):
                 return self.streams.ending(handler) if handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self)
@@ -189,15 +194,6 @@ def _unknown(method: str) -> MeshError:
         Reason.ERROR_REASON_NOT_IMPLEMENTED,
         f"there is no call {call}: server reflection lists those that are",
         {"call": call},
-    )
-
-
-def _not_ready(component: str) -> MeshError:
-    return MeshError(
-        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-        f"the {component} is not ready: this service waits for it",
-        {"component": component},
-        retry_after=1,
     )
 
 
@@ -240,7 +236,7 @@ def _unary(
     method: RpcMethod, behaviour: Callable[[Any, Context], Awaitable[Any]], calls: MeshInterceptor
 ) -> Callable[[Message | None, Context], Awaitable[Any]]:
     async def serve(request: Message | None, context: Context) -> Any:
-        async with _Call(method, context, calls.rights) as call:
+        async with _Call(method, context, calls) as call:
             await call.identify()
             call.check(request)
             work = behaviour(request, context)
@@ -257,7 +253,7 @@ def _stream(
     streams = calls.streams
 
     async def serve(request: Message | None, context: Context) -> AsyncIterator[Any]:
-        async with _Call(method, context, calls.rights) as call:
+        async with _Call(method, context, calls) as call:
             await call.identify()
             call.check(request)
             if streams.draining:

@@ -32,12 +32,14 @@ from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log, report_failure
+from llamesh.kit.metrics import MemberMetrics
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.rights import Rights, RightsReflector
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
+from llamesh.v1.metrics_pb2_grpc import add_MetricsServiceServicer_to_server
 from llamesh.waiting import Wait
 
 __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run_member"]
@@ -87,7 +89,9 @@ class Member:
         self.settings = settings
         self._give_up = give_up
         self._watch = SocketWatch(settings.socket(name), self._lost)
-        self._calls = MeshInterceptor()
+        self.metrics = MemberMetrics()
+        """The numbers of this member; its parts add theirs."""
+        self._calls = MeshInterceptor(self.metrics.observe_call)
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
         self.started = asyncio.Event()
         """Set when the member serves calls."""
@@ -105,6 +109,7 @@ class Member:
         self._listening = False
         self._database_watch: DatabaseWatch | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        add_MetricsServiceServicer_to_server(self.metrics, self.server)
 
     @property
     def database_answers(self) -> bool:
@@ -148,7 +153,7 @@ class Member:
         self._database_watch = watch = DatabaseWatch(database, self._say_database, self.wait_for)
         failure = await watch.prepare(package)
         if failure is not None:
-            self._calls.waits_for = DATABASE_SERVICE
+            self._wait_for_component(DATABASE_SERVICE)
             await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             await self._say_database(False)
             await self._listen()
@@ -173,6 +178,13 @@ class Member:
         except OSError as error:
             report_failure("publish what this member waits for", error)
 
+    def _wait_for_component(self, component: str) -> None:
+        """Refuse calls that need this component, naming it; empty: serve them. The rights of callers are mirrored only from then on."""
+        self._calls.waits_for = component
+        if self._rights:
+            for service in ("gateway", "contract"):
+                self._rights.rights.take_obstacle(service, component)
+
     async def serve(self, address: str | None = None) -> None:
         """Serve on the member's Unix socket, or on `address`, until `stop`; then drain and return.
 
@@ -180,7 +192,7 @@ class Member:
         """
         if self.settings.reflection:
             add_reflection(self.server, [*self._services, *self._shown])
-        self._calls.waits_for = ""
+        self._wait_for_component("")
         await self._listen(address)
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", pid=os.getpid())

@@ -16,7 +16,9 @@ PATTERNS: Mapping[str, str] = {
     "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal digits",
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "must be a name of a Kubernetes namespace: at most 63 characters of a-z, 0-9 and -",
     "^[^\\pC\\p{Zl}\\p{Zp}]*$": "must have no control characters",
-    "^(manage|infer:(\\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}))$": "is not a scope: manage, infer:*, infer:MODEL or infer:SERVER_UUID",
+    "^(manage|metrics|infer:(\\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}))$": (
+        "is not a scope: manage, metrics, infer:*, infer:MODEL or infer:SERVER_UUID"
+    ),
 }
 """Meaning of each pattern in the contracts."""
 

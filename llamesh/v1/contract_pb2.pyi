@@ -462,7 +462,7 @@ class Key(google.protobuf.message.Message):
     """Whether it works now."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What it may do: "manage", "infer:*", "infer:<model name>", "infer:<server uuid>"."""
+        """What it may do: "manage", "metrics", "infer:*", "infer:<model name>", "infer:<server uuid>"."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:

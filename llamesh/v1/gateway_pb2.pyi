@@ -244,6 +244,18 @@ class PublicKey(google.protobuf.message.Message):
 Global___PublicKey: typing_extensions.TypeAlias = PublicKey
 
 @typing.final
+class GetMetricsRequest(google.protobuf.message.Message):
+    """Asks for the numbers of the mesh."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___GetMetricsRequest: typing_extensions.TypeAlias = GetMetricsRequest
+
+@typing.final
 class GetHealthRequest(google.protobuf.message.Message):
     """Request of GetHealth."""
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from llamesh.v1 import gateway_pb2 as llamesh_dot_v1_dot_gateway__pb2
 from llamesh.v1 import model_pb2 as llamesh_dot_v1_dot_model__pb2
 from llamesh.v1 import server_pb2 as llamesh_dot_v1_dot_server__pb2
@@ -51,6 +52,11 @@ class GatewayServiceStub(object):
                 '/llamesh.v1.GatewayService/GetPublicKeys',
                 request_serializer=llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_gateway__pb2.PublicKeys.FromString,
+                _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/llamesh.v1.GatewayService/GetMetrics',
+                request_serializer=llamesh_dot_v1_dot_gateway__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/llamesh.v1.GatewayService/ListModels',
@@ -164,6 +170,14 @@ class GatewayServiceServicer(object):
 
     def GetPublicKeys(self, request, context):
         """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """The numbers of the whole mesh in Prometheus' text format: members, Envoy and engines in one scrape. What does not answer within 2 s is
+        left out, and llamesh_up says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -316,6 +330,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetPublicKeys,
                     request_deserializer=llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_gateway__pb2.PublicKeys.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=llamesh_dot_v1_dot_gateway__pb2.GetMetricsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -490,6 +509,33 @@ class GatewayService(object):
             '/llamesh.v1.GatewayService/GetPublicKeys',
             llamesh_dot_v1_dot_gateway__pb2.GetPublicKeysRequest.SerializeToString,
             llamesh_dot_v1_dot_gateway__pb2.PublicKeys.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.GatewayService/GetMetrics',
+            llamesh_dot_v1_dot_gateway__pb2.GetMetricsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The gateway: users, tokens and the public management API."""
 
 import abc
 import collections.abc
+import google.api.httpbody_pb2
 import grpc
 import grpc.aio
 import llamesh.v1.gateway_pb2
@@ -72,6 +73,22 @@ _GatewayServiceGetPublicKeysType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.GetPublicKeysRequest,
         llamesh.v1.gateway_pb2.PublicKeys,
+    ],
+)
+
+_GatewayServiceGetMetricsType = typing_extensions.TypeVar(
+    '_GatewayServiceGetMetricsType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetMetricsRequest,
+        google.api.httpbody_pb2.HttpBody,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetMetricsRequest,
+        google.api.httpbody_pb2.HttpBody,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetMetricsRequest,
+        google.api.httpbody_pb2.HttpBody,
     ],
 )
 
@@ -363,7 +380,7 @@ _GatewayServiceDeleteUserType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceGetPublicKeysType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
+class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceGetPublicKeysType, _GatewayServiceGetMetricsType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
     """What people and programs manage the mesh with."""
 
     @typing.overload
@@ -379,6 +396,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.GetPublicKeysRequest,
             llamesh.v1.gateway_pb2.PublicKeys,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.GetMetricsRequest,
+            google.api.httpbody_pb2.HttpBody,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.ListModelsRequest,
@@ -469,6 +490,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
             llamesh.v1.gateway_pb2.PublicKeys,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.GetMetricsRequest,
+            google.api.httpbody_pb2.HttpBody,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.ListModelsRequest,
             llamesh.v1.gateway_pb2.ListModelsResponse,
         ],
@@ -551,6 +576,11 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     GetPublicKeys: _GatewayServiceGetPublicKeysType
     """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret."""
 
+    GetMetrics: _GatewayServiceGetMetricsType
+    """The numbers of the whole mesh in Prometheus' text format: members, Envoy and engines in one scrape. What does not answer within 2 s is
+    left out, and llamesh_up says so.
+    """
+
     ListModels: _GatewayServiceListModelsType
     """Models that can be served, and those whose object was lost: Model.problem says so."""
 
@@ -625,6 +655,10 @@ GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.GetPublicKeysRequest,
         llamesh.v1.gateway_pb2.PublicKeys,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.GetMetricsRequest,
+        google.api.httpbody_pb2.HttpBody,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.ListModelsRequest,
@@ -726,6 +760,16 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.PublicKeys, collections.abc.Awaitable[llamesh.v1.gateway_pb2.PublicKeys]]:
         """The public keys that tokens of this mesh can be verified with, as a JSON Web Key Set (RFC 7517). Empty with HS256, whose one key is secret."""
+
+    @abc.abstractmethod
+    def GetMetrics(
+        self,
+        request: llamesh.v1.gateway_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[google.api.httpbody_pb2.HttpBody, collections.abc.Awaitable[google.api.httpbody_pb2.HttpBody]]:
+        """The numbers of the whole mesh in Prometheus' text format: members, Envoy and engines in one scrape. What does not answer within 2 s is
+        left out, and llamesh_up says so.
+        """
 
     @abc.abstractmethod
     def ListModels(

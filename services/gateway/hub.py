@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[Kind, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HubEntry:
     """The latest state of an object, or its last one before it was removed."""
 
     sequence: int
@@ -46,7 +46,7 @@ class Hub:
 
     def __init__(self, incarnation: str) -> None:
         self._incarnation = incarnation
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._entries: OrderedDict[Key, HubEntry] = OrderedDict()
         self._removals: OrderedDict[Key, int] = OrderedDict()
         self._sequence = 0
         self._oldest = 0
@@ -122,7 +122,7 @@ class Hub:
         changes.reverse()
         return changes
 
-    def get(self, key: Key) -> Entry | None:
+    def get(self, key: Key) -> HubEntry | None:
         """Return the entry of an object; None if it is unknown or no longer kept."""
         return self._entries.get(key)
 
@@ -133,7 +133,7 @@ class Hub:
 
     def _note(self, key: Key, value: Object, *, removed: bool) -> None:
         self._sequence += 1
-        self._entries[key] = Entry(self._sequence, value, removed)
+        self._entries[key] = HubEntry(self._sequence, value, removed)
         self._entries.move_to_end(key)
         self._changed.set()
         self._changed = asyncio.Event()

@@ -9,7 +9,14 @@ from grpc_health.v1 import health_pb2_grpc
 
 from llamesh.kit.channels import DEADLINE, asking, call_options, channel
 from llamesh.kit.config import Settings
-from llamesh.v1 import admission_pb2_grpc, contract_pb2, contract_pb2_grpc, controller_pb2_grpc, download_pb2_grpc
+from llamesh.v1 import (
+    admission_pb2_grpc,
+    contract_pb2,
+    contract_pb2_grpc,
+    controller_pb2_grpc,
+    download_pb2_grpc,
+    metrics_pb2_grpc,
+)
 
 
 class Members:
@@ -21,6 +28,8 @@ class Members:
     controller: controller_pb2_grpc.ControllerServiceAsyncStub
     health: dict[str, health_pb2_grpc.HealthStub]
     """grpc.health of each member by name."""
+    metrics: dict[str, metrics_pb2_grpc.MetricsServiceAsyncStub]
+    """The numbers of each member by name."""
 
     def __init__(self, settings: Settings) -> None:
         self.channels: dict[str, grpc.aio.Channel] = {
@@ -32,6 +41,7 @@ class Members:
         self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])
         self.controller = controller_pb2_grpc.ControllerServiceStub(self.channels["controller"])
         self.health = {name: health_pb2_grpc.HealthStub(own) for name, own in self.channels.items()}
+        self.metrics = {name: metrics_pb2_grpc.MetricsServiceStub(own) for name, own in self.channels.items()}
 
     async def know_contract(self, contract_id: str, deadline: float = DEADLINE) -> None:
         """Raise CONTRACT_NOT_FOUND if the contract does not exist or is being removed. An empty id means no contract."""

@@ -14,6 +14,7 @@ from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
+from llamesh.names import ENVOY_ADMIN
 from llamesh.v1 import gateway_pb2_grpc
 from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
@@ -22,6 +23,7 @@ from services.gateway.hub import Hub
 from services.gateway.issuer import Issuer
 from services.gateway.members import Members
 from services.gateway.mesh_health import MeshHealthServicer
+from services.gateway.mesh_metrics import MeshMetrics
 from services.gateway.models import Models
 from services.gateway.passwords import Passwords
 from services.gateway.servers import Servers
@@ -61,7 +63,9 @@ async def run(member: Member) -> None:
         models = Models(members)
         servers = Servers(members, settings.drain_seconds)
 
-        gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health)
+        metrics = MeshMetrics(member.metrics, members, settings.socket(ENVOY_ADMIN))
+
+        gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health, metrics)
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)
         gateway_pb2_grpc.add_SigningKeyServiceServicer_to_server(SigningKeyServicer(issuer), member.server)
         gateway_pb2_grpc.add_StandingServiceServicer_to_server(StandingServicer(standings), member.server)

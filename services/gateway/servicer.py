@@ -7,24 +7,26 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 
+from google.api import httpbody_pb2
+
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.exposition import CONTENT_TYPE
 from llamesh.kit.identity import caller
 from llamesh.names import CLIENT_ADDRESS_HEADER
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, model_pb2, server_pb2
 from services.gateway.authentication import Authenticator
 from services.gateway.health import HealthReporter
 from services.gateway.issuer import Grant, Issuer
+from services.gateway.mesh_metrics import MeshMetrics
 from services.gateway.models import Models
 from services.gateway.preconditions import wanted_etag
 from services.gateway.roles import as_role
 from services.gateway.servers import Servers
 from services.gateway.standings import Standings
 from services.gateway.tables import User
-from services.gateway.users import Change, Users
+from services.gateway.users import UserChange, Users
 from services.gateway.watch import Selector, Watches
-
-"""Header with the client's IP address. Envoy sets it (envoy/listeners/management.yaml) and removes it from clients' requests."""
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -39,6 +41,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         servers: Servers,
         watches: Watches,
         health: HealthReporter,
+        metrics: MeshMetrics,
     ) -> None:
         self._authenticator = authenticator
         self._issuer = issuer
@@ -47,6 +50,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._servers = servers
         self._watches = watches
         self._health = health
+        self._metrics = metrics
 
     async def CreateToken(
         self, request: gateway_pb2.CreateTokenRequest, context: Context
@@ -61,6 +65,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def GetHealth(self, request: gateway_pb2.GetHealthRequest, context: Context) -> gateway_pb2.Health:
         return await self._health.report()
+
+    async def GetMetrics(self, request: gateway_pb2.GetMetricsRequest, context: Context) -> httpbody_pb2.HttpBody:
+        return httpbody_pb2.HttpBody(content_type=CONTENT_TYPE, data=await self._metrics.collect())
 
     async def GetPublicKeys(
         self, request: gateway_pb2.GetPublicKeysRequest, context: Context
@@ -132,7 +139,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return encoded(await self._users.get(request.username))
 
     async def UpdateUser(self, request: gateway_pb2.UpdateUserRequest, context: Context) -> gateway_pb2.User:
-        change = Change(
+        change = UserChange(
             password=request.password if request.HasField("password") else None,
             role=request.role if request.HasField("role") else None,
             contract_id=request.contract_id if request.HasField("contract_id") else None,

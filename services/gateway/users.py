@@ -49,7 +49,7 @@ Role: TypeAlias = gateway_pb2.Role.ValueType
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class UserChange:
     """Changes of a user; None leaves a value."""
 
     password: str | None = None
@@ -190,7 +190,7 @@ class Users:
             users = (await session.scalars(page.select(select(User), (User.username,)))).all()
         return page.cut(users, lambda user: (user.username,))
 
-    async def change(self, username: str, change: Change, authenticated: User | None = None) -> User:
+    async def change(self, username: str, change: UserChange, authenticated: User | None = None) -> User:
         """Change a user. `authenticated` is the user whose password was checked for this change.
 
         Raises:

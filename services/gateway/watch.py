@@ -17,7 +17,7 @@ from datetime import datetime
 
 from llamesh.kit.errors import MeshError, Reason, component_unavailable
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
-from services.gateway.hub import KIND_SERVERS, KINDS, Entry, Hub, Key, Kind
+from services.gateway.hub import KIND_SERVERS, KINDS, Hub, HubEntry, Key, Kind
 
 HEARTBEAT = 10.0
 """Seconds without a message after which a heartbeat is sent."""
@@ -144,7 +144,7 @@ class Watches:
                 del self._open[key]
 
 
-def response_for(key: Key, entry: Entry) -> gateway_pb2.WatchResponse | None:
+def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse | None:
     """Return the message about an object; None for a removed download, about which there is none."""
     match entry.object:
         case server_pb2.Server() as server:

@@ -56,6 +56,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.hung: threading.Event | None = None
         """While it is not set, lists of servers are not answered."""
         self.stopped: list[str] = []
+        self.updated: list[gateway_pb2.UpdateServerRequest] = []
         self.declared: list[gateway_pb2.ServeRequest] = []
         self.serve_requests: list[str] = []
         self.runtime_params: list[str] = []
@@ -90,6 +91,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             request.request_id, server_pb2.Server(server_uuid=f"s{len(self.served)}", model_uuid=request.model_uuid)
         )
         server.spec.parameters.CopyFrom(request.parameters)
+        server.runtime_params = request.runtime_params
         if len(self.serve_requests) == 1:
             # It was declared, but the answer is lost.
             context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
@@ -107,8 +109,21 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         return server_pb2.Server(server_uuid=request.server_uuid, state=server_pb2.SERVER_STATE_STOPPED)
 
     def GetServer(self, request: Any, context: Any) -> server_pb2.Server:
+        for server in self.servers:
+            if server.server_uuid == request.server_uuid:
+                return server
         refuse(context, grpc.StatusCode.NOT_FOUND, "SERVER_NOT_FOUND", f"no server {request.server_uuid}")
         raise AssertionError
+
+    def UpdateServer(self, request: gateway_pb2.UpdateServerRequest, context: Any) -> server_pb2.Server:
+        self.updated.append(request)
+        changed = server_pb2.Server()
+        changed.CopyFrom(next(item for item in self.servers if item.server_uuid == request.server_uuid))
+        if request.changes.HasField("parameters"):
+            changed.spec.parameters.CopyFrom(request.changes.parameters)
+        if request.changes.HasField("idle_sleep"):
+            changed.spec.idle_sleep.CopyFrom(request.changes.idle_sleep)
+        return changed
 
     def CreateToken(self, request: Any, context: Any) -> gateway_pb2.CreateTokenResponse:
         if request.password != "right":

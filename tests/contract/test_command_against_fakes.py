@@ -55,14 +55,14 @@ def test_why_a_server_is_not_as_it_should_be_is_said_beside_the_table(gateway: F
         assert not capsys.readouterr().err
 
 
-def test_json_is_the_rest_shape(gateway: FakeGateway, capsys: Capture) -> None:
+def test_json_has_the_contract_s_names_and_plain_words(gateway: FakeGateway, capsys: Capture) -> None:
     gateway.servers = [server("0f0c6a0e", "smol")]
     run(["status", "-o", "json"])
     found = json.loads(capsys.readouterr().out)
     assert (found[0]["server_uuid"], found[0]["ready_replicas"], found[0]["state"]) == (
         "0f0c6a0e",
         1,
-        "SERVER_STATE_READY",
+        "READY",
     )
 
 

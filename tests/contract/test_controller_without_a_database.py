@@ -15,18 +15,18 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
 
-from controller.declared import DeclaredServers, RunState
+from controller.declared import RunState
+from controller.declared_store import DeclaredServers
 from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.servicer import ControllerServicer
 from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.pages import open_pages
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
-from tests.contract.test_controller_declares_and_watches import (
+from tests.contract.fake_runtime import (
     Catalogue,
     Controller,
     FakeEnvoy,
@@ -79,18 +79,18 @@ async def world(
     settings = one_settings.model_copy(update={"database_url": SecretStr(url), "database_seconds": 1.0})
     database: Database = open_database(settings, "controller")
     await database.migrate("controller")
-    store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(), FakeEnvoy()
+    models = ModelFiles(connect(settings, "download"))
+    store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(models), FakeEnvoy()
     reconciler = Reconciler(settings, store, runtime, control, statuses)
     model = tmp_path / "model.gguf"
     model.touch()
     await start_member(
         settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
     )
-    models = ModelFiles(connect(settings, "download"), reconciler.model_changed)
-    await reconciler.open(models)
+    await reconciler.open()
 
     def register(member: Any) -> None:
-        servicer = ControllerServicer(store, reconciler, statuses, runtime, control, 0, open_pages(settings))
+        servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
         add_ControllerServiceServicer_to_server(servicer, member.server)
 
     await start_member(settings, "controller", register)

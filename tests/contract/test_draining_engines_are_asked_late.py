@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from controller.declared import DeclaredServers, RunState
+from controller.declared import RunState
+from controller.declared_store import DeclaredServers
 from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import EngineLoad
@@ -14,14 +15,14 @@ from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.v1.server_pb2 import ServerSpec
-from tests.contract.test_controller_declares_and_watches import FakeEnvoy, FakeRuntime
+from tests.contract.fake_runtime import FakeEnvoy, FakeRuntime
 
 
 class _BusyAtTheLastMoment(FakeRuntime):
     """FAKE: engines that say they are idle while one more request and Envoy's acknowledgement are on their way."""
 
-    def __init__(self, envoy: FakeEnvoy) -> None:
-        super().__init__()
+    def __init__(self, envoy: FakeEnvoy, models: ModelFiles) -> None:
+        super().__init__(models)
         self._envoy = envoy
         self.busy = False
         self.stopped_while_busy = False
@@ -46,14 +47,14 @@ async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
 ) -> None:
     database, envoy, statuses = open_database(one_settings, "controller"), FakeEnvoy(), StatusCache()
     await database.migrate("controller")
-    store, runtime = DeclaredServers(database), _BusyAtTheLastMoment(envoy)
+    models = ModelFiles(connect(one_settings, "download"))
+    store, runtime = DeclaredServers(database), _BusyAtTheLastMoment(envoy, models)
     reconciler = Reconciler(one_settings, store, runtime, envoy, statuses)
-    models = ModelFiles(connect(one_settings, "download"), reconciler.model_changed)
     server = await store.declare(ServerSpec(model_uuid="m1", model_name="a"), "ada", "", 0)
-    await runtime.open(lambda _: None)
+    await runtime.open(lambda _: None, lambda _: None)
     await runtime.start(_launch_spec(server.server_uuid, server.spec, one_settings))
     runtime.become_ready()
-    await reconciler.open(models)
+    await reconciler.open()
     try:
         async with asyncio.timeout(20):
             while not (found := statuses.get(server.server_uuid)) or not found.ready_replicas:

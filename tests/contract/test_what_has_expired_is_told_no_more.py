@@ -18,7 +18,7 @@ from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.users import Change, Users
+from services.gateway.users import UserChange, Users
 from tests.contract.test_what_is_committed_is_told import database_of
 
 
@@ -47,18 +47,18 @@ async def test_standings(settings) -> None:
         for name in ("root", "ada"):
             await users.create(name, "correct horse", gateway_pb2.ROLE_ADMIN, "")
         await users.hold("ada", "usr_2", timedelta(hours=1))
-        await users.change("ada", Change(role=gateway_pb2.ROLE_USER))
+        await users.change("ada", UserChange(role=gateway_pb2.ROLE_USER))
         watch = standings.watch()
         assert list((await read(watch)).ended) == ["usr_2:1"]
         assert (await read(watch)).synced
         clock.time += timedelta(days=3)
-        await users.change("ada", Change(contract_id="ctr_1"))
+        await users.change("ada", UserChange(contract_id="ctr_1"))
         with pytest.raises(StopAsyncIteration):
             await read(watch)
         assert list((await read(standings.watch())).ended) == []
         # Time passes, and nothing changes.
         await users.hold("ada", "usr_2", timedelta(hours=1))
-        await users.change("ada", Change(contract_id=""))
+        await users.change("ada", UserChange(contract_id=""))
         assert list((await read(standings.watch())).ended) == ["usr_2:3"]
         clock.time += timedelta(days=3)
         assert list((await read(standings.watch())).ended) == []

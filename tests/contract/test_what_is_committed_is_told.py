@@ -24,7 +24,7 @@ from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.users import Change, Users
+from services.gateway.users import UserChange, Users
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -77,7 +77,9 @@ async def test_what_became_of_a_user_is_told(
         await until(lambda: "usr_2" in told)
         error = broken_off(database)
         with pytest.raises(type(error)):
-            await (users.delete("ada") if what == "delete" else users.change("ada", Change(role=gateway_pb2.ROLE_USER)))
+            await (
+                users.delete("ada") if what == "delete" else users.change("ada", UserChange(role=gateway_pb2.ROLE_USER))
+            )
         await until(lambda: told["usr_2"].deleted or told["usr_2"].role == gateway_pb2.ROLE_USER)
         following.cancel()
 

@@ -97,7 +97,7 @@ async def post(socket: str, path: str, body: object) -> int:
 async def opened(settings: Settings, probe_seconds: float = 0.1) -> AsyncIterator[ProcessRuntime]:
     """A runtime for a `with` block; none of its engines is left."""
     runtime = ProcessRuntime(settings, ENVIRONMENT, probe_seconds)
-    await runtime.open(lambda _: None)
+    await runtime.open(lambda _: None, lambda _: None)
     try:
         yield runtime
     finally:

@@ -45,7 +45,7 @@ async def runtime(settings: Settings) -> AsyncIterator[ProcessRuntime]:
 
 async def opened(settings: Settings) -> ProcessRuntime:
     made = ProcessRuntime(settings, ENVIRONMENT)
-    await made.open(lambda _: None)
+    await made.open(lambda _: None, lambda _: None)
     return made
 
 
@@ -65,7 +65,7 @@ async def test_an_engine_lives_from_start_to_a_clean_end(
     runtime.stop(engine.instance, 2)
     runtime.stop(engine.instance, 2)
     assert only(runtime).phase is EnginePhase.STOPPING
-    assert (await ended(runtime)).asked
+    assert (await ended(runtime)).requested
     runtime.forget(engine.instance)
     assert runtime.engines(SERVER) == []
     assert files(settings) == []
@@ -91,7 +91,7 @@ async def test_a_broken_model_is_said_to_be_broken(runtime: ProcessRuntime, tmp_
     broken.write_bytes(b"not a model")
     await runtime.start(launch_spec(broken))
     found = await ended(runtime)
-    assert (found.reason, found.asked) == ("BadModel", False)
+    assert (found.reason, found.requested) == ("BadModel", False)
     assert "not a GGUF file" in found.message
 
 
@@ -99,7 +99,7 @@ async def test_an_engine_that_does_not_listen_is_ended_by_force(runtime: Process
     engine = await ready(runtime, model)
     os.kill(int(engine.process), signal.SIGSTOP)
     runtime.stop(engine.instance, 0)
-    assert (await ended(runtime)).asked
+    assert (await ended(runtime)).requested
 
 
 async def test_engines_of_one_server_may_retire_at_the_same_time(
@@ -133,7 +133,7 @@ async def test_a_new_runtime_adopts_what_runs(settings: Settings, model: Path) -
         after = only(second)
         assert (after.phase, after.process, after.spec_hash) == (EnginePhase.READY, before.process, "hash")
         os.kill(int(after.process), signal.SIGKILL)
-        assert not (await ended(second)).asked
+        assert not (await ended(second)).requested
     finally:
         await second.stop_all(1)
         await second.close()
@@ -174,7 +174,7 @@ async def test_an_engine_that_was_told_to_end_still_ends_after_the_controller_di
     await first.close()
     second = await opened(settings)
     assert only(second).phase is EnginePhase.STOPPING
-    assert (await ended(second)).asked
+    assert (await ended(second)).requested
     await second.close()
 
 

@@ -48,7 +48,7 @@ async def test_a_stuck_inference_loop_is_found_although_health_is_well(settings:
         assert "does not answer" in only(runtime).liveness_message
         assert await runtime.load(engine.instance) is None
         found = await ended(runtime)
-        assert (found.reason, found.asked) == ("InferenceStuck", False)
+        assert (found.reason, found.requested) == ("InferenceStuck", False)
         assert f"no progress for {STALL:.0f} s" in found.message
         assert await poison == 0
         assert await gone(child)

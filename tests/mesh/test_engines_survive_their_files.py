@@ -98,7 +98,7 @@ async def test_a_full_disk_does_not_keep_an_engine_from_ending(small_disk: Path,
         engine = await ready(runtime, model)
         with full(small_disk):
             runtime.stop(engine.instance, 2)
-            assert (await ended(runtime)).asked
+            assert (await ended(runtime)).requested
 
 
 async def test_an_engine_that_starts_while_the_disk_fills_is_watched_all_the_same(
@@ -139,7 +139,7 @@ async def test_an_engine_that_is_told_to_end_while_it_is_being_started_ends(sett
     async with opened(settings) as runtime:
         await runtime.start(launch_spec(model))
         runtime.stop(only(runtime).instance, 60)
-        assert (await ended(runtime)).asked
+        assert (await ended(runtime)).requested
         assert EngineRecords(settings.run_dir / "engines").running() == {}
 
 
@@ -167,7 +167,7 @@ async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_i
         writer.write(b'{"prompt": "Hi", "max_tokens": 1}       ')
         assert b"200" in await reader.readline()
         writer.close()
-        await until(lambda: any(each.exit and each.exit.asked for each in runtime.engines(SERVER)))
+        await until(lambda: any(each.exit and each.exit.requested for each in runtime.engines(SERVER)))
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "nonsense", "of another make", "of another name"])
@@ -175,7 +175,7 @@ async def test_an_engine_whose_record_is_lost_is_ended_by_the_next_controller(
     settings: Settings, model: Path, damage: str
 ) -> None:
     first = ProcessRuntime(settings, ENVIRONMENT)
-    await first.open(lambda _: None)
+    await first.open(lambda _: None, lambda _: None)
     engine = await ready(first, model)
     child = llama(engine)
     await first.close()
@@ -198,7 +198,7 @@ async def test_an_engine_whose_record_names_no_process_is_found_by_its_command_l
     settings: Settings, model: Path
 ) -> None:
     first = ProcessRuntime(settings, ENVIRONMENT)
-    await first.open(lambda _: None)
+    await first.open(lambda _: None, lambda _: None)
     engine = await ready(first, model)
     await first.close()
     record = settings.run_dir / "engines" / f"{engine.instance}.json"

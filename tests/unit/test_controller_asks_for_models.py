@@ -37,7 +37,8 @@ class World:
         self.catalogue = Catalogue()
         monkeypatch.setattr(module, "CatalogueServiceStub", lambda _: self.catalogue)
         self.told: list[str] = []
-        self.models = ModelFiles(None, self.told.append, lambda: self.now)  # type: ignore[arg-type]
+        self.models = ModelFiles(None, lambda: self.now)  # type: ignore[arg-type]
+        self.models.open(self.told.append)
 
     async def ask(self) -> Availability:
         self.models.locate("m")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.capacity import RecentMemory, capacity, machine_memory
+from controller.capacity import capacity
 from controller.footprint import Claim, Footprint, MachineMemory
+from controller.runtimes.machine_memory import RecentMemory, machine_memory
 
 GIB = 1 << 30
 

@@ -10,8 +10,8 @@ import pytest
 
 from controller.footprint import Claim, Footprint, MachineMemory
 from controller.runtimes import Engine, EnginePhase
+from controller.runtimes.start_limit import MOST_STARTS, default_limit
 from controller.starts import (
-    MOST_STARTS,
     SLOW_START_SECONDS,
     NotEnoughMemory,
     PendingStart,
@@ -20,7 +20,6 @@ from controller.starts import (
     StartNow,
     StartScheduler,
     decide,
-    default_limit,
 )
 
 GIB = 1 << 30

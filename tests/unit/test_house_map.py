@@ -25,13 +25,14 @@ TOP = (
     "examples",
     "tools",
 )
-NAMES_OF_MESSAGES = ("llamesh.v1.",)
+OTHER_NAMES = ("llamesh.v1.", "llamesh.dev")
+"""Names of messages, and the domain of manifests."""
 
 
 def missing_modules(text: str) -> list[str]:
     """Dotted names that are neither a module, a package nor a name in one; tables of decision records name those of the database."""
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("| `"))
-    return [name for name in MODULE.findall(prose) if not name.startswith(NAMES_OF_MESSAGES) and not is_module(name)]
+    return [name for name in MODULE.findall(prose) if not name.startswith(OTHER_NAMES) and not is_module(name)]
 
 
 def is_module(name: str) -> bool:

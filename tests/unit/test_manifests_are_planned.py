@@ -11,7 +11,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import reader
 from llamesh.cli.manifest.executor import changes_of
 from llamesh.cli.manifest.export import declared
-from llamesh.cli.manifest.inventory import Inventory
+from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.manifest.plan import Action, plan
 from llamesh.cli.output import document as dumped
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
@@ -19,7 +19,7 @@ from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
 API = "apiVersion: llamesh.dev/v1alpha1\n"
 
 
-def full() -> Inventory:
+def full() -> Holdings:
     server = server_pb2.Server(
         server_uuid="0f0c6a0e-1", model_uuid="smol", model_name="Smol.gguf", replicas=2, etag="e"
     )
@@ -29,7 +29,7 @@ def full() -> Inventory:
     twin = server_pb2.Server()
     twin.CopyFrom(server)
     twin.server_uuid = "a1b2c3d4-2"
-    return Inventory(
+    return Holdings(
         models={"smol": model_pb2.Model(model_uuid="smol", name="Smol.gguf", sha256="a" * 64, source="smol.gguf")},
         contracts=[contract_pb2.Contract(contract_id="c1", display_name="team", models=["*"])],
         users={"ada": gateway_pb2.User(username="ada", role=gateway_pb2.ROLE_USER, contract_id="c1")},
@@ -41,10 +41,10 @@ def full() -> Inventory:
     )
 
 
-def planned(tmp_path: Path, text: str, inventory: Inventory) -> list[Action]:
+def planned(tmp_path: Path, text: str, held: Holdings) -> list[Action]:
     path = tmp_path / "mesh.yaml"
     path.write_text(text)
-    return plan(reader.read([str(path)]), inventory)
+    return plan(reader.read([str(path)]), held)
 
 
 def test_what_is_exported_is_a_plan_without_changes(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
+from llamesh.cli.keys import KEY
 from llamesh.cli.output import fitting, table
 from llamesh.cli.servers import SERVER
-from llamesh.v1 import server_pb2
+from llamesh.v1 import contract_pb2, server_pb2
 
 UUID = "3c44fe7d-6294-4375-8238-2ec086bec7fa"
 SERVERS = [
@@ -41,3 +42,14 @@ def test_a_narrow_terminal_breaks_cells_never_titles(width: int) -> None:
 
 def test_what_fits_is_shown() -> None:
     assert fitting(SERVERS, COLUMNS, 1000) == COLUMNS
+
+
+def test_an_id_of_a_key_can_be_copied_at_80_columns() -> None:
+    key = contract_pb2.Key(key_id=f"key_{'a' * 32}", display_name="continuous integration", owner="administrator")
+    key.scopes.extend(["infer:*", "manage", "infer:SmolLM2-135M-Instruct"])
+    key.state = contract_pb2.KEY_STATE_WORKS
+    key.expire_time.FromSeconds(1_800_000_000)
+    columns = fitting([key], [column for column in KEY if not column.wide], 80)
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table([key], columns, 80))
+    assert any(key.key_id in line.split() for line in shown.getvalue().splitlines())

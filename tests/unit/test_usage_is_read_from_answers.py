@@ -24,6 +24,7 @@ function handle(status, kind, request, pieces, leaves)
       return { get = function(_, name) return ({ [":status"] = status, ["content-type"] = kind })[name] end }
     end,
     streamInfo = function() return info end,
+    timestamp = function() return tostring(1795000000000 + 30 * at) end, -- 30 ms between two pieces
     bodyChunks = function()
       return function()
         at = at + 1
@@ -97,11 +98,19 @@ def lua() -> LuaRuntime:
 
 
 def read(
-    lua: LuaRuntime, kind: str, pieces: Sequence[bytes], status: str = "200", *, leaves: bool = False, **request: Any
+    lua: LuaRuntime,
+    kind: str,
+    pieces: Sequence[bytes],
+    status: str = "200",
+    *,
+    leaves: bool = False,
+    timed: bool = False,
+    **request: Any,
 ) -> dict[str, int]:
     asked = lua.table_from({key.encode(): value for key, value in ({"counted": True} | request).items()})
     said = lua.globals()[b"handle"](status.encode(), kind.encode(), asked, lua.table_from(list(pieces)), leaves)
-    return {key.decode().removesuffix("_tokens"): int(value) for key, value in said.items()}
+    numbers = {key.decode().removesuffix("_tokens"): int(value) for key, value in said.items()}
+    return {key: value for key, value in numbers.items() if timed or key != "token_microseconds"}
 
 
 def split(answer: bytes, size: int) -> list[bytes]:
@@ -255,6 +264,28 @@ def test_answers_that_a_body_does_not_tell_of_count_by_their_length(lua: LuaRunt
 def test_what_says_nothing_is_no_usage(lua: LuaRuntime, kind: str, answer: bytes) -> None:
     assert read(lua, kind, [answer]) == {}
     assert read(lua, kind, [answer], answers=2, prompts=1) == {}
+
+
+@pytest.mark.parametrize(
+    ("choices", "microseconds"), [(1, 3 * 30_000 / 14), (2, 2 * 3 * 30_000 / 13)], ids=["one", "two"]
+)
+def test_the_time_between_tokens_is_that_of_one_choice_after_its_first(
+    lua: LuaRuntime, choices: int, microseconds: float
+) -> None:
+    """Fifteen tokens in four pieces; choices are generated at the same time."""
+    timings = TIMINGS | {"predicted_n": 15} if choices == 1 else TIMINGS | {"predicted_n": 8}
+    last = TIMINGS | {"predicted_n": 7}
+    ends = [chat_event(end="stop", timings=timings)]
+    ends += [chat_event(1, end="stop", timings=last)] if choices == 2 else []
+    pieces = [chat_event(), chat_event(), chat_event(), b"".join(ends)]
+    told = read(lua, STREAM, pieces, timed=True, answers=choices, prompts=1)
+    assert told["completion"] == 15
+    assert told["token_microseconds"] == round(microseconds)
+
+
+def test_a_whole_answer_says_nothing_of_the_time_between_tokens(lua: LuaRuntime) -> None:
+    usage = body({"usage": {"prompt_tokens": 9, "completion_tokens": 9}})
+    assert read(lua, BODY, [usage], timed=True) == {"prompt": 9, "completion": 9}
 
 
 def test_refusals_and_requests_without_a_token_are_not_read(lua: LuaRuntime) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.inventory import identity
+from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from llamesh.cli.manifest.inventory import identity, kind_of
+from llamesh.cli.manifest.holdings import identity, kind_of
 from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION
 from llamesh.v1 import contract_pb2, manifest_pb2, server_pb2
 

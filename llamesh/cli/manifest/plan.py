@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
-from llamesh.cli.manifest.inventory import AmbiguousObjectError, Inventory, identity
+from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
 from llamesh.v1 import gateway_pb2, manifest_pb2
 
@@ -31,7 +31,7 @@ _HINTS = {"ModelServe": ": servers of one manifest have different values of mode
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FieldChange:
     """One field that differs."""
 
     path: str
@@ -52,10 +52,10 @@ class Action:
     """The spec with defaults and references in the mesh's own terms."""
     present: Any = None
     """The object that is there."""
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FieldChange, ...] = ()
 
 
-def plan(documents: Sequence[Document], inventory: Inventory) -> list[Action]:
+def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     """An action for each document. CommandError that lists every document that cannot be applied."""
     problems: list[str] = []
     actions: list[Action] = []
@@ -63,7 +63,7 @@ def plan(documents: Sequence[Document], inventory: Inventory) -> list[Action]:
     names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
     for document in sorted(documents, key=lambda item: ORDER.index(item.kind)):
         try:
-            action = _action(document, inventory, names)
+            action = _action(document, held, names)
         except AmbiguousObjectError as error:
             words = f"its name is that of several: {', '.join(error.ids)}; set metadata.annotations.{ID_ANNOTATION}"
             problems.append(f"{document.place('metadata.name')}: {words}")
@@ -87,28 +87,28 @@ def _name(action: Action) -> str:
     return action.document.name
 
 
-def find(document: Document, inventory: Inventory) -> Message | None:
+def find(document: Document, held: Holdings) -> Message | None:
     """The object that a document means. AmbiguousObjectError if its name means several."""
-    return inventory.find(document, _served_name(document, inventory, {}))
+    return held.find(document, _served_name(document, held, {}))
 
 
-def _action(document: Document, inventory: Inventory, names: dict[str, str]) -> Action:
-    desired = _with_defaults(document, inventory, names)
-    present: Any = inventory.find(document, getattr(desired, "model_name", ""))
+def _action(document: Document, held: Holdings, names: dict[str, str]) -> Action:
+    desired = _with_defaults(document, held, names)
+    present: Any = held.find(document, getattr(desired, "model_name", ""))
     if present is None:
         return Action(document, "create", desired)
     before = _comparable(spec_of(present), document.kind)
     after = _comparable(desired, document.kind, before)
-    changes = tuple(_differences(before, after, "spec"))
+    changes = tuple(differences(before, after, "spec"))
     repair = document.kind == "Model" and bool(present.problem)
     return Action(document, "update" if changes or repair else "unchanged", desired, present, changes)
 
 
-def _with_defaults(document: Document, inventory: Inventory, names: dict[str, str]) -> Any:
+def _with_defaults(document: Document, held: Holdings, names: dict[str, str]) -> Any:
     spec: Any = type(document.spec)()
     spec.CopyFrom(document.spec)
     if document.kind == "ModelServe":
-        spec.model_name = _served_name(document, inventory, names)
+        spec.model_name = _served_name(document, held, names)
         spec.parameters.ClearField("alias")
         spec.replicas = spec.replicas or 1
     elif document.kind == "Contract":
@@ -118,17 +118,17 @@ def _with_defaults(document: Document, inventory: Inventory, names: dict[str, st
     elif document.kind == "Key":
         spec.scopes[:] = spec.scopes or ["infer:*"]
     if document.kind in {"User", "Key"} and spec.contract:
-        spec.contract = inventory.contract_id(spec.contract)
+        spec.contract = held.contract_id(spec.contract)
     return spec
 
 
-def _served_name(document: Document, inventory: Inventory, names: dict[str, str]) -> str:
+def _served_name(document: Document, held: Holdings, names: dict[str, str]) -> str:
     """The name that requests use: as given, else the model's."""
     if document.kind != "ModelServe":
         return ""
     spec: Any = document.spec
     given = spec.model_name or spec.parameters.alias
-    return given or inventory.model_name(spec.model_uuid) or names.get(spec.model_uuid, "")
+    return given or held.model_name(spec.model_uuid) or names.get(spec.model_uuid, "")
 
 
 def _model_name(spec: Any) -> str:
@@ -177,16 +177,17 @@ def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.Mo
     return present.source if same else desired.source
 
 
-def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
+def differences(before: Any, after: Any, path: str) -> Iterator[FieldChange]:
+    """Yield each field that differs between two messages of one type."""
     for field in before.DESCRIPTOR.fields:
         at = f"{path}.{field.name}"
         one, two = getattr(before, field.name), getattr(after, field.name)
         if one == two and (not field.has_presence or before.HasField(field.name) == after.HasField(field.name)):
             continue
         if field.message_type is not None and field.message_type.full_name == "llamesh.v1.RuntimeParameters":
-            yield from _differences(one, two, at)
+            yield from differences(one, two, at)
         else:
-            yield Change(at, _shown(before, field), _shown(after, field))
+            yield FieldChange(at, _shown(before, field), _shown(after, field))
 
 
 def _shown(message: Any, field: Any) -> str:

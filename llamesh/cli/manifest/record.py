@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llamesh.cli.manifest.inventory import identity, kind_of
+from llamesh.cli.manifest.holdings import identity, kind_of
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CreatedObject:
     """One object that an apply created."""
 
     kind: str
@@ -26,9 +26,9 @@ class Entry:
     create_time: str
 
 
-def entry(name: str, item: Any) -> Entry:
+def entry(name: str, item: Any) -> CreatedObject:
     """The entry for an object."""
-    return Entry(kind_of(item), name, identity(item), item.create_time.ToJsonString())
+    return CreatedObject(kind_of(item), name, identity(item), item.create_time.ToJsonString())
 
 
 class Record:
@@ -39,14 +39,14 @@ class Record:
         folder = (Path(base) if base else Path("~/.local/state").expanduser()) / "llamesh" / "applied"
         self.path = folder / (hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:32] + ".json")
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CreatedObject]:
         """What was created; nothing if no record can be read."""
         try:
-            return [Entry(**item) for item in json.loads(self.path.read_text())]
+            return [CreatedObject(**item) for item in json.loads(self.path.read_text())]
         except (OSError, ValueError, TypeError):
             return []
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[CreatedObject]) -> None:
         """Replace the entries in one step."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")

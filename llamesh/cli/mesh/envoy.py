@@ -17,7 +17,7 @@ import llamesh
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.locations import make_private
-from llamesh.names import DRAIN_PATH
+from llamesh.names import DRAIN_PATH, ENVOY_ADMIN
 
 BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
 TETHER = Path(__file__).with_name("tether.py")
@@ -31,7 +31,7 @@ _INFERENCE = "http.inference.downstream_rq_active"
 
 def admin_socket(settings: MeshSettings) -> Path:
     """Envoy's admin interface: private to this user."""
-    return settings.run_dir / "envoy-admin.sock"
+    return settings.run_dir / f"{ENVOY_ADMIN}.sock"
 
 
 def write_bootstrap(settings: MeshSettings) -> Path:

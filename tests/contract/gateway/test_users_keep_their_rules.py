@@ -14,7 +14,7 @@ from llamesh.kit.pages import Pages
 from llamesh.v1 import gateway_pb2
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
-from services.gateway.users import Change, Users
+from services.gateway.users import UserChange, Users
 from tests.contract.rich_status import read_refusal, refused
 
 PASSWORD = "correct horse"
@@ -134,7 +134,7 @@ async def test_the_last_administrator_stays(stored_mesh, root) -> None:
     await stored_mesh.gateway.DeleteUser(gateway_pb2.DeleteUserRequest(username="admin"), metadata=root)
 
 
-@pytest.mark.parametrize("change", [None, Change(role=gateway_pb2.ROLE_USER), Change(disabled=True)])
+@pytest.mark.parametrize("change", [None, UserChange(role=gateway_pb2.ROLE_USER), UserChange(disabled=True)])
 async def test_of_administrators_who_end_each_other_at_once_one_stays(settings, change) -> None:
     """Below the calls: a caller who has just been removed may call nothing more."""
     database = open_database(settings, "gateway")

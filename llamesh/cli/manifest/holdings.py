@@ -24,7 +24,7 @@ class AmbiguousObjectError(LookupError):
 
 
 @dataclass(slots=True)
-class Inventory:
+class Holdings:
     """Objects of a mesh."""
 
     models: dict[str, model_pb2.Model] = field(default_factory=dict)
@@ -91,9 +91,9 @@ def kind_of(item: Message) -> str:
     }.get(item.DESCRIPTOR.full_name, "")
 
 
-def read(mesh: Client, kinds: set[str]) -> Inventory:
+def read(mesh: Client, kinds: set[str]) -> Holdings:
     """Ask the mesh for what a plan about these kinds needs."""
-    found = Inventory()
+    found = Holdings()
     if kinds & {"Model", "ModelServe"}:
         found.models = {item.model_uuid: item for item in mesh.models.list()}
     if kinds & {"Contract", "User", "Key"}:

@@ -1,0 +1,92 @@
+"""The controller's numbers for Prometheus: declared servers, their replicas, and what llama.cpp counts in each engine.
+
+Engines are asked when somebody scrapes, all at the same time. Invariant: there are as many label values as declared servers and replicas;
+an engine that does not answer is left out, and llamesh_engine_up says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from controller.runtimes import EnginePhase, Runtime
+from llamesh.kit.exposition import labelled, merged, parsed
+from llamesh.kit.logs import log
+from llamesh.v1.server_pb2 import Server, ServerState
+
+_LLAMA = "llamacpp:"
+"""Prefix of llama.cpp's own names, which stay as they are: people know them."""
+_ANSWER_SECONDS = 1.5
+"""How long all engines together may take: less than whoever scrapes waits for this member."""
+
+
+class ServerMetrics:
+    """Reads the numbers. `servers` returns the present state of every declared server."""
+
+    def __init__(self, servers: Callable[[], Iterable[Server]], runtime: Runtime) -> None:
+        self._servers = servers
+        self._runtime = runtime
+
+    async def read(self) -> bytes:
+        """The numbers in Prometheus' text format."""
+        servers = list(self._servers())
+        return merged([*_of_servers(servers), *await self._of_engines(servers)])
+
+    async def _of_engines(self, servers: Sequence[Server]) -> list[Metric]:
+        up = GaugeMetricFamily("llamesh_engine_up", "Whether an engine told its numbers.", labels=_LABELS)
+        asked = {
+            engine.instance: {**_named(server), "replica": str(engine.replica)}
+            for server in servers
+            for engine in self._runtime.engines(server.server_uuid)
+            if engine.phase is EnginePhase.READY
+        }
+        tasks = {name: asyncio.create_task(self._runtime.metrics(name)) for name in asked}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=_ANSWER_SECONDS)
+        found: list[Metric] = [up]
+        for name, task in tasks.items():
+            families = _told(task, asked[name])
+            up.add_metric([asked[name][label] for label in _LABELS], 1 if families else 0)
+            found += families
+        return found
+
+
+_LABELS = ("server", "model", "replica")
+
+
+def _named(server: Server) -> Mapping[str, str]:
+    return {"server": server.server_uuid, "model": server.model_name}
+
+
+def _told(task: asyncio.Task[bytes | None], labels: Mapping[str, str]) -> list[Metric]:
+    """What an engine said; nothing if it did not answer, or not in the format."""
+    if not task.done():
+        task.cancel()
+        return []
+    try:
+        text = task.result()
+        return [labelled(each, labels) for each in parsed(text) if each.name.startswith(_LLAMA)] if text else []
+    except (OSError, ValueError) as error:
+        log.warning("no numbers of an engine", error=str(error), **labels)
+        return []
+
+
+def _of_servers(servers: Iterable[Server]) -> list[Metric]:
+    wanted = GaugeMetricFamily("llamesh_server_replicas", "Replicas that are declared.", labels=_LABELS[:2])
+    ready = GaugeMetricFamily("llamesh_server_ready_replicas", "Replicas that answer.", labels=_LABELS[:2])
+    state = GaugeMetricFamily(
+        "llamesh_server_state", "1 for the state that a server is in.", labels=(*_LABELS[:2], "state")
+    )
+    restarts = CounterMetricFamily(
+        "llamesh_replica_restarts", "Engines that were started again since the spec changed.", labels=_LABELS
+    )
+    for server in servers:
+        named = tuple(_named(server).values())
+        wanted.add_metric(named, server.replicas)
+        ready.add_metric(named, server.ready_replicas)
+        state.add_metric((*named, ServerState.Name(server.state).removeprefix("SERVER_STATE_").lower()), 1)
+        for replica in server.replica_statuses:
+            restarts.add_metric((*named, str(replica.index)), replica.restarts)
+    return [wanted, ready, state, restarts]

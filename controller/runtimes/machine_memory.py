@@ -1,0 +1,92 @@
+"""Reads the memory of this machine: what there is, and what the system says is available.
+
+Invariant: inside a container its limit counts, because memory beyond it cannot be used. What of the memory engines may have is decided in
+`controller.footprint`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from controller.footprint import MachineMemory
+
+AGE_SECONDS = 0.25
+"""How old a reading may be."""
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes "no limit" as a number of this size."""
+
+
+def machine_memory(root: Path = Path("/")) -> MachineMemory:
+    """Read it now. `root` is where proc and sys are found."""
+    machine = _meminfo(root / "proc/meminfo") if sys.platform == "linux" else _sysctl()
+    for limit, usage, files in _cgroups(root):
+        # Pages of files are given back before anybody is killed; the system's own number counts them as available too.
+        left = max(0, limit - max(0, usage - files))
+        machine = MachineMemory(min(machine.total_bytes, limit), min(machine.available_bytes, left))
+    return machine
+
+
+class RecentMemory:
+    """What `machine_memory` says, read again after AGE_SECONDS."""
+
+    def __init__(self, clock: Callable[[], float], read: Callable[[], MachineMemory] = machine_memory) -> None:
+        self._clock = clock
+        self._read = read
+        self._read_at = -math.inf
+        self._last = MachineMemory(0, 0)
+
+    def read(self) -> MachineMemory:
+        """The memory as it was at most AGE_SECONDS ago."""
+        now = self._clock()
+        if now >= self._read_at + AGE_SECONDS:
+            self._read_at, self._last = now, self._read()
+        return self._last
+
+
+def _meminfo(path: Path) -> MachineMemory:
+    values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", path.read_text(), re.MULTILINE)}
+    return MachineMemory(values["MemTotal"], values.get("MemAvailable", values["MemFree"]))
+
+
+def _sysctl() -> MachineMemory:
+    total = int(_answer("sysctl", "-n", "hw.memsize"))
+    pages = dict(re.findall(r"^(Pages [\w ]+):\s+(\d+)", _answer("vm_stat"), re.MULTILINE))
+    page = int(_answer("sysctl", "-n", "hw.pagesize"))
+    kinds = ("Pages free", "Pages inactive", "Pages speculative", "Pages purgeable")
+    return MachineMemory(total, sum(int(pages.get(kind, 0)) for kind in kinds) * page)
+
+
+def _answer(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _cgroups(root: Path) -> Iterable[tuple[int, int, int]]:
+    """Limit, usage and pages of files of every group we are in that has a limit."""
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                yield from _up(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+                yield from _up(root / "sys/fs/cgroup/memory", path, *names)
+
+
+def _up(mount: Path, path: str, limit: str, usage: str, prefix: str) -> Iterable[tuple[int, int, int]]:
+    """This group and all above it. Inside a container the path is the host's and not there: then the mount itself is ours."""
+    here = mount / path.strip("/")
+    for directory in (here, *here.parents):
+        with contextlib.suppress(OSError, ValueError):
+            bound = (directory / limit).read_text().strip()
+            if bound != "max" and int(bound) < _UNLIMITED:
+                stat = (directory / "memory.stat").read_text()
+                pages = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", stat, re.MULTILINE)
+                yield int(bound), int((directory / usage).read_text()), sum(map(int, pages))
+        if directory == mount:
+            return

@@ -1,0 +1,101 @@
+"""Which of Envoy's numbers the mesh tells, under which names: its statistics in, families of ours out.
+
+Envoy names what it counts after its configuration. `envoy/listeners/inference.yaml` has it count answers by cluster; here a cluster
+becomes the labels `server` or `model`, microseconds become seconds, and what OpenTelemetry has a name for (semantic conventions for
+generative AI, in development) gets that name. Invariant: a family that is not in the tables below is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client.core import Metric
+
+from llamesh.kit.exposition import labelled, renamed
+from llamesh.names import cluster_of_stat, model_of, server_of
+
+PATH = "/stats/prometheus"
+"""Path of Envoy's admin interface."""
+_ANSWERS = {
+    "envoy_llamesh_request_duration": (
+        "gen_ai_server_request_duration_seconds",
+        "From the first byte of a request to the last of its answer, waiting for an engine included.",
+    ),
+    "envoy_llamesh_time_to_first_token": (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From the first byte of a request to the first of a streamed answer, waiting for an engine included.",
+    ),
+    "envoy_llamesh_time_per_output_token": (
+        "gen_ai_server_time_per_output_token_seconds",
+        "Between two tokens of a streamed answer, after the first.",
+    ),
+}
+_TOKENS = {"envoy_llamesh_input_tokens": "input", "envoy_llamesh_output_tokens": "output"}
+_FRONT_DOOR = {
+    "envoy_http_downstream_rq_xx": ("llamesh_front_door_requests", "Requests by the first digit of their answer's status."),
+    "envoy_http_downstream_rq_active": ("llamesh_front_door_requests_active", "Requests that are running."),
+    "envoy_http_downstream_cx_active": ("llamesh_front_door_connections_active", "Connections that are open."),
+    "envoy_cluster_upstream_rq_xx": ("llamesh_upstream_requests", "Requests to engines, members and the waker, by status."),
+    "envoy_cluster_upstream_rq_active": ("llamesh_upstream_requests_active", "Requests that engines and members work on."),
+    "envoy_cluster_upstream_rq_pending_active": ("llamesh_upstream_requests_waiting", "Requests that wait in Envoy."),
+    "envoy_cluster_upstream_rq_retry": ("llamesh_upstream_retries", "Requests that Envoy sent again."),
+    "envoy_server_memory_allocated": ("llamesh_envoy_memory_allocated_bytes", "Memory that Envoy uses."),
+    "envoy_server_uptime": ("llamesh_envoy_uptime_seconds", "Since Envoy's start."),
+    "envoy_control_plane_connected_state": ("llamesh_envoy_control_plane_connected", "1 while the controller configures Envoy."),
+    "envoy_listener_manager_lds_update_rejected": ("llamesh_envoy_rejected_updates", "Configurations of listeners that Envoy refused."),
+}  # fmt: skip
+
+QUERY: Mapping[str, str] = {
+    "histogram_buckets": "cumulative",
+    "filter": r"^(llamesh\.|http\.[a-z]+\.downstream_(rq_[1-5]xx|rq_active|cx_active)$"
+    r"|cluster\..*\.upstream_rq_([1-5]xx|active|pending_active|retry)$"
+    r"|server\.(memory_allocated|uptime)$|control_plane\.connected_state$|listener_manager\.lds\.update_rejected$)",
+}
+"""What Envoy is asked for: all that the tables name."""
+
+_STREAM = "text/event-stream"
+
+
+def told(families: Iterable[Metric]) -> Iterator[Metric]:
+    """The families that are told, of those that Envoy gives."""
+    tokens = Metric("gen_ai_client_token_usage_tokens", "Tokens of prompts and answers.", "counter")
+    for family in families:
+        if family.name in _ANSWERS:
+            name, words = _ANSWERS[family.name]
+            kept = _streamed(family) if "token" in name else family
+            yield _by_target(renamed(kept, name, words, 1e6))
+        elif family.name in _TOKENS:
+            counted = renamed(family, tokens.name, tokens.documentation)
+            tokens.samples += _by_target(labelled(counted, {"gen_ai_token_type": _TOKENS[family.name]})).samples
+        elif family.name in _FRONT_DOOR:
+            yield _by_target(renamed(family, *_FRONT_DOOR[family.name]))
+    yield tokens
+
+
+def _streamed(family: Metric) -> Metric:
+    """Only what was streamed: another answer comes as a whole, and its first byte says nothing of the first token."""
+    kept = labelled(family, {})
+    kept.samples = [each for each in kept.samples if each.labels.get("content", "").startswith(_STREAM)]
+    return kept
+
+
+def _by_target(family: Metric) -> Metric:
+    """Labels of ours in place of Envoy's: what a cluster is for, whether an answer was streamed, the listener, the status."""
+    made = labelled(family, {})
+    made.samples = [each._replace(labels=_labels(each.labels)) for each in made.samples]
+    return made
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    found = {name: labels[name] for name in ("le", "gen_ai_token_type") if name in labels}
+    cluster = labels.get("target") or cluster_of_stat(labels.get("envoy_cluster_name", ""))
+    if cluster:
+        server, model = server_of(cluster), model_of(cluster)
+        found |= {"server": server} if server else {"gen_ai_request_model": model} if model else {"member": cluster}
+    if "content" in labels:
+        found["stream"] = str(labels["content"].startswith(_STREAM)).lower()
+    if "envoy_http_conn_manager_prefix" in labels:
+        found["listener"] = labels["envoy_http_conn_manager_prefix"]
+    if "envoy_response_code_class" in labels:
+        found["status"] = labels["envoy_response_code_class"] + "xx"
+    return found

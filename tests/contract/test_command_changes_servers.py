@@ -1,0 +1,91 @@
+"""`set`, `describe` and the warning of `serve` against labelled fakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.v1 import server_pb2
+from tests.contract.fakes import FakeGateway
+
+pytestmark = pytest.mark.usefixtures("url")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def served(gateway: FakeGateway) -> server_pb2.Server:
+    server = server_pb2.Server(server_uuid="0f0c6a0e", model_name="smol", model_uuid="m0", etag="7", replicas=1)
+    server.spec.parameters.ctx_size = 2048
+    server.spec.parameters.parallel = 2
+    server.spec.wake_budget.FromSeconds(30)
+    gateway.servers = [server]
+    return server
+
+
+@pytest.mark.usefixtures("served")
+def test_set_changes_what_is_given_and_says_what_that_restarts(gateway: FakeGateway, capsys: Capture) -> None:
+    assert run(["set", "smol", "--ctx-size", "4096", "--idle-sleep", "10m"]) == Exit.OK
+    (request,) = gateway.updated
+    assert (request.etag, request.changes.idle_sleep.seconds) == ("7", 600)
+    assert request.changes.parameters == server_pb2.RuntimeParameters(ctx_size=4096, parallel=2)
+    assert not request.changes.HasField("replicas")
+    assert not request.changes.HasField("wake_budget")
+    assert capsys.readouterr().err.splitlines() == [
+        "parameters.ctx_size: 2048 -> 4096",
+        "idle_sleep: default -> 600s",
+        "engines that run are replaced one after the other with these parameters; requests go on",
+    ]
+
+
+@pytest.mark.usefixtures("served")
+def test_set_without_parameters_restarts_nothing(gateway: FakeGateway, capsys: Capture) -> None:
+    assert run(["set", "smol", "--idle-sleep", "10m"]) == Exit.OK
+    assert not gateway.updated[0].changes.HasField("parameters")
+    assert "no engine is restarted" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("served")
+def test_unset_gives_a_parameter_its_default_again(gateway: FakeGateway) -> None:
+    assert run(["set", "smol", "--unset", "ctx-size"]) == Exit.OK
+    assert gateway.updated[0].changes.parameters == server_pb2.RuntimeParameters(parallel=2)
+    assert run(["set", "smol", "--unset", "ctx-size", "--unset", "parallel"]) == Exit.OK
+    assert gateway.updated[1].changes.HasField("runtime_params")
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("arguments", [[], ["--unset", "ctx-sise"], ["--ctx-size", "1", "--", "-c", "9"]])
+def test_set_refuses_what_says_nothing(gateway: FakeGateway, arguments: list[str]) -> None:
+    assert run(["set", "smol", *arguments]) == Exit.USAGE
+    assert gateway.updated == []
+
+
+@pytest.mark.usefixtures("served")
+def test_describe_shows_everything_in_force(capsys: Capture) -> None:
+    assert run(["describe", "smol"]) == Exit.OK
+    shown = capsys.readouterr().out
+    for line in (
+        "Context     1024 tokens of 2048 for each of 2 slots",
+        "Idle sleep  never",
+        "Wake budget 30s",
+        "Metered     as the token says",
+        "Namespace   default",
+    ):
+        assert line in shown
+
+
+def test_serve_names_an_equal_server(gateway: FakeGateway, served: server_pb2.Server, capsys: Capture) -> None:
+    served.runtime_params = "--ctx-size 2048"
+    serve = ["serve", "m0", "--", "--ctx-size", "2048"]
+    assert run(serve) == Exit.OK
+    assert "`llamesh scale 0f0c6a0e 2`" in capsys.readouterr().err
+    served.model_uuid = "m1"
+    assert run(serve) == Exit.OK
+    assert "llamesh scale" not in capsys.readouterr().err
+    assert len(gateway.served) == 2
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "3651", "x"])
+def test_a_key_that_would_not_last_a_day_is_refused_in_words(days: str, capsys: Capture) -> None:
+    assert run(["keys", "create", "ci", "--days", days]) == Exit.USAGE
+    assert "days" in capsys.readouterr().err.lower()
