@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.demand import Demand
-from controller.status import is_being_removed, ready_reason, why_not_ready
 from controller.status_cache import StatusCache
+from controller.status_reading import is_being_removed, ready_reason, why_not_ready
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure

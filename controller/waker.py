@@ -20,8 +20,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
-from controller.status import is_being_removed
 from controller.status_cache import StatusCache
+from controller.status_reading import is_being_removed
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private

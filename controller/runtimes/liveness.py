@@ -40,6 +40,16 @@ KNOWN_LEAST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """How an engine is probed."""
+
+    probe_seconds: float
+    """Seconds between two probes of a ready engine."""
+    stall_seconds: float
+    """See `patience`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one probe saw."""
 

@@ -23,9 +23,10 @@ from controller.footprint import MachineMemory
 from controller.model_files import Availability, ModelFile, ModelFiles
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
-from controller.runtimes.engine_process import EngineProcess, ProbeSettings
+from controller.runtimes.engine_process import EngineProcess
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.environment import engine_environment
+from controller.runtimes.liveness import ProbeSettings
 from controller.runtimes.machine_memory import RecentMemory
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from controller.runtimes.start_limit import default_limit

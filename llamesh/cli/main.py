@@ -21,6 +21,8 @@ COMMANDS = {
         "up": ("llamesh.cli.up:up", "Start the whole mesh here; stay up until Ctrl-C."),
         "down": ("llamesh.cli.up:down", "End the mesh that runs here."),
         "doctor": ("llamesh.cli.diagnosis:doctor", "Check this machine and the mesh; name each fix."),
+        "backup": ("llamesh.cli.backup:backup", "Write the mesh of this machine to a file."),
+        "restore": ("llamesh.cli.backup:restore", "Make a mesh of a backup."),
         "tls": ("llamesh.cli.tls:app", "Certificates for the ports of a mesh."),
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
@@ -60,6 +62,9 @@ COMMANDS = {
         "version": ("llamesh.cli.account:version", "Versions of the command and the mesh."),
     },
 }
+
+ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe", "start": "serve"}
+"""Words of other tools for commands of this one. Help does not list them."""
 
 
 def main() -> None:
@@ -135,6 +140,8 @@ def _shown_default(value: object) -> str | None:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    if arguments and arguments[0] in ALIASES:
+        arguments = [ALIASES[arguments[0]], *arguments[1:]]
     try:
         result = application()(arguments)
     except CycloptsError as error:

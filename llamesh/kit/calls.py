@@ -23,7 +23,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from llamesh.kit.completion import to_completion
-from llamesh.kit.errors import MeshError, Reason, invalid_field, refuse
+from llamesh.kit.errors import MeshError, Reason, component_not_ready, invalid_field, refuse
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import RpcMethod, authorise, method_of
@@ -181,7 +181,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if found is None:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return _refusing(_not_ready(self.waits_for) if self.waits_for else _unknown(method))
+                return _refusing(component_not_ready(self.waits_for) if self.waits_for else _unknown(method))
             if not method.startswith("/llamesh."):
                 return self.streams.ending(handler) if handler.stream_stream else handler
             found = self._wrapped[method] = _wrap(method, handler, self)
@@ -194,15 +194,6 @@ def _unknown(method: str) -> MeshError:
         Reason.ERROR_REASON_NOT_IMPLEMENTED,
         f"there is no call {call}: server reflection lists those that are",
         {"call": call},
-    )
-
-
-def _not_ready(component: str) -> MeshError:
-    return MeshError(
-        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-        f"the {component} is not ready: this service waits for it",
-        {"component": component},
-        retry_after=1,
     )
 
 

@@ -129,17 +129,32 @@ def component_unavailable(component: str, why: str = "does not answer") -> MeshE
     )
 
 
+def component_not_ready(component: str) -> MeshError:
+    """Return the error for a call that cannot be answered before a component, for instance the database, answers this mesh."""
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        f"the {component} is not ready: this service waits for it",
+        {"component": component},
+        retry_after=1,
+    )
+
+
 def raise_from_rpc(error: grpc.aio.AioRpcError, component: str) -> NoReturn:
-    """Raise the error of another member as a MeshError: with that member's reason, else COMPONENT_UNAVAILABLE or INTERNAL."""
+    """Raise the error of another member as `error_from_rpc` returns it."""
+    raise error_from_rpc(error, component) from error
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError, component: str) -> MeshError:
+    """Return the error of another member as a MeshError: with that member's reason, else COMPONENT_UNAVAILABLE or INTERNAL."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
-            raise _from_status(status) from error
+            return _from_status(status)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise component_unavailable(component, "did not answer in time") from error
+        return component_unavailable(component, "did not answer in time")
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        raise component_unavailable(component) from error
-    raise MeshError(Reason.ERROR_REASON_INTERNAL, f"the {component} service failed") from error
+        return component_unavailable(component)
+    return MeshError(Reason.ERROR_REASON_INTERNAL, f"the {component} service failed")
 
 
 def _from_status(status: status_pb2.Status) -> MeshError:

@@ -4,14 +4,14 @@ A `BackgroundTask` opens the stream, and opens it again after a pause when it en
 list, `_take` handles one message and tells whether the list is complete.
 
 Invariant: known items stay until a complete new list replaces them, so an outage of the other member changes nothing. A process that has
-just started knows nothing until the first list is complete; `first` waits for it.
+just started knows nothing until the first list is complete; `first` waits for it, and `on_failure` is called with each failed watch before.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from datetime import timedelta
 from typing import Generic, TypeVar
 
@@ -33,6 +33,8 @@ class Reflector(ABC, Generic[Message]):
 
     def __init__(self, name: str) -> None:
         """`name` is that of the list in the log."""
+        self.on_failure: Callable[[grpc.aio.AioRpcError], None] | None = None
+        """Called if a watch ends before the first complete list."""
         self._name = name
         self._synced = asyncio.Event()
         self._task = BackgroundTask(
@@ -82,6 +84,8 @@ class Reflector(ABC, Generic[Message]):
                 if synced:
                     self._synced.set()
         except grpc.aio.AioRpcError as error:
+            if self.on_failure and not self.synced:
+                self.on_failure(error)
             if not synced:
                 raise
             # The list was complete: the stream ends because the other process restarts, which is no failure.

@@ -4,7 +4,8 @@ Tokens and keys are signed once and live long, but rights change. So each call i
 reflectors mirror from the gateway and the contract service (docs/adr/0017). The interceptor calls `settle`, which waits a moment if the
 lists have not arrived or the user is new, then `of`. Rights of contracts are checked elsewhere: by Admission, and when keys are made.
 
-Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE, naming the service that has not answered.
+Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE. The error names the component that keeps the
+list away if it is known (the database), else the service that has not answered.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
 
 import grpc
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, component_not_ready, error_from_rpc
 from llamesh.kit.identity import Identity
 from llamesh.kit.revocations import RevocationReflector
 from llamesh.kit.standings import StandingReflector, UserRights
@@ -64,6 +66,8 @@ class Rights:
         self._removed: dict[str, float] = {}
         """Removal times of known users by uid, kept while their tokens may still be young."""
         self._revoked: Set[str] | None = None
+        self._obstacles: dict[str, str] = {}
+        """Component that keeps the first list of a service away, by service."""
         self._changed = asyncio.Event()
 
     def changed(self) -> asyncio.Event:
@@ -90,10 +94,16 @@ class Rights:
         self._revoked = key_ids
         self._note()
 
+    def take_obstacle(self, service: str, component: str) -> None:
+        """Set the component that keeps the first list of a service away; empty: no longer known. Calls do not wait for this list."""
+        if self._obstacles.get(service, "") != component:
+            self._obstacles[service] = component
+            self._note()
+
     async def settle(self, identity: Identity) -> None:
         """Wait for a bounded time until `of` can decide about this caller."""
-        if self._silent(identity):
-            await self._wait(lambda: not self._silent(identity), START_PATIENCE)
+        if self._should_wait(identity):
+            await self._wait(lambda: not self._should_wait(identity), START_PATIENCE)
         if not self._silent(identity) and self._may_be_new(identity):
             await self._wait(lambda: not self._may_be_new(identity), NEW_PATIENCE)
 
@@ -104,6 +114,9 @@ class Rights:
             MeshError: UNAUTHENTICATED or USER_DISABLED if it has no rights, COMPONENT_UNAVAILABLE if they are not known yet.
         """
         silent = self._silent(identity)
+        obstacle = self._obstacles.get(silent, "")
+        if obstacle:
+            raise component_not_ready(obstacle)
         if silent:
             raise MeshError(
                 Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
@@ -155,6 +168,11 @@ class Rights:
             return "gateway"
         return "contract" if identity.is_key and self._revoked is None else ""
 
+    def _should_wait(self, identity: Identity) -> bool:
+        """Whether a list that is needed for this caller may arrive in a moment."""
+        silent = self._silent(identity)
+        return bool(silent) and not self._obstacles.get(silent)
+
     def _user(self, identity: Identity) -> UserRights | None:
         if identity.uid:
             return (self._users or {}).get(identity.uid)
@@ -187,6 +205,8 @@ class RightsReflector:
         self.rights = Rights()
         self._standings = StandingReflector(gateway, self.rights.take_users)
         self._revocations = RevocationReflector(contract, self.rights.take_revoked)
+        self._standings.on_failure = partial(self._failed, "gateway")
+        self._revocations.on_failure = partial(self._failed, "contract")
 
     def start(self) -> None:
         """Start watching."""
@@ -196,3 +216,8 @@ class RightsReflector:
     async def close(self) -> None:
         """Stop watching."""
         await asyncio.gather(self._standings.close(), self._revocations.close())
+
+    def _failed(self, service: str, error: grpc.aio.AioRpcError) -> None:
+        """Note what the service itself waits for, if it said so."""
+        component = error_from_rpc(error, service).metadata.get("component", "")
+        self.rights.take_obstacle(service, "" if component == service else str(component))

@@ -153,7 +153,7 @@ class Member:
         self._database_watch = watch = DatabaseWatch(database, self._say_database, self.wait_for)
         failure = await watch.prepare(package)
         if failure is not None:
-            self._calls.waits_for = DATABASE_SERVICE
+            self._wait_for_component(DATABASE_SERVICE)
             await self._announce_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             await self._say_database(False)
             await self._listen()
@@ -178,6 +178,13 @@ class Member:
         except OSError as error:
             report_failure("publish what this member waits for", error)
 
+    def _wait_for_component(self, component: str) -> None:
+        """Refuse calls that need this component, naming it; empty: serve them. The rights of callers are mirrored only from then on."""
+        self._calls.waits_for = component
+        if self._rights:
+            for service in ("gateway", "contract"):
+                self._rights.rights.take_obstacle(service, component)
+
     async def serve(self, address: str | None = None) -> None:
         """Serve on the member's Unix socket, or on `address`, until `stop`; then drain and return.
 
@@ -185,7 +192,7 @@ class Member:
         """
         if self.settings.reflection:
             add_reflection(self.server, [*self._services, *self._shown])
-        self._calls.waits_for = ""
+        self._wait_for_component("")
         await self._listen(address)
         await self._announce_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving", pid=os.getpid())

@@ -32,7 +32,7 @@ class ConcurrencyLimiter:
         self._taken = 0
         # Oldest first: all permits have the same lifetime, so the first one expires first.
         self._by_contract: dict[str, dict[int, _Permit]] = {}
-        # A client may use a request id twice, so several permits may have the same id.
+        # A list, because a permit whose release was lost stays until it expires: its id could come again.
         self._by_request: dict[str, list[_Permit]] = {}
 
     def acquire(self, limits: Mapping[str, int], request_id: str) -> str | None:

@@ -110,22 +110,34 @@ class Contracts:
     async def delete(self, contract_id: str) -> ContractRow:
         """Delete a contract. CONTRACT_NOT_FOUND; CONTRACT_IN_USE while a user or a working key carries it.
 
+        If several calls delete one contract at the same time, the last one goes on and the others get COMPONENT_UNAVAILABLE.
+
         The contract is marked first, so that the gateway gives it to no user from then on. Then the gateway counts its users, among them
         those that got it before the mark. A new key locks the contract in its own transaction (`hold`).
         """
-        until = self._clock() + REMOVAL_TIME
-        await self._mark(contract_id, until)
+        until = await self._mark(contract_id, self._clock() + REMOVAL_TIME)
         try:
             return await self._remove(contract_id, until)
         except BaseException:
             with suppress(MeshError):  # the mark expires by itself
-                await to_completion(self._mark(contract_id, None))
+                await to_completion(self._unmark(contract_id, until))
             raise
 
-    async def _mark(self, contract_id: str, until: datetime | None) -> None:
+    async def _mark(self, contract_id: str, least: datetime) -> datetime:
+        """Mark the contract and return the mark. Marks of calls at the same time differ, so that each removes only its own."""
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
-            row.removing_until = until
+            if row.removing_until is not None:
+                least = max(least, row.removing_until + timedelta(microseconds=1))
+            row.removing_until = least
+        return least
+
+    async def _unmark(self, contract_id: str, mark: datetime) -> None:
+        """Remove the mark unless another call has replaced it."""
+        async with self._database.begin() as session:
+            row = await _found(session, contract_id, lock=True)
+            if row.removing_until == mark:
+                row.removing_until = None
 
     async def _remove(self, contract_id: str, until: datetime) -> ContractRow:
         users = await self._users_of(contract_id)

@@ -36,7 +36,7 @@ def identity_of(claims: Any) -> Identity:
 
 
 def permit_id_of(claims: Any, request_id: str) -> str:
-    """Id of the permit that a request holds. With the token's id in it, a client that chooses request ids frees only its own permits."""
+    """Id of the permit that a request holds. Envoy makes the request id; the token's id keeps permits of different tokens apart anyway."""
     return f"{text_of(claims, 'jti')} {request_id}"
 
 

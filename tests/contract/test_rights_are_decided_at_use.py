@@ -129,6 +129,32 @@ async def test_a_contract_is_given_to_nobody_while_its_users_are_counted(mesh, a
     await mesh.contract.GetContract(read, metadata=root)
 
 
+async def test_of_two_deletions_of_one_contract_at_the_same_time_one_succeeds(mesh, as_caller, until) -> None:
+    root = as_caller("root", "admin")
+    made = await create_contract(mesh, as_caller)
+    counting: list[asyncio.Event] = []
+
+    async def wait() -> None:
+        counting.append(asyncio.Event())
+        await counting[-1].wait()
+
+    mesh.standings.before_count = wait
+    remove = contract_pb2.DeleteContractRequest(contract_id=made.contract_id)
+    first = asyncio.ensure_future(failure(mesh.contract.DeleteContract(remove, metadata=root)))
+    await until(lambda: len(counting) == 1)
+    second = asyncio.ensure_future(mesh.contract.DeleteContract(remove, metadata=root))
+    await until(lambda: len(counting) == 2)
+    counting[0].set()
+    assert await first == ("COMPONENT_UNAVAILABLE", {"component": "contract"})
+    # The first call has ended, and the contract is still given to nobody.
+    read = contract_pb2.GetContractRequest(contract_id=made.contract_id)
+    assert (await failure(mesh.contract.GetContract(read, metadata=root)))[0] == "CONTRACT_NOT_FOUND"
+    counting[1].set()
+    await second
+    mesh.standings.before_count = None
+    assert (await failure(mesh.contract.DeleteContract(remove, metadata=root)))[0] == "CONTRACT_NOT_FOUND"
+
+
 async def test_a_key_is_not_made_for_a_contract_that_is_removed_meanwhile(mesh, as_caller) -> None:
     root = as_caller("root", "admin")
     made = await create_contract(mesh, as_caller)
