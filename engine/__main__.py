@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import devices
 from engine.child import Child
 from engine.cores import threads
 from engine.endpoint import Endpoint
@@ -207,13 +208,14 @@ def check(environment: Mapping[str, str]) -> int:
     """Print which llama.cpp would be used, or why none can be and the remedy, as JSON."""
     try:
         program, words = find_program(environment)
+        found = devices.of(program, environment)
         if program is None:
             from engine.embedded import library
 
             words = f"{words} (xllamacpp {library().__version__})"
     except EngineError as failure:
         return _answer(failure.reason.value, {"usable": False, "engine": "", "problem": str(failure)})
-    return _answer(0, {"usable": True, "engine": words, "problem": ""})
+    return _answer(0, {"usable": True, "engine": words, "problem": "", "devices": found})
 
 
 def _answer(exit_code: int, document: Mapping[str, object]) -> int:
