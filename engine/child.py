@@ -1,4 +1,4 @@
-"""llama.cpp as a child process: started so that it cannot outlive us, its log kept and passed on.
+"""Runs llama.cpp as a child process that cannot outlive this one, and keeps and forwards its log.
 
 Invariant: from the moment `start` returns, the death of this process by whatever means ends the child (on Linux by the
 kernel; elsewhere by the end of the pipe that the embedded engine reads).

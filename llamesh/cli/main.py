@@ -5,6 +5,7 @@ Exit codes: see `llamesh.cli.failure.Exit`. Data goes to standard output, everyt
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -73,6 +74,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 shows what it cannot write as an escape; that is no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments in (["--version"], ["-V"]):
         print(f"llamesh {__version__}")
         return Exit.OK
