@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the names are the contract's
-"""ControllerService: decodes, asks the store and the reconciler, encodes. What is decided is decided there."""
+"""Handlers of ControllerService: decode a request, call the store and the reconciler, encode the answer. They decide nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Says how a server is: state, conditions with reasons, replicas. Pure, like the plan it speaks of.
+"""Builds the status of a server from its desired and observed state: state, conditions with reasons, replicas. Pure.
 
-Invariant: the same situation gives the same words; only a condition whose status changed gets a new transition time.
+Invariant: the same input gives the same text, and only a condition whose status changed gets a new transition time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""One engine of this machine from its start to its end: one task sees it through, whatever fails on the way.
+"""Supervises one engine process of this machine from its start, or its adoption, to its end.
 
-Invariant: from `start` or `adopt` until the engine is ENDED, its end is waited for and its liveness is probed. A failure of our own (a full
-disk, no free descriptor) is never held against the engine, and never ends the watching.
+The story: `start` spawns the process in a task, `adopt` takes over one that runs. That task waits for the end of the process; beside it a
+background task probes: /health until the engine is ready, then the counters of its inference loop. Each probe goes to the pure functions
+of `liveness`, and their assessment may kill the engine. Every change calls `changed`, which queues a reconciliation. Probes and `load`
+share one lock, because llama.cpp would count a second connection of this process as a client.
+
+Invariant: until the engine is ENDED, its end is awaited and its liveness is probed. A failure of this process (a full disk, no free
+descriptor) is never held against the engine and never ends the supervision.
 """
 
 from __future__ import annotations

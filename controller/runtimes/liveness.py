@@ -1,4 +1,4 @@
-"""Whether an engine that was ready still lives: decided from what probes saw, one after the other. Pure.
+"""Liveness probe of an engine that was ready: decides from the results of consecutive probes whether it still makes progress. Pure.
 
 A probe asks llama.cpp for its counters, which its inference loop answers. Three things count against an engine, each only until the loop
 answers and its counters move again:

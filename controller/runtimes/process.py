@@ -166,7 +166,7 @@ class ProcessRuntime:
             self._records.remove(instance)
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Ask an engine how busy it is; None where it does not say."""
+        """Ask an engine how busy it is; None if it does not answer."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
 
@@ -210,7 +210,7 @@ class ProcessRuntime:
         log.info("engine adopted", server=record.server_uuid, instance=record.instance, pid=record.pid)
 
     async def _end_orphan(self, instance: str, process: ProcessId) -> None:
-        """An engine whose record is lost: nobody knows any more what it was started with, so it is replaced."""
+        """End an engine whose record is lost. What it was started with is not known, so the reconciler replaces it."""
         log.warning("an engine has lost its record and is ended", instance=instance, pid=process.pid)
         engine = self._engines[instance] = self._new_engine(orphan_record(instance, process))
         await engine.adopt(self._grace)
@@ -235,7 +235,7 @@ class ProcessRuntime:
         output = self._logs.open(spec.server_uuid, spec.replica)
         try:
             return await asyncio.create_subprocess_exec(
-                # -P: a folder called `engine` where the mesh was started is not ours; -m finds ours through PYTHONPATH.
+                # -P ignores a folder called `engine` in the working directory; -m finds the package through PYTHONPATH.
                 *(sys.executable, "-P", "-m", "engine", str(self._records.spec(record.instance))),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
