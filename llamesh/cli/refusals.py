@@ -1,4 +1,4 @@
-"""What a call's error means to the person at the terminal: words and an exit code."""
+"""Translates errors of the client to errors of the command: text, remedy and exit code."""
 
 from __future__ import annotations
 
