@@ -21,6 +21,16 @@ _SUBCOMMANDS = {
     "users": ("create", "list", "password", "rm", "update"),
     "contracts": ("create", "list", "rm", "update"),
 }
+_VALUES = {
+    ("keys", "revoke"): ("/keys", "keys", ("key_id",)),
+    **{
+        ("users", verb): ("/users", "users", ("username",))
+        for verb in ("disable", "enable", "password", "rm", "update")
+    },
+    **{("contracts", verb): ("/contracts", "contracts", ("contract_id",)) for verb in ("rm", "update")},
+    **{("downloads", verb): ("/downloads", "downloads", ("model_uuid",)) for verb in ("cancel", "retry")},
+}
+"""What a subcommand's first value may be: the REST path that lists them, and where the names stand in its answer."""
 _MODELS = {"serve", "fit", "rm"}
 _SERVERS = {"describe", "wait", "scale", "sleep", "wake", "stop", "logs"}
 _SERVED = {"chat"}
@@ -37,7 +47,10 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
         return _beginning(current, _PATHS)
     command = ALIASES.get(before[0], before[0])
     if command in _SUBCOMMANDS:
-        return _beginning(current, _SUBCOMMANDS[command]) if len(before) == 1 else []
+        if len(before) == 1:
+            return _beginning(current, _SUBCOMMANDS[command])
+        listing = _VALUES.get((command, before[1])) if len(before) == 2 and not current.startswith("-") else None
+        return _beginning(current, _names(fetch, *listing)) if listing else []
     if current.startswith("-"):
         return _beginning(current, _options(command))
     if len(before) > 1:
