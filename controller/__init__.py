@@ -1,11 +1,11 @@
-"""Keeps declared servers running and tells Envoy where they are.
+"""Keeps declared servers running and tells Envoy where their engines are.
 
-A straight line: `declared` (the wish) -> `plan` (pure) -> `runtimes` (engines) -> `status` and `board` (what is) -> `xds` (Envoy).
-`reconcile` walks it for one server at a time, whenever something may have changed.
+`reconcile` is the straight line from the desired state to the status: `declared_store` -> `observer` -> `plan` (pure) -> `start_gate` ->
+`actuator` (`runtimes`) -> `reporter` (`xds`, then `status`). It runs for one server at a time whenever something may have changed.
 """
 
 import os
 
-# gRPC prepares each fork for use of gRPC in the child, and now and then crashes the child doing so. Our children become other
-# programs at once. It reads this when it is loaded, so it stands before every import.
+# gRPC's fork handlers sometimes crash the child. Children of this process execute another program at once and do not need them.
+# gRPC reads the variable when it is loaded, so it must be set before every import.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

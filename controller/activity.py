@@ -1,7 +1,10 @@
-"""Which servers work: for those that are to sleep when idle, their engines are asked twice a second how much they have done.
+"""Polls the engines of servers with `idle_sleep` for their work counters, so that a working server does not fall asleep.
 
-The engine's own counters are the source: they see every request, also one that is shorter than the pause between two questions, and they
-need nobody else to be up. A server that never sleeps is never asked.
+The story: twice a second one background task asks all ready engines of these servers at the same time and gives each answer to the
+reconciler, which records activity if the counter has grown. The engine's own counters are the source because they also count requests
+that are shorter than the polling interval. Only one round runs at a time, so a slow engine is never asked twice at once.
+
+Invariant: a server without `idle_sleep` is never polled.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ POLL_SECONDS = 0.5
 
 
 class ActivityPoller:
-    """Asks, until closed."""
+    """Polls until closed."""
 
     def __init__(self, statuses: StatusCache, runtime: Runtime, reconciler: Reconciler) -> None:
         self._statuses = statuses
@@ -29,11 +32,11 @@ class ActivityPoller:
         )
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling."""
         self._asking.start()
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         await self._asking.close()
 
     async def _ask_all(self) -> None:

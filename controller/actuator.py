@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from controller import launch
+from controller.actions import Action, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
 from controller.declared import DeclaredServer, RunState
 from controller.declared_store import DeclaredServers
 from controller.model_files import Availability, needed_models
-from controller.plan import Action, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
 from controller.runtimes import Runtime
 from controller.server_history import ServerHistory
 from llamesh.kit.config import Settings

@@ -1,4 +1,4 @@
-"""Which servers have requests waiting for them. Written by the waker, read wherever a server that somebody waits for goes first."""
+"""Counts the held requests of each server. The request holder writes it; whoever prefers servers with held requests reads it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Demand:
-    """Held requests, counted for each server. Belongs to one event loop."""
+    """The number of held requests by server. All methods belong to one event loop."""
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
 
     @contextmanager
     def held(self, server_uuids: Iterable[str]) -> Iterator[None]:
-        """Count one request that waits for any of these servers, until the block ends."""
+        """Count one held request for each of these servers until the block ends."""
         names = list(server_uuids)
         self._held.update(names)
         try:
@@ -27,5 +27,5 @@ class Demand:
                     del self._held[name]
 
     def waits_for(self, server_uuid: str) -> bool:
-        """Whether a request waits for this server."""
+        """Return whether a request is held for this server."""
         return server_uuid in self._held

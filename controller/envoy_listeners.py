@@ -1,4 +1,4 @@
-"""What Envoy listens on, from the settings and the signing keys: the inference port and those of the public services.
+"""Configures Envoy's listeners from the settings and the signing keys: the inference port and the ports of the public services.
 
 Invariant: nothing here depends on which servers there are.
 """

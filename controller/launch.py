@@ -1,4 +1,4 @@
-"""What the engines of a spec are started with. Two engines with the same hash are the same to everyone."""
+"""Derives the launch specs of engines from a server's spec. Engines with the same spec hash are interchangeable."""
 
 from __future__ import annotations
 

@@ -42,15 +42,22 @@ class ServerMetrics:
             for engine in self._runtime.engines(server.server_uuid)
             if engine.phase is EnginePhase.READY
         }
-        tasks = {name: asyncio.create_task(self._runtime.metrics(name)) for name in asked}
-        if tasks:
-            await asyncio.wait(tasks.values(), timeout=_ANSWER_SECONDS)
         found: list[Metric] = [up]
-        for name, task in tasks.items():
-            families = _told(task, asked[name])
-            up.add_metric([asked[name][label] for label in _LABELS], 1 if families else 0)
+        answers = await asyncio.gather(*(self._of_engine(name, labels) for name, labels in asked.items()))
+        for labels, families in zip(asked.values(), answers, strict=True):
+            up.add_metric([labels[label] for label in _LABELS], 1 if families else 0)
             found += families
         return found
+
+    async def _of_engine(self, instance: str, labels: Mapping[str, str]) -> list[Metric]:
+        """What an engine said; nothing if it did not answer in time, or not in the format."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                text = await self._runtime.metrics(instance) or b""
+            return [labelled(each, labels) for each in parsed(text) if each.name.startswith(_LLAMA)]
+        except (OSError, TimeoutError, ValueError) as error:
+            log.warning("no metrics of an engine", error=str(error), **labels)
+            return []
 
 
 _LABELS = ("server", "model", "replica")
@@ -58,19 +65,6 @@ _LABELS = ("server", "model", "replica")
 
 def _named(server: Server) -> Mapping[str, str]:
     return {"server": server.server_uuid, "model": server.model_name}
-
-
-def _told(task: asyncio.Task[bytes | None], labels: Mapping[str, str]) -> list[Metric]:
-    """What an engine said; nothing if it did not answer, or not in the format."""
-    if not task.done():
-        task.cancel()
-        return []
-    try:
-        text = task.result()
-        return [labelled(each, labels) for each in parsed(text) if each.name.startswith(_LLAMA)] if text else []
-    except (OSError, ValueError) as error:
-        log.warning("no numbers of an engine", error=str(error), **labels)
-        return []
 
 
 def _of_servers(servers: Iterable[Server]) -> list[Metric]:

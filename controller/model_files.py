@@ -1,7 +1,7 @@
-"""Where the models' files are: asked of the download service, which may have to fetch one first, and remembered.
+"""Cache of the paths of model files, located by the download service, which may have to fetch a file first.
 
-Invariant: a path that is given exists now, and its file is the one that the download service vouched for. Asking never blocks: the
-answer is a change that the asker is told of.
+Invariant: a path that is returned exists, and its file has not changed since the download service verified it. `locate` never waits: the
+answer is a call of `on_change`.
 """
 
 from __future__ import annotations

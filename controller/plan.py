@@ -1,17 +1,30 @@
-"""Decides what is to be done for one server. Pure: a wish, what is seen and a clock in; actions and endpoints out.
+"""Plans what to do for one server. Pure: desired state, observed state and a clock in; actions and endpoints out.
 
-The rules, in the order of their weight:
+The rules, the most important first:
 
-1. Make before break: an engine that answers keeps answering until what replaces it answers too and Envoy knows it.
-2. An engine is told to end only when Envoy no longer sends it requests, and then once it is idle or patience is over.
-3. One engine more than wanted at most while parameters change: replicas are replaced one after the other.
-4. An engine that failed is started again at once, then with growing pauses.
-5. An engine that does not answer, or makes no progress, gets no new request until it does; its runtime ends it if it never does. One
-   that nobody can reach any more is replaced, and may finish what it works on.
-6. If there is no room in memory for an engine beside the one that it replaces, the old one goes first, and requests wait meanwhile.
-7. A server that sleeps when idle falls asleep only with nothing running; woken before its engines have ended, it keeps them.
+1. Make before break: an engine that answers keeps its requests until its replacement answers and Envoy has acknowledged it.
+2. An engine is stopped only after Envoy has acknowledged that it sends it no more requests, and then once it is idle or its time is over.
+3. While parameters change there is one engine too many at most: replicas are replaced one after the other.
+4. A failed engine is started again at once, then with exponential backoff.
+5. An engine that does not answer or makes no progress gets no new requests until it does. Its runtime kills it if it never does. An
+   engine whose address is lost is replaced; it may finish its running requests.
+6. If memory has no room for an engine beside the one that it replaces, the old engine goes first and requests are held meanwhile.
+7. A server with `idle_sleep` falls asleep only while nothing runs. If it is woken before its engines have ended, it keeps them.
 
-Nothing is remembered between two plans but what `Seen` holds, so a plan made twice is the same, and one made after a crash goes on.
+Invariant: all state is in `ObservedState`, so the same input gives the same plan and a controller that was killed goes on.
+
+Worked example: a roll-out of two replicas. Engines a (replica 0) and b (replica 1) run, then the parameters change. Each line is one
+plan; tests/unit/test_controller_plan_rolls_out.py replays them.
+
+    step  observed                                             actions                 endpoints
+    1     a, b old and ready                                   Start(0)                a b
+    2     c starts as replica 0                                none                    a b
+    3     c ready, Envoy does not know it yet                  none                    a c b
+    4     Envoy has acknowledged c                             Drain(a), Start(1)      c b
+    5     a withdrawn but busy, d starts as replica 1          none (looks again)      c b
+    6     a idle, d ready and acknowledged                     Stop(a), Drain(b)       c d
+    7     a ended, b withdrawn and idle                        Stop(b)                 c d
+    8     b ended                                              none                    c d
 """
 
 from __future__ import annotations
@@ -20,6 +33,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from controller.actions import Action, Decision, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
 from controller.declared import RunState, engines_to_run
 from controller.restarts import RestartHistory
 from controller.runtimes import Engine, EnginePhase, Liveness
@@ -105,64 +119,6 @@ class ObservedState:
     def serves(self, observed: ObservedEngine | None) -> bool:
         """Whether requests reach this engine (or would, if an Envoy were there)."""
         return observed is not None and observed.ready and (observed.published or not self.envoy_connected)
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start an engine for a replica."""
-
-    replica: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Let no new request reach an engine."""
-
-    instance: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Take a draining engine back."""
-
-    instance: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Tell an engine to end."""
-
-    instance: str
-    grace: float
-
-
-@dataclass(frozen=True, slots=True)
-class Locate:
-    """Find the model's file."""
-
-
-@dataclass(frozen=True, slots=True)
-class FallAsleep:
-    """Note that the server sleeps because it was idle."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Nothing is left of a removed server: forget it."""
-
-
-Action = Start | Drain | Resume | Stop | Locate | FallAsleep | Forget
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What is to be done now."""
-
-    actions: tuple[Action, ...]
-    endpoints: tuple[str, ...]
-    """Instances that requests are to reach once the actions are done."""
-    requeue_after: float = math.inf
-    """Seconds after which time alone may change the plan."""
 
 
 def plan(desired: Desired, state: ObservedState) -> Decision:

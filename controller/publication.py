@@ -1,7 +1,7 @@
-"""What Envoy was told of one server, and what of it Envoy has said that it took.
+"""Publishes the endpoints of one server to Envoy and records what Envoy has acknowledged.
 
-Invariant: an engine counts as published only once every connected Envoy has acknowledged endpoints with it, and as withdrawn
-only once it has acknowledged endpoints without it, or none is there to send requests.
+Invariant: an engine is published once every connected Envoy has acknowledged endpoints with it. It is withdrawn once they have
+acknowledged endpoints without it, or if no Envoy is connected.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Publication:
         return told and (self._waiting is None or not self.envoy_connected)
 
     def cancel(self) -> None:
-        """Wait for Envoy's word no longer."""
+        """Stop waiting for the acknowledgement."""
         if self._waiting:
             self._waiting.cancel()
 
     async def close(self) -> None:
-        """Wait for Envoy's word no longer, and return when nothing of that is left."""
+        """Stop waiting for the acknowledgement, and return when the waiting task has ended."""
         self.cancel()
         if self._waiting:
             await asyncio.gather(self._waiting, return_exceptions=True)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 
 from controller import launch
+from controller.actions import Decision, FallAsleep, Forget, Locate
 from controller.actuator import Actuator
 from controller.declared import DeclaredServer, RunState, engines_to_run, not_found
 from controller.declared_store import DeclaredServers
@@ -24,7 +25,7 @@ from controller.demand import Demand
 from controller.footprint import Claim
 from controller.model_files import RETRY_SECONDS, needed_models
 from controller.observer import Observer
-from controller.plan import Decision, Desired, FallAsleep, Forget, Locate, plan
+from controller.plan import Desired, plan
 from controller.publication import Publication
 from controller.reporter import Reporter
 from controller.runtimes import EngineLoad, EnginePhase, Runtime

@@ -8,14 +8,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from controller import launch
+from controller.actions import Decision
 from controller.declared import DeclaredServer
 from controller.observer import Observer, model_names
-from controller.plan import Decision, Desired, ObservedState
+from controller.plan import Desired, ObservedState
 from controller.runtimes import Engine
 from controller.server_history import ServerHistory, desired_version
 from controller.starts import StartScheduler
-from controller.status import MemoryRequirement, build_status, stopped_status
+from controller.status import MemoryRequirement, build_status
 from controller.status_cache import StatusCache
+from controller.status_reading import stopped_status
 from controller.xds.clusters import ServerEndpoints
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings

@@ -1,12 +1,13 @@
-"""Whether a held request may go on, must wait or is to be refused: what the waker decides, without HTTP.
+"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Without HTTP.
 
 A request is held for the cluster of a server or of a model name (llamesh.names). Of several servers with the name one is enough.
 
-A request is refused before its budget is over only if waiting is in vain: the engine itself said that the model or the parameters are
-bad, or no start is under way and the next one is due after the budget. A wake that fails is tried again with growing pauses for as long
-as a request waits for it.
+The story: the waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides anew after
+each one: go on, wait or refuse. The first request for a sleeping server starts one wake task for that server, however many requests are
+held; a failed wake is retried with exponential backoff as long as a request is held. A request is refused before its budget is over only
+if waiting cannot help: the failure is permanent, or no start is under way and the next one is due after the budget.
 
-Invariant: a request is let go only when Envoy has acknowledged an engine that it can reach; each held request ends within its budget.
+Invariant: a request goes on only after Envoy has acknowledged an engine. Every held request ends within its budget.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.demand import Demand
-from controller.status import is_being_removed, ready_reason, why_not_ready
 from controller.status_cache import StatusCache
+from controller.status_reading import is_being_removed, ready_reason, why_not_ready
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
@@ -29,11 +30,11 @@ from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
 DEFAULT_BUDGET = 120.0
-"""Seconds that a request may wait where the server does not say."""
+"""Seconds that a request may be held if the server's spec does not say."""
 MAX_HELD = 4096
 """Requests held at the same time, for all servers together."""
 PERMANENT_FAILURES = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
-"""Reasons for which another start of the same engine ends in the same way: nobody is made to wait for it."""
+"""Reasons of the Ready condition after which another start would fail in the same way, so that requests are refused at once."""
 _ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
 
 
@@ -91,7 +92,7 @@ class RequestHolder:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._waiting: set[asyncio.Event] = set()
-        """Set to let a held request look again."""
+        """Set to make held requests decide again."""
         self._ending = False
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._causes: dict[str, str] = {}
@@ -104,14 +105,14 @@ class RequestHolder:
             changed.set()
 
     async def close(self) -> None:
-        """Wake nobody any more."""
+        """Cancel all wake tasks."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
-        """Wait until a request for this cluster may go on. Cancelled where the client has gone.
+        """Wait until a request for this cluster may go on. Cancelled if the client has disconnected.
 
         `waited`: seconds of the budget that are spent, because it was held by a controller that died.
         """
@@ -190,7 +191,7 @@ class RequestHolder:
             self._under_way[name] = asyncio.create_task(self._wake_repeatedly(name))
 
     async def _wake_repeatedly(self, server_uuid: str) -> None:
-        """Until it succeeds, or nobody waits for the server any more."""
+        """Wake the server until that succeeds or no request is held for it."""
         failures = 0
         try:
             while True:

@@ -1,4 +1,4 @@
-"""How often an engine may be started again: at once after a single failure, with growing pauses while it goes on failing.
+"""Exponential backoff for restarts of an engine: at once after a single failure, with growing pauses while it fails again.
 
 An engine that has answered for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
 descriptor) is this machine's failure: it is tried again after a short pause, and never lengthens the pauses of the engine.

@@ -1,6 +1,6 @@
-"""What is remembered of one server between two looks, and the situation that a look sees in its light.
+"""What the controller keeps in memory of one server between two reconciliations, and the observed state that follows from it.
 
-Invariant: all of it can be lost without harm; the next looks learn it again. Nothing here acts.
+Invariant: all of it can be lost without harm; the next reconciliations learn it again. Nothing here acts.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class ServerHistory:
     restart_histories: dict[int, RestartHistory] = field(default_factory=dict)
     """How each replica has fared with the present spec."""
     draining: dict[str, float] = field(default_factory=dict)
-    """Engines that are to take no more requests, and since when."""
+    """Instances that drain, and since when."""
     loads: dict[str, EngineLoad | None] = field(default_factory=dict)
     pending_starts: dict[int, Queued | NotEnoughMemory] = field(default_factory=dict)
-    """Replicas that may not start yet, as of the last look."""
+    """Replicas whose start has to wait, as of the last reconciliation."""
     replace_in_place: set[int] = field(default_factory=set)
     """Replicas whose old engine must end before the new one has room."""
     generation: int = 0
-    """That of the spec at the last look."""
+    """Generation of the spec at the last reconciliation."""
     reconciled: tuple[int, RunState, bool] | None = None
-    """What was wanted at the last look: see `wishes`."""
+    """What was desired at the last reconciliation: see `desired_version`."""
 
     def update(self, spec_hash: str, engines: Sequence[Engine], now: float) -> list[str]:
-        """Learn what has ended and what has proved itself since the last look. The engines that have ended are returned."""
+        """Record engines that have ended or were steady since the last reconciliation. Returns the instances that have ended."""
         if self.spec_hash != spec_hash:
             self.spec_hash = spec_hash
             self.restart_histories.clear()
@@ -101,7 +101,7 @@ class ServerHistory:
         )
 
     def steady_in(self, engines: Sequence[Engine], now: float) -> float:
-        """Seconds until the next engine has proved itself after failures; infinite where none has to."""
+        """Return the seconds until an engine that failed before counts as steady; infinite if there is none."""
         proving = [
             engine.ready_since + STEADY_SECONDS - now
             for engine in engines

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the names are the contract's
-"""ControllerService: decodes, asks the store and the reconciler, encodes. What is decided is decided there."""
+"""Handlers of ControllerService: decode a request, call the store and the reconciler, encode the answer. They decide nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from controller.declared_store import DeclaredServers
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
-from controller.status import is_routable
 from controller.status_cache import StatusCache
+from controller.status_reading import is_routable
 from controller.xds.serving import ControlPlane
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings

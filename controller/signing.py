@@ -1,6 +1,6 @@
-"""The keys that Envoy verifies tokens with: asked of the gateway every few seconds, so that a rotation is noticed.
+"""Polls the gateway for the public keys that Envoy verifies tokens with, so that a key rotation reaches Envoy within seconds.
 
-Invariant: once keys are known there always are some: a gateway that is away leaves the last good ones in force.
+Invariant: once keys are known, Envoy always has some: while the gateway is away the last ones stay in force.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class SigningKeys:
         )
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling."""
         self._task.start()
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         await self._task.close()
 
     async def _ask(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from controller.actions import Decision, Start
 from controller.declared import DeclaredServer
-from controller.plan import Decision, Start
 from controller.runtimes import Engine
 from controller.server_history import ServerHistory
 from controller.starts import NotEnoughMemory, StartNow, StartScheduler

@@ -1,4 +1,4 @@
-"""Which engines may start now: not more at once than this machine can load, each only with room in memory, in a fair order.
+"""Schedules starts of engines: a limited number at the same time, each only if memory has room, in a fair order.
 
 The order: a server that requests wait for and that has no engine yet goes first, then whoever has waited longest. A start without room
 is passed over and takes nobody's turn; it is decided anew whenever something changes. `decide` is pure; `Starts` remembers who waits.

@@ -1,29 +1,29 @@
-"""Says how a server is: state, conditions with reasons, replicas. Pure, like the plan it speaks of.
+"""Builds the status of a server from its desired and observed state: state, conditions with reasons, replicas. Pure.
 
-Invariant: the same situation gives the same words; only a condition whose status changed gets a new transition time.
+Invariant: the same input gives the same text, and only a condition whose status changed gets a new transition time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.declared import DeclaredServer, RunState
 from controller.model_files import Availability, ModelFile
-from controller.plan import Desired, ObservedEngine, ObservedState
+from controller.plan import Desired, ObservedState
+from controller.replica_status import replica_entries
 from controller.runtimes import EnginePhase, Liveness
 from controller.starts import NotEnoughMemory
+from controller.status_reading import BEING_REMOVED, CONDITION_TRUE
 from llamesh.runtime_parameters import flags
 from llamesh.sizes import size
 from llamesh.v1 import server_pb2
-from llamesh.v1.server_pb2 import Condition, Replica, Server
+from llamesh.v1.server_pb2 import Condition, Server
 
-_TRUE = server_pb2.CONDITION_STATUS_TRUE
+_TRUE = CONDITION_TRUE
 _FALSE = server_pb2.CONDITION_STATUS_FALSE
 _UNKNOWN = server_pb2.CONDITION_STATUS_UNKNOWN
 _OUT_OF_MEMORY = "OutOfMemory"
-_GOING = "Stopping"
 _NO_MODEL = {
     Availability.MISSING: "ModelNotFound",
     Availability.CORRUPT: "ModelCorrupt",
@@ -77,7 +77,7 @@ def build_status(
         ready_replicas=view.serving if state.envoy_connected else 0,
         runtime_params=flags(declared.spec.parameters),
         spec=declared.spec,
-        replica_statuses=view.replicas(),
+        replica_statuses=replica_entries(desired, state, view.running, view.doubtful),
         generation=declared.generation,
         observed_generation=observed_generation,
         etag=declared.etag,
@@ -102,39 +102,6 @@ def build_status(
     return server
 
 
-def stopped_status(last: Server, now: datetime) -> Server:
-    """The last word about a server that was removed."""
-    server = Server()
-    server.CopyFrom(last)
-    server.state = server_pb2.SERVER_STATE_STOPPED
-    server.ready_replicas = 0
-    del server.replica_statuses[:]
-    del server.conditions[:]
-    server.update_time.FromDatetime(now)
-    return server
-
-
-def is_being_removed(server: Server) -> bool:
-    """Whether a server is being removed, rather than falling asleep."""
-    return any(condition.type == "Ready" and condition.reason == _GOING for condition in server.conditions)
-
-
-def ready_reason(server: Server) -> str:
-    """Why not every engine answers, in one word."""
-    return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
-
-
-def is_routable(server: Server, generation: int) -> bool:
-    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
-    routable = any(condition.type == "Routable" and condition.status == _TRUE for condition in server.conditions)
-    return routable and server.observed_generation >= generation
-
-
-def why_not_ready(server: Server) -> str:
-    """Why not every engine answers, for people."""
-    return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")
-
-
 def _set_next_start(server: Server, seconds: float | None, previous: Server | None, now: datetime) -> None:
     """Note the moment, the same as before if it is the same but for the grain of the clock."""
     if seconds is None:
@@ -151,17 +118,17 @@ class _StatusBuilder:
         self._desired = desired
         self._state = state
         self._model = model
-        self._running = [observed for observed in state.engines if observed.engine.phase is not EnginePhase.ENDED]
-        serving = [observed for observed in self._running if state.serves(observed)]
+        self.running = [observed for observed in state.engines if observed.engine.phase is not EnginePhase.ENDED]
+        serving = [observed for observed in self.running if state.serves(observed)]
         self.serving = len(
             {observed.engine.replica for observed in serving if observed.engine.replica < desired.engine_count}
         )
         self._replacing = any(observed.engine.spec_hash != desired.spec_hash for observed in serving)
         restart_histories = [state.restart_history(replica) for replica in range(desired.engine_count)]
         self._worst = max(restart_histories, key=lambda history: history.failures, default=None)
-        self._doubtful = [
+        self.doubtful = [
             observed
-            for observed in self._running
+            for observed in self.running
             if observed.engine.phase is EnginePhase.READY and observed.engine.liveness is not Liveness.ALIVE
         ]
 
@@ -170,12 +137,12 @@ class _StatusBuilder:
         if self._desired.removing:
             return server_pb2.SERVER_STATE_STOPPING
         if not self._desired.engine_count:
-            return server_pb2.SERVER_STATE_STOPPING if self._running else server_pb2.SERVER_STATE_SLEEPING
+            return server_pb2.SERVER_STATE_STOPPING if self.running else server_pb2.SERVER_STATE_SLEEPING
         if self.serving and not self._state.envoy_connected:
             return server_pb2.SERVER_STATE_STARTING
         if self.serving == self._desired.engine_count and not self._failing:
             return server_pb2.SERVER_STATE_READY
-        if self.serving or self._doubtful:
+        if self.serving or self.doubtful:
             return server_pb2.SERVER_STATE_DEGRADED
         if self._failing or self._model.availability in (Availability.MISSING, Availability.CORRUPT):
             return server_pb2.SERVER_STATE_FAILING
@@ -184,7 +151,7 @@ class _StatusBuilder:
     def next_start_in(self) -> float | None:
         """Seconds until a failed engine may be started again; None if none failed, or one is starting or answers."""
         if (
-            any(observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY) for observed in self._running)
+            any(observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY) for observed in self.running)
             or not self._worst
         ):
             return None
@@ -197,7 +164,7 @@ class _StatusBuilder:
         """Whether every wanted engine answers."""
         wanted = self._desired.engine_count
         if self._desired.removing:
-            return _ConditionValue(_FALSE, _GOING, "the server is being stopped")
+            return _ConditionValue(_FALSE, BEING_REMOVED, "the server is being stopped")
         if not wanted:
             why = "it was told to" if self._desired.run_state is RunState.ASLEEP_REQUESTED else "no request came"
             return _ConditionValue(_FALSE, "Asleep", f"asleep, because {why}; the next request wakes it")
@@ -210,8 +177,8 @@ class _StatusBuilder:
         so_far = f"{self.serving} of {wanted} engines answer"
         if self._model.availability in _NO_MODEL:
             return _ConditionValue(_FALSE, _NO_MODEL[self._model.availability], f"{so_far}: {self._model.message}")
-        if self._doubtful:
-            engine = min((observed.engine for observed in self._doubtful), key=lambda engine: engine.replica)
+        if self.doubtful:
+            engine = min((observed.engine for observed in self.doubtful), key=lambda engine: engine.replica)
             return _ConditionValue(
                 _FALSE, _DOUBTS[engine.liveness], f"{so_far}; replica {engine.replica}: {engine.liveness_message}"
             )
@@ -228,7 +195,7 @@ class _StatusBuilder:
     def progressing(self) -> _ConditionValue:
         """Whether something is under way."""
         if self._desired.removing or not self._desired.engine_count:
-            if self._running:
+            if self.running:
                 return _ConditionValue(_TRUE, "Draining", "running requests are finished")
             return _ConditionValue(_FALSE, "Stable", "nothing runs, as it should be")
         if self._no_room:
@@ -249,7 +216,7 @@ class _StatusBuilder:
     def model_available(self) -> _ConditionValue:
         """Whether the model's file is there."""
         availability = self._model.availability
-        if availability is Availability.AVAILABLE or (availability is Availability.UNKNOWN and self._running):
+        if availability is Availability.AVAILABLE or (availability is Availability.UNKNOWN and self.running):
             return _ConditionValue(_TRUE, "Located", "the model's file is on this machine")
         if availability in (Availability.MISSING, Availability.CORRUPT):
             return _ConditionValue(_FALSE, _NO_MODEL[availability], self._model.message)
@@ -285,48 +252,6 @@ class _StatusBuilder:
         return _ConditionValue(
             _FALSE, "NotAcknowledged", "Envoy has not yet said that it routes requests for this server"
         )
-
-    def replicas(self) -> Sequence[Replica]:
-        """One entry an engine; and one for a replica that waits for its next start."""
-        entries = [
-            self._replica(observed) for observed in sorted(self._running, key=lambda observed: observed.engine.replica)
-        ]
-        present = {entry.index for entry in entries}
-        for index in range(self._desired.engine_count):
-            history = self._state.restart_history(index)
-            if index not in present and history.restarts:
-                entries.append(
-                    Replica(
-                        index=index,
-                        state=server_pb2.REPLICA_STATE_BACKOFF,
-                        restarts=history.restarts,
-                        message=history.message,
-                    )
-                )
-        return sorted(entries, key=lambda entry: entry.index)
-
-    def _replica(self, observed: ObservedEngine) -> Replica:
-        history = self._state.restart_history(observed.engine.replica)
-        draining = observed.engine.phase is EnginePhase.STOPPING or observed.draining_since is not None
-        state, message = server_pb2.REPLICA_STATE_STARTING, "the model is being loaded"
-        if draining:
-            state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
-        elif observed in self._doubtful:
-            # As with one that drains: it gets no new requests, and may finish those that it has.
-            state, message = server_pb2.REPLICA_STATE_DRAINING, observed.engine.liveness_message
-        elif self._state.serves(observed) and self._state.envoy_connected:
-            state, message = server_pb2.REPLICA_STATE_READY, history.summary
-        elif observed.engine.phase is EnginePhase.READY:
-            message = "Envoy has not acknowledged it yet"
-        entry = Replica(
-            index=observed.engine.replica,
-            state=state,
-            instance=observed.engine.process,
-            restarts=history.restarts,
-            message=message,
-        )
-        entry.start_time.FromDatetime(observed.engine.start_time)
-        return entry
 
     @property
     def _no_room(self) -> NotEnoughMemory | None:

@@ -1,7 +1,7 @@
-"""The latest word on every server, and who waits for the next. What is written here is what others see.
+"""Cache of the latest status of every server, with watches. Everyone but the reconciler reads servers here.
 
-Invariant: a watcher sees every server's latest state sooner or later and never an older one after a newer one; a slow
-watcher costs one entry a server, not one a change.
+Invariant: a watcher sees the latest status of every server eventually, and never an older one after a newer one. A slow watcher costs
+one entry for each server, not one for each change.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class _Watcher:
 
 
 class StatusCache:
-    """The servers as they are. All methods belong to one event loop."""
+    """The statuses by server. All methods belong to one event loop."""
 
     def __init__(self) -> None:
         self.synced = asyncio.Event()
-        """Set once every declared server has been looked at."""
+        """Set once every declared server has been reconciled."""
         self._servers: dict[str, Server] = {}
         self._removed: dict[str, Server] = {}
         self._watchers: set[_Watcher] = set()
@@ -33,15 +33,15 @@ class StatusCache:
         self._by_name: dict[str, set[str]] = {}
 
     def get(self, server_uuid: str) -> Server | None:
-        """The latest state; None for a server that is not declared, or not yet looked at."""
+        """Return the latest status; None if the server is not declared or was not reconciled yet."""
         return self._servers.get(server_uuid)
 
     def all(self) -> list[Server]:
-        """All servers, in no order."""
+        """Return all servers, in no order."""
         return list(self._servers.values())
 
     def put(self, server: Server) -> None:
-        """Write a server's state; nobody is told where it is the same as before."""
+        """Store a server's status and notify watchers if it has changed."""
         before = self._servers.get(server.server_uuid)
         if before == server:
             return
@@ -52,7 +52,7 @@ class StatusCache:
         self._tell(server.server_uuid)
 
     def remove(self, server: Server) -> None:
-        """Take a server away, leaving its last state for those who watch."""
+        """Remove a server. Watchers still get its last status."""
         if before := self._servers.pop(server.server_uuid, None):
             self._leave_name(before)
         if self._watchers:
@@ -60,13 +60,13 @@ class StatusCache:
         self._tell(server.server_uuid)
 
     def named(self, model_name: str) -> list[Server]:
-        """The servers of a model name, the oldest first."""
+        """Return the servers of a model name, the oldest first."""
         servers = [self._servers[name] for name in self._by_name.get(model_name, ())]
         return sorted(servers, key=lambda server: (server.create_time.ToNanoseconds(), server.server_uuid))
 
     @contextmanager
     def listen(self, server_uuids: Iterable[str]) -> Iterator[asyncio.Event]:
-        """An event that is set whenever one of these servers changes; clear it before you look."""
+        """Yield an event that is set whenever one of these servers changes. Clear it before you read the status."""
         names = list(server_uuids)
         changed = asyncio.Event()
         for name in names:
@@ -80,7 +80,7 @@ class StatusCache:
                     del self._listeners[name]
 
     async def until(self, server_uuid: str, condition: Callable[[Server | None], bool], timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait until a server's state fulfils the condition; False where it does not within `timeout` seconds."""
+        """Wait until a server's status fulfils the condition; False if it does not within `timeout` seconds."""
         with self.listen((server_uuid,)) as changed:
             try:
                 async with asyncio.timeout(timeout):
@@ -92,7 +92,7 @@ class StatusCache:
         return True
 
     async def watch(self) -> AsyncIterator[WatchServersResponse]:
-        """The present servers, `synced`, then every change, coalesced."""
+        """Yield the present servers, `synced`, then every change. Changes of one server are coalesced."""
         await self.synced.wait()
         watcher = _Watcher(self._servers)
         self._watchers.add(watcher)
@@ -111,7 +111,7 @@ class StatusCache:
             self._forget_removed()
 
     def _take(self, watcher: _Watcher) -> list[WatchServersResponse]:
-        """What has changed, each at its latest state."""
+        """Return what has changed, each server with its latest status."""
         responses = []
         for name in watcher.changed:
             if name in self._servers:
@@ -136,7 +136,7 @@ class StatusCache:
             event.set()
 
     def _forget_removed(self) -> None:
-        """Last states are kept as long as a watcher has yet to hear of them."""
+        """Drop the last statuses of removed servers that every watcher has got."""
         for name in list(self._removed):
             if not any(name in watcher.changed for watcher in self._watchers):
                 del self._removed[name]

@@ -1,11 +1,10 @@
-"""The endpoint of last resort of every server: Envoy comes here while no engine is ready, and for the list of models.
+"""HTTP server that Envoy falls back to while a server has no ready engine: it wakes the server and holds the request.
 
-An HTTP/1.1 server on a Unix socket that only Envoy reaches. A request comes without its body (Envoy keeps it and sends it to the engine
-itself); what is decided here is when that may be. See `waking`. Nothing is executed here, so a request that is lost with this process is
-sent to the next one: see envoy/listeners/held.yaml.
+The story: Envoy sends the head of a request over a Unix socket and keeps the body. The `RequestHolder` decides when the request may go
+on; the answer of the waker makes Envoy retry it at the engine. The waker also answers the lists of models. It executes nothing, so Envoy
+may send a request that was lost with this process to the next one (envoy/listeners/held.yaml).
 
-Invariant: the lists show what the caller may use and nothing else. What that is, Envoy says with each request; where it says nothing,
-nothing is shown.
+Invariant: a list shows only what the caller may use, which Envoy tells in a header of each request. Without that header it is empty.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
-from controller.status import is_being_removed
 from controller.status_cache import StatusCache
+from controller.status_reading import is_being_removed
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private

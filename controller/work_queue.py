@@ -1,6 +1,9 @@
-"""Which servers are to be looked at. A server waits here at most once, and is never looked at twice at the same time.
+"""Work queue of server ids that must be reconciled. An id waits at most once and is never reconciled twice at the same time.
 
-Level-triggered: an entry says "look", never what happened, so entries can be merged, repeated and lost to a later one without harm.
+The story: events call `add`, timers call it through `add_after`, and a fixed number of workers take ids and await `reconcile`. An id that
+is added while it is being reconciled is queued again afterwards. A failure is logged and retried with exponential backoff for that id.
+
+Invariant: entries are level-triggered. They do not say what happened, so they can be merged and repeated.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from llamesh.kit.logs import log
 
 FIRST_RETRY = 0.2
-"""Seconds before a look that failed is tried again; doubled each time."""
+"""Seconds before a failed reconciliation is retried; doubled each time."""
 LONGEST_RETRY = 10.0
 
 
 class WorkQueue:
-    """Looks at each name that is added, several names side by side."""
+    """Reconciles each name that is added, several names concurrently."""
 
     def __init__(self, reconcile: Callable[[str], Awaitable[None]], workers: int = 16) -> None:
         self._reconcile = reconcile
@@ -30,11 +33,11 @@ class WorkQueue:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the workers."""
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
 
     async def close(self) -> None:
-        """Stop looking; looks under way are cut short."""
+        """Stop the workers and cancel what they are doing."""
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
@@ -42,7 +45,7 @@ class WorkQueue:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def add(self, name: str) -> None:
-        """Look at a name soon; once more where it is being looked at now."""
+        """Queue a name; if it is being reconciled now, queue it again afterwards."""
         if name in self._in_work:
             self._again.add(name)
         elif name not in self._waiting:
@@ -50,7 +53,7 @@ class WorkQueue:
             self._ready.put_nowait(name)
 
     def add_after(self, name: str, seconds: float) -> None:
-        """Look at a name after so many seconds; an earlier such wish for it is replaced."""
+        """Queue a name after so many seconds. An earlier timer of the name is replaced."""
         if timer := self._timers.pop(name, None):
             timer.cancel()
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_ended, name)
@@ -71,7 +74,7 @@ class WorkQueue:
                 self._failures.pop(name, None)
             except Exception as error:
                 failures = self._failures[name] = self._failures.get(name, 0) + 1
-                log.error("look failed", server=name, failures=failures, exc_info=error)
+                log.error("reconciliation failed", server=name, failures=failures, exc_info=error)
                 self.add_after(name, min(FIRST_RETRY * 2 ** min(failures - 1, 10), LONGEST_RETRY))
             finally:
                 self._in_work.discard(name)

@@ -1,9 +1,12 @@
 """`python -m engine SPEC.json`: one engine, from its start to its end.
 
-Supervises llama.cpp as its only child: starts it, says when it is ready, lets running requests finish on SIGINT, and explains a
-failure. Without a supervisor SIGTERM does the same, and a second signal ends it at once; with one, SIGTERM is ignored
-(llamesh/shutdown.py) and only the end of the lifeline or SIGKILL ends it at once. `python -m engine --check` says which
-llama.cpp would be used. Exit codes: 0, or those of `engine.failure.Reason`.
+The story: this process checks the spec, starts llama.cpp as its only child, and polls /health until llama.cpp is ready. Then it waits for
+one of two events: llama.cpp ends (the failure is explained and published), or a signal or the end of the lifeline asks it to stop. To stop
+it renames the socket so that no new client connects, waits until llama.cpp is idle or the grace is over, and ends llama.cpp.
+
+SIGINT asks to stop. Without a supervisor SIGTERM does too, and a second signal stops at once; with a supervisor SIGTERM is ignored
+(llamesh/shutdown.py), and only the end of the lifeline or SIGKILL stops at once. `python -m engine --check` prints which llama.cpp would
+be used. Exit codes: 0, or a value of `engine.failure.FailureReason`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import devices
 from engine.child import Child
 from engine.cores import threads
 from engine.endpoint import Endpoint
@@ -38,7 +42,7 @@ _UNUSED_DRAFT = (
 
 
 class StopRequest:
-    """The wish to stop: first in peace, then at once."""
+    """A request to stop: first after running requests have finished, then at once."""
 
     def __init__(self, *, repeated_is_forced: bool) -> None:
         self._repeated_is_forced = repeated_is_forced
@@ -46,13 +50,13 @@ class StopRequest:
         self.forced = asyncio.Event()
 
     def ask(self) -> None:
-        """A signal came."""
+        """Handle a signal."""
         if self.asked.is_set() and self._repeated_is_forced:
             self.forced.set()
         self.asked.set()
 
     def force(self) -> None:
-        """The mesh is gone: nobody waits for the answers any more."""
+        """Stop at once, because the mesh has ended and no client waits for answers."""
         self.asked.set()
         self.forced.set()
 
@@ -119,7 +123,7 @@ async def _live(
     ready.cancel()
     if ended.done():
         return _fail(state, explain(ended.result(), child.log), child.log)
-    # Clients may have found out that it is ready before our own question, and we never do if the socket's path is gone.
+    # Clients may use llama.cpp before the readiness poll has seen it, and the poll never sees it if the socket's path was removed.
     if was_ready or await endpoint.serves(child.pid):
         await _drain(spec, endpoint, child, stop, state)
     else:
@@ -204,13 +208,14 @@ def check(environment: Mapping[str, str]) -> int:
     """Print which llama.cpp would be used, or why none can be and the remedy, as JSON."""
     try:
         program, words = find_program(environment)
+        found = devices.of(program, environment)
         if program is None:
             from engine.embedded import library
 
             words = f"{words} (xllamacpp {library().__version__})"
     except EngineError as failure:
         return _answer(failure.reason.value, {"usable": False, "engine": "", "problem": str(failure)})
-    return _answer(0, {"usable": True, "engine": words, "problem": ""})
+    return _answer(0, {"usable": True, "engine": words, "problem": "", "devices": found})
 
 
 def _answer(exit_code: int, document: Mapping[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""llama.cpp as a child process: started so that it cannot outlive us, its log kept and passed on.
+"""Runs llama.cpp as a child process that cannot outlive this one, and keeps and forwards its log.
 
 Invariant: from the moment `start` returns, the death of this process by whatever means ends the child (on Linux by the
 kernel; elsewhere by the end of the pipe that the embedded engine reads).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -18,15 +17,14 @@ from collections.abc import Mapping, Sequence
 
 from engine.failure import EngineError, FailureReason
 from llamesh.shutdown import STOP
+from llamesh.tether import kill_with_parent
 
 LOG_LINES = 40
 """Lines of llama.cpp's log that are kept to explain a failure."""
 _STOP_SECONDS = 3.0
 """How long llama.cpp may take to end once nothing runs in it."""
-_PR_SET_PDEATHSIG = 1
 _OOM_SCORE = b"500"
 """An engine that takes all memory is killed and started again; without this the kernel might kill Envoy or a database instead."""
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Child:
@@ -114,8 +112,9 @@ class Child:
 
 def _die_with(parent: int) -> None:
     """In the child, before it becomes llama.cpp: ask the kernel to kill it when our process dies, and first when memory runs out."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            kill_with_parent()
         with contextlib.suppress(OSError):
             score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
             os.write(score, _OOM_SCORE)

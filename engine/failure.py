@@ -1,6 +1,6 @@
-"""Why an engine is not running, in a form that programs can branch on and people can act on.
+"""Reasons for which an engine does not run, with an exit code for programs and a sentence with a remedy for people.
 
-Invariant: every way an engine ends badly has exactly one `Reason`, one exit code and a sentence that says what to do.
+Invariant: every way an engine ends badly has exactly one `FailureReason`, one exit code and a sentence that says what to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The duplicate of llama.cpp's listening socket, which the supervising process keeps and gives to the mesh.
+"""Keeps a duplicate of llama.cpp's listening socket and hands another one to the controller.
 
 llama.cpp may die at any moment, with requests in the backlog of its socket that it has not accepted. The duplicate keeps them; when
 llama.cpp is gone they are answered so that Envoy sends them elsewhere. The mesh's controller holds another one, because this process may

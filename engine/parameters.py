@@ -1,4 +1,4 @@
-"""The parameters that an engine is told, as its spec carries them, typed and completed for this machine."""
+"""Decodes the runtime parameters of a spec and completes them with defaults for this machine."""
 
 from __future__ import annotations
 

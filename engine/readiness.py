@@ -1,4 +1,4 @@
-"""From started to ready, and from busy to idle: the two waits in an engine's life.
+"""Waits until an engine is ready, and until it is idle.
 
 Invariant: neither wait is a guess about time. Ready is what /health says; idle is what `llamesh.kit.occupancy` says.
 """

@@ -1,4 +1,4 @@
-"""What one engine is told: the JSON file that `python -m engine` reads.
+"""The spec of one engine: the JSON file that `python -m engine` reads.
 
 Invariant: an `EngineSpec` is complete and consistent, so that nothing below it checks again; parameters stay as they were
 sent (ProtoJSON of `llamesh.v1.RuntimeParameters`) until `engine.parameters` types them.

@@ -1,4 +1,4 @@
-"""The engine's state, as others see it: one small JSON file, replaced in one step.
+"""The state file of an engine: one small JSON document, replaced atomically.
 
 The file outlives both the engine and a controller that is restarted, so it, not a pipe, is where the reason of a failure is
 found. Invariant: a reader finds a whole document or none.

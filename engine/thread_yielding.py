@@ -1,4 +1,4 @@
-"""Gives way where other processes need the cores: what the kernel counts for this process, and how its threads are arranged.
+"""Yields cores to other processes: reads the kernel's counters of this process and moves its threads.
 
 What is decided stands in engine/thread_placement.py. Invariant: what cannot be counted or set leaves the threads as they are.
 """

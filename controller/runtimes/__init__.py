@@ -1,7 +1,6 @@
-"""Where engines run. A runtime starts and ends single engines and says what there is; what should be is decided elsewhere.
+"""The runtime protocol: starts, stops and lists single engines. What should run is decided in `controller.plan`.
 
-Invariant: everything a runtime knows it can find again after the controller was killed; nothing that it does needs to be
-remembered by the caller.
+Invariant: a runtime finds all its engines again after the controller was killed; callers need not remember anything.
 """
 
 from __future__ import annotations

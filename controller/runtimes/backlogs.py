@@ -1,4 +1,4 @@
-"""Duplicates of the engines' listening sockets, held so that what waits in them outlives an engine that is killed as a whole.
+"""Holds duplicates of the engines' listening sockets, so that connections in an engine's backlog outlive an engine that is killed.
 
 An engine's own supervising process does the same for llama.cpp (engine/listener.py); this is for its own death. A controller that starts
 takes the duplicates anew from the engines that it adopts.

@@ -1,7 +1,12 @@
-"""One engine of this machine from its start to its end: one task sees it through, whatever fails on the way.
+"""Supervises one engine process of this machine from its start, or its adoption, to its end.
 
-Invariant: from `start` or `adopt` until the engine is ENDED, its end is waited for and its liveness is probed. A failure of our own (a full
-disk, no free descriptor) is never held against the engine, and never ends the watching.
+The story: `start` spawns the process in a task, `adopt` takes over one that runs. That task waits for the end of the process; beside it a
+background task probes: /health until the engine is ready, then the counters of its inference loop. Each probe goes to the pure functions
+of `liveness`, and their assessment may kill the engine. Every change calls `changed`, which queues a reconciliation. Probes and `load`
+share one lock, because llama.cpp would count a second connection of this process as a client.
+
+Invariant: until the engine is ENDED, its end is awaited and its liveness is probed. A failure of this process (a full disk, no free
+descriptor) is never held against the engine and never ends the supervision.
 """
 
 from __future__ import annotations
@@ -11,16 +16,19 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from controller.runtimes import CANNOT_START, EngineExit, EngineLoad, EnginePhase, Liveness, probe
 from controller.runtimes.backlogs import Backlogs
+from controller.runtimes.clients import connected_clients
+from controller.runtimes.exits import explain_exit
 from controller.runtimes.liveness import (
     SILENT,
     Assessment,
     ProbeHistory,
     ProbeResult,
+    ProbeSettings,
     assess,
     assess_loading,
     with_probe,
@@ -31,7 +39,7 @@ from controller.runtimes.records import EngineRecord, EngineRecords, with_proces
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
-from llamesh.processes import ProcessId, exit_words
+from llamesh.processes import ProcessId
 from llamesh.shutdown import STOP
 
 _FIRST_READY_POLL = 0.02
@@ -40,19 +48,6 @@ _LONGEST_READY_POLL = 0.5
 _LOADING_PROBE_SECONDS = 2.0
 _KILL_MARGIN = 2.0
 """Beyond the grace: the engine itself cuts off what still runs when the grace is over."""
-_CLOSING_SECONDS = 0.005
-_CLOSING_TRIES = 3
-"""A connection of our own that we have closed may count for so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeSettings:
-    """What an engine is held to."""
-
-    probe_seconds: float
-    """How often an engine that is ready is asked."""
-    stall_seconds: float
-    """See `controller.runtimes.liveness.patience`."""
 
 
 class EngineProcess:
@@ -141,14 +136,16 @@ class EngineProcess:
             try:
                 counters = await probe.counters(str(self.socket))
             except probe.UnreachableError:
-                connections = await self._connections()
+                connections = await connected_clients(self._table, self.socket, self.record.process)
                 return None if connections is None else EngineLoad(is_busy(0, connections), self._probes.work or 0.0)
             except OSError as error:
                 log.warning("cannot ask an engine", instance=self.record.instance, error=str(error))
                 return None
             if counters is None:
                 return None
-            connections = None if counters.requests else await self._connections()
+            connections = (
+                None if counters.requests else await connected_clients(self._table, self.socket, self.record.process)
+            )
             return EngineLoad(is_busy(counters.requests, connections), counters.work)
 
     async def ended(self) -> None:
@@ -191,7 +188,9 @@ class EngineProcess:
             code = await self._exit_code(wait)
         finally:
             await watch.close()
-        self._end(self._explained(code))
+        self._end(
+            explain_exit(code, self.record.stopping, self._records.explanation(self.record.instance), self.assessment)
+        )
 
     async def _exit_code(self, wait: Callable[[], Awaitable[int | None]]) -> int | None:
         try:
@@ -280,19 +279,6 @@ class EngineProcess:
         before, self._stats = self._stats, llama_stats(self.record.process)
         return self._stats is not None and self._stats.idle_since(before)
 
-    async def _connections(self) -> int | None:
-        """Clients that are connected. One question of our own is under way at most, and it is over."""
-        llama = llama_stats(self.record.process)
-        if llama is None:
-            return None
-        found = await self._table.clients(self.socket, llama.pid)
-        for _ in range(_CLOSING_TRIES):
-            if not found:
-                break
-            await asyncio.sleep(_CLOSING_SECONDS)
-            found = await self._table.clients(self.socket, llama.pid)
-        return found
-
     def _end(self, ended: EngineExit) -> None:
         if self._kill:
             self._kill.cancel()
@@ -308,19 +294,6 @@ class EngineProcess:
             message=ended.message,
         )
         self._changed(self.record.server_uuid)
-
-    def _explained(self, code: int | None) -> EngineExit:
-        requested = self.record.stopping
-        left = self._records.explanation(self.record.instance)
-        if left is not None:
-            return EngineExit("".join(word.capitalize() for word in left[0].split("_")), left[1], requested)
-        if self.assessment.liveness is Liveness.STUCK:
-            return EngineExit("InferenceStuck", f"the engine was killed: {self.assessment.message}", requested)
-        if code is not None and code < 0:
-            return EngineExit("EngineKilled", f"the engine {exit_words(code)}", requested)
-        if code:
-            return EngineExit("EngineExited", f"the engine {exit_words(code)}", requested)
-        return EngineExit("EngineExited", "the engine ended" if requested else "the engine ended by itself", requested)
 
     def _kill_after(self, grace: float) -> None:
         def kill() -> None:

@@ -1,4 +1,4 @@
-"""The log of each replica: one file, of bounded length, that goes on through restarts.
+"""Log files of engines: one file of bounded length for each replica, continued across restarts.
 
 The engine itself holds the file open for appending, so its words are kept while no controller runs. When a file has grown too long
 its newer half is kept and the rest is cut off in place.

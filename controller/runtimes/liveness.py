@@ -1,4 +1,4 @@
-"""Whether an engine that was ready still lives: decided from what probes saw, one after the other. Pure.
+"""Liveness probe of an engine that was ready: decides from the results of consecutive probes whether it still makes progress. Pure.
 
 A probe asks llama.cpp for its counters, which its inference loop answers. Three things count against an engine, each only until the loop
 answers and its counters move again:
@@ -42,6 +42,16 @@ KNOWN_BATCHES = 30.0
 """Batches that an engine of known speed may miss; the setting is the upper bound."""
 KNOWN_LEAST = 60.0
 """Seconds that it may take at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """How an engine is probed."""
+
+    probe_seconds: float
+    """Seconds between two probes of a ready engine."""
+    stall_seconds: float
+    """See `patience`."""
 
 
 @dataclass(frozen=True, slots=True)

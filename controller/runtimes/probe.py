@@ -1,4 +1,4 @@
-"""What an engine says of itself over HTTP on its Unix socket: is it ready, and what does it count."""
+"""Probes an engine over HTTP on its Unix socket: readiness and counters."""
 
 from __future__ import annotations
 

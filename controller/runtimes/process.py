@@ -23,9 +23,10 @@ from controller.footprint import MachineMemory
 from controller.model_files import Availability, ModelFile, ModelFiles
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
-from controller.runtimes.engine_process import EngineProcess, ProbeSettings
+from controller.runtimes.engine_process import EngineProcess
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.environment import engine_environment
+from controller.runtimes.liveness import ProbeSettings
 from controller.runtimes.machine_memory import RecentMemory
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from controller.runtimes.start_limit import default_limit
@@ -165,7 +166,7 @@ class ProcessRuntime:
             self._records.remove(instance)
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Ask an engine how busy it is; None where it does not say."""
+        """Ask an engine how busy it is; None if it does not answer."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
 
@@ -209,7 +210,7 @@ class ProcessRuntime:
         log.info("engine adopted", server=record.server_uuid, instance=record.instance, pid=record.pid)
 
     async def _end_orphan(self, instance: str, process: ProcessId) -> None:
-        """An engine whose record is lost: nobody knows any more what it was started with, so it is replaced."""
+        """End an engine whose record is lost. What it was started with is not known, so the reconciler replaces it."""
         log.warning("an engine has lost its record and is ended", instance=instance, pid=process.pid)
         engine = self._engines[instance] = self._new_engine(orphan_record(instance, process))
         await engine.adopt(self._grace)
@@ -234,7 +235,7 @@ class ProcessRuntime:
         output = self._logs.open(spec.server_uuid, spec.replica)
         try:
             return await asyncio.create_subprocess_exec(
-                # -P: a folder called `engine` where the mesh was started is not ours; -m finds ours through PYTHONPATH.
+                # -P ignores a folder called `engine` in the working directory; -m finds the package through PYTHONPATH.
                 *(sys.executable, "-P", "-m", "engine", str(self._records.spec(record.instance))),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,

@@ -1,4 +1,4 @@
-"""Waiting for the end of a process that need not be our child: an engine may have been started by a controller before us."""
+"""Waits for the end of a process that is not a child of this one, such as an engine that an earlier controller started."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the system says of an engine's llama.cpp from outside: its process, the processor time that it used, what its threads do.
+"""Reads the kernel's statistics of an engine's llama.cpp: its process, its processor time and the states of its threads.
 
-Invariant: nothing is asked of the engine itself, so a hung one is seen too. Without /proc nothing is known, and None says so.
+Invariant: the engine itself is not asked, so a hung engine is seen too. Without /proc the result is None.
 """
 
 from __future__ import annotations

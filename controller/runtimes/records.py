@@ -1,4 +1,4 @@
-"""What survives the controller: one small JSON file an engine, written before the engine is started.
+"""Records of engines that outlive the controller: one small JSON file for each engine, written before the engine is started.
 
 Invariant: a record is replaced in one step; one that cannot be read counts as none. The directory and each of its files may vanish or be
 damaged at any time: what is written next makes them anew.
@@ -147,7 +147,7 @@ class EngineRecords:
         return found
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
-        """The reason and the message that an engine left behind when it failed; None where it did not."""
+        """The reason and the message that an engine left behind when it failed; None if it did not fail."""
         said = self._said(instance)
         if said.get("phase") == "failed":
             return str(said.get("reason", "")), str(said.get("message", ""))

@@ -1,6 +1,6 @@
-"""What the Lua filters know of those who call without a token: metadata for envoy/lua/callers.lua and without_token.lua.
+"""Metadata for the Lua filters that decide about callers without a token: envoy/lua/callers.lua and without_token.lua.
 
-Invariant: the inference listener and the management listeners are told the same about origins and host names.
+Invariant: the inference listener and the management listeners get the same origins and host names.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from controller.xds.public_api import PublicApi
 
 
 def known(origins: Iterable[str], hosts: Iterable[str], addresses: Iterable[str]) -> dict[str, bool]:
-    """Who may call: web pages of these origins, and everybody under one of these host names, or under any address where the mesh listens
-    on more than the loopback interface (`addresses`)."""
+    """Return who may call without a token: web pages of these origins, and all callers under one of these host names. If the mesh
+    listens on more than the loopback interface (`addresses`), also all callers under an IP address."""
     told = {f"origin {origin}": True for origin in origins} | {f"host {host}": True for host in hosts}
     return told | {"any address": True} if any(not _is_loopback(each) for each in addresses) else told
 
 
 def open_calls(api: PublicApi, open_services: Iterable[str]) -> dict[str, bool]:
-    """Calls that anybody may make under any host name: they need no token and only read. Load balancers and verifiers of tokens do."""
+    """Return the calls that need no token and no known host name, because they only read: for load balancers and verifiers of tokens."""
     told = {f"open /{service}/": True for service in open_services}
     for method in api.methods:
         if method.anonymous and method.reads:
@@ -30,5 +30,5 @@ def open_calls(api: PublicApi, open_services: Iterable[str]) -> dict[str, bool]:
 def _is_loopback(address: str) -> bool:
     try:
         return ip_address(address).is_loopback
-    except ValueError:  # Envoy says so
+    except ValueError:  # Envoy refuses such an address
         return False

@@ -1,11 +1,11 @@
-"""What Envoy is told about the tokens that it must ask Admission about: a digest of ids whose size does not follow their number.
+"""Digest of the ids that Envoy must ask Admission about. Its size is bounded, however many ids there are.
 
-A blocked Bloom filter. An id's hash names one bucket and four bits in it; an id whose four bits are set is asked about. The hash is
-FNV-1a with 32 bits, the same as in envoy/lua/asked.lua; both are held against tests/unit/digest_vectors.json. A bucket is text, because
-Envoy's metadata is: each character holds six bits and is one of the 64 from "0" on.
+It is a blocked Bloom filter. The hash of an id selects one bucket and four bits in it; Envoy asks about an id if its four bits are set.
+The hash is 32-bit FNV-1a, the same as in envoy/lua/asked.lua; tests/unit/digest_vectors.json checks both. A bucket is a text, because
+Envoy's metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
 
-Invariant: every id that is in is asked about. One that is not costs a question at times: 0.1 % with twelve bits for each id, more
-beyond `MOST_BUCKETS`, and Admission answers it by what is true.
+Invariant: Envoy asks about every id of the digest. It also asks about 0.1 % of the other ids with twelve bits per id, and about more of
+them beyond `MOST_BUCKETS`; such a question is harmless, because Admission decides by its own state.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 
 CHARACTERS = 342
 BITS = 6 * CHARACTERS
-"""Of one bucket. A request looks into as many buckets as its token has ids."""
+"""Bits of one bucket. A request reads one bucket for each id of its token."""
 ROUNDS = 4
 LEAST_BUCKETS = 16
 MOST_BUCKETS = 256
-"""Then the text has 86 KiB, and no further id makes it longer."""
+"""With so many buckets the digest has 86 KiB, its maximum."""
 BITS_EACH = 12
-"""There are twice as many buckets where an id would have fewer bits."""
+"""The number of buckets is doubled while an id would have fewer bits."""
 
 _ZERO = ord("0")
 
 
 def fnv1a(text: str) -> int:
-    """The 32-bit FNV-1a hash of a text in UTF-8."""
+    """Return the 32-bit FNV-1a hash of a text in UTF-8."""
     value = 0x811C9DC5
     for byte in text.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -36,7 +36,7 @@ def fnv1a(text: str) -> int:
 
 
 def place(value: int, buckets: int) -> tuple[int, tuple[int, ...]]:
-    """The bucket of a hash and its bits there."""
+    """Return the bucket of a hash, and its bits in that bucket."""
     rest, first = divmod(value, BITS)
     bucket, step = divmod(rest, BITS - 1)
     return bucket % buckets, tuple((first + turn * (step + 1)) % BITS for turn in range(ROUNDS))
@@ -44,8 +44,8 @@ def place(value: int, buckets: int) -> tuple[int, tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Metadata for the route filter. Envoy copies the metadata that a script asks for, with each request: so the routes have the version
-    only, and the virtual host what a worker reads once for each version."""
+    """Metadata for the route filter. Envoy copies metadata whenever a script asks for it: so routes, which every request reads, hold only
+    the version, and the virtual host holds the buckets, which a worker reads once per version."""
 
     route: Mapping[str, str | bool] = field(default_factory=dict)
     host: Mapping[str, str | int] = field(default_factory=dict)
@@ -58,20 +58,20 @@ EVERYTHING = Told({"ask tokens": True})
 
 
 class Digest:
-    """The digest of a set of ids that changes. An id that is added costs the same however many there are."""
+    """The digest of a set of ids. The cost of adding an id does not depend on their number."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, int] = {}
         self._buckets: list[bytearray] = []
 
     def set(self, ids: Iterable[str]) -> None:
-        """These are all ids now."""
+        """Replace all ids."""
         present = dict.fromkeys(ids)
         self._hashes = {each: self._hashes.get(each) or fnv1a(each) for each in present}
         self._fill()
 
     def add(self, ids: Iterable[str]) -> None:
-        """These are ids too. It costs the same however many there are already."""
+        """Add ids."""
         added = {each: fnv1a(each) for each in ids if each not in self._hashes}
         self._hashes |= added
         if _buckets(len(self._hashes)) != len(self._buckets):
@@ -80,7 +80,7 @@ class Digest:
             self._put(added.values())
 
     def told(self) -> Told:
-        """What the route filter is told of it."""
+        """Return the metadata for the route filter."""
         if not self._hashes:
             return NOTHING
         version = hashlib.sha256(b"".join(self._buckets)).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""Which headers of a client get past the front door of inference, as the regular expression of all others.
+"""The allow-list of a client's headers on the inference listener, as a regular expression that matches all other names.
 
-Engines and the waker take 8 KB of a header, and a client behind a proxy may have longer cookies: what is not needed is removed before
-anything looks at it. Envoy removes what matches, so the allow-list is written as its complement.
+Engines and the waker accept 8 KB per header, and a client behind a proxy may send longer cookies: headers that nobody needs are removed
+first. Envoy removes the headers that match, so the expression is the complement of the allow-list.
 
-Invariant: names that begin with x-llamesh- or x-envoy- are not among those that pass: only the mesh may say what they say.
+Invariant: no name that begins with x-llamesh- or x-envoy- is on the list: only the mesh sets them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ PASSED = (
     *("authorization", "x-api-key", "origin", "access-control-request-method", "access-control-request-headers"),
     *("content-type", "content-encoding", "content-length", "transfer-encoding", "expect"),
 )
-"""What Envoy and its filters read. Those that no engine needs are removed on the route: envoy/routes/inference.yaml."""
+"""The headers that Envoy and its filters read. The route removes those that no engine needs: envoy/routes/inference.yaml."""
 
 
 def all_but(names: Iterable[str]) -> str:
-    """A regular expression (RE2) for every header name but these, in lower case, and those of HTTP/2 that begin with a colon."""
+    """Return a regular expression (RE2) for every header name in lower case except `names` and the pseudo-headers of HTTP/2."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -31,7 +31,7 @@ def all_but(names: Iterable[str]) -> str:
 
 
 def _other_than(tree: dict[str, Any], not_first: str = "") -> str:
-    """What follows a beginning that `tree` has, if the whole is none of its names."""
+    """Return the expression for what may follow the prefix of `tree`, so that the whole is none of its names."""
     letters = [letter for letter in tree if letter]
     others = "".join(map(re.escape, letters)) + not_first
     branches = [f"[^{others}].*" if others else ".+"]

@@ -1,6 +1,6 @@
-"""What the front door must know of the contracts: public methods, those without a token, the fields of JSON bodies.
+"""The public API as Envoy's filters must know it: methods, those that need no token, and the fields of JSON bodies.
 
-All of it is read from the descriptor set that Envoy transcodes with, so that a new call needs no change here.
+Invariant: all of it comes from the descriptor set that Envoy transcodes with, so a new call needs no change here.
 """
 
 import re
@@ -28,10 +28,10 @@ _KINDS = {
     _Field.TYPE_ENUM: "enum",
     _Field.TYPE_MESSAGE: "message",
 }
-"""Types of fields that strict_json.lua can check; the transcoder alone judges others, and messages of google.protobuf."""
+"""The types of fields that strict_json.lua checks. The transcoder alone checks other types and messages of google.protobuf."""
 _WELL_KNOWN = {"google.protobuf.Duration": "duration", "google.protobuf.Timestamp": "timestamp"}
 _VARIABLE = re.compile(r"\{([^}=]+)(?:=([^}]*))?\}")
-# Characters that mean something in a Lua pattern.
+# Characters with a special meaning in a Lua pattern.
 _MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
 
 
@@ -43,7 +43,7 @@ class Binding:
     path: str
     """The template of google.api.http, for instance `/servers/{server_uuid}:scale`."""
     body: str
-    """Empty: no body. `*`: the whole request. Else the field that the body is."""
+    """Empty: no body. `*`: the body is the whole request. Otherwise the name of the field that the body is."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Method:
     anonymous: bool
     """Needs no token."""
     internal: bool
-    """Only for members of the mesh: never routed."""
+    """Only for members of the mesh; Envoy has no route for it."""
     streams: bool
-    """Answers with many messages."""
+    """Answers with a stream of messages."""
     bindings: tuple[Binding, ...]
 
     @property
@@ -74,7 +74,7 @@ class Method:
 
     @property
     def reads(self) -> bool:
-        """It changes nothing: every REST form of it is a GET."""
+        """Whether it changes nothing: every REST form of it is a GET."""
         return bool(self.bindings) and all(binding.verb == "GET" for binding in self.bindings)
 
 

@@ -1,7 +1,7 @@
-"""What a client reads where Envoy itself answers: the tables below envoy/replies as mappers of local replies.
+"""The answers that Envoy itself gives: the tables below envoy/replies as mappers of local replies.
 
-Invariant: the words are ours, whatever Envoy's are. REST and gRPC get the same google.rpc.Status; the inference listener speaks OpenAI's
-shape, and Anthropic's on the paths of its API.
+Invariant: a client never reads Envoy's own error messages. REST and gRPC clients get the same google.rpc.Status; the inference listener
+answers in OpenAI's format, and in Anthropic's on the paths of its API.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _OPENAI = {
     "UNAUTHENTICATED": ("authentication_error", "invalid_api_key"),
     "DEADLINE_EXCEEDED": ("server_error", "timeout"),
 }
-"""OpenAI's type and code of a reason; those of the others say that the request is not valid."""
+"""OpenAI's type and code by reason. Any other reason means an invalid request."""
 _GRPC: list[dict[str, Any]] = [
     {
         "header_filter": {
             "header": {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc(\+.*)?"}}}
         }
     },
-    # A REST call looks like gRPC once it is transcoded; this header tells it apart.
+    # A transcoded REST call looks like gRPC, but has this header.
     {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}},
 ]
 _ANTHROPIC = {
@@ -48,7 +48,7 @@ _CEL_FORMATTER = {
     },
 }
 _AS_IT_IS = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}
-# Refusals of the Lua filters have their shape already.
+# Refusals of the Lua filters have the right format already.
 _OF_LUA = {
     "filter": {
         "metadata_filter": {
@@ -61,7 +61,7 @@ _OF_LUA = {
 
 
 def management(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mappers of a management listener. `values` fill the messages."""
+    """Return the mappers of a management listener. `values` fill the placeholders of the messages."""
     mappers = [_OF_LUA]
     for entry in _entries("management", values):
         error = _mesh_error(entry)
@@ -70,11 +70,11 @@ def management(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def inference(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mappers of the inference listener. `values` fill the messages."""
+    """Return the mappers of the inference listener. `values` fill the placeholders of the messages."""
     entries = _entries("inference", values)
     admission, *others = entries
     mappers = [_OF_LUA, *_inference_mappers(admission)]
-    # Admission's refusals have their shape too.
+    # So have Admission's refusals.
     mappers.append({"filter": _filter({"flags": ["UAEX"]}), "body_format_override": _AS_IT_IS})
     for entry in others:
         mappers += _inference_mappers(entry)
@@ -82,7 +82,7 @@ def inference(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def held(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mappers of the listener on the way to the waker."""
+    """Return the mappers of the internal listener before the waker."""
     return [
         mapper
         for entry in templates.fill(templates.raw("replies/held.yaml"), values)
@@ -91,7 +91,7 @@ def held(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _entries(listener: Literal["management", "inference"], values: Mapping[str, Any]) -> list[Entry]:
-    """The listener's table with the shared one before its first entry that only looks at a status."""
+    """Return the listener's table, with the shared table before its first entry that tests a status only."""
     own, shared = templates.raw(f"replies/{listener}.yaml"), templates.raw("replies/shared.yaml")
     first = next(at for at, entry in enumerate(own) if entry["when"].keys() <= _OF_STATUS)
     entries: list[Entry] = templates.fill([*own[:first], *shared, *own[first:]], values)
@@ -99,7 +99,7 @@ def _entries(listener: Literal["management", "inference"], values: Mapping[str, 
 
 
 def _filter(when: Mapping[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
-    """Envoy's filter for `when`: all that it says must hold, and `more`."""
+    """Return Envoy's filter for `when`: all its conditions, and `more`, must hold."""
     parts: list[dict[str, Any]] = list(more)
     conditions = []
     if details := when.get("details"):
@@ -168,7 +168,7 @@ def _rest_mapper(entry: Entry, error: MeshError) -> dict[str, Any]:
 
 
 def _inference_mappers(entry: Entry) -> list[dict[str, Any]]:
-    """Anthropic's shape where the path is one of its API, OpenAI's elsewhere."""
+    """Return two mappers: Anthropic's format on the paths of its API, OpenAI's on all others."""
     kind, code = _OPENAI.get(entry.get("reason", ""), ("invalid_request_error", "invalid_request"))
     message = entry["message"]
     openai = {

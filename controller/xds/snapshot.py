@@ -1,8 +1,7 @@
-"""What Envoy should have: resources by type and name, each serialised once and versioned by its content.
+"""The resources that Envoy should have, by type and name. Each is serialised once and versioned by a hash of its content.
 
-Invariant: the same content has the same version in every process and at every time, so building a resource again
-without a change sends nothing, and an Envoy that comes back after a restart of the controller is sent only what
-differs.
+Invariant: the same content has the same version in every process. So building an unchanged resource again sends nothing, and
+after a restart of the controller Envoy receives only what differs.
 """
 
 import hashlib
@@ -20,15 +19,15 @@ LDS = envoy_api.TYPE_URL + "envoy.config.listener.v3.Listener"
 RDS = envoy_api.TYPE_URL + "envoy.config.route.v3.RouteConfiguration"
 
 TYPES = (CDS, EDS, LDS, RDS)
-"""The order in which additions are sent, so that nothing refers to what is not there yet (make before break)."""
+"""The order in which additions are sent, so that no resource refers to a missing one (make before break)."""
 
 WHOLE_TYPES = (CDS, LDS)
-"""Types that Envoy asks for as a whole and whose removals it acts on; the others it asks for by name."""
+"""The types that Envoy subscribes to as a whole, and whose removals it applies. It subscribes to the others by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource, ready to be sent."""
+    """One resource in its wire format."""
 
     name: str
     version: str
@@ -38,17 +37,17 @@ class Resource:
 
 
 class Snapshot:
-    """The present resources. Changing one costs the same however many there are."""
+    """The present resources. The cost of changing one does not depend on their number."""
 
     def __init__(self) -> None:
         self._by_type: dict[str, dict[str, Resource]] = {type_url: {} for type_url in TYPES}
 
     def of(self, type_url: str) -> Mapping[str, Resource]:
-        """The resources of one type by name."""
+        """Return the resources of one type by name."""
         return self._by_type[type_url]
 
     def put(self, name: str, content: Message) -> bool:
-        """Sets the resource `name` of the content's type. True where that changed something."""
+        """Set the resource `name` of the content's type. Returns whether its content has changed."""
         packed = envoy_api.pack(content)
         version = hashlib.sha256(packed.value).hexdigest()[:16]
         present = self._by_type[packed.type_url]
@@ -61,5 +60,5 @@ class Snapshot:
         return True
 
     def remove(self, type_url: str, name: str) -> bool:
-        """Takes a resource away. False where there was none."""
+        """Remove a resource. Returns whether it existed."""
         return self._by_type[type_url].pop(name, None) is not None

@@ -1,12 +1,12 @@
-"""One Envoy's delta stream as a state machine: requests in, responses out, no I/O.
+"""One Envoy's delta xDS stream as a state machine: requests in, responses out, no I/O.
 
-It keeps apart what was sent (`sent`, what Envoy was offered) and what Envoy said it took (`acknowledged`). A resource
-that Envoy refuses stays refused until its content changes: Envoy keeps the last good one by itself. As Envoy refuses
-a response as a whole, the resources of a refused response are offered once more one at a time, so that one bad
-resource holds back no other.
+Envoy subscribes to a type of resources: to all of them, or by name. Each response has a nonce; Envoy answers it with the nonce alone
+(ACK) or with the nonce and an error (NACK). The state machine therefore stores two versions of each resource: the one that was sent and
+the one that was acknowledged. After a NACK Envoy keeps the last good version, and the refused version is not sent again. Envoy refuses a
+response as a whole, so the resources of a refused response are sent once more, one per response: one bad resource blocks no other.
 
-Invariant: additions leave in the order CDS, EDS, LDS, RDS, removals after all of them; and after a cluster has
-changed its endpoints are sent again, without which Envoy would never finish warming it.
+Invariant: additions are sent in the order CDS, EDS, LDS, RDS, and removals after all additions. After a cluster has changed, its endpoints
+are sent again, because Envoy does not finish warming the cluster without them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from llamesh.kit import envoy_api
 
 @dataclass(frozen=True)
 class Nack:
-    """Envoy's words about a response that it did not take."""
+    """A response that Envoy refused, with Envoy's error message."""
 
     type_url: str
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Nack:
 
 @dataclass
 class _Subscription:
-    """What one Envoy wants and has of one type."""
+    """One Envoy's subscription to one type of resources, and the versions that it has."""
 
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
@@ -47,7 +47,7 @@ class DeltaStream:
     """The state of one stream.
 
     Args:
-        snapshot: what Envoy should have; read, never changed.
+        snapshot: the resources that Envoy should have. The stream only reads it.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -57,7 +57,7 @@ class DeltaStream:
         self.node_id = ""
 
     def receive(self, request: Any) -> Nack | None:
-        """Takes one DeltaDiscoveryRequest. A refusal (NACK) is returned."""
+        """Process one DeltaDiscoveryRequest. Returns the NACK if the request is one."""
         self.node_id = request.node.id or self.node_id
         if request.type_url not in TYPES:
             return None
@@ -70,12 +70,12 @@ class DeltaStream:
         return None
 
     def change(self, type_url: str, names: Iterable[str]) -> None:
-        """These resources were changed or removed in the snapshot."""
+        """Note that these resources were changed or removed in the snapshot."""
         if subscription := self._subscriptions.get(type_url):
             subscription.changed.update(name for name in names if subscription.wants(name))
 
     def responses(self) -> list[Any]:
-        """What is to be sent now, in order. Made in one go: a request that comes while they go out is for the next time."""
+        """Return the responses to send now, in order. A request that arrives while they are sent is answered by the next call."""
         made: list[Any] = []
         for type_url in TYPES:
             if subscription := self._subscriptions.get(type_url):
@@ -86,7 +86,7 @@ class DeltaStream:
         return made
 
     def has(self, type_url: str, name: str) -> bool:
-        """Envoy has acknowledged the present version of the resource."""
+        """Return whether Envoy has acknowledged the present version of the resource."""
         resource = self._snapshot.of(type_url).get(name)
         subscription = self._subscriptions.get(type_url)
         if resource is None or subscription is None:
@@ -112,7 +112,7 @@ class DeltaStream:
             subscription.names.add(name)
             subscription.changed.add(name)
             if name not in known:
-                # Envoy asks because it has nothing: answered even where the same version went out before.
+                # Envoy has no version of it, so it gets one even if the same version was sent before.
                 subscription.sent.pop(name, None)
         for name in request.resource_names_unsubscribe:
             if name == "*":
@@ -160,7 +160,7 @@ class DeltaStream:
                     endpoints.sent.pop(resource.name, None)
                     endpoints.changed.add(resource.name)
         if subscription.unanswered and not fresh and not subscription.changed and subscription.wildcard:
-            # Envoy waits for a first answer before it goes on, even if there is nothing.
+            # Envoy waits for a first response before it continues, even if there are no resources.
             yield self._response(type_url, subscription, {})
 
     def _removals(self, type_url: str, subscription: _Subscription) -> Iterator[Any]:

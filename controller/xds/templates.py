@@ -1,9 +1,8 @@
 """Templates of Envoy configuration: YAML as Envoy documents it, with a few `${placeholders}`.
 
-Placeholders are filled in the parsed tree, never in the text, so a value can hold anything and cannot change the
-shape around it.
-A placeholder that stands alone becomes the value itself; alone in a list, a list takes its place. A placeholder
-without a value is an error, and so is a value without a placeholder.
+Placeholders are filled in the parsed tree, never in the text: so a value may contain anything and cannot change the structure around it.
+A node that is one placeholder becomes the value itself; if it is an item of a list and the value is a list, the items of that list
+replace it. A placeholder without a value is an error, and so is a value without a placeholder.
 """
 
 import functools
@@ -21,11 +20,11 @@ _PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
 
 
 class TemplateError(ValueError):
-    """A template and the values for it do not fit together."""
+    """The placeholders of a template and the values for it differ."""
 
 
 def render(template: str, message: str, values: Mapping[str, Any]) -> Any:
-    """The Envoy message `message` made of the template file `template` (a path below envoy/) and `values`.
+    """Return the Envoy message `message` from the template file `template` (a path below envoy/) and `values`.
 
     Raises:
         TemplateError: a placeholder has no value, or a value no placeholder.
@@ -35,17 +34,17 @@ def render(template: str, message: str, values: Mapping[str, Any]) -> Any:
 
 
 def tree(template: str, values: Mapping[str, Any]) -> Any:
-    """The filled tree of a template that is a part of another."""
+    """Return the filled tree of a template that is a part of another one."""
     return fill(_load(template), values)
 
 
 def raw(template: str) -> Any:
-    """The tree of a template as it stands, placeholders included."""
+    """Return the tree of a template with its placeholders."""
     return _load(template)
 
 
 def fill(node: Any, values: Mapping[str, Any]) -> Any:
-    """`node` with every placeholder replaced. See the module for the rules."""
+    """Return `node` with every placeholder replaced, by the rules of this module."""
     used: set[str] = set()
     filled = _fill(node, values, used)
     if unused := values.keys() - used:

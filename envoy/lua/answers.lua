@@ -1,13 +1,14 @@
--- Reads what an answer used, for the access log: `prompt_tokens` and `completion_tokens` of the metadata, in one meaning for every API.
--- An error of the engine gets the shape of the API that was called (engine_errors.lua): it alone is held until all of it is there.
+-- Reads the usage of an answer for the access log: `prompt_tokens` and `completion_tokens` in the metadata mean the same for every API.
+-- Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is complete.
 --
--- Every byte goes on as it comes; what is kept of it is bounded. Nothing is parsed: a quote inside a text is escaped, so no text of a model looks like
--- the names that are looked for. Envoy's own filter for streams parses each event, and ends with a segmentation fault at `data: null`, which llama.cpp
--- sends first to a request with several prompts.
+-- All other bytes are forwarded as they arrive; what is kept of them is bounded. Nothing is parsed: a quote inside a text is escaped, so no
+-- text of a model can look like the names that are searched for. Envoy's own filter for streams parses each event, and crashes at `data:
+-- null`, which llama.cpp sends first to a request with several prompts.
 --
--- A stream has `timings` in the last event of each answer, whether the client asked for usage or not; one of Anthropic's API has none, but tells the
--- prompt in its first event and the answer in its last. A whole body has `usage`, of the first answer only if there are several.
--- A client can have the timings repeated: with each token (`timings_per_token`), and inside `__verbose` (`verbose`). They count once for each answer.
+-- A stream has `timings` in the last event of each answer, whether or not the client asked for usage. A stream of Anthropic's API has none:
+-- its first event has the usage of the prompt, its last event that of the answer. A whole body has `usage`; if it has several answers, of
+-- the first one only. A client can have the timings repeated: with each token (`timings_per_token`), and inside `__verbose` (`verbose`).
+-- They count once per answer.
 
 local engine_errors = require("engine_errors")
 
@@ -15,11 +16,11 @@ local find, match, sub, byte, floor = string.find, string.match, string.sub, str
 local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
 
 local USAGE, TIMINGS = '"usage":{', '"timings":{'
--- Bytes that are kept of an event that has not ended; what is looked for stands at its end, except in one with `__verbose`.
+-- Bytes that are kept of an unfinished event. The usage is at its end, except in an event with `__verbose`.
 local LONGEST_EVENT = 1048576
--- Bytes that are kept of a whole body with several answers; of the others of a longer one the lengths are not known.
+-- Bytes that are kept of a whole body with several answers. The lengths of answers beyond it are unknown.
 local LONGEST_BODY = 16777216
--- What a model has written stands under these names.
+-- The names of fields with text of the model.
 local WRITTEN = { content = true, text = true, reasoning_content = true, arguments = true }
 
 local answers = {}
@@ -28,7 +29,7 @@ local function number(object, name)
   return tonumber(match(object, '"' .. name .. '":(%d+)'))
 end
 
--- Anthropic's API tells what was in the cache apart from the rest of the prompt; everybody else's prompt is all of it.
+-- Anthropic's API reports cached tokens apart from the rest of the prompt; the other APIs include them.
 local function prompt_of(usage)
   local input = number(usage, "input_tokens")
   return number(usage, "prompt_tokens") or input and input + (number(usage, "cache_read_input_tokens") or 0)
@@ -193,8 +194,8 @@ local function times_the_first(body, expected)
   return (written[1] or 0) > 0 and all / written[1] or expected
 end
 
--- The same of a whole body. If llama.cpp tells only what the first of several answers used, the others count by the length of what was written in them,
--- and every prompt counts like the first.
+-- The same of a whole body. If llama.cpp tells only what the first of several answers used, the others count by the length of what was
+-- written in them, and every prompt counts like the first.
 function answers.whole(several)
   local rest, told, prompt, completion = "", 0, nil, nil
   local pieces, size = {}, 0

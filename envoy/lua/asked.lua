@@ -1,8 +1,8 @@
--- Whether Admission must be asked about an id: the same digest as in controller/xds/digest.py, which says how it is made. Held against
--- tests/unit/digest_vectors.json.
+-- Whether Admission must be asked about an id: reads the digest that controller/xds/digest.py makes and describes.
+-- tests/unit/digest_vectors.json checks that both agree.
 --
--- The metadata of the virtual host has the number of buckets under `buckets` and each under `bucket <number>`. It is read once for each version of the digest: Envoy
--- copies all of it whenever it is asked for.
+-- The metadata of the virtual host has the number of buckets under `buckets` and each bucket under `bucket <number>`. It is read once per
+-- version of the digest, because Envoy copies all of it on each access.
 
 local CHARACTERS = 342
 local BITS = 6 * CHARACTERS
@@ -26,7 +26,7 @@ end
 
 local known = {}
 
--- The digest of a version; `read` gives the metadata that has it.
+-- Returns the digest of a version. `read` returns the metadata that contains it.
 function asked.digest(version, read)
   if known.version ~= version then
     local metadata = read()

@@ -1,4 +1,4 @@
--- Sets of characters: tables with ASCII codes as keys, 128 for all characters beyond, or "any".
+-- Sets of characters: tables with ASCII codes as keys, 128 for all characters beyond ASCII, or "any".
 
 local character_sets = {}
 

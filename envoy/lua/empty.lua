@@ -1,4 +1,4 @@
--- Takes the body off a request, once it is there in full.
+-- Removes the body of a request after it has arrived completely.
 
 function envoy_on_request(request)
   local body = request:body()

@@ -1,5 +1,5 @@
--- Puts an error of llama.cpp in the shape of the API that was called, and says with 400 what is the request's fault (envoy/replies/engine.yaml).
--- A body that is not as llama.cpp writes errors, such as one of our own, stays as it is.
+-- Puts an error of llama.cpp into the format of the called API, and answers 400 if the request is at fault (envoy/replies/engine.yaml).
+-- A body that does not have the form of llama.cpp's errors, such as one of the mesh's own, is not changed.
 
 local find, match, sub, byte = string.find, string.match, string.sub, string.byte
 local QUOTE, BACKSLASH = 34, 92
@@ -7,10 +7,10 @@ local told = require("engine_errors_table")
 
 local engine_errors = {}
 
--- Bytes of an error's body that are read; llama.cpp quotes what was sent. A longer one stays as it is.
+-- Maximum bytes of an error's body: llama.cpp quotes the request. A longer one is not changed.
 engine_errors.LONGEST = 262144
 
--- Bytes of llama.cpp's message that are shown: it may quote all tools of a request.
+-- Maximum bytes of llama.cpp's message that a client gets: it may quote all tools of a request.
 local LONGEST_MESSAGE = 2000
 
 -- Where the text ends that begins at `at`, or nil.

@@ -1,4 +1,4 @@
--- Finds rules of a grammar that lead back to themselves in more than one way: what they cost doubles with each turn.
+-- Finds rules of a grammar that refer to themselves in more than one way: their cost doubles with each recursion.
 
 local exceeded = require("json_text").exceeded
 local sets = require("character_sets")
@@ -21,7 +21,8 @@ local function each_item(alternatives, seen)
 end
 
 
--- Gives each rule the number of the group of rules that lead to each other, and tells those that lead back to themselves (Tarjan's algorithm).
+-- Gives each rule the number of the group of rules that lead to each other, and tells those that lead back to themselves (Tarjan's
+-- algorithm).
 local function find_circles()
   local count, stack = 0, {}
   local function visit(name, rule)
@@ -59,8 +60,8 @@ local function find_circles()
   end
 end
 
--- How many alternatives that lead back to the rule's circle begin alike, and how many references to it stand side by side: neither may tell the engine more than
--- one way to go on. `begins_by`: by which characters the rules of the circle begin.
+-- How many alternatives that lead back to the rule's circle begin alike, and how many references to it stand side by side: neither may tell
+-- the engine more than one way to go on. `begins_by`: by which characters the rules of the circle begin.
 local function check_branches(alternatives, circle, begins_by)
   local function leads(item)
     return item.name and rules[item.name] and rules[item.name].circle == circle

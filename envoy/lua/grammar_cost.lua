@@ -1,7 +1,8 @@
--- Counts what makes a grammar or a pattern costly for llama.cpp. It follows every way in which a text can be read, for each token of the vocabulary; so what counts
--- is not the length alone but how many ways there are.
+-- Counts what makes a grammar or a pattern costly for llama.cpp, which follows every way to parse a text for each token of the vocabulary.
+-- So the number of ways counts, not the length alone.
 --
--- `ways` is what repetitions add: the more, the more ways to divide a text between them. What begins by another character tells where one ends.
+-- `ways` counts how repetitions can divide a text between them. An item that begins with another character ends the repetition before it,
+-- and adds none.
 
 local json_text = require("json_text")
 local grammar_text = require("grammar_text")
@@ -84,7 +85,8 @@ end
 
 local ways_of
 
--- Of one item, without its own repetition: its ways, the repetitions that may go on at its end, by which characters it begins, and whether it may be empty.
+-- Of one item, without its own repetition: its ways, the repetitions that may go on at its end, by which characters it begins, and whether
+-- it may be empty.
 local function parts_of(item)
   if item.inner then
     local ways, open = ways_of(item.inner)
@@ -202,7 +204,8 @@ local function without_others(set)
   return set
 end
 
--- Whether an alternative may be read as an earlier one, as far as its beginning tells; and if both are literals, by which characters the longer goes on.
+-- Whether an alternative may be read as an earlier one, as far as its beginning tells; and if both are literals, by which characters the
+-- longer goes on.
 local function alike(one, other)
   if one.text == "" or other.text == "" then
     -- Beyond ASCII all are one in these sets, and languages have several classes of them: these are taken for different.
@@ -220,7 +223,8 @@ local function alike(one, other)
   return true
 end
 
--- Of alternatives: those of the costliest, and one for each that may be read as another. If they are repeated, each turn may be read in as many ways.
+-- Of alternatives: those of the costliest, and one for each that may be read as another. If they are repeated, each turn may be read in as
+-- many ways.
 function ways_of(alternatives)
   if #alternatives > limits["grammar.alternatives"] then
     return exceeded("grammar.alternatives", #alternatives)

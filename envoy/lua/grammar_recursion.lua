@@ -1,6 +1,6 @@
--- Refuses what llama.cpp follows without an end: a rule that leads back to itself before a character was read, and a repetition without an upper bound of
--- something that may be empty, which is such a rule in other words. llama.cpp looks for it too, but takes only a rule with an empty alternative for one that may be
--- empty, not one that is empty by way of other rules.
+-- Refuses endless recursion of llama.cpp's parser: a rule that refers to itself before it has read a character, and an unbounded repetition
+-- of an item that may be empty, which is the same. llama.cpp checks for it too, but knows only rules with an empty alternative, not rules
+-- that are empty through others.
 
 local grammar_recursion = {}
 

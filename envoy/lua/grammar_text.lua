@@ -1,7 +1,9 @@
--- Reads a grammar (GBNF) or a pattern (regular expression in a JSON schema) into parts: alternatives, each a list of items, each a literal, a class of characters,
--- a name of a rule, or a group with alternatives of its own. What it reads is bounded by limits, nesting first: llama.cpp follows it by recursion.
+-- Reads a grammar (GBNF) or a pattern (regular expression in a JSON schema) into parts: alternatives, each a list of items, each a literal,
+-- a class of characters, a name of a rule, or a group with alternatives of its own. Limits bound what it reads, above all nesting, which
+-- llama.cpp reads by recursion.
 --
--- An item: {first = by which characters it begins, literal, text, size} or {name} or {inner = alternatives}; with a repetition also {repeats, least, most}.
+-- An item: {first = by which characters it begins, literal, text, size} or {name} or {inner = alternatives}; with a repetition also
+-- {repeats, least, most}.
 
 local exceeded = require("json_text").exceeded
 local find, sub, byte = string.find, string.sub, string.byte
@@ -21,7 +23,8 @@ end
 local HEX = { x = 2, u = 4, U = 8 }
 local ESCAPES = { n = 10, r = 13, t = 9 }
 
--- The character of a class that begins at `at`, twice, and the next place; nil for an escape that stands for many. All beyond ASCII are 128.
+-- The character of a class that begins at `at`, twice, and the next place; nil for an escape that stands for many. All beyond ASCII are
+-- 128.
 local function read_character(at)
   local code = byte(text, at)
   if code ~= 92 then
@@ -94,8 +97,9 @@ end
 -- An upper bound beyond this one is none to the engine.
 local MOST_WRITTEN = 2000
 
--- Lowest and highest number of the repetition that opens with the brace at `at`, and its end. The engine reads numbers in more ways (signs, anything
--- behind the digits, comments between them), so what is written in another way is refused: read differently it would be counted wrongly.
+-- Lowest and highest number of the repetition that opens with the brace at `at`, and its end. The engine reads numbers in more ways (signs,
+-- anything behind the digits, comments between them), so what is written in another way is refused: read differently it would be counted
+-- wrongly.
 local function numbers(at)
   local _, stop, low, comma, high = find(text, "^{ *(%d*) *(,?) *(%d*) *}", at)
   if not stop or low .. high == "" or (comma == "" and high ~= "") then
@@ -120,7 +124,8 @@ for code = 48, 122 do
   SETS.w[code] = (code < 58 or code > 96 or (code > 64 and code < 91) or code == 95) or nil
 end
 
--- Puts the literals at the end of a sequence together, as the engine does before an escaped character or a quote: what repeats such a character repeats them all.
+-- Puts the literals at the end of a sequence together, as the engine does before an escaped character or a quote: what repeats such a
+-- character repeats them all.
 local function join_literals(items)
   local from = #items
   while from > 1 and items[from - 1].literal and not items[from - 1].repeats do

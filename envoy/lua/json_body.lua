@@ -1,4 +1,4 @@
--- Which bodies a filter reads: JSON, as it is. Everything else is refused with 415 before the body is looked at.
+-- Which bodies the filters read: JSON without an encoding. Any other body is refused with 415 before it is read.
 
 local quoted = require("quotation")
 
@@ -14,7 +14,7 @@ end
 
 json_body.NOT_NAMED = "The body must be JSON: send content-type: application/json."
 
--- Why a body with this Content-Encoding, or nil, is not read; nil if it is.
+-- Returns why a body with this Content-Encoding (or nil) is not read; nil if it is read.
 function json_body.encoding_problem(encoding)
   if encoding and encoding:lower() ~= "identity" then
     return "A body with Content-Encoding " .. quoted(encoding:sub(1, 40)) .. " is not taken: send it without an encoding."

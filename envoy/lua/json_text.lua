@@ -1,8 +1,8 @@
--- Moves over the text of one JSON body. What it passes is counted against the limits of the whole body, and the first that is exceeded ends the reading:
--- so the time is linear in what was read, and a body of a million keys costs as much as one with the keys that are allowed.
+-- Scans the text of one JSON body and counts it against the limits of the whole body. The first limit that is exceeded ends the scan: so
+-- the time is linear in what was read, and a body of a million keys costs no more than one with as many keys as are allowed.
 --
--- It finds values, it does not judge them: what is broken finely the engine's own parser refuses.
--- One body is read at a time (`open`); Envoy runs a script of one worker to its next wait, and nothing here waits.
+-- It finds values and does not validate them: the engine's own parser refuses subtle errors.
+-- One body is read at a time (`open`): Envoy runs a worker's script without interruption until it waits, and nothing here waits.
 
 local find, byte, sub, gsub, char = string.find, string.byte, string.sub, string.gsub, string.char
 local floor = math.floor
@@ -42,7 +42,8 @@ local broken, exceeded = json_text.broken, json_text.exceeded
 
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
--- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text, until `pair` finds the other half.
+-- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text, until `pair` finds
+-- the other half.
 local function utf8(code)
   if code < 128 then
     return char(code)

@@ -4,7 +4,7 @@
 local json_tree = {}
 
 local MAX_DEPTH = 32
--- Values and names of a body, and escapes in its strings: each takes memory here, and other requests of this worker wait meanwhile.
+-- Maximum values and names of a body, and escapes in its strings: each takes memory, and other requests of this worker wait meanwhile.
 local MAX_VALUES = 10000
 local MAX_ESCAPES = 100000
 local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }

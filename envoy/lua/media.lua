@@ -1,8 +1,8 @@
--- Tells media that is sent along from what stands for media elsewhere: an address, or the name of a file.
+-- Distinguishes media inside a request from references to media elsewhere, such as an address or the name of a file.
 --
--- llama.cpp fetches what begins with http, opens what begins with file://, and takes all else for base64, of which it reads as much as looks
--- like it. So a text passes only if it is plainly a data: URL, or base64 by its characters and by how media begins: /etc/passwd and https
--- consist of base64's letters too.
+-- llama.cpp fetches a text that begins with http, opens one that begins with file://, and decodes any other text as base64 as far as it
+-- can. So a text passes only if it is a data: URL, or if it is base64 both by its characters and by the first bytes of known media:
+-- /etc/passwd and https are valid base64 too.
 
 local json_text = require("json_text")
 local find, sub = string.find, string.sub
@@ -11,7 +11,8 @@ local media = {}
 
 -- Bytes of a text that are looked at: more than a name of a file may have.
 local LOOKED_AT = 4096
--- How files that llama.cpp decodes begin in base64: JPEG, PNG, GIF, BMP, PSD, HDR, PNM, RIFF (WAVE, WebP), FLAC, Ogg, MP3 with a tag, Matroska, MP4.
+-- How files that llama.cpp decodes begin in base64: JPEG, PNG, GIF, BMP, PSD, HDR, PNM, RIFF (WAVE, WebP), FLAC, Ogg, MP3 with a tag,
+-- Matroska, MP4.
 local BEGINNINGS = {
   "^/9j/", "^iVBORw0KGgo", "^R0lGOD[dl]h", "^Qk[0-3]", "^OEJQU", "^Iz9", "^UD[UY]", "^UklGR", "^ZkxhQ", "^T2dnU", "^SUQz", "^GkXfo", "^AAAA..Z0eX",
 }
@@ -25,14 +26,16 @@ local function refused()
   }, 0)
 end
 
--- Ends the reading if the text between `first` and `last` of the body is not media. `reads`: "media", or "base64" where llama.cpp takes nothing else.
+-- Ends the reading if the text between `first` and `last` of the body is not media. `reads`: "media", or "base64" where llama.cpp takes
+-- nothing else.
 function media.check(text, first, last, reads)
   local until_here = math.min(last, first + LOOKED_AT - 1)
   local start = json_text.unescaped(sub(text, first, until_here))
   if reads == "media" and find(start, "^data:") then
     return
   end
-  -- No client escapes the characters of base64 but the slash: in the part that is looked at nothing else may stand, and at its end only what fills it up.
+  -- No client escapes the characters of base64 but the slash: in the part that is looked at nothing else may stand, and at its end only
+  -- what fills it up.
   local strange = find(start, "[^%w+/\\]")
   if strange and (until_here < last or not find(start, "^==?$", strange)) then
     return refused()

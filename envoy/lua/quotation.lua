@@ -1,4 +1,4 @@
--- A client's text, so that it can stand in any message.
+-- Returns a client's text in a form that is safe in any message.
 return function(text)
   return (text:gsub('[%c"\\\128-\255]', "?"))
 end

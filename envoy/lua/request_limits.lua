@@ -1,5 +1,9 @@
--- Holds the body of an inference request against the table of limits (envoy/limits.yaml): what each field may be and how much of it, by its place, in one pass.
--- A name counts only at the place that llama.cpp reads it from: a tool may have a parameter `model`, `url` or `id_slot`.
+-- Checks the body of an inference request against the table of limits (envoy/limits.yaml) in one pass: the type and the amount of each
+-- field. A field is checked only at the place from which llama.cpp reads it: a tool may have a parameter `model`, `url` or `id_slot`.
+--
+-- The walk reads the text with json_text, texts are checked by request_texts, sums by request_totals, and products of several fields at the
+-- end by request_products. The first limit that is exceeded ends the walk; the trail of names then leads to the field at fault
+-- (request_refusal).
 
 local json_text = require("json_text")
 local request_products = require("request_products")
@@ -249,9 +253,9 @@ local function read(shape, context)
   end
 end
 
--- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for one that may not pass, else what routing and accounting need of it:
--- {model, prompts, answers}, where `answers` are those to all prompts.
--- `most_prompt`: the longest prompt that fits the context of any server, or nil. A path that has no shape raises an error.
+-- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for one that may not pass, else what routing and
+-- accounting need of it: {model, prompts, answers}, where `answers` are those to all prompts. `most_prompt`: the longest prompt that fits
+-- the context of any server, or nil. A path that has no shape raises an error.
 function request_limits.read(path, body, most_prompt)
   local shape = request_shapes.of(path)
   text, limits, level = body, table_of_limits.limits, 0

@@ -1,5 +1,5 @@
--- Puts the refusal of a body in words for people: which field, which property of a schema, which limit, and where the limits are.
--- What it says of a body is bounded.
+-- Writes the message of a refused body: which field, which property of a schema, which limit, and where limits are documented.
+-- What a message quotes from the body is bounded.
 
 local sub = string.sub
 

@@ -1,4 +1,4 @@
--- The shapes of the table of limits (envoy/limits.yaml), put together once: which one a body has follows from the path of its request.
+-- The shapes of the table of limits (envoy/limits.yaml), assembled once. The path of a request determines the shape of its body.
 
 local table_of_limits = require("limits_table")
 local match = string.match
@@ -7,7 +7,7 @@ local request_shapes = {}
 
 local ANYTHING = { any = true }
 
--- The shapes with each name replaced by what it stands for.
+-- The shapes by name, with all references to named shapes resolved.
 local shapes = {}
 local fields_of
 local function shape_of(given)
@@ -63,7 +63,7 @@ end
 
 local bodies = fields_of(table_of_limits.paths)
 
--- The shape of a body at a path. Raises an error for a path that has none: what nobody judges may not pass.
+-- Returns the shape of a body at a path. Raises an error for a path without one: an unchecked body must not pass.
 function request_shapes.of(path)
   local shape = bodies[match(path, "^/[%w-]+/v1/([%w/_]+)") or match(path, "^/v1/([%w/_]+)")]
   if not shape then

@@ -1,11 +1,11 @@
--- Decides about an inference request: who may be anonymous, which cluster answers, whether the token's scope covers it, whether Admission must
--- be asked about the token (asked.lua), and whether the body keeps the limits (request_limits.lua).
--- Runs after jwt_authn, which has verified every key with a dot in it (see the listener); a request without claims is anonymous.
+-- Decides about an inference request: whether it may be anonymous, which cluster answers, whether the token's scopes cover it, whether
+-- Admission must be asked about the token (asked.lua), and whether the body keeps the limits (request_limits.lua).
+-- Runs after jwt_authn, which has verified every key with a dot in it (see the listener). A request without claims is anonymous.
 --
--- Settings are keys of the route's metadata, so that each is one lookup: `kind` (what the path is for), `anonymous`, those of callers.lua,
--- `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest prompt that fits
--- any server). Headers of clients whose names begin with x-llamesh- have been removed (early_header_mutation).
--- The header x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
+-- Settings are keys of the route's metadata, so that each of them is one lookup: `kind` (what the path is for), `anonymous`, those of
+-- callers.lua, `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest
+-- prompt that fits any server). Headers of clients whose names begin with x-llamesh- have been removed (early_header_mutation). The header
+-- x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
 local asked = require("asked")
 local callers = require("callers")
@@ -16,17 +16,17 @@ local token_scopes = require("token_scopes")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
--- A model's name becomes a header's value.
+-- Bytes of a model's name, which becomes the value of a header.
 local MAX_MODEL = 256
--- Of a path with a model's name, each of its characters encoded.
+-- Bytes of a path with a model's name whose characters are all encoded.
 local MAX_PATH = 3 * MAX_MODEL + 64
 
 local ANTHROPIC_TYPES = {
   ["401"] = "authentication_error", ["403"] = "permission_error", ["404"] = "not_found_error", ["413"] = "request_too_large",
 }
 
--- In the shape of the API that was called: Anthropic's or OpenAI's (llamesh/kit/inference_errors.py).
--- The code, which Anthropic's has no place for, stands in the metadata too, where an access log finds it.
+-- Answers with an error in the format of the called API: Anthropic's or OpenAI's (llamesh/kit/inference_errors.py).
+-- The code is also in the metadata, for access logs: Anthropic's format has no code.
 local function refuse(request, status, kind, code, message, param)
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
   request:streamInfo():dynamicMetadata():set("llamesh", "code", code)
@@ -45,8 +45,8 @@ local function refuse(request, status, kind, code, message, param)
   request:respond({ [":status"] = status, ["content-type"] = "application/json" }, body)
 end
 
--- Whether a request without a token may go on; it is refused otherwise. A web page of another origin, or one that reached us by a host name of its own, must not
--- use anonymous inference.
+-- Returns whether a request without a token may continue; otherwise refuses it. A web page of another origin, or one that reached Envoy
+-- under its own host name, must not use anonymous inference.
 local function may_be_anonymous(request, settings, headers)
   if not settings:get("anonymous") then
     refuse(request, "401", "authentication_error", "invalid_api_key",
@@ -69,8 +69,8 @@ local function may_be_anonymous(request, settings, headers)
   return true
 end
 
--- Whether something about the token may have changed since it was made, or is limited: its key, its user's standing, its contracts. A token without a user's id is
--- of an earlier release. Envoy decides alone about all others.
+-- Whether Admission must be asked about the token: its key may be revoked, its user's standing ended, or its contracts limited. A token
+-- without a user's id was made by an earlier release. Envoy decides alone about all other tokens.
 local function must_ask(request, settings, claims)
   if settings:get("ask tokens") or not claims.uid or not claims.standing then
     return true
@@ -105,14 +105,15 @@ local function versioned(path)
   return path
 end
 
--- Takes off what may be long and nobody behind us reads: engines and the waker take 8 KB of a line.
+-- Removes the query and the parameters of the media type, which may be long and which nobody reads: engines and the waker accept 8 KB per
+-- line.
 local function shorten(headers, path, content_type)
   local query = path:find("?", 1, true)
   if query then headers:replace(":path", path:sub(1, query - 1)) end
   if content_type and content_type ~= "application/json" then headers:replace("content-type", "application/json") end
 end
 
--- The cluster that answers, and the scope that a token needs for it; or nil after a refusal.
+-- Returns the cluster that answers and the scope that a token needs for it; or nil after a refusal.
 local function target(request, path, model)
   local server = path:match("^/([%w-]+)/v1/")
   if server then
@@ -135,7 +136,7 @@ function envoy_on_request(request)
   local settings = request:metadata()
   local kind = settings:get("kind")
   if not kind then
-    return -- no such path; the route says so
+    return -- no inference path: the route answers
   end
 
   local headers = request:headers()
@@ -144,7 +145,7 @@ function envoy_on_request(request)
     path = versioned(path)
     headers:replace(":path", path)
   end
-  -- A slash at the end means nothing, unless it belongs to a model's name.
+  -- A slash at the end is ignored, unless it belongs to a model's name.
   local bare = path:match("^([^?]+)/%f[?%z]")
   if bare and (kind == "inference" or bare:find("/v1/models$")) then
     path = bare
@@ -184,7 +185,7 @@ function envoy_on_request(request)
   if encoded then
     return refuse(request, "415", "invalid_request_error", "unsupported_content_encoding", encoded)
   end
-  local buffer = request:body() -- waits for it: what was fetched from `request` before must be fetched anew
+  local buffer = request:body() -- waits for the body: objects fetched from `request` before are invalid afterwards
   local most_prompt = request:metadata():get("most_prompt_bytes")
   local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)
   if not said then
@@ -197,13 +198,13 @@ function envoy_on_request(request)
   if claims and not token_scopes.cover(claims, scope) then
     return refuse(request, "403", "permission_error", token_scopes.refusal(claims, scope))
   end
-  local facts = request:metadata():get(cluster) -- only if the cluster is not as usual
+  local facts = request:metadata():get(cluster) -- only if the cluster differs from the defaults
   if ask or (facts and facts.ask) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end
-  if claims then -- What is used without a token is nobody's.
+  if claims then -- Usage without a token belongs to nobody.
     request:streamInfo():dynamicMetadata():set("llamesh", "counted", true)
-    -- Only these paths give several answers; answers.lua adds up what they used.
+    -- Only these paths give several answers; answers.lua adds up their usage.
     if said.answers > 1 and (path:find("^[^?]*/completions%f[?%z]") or path:find("^[^?]*/responses%f[?%z]")) then
       request:streamInfo():dynamicMetadata():set("llamesh", "answers", said.answers)
       request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)

@@ -1,13 +1,15 @@
--- A google.rpc.Status as an answer, as the services give it (llamesh/kit/errors.py): JSON over REST, a header over gRPC.
+-- Answers with a google.rpc.Status in the form that services use (llamesh/kit/errors.py): JSON over REST, a header over gRPC.
 --
--- An error has `code`, `message`, `reason`, `remedy`, `metadata` (values by name) and, over REST only, `violation` (a field and its description).
+-- An error has `code`, `message`, `reason`, `remedy`, `metadata` (values by name) and, over REST only, `violation` (a field and its
+-- description).
 
 local TYPES = "type.googleapis.com/google.rpc."
 local DOMAIN = "llamesh"
 
 local rpc_status = {}
 
--- As Envoy's transcoder has it, which leaves such a request alone: this media type in this case, alone or with a plus. gRPC-Web has been made gRPC by now.
+-- Whether a request is gRPC by the rule of Envoy's transcoder: this media type in lower case, alone or with a plus. gRPC-Web has become
+-- gRPC before.
 function rpc_status.is_grpc(content_type)
   return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
 end
@@ -56,13 +58,13 @@ local function encoded(error)
     .. detail("LocalizedMessage", field(1, "en") .. field(2, error.remedy))
 end
 
--- Answers with `error` in the form of the call. `status` is that of HTTP, from which Envoy makes that of gRPC.
+-- Answers with `error` in the form of the call. `status` is the HTTP status, from which Envoy derives the gRPC status.
 function rpc_status.refuse(request, status, error)
   request:streamInfo():dynamicMetadata():set("llamesh", "refused", true)
   if not rpc_status.is_grpc(request:headers():get("content-type") or "") then
     return request:respond({ [":status"] = status, ["content-type"] = "application/json" }, written(error))
   end
-  -- The message is in the body for gRPC, from which Envoy takes it, and must be in the header for gRPC-Web.
+  -- Envoy takes the message from the body for gRPC; gRPC-Web needs it in the header.
   local details = request:base64Escape(encoded(error)):gsub("=+$", "")
   request:respond({ [":status"] = status, ["grpc-message"] = error.message, ["grpc-status-details-bin"] = details }, error.message)
 end

@@ -9,8 +9,8 @@ local schema_beginnings = {}
 
 local BEGINNINGS = { array = "[", boolean = "t", integer = "0", null = "n", number = "0", string = '"' }
 
--- How a value of the schema begins: its first character, and for an object the name of its first property, with its value if there is only one.
--- `deepest`: how many references are followed.
+-- How a value of the schema begins: its first character, and for an object the name of its first property, with its value if there is only
+-- one. `deepest`: how many references are followed.
 function schema_beginnings.of(schema, steps, deepest)
   if not is_object(schema) or steps > deepest then
     return "any"

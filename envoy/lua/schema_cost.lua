@@ -1,7 +1,9 @@
--- Counts beforehand what llama.cpp's conversion of a JSON schema to a grammar would do: it walks the schema as the conversion does, with references followed,
--- lists of types taken one by one and the parts of allOf put together, and stops where a limit is exceeded. The time here is bounded by the same limits.
+-- Counts what llama.cpp's conversion of a JSON schema to a grammar would cost. It walks the schema as the conversion does: it follows
+-- references, takes lists of types one by one and combines the parts of allOf. It stops at the first limit that is exceeded, so its own
+-- time is bounded by the same limits.
 --
--- What the conversion does not read (titles, examples, a property's data) is not counted; what it would refuse ends the walk at that place.
+-- What the conversion does not read (titles, examples, a property's data) is not counted. What the conversion would refuse ends the walk at
+-- that place.
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
@@ -41,7 +43,8 @@ end
 local referred, leading_back, turns
 
 -- Returns in how many ways a text can be read at most inside it.
--- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the names of all that follow.
+-- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the
+-- names of all that follow.
 local function visit_object(properties, required, more, depth, way)
   if #properties > limits["schema.properties"] then
     return exceeded("schema.properties", #properties)
@@ -70,7 +73,8 @@ local function visit_object(properties, required, more, depth, way)
   return ways
 end
 
--- The properties that the parts of allOf bring together. A reference is followed at each place; one that leads to itself ends at the limit of the depth.
+-- The properties that the parts of allOf bring together. A reference is followed at each place; one that leads to itself ends at the limit
+-- of the depth.
 local function gather(part, is_required, into, required, depth)
   if depth > limits["schema.depth"] then
     return exceeded("schema.depth", depth, true)
@@ -100,7 +104,8 @@ end
 local function visit_all_of(parts, depth, way)
   local properties, required, ways = {}, {}, 1
   for _, part in ipairs(parts) do
-    -- The conversion reads each part as a schema of its own before it puts them together, and a reference before anything that stands beside it.
+    -- The conversion reads each part as a schema of its own before it puts them together, and a reference before anything that stands
+    -- beside it.
     local _, inner = visit(part, depth + 1, way + 4)
     ways = max(ways, inner)
     local of = is_object(part) and part.of["$ref"] == nil and part.of
@@ -119,7 +124,8 @@ local function visit_all_of(parts, depth, way)
   return max(ways, visit_object(properties, required, nil, depth, way))
 end
 
--- A schema of one type, or of none. Returns among how many alternatives it chooses, and in how many ways a text can be read at most inside it.
+-- A schema of one type, or of none. Returns among how many alternatives it chooses, and in how many ways a text can be read at most inside
+-- it.
 local function visit_type(of, kind, depth, way)
   if type(kind) ~= "string" or kind == "" then
     kind = nil -- As with none, which null and an empty name are.
@@ -164,8 +170,9 @@ local function visit_type(of, kind, depth, way)
   return 1, 1
 end
 
--- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses, and in how many ways a text can be read at most
--- inside it: alternatives that begin alike multiply with those inside them, because the engine comes back to another place from each.
+-- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses, and in how many ways a text
+-- can be read at most inside it: alternatives that begin alike multiply with those inside them, because the engine comes back to another
+-- place from each.
 function visit(schema, depth, way)
   if not is_object(schema) then
     return 1, 1

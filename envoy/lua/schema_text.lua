@@ -1,5 +1,5 @@
--- Reads a JSON schema of a body into tables: an object is {names, of}, its names in their order and what stands under each; a list has the field `list`.
--- A key that stands twice is refused: which of them counts would decide what the schema costs.
+-- Reads a JSON schema of a body into tables: an object is {names, of}, its names in order and its values by name; a list has the field
+-- `list`. A duplicate key is refused, because the cost of the schema would depend on which of them the engine uses.
 
 local json_text = require("json_text")
 local word_length = require("word_length")

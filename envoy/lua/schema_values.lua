@@ -12,7 +12,8 @@ local schema_values = {}
 
 local TYPES = { object = true, array = true, string = true, number = true, integer = true, boolean = true, null = true }
 
--- The conversion goes through a list of types one by one, and through lists in it too: as it must be, each is a name, and none is there twice.
+-- The conversion goes through a list of types one by one, and through lists in it too: as it must be, each is a name, and none is there
+-- twice.
 function schema_values.check_types(types)
   local seen = {}
   for _, name in ipairs(types) do

@@ -1,8 +1,8 @@
--- Refuses REST calls that do not fit their contract: fields that it lacks, values of another type, bodies that are no JSON, If-Match where a
--- call cannot keep it. Envoy's transcoder drops unknown fields in silence, reads more than JSON, and names neither field nor remedy. Only forms
--- of calls that RULES has go on, so nothing that the transcoder takes passes unread.
+-- Refuses REST calls that do not match their contract: unknown fields, values of another type, bodies that are not JSON, and If-Match on
+-- calls that cannot honour it. Envoy's transcoder silently drops unknown fields, accepts more than JSON, and names neither field nor
+-- remedy. Only calls in RULES continue, so the transcoder reads nothing that was not checked here.
 --
--- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. gRPC's own encoding is checked by the services.
+-- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. The services check gRPC's own encoding.
 
 local field_kinds = require("field_kinds")
 local json_body = require("json_body")
@@ -11,7 +11,7 @@ local nearest = require("nearest")
 local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
--- Bytes of a body without a token: a login, whatever escapes it is written with, is a quarter of that.
+-- Maximum bytes of a body without a token. A login needs a quarter of that even if all its characters are escaped.
 local MAX_WITHOUT_TOKEN = 16384
 local BOM = "\239\187\191"
 
@@ -29,7 +29,7 @@ local function no_such_field(name, fields)
   return "there is no such field" .. (near and "; did you mean " .. near .. "?" or "")
 end
 
--- The path of what is wrong with a value and what is wrong with it; nothing if it is as its rule says.
+-- Returns the path of a wrong value and what is wrong with it; nothing if the value matches its rule.
 local function unfit_value(value, rule, path)
   if rule.kind == "enum" then
     if is_value_of(rule.values, value) then return end
@@ -85,7 +85,7 @@ local function unfit_query(query, message)
   end
 end
 
--- `field` is what is wrong with the request: without a better name its body.
+-- `field` is the wrong part of the request; the body if it is nil.
 local function refuse(request, status, message, field, why)
   if status == "404" then
     return rpc_status.refuse(request, status, { code = 12, reason = "NOT_IMPLEMENTED", message = message, metadata = {}, remedy = REMEDIES.NOT_IMPLEMENTED })
@@ -113,7 +113,7 @@ local function binding_of(verb, path)
   end
 end
 
--- Refuses what is wrong with a body and returns true.
+-- Refuses a wrong body and returns true.
 local function refused_body(request, binding, content_type)
   local most = request:headers():get("x-llamesh-claims") and math.huge or MAX_WITHOUT_TOKEN
   -- Before `body` buffers it. A body of unstated length is buffered up to the route's limit.
@@ -130,7 +130,7 @@ local function refused_body(request, binding, content_type)
     refuse(request, "415", json_body.NOT_NAMED)
     return true
   end
-  if text:sub(1, 3) == BOM then -- which people's editors write and the transcoder cannot read
+  if text:sub(1, 3) == BOM then -- some editors write it, and the transcoder cannot read it
     text = text:sub(4)
     request:headers():replace("content-length", tostring(buffer:setBytes(text)))
   end
@@ -162,13 +162,13 @@ function envoy_on_request(request)
     return refuse(request, "415", encoded)
   end
   local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
-  -- The transcoder reads over slashes at the end.
+  -- The transcoder ignores slashes at the end.
   path = path:gsub("/+$", "")
   local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
   if not binding or (verb == "HEAD" and binding.streams) then
     return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. ".")
   end
-  if verb == "HEAD" then -- asked as GET, and envoy_on_response takes the body off
+  if verb == "HEAD" then -- sent on as GET; envoy_on_response removes the body
     verb = "GET"
     headers:replace(":method", verb)
     request:streamInfo():dynamicMetadata():set("llamesh", "head", true)

@@ -1,8 +1,10 @@
--- Refuses management calls that come without a token under a host name that is not known as one of this mesh (callers.lua). Where only this machine reaches Envoy,
--- or inference needs no token, that holds for all of them; elsewhere for web pages only, since other programs use whatever name leads here.
+-- Refuses management calls without a token under a host name that is not known as one of this mesh (callers.lua). If only this machine
+-- reaches Envoy, or if inference needs no token, the rule applies to all callers; otherwise to web pages only, because programs may use any
+-- name of this machine.
 --
--- Runs after jwt_authn, which has set the header x-llamesh-claims where a token was verified. Settings are in the metadata of the virtual host: those of callers.lua,
--- `open <path>` and `open <path of a gRPC service>` for calls that only read what is no secret, and `pages only`. REMEDY is put before this script.
+-- Runs after jwt_authn, which sets the header x-llamesh-claims if it has verified a token. Settings are in the metadata of the virtual
+-- host: those of callers.lua, `open <path>` and `open <path of a gRPC service>` for calls that only read public data, and `pages only`.
+-- REMEDY is put before this script.
 
 local callers = require("callers")
 local quoted = require("quotation")

@@ -1,6 +1,7 @@
--- Finds the longest stretch of characters of one class in a text: to most tokenizers it is one word, and the time for a word grows with the square of its length.
+-- Finds the longest run of characters of one class in a text. Most tokenizers treat it as one word, and their time grows with the square of
+-- its length.
 --
--- The text is looked at in a few places only: a stretch longer than the limit covers the whole way from one of them to the next.
+-- Only a few positions of the text are examined: a run longer than the limit covers the whole distance from one of them to the next.
 
 local json_text = require("json_text")
 local find, sub, gsub = string.find, string.sub, string.gsub
@@ -16,8 +17,8 @@ local CLASSES = {
   { written = "[^%sg-tv-zG-Z\128-\255]", read = "[^A-Za-z0-9%s\128-\255]" },
 }
 
--- Calls found(first, last) for each stretch of characters of `set` that has `least` of them or more. One that long covers the whole way from one of the places
--- that are looked at to the next.
+-- Calls found(first, last) for each stretch of characters of `set` that has `least` of them or more. One that long covers the whole way
+-- from one of the places that are looked at to the next.
 local function stretches(written, set, least, found)
   local step = max(1, floor(least / 2))
   local run, one, at = "^" .. set .. "+", "^" .. set, 1

@@ -67,9 +67,18 @@ def login(
             sys.stderr.write(f"user name at {mesh.profile.url}: ")
             sys.stderr.flush()
             username = sys.stdin.readline().strip()
+        _warn_of_clear_text(mesh.profile.url)
         password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
         note(f"{username} is logged in {log_in(mesh, username, password)}")
         _warn_of_another(mesh.profile.url)
+
+
+def _warn_of_clear_text(url: str) -> None:
+    """Say, before a password is typed, that it crosses a network unencrypted."""
+    from llamesh.client.profile import on_this_machine
+
+    if not url.startswith("https://") and not on_this_machine(url):
+        note(f"warning: {url} is not https: the password and the token cross the network in clear (llamesh tls init)")
 
 
 def _warn_of_another(url: str) -> None:

@@ -20,6 +20,7 @@ def api(
     *,
     data: Annotated[str, Parameter(name=("--data", "-d"), allow_leading_hyphen=True)] = "",
     inference: Annotated[bool, Parameter(negative="")] = False,
+    include: Annotated[bool, Parameter(name=("--include", "-i"), negative="")] = False,
 ) -> None:
     """Make a REST call and print the answer's body.
 
@@ -33,10 +34,15 @@ def api(
         The body: JSON, @FILE, or - for standard input.
     inference
         Ask the inference address (8080), not the management one.
+    include
+        Print the status and the headers of the answer before its body, also if it is a refusal.
     """
     profile = meant()
     base = inference_address(profile) if inference else profile.url
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
+        if include:
+            head = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.getheaders())]
+            print("\n".join(head), end="\n\n", flush=True)
         if response.status >= 400:
             raise web.refusal(response)
         while chunk := response.read1(65536):

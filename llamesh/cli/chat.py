@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from llamesh.cli import web
 from llamesh.cli.connection import meant
+from llamesh.cli.conversation import Conversation, content
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
-from llamesh.cli.output import note
+from llamesh.cli.output import note, text
+from llamesh.cli.talk import Talk, reader
+from llamesh.cli.wrapping import Wrapper, safe
 
+MOST_PIPED = 16 * 2**20
+"""Letters of standard input that are put into a question."""
+DIM, NORMAL, LINE_END = "\x1b[2m", "\x1b[22m", "\n"
 LIST_SECONDS = 5.0
 """How long a refusal waits for the names that would have been right."""
 
@@ -27,69 +38,147 @@ def chat(
     system: str = "",
     temperature: float | None = None,
     max_tokens: int | None = None,
+    image: Annotated[Sequence[Path], Parameter(negative="")] = (),
+    verbose: Annotated[bool, Parameter(negative="")] = False,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Talk to a model. Without a prompt: standard input, or in a terminal one question after the other.
+    """Talk to a model. Without a prompt: standard input, or a conversation in a terminal (/help there).
 
     Parameters
     ----------
     model
         The name it is served by, or a server's id.
     prompt
-        The question.
+        The question. What comes through a pipe is put below it.
     system
         What the model is told before.
     temperature
         Randomness; 0 for none.
     max_tokens
         Most tokens of an answer.
+    image
+        An image that belongs to the question; several times for several.
+    verbose
+        Show tokens per second and the context used.
     json_lines
         Print the answer's parts as they come, one JSON object a line.
     """
-    messages = [{"role": "system", "content": system}] if system else []
     options = {"temperature": temperature, "max_tokens": max_tokens}
-    request = {"stream": True, **{key: value for key, value in options.items() if value is not None}}
-    talking = not prompt and sys.stdin.isatty()
-    if talking:
-        note(f"talking to {model}; Ctrl-D ends")
-    for question in _questions() if talking else [prompt or sys.stdin.read()]:
-        if not question.strip():
-            raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
-        messages.append({"role": "user", "content": question})
-        said = _answer(model, {**request, "messages": messages}, json_lines=json_lines)
-        messages.append({"role": "assistant", "content": said})
+    talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
+    if not prompt and not image and sys.stdin.isatty():
+        note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
+        ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
+        Talk(model, talk, ask, reader(), verbose=verbose).go_on()
+        return
+    question = "\n\n".join(part for part in (prompt, _piped(prompt)) if part)
+    if not question.strip():
+        raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
+    talk.messages.append({"role": "user", "content": content(question, list(image))})
+    _answer(model, talk, verbose, json_lines=json_lines)
 
 
-def _questions() -> Iterator[str]:
-    while True:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            sys.stderr.write("\n")
-            return
-        if line.strip():
-            yield line.strip()
+def _piped(prompt: str) -> str:
+    """What comes through standard input. Beside a prompt only a pipe or a file counts: a service has neither."""
+    if prompt:
+        try:
+            kind = os.fstat(sys.stdin.fileno()).st_mode
+        except (OSError, ValueError, AttributeError):
+            return ""
+        if not stat.S_ISFIFO(kind) and not stat.S_ISREG(kind):
+            return ""
+    piped = sys.stdin.read(MOST_PIPED + 1)
+    if len(piped) > MOST_PIPED:
+        raise CommandError(f"standard input has more than {MOST_PIPED} letters", code=Exit.USAGE)
+    return piped
 
 
-def _answer(model: str, request: dict[str, Any], *, json_lines: bool) -> str:
-    """Ask, print what comes as it comes, and return all of it."""
+def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False) -> str:
+    """Ask, print what comes as it comes, and return all of it. If it is stoppable, Ctrl-C ends the answer and returns what has come."""
     profile = meant()
+    request = talk.request()
+    if verbose:
+        request["stream_options"] = {"include_usage": True}
     path, body = _addressed(model, request)
     address = inference_address(profile)
-    said = []
-    with web.answer(address, "POST", path, profile.token, json.dumps(body).encode()) as response:
-        if response.status >= 400:
-            raise _refused(web.refusal(response), address, profile.token)
-        for event in _events(response):
-            if "error" in event:
-                raise CommandError(str(event["error"].get("message", event["error"])))
-            piece = "".join(choice.get("delta", {}).get("content") or "" for choice in event.get("choices", ()))
-            said.append(piece)
-            print(json.dumps(event) if json_lines else piece, end="\n" if json_lines else "", flush=True)
-    if not json_lines:
-        print()
-    return "".join(said)
+    shown = _Shown(json_lines=json_lines)
+    try:
+        with web.answer(address, "POST", path, profile.token, json.dumps(body).encode()) as response:
+            if response.status >= 400:
+                raise _refused(web.refusal(response), address, profile.token)
+            for event in _events(response):
+                if "error" in event:
+                    raise CommandError(str(event["error"].get("message", event["error"])))
+                shown.event(event)
+    except KeyboardInterrupt:
+        shown.end()
+        if not stoppable or not shown.said:
+            raise
+        note("stopped")
+        return shown.said
+    shown.end()
+    if verbose:
+        note(_figures(shown.last))
+    return shown.said
+
+
+class _Shown:
+    """An answer on standard output. In a terminal it is broken between words and cannot steer it; elsewhere it is what the model said."""
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self.said = ""
+        self.last: dict[str, Any] = {}
+        """The event with the figures."""
+        self._json = json_lines
+        terminal = sys.stdout.isatty() and not json_lines
+        self._wrapper = Wrapper(get_terminal_size().columns - 1) if terminal else None
+        self._reasoning = False
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one part."""
+        deltas = [choice.get("delta", {}) for choice in event.get("choices", ())]
+        piece = "".join(delta.get("content") or "" for delta in deltas)
+        self.said += piece
+        if "usage" in event or "timings" in event:
+            self.last = event
+        if self._json:
+            print(json.dumps(event), flush=True)
+            return
+        if self._wrapper is None:
+            print(piece, end="", flush=True)
+            return
+        self._show("".join(delta.get("reasoning_content") or "" for delta in deltas), reasoning=True)
+        self._show(piece, reasoning=False)
+
+    def _show(self, piece: str, *, reasoning: bool) -> None:
+        assert self._wrapper is not None
+        if not piece:
+            return
+        if reasoning != self._reasoning:
+            # Reasoning is dim; the answer begins on a line of its own.
+            before = self._wrapper.flush()
+            print(f"{DIM}" if reasoning else f"{before}{NORMAL}{self._wrapper.feed(LINE_END)}", end="")
+            self._reasoning = reasoning
+        print(self._wrapper.feed(safe(piece)), end="", flush=True)
+
+    def end(self) -> None:
+        """End the last line."""
+        if self._json:
+            return
+        rest = self._wrapper.flush() if self._wrapper else ""
+        print(f"{rest}{NORMAL if self._reasoning else ''}", flush=True)
+        self._reasoning = False
+
+
+def _figures(event: dict[str, Any]) -> str:
+    """Tokens, their rate and the context used, as far as the engine says them."""
+    timings, usage = event.get("timings") or {}, event.get("usage") or {}
+    count = usage.get("completion_tokens", timings.get("predicted_n", 0))
+    parts = [f"{count} tokens"]
+    if rate := timings.get("predicted_per_second"):
+        parts.append(f"{rate:.1f} tokens/s")
+    if total := usage.get("total_tokens"):
+        parts.append(f"context used {total} tokens")
+    return ", ".join(parts)
 
 
 def _refused(refusal: CommandError, address: str, token: str) -> CommandError:

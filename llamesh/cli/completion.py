@@ -12,17 +12,29 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from llamesh.cli.failure import CommandError
-from llamesh.cli.main import COMMANDS
+from llamesh.cli.main import ALIASES, COMMANDS
 
 _PATHS = {name: path for commands in COMMANDS.values() for name, (path, _) in commands.items()}
 _SUBCOMMANDS = {
+    "downloads": ("cancel", "ls", "retry"),
     "keys": ("create", "list", "revoke"),
     "users": ("create", "list", "password", "rm", "update"),
     "contracts": ("create", "list", "rm", "update"),
 }
+_VALUES = {
+    ("keys", "revoke"): ("/keys", "keys", ("key_id",)),
+    **{
+        ("users", verb): ("/users", "users", ("username",))
+        for verb in ("disable", "enable", "password", "rm", "update")
+    },
+    **{("contracts", verb): ("/contracts", "contracts", ("contract_id",)) for verb in ("rm", "update")},
+    **{("downloads", verb): ("/downloads", "downloads", ("model_uuid",)) for verb in ("cancel", "retry")},
+}
+"""What a subcommand's first value may be: the REST path that lists them, and where the names stand in its answer."""
 _MODELS = {"serve", "fit", "rm"}
 _SERVERS = {"describe", "wait", "scale", "sleep", "wake", "stop", "logs"}
 _SERVED = {"chat"}
+_EITHER = {"run"}
 
 Fetch = Callable[[str], object]
 """Asks the mesh: a REST path, answered as JSON."""
@@ -33,13 +45,22 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     *before, current = words or [""]
     if not before:
         return _beginning(current, _PATHS)
-    command = before[0]
+    command = ALIASES.get(before[0], before[0])
     if command in _SUBCOMMANDS:
-        return _beginning(current, _SUBCOMMANDS[command]) if len(before) == 1 else []
+        if len(before) == 1:
+            return _beginning(current, _SUBCOMMANDS[command])
+        listing = _VALUES.get((command, before[1])) if len(before) == 2 and not current.startswith("-") else None
+        return _beginning(current, _names(fetch, *listing)) if listing else []
     if current.startswith("-"):
         return _beginning(current, _options(command))
     if len(before) > 1:
         return []
+    if command in _EITHER:
+        names = [
+            *_names(fetch, "/status", "servers", ("model_name",)),
+            *_names(fetch, "/models", "models", ("name",)),
+        ]
+        return _beginning(current, names)
     if command in _MODELS:
         return _beginning(current, _names(fetch, "/models", "models", ("name", "model_uuid")))
     if command in _SERVERS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -11,24 +13,40 @@ from cyclopts import Parameter
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.mesh.checks import examine
+from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.output import document, text
 
+_LEAST = 20
+"""Columns that the words of a finding get in the narrowest terminal."""
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 
 def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> int:
-    """Check this machine and the mesh that runs on it. Exit code 1 where something must be mended."""
+    """Check this machine and the mesh that runs on it. Exit code 1 if something must be mended."""
     problems = 0
     found = []
+    # On a pipe each finding is one line, for programs that search in it.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for finding in examine(os.environ):
         problems += finding.state == "problem"
         found.append(asdict(finding))
         if output == "table":
-            print(text(f"{_MARKS[finding.state]} {finding.check:<12} {finding.found}"), flush=True)
-            if finding.fix:
-                print(text(f"{'':<22}-> {finding.fix}"), flush=True)
+            print("\n".join(lines(finding, width)), flush=True)
     if output != "table":
         print(document(found, output))
     elif problems:
         print(f"{problems} to mend", file=sys.stderr)
     return Exit.FAILED if problems else Exit.OK
+
+
+def lines(finding: Finding, width: int) -> list[str]:
+    """A finding as it is printed, in at most `width` columns; 0: as long as it is. Paths and addresses are not broken."""
+    shown = _wrapped(f"{_MARKS[finding.state]} {finding.check:<12} ", finding.found, width)
+    return shown + (_wrapped(f"{'':<22}-> ", finding.fix, width) if finding.fix else [])
+
+
+def _wrapped(head: str, words: str, width: int) -> list[str]:
+    room = max(width - len(head), _LEAST) if width else 0
+    found = textwrap.wrap(text(words), room, break_long_words=False, break_on_hyphens=False) if room else [text(words)]
+    first, *more = found or [""]
+    return [f"{head}{first}", *(f"{'':<{len(head)}}{line}" for line in more)]

@@ -19,6 +19,38 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130
 
 
+_BY_CODE = {
+    "INVALID_ARGUMENT": Exit.USAGE,
+    "NOT_FOUND": Exit.NOT_FOUND,
+    "UNAUTHENTICATED": Exit.NOT_SIGNED_IN,
+    "PERMISSION_DENIED": Exit.REFUSED,
+    "RESOURCE_EXHAUSTED": Exit.REFUSED,
+    "UNAVAILABLE": Exit.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
+}
+_REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
+"""Reasons that a rule refuses, whatever their gRPC code."""
+_CODE_OF_HTTP = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def exit_of(code: str, reason: str = "") -> Exit:
+    """The exit code for a gRPC code and a reason of the contract."""
+    return Exit.REFUSED if reason in _REFUSALS else _BY_CODE.get(code, Exit.FAILED)
+
+
+def exit_of_http(status: int) -> Exit:
+    """The exit code for an HTTP status: that of the gRPC code which it stands for."""
+    return exit_of(_CODE_OF_HTTP.get(status, ""))
+
+
 class CommandError(Exception):
     """Ends a command: `error: cause`, its parts indented, `hint: what to do`."""
 

@@ -1,4 +1,7 @@
-"""Where the mesh that a command was given answers inference requests: as told, else as that mesh says. Never another mesh's address."""
+"""Finds the inference address of the mesh that a command uses: the profile's, else the one in a server's endpoint.
+
+Invariant: the address is never that of another mesh.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Exit codes: see `llamesh.cli.failure.Exit`. Data goes to standard output, everyt
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ COMMANDS = {
         "up": ("llamesh.cli.up:up", "Start the whole mesh here; stay up until Ctrl-C."),
         "down": ("llamesh.cli.up:down", "End the mesh that runs here."),
         "doctor": ("llamesh.cli.diagnosis:doctor", "Check this machine and the mesh; name each fix."),
+        "backup": ("llamesh.cli.backup:backup", "Write the mesh of this machine to a file."),
+        "restore": ("llamesh.cli.backup:restore", "Make a mesh of a backup."),
         "tls": ("llamesh.cli.tls:app", "Certificates for the ports of a mesh."),
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
@@ -60,6 +63,9 @@ COMMANDS = {
     },
 }
 
+ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe", "start": "serve"}
+"""Words of other tools for commands of this one. Help does not list them."""
+
 
 def main() -> None:
     """The program."""
@@ -68,6 +74,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 shows what it cannot write as an escape; that is no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments in (["--version"], ["-V"]):
         print(f"llamesh {__version__}")
         return Exit.OK
@@ -131,6 +140,8 @@ def _shown_default(value: object) -> str | None:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    if arguments and arguments[0] in ALIASES:
+        arguments = [ALIASES[arguments[0]], *arguments[1:]]
     try:
         result = application()(arguments)
     except CycloptsError as error:

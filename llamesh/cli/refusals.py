@@ -1,23 +1,12 @@
-"""What a call's error means to the person at the terminal: words and an exit code."""
+"""Translates errors of the client to errors of the command: text, remedy and exit code."""
 
 from __future__ import annotations
 
-from llamesh.cli.failure import CommandError, Exit, unforeseen
+from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
 from llamesh.client.profile import NoMeshRunsError, load_profile
 
-_EXITS = {
-    "INVALID_ARGUMENT": Exit.USAGE,
-    "NOT_FOUND": Exit.NOT_FOUND,
-    "UNAUTHENTICATED": Exit.NOT_SIGNED_IN,
-    "PERMISSION_DENIED": Exit.REFUSED,
-    "RESOURCE_EXHAUSTED": Exit.REFUSED,
-    "UNAVAILABLE": Exit.UNAVAILABLE,
-    "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
-}
-_REFUSALS = {"DOES_NOT_FIT", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
-"""Refused by a rule, whatever their code."""
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
 """Refused to somebody whom a login does not help."""
 REMEDIES = {
@@ -66,7 +55,7 @@ def translate(error: Exception) -> CommandError | None:
         hint = "llamesh login"
         if not _signed_in():
             cause = "you are not signed in"
-    code = Exit.REFUSED if error.reason in _REFUSALS else _EXITS.get(error.code, Exit.FAILED)
+    code = exit_of(error.code, error.reason)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return CommandError(cause, parts=parts, hint=hint, code=code)

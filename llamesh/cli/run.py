@@ -66,7 +66,7 @@ def run(
         server = _server(mesh, model, ctx_size=ctx_size, idle_sleep=idle_sleep)
         _await(mesh, server, timeout)
         name = _address(server, list(mesh.servers.list()))
-    chat(name, prompt, system=system, temperature=temperature, max_tokens=max_tokens)
+    chat(name, prompt, system=system, temperature=temperature, max_tokens=max_tokens, verbose=verbose)
 
 
 def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float) -> Server:

@@ -279,6 +279,10 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
         return subprocess.run(_demo_command(settings, began), check=False).returncode
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
+    # In the background nobody sees the log in which this would stand: the mesh is up and can serve nothing.
+    for finding in checks.engine({**os.environ, **settings.engine_environment}):
+        if finding.state != "ok":
+            _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")
     return Exit.OK
 
 

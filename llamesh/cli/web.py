@@ -10,18 +10,8 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from llamesh.cli.connection import check_token, not_an_address
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, exit_of_http
 from llamesh.client.trust import UntrustedError, ssl_context
-
-_EXITS = {
-    400: Exit.USAGE,
-    401: Exit.NOT_SIGNED_IN,
-    403: Exit.REFUSED,
-    404: Exit.NOT_FOUND,
-    429: Exit.REFUSED,
-    503: Exit.UNAVAILABLE,
-    504: Exit.UNAVAILABLE,
-}
 
 
 @contextmanager
@@ -70,7 +60,7 @@ def _context(base: str) -> ssl.SSLContext:
 def refusal(response: http.client.HTTPResponse) -> CommandError:
     """The failure that an answer of 400 or more stands for: OpenAI's shape, google.rpc.Status, or neither."""
     content = response.read()
-    code = _EXITS.get(response.status, Exit.FAILED)
+    code = exit_of_http(response.status)
     hint = "llamesh login" if code is Exit.NOT_SIGNED_IN else ""
     wait = response.getheader("retry-after")
     parts = [f"try again after {wait} s"] if wait else []

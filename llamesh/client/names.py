@@ -1,4 +1,4 @@
-"""People give names, programs give ids: either is accepted wherever it means one thing."""
+"""Resolves what a person wrote (an id, a name, the beginning of an id) to an id. An ambiguous name is an error that lists the ids."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     """
     stored = stored_profile(environment)
     kept = stored or Profile()
-    url = environment.get("LLAMESH_URL", "").rstrip("/")
+    url = with_scheme(environment.get("LLAMESH_URL", "").strip().rstrip("/"))
     given = bool(environment.get("LLAMESH_HOME")) and not url
     here = running_here(environment) if given or on_this_machine(url or kept.url) else None
     if given and here is None:
@@ -101,8 +101,13 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     return replace(
         kept,
         token=environment.get("LLAMESH_TOKEN", "").strip() or kept.token,
-        inference_url=environment.get("LLAMESH_INFERENCE_URL") or kept.inference_url,
+        inference_url=with_scheme(environment.get("LLAMESH_INFERENCE_URL", "").strip()) or kept.inference_url,
     )
+
+
+def with_scheme(url: str) -> str:
+    """An address as people write it: without a scheme it is one of http."""
+    return url if not url or "://" in url else f"http://{url}"
 
 
 def on_this_machine(url: str) -> bool:

@@ -1,7 +1,7 @@
-"""Which calls are tried again, when, and how often. Pure: the transport asks, waits and tries.
+"""Retry policy of the client. Pure: the transport asks it, waits and tries again.
 
-Only calls that may be repeated (the contract's idempotency_level, or a request_id), only on UNAVAILABLE, at most three tries,
-within the deadline of the whole call; what the answer says of when to come back is obeyed.
+A call is tried at most three times, within its deadline, and only if it is idempotent (the contract's idempotency_level, or a
+request_id) and failed with UNAVAILABLE. The server's retry delay is a lower bound of the backoff.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def _target(url: str) -> tuple[str, bool, list[tuple[str, Any]]]:
-    """Address, whether TLS is spoken, and channel options for an address as people write it. ValueError where it is none."""
+    """Split an address into target, whether to use TLS, and channel options. ValueError if it is not an address."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{url!r} is not an address like http://localhost:8200")
@@ -35,7 +35,7 @@ def _target(url: str) -> tuple[str, bool, list[tuple[str, Any]]]:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        # By its name a pause, in truth also the time that a connection may take to be made: a distant mesh needs some.
+        # Despite its name, this option also limits how long one connection attempt may take.
         ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]

@@ -24,20 +24,38 @@ from llamesh.names import CLAIMS_HEADER
 DEADLINE = 10.0
 """Default deadline of a call in seconds, a restart of the other service included."""
 
-OPTIONS: Sequence[tuple[str, int | str]] = (
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Largest message; no method carries bulk data."""
+
+MAX_METADATA_BYTES = 128 * 1024
+"""Most metadata of a call: all headers that Envoy accepts (60 KiB), and the claims of the token again."""
+
+KEEPALIVE: Sequence[tuple[str, int]] = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
+
+SERVER_OPTIONS: Sequence[tuple[str, int]] = (
+    *KEEPALIVE,
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+
+CLIENT_OPTIONS: Sequence[tuple[str, int | str]] = (
+    *KEEPALIVE,
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite its name, this option also limits how long one connection attempt may take.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.default_authority", "llamesh"),
 )
 
 
 def channel(settings: Settings, service: str) -> grpc.aio.Channel:
     """Open a channel to another service on this machine."""
-    return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(OPTIONS))
+    return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(CLIENT_OPTIONS))
 
 
 def forwarded_metadata() -> list[tuple[str, str]]:

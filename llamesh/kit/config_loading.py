@@ -12,11 +12,12 @@ import os
 import sys
 from pathlib import Path
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 
 from llamesh.kit.config import Settings
-from llamesh.kit.config_sources import unknown_variables, wrong_lines
+from llamesh.kit.config_sources import ENCODING, unknown_variables, wrong_lines
 from llamesh.kit.config_words import refusal
 from llamesh.locations import home_directory
 
@@ -45,6 +46,35 @@ def load_settings() -> Settings:
     return settings
 
 
+def readable_settings() -> tuple[Settings, list[str]]:
+    """Read what can be read, with the default in place of what is wrong, and say what is wrong. For `llamesh doctor` only.
+
+    It removes wrong variables from the environment of this process.
+    """
+    try:
+        return load_settings(), []
+    except WrongSettingsError as error:
+        wrong = error.problems
+    named = os.environ.get("LLAMESH_CONFIG")
+    file = Path(named) if named else home_directory(os.environ) / "config.env"
+    try:
+        lines = dotenv_values(file, encoding=ENCODING) if file.is_file() else {}
+    except (OSError, UnicodeDecodeError):
+        lines = {}
+    for name, value in lines.items():
+        if value is not None and name.upper() in _names():
+            os.environ.setdefault(name.upper(), value)
+    for _ in Settings.model_fields:
+        try:
+            return Settings(_env_file=None), wrong  # type: ignore[call-arg]
+        except ValidationError as error:
+            wrong += [words for words in problems(error) if words not in wrong]
+            for item in error.errors():
+                os.environ.pop(str(item["loc"][0]).upper(), None)
+                os.environ.pop(str(item["loc"][0]).lower(), None)
+    return Settings(_env_file=None), wrong  # type: ignore[call-arg]
+
+
 def warnings() -> list[str]:
     """Return one sentence for each variable of the environment that looks like a setting and is none."""
     return unknown_variables(os.environ, _names())
@@ -69,13 +99,21 @@ def _names_of(field: FieldInfo) -> set[str]:
 
 
 def main() -> int:
-    """Print the settings in force without secrets, the run directory and warnings; return 2 if a setting is wrong."""
+    """Print the settings in force without secrets, the run directory and warnings; return 2 if a setting is wrong.
+
+    With --tolerant defaults take the place of what is wrong, which is printed as `wrong`.
+    """
+    wrong: list[str] = []
     try:
-        settings = load_settings()
+        if sys.argv[1:] == ["--tolerant"]:
+            settings, wrong = readable_settings()
+        else:
+            settings = load_settings()
     except WrongSettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    shown = settings.model_dump(mode="json") | {"run_dir": str(settings.run_dir), "warnings": warnings()}
+    more = {"run_dir": str(settings.run_dir), "warnings": warnings(), "wrong": wrong}
+    shown = settings.model_dump(mode="json") | more
     sys.stdout.write(json.dumps(shown) + "\n")
     return 0
 

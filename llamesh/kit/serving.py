@@ -16,7 +16,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import grpc
 import uvloop
@@ -25,6 +25,7 @@ from grpc_health.v1._async import HealthServicer
 
 from llamesh import waiting
 from llamesh.kit.calls import MeshInterceptor
+from llamesh.kit.channels import SERVER_OPTIONS
 from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
 from llamesh.kit.database import Database
@@ -43,25 +44,6 @@ from llamesh.v1.metrics_pb2_grpc import add_MetricsServiceServicer_to_server
 from llamesh.waiting import Wait
 
 __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run_member"]
-
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Largest message; no method carries bulk data."""
-
-MAX_METADATA_BYTES = 128 * 1024
-"""Most metadata of a call: all headers that Envoy accepts (60 KiB), and the claims of the token again."""
-
-OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),
-)
-
 
 LOST_CODE = 3
 """Exit code of a process whose socket was deleted."""
@@ -92,7 +74,7 @@ class Member:
         self.metrics = MemberMetrics()
         """The numbers of this member; its parts add theirs."""
         self._calls = MeshInterceptor(self.metrics.observe_call)
-        self.server = grpc.aio.server(interceptors=[self._calls], options=list(OPTIONS))
+        self.server = grpc.aio.server(interceptors=[self._calls], options=list(SERVER_OPTIONS))
         self.started = asyncio.Event()
         """Set when the member serves calls."""
         self.stopping = asyncio.Event()

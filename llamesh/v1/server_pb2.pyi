@@ -482,9 +482,9 @@ class RuntimeParameters(google.protobuf.message.Message):
     threads_batch: builtins.int
     """CPU threads for prompts. -1 as a flag: the default. Default: threads if it is set, else all physical cores that the engine may use."""
     gpu_layers: builtins.int
-    """Layers kept on the GPU: a number, or as a flag also all, and auto or -1 for the default. Default: as many as fit."""
+    """Layers kept on the GPU: a number, or as a flag also all or 9999, and auto or -1 for the default. Default: as many as fit."""
     flash_attn: Global___Switch.ValueType
-    """Flash attention. Default auto."""
+    """Flash attention; as a flag also 1 for on and 0 for off. Default auto."""
     cache_type_k: Global___CacheType.ValueType
     """Number format of the cached keys. Default f16."""
     cache_type_v: Global___CacheType.ValueType

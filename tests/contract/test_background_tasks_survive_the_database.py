@@ -18,10 +18,10 @@ from tests.contract.test_calls_without_a_database import Mesh, mesh, server
 
 __all__ = ["mesh", "server"]
 
-NEED_THE_DATABASE = {"delete old decisions", "read limits", "rotate signing keys", "look at every server"}
+NEED_THE_DATABASE = {"delete old decisions", "read limits", "rotate signing keys", "reconcile every server"}
 """Tasks that fail while there is none; the others wait, or have nothing to do."""
 PERIODIC = NEED_THE_DATABASE | {"write usage and refusals", "follow signing keys", "watch the database"}
-STREAMING = {"follow servers", "follow the catalogue", "follow revocations", "write what was decided"}
+STREAMING = {"follow servers", "follow the catalogue", "follow revocations", "write run states"}
 
 
 @dataclass

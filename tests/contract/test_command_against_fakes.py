@@ -84,6 +84,14 @@ def test_names_only(gateway: FakeGateway, capsys: Capture) -> None:
     assert capsys.readouterr().out == "0f0c6a0e\na1b2c3d4\n"
 
 
+@pytest.mark.parametrize(("word", "command"), [("ps", "status"), ("list", "models"), ("ls", "models")])
+def test_words_of_other_tools_are_understood(word: str, command: str, capsys: Capture) -> None:
+    assert run([command]) == Exit.OK
+    meant = capsys.readouterr().out
+    assert run([word]) == Exit.OK
+    assert capsys.readouterr().out == meant
+
+
 @pytest.mark.parametrize("name", ["smol", "0f0c6a0e", "0f0c"])
 def test_ids_and_names_are_taken(gateway: FakeGateway, capsys: Capture, name: str) -> None:
     gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "other")]

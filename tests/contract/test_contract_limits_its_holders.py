@@ -81,11 +81,11 @@ async def test_a_grant_follows_role_and_contract_and_locks_nobody_out(mesh, as_c
     plain = await grant(role=Role.ROLE_USER)
     assert (list(plain.scopes), plain.contract_id) == (["infer:*", "manage"], "")
     bound = await grant(role=Role.ROLE_ADMIN, contract_id=made.contract_id)
-    assert list(bound.scopes) == ["infer:a", "manage", "admin"]
+    assert list(bound.scopes) == ["infer:a", "manage", "metrics", "admin"]
     assert bound.contract_id == made.contract_id
     # A user whose contract is gone must not become one without limits, nor one who cannot mend it.
     lost = await grant(role=Role.ROLE_ADMIN, contract_id="ctr_gone")
-    assert (list(lost.scopes), lost.contract_id) == (["manage", "admin"], "ctr_gone")
+    assert (list(lost.scopes), lost.contract_id) == (["manage", "metrics", "admin"], "ctr_gone")
 
 
 async def test_a_key_is_signed_with_what_was_granted_and_shown_once(mesh, as_caller) -> None:

@@ -23,6 +23,12 @@ def people(mesh: RunningMesh) -> Iterator[People]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def gateway(mesh: RunningMesh) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(mesh.url("gateway", "").removeprefix("http://")) as channel:
+        yield channel
+
+
 def test_a_change_counts_within_a_second_everywhere(people: People, served: Served) -> None:
     """Envoy, the gateway, the contract and the download service, one after the other, from the answer to the change on."""
     mesh = people.mesh
@@ -46,15 +52,13 @@ def test_a_change_counts_within_a_second_everywhere(people: People, served: Serv
             assert time.monotonic() - started < 1, f"after a second {change} does not count everywhere: {statuses()}"
 
 
-def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(
-    people: People, channels: dict[str, grpc.Channel]
-) -> None:
+def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(people: People, gateway: grpc.Channel) -> None:
     mesh = people.mesh
     token = people.user("m-watching")
     with mesh.http.stream("GET", mesh.url("gateway", "/watch"), headers=bearer(token), timeout=30) as stream:
         lines = stream.iter_lines()
         assert "synced" in next(line for line in lines if '"synced"' in line)
-        stub = gateway_pb2_grpc.GatewayServiceStub(channels["llamesh.v1.GatewayService"])
+        stub = gateway_pb2_grpc.GatewayServiceStub(gateway)
         watch = stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(bearer(token).items()), timeout=30)
         next(watch)
         people.change("m-watching", role="ROLE_INFERENCE")

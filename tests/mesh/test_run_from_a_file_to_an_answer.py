@@ -39,6 +39,11 @@ PULLED = {
     ],
 }
 """What `llamesh pull` leaves on the screen, by the terminal's width."""
+ANSWERED = {
+    60: ["The mesh is up, and every token you read came from", "llama.cpp through Envoy."],
+    80: [SENTENCE],
+    120: [SENTENCE],
+}
 WIDTHS = pytest.mark.parametrize("columns", [60, 80, 120])
 
 
@@ -100,8 +105,7 @@ def test_a_file_is_run_in_one_command(mesh: RunningMesh, user: dict[str, str], t
         assert shown.end() == Exit.OK
     first, *answer = without_ids(shown.lines)
     assert first == f"serving words{columns}.gguf; `llamesh stop ID` ends it"
-    assert all(len(line) <= columns for line in answer)
-    assert " ".join(answer).split() == SENTENCE.split()
+    assert answer == ANSWERED[columns]
     again = llamesh(user, tmp_path, "run", f"words{columns}.gguf", "Hello!")
     assert (again.stdout, again.stderr) == (f"{SENTENCE}\n", "")
     servers = mesh.call("GET", "/status").json()["servers"]
@@ -161,3 +165,22 @@ def test_downloads_are_listed(mesh: RunningMesh, user: dict[str, str], tmp_path:
         header, *rows = llamesh(user, tmp_path, *words).stdout.splitlines()
         assert header.split()[:3] == ["MODEL", "STATE", "DONE"]
         assert any(row.split()[:2] == ["listed.gguf", "SUCCEEDED"] for row in rows)
+
+
+@WIDTHS
+def test_a_conversation_in_a_terminal(mesh: RunningMesh, user: dict[str, str], tmp_path: Path, columns: int) -> None:
+    sentence.write(tmp_path / f"talk{columns}.gguf")
+    assert llamesh(user, tmp_path, "run", f"./talk{columns}.gguf", "Hello!").returncode == Exit.OK
+    with terminal(["run", f"talk{columns}.gguf"], columns, user, tmp_path) as shown:
+        shown.until("Ctrl-D ends\n>")
+        shown.type("Hello!\r")
+        shown.until("Envoy.\n>")
+        shown.type("/set verbose\rAgain!\r")
+        shown.until("context used")
+        shown.type("/bye\r")
+        assert shown.end() == Exit.OK
+    hint = f"talking to talk{columns}.gguf; /help lists commands, Ctrl-D ends"
+    lines = shown.lines
+    figures = lines.pop(-2)
+    assert lines == [hint, "> Hello!", *ANSWERED[columns], "> /set verbose", "> Again!", *ANSWERED[columns], "> /bye"]
+    assert re.fullmatch(r"15 tokens, [0-9.]+ tokens/s, context used [0-9]+ tokens", figures)

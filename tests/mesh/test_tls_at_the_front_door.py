@@ -156,7 +156,9 @@ def test_the_command_and_the_sdk_of_this_machine_need_no_setting(
     assert logged_in.returncode == 0, logged_in.stderr
     assert "sentence" in mesh.command("status").stdout
     assert sentence.SENTENCE in mesh.command("chat", "sentence", "Hi").stdout
-    assert '"models"' in mesh.command("api", "GET", "/models").stdout
+    answer = mesh.command("api", "-i", "GET", "/models").stdout
+    assert answer.startswith("HTTP/1.1 200 OK\n")
+    assert "\n\n{" in answer
     for name in ("LLAMESH_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, mesh.environment[name])
     with Client() as client:

@@ -11,6 +11,10 @@ ANSWERS = {
     "/status": {
         "servers": [{"server_uuid": "0f0c6a0e", "model_name": "smol"}, {"server_uuid": "a1", "model_name": ""}]
     },
+    "/keys": {"keys": [{"key_id": "key_1"}]},
+    "/users": {"users": [{"username": "ada"}]},
+    "/contracts": {"contracts": [{"contract_id": "small"}]},
+    "/downloads": {"downloads": [{"model_uuid": "m1"}]},
     "/models": {"models": [{"model_uuid": "m1", "name": "small"}]},
 }
 
@@ -33,6 +37,15 @@ def silent(path: str) -> object:
         (["serve", ""], ["m1", "small"]),
         (["serve", "small", "--ctx-s"], ["--ctx-size"]),
         (["chat", ""], ["smol"]),
+        (["keys", "revoke", ""], ["key_1"]),
+        (["users", "rm", "a"], ["ada"]),
+        (["contracts", "update", ""], ["small"]),
+        (["downloads", "retry", ""], ["m1"]),
+        (["users", "create", ""], []),
+        (["users", "rm", "ada", ""], []),
+        (["run", "s"], ["small", "smol"]),
+        (["show", "s"], ["smol"]),
+        (["downloads", ""], ["cancel", "ls", "retry"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),
     ],

@@ -65,9 +65,11 @@ def test_decision_records_name_files_that_exist(record: Path) -> None:
     assert missing_files(text) == []
 
 
-@pytest.mark.parametrize("record", sorted((ROOT / "docs" / "adr").glob("*.md")), ids=lambda path: path.name)
-def test_prose_of_decision_records_is_wrapped(record: Path) -> None:
-    lines = record.read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize(
+    "page", [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "adr").glob("*.md"))], ids=lambda path: path.name
+)
+def test_prose_is_wrapped(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if len(line) > 140 and not line.startswith("|")] == []
 
 

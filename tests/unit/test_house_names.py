@@ -13,7 +13,6 @@ SHARED: dict[str, set[str]] = {
     "FieldViolation": {"llamesh/client/errors.py", "llamesh/kit/errors.py"},
     "MeshError": {"llamesh/client/errors.py", "llamesh/kit/errors.py"},
     # To be told apart.
-    "Inventory": {"llamesh/cli/manifest/inventory.py", "services/contract/inventory.py"},
     "Liveness": {"controller/runtimes/__init__.py", "llamesh/cli/mesh/liveness.py"},
 }
 

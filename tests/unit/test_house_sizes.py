@@ -10,14 +10,8 @@ from tests.unit.house import check_exceptions, name_of, product_files, test_file
 MODULE_LINES = 300
 TEST_LINES = 399
 
-MODULES = {
-    "controller/runtimes/engine_process.py": 327,
-    "controller/status.py": 356,
-}
-TESTS = {
-    "tests/mesh/test_engine_life.py": 480,
-    "tests/unit/test_controller_plan.py": 441,
-}
+MODULES: dict[str, int] = {}
+TESTS: dict[str, int] = {}
 
 
 def lines(files: Iterable[Path]) -> dict[str, int]:

@@ -82,7 +82,7 @@ def test_who_logged_in_elsewhere_stays_there(usual: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-@pytest.mark.parametrize("url", ["http://localhost:9", "https://mesh.example", "http://localhost:x", "nonsense"])
+@pytest.mark.parametrize("url", ["http://localhost:9", "https://mesh.example", "http://localhost:x", "http://nonsense"])
 def test_llamesh_url_wins(environment: dict[str, str], url: str) -> None:
     save_profile(Profile("http://localhost:28200", "token", ""), environment)
     assert load_profile({**environment, "LLAMESH_URL": url}) == Profile(url)
@@ -133,3 +133,9 @@ def test_beside_a_port_that_was_moved_nothing_is_guessed() -> None:
 )
 def test_an_endpoint_is_seen_from_here(endpoint: str, url: str, seen: str) -> None:
     assert seen_from_here(endpoint, url) == seen
+
+
+@pytest.mark.parametrize("url", ["mesh.lan:8200", " http://mesh.lan:8200/ "])
+def test_an_address_without_a_scheme_is_one_of_http(environment: dict[str, str], url: str) -> None:
+    told = load_profile({**environment, "LLAMESH_URL": url, "LLAMESH_INFERENCE_URL": "mesh.lan:8080"})
+    assert (told.url, told.inference) == ("http://mesh.lan:8200", "http://mesh.lan:8080")

@@ -115,7 +115,8 @@ def test_doctor_and_up_show_it(tmp_path: Path) -> None:
     found = [item for item in examine(environment) if item.check == "settings"]
     assert [(item.state, item.found) for item in found] == [("ok", f"home {tmp_path}"), ("warning", words)]
     (tmp_path / "config.env").write_text("MAX_REPLICA=3\n")
-    (wrong,) = [item for item in examine(environment) if item.check == "settings"]
+    wrong, warned = [item for item in examine(environment) if item.check == "settings"]
+    assert (warned.state, warned.found) == ("warning", words)
     assert (wrong.state, f"line 1 of {tmp_path / 'config.env'}: MAX_REPLICA is not a setting" in wrong.found) == (
         "problem",
         True,

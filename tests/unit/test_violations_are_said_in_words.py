@@ -33,7 +33,7 @@ def test_each_pattern_of_the_contracts_has_words() -> None:
     [
         (
             contract_pb2.CreateKeyRequest(display_name="a", scopes=["foo"]),
-            "scopes[0]: is not a scope: manage, infer:*, infer:MODEL or infer:SERVER_UUID",
+            "scopes[0]: is not a scope: manage, metrics, infer:*, infer:MODEL or infer:SERVER_UUID",
         ),
         (contract_pb2.CreateKeyRequest(), "display_name: is missing"),
         (gateway_pb2.ServeRequest(), "model_uuid: is missing"),

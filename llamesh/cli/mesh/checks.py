@@ -12,16 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import llamesh
 from llamesh import certificates, waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import health, ports
+from llamesh.cli.mesh import health, members, outside, ports
+from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
 from llamesh.cli.mesh.open_files import ENOUGH, attainable
@@ -40,34 +39,27 @@ ASK_SECONDS = 20.0
 LOGS = {"store": "download", "database": "gateway"}
 """Whose log speaks of a part of health that is no process of the mesh."""
 
-State = Literal["ok", "warning", "problem"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    state: State
-    found: str
-    fix: str = ""
-
 
 def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Every check, one after the other."""
+    """Every check, one after the other. A wrong setting is a finding, and the checks go on with its default."""
     yield python()
     yield openmp()
-    yield engine()
+    try:
+        settings = read_settings(environment, tolerant=True)
+    except CommandError as error:
+        yield from engine(environment)
+        yield envoy()
+        yield clock()
+        words = " ".join([error.cause, *error.parts])
+        yield Finding("settings", "problem", words, error.hint or "correct it and try again")
+        return
+    yield from engine({**environment, **settings.engine_environment})
     yield envoy()
     yield clock()
-    try:
-        settings = read_settings(environment)
-    except CommandError as error:
-        yield Finding(
-            "settings", "problem", " ".join([error.cause, *error.parts]), error.hint or "correct it and try again"
-        )
-        return
-    yield Finding("settings", "ok", f"home {settings.home}")
+    for wrong in settings.wrong:
+        yield Finding("settings", "problem", wrong, "correct it; the checks below use its default")
+    if not settings.wrong:
+        yield Finding("settings", "ok", f"home {settings.home}")
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
     if settings.tls:
@@ -75,6 +67,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
+    yield from outside.stores(environment)
     try:
         running = holder(settings.home)
     except OSError as error:
@@ -110,28 +103,30 @@ def openmp() -> Finding:
     return Finding("libgomp", "ok", "libgomp.so.1")
 
 
-def engine() -> Finding:
-    """llama.cpp."""
+def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """llama.cpp and the devices that it computes on."""
+    fix = "pip install 'llamesh[mesh,engine]'"
     try:
-        asked = subprocess.run(
-            [sys.executable, "-P", "-m", "engine", "--check"],
-            capture_output=True,
-            text=True,
-            timeout=ASK_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Finding(
-            "engine", "problem", f"it does not say within {ASK_SECONDS:g} s what it is", "see LLAMA_SERVER_BIN"
-        )
-    try:
+        asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
         answer = json.loads(asked.stdout)
+    except subprocess.TimeoutExpired:
+        words = f"it does not say within {ASK_SECONDS:g} s what it is"
+        yield Finding("engine", "problem", words, "see LLAMA_SERVER_BIN")
+        return
     except ValueError:
-        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
-        return Finding("engine", "problem", last, "pip install 'llamesh[mesh,engine]'")
+        yield Finding("engine", "problem", (asked.stderr.strip().splitlines() or ["no answer"])[-1], fix)
+        return
     if not answer["usable"]:
-        return Finding("engine", "problem", answer["problem"], "pip install 'llamesh[engine]', or set LLAMA_SERVER_BIN")
-    return Finding("engine", "ok", answer["engine"])
+        named = environment.get("LLAMA_SERVER_BIN")
+        fix = (
+            "correct LLAMA_SERVER_BIN, or unset it for the embedded library"
+            if named
+            else f"{fix}, or set LLAMA_SERVER_BIN"
+        )
+        yield Finding("engine", "problem", answer["problem"], fix)
+        return
+    yield Finding("engine", "ok", answer["engine"])
+    yield outside.devices(answer.get("devices", []))
 
 
 def envoy() -> Finding:
@@ -235,8 +230,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
     address = urlsplit(url)
     remembered = lives(settings.run_dir)
     waits = waiting.waits(settings.run_dir)
-    for wait, members in waits.items():
-        yield Finding("waiting", "problem", waiting.sentence(wait, members), wait.remedy)
+    for wait, waiters in waits.items():
+        yield Finding("waiting", "problem", waiting.sentence(wait, waiters), wait.remedy)
     try:
         host, port = address.hostname or settings.host, address.port or settings.gateway_port
         found = health.ask(host, port, tls=address.scheme == "https")

@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 import llamesh
+from llamesh import tether
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.locations import make_private
 from llamesh.names import DRAIN_PATH, ENVOY_ADMIN
 
 BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
-TETHER = Path(__file__).with_name("tether.py")
+TETHER = Path(tether.__file__)
 
 ADMIN_SECONDS = 5.0
 """How long an answer of the admin interface is waited for."""

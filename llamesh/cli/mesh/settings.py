@@ -35,6 +35,9 @@ class MeshSettings:
     member_patience_seconds: float
     tls_certificate: str = ""
     tls_key: str = ""
+    llama_server_bin: str = ""
+    wrong: tuple[str, ...] = ()
+    """What of the settings cannot be used, one sentence each, if that was allowed."""
     warnings: tuple[str, ...] = ()
     """What in the environment looks like a setting and is none."""
 
@@ -52,6 +55,11 @@ class MeshSettings:
     def host(self) -> str:
         """Address under which this machine reaches Envoy."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind.strip("[]"), self.listens_on[0])  # noqa: S104
+
+    @property
+    def engine_environment(self) -> dict[str, str]:
+        """The variable by which an engine learns which llama-server to use."""
+        return {"LLAMA_SERVER_BIN": self.llama_server_bin} if self.llama_server_bin else {}
 
     @property
     def tls(self) -> bool:
@@ -91,10 +99,13 @@ class MeshSettings:
         return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def read_settings(environment: Mapping[str, str]) -> MeshSettings:
-    """Ask for the settings in force. CommandError naming the setting where one is wrong, or the extra where it is missing."""
+def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> MeshSettings:
+    """Ask for the settings in force. CommandError naming the setting if one is wrong, or the extra if it is missing.
+
+    `tolerant`: defaults take the place of what is wrong, which `wrong` then names.
+    """
     asked = subprocess.run(
-        [sys.executable, "-P", "-m", "llamesh.kit.config_loading"],
+        [sys.executable, "-P", "-m", "llamesh.kit.config_loading", *(("--tolerant",) if tolerant else ())],
         env=dict(environment),
         capture_output=True,
         text=True,
@@ -115,6 +126,8 @@ def read_settings(environment: Mapping[str, str]) -> MeshSettings:
             member_patience_seconds=found["member_patience_seconds"],
             tls_certificate=found["tls_certificate"],
             tls_key=found["tls_key"],
+            llama_server_bin=found["llama_server_bin"],
+            wrong=tuple(found["wrong"]),
             warnings=tuple(found["warnings"]),
         )
     lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]

@@ -48,7 +48,7 @@ async def login(mesh: Mesh, username: str, password: str) -> tuple[dict, list[tu
 
 async def test_tokens_carry_what_the_contract_service_grants(real_mesh) -> None:
     claims, root = await login(real_mesh, "admin", "admin")
-    assert set(claims["scopes"]) == {"admin", "manage", "infer:*"}
+    assert set(claims["scopes"]) == {"admin", "manage", "metrics", "infer:*"}
     limits = contract_pb2.CreateContractRequest(display_name="two at once", max_concurrent_requests=2)
     contract = await real_mesh.contract.CreateContract(limits, metadata=root)
     granted = {}

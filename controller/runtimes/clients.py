@@ -1,0 +1,28 @@
+"""Counts the clients that are connected to an engine's llama.cpp, as the kernel's table of sockets has them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from controller.runtimes.process_stats import llama_stats
+from llamesh.kit.occupancy import ConnectionTable
+from llamesh.processes import ProcessId
+
+_CLOSING_SECONDS = 0.005
+_CLOSING_TRIES = 3
+"""The table may hold a connection of this process for this long after it was closed."""
+
+
+async def connected_clients(table: ConnectionTable, socket: Path, engine: ProcessId) -> int | None:
+    """Return the number of connected clients; None if the system does not say. The caller has no open connection of its own."""
+    llama = llama_stats(engine)
+    if llama is None:
+        return None
+    found = await table.clients(socket, llama.pid)
+    for _ in range(_CLOSING_TRIES):
+        if not found:
+            break
+        await asyncio.sleep(_CLOSING_SECONDS)
+        found = await table.clients(socket, llama.pid)
+    return found

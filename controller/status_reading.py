@@ -1,0 +1,47 @@
+"""Reads the status of a server as `controller.status` builds it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from llamesh.v1 import server_pb2
+from llamesh.v1.server_pb2 import Server
+
+BEING_REMOVED = "Stopping"
+"""Reason of the Ready condition of a server that is being removed."""
+CONDITION_TRUE = server_pb2.CONDITION_STATUS_TRUE
+
+
+def stopped_status(last: Server, now: datetime) -> Server:
+    """The last word about a server that was removed."""
+    server = Server()
+    server.CopyFrom(last)
+    server.state = server_pb2.SERVER_STATE_STOPPED
+    server.ready_replicas = 0
+    del server.replica_statuses[:]
+    del server.conditions[:]
+    server.update_time.FromDatetime(now)
+    return server
+
+
+def is_being_removed(server: Server) -> bool:
+    """Whether a server is being removed, rather than falling asleep."""
+    return any(condition.type == "Ready" and condition.reason == BEING_REMOVED for condition in server.conditions)
+
+
+def ready_reason(server: Server) -> str:
+    """Why not every engine answers, in one word."""
+    return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
+
+
+def is_routable(server: Server, generation: int) -> bool:
+    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    routable = any(
+        condition.type == "Routable" and condition.status == CONDITION_TRUE for condition in server.conditions
+    )
+    return routable and server.observed_generation >= generation
+
+
+def why_not_ready(server: Server) -> str:
+    """Why not every engine answers, for people."""
+    return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")

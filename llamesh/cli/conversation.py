@@ -1,0 +1,110 @@
+"""A conversation: what was said, what the model is told before, and how it is asked. Saved as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamesh.cli.failure import CommandError, Exit
+
+IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
+MOST_IMAGE_BYTES = 10 * 2**20
+"""The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
+MOST_SAVED_BYTES = 64 * 2**20
+"""Length of a saved conversation that is read."""
+SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
+_IMAGE_PATH = re.compile(r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?!\S)", re.IGNORECASE)
+
+
+@dataclass
+class Conversation:
+    """The messages so far, the system message and the settings of requests."""
+
+    system: str = ""
+    settings: dict[str, float | int] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def request(self) -> dict[str, Any]:
+        """The body of the next request, without the model."""
+        told = [{"role": "system", "content": self.system}] if self.system else []
+        return {"stream": True, **self.settings, "messages": [*told, *self.messages]}
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting. CommandError if there is no such setting or it cannot have this value."""
+        kind = SETTINGS.get(name)
+        if kind is None:
+            raise CommandError(f"there is no setting {name}", hint=f"settings: {', '.join(SETTINGS)}", code=Exit.USAGE)
+        try:
+            self.settings[name] = kind(value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise CommandError(f"{name} is {what}, not {value!r}", code=Exit.USAGE) from None
+
+    def save(self, path: Path) -> None:
+        """Write the conversation, readable for this user only."""
+        saved = {"system": self.system, "settings": self.settings, "messages": self.messages}
+        write_private(path, json.dumps(saved, ensure_ascii=False, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Conversation:
+        """Read a conversation that was saved. CommandError if the file holds none."""
+        try:
+            if path.stat().st_size > MOST_SAVED_BYTES:
+                raise CommandError(f"{path} is longer than {MOST_SAVED_BYTES} bytes", code=Exit.USAGE)
+            found = json.loads(path.read_text())
+            messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
+            loaded = cls(str(found.get("system", "")), {}, messages)
+            for name, value in found.get("settings", {}).items():
+                loaded.set(name, str(value))
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CommandError(
+                f"{path} holds no saved conversation", hint="/save FILE writes one", code=Exit.USAGE
+            ) from None
+        return loaded
+
+
+def content(question: str, images: list[Path]) -> str | list[dict[str, Any]]:
+    """The content of a message: the text, and images as data: URLs."""
+    if not images:
+        return question
+    parts: list[dict[str, Any]] = [{"type": "text", "text": question}]
+    return parts + [{"type": "image_url", "image_url": {"url": _data_url(path)}} for path in images]
+
+
+def images_of(question: str) -> list[Path]:
+    """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
+    paths = (Path(word).expanduser() for word in _IMAGE_PATH.findall(question))
+    return [path for path in paths if path.is_file()]
+
+
+def _data_url(path: Path) -> str:
+    kind = IMAGES.get(path.suffix.lower())
+    if kind is None:
+        raise CommandError(f"{path} is no image", hint=f"images end with {', '.join(IMAGES)}", code=Exit.USAGE)
+    try:
+        length = path.stat().st_size
+        if length > MOST_IMAGE_BYTES:
+            raise CommandError(f"{path} has {length} bytes; at most {MOST_IMAGE_BYTES} are sent", code=Exit.USAGE)
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, in one step."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CommandError(f"{path}: {error.strerror}", code=Exit.FAILED) from None

@@ -1,0 +1,43 @@
+"""Checks of what a mesh needs beyond its own files: the database, the object store, their clocks, and the devices of llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+
+from llamesh.cli.mesh import members
+from llamesh.cli.mesh.findings import Finding
+
+ASK_SECONDS = 30.0
+"""How long the program that asks may take; it waits 5 s for each of the two, twice for the object store."""
+CLOCK_SECONDS = 5.0
+"""Tokens count for two seconds beyond their end; S3 refuses requests that are 15 minutes off."""
+
+
+def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The database and the object store as far as the settings name servers, and what their clocks say of ours."""
+    try:
+        asked = members.ask("llamesh.kit.readiness", environment=environment, seconds=ASK_SECONDS)
+        answers = json.loads(asked.stdout)
+    except subprocess.TimeoutExpired:
+        yield Finding("stores", "problem", f"no answer within {ASK_SECONDS:g} s", "see DATABASE_URL and MINIO_ENDPOINT")
+        return
+    except ValueError:
+        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        yield Finding("stores", "warning", f"they cannot be asked: {last}", "pip install 'llamesh[mesh,engine]'")
+        return
+    for answer in answers:
+        if answer["problem"]:
+            yield Finding(answer["check"], "problem", answer["problem"], answer["fix"])
+            continue
+        yield Finding(answer["check"], "ok", answer["found"])
+        off = answer["clock_seconds"]
+        if off is not None and abs(off) > CLOCK_SECONDS:
+            words = f"it is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} that of the {answer['check']}"
+            yield Finding("clock", "problem", words, "set the clock of the one that is wrong (timedatectl, NTP)")
+
+
+def devices(found: list[str]) -> Finding:
+    """The devices that llama.cpp computes on."""
+    return Finding("devices", "ok", ", ".join(found) if found else "the processor only")

@@ -1,0 +1,207 @@
+"""The conversation in a terminal: questions with line editing and history, commands that begin with a slash.
+
+Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. A request that fails is said, its question is forgotten, and the
+conversation goes on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from llamesh.cli.conversation import SETTINGS, Conversation, content, images_of, write_private
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import note, text
+
+MOST_QUESTIONS = 1000
+"""Questions that the history keeps."""
+MOST_LETTERS = 4000
+"""Letters of a question that the history keeps."""
+QUOTES = '"""'
+COMMANDS = {
+    "/help": "what can be typed",
+    "/bye": "end the conversation (Ctrl-D)",
+    "/clear": "forget what was said",
+    "/system [TEXT]": "what the model is told before",
+    "/set NAME VALUE": f"{', '.join(SETTINGS)}, verbose on or off",
+    "/show": "model, settings and messages",
+    "/save FILE": "write the conversation",
+    "/load FILE": "read a conversation",
+}
+Read = Callable[[str], str]
+"""Reads a line after a prompt. EOFError at the end, KeyboardInterrupt at Ctrl-C."""
+Ask = Callable[[Conversation, bool], str]
+"""Sends a conversation, shows the answer and returns it; the flag asks for its figures."""
+
+
+class Talk:
+    """One conversation with a person."""
+
+    def __init__(self, model: str, conversation: Conversation, ask: Ask, read: Read, *, verbose: bool = False) -> None:
+        self._model = model
+        self._conversation = conversation
+        self._ask = ask
+        self._read = read
+        self._verbose = verbose
+
+    def go_on(self) -> None:
+        """Talk until the person ends it."""
+        while True:
+            try:
+                question = self._question()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                note("Ctrl-D or /bye ends the conversation")
+                continue
+            try:
+                if question.startswith("/") and not images_of(question):
+                    if not self._command(question):
+                        return
+                elif question:
+                    self._put(question)
+            except CommandError as error:
+                note(error.render())
+            except KeyboardInterrupt:
+                note("stopped")
+
+    def _question(self) -> str:
+        """The next question; from three quotation marks to three, it may have several lines."""
+        line = self._read("> ").strip()
+        if not line.startswith(QUOTES):
+            return line
+        lines = [line.removeprefix(QUOTES)]
+        while not lines[-1].rstrip().endswith(QUOTES):
+            lines.append(self._read("... "))
+        lines[-1] = lines[-1].rstrip().removesuffix(QUOTES)
+        return "\n".join(lines).strip()
+
+    def _put(self, question: str) -> None:
+        messages = self._conversation.messages
+        messages.append({"role": "user", "content": content(question, images_of(question))})
+        try:
+            said = self._ask(self._conversation, self._verbose)
+        except BaseException:
+            messages.pop()
+            raise
+        messages.append({"role": "assistant", "content": said})
+
+    def _command(self, line: str) -> bool:
+        """Carry out a command; False if it ends the conversation."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        match name:
+            case "/bye" | "/exit" | "/quit":
+                return False
+            case "/help" | "/?":
+                width = max(map(len, COMMANDS))
+                note("\n".join(f"  {command:<{width}}  {about}" for command, about in COMMANDS.items()))
+                note('  """ begins and ends a question of several lines; an image is named by its path: ./cat.png')
+            case "/clear":
+                self._conversation.messages.clear()
+                note("forgotten")
+            case "/system":
+                self._conversation.system = rest
+            case "/set":
+                self._set(rest)
+            case "/show":
+                self._show()
+            case "/save":
+                self._conversation.save(_path(rest))
+                note(f"saved in {rest}")
+            case "/load":
+                self._conversation = Conversation.load(_path(rest))
+                note(f"{len(self._conversation.messages)} messages")
+            case _:
+                near = difflib.get_close_matches(name, [command.split()[0] for command in COMMANDS], n=1)
+                hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+                raise CommandError(f"there is no command {text(name)}", hint=hint, code=Exit.USAGE)
+        return True
+
+    def _set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        if name == "verbose" and value in {"", "on", "off"}:
+            self._verbose = value != "off"
+        elif name == "system":
+            self._conversation.system = value
+        else:
+            self._conversation.set(name, value.strip())
+
+    def _show(self) -> None:
+        talk = self._conversation
+        note(text(f"model     {self._model}"))
+        note(text(f"system    {talk.system}"))
+        note(text(f"settings  {' '.join(f'{name}={value}' for name, value in talk.settings.items())}"))
+        note(f"messages  {len(talk.messages)}")
+
+
+def _path(word: str) -> Path:
+    if not word:
+        raise CommandError("which file?", hint="/save FILE, /load FILE", code=Exit.USAGE)
+    return Path(word).expanduser()
+
+
+def reader() -> Read:
+    """Reads lines with editing and history in a terminal that can be drawn on; elsewhere line by line."""
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        try:
+            return _editor()
+        except ImportError:
+            note("without the package prompt_toolkit there is no line editing")
+    return _plain
+
+
+def _editor() -> Read:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import InMemoryHistory
+
+    asked = _history()
+    session: PromptSession[str] = PromptSession(history=InMemoryHistory(asked))
+
+    def read(prompt: str) -> str:
+        line = str(session.prompt(prompt))
+        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
+            asked.append(line[:MOST_LETTERS])
+            _keep(asked)
+        return line
+
+    return read
+
+
+def _plain(prompt: str) -> str:
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        sys.stderr.write("\n")
+        raise EOFError
+    return line
+
+
+def history_file() -> Path:
+    """Where questions are kept: a file of this user only."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path("~/.local/state").expanduser()) / "llamesh" / "chat_history.json"
+
+
+def _history() -> list[str]:
+    """The questions of earlier conversations; none if the file cannot be read."""
+    try:
+        found = json.loads(history_file().read_text())
+        return [str(item)[:MOST_LETTERS] for item in found][-MOST_QUESTIONS:] if isinstance(found, list) else []
+    except (OSError, ValueError):
+        return []
+
+
+def _keep(asked: list[str]) -> None:
+    """Write the history. A disk that is full or read-only does not end a conversation."""
+    del asked[:-MOST_QUESTIONS]
+    try:
+        history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(history_file(), json.dumps(asked, ensure_ascii=False))
+    except (OSError, CommandError):
+        return

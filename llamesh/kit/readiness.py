@@ -1,0 +1,113 @@
+"""Asks what the settings name outside this machine: PostgreSQL and the S3 server. For `llamesh doctor`, which may not import the kit.
+
+`python -m llamesh.kit.readiness` prints one JSON list. Invariant: it changes nothing, shows no secret, and ends within some 12 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import readable_settings
+from llamesh.kit.postgres import PostgresRefusedError, read_address
+
+SECONDS = 5.0
+"""How long each is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What one of them said."""
+
+    check: str
+    problem: str
+    """Empty if it can be used."""
+    found: str
+    fix: str = ""
+    clock_seconds: float | None = None
+    """Its clock minus ours, if it told the time."""
+
+
+async def database(settings: Settings) -> StoreReport | None:
+    """PostgreSQL; None if SQLite files are used."""
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    if not url:
+        return None
+    import asyncpg
+
+    address = read_address(url)
+    fix = "start it, or correct DATABASE_URL; unset it for SQLite files below LLAMESH_HOME"
+    try:
+        connection = await address.connect("public", SECONDS)
+        try:
+            began = time.time()
+            told, version = await connection.fetchrow(
+                "SELECT extract(epoch FROM clock_timestamp())::float8, current_setting('server_version')"
+            )
+            offset = told - (began + time.time()) / 2
+        finally:
+            await connection.close(timeout=1)
+    except PostgresRefusedError as error:
+        return StoreReport("database", f"{address.place} refuses: {error}", "", "correct DATABASE_URL")
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        words = str(error) or f"no answer within {SECONDS:g} s"
+        return StoreReport("database", f"PostgreSQL at {address.place} does not answer: {words}", "", fix)
+    return StoreReport("database", "", f"PostgreSQL {version} at {address.place}", clock_seconds=offset)
+
+
+def objects(settings: Settings) -> StoreReport | None:
+    """The S3 server; None if models are kept in a directory."""
+    if not settings.minio_endpoint:
+        return None
+    import certifi
+    import urllib3
+    from minio import Minio
+    from minio.error import MinioException
+
+    place = f"S3 at {settings.minio_endpoint}"
+    pool = urllib3.PoolManager(
+        timeout=SECONDS, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(), maxsize=1
+    )
+    try:
+        scheme = "https" if settings.minio_secure else "http"
+        date = pool.request("HEAD", f"{scheme}://{settings.minio_endpoint}/").headers.get("date", "")
+        client = Minio(
+            settings.minio_endpoint,
+            access_key=settings.minio_access_key.get_secret_value(),
+            secret_key=settings.minio_secret_key.get_secret_value(),
+            secure=settings.minio_secure,
+            http_client=pool,
+        )
+        there = client.bucket_exists(settings.minio_bucket)
+    except urllib3.exceptions.HTTPError as error:
+        fix = "start it, or correct MINIO_ENDPOINT and MINIO_SECURE"
+        return StoreReport("object store", f"{place} does not answer: {str(error).rpartition(': ')[2]}", "", fix)
+    except (MinioException, ValueError) as error:
+        words = getattr(error, "code", "") or str(error)
+        fix = "correct MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_BUCKET"
+        return StoreReport("object store", f"{place} refuses: {words}", "", fix)
+    finally:
+        pool.clear()
+    try:
+        offset = email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, TypeError):
+        offset = None
+    bucket = f"bucket {settings.minio_bucket}" + ("" if there else " (is created at the start)")
+    return StoreReport("object store", "", f"{place}, {bucket}", clock_seconds=offset)
+
+
+def main() -> int:
+    """Print what was found."""
+    settings, _ = readable_settings()
+    found = [asyncio.run(database(settings)), objects(settings)]
+    sys.stdout.write(json.dumps([asdict(answer) for answer in found if answer]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
