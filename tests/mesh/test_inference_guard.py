@@ -123,7 +123,7 @@ def test_headers_of_the_mesh_from_a_client_change_nothing(served: Served, header
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/v1", "/v1/", "/slots", "/props", "/metrics", "/lora-adapters", "/completion", "/infill", "/models/load",
+        "/", "/v1", "/v1/", "/slots", "/props", "/metrics", "/lora-adapters", "/completion", "/infill",
         "/v1/chat/completions/control", "/v1/stream", "/v1/streams/lookup", "/v1/chat", "/tokenize",
         "/{server}/slots", "/{server}/props", "/{server}/metrics", "/{server}/v1/../slots", "/{server}/", "/{server}",
         "/{server}/v1/chat/completions/../../../slots", "/00000000-0000-0000-0000-000000000000/v1/chat/completions",
