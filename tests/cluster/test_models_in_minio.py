@@ -265,7 +265,9 @@ def test_wrong_credentials_are_said_in_the_download_in_health_and_by_doctor(mini
             text=True,
             check=False,
         )
-        [line] = [line for line in doctor.stdout.splitlines() if " store " in line]
-        assert "refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY" in line
+        asked, told = (line for line in doctor.stdout.splitlines() if " store " in line)
+        assert "PROBLEM  object store S3 at" in asked, "doctor asks the store itself"
+        assert "SignatureDoesNotMatch" in asked
+        assert "refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY" in told, "so does the mesh that runs"
         everything = str(found) + doctor.stdout + (mesh.home / "logs" / "download.log").read_text()
         assert "not-the-secret" not in everything
