@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from llamesh import __version__
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when
+from llamesh.cli.output import Column, Output, document, note, show_list, show_one, size, when
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Decision
@@ -135,16 +135,29 @@ def why(
         _explain(found)
 
 
-def version() -> None:
-    """Print the versions of the command and of the mesh it talks to."""
-    print(f"llamesh {__version__}")
+def version(*, output: Output = "table") -> None:
+    """Print the versions of the command and of the mesh it talks to.
+
+    Parameters
+    ----------
+    output
+        json: `version`, `mesh_version` (null if no mesh answers) and `mesh_url`.
+    """
     from llamesh.client.errors import MeshError
 
+    machine = output in {"json", "yaml"}
+    if not machine:
+        print(f"llamesh {__version__}")
     with connected() as mesh:
+        url, found = mesh.profile.url, None
         try:
-            print(f"mesh    {mesh.health(timeout=2).version} at {mesh.profile.url}")
+            found = mesh.health(timeout=2).version
         except MeshError:
-            note(f"no mesh answers at {mesh.profile.url}")
+            note(f"no mesh answers at {url}")
+    if machine:
+        print(document({"version": __version__, "mesh_version": found, "mesh_url": url}, output))
+    elif found is not None:
+        print(f"mesh    {found} at {url}")
 
 
 def _latest(decisions: object, count: int = 50) -> list[Decision]:

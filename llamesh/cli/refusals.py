@@ -14,6 +14,7 @@ REMEDIES = {
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
+    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh rm {modelUuid}` removes the first model",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llamesh import __version__
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
@@ -97,6 +98,15 @@ def test_a_home_without_a_mesh_leaves_the_mesh_of_the_login_alone(
     assert f"without LLAMESH_HOME the mesh at {url} is used" in said.err
     assert not said.out or command == ["version"]
     assert len(gateway.servers) == 1
+
+
+def test_the_version_is_json_for_programs_even_if_no_mesh_answers(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMESH_URL", "http://localhost:1")
+    assert run(["version", "-o", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"version": __version__, "mesh_version": None, "mesh_url": "http://localhost:1"}
 
 
 def test_an_address_that_is_given_needs_no_mesh_in_the_home(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -153,6 +154,8 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     up = llamesh(environment, "up", "--detach")
     assert up.returncode == 0, up.stderr
     assert environment["LLAMESH_URL"] in llamesh(environment, "version").stdout
+    version = json.loads(llamesh(environment, "version", "-o", "json").stdout)
+    assert version["mesh_version"] == version["version"]
     log = home / "logs" / "supervisor.log"
     written = log.read_text()
     assert "the mesh is ready" in written
