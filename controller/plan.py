@@ -40,7 +40,7 @@ from controller.runtimes import Engine, EnginePhase, Liveness
 from controller.starts import NotEnoughMemory, Queued
 
 PATIENCE = 600.0
-"""Seconds that an engine which nobody waits for may take to become idle."""
+"""Seconds that a retired engine may take to become idle if nobody waits for its end."""
 IDLE_POLL_SECONDS = 0.1
 """How often a draining engine is looked at."""
 
@@ -56,7 +56,7 @@ class Desired:
     idle_sleep: float = 0.0
     """Seconds; 0: never."""
     grace: float = 20.0
-    """Seconds that running requests get where someone waits for the end."""
+    """Seconds that running requests get after an engine was stopped."""
 
     @property
     def engine_count(self) -> int:
@@ -104,7 +104,7 @@ class ObservedState:
     last_activity: float = 0.0
     """When it last had a request or woke."""
     envoy_connected: bool = True
-    """Whether an Envoy acknowledges what it is sent."""
+    """Whether a connected Envoy acknowledges its configuration."""
     routable: bool = False
     """Whether Envoy routes requests by the server's present name."""
     replace_in_place: frozenset[int] = frozenset()

@@ -28,18 +28,18 @@ class RestartHistory:
     """History of a replica's engine failures since its spec last changed."""
 
     restarts: int = 0
-    """Ends that nobody asked for."""
+    """Number of unrequested exits."""
     failures: int = 0
-    """Those in a row."""
+    """Number of consecutive unrequested exits."""
     engine_failures: int = 0
-    """Those in a row that were the engine's own: the pauses grow with them."""
+    """Number of consecutive exits that the engine itself caused. The backoff grows with it."""
     not_before: float = 0.0
-    """When the next start may be, on the monotonic clock."""
+    """Earliest monotonic time of the next start."""
     reason: str = ""
-    """Of the last end that nobody asked for."""
+    """Reason of the last unrequested exit."""
     message: str = ""
     causes: Mapping[str, int] = field(default_factory=dict)
-    """How often each reason was the cause of a restart. Reasons are few: see `Exit`."""
+    """How often each reason was the cause of a restart. The set of reasons is small: see `EngineExit`."""
 
     @property
     def failing(self) -> bool:

@@ -36,7 +36,7 @@ class ServerHistory:
     generation: int = 0
     """Generation of the spec at the last reconciliation."""
     reconciled: tuple[int, RunState, bool] | None = None
-    """What was desired at the last reconciliation: see `desired_version`."""
+    """Desired version at the last reconciliation: see `desired_version`."""
 
     def update(self, spec_hash: str, engines: Sequence[Engine], now: float) -> list[str]:
         """Record engines that have ended or were steady since the last reconciliation. Returns the instances that have ended."""

@@ -60,7 +60,7 @@ class NotEnoughMemory:
     needed_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...] = ()
-    """Other servers that hold the most; for those only who may know of them."""
+    """Other servers that hold the most memory. Only shown to callers who may know of these servers."""
 
     def __str__(self) -> str:
         return f"waits for memory: needs {size(self.needed_bytes)}, {size(self.free_bytes)} are free"

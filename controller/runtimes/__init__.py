@@ -32,7 +32,7 @@ class Liveness(enum.Enum):
     SUSPECT = "suspect"
     """It does not answer, or makes no progress: it gets no new requests until it does."""
     LOST = "lost"
-    """Its address does not lead to it any more, so it can get no new requests; what it works on may still end well."""
+    """Its address no longer leads to it, so it can get no new requests. Running requests may still finish."""
     STUCK = "stuck"
     """It is past hope, and is being ended by force."""
 
@@ -48,7 +48,7 @@ class EngineExit:
     reason: str
     """One word in CamelCase, for instance "OutOfMemory"."""
     message: str
-    """For people."""
+    """Explanation for people."""
     requested: bool
     """It had been told to end: no failure."""
 
@@ -62,20 +62,20 @@ class Engine:
     server_uuid: str
     replica: int
     spec_hash: str
-    """Of what it was started with; see `Order`."""
+    """Hash of the spec with which it was started; see `LaunchSpec`."""
     phase: EnginePhase
     address: str
-    """Where it answers HTTP: the path of a Unix socket, or host:port."""
+    """HTTP address: the path of a Unix socket, or host:port."""
     process: str
     """Process id, or name of the pod."""
     start_time: datetime
     ready_since: float | None = None
     """Seconds of the monotonic clock; None: it never was."""
     exit: EngineExit | None = None
-    """Set where ENDED."""
+    """Set if the phase is ENDED."""
     liveness: Liveness = Liveness.ALIVE
     liveness_message: str = ""
-    """Why it is not ALIVE, for people."""
+    """Why the engine is not ALIVE, for people."""
 
 
 @dataclass(frozen=True, slots=True)

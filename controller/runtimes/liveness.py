@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from controller.runtimes import Liveness
 
 SILENT_PROBES = 2
-"""So many probes in a row without an answer, and an engine is suspect."""
+"""Consecutive probes without an answer after which an engine is suspect."""
 LOST_PROBES = 2
-"""So many probes in a row that could not even connect, and an engine is lost."""
+"""Consecutive probes without a connection after which an engine is lost."""
 IDLE_PATIENCE = 30.0
-"""Seconds without an answer and without processor time, and an engine has hung. A graphics card at work leaves some time to its process."""
+"""Seconds without an answer and without processor time after which an engine has hung. Even while a GPU works, its process uses some."""
 ENDED_PATIENCE = 5.0
-"""Seconds without llama.cpp, and the process that supervises it has hung: it needs milliseconds to say that llama.cpp ended."""
+"""Seconds without llama.cpp after which its supervising process has hung: it reports the end of llama.cpp within milliseconds."""
 HALTED_PATIENCE = 10.0
 """Seconds in which the supervising process is stopped while llama.cpp answers, and the engine is lost: it cannot be drained."""
 LOADING_PATIENCE = 120.0
@@ -37,7 +37,7 @@ LOADING_PATIENCE = 120.0
 LONGEST_STEP = 10.0
 """No probe counts for more seconds."""
 SLACK = 3.0
-"""An engine may take so many times as long as its longest pause so far, or as a batch should take at its speed."""
+"""Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
 KNOWN_BATCHES = 30.0
 """Batches that an engine of known speed may miss; the setting is the upper bound."""
 KNOWN_LEAST = 60.0
@@ -62,13 +62,13 @@ class ProbeResult:
     """Since the probe before."""
     answered: bool
     unreachable: bool = False
-    """Nobody listens at the engine's address."""
+    """No process listens at the engine's address."""
     waiting: bool = False
     """As the answer says, a request is worked on or waits."""
     work: float = 0.0
     """As the answer says; see `Counters.work`."""
     batch_seconds: float | None = None
-    """What a full batch of prompt takes at the speed that the engine has shown; None: not known yet."""
+    """Seconds for a full prompt batch at the engine's measured speed; None: unknown yet."""
     idle: bool = False
     """Since the probe before, the process used no processor time, and none of its threads runs or waits for a disk."""
     ended: bool = False
@@ -112,7 +112,7 @@ class Assessment:
 
     liveness: Liveness
     message: str = ""
-    """Why, for people. It stays the same while the judgement does."""
+    """Reason, for people. It changes only with the assessment."""
 
 
 _ALIVE = Assessment(Liveness.ALIVE)

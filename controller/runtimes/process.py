@@ -123,7 +123,7 @@ class ProcessRuntime:
         return default_limit(usable_cores())
 
     def model(self, model_uuid: str) -> ModelFile:
-        """Return what is known of a model's file on this machine."""
+        """Return the cached entry of a model's file on this machine."""
         return self._models.get(model_uuid) if self._models is not None else ModelFile(Availability.UNKNOWN)
 
     def locate(self, model_uuid: str) -> None:
