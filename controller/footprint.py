@@ -1,13 +1,13 @@
-"""What engines take of one machine's memory, and what is left. Pure: numbers in, numbers out.
+"""Calculates how much memory of one machine engines take and how much is free. Pure: numbers in, numbers out.
 
-Weights that are mapped from a file are the same pages for all engines of a model: they count once a model, everything else once an engine.
+Weights that are mapped from a file share their pages among all engines of a model: they count once per model, the rest once per engine.
 
-What is free is bounded twice, and the lesser bound counts:
+Free memory is the lesser of two bounds:
 
-1. By what is declared: total - reserve - everything that all these engines take, in memory yet or not. It holds however the system counts.
-2. By what the system has available now, less the reserve and what is still to come: it also sees other programs. Mapped pages count as
-   available for the system, because it could drop them; an engine that works needs them, so they are subtracted here. What engines of
-   their own have in memory is missing from the available bytes already and is not subtracted again.
+1. Declared: total - reserve - all that these engines take, loaded or not. It does not depend on how the system counts.
+2. Measured: what the system has available now - reserve - what engines have yet to load. It includes other programs. Mapped pages count as
+   available for the system, because it could drop them; a working engine needs them, so they are subtracted here. Private memory of
+   the engines is missing from the available bytes already and is not subtracted again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
-    """Bytes of memory of this machine, or of the container that we run in."""
+    """Memory of this machine, or of the container that the controller runs in, in bytes."""
 
     total_bytes: int
     available_bytes: int
@@ -28,7 +28,7 @@ class MachineMemory:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one engine of a model takes. All 0: not known, counts nothing."""
+    """Memory that one engine of a model takes. All 0 means unknown and counts as nothing."""
 
     model_uuid: str
     own_bytes: int = 0
@@ -38,13 +38,13 @@ class Footprint:
 
     @property
     def engine_bytes(self) -> int:
-        """What a single engine takes."""
+        """Bytes that a single engine takes."""
         return self.own_bytes + self.shared_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Engines of one server."""
+    """Memory claim of the engines of one server."""
 
     footprint: Footprint
     engines: int
@@ -53,13 +53,13 @@ class Claim:
 
 
 def of_one_engine(model_uuid: str, engine_bytes: int, shared_bytes: int) -> Footprint:
-    """The footprint of an engine that takes so many bytes in all, of which some are shared."""
+    """Return the footprint of an engine from its total bytes and the shared part of them."""
     shared = min(shared_bytes, engine_bytes)
     return Footprint(model_uuid, engine_bytes - shared, shared)
 
 
 def shared_weights(claims: Iterable[Claim]) -> dict[str, int]:
-    """The shared bytes of each model that has engines."""
+    """Return the shared bytes of each model that has engines."""
     found: dict[str, int] = {}
     for claim in claims:
         if claim.engines and claim.footprint.shared_bytes:
@@ -69,13 +69,13 @@ def shared_weights(claims: Iterable[Claim]) -> dict[str, int]:
 
 
 def promised(claims: Iterable[Claim]) -> int:
-    """Bytes that all these engines take, whether they are in memory yet or not."""
+    """Return the bytes that all these engines take, loaded or not."""
     known = list(claims)
     return sum(shared_weights(known).values()) + sum(claim.engines * claim.footprint.own_bytes for claim in known)
 
 
 def freed(claims: Mapping[str, Claim]) -> dict[str, int]:
-    """What of `promised` is each server's alone: what would be free without it."""
+    """Return, for each server, the part of `promised` that would become free without it."""
     sharing = Counter(
         claim.footprint.model_uuid for claim in claims.values() if claim.engines and claim.footprint.shared_bytes
     )
@@ -87,7 +87,7 @@ def freed(claims: Mapping[str, Claim]) -> dict[str, int]:
 
 
 def free(memory: MachineMemory, reserve: int, claims: Iterable[Claim]) -> int:
-    """Bytes that a further engine may have, beside these; see the module. Never below 0."""
+    """Return the bytes that are free beside these engines; the module explains the two bounds. Never below 0."""
     known = list(claims)
     by_declaration = memory.total_bytes - reserve - promised(known)
     to_come = sum(max(0, claim.engines - claim.in_memory) * claim.footprint.own_bytes for claim in known)
@@ -96,10 +96,10 @@ def free(memory: MachineMemory, reserve: int, claims: Iterable[Claim]) -> int:
 
 
 def released(memory: MachineMemory, claim: Claim) -> MachineMemory:
-    """The memory as it would be without these engines."""
+    """Return the memory as it would be without these engines."""
     return replace(memory, available_bytes=memory.available_bytes + claim.in_memory * claim.footprint.own_bytes)
 
 
 def needed(footprint: Footprint, present: Mapping[str, int]) -> int:
-    """Bytes that one more engine takes. `present`: shared bytes of each model that are counted already."""
+    """Return the bytes that one more engine takes. `present`: shared bytes of each model that are counted already."""
     return footprint.own_bytes + max(0, footprint.shared_bytes - present.get(footprint.model_uuid, 0))

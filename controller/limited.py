@@ -1,4 +1,4 @@
-"""The contracts that limit something, as the contract service tells them. See `Reflector` for what holds while it is away."""
+"""Reflects the ids of contracts that have limits from the contract service. `Reflector` keeps the last list while the service is away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamesh.v1.admission_pb2_grpc import AdmissionServiceStub
 
 
 class LimitedContractReflector(Reflector[WatchLimitedContractsResponse]):
-    """Watches, until closed. `on_change(ids)` is called with all their ids whenever they change."""
+    """Watches the contracts until closed. Calls `on_change(ids)` with all ids whenever they change."""
 
     def __init__(self, contract: grpc.aio.Channel, on_change: Callable[[Collection[str]], None]) -> None:
         super().__init__("limited contracts")
@@ -23,7 +23,7 @@ class LimitedContractReflector(Reflector[WatchLimitedContractsResponse]):
         return self._stub.WatchLimitedContracts(WatchLimitedContractsRequest(), wait_for_ready=True)
 
     def _begin(self) -> None:
-        """Each message is a full list."""
+        """Replace the list: each message is complete."""
 
     def _take(self, message: WatchLimitedContractsResponse) -> bool:
         self._on_change(frozenset(message.contract_ids))

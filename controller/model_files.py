@@ -1,7 +1,7 @@
-"""Cache of the paths of model files, located by the download service, which may have to fetch a file first.
+"""Cache of the paths of model files. The download service locates them, and fetches a file first if necessary.
 
 Invariant: a path that is returned exists, and its file has not changed since the download service verified it. `locate` never waits: the
-answer is a call of `on_change`.
+answer arrives as a call of `on_change`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LONGEST_RETRY_SECONDS = 30.0
 
 
 class Availability(enum.Enum):
-    """Whether a model's file is there."""
+    """Availability of a model's file."""
 
     UNKNOWN = "unknown"
     LOCATING = "locating"
@@ -46,7 +46,7 @@ class Availability(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What is known of a model."""
+    """Last known availability and path of a model's file."""
 
     availability: Availability
     message: str = ""
@@ -62,7 +62,7 @@ class ModelFile:
 
     @property
     def not_before(self) -> float:
-        """When it may be asked again, on the monotonic clock."""
+        """Earliest monotonic time of the next request for this model."""
         pause = min(RETRY_SECONDS * 2 ** min(self.failures - 1, 16), LONGEST_RETRY_SECONDS) if self.failures else 0.0
         return self.asked_at + pause
 
@@ -75,7 +75,7 @@ _NOTHING = ModelFile(Availability.UNKNOWN)
 
 
 class ModelFiles:
-    """What the controller knows of models."""
+    """Cache of model files by model."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class ModelFiles:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def open(self, on_change: Callable[[str], None]) -> None:
-        """Call `on_change(model_uuid)` whenever an answer has come."""
+        """Start: `on_change(model_uuid)` is called whenever an answer has arrived."""
         self._on_change = on_change
 
     def get(self, model_uuid: str) -> ModelFile:
-        """What is known now. A file that is gone or was changed since is not known any more: whether it is sound is asked again."""
+        """Return the cached entry. The entry of a file that has vanished or changed is dropped, so that it is verified again."""
         known = self._files.get(model_uuid, _NOTHING)
         if known.availability is Availability.AVAILABLE and _version(known.path) != known.version:
             del self._files[model_uuid]
@@ -102,7 +102,7 @@ class ModelFiles:
         return known
 
     def locate(self, model_uuid: str) -> None:
-        """Ask for a model, unless that is under way or was answered a moment ago."""
+        """Request a model's path, unless a request is under way or was answered just now."""
         known = self.get(model_uuid)
         if model_uuid in self._asking or self._clock() < known.not_before:
             return
@@ -111,7 +111,7 @@ class ModelFiles:
         self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Cancel all requests."""
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
@@ -136,19 +136,19 @@ class ModelFiles:
         context = found.model.gguf.context_length
         version = _version(found.path)
         if version is None:
-            # It was removed between the answer and now.
+            # The file was removed after the answer was sent.
             message = f"the file {found.path} is not there"
             return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
         return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
 
 
 def needed_models(spec: ServerSpec) -> tuple[str, ...]:
-    """The models without which a server cannot run: the one that it serves first, then those that its parameters name."""
+    """Return the models that a server needs: the served model first, then those in its parameters."""
     return spec.model_uuid, *models(spec.parameters).values()
 
 
 def _version(path: str) -> tuple[int, int, int] | None:
-    """What tells a file from another one at its place, or from itself after a change; None where there is none."""
+    """Return an identity of the file that changes if it is replaced or modified; None if there is no file."""
     try:
         found = Path(path).stat()
     except OSError:

@@ -1,17 +1,17 @@
-"""Plans what to do for one server. Pure: desired state, observed state and a clock in; actions and endpoints out.
+"""Plans the next actions for one server. Pure: desired state, observed state and a clock in; actions and endpoints out.
 
 The rules, the most important first:
 
 1. Make before break: an engine that answers keeps its requests until its replacement answers and Envoy has acknowledged it.
-2. An engine is stopped only after Envoy has acknowledged that it sends it no more requests, and then once it is idle or its time is over.
-3. While parameters change there is one engine too many at most: replicas are replaced one after the other.
+2. An engine is stopped only after Envoy has acknowledged to send it no more requests, and then once it is idle or its grace is over.
+3. A roll-out runs at most one extra engine: replicas are replaced one after the other.
 4. A failed engine is started again at once, then with exponential backoff.
 5. An engine that does not answer or makes no progress gets no new requests until it does. Its runtime kills it if it never does. An
-   engine whose address is lost is replaced; it may finish its running requests.
+   engine whose address is lost is replaced, but may finish its running requests.
 6. If memory has no room for an engine beside the one that it replaces, the old engine goes first and requests are held meanwhile.
 7. A server with `idle_sleep` falls asleep only while nothing runs. If it is woken before its engines have ended, it keeps them.
 
-Invariant: all state is in `ObservedState`, so the same input gives the same plan and a controller that was killed goes on.
+Invariant: all state is in `ObservedState`, so the same input gives the same plan, and a restarted controller continues the work.
 
 Worked example: a roll-out of two replicas. Engines a (replica 0) and b (replica 1) run, then the parameters change. Each line is one
 plan; tests/unit/test_controller_plan_rolls_out.py replays them.
@@ -40,14 +40,14 @@ from controller.runtimes import Engine, EnginePhase, Liveness
 from controller.starts import NotEnoughMemory, Queued
 
 PATIENCE = 600.0
-"""Seconds that an engine which nobody waits for may take to become idle."""
+"""Seconds that a retired engine may take to become idle if nobody waits for its end."""
 IDLE_POLL_SECONDS = 0.1
 """How often a draining engine is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What is wanted of one server."""
+    """Desired state of one server."""
 
     replicas: int
     spec_hash: str
@@ -56,11 +56,11 @@ class Desired:
     idle_sleep: float = 0.0
     """Seconds; 0: never."""
     grace: float = 20.0
-    """Seconds that running requests get where someone waits for the end."""
+    """Seconds that running requests get after an engine was stopped."""
 
     @property
     def engine_count(self) -> int:
-        """Engines that are to run now."""
+        """Number of engines that should run now."""
         return engines_to_run(self.replicas, self.run_state, self.removing)
 
 
@@ -79,23 +79,23 @@ class ObservedEngine:
 
     @property
     def ready(self) -> bool:
-        """It answers and is to go on."""
+        """The engine answers and should keep running."""
         return self.answers and self.draining_since is None
 
     @property
     def answers(self) -> bool:
-        """Requests may be sent to it."""
+        """Requests may be sent to the engine."""
         return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.ALIVE
 
     @property
     def lost(self) -> bool:
-        """It can get no requests any more."""
+        """The engine can get no more requests."""
         return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.LOST
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:
-    """What is seen of one server."""
+    """Observed state of one server."""
 
     engines: Sequence[ObservedEngine]
     now: float
@@ -104,7 +104,7 @@ class ObservedState:
     last_activity: float = 0.0
     """When it last had a request or woke."""
     envoy_connected: bool = True
-    """Whether an Envoy acknowledges what it is sent."""
+    """Whether a connected Envoy acknowledges its configuration."""
     routable: bool = False
     """Whether Envoy routes requests by the server's present name."""
     replace_in_place: frozenset[int] = frozenset()
@@ -113,16 +113,16 @@ class ObservedState:
     """Replicas whose start is wanted and may not be yet."""
 
     def restart_history(self, replica: int) -> RestartHistory:
-        """What happened to a replica."""
+        """Return the restart history of a replica."""
         return self.restart_histories.get(replica, RestartHistory())
 
     def serves(self, observed: ObservedEngine | None) -> bool:
-        """Whether requests reach this engine (or would, if an Envoy were there)."""
+        """Whether requests reach this engine (or would, if an Envoy were connected)."""
         return observed is not None and observed.ready and (observed.published or not self.envoy_connected)
 
 
 def plan(desired: Desired, state: ObservedState) -> Decision:
-    """Decide for one server."""
+    """Decide the actions and endpoints of one server."""
     return _Plan(desired, state).decide()
 
 
@@ -172,7 +172,7 @@ class _Plan:
         )
 
     def _retire(self, observed: ObservedEngine) -> None:
-        """Rule 2. An engine that never was ready has no requests and ends at once."""
+        """Apply rule 2. An engine that never was ready has no requests and ends at once."""
         instance = observed.engine.instance
         if observed.engine.phase is EnginePhase.STARTING:
             self._actions.append(Stop(instance, 0.0))
@@ -180,7 +180,7 @@ class _Plan:
             self._actions.append(Drain(instance))
         elif observed.withdrawn:
             waited_for = self._desired.removing or self._desired.run_state is RunState.ASLEEP_REQUESTED
-            # The engine itself waits for its requests as long as the grace is; beyond that it is asked first.
+            # A stopped engine finishes its requests within the grace. It is polled for PATIENCE before that, unless somebody waits.
             patience = 0.0 if waited_for else PATIENCE
             left = observed.draining_since + patience - self._state.now
             if left <= 0 or observed.busy is False:
@@ -189,7 +189,7 @@ class _Plan:
                 self._requeue_in(min(left, IDLE_POLL_SECONDS))
 
     def _start_missing(self) -> None:
-        """Rules 3 and 4."""
+        """Apply rules 3 and 4."""
         surge_is_free = not any(
             replica in self._current and not self._state.serves(self._current[replica]) for replica in self._bridges
         )
@@ -209,16 +209,16 @@ class _Plan:
                 self._actions.append(Locate())
 
     def _fall_asleep(self) -> None:
-        """Rule 7."""
+        """Apply rule 7."""
         if not self._desired.engine_count or not self._desired.idle_sleep:
             return
         if self._bridges or any(observed.engine.phase is EnginePhase.STARTING for observed in self._live):
             return
         if any(observed.busy for observed in self._live):
-            # Idle from now on at the earliest, and no event tells of it.
+            # The idle time starts now at the earliest, and no event will announce its end.
             self._requeue_in(self._desired.idle_sleep)
             return
-        # A request that waited for the engine comes just after it was ready.
+        # A held request arrives only after the engine became ready.
         latest = max(self._state.last_activity, *(observed.engine.ready_since or 0.0 for observed in self._live), 0.0)
         left = latest + self._desired.idle_sleep - self._state.now
         if left > 0:
@@ -231,7 +231,7 @@ class _Plan:
 
 
 def _one_each(engines: Iterable[ObservedEngine]) -> dict[int, ObservedEngine]:
-    """The best engine of each replica: one that answers before one that does not, then one that does not drain, then the oldest."""
+    """Return the best engine of each replica: one that answers, else one that does not drain, else the oldest."""
     best: dict[int, ObservedEngine] = {}
     for observed in engines:
         replica = observed.engine.replica

@@ -17,7 +17,7 @@ ACK_SECONDS = 5.0
 
 
 class Publication:
-    """One server as Envoy knows it. `changed(server_uuid)` is called whenever Envoy's knowledge has changed."""
+    """Publication of one server to Envoy. Calls `changed(server_uuid)` whenever Envoy has acknowledged a change."""
 
     def __init__(self, server_uuid: str, control: ControlPlane, changed: Callable[[str], None]) -> None:
         self.envoy_connected = True
@@ -32,10 +32,10 @@ class Publication:
         self._waiting: asyncio.Task[None] | None = None
 
     def publish(self, endpoints: ServerEndpoints, instances: Collection[str]) -> None:
-        """Tell Envoy where the server is now: at the engines `instances`. Does not give way to another task."""
+        """Publish the engines `instances` as the server's endpoints. Never yields to another task."""
         if endpoints == self._sent:
             return
-        # Under a new name nothing is published yet: who asks for it would be told that there is no such model.
+        # A new name is not routed yet: a request for it would be answered with model_not_found.
         renamed = self._sent is not None and endpoints.model_names != self._sent.model_names
         self._routed = None if renamed else self._routed
         self._control.set_server(endpoints)
@@ -46,15 +46,15 @@ class Publication:
         self._waiting = asyncio.create_task(self._await_envoy(self._instances, frozenset(endpoints.model_names)))
 
     def is_published(self, instance: str) -> bool:
-        """Envoy knows this engine and may send it requests."""
+        """Whether Envoy knows this engine and may send it requests."""
         return instance in self._acknowledged
 
     def is_routed(self, *model_names: str) -> bool:
-        """Envoy routes requests for this server, by its id and by these names, to its engines or to the waker."""
+        """Whether Envoy routes requests for this server's id and these names to its engines or to the waker."""
         return self._routed is not None and self._routed.issuperset(model_names)
 
     def is_withdrawn(self, instance: str) -> bool:
-        """Envoy sends this engine no more requests."""
+        """Whether Envoy sends this engine no more requests."""
         told = self._sent is not None and instance not in self._instances
         return told and (self._waiting is None or not self.envoy_connected)
 
@@ -70,7 +70,7 @@ class Publication:
             await asyncio.gather(self._waiting, return_exceptions=True)
 
     async def _await_envoy(self, instances: frozenset[str], model_names: frozenset[str]) -> None:
-        """Wait until Envoy has taken what it was sent; for ever, but after ACK_SECONDS it counts as absent."""
+        """Wait for Envoy's acknowledgement without a time limit. After ACK_SECONDS Envoy counts as absent."""
         while not await self._control.acknowledged(self._server_uuid, ACK_SECONDS):
             if self.envoy_connected:
                 self.envoy_connected = False

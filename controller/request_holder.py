@@ -1,6 +1,6 @@
-"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Without HTTP.
+"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Knows no HTTP.
 
-A request is held for the cluster of a server or of a model name (llamesh.names). Of several servers with the name one is enough.
+A request is held for the cluster of a server or of a model name (llamesh.names). If several servers have the name, one is enough.
 
 The story: the waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides anew after
 each one: go on, wait or refuse. The first request for a sleeping server starts one wake task for that server, however many requests are
@@ -40,17 +40,17 @@ _ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
 
 @dataclass(frozen=True, slots=True)
 class EngineReady:
-    """An engine is there: try again now."""
+    """An engine is ready: the request can be retried now."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownTarget:
-    """No such server or model is declared, or not any more."""
+    """No such server or model is declared (any more)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No engine in time."""
+    """No engine will be ready within the budget."""
 
     message: str
     retry_after: int
@@ -59,7 +59,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TooManyHeld:
-    """More requests are held than may be."""
+    """The limit of held requests is reached."""
 
 
 HoldOutcome = EngineReady | UnknownTarget | Refused | TooManyHeld
@@ -80,7 +80,7 @@ class RequestHolder:
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`wake(server_uuid)` lets its engines start; `touch(server_uuid)` notes that it has work; `demand` is told who is waited for."""
+        """`wake(server_uuid)` wakes a server; `touch(server_uuid)` records activity; `demand` records who is waited for."""
         self.held = 0
         """Requests that wait now."""
         self._statuses = statuses
@@ -99,7 +99,7 @@ class RequestHolder:
         """Why a server's last wake failed, while it is being tried again."""
 
     def refuse_all(self) -> None:
-        """Refuse what is held and all that comes: the mesh stops, and no engine will be ready for it."""
+        """Refuse all held and future requests: the mesh is stopping, so no engine will become ready."""
         self._ending = True
         for changed in self._waiting:
             changed.set()
@@ -114,7 +114,7 @@ class RequestHolder:
     async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
         """Wait until a request for this cluster may go on. Cancelled if the client has disconnected.
 
-        `waited`: seconds of the budget that are spent, because it was held by a controller that died.
+        `waited`: seconds of the budget that were spent already in a controller that died.
         """
         if self.held >= self._max_held:
             return TooManyHeld()
@@ -147,7 +147,7 @@ class RequestHolder:
 
     @contextmanager
     def _released(self, changed: asyncio.Event) -> Iterator[None]:
-        """Let `refuse_all` wake a request that waits for this event."""
+        """Set this event on `refuse_all`, so that a waiting request is refused at once."""
         self._waiting.add(changed)
         try:
             yield
@@ -162,7 +162,7 @@ class RequestHolder:
         return [server] if server is not None and not is_being_removed(server) else []
 
     def _verdict(self, candidates: Sequence[Server], left: float) -> HoldOutcome | None:
-        """What is to become of a request that may wait `left` more seconds; None: it waits."""
+        """Decide a request that may wait `left` more seconds. None: it keeps waiting."""
         if not candidates:
             return UnknownTarget()
         for server in candidates:
@@ -181,13 +181,13 @@ class RequestHolder:
         return Refused(text, seconds)
 
     def _wake_one(self, candidates: Sequence[Server]) -> None:
-        """Wake a server, unless one of them is on its way already."""
+        """Wake one of the servers, unless one is starting or answers already."""
         asleep = [server.server_uuid for server in candidates if server.state in _ASLEEP]
         if not asleep or any(_is_coming(server) for server in candidates):
             return
         name = asleep[0]
         if name not in self._under_way:
-            # A task of its own: a client that leaves does not stop the waking that others wait for.
+            # A separate task, so that a client that disconnects does not cancel the wake for the other requests.
             self._under_way[name] = asyncio.create_task(self._wake_repeatedly(name))
 
     async def _wake_repeatedly(self, server_uuid: str) -> None:
@@ -200,7 +200,7 @@ class RequestHolder:
                     return
                 except Exception as error:
                     if isinstance(error, MeshError) and error.reason == Reason.ERROR_REASON_SERVER_NOT_FOUND:
-                        # Removed a moment ago: the board will say so.
+                        # The server was just removed; the status cache will report it.
                         return
                     failures += 1
                     self._causes[server_uuid] = _words(error)
@@ -213,7 +213,7 @@ class RequestHolder:
             self._causes.pop(server_uuid, None)
 
     def _reason(self, candidates: Sequence[Server]) -> str:
-        """Why there is no engine, for people."""
+        """Return why there is no engine, as a sentence for people."""
         for server in candidates:
             if cause := self._causes.get(server.server_uuid):
                 return f"it cannot be woken: {cause}"
@@ -221,7 +221,7 @@ class RequestHolder:
 
 
 def next_start(server: Server, now: float) -> float:
-    """Seconds until an engine of this server may come: 0 if one is on its way, infinite if none will. `now` is in seconds since 1970."""
+    """Return the seconds until the server's next start: 0 if one is under way, infinite if there is none. `now` is a Unix time."""
     if server.state != server_pb2.SERVER_STATE_FAILING:
         return 0.0
     if ready_reason(server) in PERMANENT_FAILURES:
@@ -232,7 +232,7 @@ def next_start(server: Server, now: float) -> float:
 
 
 def _is_coming(server: Server) -> bool:
-    """Whether an engine of a server is under way, or answers already."""
+    """Whether an engine of a server is starting or answers already."""
     halted = server.state in (*_ASLEEP, server_pb2.SERVER_STATE_FAILING)
     return not halted and ready_reason(server) != "WaitsForMemory"
 

@@ -1,7 +1,7 @@
 """Exponential backoff for restarts of an engine: at once after a single failure, with growing pauses while it fails again.
 
 An engine that has answered for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
-descriptor) is this machine's failure: it is tried again after a short pause, and never lengthens the pauses of the engine.
+descriptor) is a failure of the machine: it is retried after a short pause and does not count for the backoff.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ FAILING_AFTER = 3
 
 @dataclass(frozen=True, slots=True)
 class RestartHistory:
-    """What happened to a replica's engines since its spec last changed."""
+    """History of a replica's engine failures since its spec last changed."""
 
     restarts: int = 0
-    """Ends that nobody asked for."""
+    """Number of unrequested exits."""
     failures: int = 0
-    """Those in a row."""
+    """Number of consecutive unrequested exits."""
     engine_failures: int = 0
-    """Those in a row that were the engine's own: the pauses grow with them."""
+    """Number of consecutive exits that the engine itself caused. The backoff grows with it."""
     not_before: float = 0.0
-    """When the next start may be, on the monotonic clock."""
+    """Earliest monotonic time of the next start."""
     reason: str = ""
-    """Of the last end that nobody asked for."""
+    """Reason of the last unrequested exit."""
     message: str = ""
     causes: Mapping[str, int] = field(default_factory=dict)
-    """How often each reason was the cause of a restart. Reasons are few: see `Exit`."""
+    """How often each reason was the cause of a restart. The set of reasons is small: see `EngineExit`."""
 
     @property
     def failing(self) -> bool:
-        """Whether starting it again has been tried in vain."""
+        """Whether a restart has failed already."""
         return self.failures >= FAILING_AFTER
 
     @property
     def summary(self) -> str:
-        """What ended its engines, for people; empty if nothing did."""
+        """Summary of the failures for people; empty if there were none."""
         if not self.restarts:
             return ""
         causes = ", ".join(f"{reason} {count}" for reason, count in sorted(self.causes.items()))
@@ -56,7 +56,7 @@ class RestartHistory:
 
 
 def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | None, now: float) -> RestartHistory:
-    """The history after an engine's end. `ready_for`: seconds that it had answered for; None: never."""
+    """Return the history after an engine's exit. `ready_for`: seconds for which it was ready; None if it never was."""
     if ended.requested:
         return history
     if ready_for is not None and ready_for >= STEADY_SECONDS:
@@ -74,17 +74,17 @@ def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | No
 
 
 def after_ready(history: RestartHistory) -> RestartHistory:
-    """The history once an engine answers: that this machine could not start one is over."""
+    """Return the history after an engine became ready, without the machine's failures."""
     return replace(history, failures=history.engine_failures)
 
 
 def after_steady(history: RestartHistory) -> RestartHistory:
-    """The history once an engine has answered for STEADY_SECONDS: the past failures no longer count."""
+    """Return the history after an engine was ready for STEADY_SECONDS: past failures no longer count."""
     return replace(history, failures=0, engine_failures=0)
 
 
 def pause(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
+    """Return the seconds to wait after this number of consecutive failures."""
     if failures <= 1:
         return 0.0
     return float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))

@@ -1,6 +1,6 @@
-"""What the controller keeps in memory of one server between two reconciliations, and the observed state that follows from it.
+"""In-memory history of one server between reconciliations, from which the observed state is built.
 
-Invariant: all of it can be lost without harm; the next reconciliations learn it again. Nothing here acts.
+Invariant: the history can be lost without harm, because later reconciliations rebuild it. Nothing here has side effects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from controller.starts import NotEnoughMemory, Queued
 
 @dataclass(slots=True)
 class ServerHistory:
-    """One server. Moments are those of the reconciler's clock, in seconds."""
+    """History of one server. Times are in seconds of the reconciler's clock."""
 
     publication: Publication
     last_activity: float = 0.0
@@ -36,7 +36,7 @@ class ServerHistory:
     generation: int = 0
     """Generation of the spec at the last reconciliation."""
     reconciled: tuple[int, RunState, bool] | None = None
-    """What was desired at the last reconciliation: see `desired_version`."""
+    """Desired version at the last reconciliation: see `desired_version`."""
 
     def update(self, spec_hash: str, engines: Sequence[Engine], now: float) -> list[str]:
         """Record engines that have ended or were steady since the last reconciliation. Returns the instances that have ended."""
@@ -61,16 +61,16 @@ class ServerHistory:
         return ended
 
     def note_load(self, instance: str, load: EngineLoad | None, now: float) -> None:
-        """Take in how busy an engine is; more work done since the last time is activity."""
+        """Record the load of an engine. A work counter that has grown counts as activity."""
         if instance in self.draining:
-            return  # The reconciler asks it itself, at a moment of its choice.
+            return  # The reconciler polls the engine itself, at a time that it chooses.
         before = self.loads.get(instance)
         self.loads[instance] = load
         if load is None or load.busy or before is None or load.work_done != before.work_done:
             self.last_activity = now
 
     def make_room(self, engines: Sequence[Engine]) -> None:
-        """Let one more old engine go before its replacement starts: with it there is no room. One at a time: they may be enough."""
+        """Release one more old engine before its replacement starts, to free memory. One at a time, because one may be enough."""
         old = [
             engine for engine in engines if engine.spec_hash != self.spec_hash and engine.phase is not EnginePhase.ENDED
         ]
@@ -87,7 +87,7 @@ class ServerHistory:
         model_available: bool,
         model_names: Sequence[str] = (),
     ) -> ObservedState:
-        """How it stands with the server now, in the light of its present spec."""
+        """Return the observed state of the server, compared with its present spec."""
         return ObservedState(
             engines=[self._observed(engine) for engine in engines],
             now=now,
@@ -121,5 +121,5 @@ class ServerHistory:
 
 
 def desired_version(declared: DeclaredServer) -> tuple[int, RunState, bool]:
-    """Everything about a declared server that may change, in short."""
+    """Return a key that differs if anything of the declared server has changed."""
     return declared.generation, declared.run_state, declared.removing

@@ -1,9 +1,13 @@
 """Schedules starts of engines: a limited number at the same time, each only if memory has room, in a fair order.
 
-The order: a server that requests wait for and that has no engine yet goes first, then whoever has waited longest. A start without room
-is passed over and takes nobody's turn; it is decided anew whenever something changes. `decide` is pure; `Starts` remembers who waits.
+The story: in each reconciliation `StartGate` calls `observe` with the engines that a server has, then `request` with the replicas that
+the plan starts. A start that may not happen now stays in the queue. After each reconciliation the reconciler asks `startable` for the
+servers whose turn has come and queues them. Simultaneous starts are limited because loading a model keeps a core busy.
 
-Invariant: no engine is started without `Go` for it, and `Go` counts against the limit and the memory from the moment that it is given.
+The order: servers with waiting requests and no engine come first, then the start that has waited longest. A start for which memory has
+no room is skipped and blocks no other start. `decide` is pure; `StartScheduler` keeps the queue.
+
+Invariant: no engine is started without a `StartNow`, which counts against the limit and the memory from the moment that it is given.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ SLOW_START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class PendingStart:
-    """A start that is wanted."""
+    """A start that a server has requested."""
 
     server_uuid: str
     replica: int
@@ -36,12 +40,12 @@ class PendingStart:
 
 @dataclass(frozen=True, slots=True)
 class StartNow:
-    """It may start."""
+    """The engine may start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Others start now or go before it."""
+    """The start waits for other starts: the limit is reached or others come first."""
 
     others: int
 
@@ -51,19 +55,19 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class NotEnoughMemory:
-    """There is not enough memory now."""
+    """The start waits for memory."""
 
     needed_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...] = ()
-    """Other servers that hold the most; for those only who may know of them."""
+    """Other servers that hold the most memory. Only shown to callers who may know of these servers."""
 
     def __str__(self) -> str:
         return f"waits for memory: needs {size(self.needed_bytes)}, {size(self.free_bytes)} are free"
 
     @property
     def explained(self) -> str:
-        """With who holds memory, and what to do."""
+        """Return the reason with the servers that hold memory and the remedy."""
         if not self.holders:
             return str(self)
         return f"{self}{in_words(self.holders)}: let one sleep (`llamesh sleep`), or stop it"
@@ -82,7 +86,7 @@ def decide(
     reserve: int,
     claims: Sequence[Claim],
 ) -> dict[Key, StartDecision]:
-    """A verdict on every start that is wanted. `starting` engines start already; `claims` are those of all engines that run or start."""
+    """Decide every pending start. `starting` engines start already; `claims` are those of all engines that run or start."""
     verdicts: dict[Key, StartDecision] = {}
     room = free(memory, reserve, claims)
     present = shared_weights(claims)
@@ -109,7 +113,7 @@ def _turn(each: PendingStart) -> tuple[bool, float, str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """Engines of one server as last seen."""
+    """Engines of one server as last observed."""
 
     claim: Claim
     started: tuple[float, ...]
@@ -117,7 +121,7 @@ class _Running:
 
 
 class StartScheduler:
-    """Who waits for a start, and what runs. Belongs to one event loop."""
+    """Queue of the pending starts, and the memory claims of the running engines. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class StartScheduler:
         self._running: dict[str, _Running] = {}
 
     def observe(self, server_uuid: str, footprint: Footprint, engines: Iterable[Engine]) -> None:
-        """Take in what engines a server has now."""
+        """Record the engines that a server has now."""
         live = [engine for engine in engines if engine.phase is not EnginePhase.ENDED]
         starting = tuple(engine.start_time.timestamp() for engine in live if engine.phase is EnginePhase.STARTING)
         if live:
@@ -148,7 +152,7 @@ class StartScheduler:
             self._running.pop(server_uuid, None)
 
     def request(self, server_uuid: str, replicas: Sequence[int], footprint: Footprint) -> Mapping[int, StartDecision]:
-        """Whether a server may start these replicas now. Those that may not keep their turn until the next question."""
+        """Request starts of these replicas. A start that may not happen now keeps its place until the next request."""
         now = self._clock()
         wanted = {(server_uuid, replica) for replica in replicas}
         for key in [key for key in self._waiting if key[0] == server_uuid and key not in wanted]:
@@ -165,23 +169,23 @@ class StartScheduler:
         return {replica: self._explained(server_uuid, verdicts[server_uuid, replica]) for replica in replicas}
 
     def forget(self, server_uuid: str) -> None:
-        """A server is gone."""
+        """Forget a removed server."""
         self.request(server_uuid, (), Footprint(""))
         self._running.pop(server_uuid, None)
 
     def startable(self) -> set[str]:
-        """Servers that may start an engine now, were they to ask."""
+        """Return the servers with a pending start that would be allowed now."""
         if not self._waiting:
             return set()
         return {server_uuid for (server_uuid, _), verdict in self._decide().items() if isinstance(verdict, StartNow)}
 
     def claim(self, server_uuid: str) -> Claim | None:
-        """The engines of a server as last seen; None without."""
+        """Return the memory claim of a server's engines as last observed; None if it has none."""
         running = self._running.get(server_uuid)
         return running.claim if running else None
 
     def shortage_without(self, server_uuid: str, footprint: Footprint) -> NotEnoughMemory | None:
-        """What would be missing for one engine of a server if it had none; None if nothing."""
+        """Return the memory shortage for one engine of a server if it had none; None if there is room."""
         claims = [running.claim for name, running in self._running.items() if name != server_uuid]
         own = self.claim(server_uuid)
         memory = released(self._memory(), own) if own else self._memory()
@@ -189,7 +193,7 @@ class StartScheduler:
         return NotEnoughMemory(wants, room) if wants > room else None
 
     def memory_for(self, footprint: Footprint) -> tuple[int, int]:
-        """Bytes that one more engine needs, and those that are free."""
+        """Return the bytes that one more engine needs, and the bytes that are free."""
         claims = [running.claim for running in self._running.values()]
         return needed(footprint, shared_weights(claims)), free(self._memory(), self._reserve, claims)
 
@@ -217,7 +221,7 @@ class StartScheduler:
         return sum(moment > late for running in self._running.values() for moment in running.started)
 
     def _grant(self, granted: PendingStart) -> None:
-        """Count it as starting until the server's engines are seen the next time."""
+        """Count the engine as starting until the server is observed the next time."""
         before = self._running.get(granted.server_uuid, _Running(Claim(granted.footprint, 0), ()))
         claim = replace(before.claim, engines=before.claim.engines + 1)
         self._running[granted.server_uuid] = _Running(claim, (*before.started, self._wall_clock()))

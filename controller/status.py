@@ -41,7 +41,7 @@ _SAME_MOMENT_MS = 500
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequirement:
-    """What one more engine needs, and what it could have now."""
+    """Memory that one more engine needs, and memory that is free."""
 
     needed_bytes: int
     free_bytes: int
@@ -65,7 +65,7 @@ def build_status(
     observed_generation: int,
     now: datetime,
 ) -> Server:
-    """The whole server as it is told to others."""
+    """Build the whole status of a server."""
     view = _StatusBuilder(desired, state, model)
     server = Server(
         server_uuid=declared.server_uuid,
@@ -103,7 +103,7 @@ def build_status(
 
 
 def _set_next_start(server: Server, seconds: float | None, previous: Server | None, now: datetime) -> None:
-    """Note the moment, the same as before if it is the same but for the grain of the clock."""
+    """Set the time of the next start. Keep the previous value if it differs only by the clock's resolution."""
     if seconds is None:
         return
     server.next_start_time.FromDatetime(now + timedelta(seconds=seconds))
@@ -133,7 +133,7 @@ class _StatusBuilder:
         ]
 
     def state(self) -> server_pb2.ServerState.ValueType:
-        """In one word."""
+        """Return the state of the server."""
         if self._desired.removing:
             return server_pb2.SERVER_STATE_STOPPING
         if not self._desired.engine_count:
@@ -149,7 +149,7 @@ class _StatusBuilder:
         return server_pb2.SERVER_STATE_STARTING
 
     def next_start_in(self) -> float | None:
-        """Seconds until a failed engine may be started again; None if none failed, or one is starting or answers."""
+        """Return the seconds until a failed engine may be restarted; None if none failed, or one is starting or answers."""
         if (
             any(observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY) for observed in self.running)
             or not self._worst
@@ -161,7 +161,7 @@ class _StatusBuilder:
         return max(0.0, min(moments) - self._state.now)
 
     def ready(self) -> _ConditionValue:
-        """Whether every wanted engine answers."""
+        """Return the condition Ready: every desired engine answers."""
         wanted = self._desired.engine_count
         if self._desired.removing:
             return _ConditionValue(_FALSE, BEING_REMOVED, "the server is being stopped")
@@ -193,13 +193,13 @@ class _StatusBuilder:
         return _ConditionValue(_FALSE, "Starting", so_far)
 
     def progressing(self) -> _ConditionValue:
-        """Whether something is under way."""
+        """Return the condition Progressing: a change is under way."""
         if self._desired.removing or not self._desired.engine_count:
             if self.running:
                 return _ConditionValue(_TRUE, "Draining", "running requests are finished")
             return _ConditionValue(_FALSE, "Stable", "nothing runs, as it should be")
         if self._no_room:
-            # Ready is also said to those who send requests, and they need not know of other servers.
+            # Clients see the reason of Ready too, and must not learn about other servers from it.
             return _ConditionValue(_FALSE, "WaitsForMemory", self._no_room.explained)
         if self._failing:
             return _ConditionValue(_FALSE, "BackingOff", "engines are started again with growing pauses")
@@ -214,7 +214,7 @@ class _StatusBuilder:
         return _ConditionValue(_FALSE, "Stable", "everything is as it should be")
 
     def model_available(self) -> _ConditionValue:
-        """Whether the model's file is there."""
+        """Return the condition ModelAvailable: the model's file exists."""
         availability = self._model.availability
         if availability is Availability.AVAILABLE or (availability is Availability.UNKNOWN and self.running):
             return _ConditionValue(_TRUE, "Located", "the model's file is on this machine")
@@ -227,7 +227,7 @@ class _StatusBuilder:
         return _ConditionValue(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 
     def fits_memory(self, memory: MemoryRequirement | None) -> _ConditionValue:
-        """Whether one more engine has room."""
+        """Return the condition FitsMemory: one more engine has room."""
         if self._worst and self._worst.failures and self._worst.reason == _OUT_OF_MEMORY:
             return _ConditionValue(_FALSE, _OUT_OF_MEMORY, self._worst.message)
         if self.serving and self.serving == self._desired.engine_count:
@@ -242,7 +242,7 @@ class _StatusBuilder:
         return _ConditionValue(_TRUE, "Estimated", numbers)
 
     def routable(self) -> _ConditionValue:
-        """Whether a request for the server, by id or name, gets here."""
+        """Return the condition Routable: Envoy routes requests for the server's id and name."""
         if self._state.routable:
             return _ConditionValue(_TRUE, "Acknowledged", "Envoy routes requests for this server")
         if not self._state.envoy_connected:

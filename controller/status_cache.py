@@ -21,7 +21,7 @@ class _Watcher:
 
 
 class StatusCache:
-    """The statuses by server. All methods belong to one event loop."""
+    """Statuses by server. All methods belong to one event loop."""
 
     def __init__(self) -> None:
         self.synced = asyncio.Event()

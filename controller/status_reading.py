@@ -13,7 +13,7 @@ CONDITION_TRUE = server_pb2.CONDITION_STATUS_TRUE
 
 
 def stopped_status(last: Server, now: datetime) -> Server:
-    """The last word about a server that was removed."""
+    """Return the final status of a removed server."""
     server = Server()
     server.CopyFrom(last)
     server.state = server_pb2.SERVER_STATE_STOPPED
@@ -30,7 +30,7 @@ def is_being_removed(server: Server) -> bool:
 
 
 def ready_reason(server: Server) -> str:
-    """Why not every engine answers, in one word."""
+    """Return the reason of the condition Ready: why not every engine answers."""
     return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
 
 
@@ -43,5 +43,5 @@ def is_routable(server: Server, generation: int) -> bool:
 
 
 def why_not_ready(server: Server) -> str:
-    """Why not every engine answers, for people."""
+    """Return why not every engine answers, as text for people."""
     return next((condition.message for condition in server.conditions if condition.type == "Ready"), "")

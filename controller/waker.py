@@ -2,9 +2,9 @@
 
 The story: Envoy sends the head of a request over a Unix socket and keeps the body. The `RequestHolder` decides when the request may go
 on; the answer of the waker makes Envoy retry it at the engine. The waker also answers the lists of models. It executes nothing, so Envoy
-may send a request that was lost with this process to the next one (envoy/listeners/held.yaml).
+may retry a request that was lost with this process at its successor (envoy/listeners/held.yaml).
 
-Invariant: a list shows only what the caller may use, which Envoy tells in a header of each request. Without that header it is empty.
+Invariant: a list shows only what the caller may use. Envoy passes that in a request header; without the header the list is empty.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _END_SECONDS = 0.1
 
 
 class Waker:
-    """Serves until closed."""
+    """HTTP server on a Unix socket that serves until closed."""
 
     def __init__(self, holder: RequestHolder, statuses: StatusCache, socket: Path) -> None:
         self._holder = holder
@@ -56,11 +56,11 @@ class Waker:
         application.router.add_get("/v1/models/{name:(?s:.+)}", self._model)
         application.router.add_get("/{server}/v1/models", self._models)
         application.router.add_get("/{server}/v1/models/{name:(?s:.+)}", self._model)
-        # The supervisor asks this when the mesh stops. Envoy sends no PUT here.
+        # The supervisor sends this when the mesh stops. Envoy routes no PUT to the waker.
         application.router.add_put(DRAIN_PATH, self._drain)
         application.router.add_post("/{path:(?s:.*)}", self._hold)
-        # Cancelled when Envoy closes the connection: a client that has gone is not waited for.
-        # At the end nobody is waited for either: Envoy sends what is held to the next waker.
+        # Cancel the handler when Envoy closes the connection, so that nothing is held for a client that has gone.
+        # Do not wait for handlers on shutdown: Envoy retries the held requests at the next waker.
         self._runner = web.AppRunner(
             application,
             handler_cancellation=True,
@@ -72,20 +72,20 @@ class Waker:
         self._watch = SocketWatch(socket, self._listen)
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         await self._runner.setup()
         await self._listen()
         self._watch.start()
 
     async def close(self) -> None:
-        """Stop; held requests are cut off."""
+        """Stop serving and disconnect held requests."""
         await self._watch.close()
         await self._runner.cleanup()
         self._socket.unlink(missing_ok=True)
 
     async def _listen(self) -> None:
-        """Listen at the socket's path, anew if it has vanished; requests that are held already stay so."""
-        # Forgotten first: if what follows fails, the next try must not stop it again.
+        """Listen at the socket's path, or listen again if the socket has vanished. Held requests stay held."""
+        # Clear the reference first: if the stop fails, the next attempt must not repeat it.
         site, self._site = self._site, None
         if site:
             await site.stop()
@@ -106,7 +106,7 @@ class Waker:
         return web.json_response({})
 
     async def _health(self, _request: web.Request) -> web.Response:
-        """As llama-server says it. Whoever gets an answer here will get one about an engine."""
+        """Answer as llama-server does. A request that is answered here will also be served by an engine."""
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -121,7 +121,7 @@ class Waker:
         return web.json_response(found[0]) if found else _answer(UnknownTarget(), model_cluster(name))
 
     def _shown(self, request: web.Request) -> list[Server]:
-        """The servers that a list is made of: those whose name the caller may ask for, or the one that it names by its id."""
+        """Return the servers for a list: those whose name the caller may use, or the single server that it addresses by id."""
         scopes = _Scopes(frozenset(map(unquote, request.headers.get(SCOPES_HEADER, "").split(","))))
         server_uuid = request.match_info.get("server")
         if server_uuid is None:
@@ -136,11 +136,11 @@ class Waker:
 
 @web.middleware
 async def _in_our_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Say what aiohttp refuses by itself, a path or method that is not served here, in the shape of the API that was called."""
+    """Convert aiohttp's own errors (unknown path or method) to the error format of the called API."""
     try:
         return await handler(request)
     except web.HTTPException as refused:
-        # Which methods a path takes, Envoy has decided: here POST stands for every path that waits for an engine.
+        # Envoy has checked the method already: here POST stands for every path that waits for an engine.
         status = 404 if refused.status == 405 else refused.status
         text = f"Nothing is served at this path for {request.method}."
         return _error(request.path, status, text, "invalid_request_error", "not_found")
@@ -148,17 +148,17 @@ async def _in_our_shape(request: web.Request, handler: Handler) -> web.StreamRes
 
 @dataclass(frozen=True, slots=True)
 class _Scopes:
-    """What a caller may use."""
+    """Models and servers that a caller may use."""
 
     scopes: frozenset[str]
 
     def cover(self, name: str) -> bool:
-        """Whether the model of this name, or the server of this id, is among it."""
+        """Whether the caller may use the model of this name or the server of this id."""
         return not self.scopes.isdisjoint(("infer:*", f"infer:{name}"))
 
 
 def _waited(request: web.Request, now: float) -> float:
-    """Seconds that Envoy has held a request already; 0 where it does not say."""
+    """Return the seconds that Envoy has held a request already; 0 if the header is missing."""
     try:
         return max(0.0, now - float(request.headers.get(HELD_SINCE_HEADER, "")))
     except ValueError:
@@ -166,7 +166,7 @@ def _waited(request: web.Request, now: float) -> float:
 
 
 def _listed(servers: Iterable[Server]) -> list[dict[str, object]]:
-    """The model names, each once, as old as the oldest server of the name."""
+    """Return each model name once, with the creation time of its oldest server."""
     created: dict[str, int] = {}
     for server in servers:
         seconds = server.create_time.seconds
@@ -202,7 +202,7 @@ def _answer(verdict: HoldOutcome, cluster: str, path: str = "") -> web.Response:
 def _error(
     path: str, status: int, message: str, kind: str, code: str, retry_after: int | None = None, param: str | None = None
 ) -> web.Response:
-    """A refusal in the shape of the API that was called."""
+    """Build an error response in the format of the called API."""
     body = error_body(path, status, message, kind, code, param)
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     return web.json_response(body, status=status, headers=headers)

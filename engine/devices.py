@@ -1,4 +1,4 @@
-"""The devices that llama.cpp computes on, as it lists them itself, in words."""
+"""Lists the devices that llama.cpp computes on, as text from llama.cpp itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE = re.compile(r"^\s+(\S+): (.+?)(?: \((\d+) MiB, (\d+) MiB free\))?$", re.M
 
 
 def of(program: Program | None, environment: Mapping[str, str]) -> list[str]:
-    """One text for each device; empty if it says none. EngineError if the embedded library is missing."""
+    """Return one text for each device; empty if llama.cpp lists none. Raises EngineError if the embedded library is missing."""
     if program is None:
         from engine.embedded import library
 
@@ -38,7 +38,7 @@ def of(program: Program | None, environment: Mapping[str, str]) -> list[str]:
 
 
 def listed(text: str) -> list[str]:
-    """The devices of what `llama-server --list-devices` prints."""
+    """Parse the output of `llama-server --list-devices`."""
     _, _, lines = text.partition("Available devices:")
     return [
         _words(name, description, int(total or 0) << 20, int(free or 0) << 20)

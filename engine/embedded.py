@@ -1,7 +1,7 @@
 """llama.cpp as the embedded library: the child process `python -m engine.embedded SPEC.json`.
 
-It is a process of its own because the library holds Python's lock while it loads, and ends the process when it fails.
-Invariant: it ends when its standard input does, so that it never outlives the engine that started it.
+It is a separate process because the library holds Python's lock while it loads, and ends the process when it fails.
+Invariant: it ends when its standard input ends, so it never outlives the engine that started it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CHOSEN = {
 
 
 def library() -> Any:
-    """The library's module. Raises EngineError(NO_LLAMA_CPP) with the remedy."""
+    """Import the library's module. Raises EngineError(NO_LLAMA_CPP) with the remedy."""
     try:
         import xllamacpp
     except ModuleNotFoundError as error:
@@ -60,7 +60,7 @@ def library() -> Any:
 
 
 def common_params(xllamacpp: Any, spec: EngineSpec, settings: Sequence[Setting]) -> Any:
-    """The library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
+    """Build the library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.model)
     params.model_alias = {spec.alias}
@@ -157,7 +157,7 @@ _OWN: Mapping[str, Callable[[Any, Value], None]] = {
 
 
 def _converted(value: bool | int | float | str, current: Any) -> Any:
-    """A value in the type of the attribute it replaces; enum members are found by the end of their name."""
+    """Convert a value to the type of the attribute that it replaces. Enum members are found by the end of their name."""
     if not isinstance(current, enum.Enum):
         return type(current)(value)
     spelled = str(value).upper().replace("-", "_")
@@ -165,25 +165,25 @@ def _converted(value: bool | int | float | str, current: Any) -> Any:
     names = [name for name in type(current).__members__ if name.endswith(ending)]
     if not names:
         raise ValueError(f"{value!r} is not one of its values")
-    # The shortest: MMAP_MLOCK ends like MLOCK.
+    # Take the shortest name, because MMAP_MLOCK also ends with MLOCK.
     return type(current)[min(names, key=len)]
 
 
 def _hand_over(spec: EngineSpec) -> None:
-    """Send our listening socket to the supervising process, which keeps what waits in it if we die."""
+    """Send the listening socket to the supervising process, which keeps its backlog if this process dies."""
     if spec.listen.socket is None:
         return
     try:
         with listeners.own(spec.listen.host) as listener, socket.socket(fileno=os.dup(0)) as channel:
             listeners.hand_over(channel, listener)
     except (OSError, listeners.NoListenerError) as error:
-        # It goes on without: see engine.listener.
+        # The engine runs without a duplicate: see engine.listener.
         sys.stderr.write(f"{REPORT_PREFIX}the listening socket is not handed over: {error}\n")
 
 
 def main(spec_file: Path) -> int:
-    """Serve until standard input ends. The exit code is a `Reason`'s, and the last line says it in words."""
-    # Asked to end, it ends at once: whoever asks has waited for its requests.
+    """Serve until standard input ends. The exit code is a `FailureReason`, and the last line explains it."""
+    # SIGTERM ends this process at once: the sender has waited for its requests.
     signal.signal(STOP, signal.SIG_DFL)
     try:
         spec = EngineSpec.read(spec_file)
@@ -198,15 +198,15 @@ def main(spec_file: Path) -> int:
     try:
         _serving = xllamacpp.Server(params)
     except RuntimeError:
-        # llama.cpp has written why; the supervising process reads it there. 1 is not a Reason, so the log decides.
+        # llama.cpp has written why; the supervising process reads it there. 1 is no FailureReason, so the log decides.
         return 1
     _hand_over(spec)
     most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))
     yielder = new_yielder(most) if new_yielder and most > 1 else None
-    # It ends with its standard input; until then it looks who else needs the cores.
+    # Until standard input ends, check regularly whether other processes need the cores.
     while not select.select([0], [], [], yielder.adjust() if yielder else None)[0] or os.read(0, 4096):
         pass
-    # Not by way of the library's destructor: with a request in flight it takes 30 s.
+    # Skip the library's destructor, which takes 30 s while a request runs.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The engine's HTTP endpoint as its supervising process uses it: readiness, idleness, and the end of accepting clients."""
+"""HTTP endpoint of an engine for its supervising process: asks for readiness and idleness, and stops accepting clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE_SECONDS = 2.0
 
 
 class Health(enum.Enum):
-    """What GET /health says."""
+    """Result of GET /health."""
 
     REFUSED = "not listening"
     LOADING = "loading the model"
@@ -35,7 +35,7 @@ class Endpoint:
     api_key: str = ""
 
     async def health(self) -> Health:
-        """Ask /health, which needs no key. Never raises for a server that is not there or slow: that is an answer."""
+        """Ask /health, which needs no key. A missing or slow server is a result, not an exception."""
         try:
             status, _ = await self._get("/health")
         except TimeoutError:
@@ -45,9 +45,9 @@ class Endpoint:
         return Health.READY if status == 200 else Health.LOADING
 
     async def busy(self, connections: Callable[[], int | None]) -> bool:
-        """Whether a request is worked on, or a client is connected: see `llamesh.kit.occupancy`.
+        """Whether a request runs or a client is connected: see `llamesh.kit.occupancy`.
 
-        `connections` is asked once our own question is over. A server too busy to answer is busy; a dead one is not.
+        `connections` is called after this method's own request has ended. A server too busy to answer is busy; a dead one is not.
         """
         try:
             _, body = await self._get(METRICS_PATH)
@@ -63,7 +63,7 @@ class Endpoint:
         return bool(self.clients(pid)) or await self.health() is Health.READY
 
     async def speculates(self) -> bool:
-        """Whether the draft model is put to use; a server that does not say counts as one that does."""
+        """Whether the draft model is used. True if the server does not tell."""
         try:
             _, body = await self._get("/slots")
             return all(slot["speculative"] for slot in json.loads(body))
@@ -71,7 +71,7 @@ class Endpoint:
             return True
 
     def claim_path(self) -> None:
-        """Make a Unix socket's path free, removing what a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""
+        """Free a Unix socket's path by removing the socket that a killed engine left. Raises EngineError(ADDRESS_IN_USE) if one listens."""
         path = self.address.socket
         if path is None:
             return
@@ -106,7 +106,7 @@ class Endpoint:
         return Endpoint(Address(str(hidden)), self.api_key)
 
     def clients(self, pid: int) -> int | None:
-        """Connections that process `pid` has open here; None if the system does not say (TCP, or no /proc)."""
+        """Count the connections of process `pid` here; None if the system does not tell (TCP, or no /proc)."""
         path = self.address.socket
         return None if path is None else client_connections(path, pid)
 

@@ -1,6 +1,6 @@
-"""Reasons for which an engine does not run, with an exit code for programs and a sentence with a remedy for people.
+"""Reasons why an engine does not run, with an exit code for programs and a sentence with a remedy for people.
 
-Invariant: every way an engine ends badly has exactly one `FailureReason`, one exit code and a sentence that says what to do.
+Invariant: every way an engine ends badly has exactly one `FailureReason`, one exit code and one sentence with a remedy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llamesh.processes import signal_name
 
 
 class FailureReason(enum.Enum):
-    """Why; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
+    """Reason of a failure; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
 
     BAD_SPEC = 64
     BAD_MODEL = 65
@@ -25,7 +25,7 @@ class FailureReason(enum.Enum):
 
 
 class EngineError(Exception):
-    """An engine that cannot start or did not stay: the reason and one sentence for people."""
+    """An engine cannot start or has failed: the reason and one sentence for people."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
@@ -76,9 +76,9 @@ _SIGNAL_WORDS: dict[int, str] = {
 
 
 def explain(exit_code: int, log: Sequence[str]) -> EngineError:
-    """Say why llama.cpp ended, from its exit code (negative: killed by that signal) and its last log lines.
+    """Explain why llama.cpp ended, from its exit code (negative: killed by that signal) and its last log lines.
 
-    Only for an end that nobody asked for: a process that we killed ourselves is not a failure.
+    Call it only for an unrequested exit: a process that the engine stopped itself has not failed.
     """
     known = {reason.value: reason for reason in FailureReason}
     if exit_code in known:
@@ -105,10 +105,10 @@ def explain(exit_code: int, log: Sequence[str]) -> EngineError:
 
 
 def _template_problem(log: Sequence[str]) -> str | None:
-    """Why llama.cpp cannot use a chat template, or None if it can."""
+    """Return why llama.cpp cannot use a chat template, or None if it can."""
     if not any(_TEMPLATE_CAUSES[-1] in line for line in log):
         return None
-    # What running it has shown stands below the line that says that it failed, after the place.
+    # The error of the template stands below the line that reports the failure, after the position.
     shown = [line.removeprefix("Error: ") for line in log if line.startswith("Error: ")]
     causes = [line.partition(mark)[2] for mark in _TEMPLATE_CAUSES for line in log if mark in line]
     return " ".join((shown + causes)[0].split()).rstrip(".:")
@@ -120,7 +120,7 @@ def _last_report(log: Sequence[str]) -> str | None:
 
 
 def _text_of(line: str) -> str:
-    """A log line without llama.cpp's timestamp, level and module columns."""
+    """Return a log line without llama.cpp's timestamp, level and module columns."""
     for level in (" E ", " W ", " I "):
         _, found, rest = line.partition(level)
         if found:

@@ -1,7 +1,7 @@
-"""The `llama-server` program: which one, with which arguments and in which environment.
+"""Finds the `llama-server` program and builds its arguments and its environment.
 
-Invariant: arguments are a list made from typed values and never meet a shell; nothing of our environment reaches llama.cpp
-except what is named here, because every one of its options can also be set by a variable.
+Invariant: arguments are a list of typed values and never pass through a shell. llama.cpp gets only the environment variables
+named here, because each of its options can also be set by a variable.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Program:
 
 
 def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
-    """The program to run, or None for the embedded library, and why in words.
+    """Return the program to run (None: the embedded library) and a text that says why.
 
-    LLAMA_SERVER_BIN decides where it is set: it must then be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a
+    If LLAMA_SERVER_BIN is set, that program must be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a
     `llama-server` on PATH is taken if it is usable.
     """
     asked = environment.get("LLAMA_SERVER_BIN", "")
@@ -75,7 +75,7 @@ def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
 
 
 def inspect(path: Path, environment: Mapping[str, str]) -> Program:
-    """Ask a llama-server for its build. Raises EngineError(NO_LLAMA_CPP) if it does not run or is too old."""
+    """Run a llama-server to read its build number. Raises EngineError(NO_LLAMA_CPP) if it does not run or is too old."""
     try:
         answer = subprocess.run(
             [path, "--version"], env=scrubbed(environment), capture_output=True, text=True, timeout=15, check=False
@@ -83,7 +83,7 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} cannot be run: {error}") from error
     text = answer.stdout + answer.stderr
-    # "version: 11434 (abcdef)" of old, "version: 0.5.1 (build 11434, commit abcdef)" now.
+    # "version: 11434 (abcdef)" in old builds, "version: 0.5.1 (build 11434, commit abcdef)" in new ones.
     version = re.search(r"version:.*\(build (\d+)|version:\s*(\d+)", text)
     if answer.returncode != 0 or version is None:
         first = (text.strip().splitlines() or ["it wrote nothing"])[0]
@@ -95,7 +95,7 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
 
 
 def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -> list[str]:
-    """The whole command line. The API key is not on it (other users can read it there); see `scrubbed`."""
+    """Return the command line. It lacks the API key, because other users can read command lines; see `scrubbed`."""
     command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
     if spec.listen.socket is None:
         command += ["--port", str(spec.listen.port)]
@@ -107,10 +107,10 @@ def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -
 
 
 def computing(environment: Mapping[str, str], program: Program | None) -> dict[str, str]:
-    """How the threads of llama.cpp wait for each other, for libgomp, unless the user has said it: see engine/thread_placement.py.
+    """Return libgomp's variables for how threads wait, unless the user has set them: see engine/thread_placement.py.
 
-    A program of its own cannot change it while it runs, so its threads sleep soon: that keeps prompts fast on an idle and on a
-    busy machine alike, and answers take fewer threads (engine/cores.py).
+    The `llama-server` program cannot change this while it runs, so its threads sleep soon: prompts stay fast on an idle and on a
+    busy machine, and answers use fewer threads (engine/cores.py).
     """
     if any(name in environment for name in thread_placement.ENVIRONMENT):
         return {}
@@ -118,9 +118,9 @@ def computing(environment: Mapping[str, str], program: Program | None) -> dict[s
 
 
 def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:
-    """Our environment as llama.cpp may see it: none of its own variables, none of our secrets, and the key it shall ask for."""
+    """Return the environment for llama.cpp: without its own variables and llamesh's secrets, with the API key that it must require."""
     kept = {name: value for name, value in environment.items() if _PASSED.fullmatch(name)}
-    # Where llama-server would look for a configuration file of the user, whose options nobody has checked.
+    # Here llama-server would look for the user's configuration file, whose options are unchecked.
     kept["XDG_CONFIG_HOME"] = os.devnull
     if api_key:
         kept["LLAMA_API_KEY"] = api_key

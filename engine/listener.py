@@ -1,10 +1,10 @@
 """Keeps a duplicate of llama.cpp's listening socket and hands another one to the controller.
 
-llama.cpp may die at any moment, with requests in the backlog of its socket that it has not accepted. The duplicate keeps them; when
-llama.cpp is gone they are answered so that Envoy sends them elsewhere. The mesh's controller holds another one, because this process may
-be killed too.
+llama.cpp may die at any moment, with requests in the backlog of its socket that it has not accepted. The duplicate keeps them; once
+llama.cpp has ended they are answered so that Envoy retries them elsewhere. The controller holds another duplicate, because this process
+may be killed too.
 
-Invariant: once `close` has returned, nobody can connect through any duplicate.
+Invariant: once `close` has returned, no client can connect through any duplicate.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MOST_ASKING = 16
 
 
 class Listener:
-    """The duplicate, once there is one. Without one (TCP, no Linux, a kernel that does not allow it) it does nothing."""
+    """Duplicate of the listening socket. Does nothing where none can be had (TCP, no Linux, a kernel that does not allow it)."""
 
     def __init__(self, path: Path | None, hand_over: Path | None, say: Callable[[str], None]) -> None:
-        """`path`: where llama.cpp listens; `hand_over`: where the duplicate can be asked for."""
+        """`path`: socket of llama.cpp; `hand_over`: socket on which the controller asks for a duplicate."""
         self._path = path
         self._hand_over = hand_over if path is not None else None
         self._say = say
@@ -38,7 +38,7 @@ class Listener:
         self._asking: list[socket.socket] = []
 
     def open(self) -> None:
-        """Let the duplicate be asked for; who asks early is answered once there is one."""
+        """Accept requests for a duplicate. Early requests are answered once it exists."""
         if self._hand_over is None:
             return
         self._hand_over.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ class Listener:
         asyncio.get_running_loop().add_reader(self._door, self._admit)
 
     async def obtain(self, child: Child, *, embedded: bool) -> None:
-        """Get the duplicate from llama.cpp, which is ready, and let more connections wait than it does itself."""
+        """Get the duplicate from llama.cpp, which is ready, and raise the length of the backlog."""
         if self._path is None:
             return
         try:
@@ -65,7 +65,7 @@ class Listener:
         self._answer()
 
     async def close(self) -> None:
-        """Let nobody new in, and answer what llama.cpp, which has ended or is about to, has not accepted."""
+        """Stop accepting clients, and answer the connections that llama.cpp has not accepted before its end."""
         if self._door is not None:
             asyncio.get_running_loop().remove_reader(self._door)
             self._door.close()
@@ -99,7 +99,7 @@ class Listener:
             self._answer()
 
     def _answer(self) -> None:
-        """Give everyone who asked the duplicate, or, where there is none, an end without one."""
+        """Send the duplicate to every requester, or end the connection if there is none."""
         for connection in self._asking:
             with connection, contextlib.suppress(OSError):
                 if self._socket is not None:

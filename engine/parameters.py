@@ -16,7 +16,7 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 
 
 def decode(document: Mapping[str, Any]) -> RuntimeParameters:
-    """Type ProtoJSON. Raises EngineError(BAD_SPEC) on an unknown field or a wrong type; bounds are the contract service's."""
+    """Decode ProtoJSON. Raises EngineError(BAD_SPEC) on an unknown field or a wrong type; the contract service checks bounds."""
     try:
         return json_format.ParseDict(dict(document), RuntimeParameters())
     except json_format.ParseError as error:
@@ -24,7 +24,7 @@ def decode(document: Mapping[str, Any]) -> RuntimeParameters:
 
 
 def completed(parameters: RuntimeParameters, model_context: int, threads: Threads) -> RuntimeParameters:
-    """The parameters with llamesh's own defaults, and the threads that are not asked for: see `engine.cores`."""
+    """Return the parameters completed with llamesh's defaults and the default threads: see `engine.cores`."""
     filled = with_defaults(parameters, model_context)
     if not filled.HasField("threads_batch"):
         filled.threads_batch = filled.threads or threads.prompts
@@ -34,7 +34,7 @@ def completed(parameters: RuntimeParameters, model_context: int, threads: Thread
 
 
 def launch_settings(spec: EngineSpec, threads: Threads) -> list[Setting]:
-    """What llama.cpp is told, files in place of models. Raises EngineError(BAD_SPEC) where a model's file is not named."""
+    """Return the settings for llama.cpp, with files in place of models. Raises EngineError(BAD_SPEC) if a model's file is missing."""
     found = settings(completed(decode(spec.parameters), spec.model_context, threads))
     return [_with_file(setting, spec) if all_parameters()[setting.name].model else setting for setting in found]
 

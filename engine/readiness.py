@@ -1,6 +1,6 @@
 """Waits until an engine is ready, and until it is idle.
 
-Invariant: neither wait is a guess about time. Ready is what /health says; idle is what `llamesh.kit.occupancy` says.
+Invariant: neither wait assumes a duration. /health decides ready, and `llamesh.kit.occupancy` decides idle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ two questions a second."""
 
 
 async def until_ready(endpoint: Endpoint, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Return when the model answers. Waits for ever on an engine that never does: the caller watches its process beside."""
+    """Return when the model answers. Has no time limit: the caller also watches the process."""
     pause = _POLL_SECONDS
     while await endpoint.health() is not Health.READY:
         await sleep(pause)
@@ -26,9 +26,9 @@ async def until_ready(endpoint: Endpoint, sleep: Callable[[float], Awaitable[Non
 
 
 async def until_idle(endpoint: Endpoint, known_as: Endpoint, pid: int, grace_seconds: float) -> bool:
-    """Wait for running requests of llama.cpp, process `pid`, to be answered in full. False: the grace was over first.
+    """Wait until llama.cpp, process `pid`, has answered its running requests. False: the grace was over first.
 
-    `endpoint` is where to ask; `known_as` is the address under which clients came, which the kernel's table goes by.
+    `endpoint` is the address to ask; `known_as` is the address to which clients connected, as the kernel's table lists it.
     """
     try:
         async with asyncio.timeout(grace_seconds):

@@ -1,4 +1,4 @@
-"""A model that says one sentence: a real GGUF file that tests can assert on and benchmarks can lean on.
+"""Writes a model that says one sentence: a real GGUF file with a known answer for tests and benchmarks.
 
 `python -m engine.sentence OUT.gguf` writes it in a moment. It is a llama model like any other (llama.cpp loads it by the same
 path as a model of 70 billion parameters), but its weights are chosen, not learned: embeddings are one-hot, every block adds
@@ -34,7 +34,7 @@ _TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endf
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a token is. The answer is the same for all."""
+    """Size of the model, which sets the work per token. The answer is the same for all sizes."""
 
     blocks: int = 1
     width: int = 0
@@ -50,7 +50,7 @@ PREFILL = Size(blocks=8, width=1024, feed_forward=4096)
 
 
 def write(path: Path, *, context: int = 8192, size: Size = SMALL, sentence: str = SENTENCE) -> Path:
-    """Write the model, in one step, with room for `context` tokens. Returns the path. Needs the package `gguf`."""
+    """Write the model atomically, with a context of `context` tokens. Returns the path. Needs the package `gguf`."""
     import gguf
     import numpy
 
@@ -88,7 +88,7 @@ def write(path: Path, *, context: int = 8192, size: Size = SMALL, sentence: str 
 
 
 def _pieces(sentence: str) -> list[str]:
-    """The sentence as tokens. The first has no space before it, so that an answer begins with its first letter."""
+    """Return the sentence as tokens. The first has no space before it, so that an answer begins with its first letter."""
     words = sentence.split()
     if not words or len(set(words)) != len(words) or any(len(word) < 2 for word in words):
         raise ValueError("the words of the sentence must differ and have two letters or more")
@@ -126,7 +126,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: Sequence[str], words: int) -
 
 
 def _next_word(tokens: int, width: int, words: int) -> numpy.ndarray:
-    """The output matrix: row = the token that comes, column = the token that was."""
+    """Return the output matrix: row = next token, column = previous token."""
     import numpy
 
     output = numpy.zeros((tokens, width), numpy.float32)
@@ -150,7 +150,7 @@ def _block_shapes(size: Size, width: int) -> list[tuple[str, int, int]]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.sentence", description=f"Write a model that says: {SENTENCE}"
     )

@@ -1,6 +1,6 @@
-"""The spec of one engine: the JSON file that `python -m engine` reads.
+"""Spec of one engine: the JSON file that `python -m engine` reads.
 
-Invariant: an `EngineSpec` is complete and consistent, so that nothing below it checks again; parameters stay as they were
+Invariant: an `EngineSpec` is complete and consistent, so no other module checks it again; parameters stay as they were
 sent (ProtoJSON of `llamesh.v1.RuntimeParameters`) until `engine.parameters` types them.
 """
 
@@ -20,14 +20,14 @@ MAX_SOCKET_PATH = 107
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the engine listens, as llama.cpp has it: a host that ends in `.sock` is a Unix socket and has no port."""
+    """Listening address in llama.cpp's form: a host that ends in `.sock` is a Unix socket and has no port."""
 
     host: str
     port: int = 0
 
     @property
     def socket(self) -> Path | None:
-        """The Unix socket, or None for TCP."""
+        """Path of the Unix socket, or None for TCP."""
         return Path(self.host) if self.host.endswith(".sock") else None
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine. Units are in the names; see the module for `parameters`."""
+    """Spec of one engine. Units are in the names; the module explains `parameters`."""
 
     model: Path
     """The GGUF file."""

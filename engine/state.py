@@ -1,7 +1,7 @@
-"""The state file of an engine: one small JSON document, replaced atomically.
+"""State file of an engine: one small JSON document, replaced atomically.
 
-The file outlives both the engine and a controller that is restarted, so it, not a pipe, is where the reason of a failure is
-found. Invariant: a reader finds a whole document or none.
+The reason of a failure is in a file, not a pipe, because the file outlives the engine and a restart of the controller.
+Invariant: a reader finds a complete document or none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.failure import EngineError
 
 
 class ReportedPhase(enum.StrEnum):
-    """Where an engine is in its life."""
+    """Phase of an engine's life, as the engine reports it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -29,7 +29,7 @@ class ReportedPhase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The document."""
+    """Content of the state file."""
 
     phase: ReportedPhase
     engine: str
@@ -54,7 +54,7 @@ class StateFile:
     clock: Callable[[], float]
 
     def publish(self, phase: ReportedPhase, failure: EngineError | None = None, log: Sequence[str] = ()) -> None:
-        """Replace the document. A full disk or a directory that is gone does not end an engine: it serves without it."""
+        """Replace the document. A full disk or a missing directory does not end an engine: it serves without the file."""
         if self.path is None:
             return
         reason, message = (failure.reason.name, failure.message) if failure else ("", "")

@@ -1,11 +1,11 @@
-"""Where an engine's threads compute, and how long they spin, while other processes need the cores too.
+"""Decides where an engine's threads run and whether they spin while other processes need the cores too.
 
-Threads that spin reach the most on an idle machine and next to nothing on a busy one; threads that sleep lose half of the
-answers' speed on an idle one. So they spin, spread over all cores, until others take a good part of a core; then they sleep
-while they wait, packed on half of the cores, which leaves the rest to the others and runs at the speed of half as many threads. What
-decides is what the kernel counts: how long threads that could run had to wait for a core.
+Spinning threads are fastest on an idle machine and nearly stop on a busy one; sleeping threads halve the speed of answers
+on an idle machine. So the threads spin, spread over all cores, until other processes use a good part of a core. Then they sleep while
+they wait, packed on half of the cores: this leaves the rest to other processes at the speed of half as many threads. The decision uses
+the kernel's count of how long runnable threads waited for a core.
 
-Invariant: this module decides and does nothing else; engine/thread_yielding.py counts and arranges.
+Invariant: this module only decides; engine/thread_yielding.py reads the counters and moves the threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SOON_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CoreUsage:
-    """What was counted since the last look, in seconds."""
+    """Use of the cores since the last check, in seconds."""
 
     seconds: float
     ran: float
@@ -48,7 +48,7 @@ class CoreUsage:
 
 @dataclass(slots=True)
 class ThreadPlacement:
-    """Decides where the threads compute: `packed` has the processors, or is None while they are spread over all."""
+    """Decides where the threads run: `packed` holds their processors, or None while they are spread over all."""
 
     cores: Cores
     threads: int
@@ -59,11 +59,11 @@ class ThreadPlacement:
     _since: float = field(default=_SOON_SECONDS, init=False)
 
     def update(self, usage: CoreUsage) -> None:
-        """Take in what was seen."""
+        """Update the placement from the observed use."""
         self._since += usage.seconds
         if self.packed is None:
             if usage.waited > LOST * usage.seconds:
-                # Packed again soon after spreading: the load changes faster than we react, so wait longer next time.
+                # Packed again soon after spreading: the load changes faster than the reaction, so wait longer next time.
                 self._needed = (
                     min(2 * self._needed, LONGEST_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS
                 )
@@ -76,11 +76,11 @@ class ThreadPlacement:
         if self._calm >= self._needed:
             self.packed, self._since = None, 0.0
         elif self._better(others) and self.chance.random() < 0.5:
-            # By chance, or two engines on the same cores would both move, and meet again.
+            # Move at random, or two engines on the same cores would both move to the same place.
             self.packed = self._quietest(others, None)
 
     def _others(self, usage: CoreUsage) -> dict[int, float]:
-        """The share of each processor that others use, if ours run evenly on those where they are packed."""
+        """Return the share of each processor that other processes use, if this engine's threads use the packed ones evenly."""
         assert self.packed is not None
         own = usage.ran / len(self.packed)
         return {
@@ -89,14 +89,14 @@ class ThreadPlacement:
         }
 
     def _better(self, others: Mapping[int, float]) -> bool:
-        """Whether others leave so many other cores that to move is worth it."""
+        """Whether other cores are free enough to make a move worthwhile."""
         assert self.packed is not None
         here = sum(others.get(each, 0.0) for each in self.packed)
         there = sum(others.get(each, 0.0) for each in self._quietest(others, None))
         return here - there > CALM * len(self.packed)
 
     def _quietest(self, others: Mapping[int, float], usage: CoreUsage | None) -> frozenset[int]:
-        """Half of the physical cores that the threads need: those that others use the least; by chance among equals."""
+        """Return half of the physical cores that the threads need: the least used ones, at random among equals."""
         load = others if usage is None else {each: busy / usage.seconds for each, busy in usage.busy.items()}
         groups = self.chance.sample(self.cores.groups, len(self.cores.groups))
         groups.sort(key=lambda group: round(sum(load.get(each, 0.0) for each in group), 1))

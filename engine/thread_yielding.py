@@ -1,6 +1,6 @@
 """Yields cores to other processes: reads the kernel's counters of this process and moves its threads.
 
-What is decided stands in engine/thread_placement.py. Invariant: what cannot be counted or set leaves the threads as they are.
+engine/thread_placement.py decides. Invariant: if a counter cannot be read or a setting fails, the threads stay as they are.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _LOOKS = 20
 
 
 class IdleTeam:
-    """A team of OpenMP threads that sleep. While it is there, libgomp has more threads than processors, and none of them spins.
+    """Team of sleeping OpenMP threads. While it exists, libgomp has more threads than processors, so no thread spins.
 
-    That is libgomp's documented rule for GOMP_SPINCOUNT; it is the only way to change how a running library waits.
+    This rule is documented for GOMP_SPINCOUNT. It is the only way to change how a running library waits.
     """
 
     def __init__(self, libgomp: Path, processors: int) -> None:
         self._library = ctypes.CDLL(str(libgomp))
         self._library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        # What every thread of the team does once: free(NULL), which is nothing.
+        # Every thread of the team calls free(NULL) once, which does nothing.
         self._nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
         self._processors = processors
         self._leave: threading.Event | None = None
         self._member: threading.Thread | None = None
 
     def gather(self) -> bool:
-        """From now on no thread spins. False if so many threads cannot be had, and then nothing has changed."""
+        """Stop all spinning. False if the threads cannot be created; then nothing has changed."""
         if self._member is None:
             if not self._has_room():
                 return False
@@ -52,21 +52,21 @@ class IdleTeam:
             try:
                 member.start()
             except RuntimeError:
-                # There was room, and llama.cpp took it: it starts a thread for each connection.
+                # llama.cpp used up the limit meanwhile: it starts a thread for each connection.
                 return False
             self._leave, self._member = leave, member
             there.wait()
         return True
 
     def disperse(self) -> None:
-        """From now on they spin again: the end of its first thread ends the team."""
+        """Let threads spin again: the end of the team's first thread ends the team."""
         if self._member is not None and self._leave is not None:
             self._leave.set()
             self._member.join()
             self._member = None
 
     def _has_room(self) -> bool:
-        """Whether the team can be started: libgomp ends the process if a limit of threads stands in the way."""
+        """Whether the team can be started. libgomp ends the process if it exceeds a limit of threads."""
         go = threading.Event()
         tried = [threading.Thread(target=go.wait, daemon=True) for _ in range(self._processors + 1)]
         started = []
@@ -90,7 +90,7 @@ class IdleTeam:
 
 @dataclass(frozen=True, slots=True)
 class _Counters:
-    """As they stand, in seconds."""
+    """Present values of the counters, in seconds."""
 
     at: float
     threads: Mapping[int, tuple[float, float]]
@@ -99,7 +99,7 @@ class _Counters:
 
 
 class KernelCounters:
-    """The counters and settings of the kernel for this process."""
+    """Reads the kernel's counters and settings of this process."""
 
     def __init__(self, cores: Cores, proc: Path = Path("/proc")) -> None:
         self._proc = proc
@@ -110,21 +110,21 @@ class KernelCounters:
         self._used = 0.0
 
     def readable(self) -> bool:
-        """Whether the kernel counts what is needed here."""
+        """Whether the kernel has the needed counters."""
         return bool(self._threads([os.getpid()])) and self._allowed <= self._busy().keys()
 
     def computes(self) -> bool:
-        """Whether this process used a processor since the last question: cheap, for an engine at rest."""
+        """Whether this process used processor time since the last call. Cheap, for an idle engine."""
         used, self._used = self._used, time.process_time()
         return self._used - used > _COMPUTES * REST_SECONDS
 
     def forget(self) -> None:
-        """What was counted so far is of another time."""
+        """Drop the last values, so that the next interval starts anew."""
         self._last, self._looks = None, 0
 
     def usage(self) -> CoreUsage | None:
-        """What was counted since the last call; None if there is no last."""
-        # An engine has a thread for each connection: all are read twice in so many looks, else only those that compute.
+        """Return the use since the last call; None on the first call."""
+        # An engine has a thread for each connection. Read all of them only in some checks, and in the others only those that compute.
         all_of_them = self._looks % _LOOKS < 2
         self._looks += 1
         threads = self._threads(self._all() if all_of_them else self._computing)
@@ -147,12 +147,12 @@ class KernelCounters:
         )
 
     def place(self, processors: frozenset[int] | None) -> None:
-        """Let all threads run on these processors only, or on all that are allowed."""
+        """Restrict all threads to these processors, or allow all processors again."""
         for each in self._all():
             try:
                 os.sched_setaffinity(each, processors or self._allowed)
             except OSError:
-                continue  # It has ended, or the set was narrowed from outside: the kernel keeps to that.
+                continue  # The thread has ended, or the allowed set was narrowed from outside and the kernel enforces that.
 
     def _all(self) -> list[int]:
         return [int(each.name) for each in (self._proc / "self" / "task").iterdir()]
@@ -179,13 +179,13 @@ class KernelCounters:
 
 
 def loaded_libgomp(maps: str) -> Path | None:
-    """The libgomp that this process has loaded, from the text of /proc/self/maps: a package may have its own."""
+    """Return the loaded libgomp from the text of /proc/self/maps, because a package may bring its own."""
     found = re.search(r"(/\S*libgomp\S*)$", maps, re.MULTILINE)
     return Path(found[1]) if found else None
 
 
 class ThreadYielder:
-    """Keeps the threads of this process arranged."""
+    """Moves the threads of this process as `ThreadPlacement` decides."""
 
     def __init__(self, placement: ThreadPlacement, machine: KernelCounters, team: IdleTeam) -> None:
         self._placement = placement
@@ -193,7 +193,7 @@ class ThreadYielder:
         self._team = team
 
     def adjust(self) -> float:
-        """Look once, and arrange the threads anew if need be. Returns the seconds until the next look."""
+        """Check once, and move the threads if necessary. Returns the seconds until the next check."""
         try:
             if self._placement.packed is None and not self._counters.computes():
                 self._counters.forget()
@@ -206,7 +206,7 @@ class ThreadYielder:
         return RETRY_SECONDS
 
     def _arrange(self, usage: CoreUsage) -> bool:
-        """Do what is decided about what was seen. False if it cannot be done, and then the threads are as before."""
+        """Apply the placement. False if that fails; then the threads are as before."""
         before = self._placement.packed
         self._placement.update(usage)
         now = self._placement.packed
@@ -223,9 +223,9 @@ class ThreadYielder:
 
 
 def yielding(cores: Cores, environment: Mapping[str, str]) -> Callable[[int], ThreadYielder] | None:
-    """What makes the `Yielding` for so many threads, once llama.cpp is loaded; None if this process cannot give way.
+    """Return a factory of the yielder for this number of threads, to call once llama.cpp is loaded; None if yielding is impossible.
 
-    It can on Linux with a llama.cpp that uses libgomp, unless the user has said how threads wait.
+    Yielding works on Linux with a llama.cpp that uses libgomp, unless the user has set how threads wait.
     """
     libgomp = loaded_libgomp(_text(Path("/proc/self/maps")))
     machine = KernelCounters(cores)

@@ -1,6 +1,6 @@
 """The runtime protocol: starts, stops and lists single engines. What should run is decided in `controller.plan`.
 
-Invariant: a runtime finds all its engines again after the controller was killed; callers need not remember anything.
+Invariant: a runtime finds all its engines again after the controller was killed, so callers need not keep any state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from controller.model_files import ModelFile
 
 
 class EnginePhase(enum.Enum):
-    """Where an engine is in its life."""
+    """Phase of an engine's life."""
 
     STARTING = "starting"
     READY = "ready"
@@ -26,13 +26,13 @@ class EnginePhase(enum.Enum):
 
 
 class Liveness(enum.Enum):
-    """Whether an engine that was ready still lives."""
+    """Liveness of an engine that was ready."""
 
     ALIVE = "alive"
     SUSPECT = "suspect"
     """It does not answer, or makes no progress: it gets no new requests until it does."""
     LOST = "lost"
-    """Its address does not lead to it any more, so it can get no new requests; what it works on may still end well."""
+    """Its address no longer leads to it, so it can get no new requests. Running requests may still finish."""
     STUCK = "stuck"
     """It is past hope, and is being ended by force."""
 
@@ -48,39 +48,39 @@ class EngineExit:
     reason: str
     """One word in CamelCase, for instance "OutOfMemory"."""
     message: str
-    """For people."""
+    """Explanation for people."""
     requested: bool
     """It had been told to end: no failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One engine as it is now."""
+    """Present state of one engine."""
 
     instance: str
     """Its name on this runtime, for instance "0f0c6a0e-00"."""
     server_uuid: str
     replica: int
     spec_hash: str
-    """Of what it was started with; see `Order`."""
+    """Hash of the spec with which it was started; see `LaunchSpec`."""
     phase: EnginePhase
     address: str
-    """Where it answers HTTP: the path of a Unix socket, or host:port."""
+    """HTTP address: the path of a Unix socket, or host:port."""
     process: str
     """Process id, or name of the pod."""
     start_time: datetime
     ready_since: float | None = None
     """Seconds of the monotonic clock; None: it never was."""
     exit: EngineExit | None = None
-    """Set where ENDED."""
+    """Set if the phase is ENDED."""
     liveness: Liveness = Liveness.ALIVE
     liveness_message: str = ""
-    """Why it is not ALIVE, for people."""
+    """Why the engine is not ALIVE, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """What an engine is to be started with."""
+    """Spec with which an engine is started."""
 
     server_uuid: str
     replica: int
@@ -98,7 +98,7 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy an engine is."""
+    """Load of an engine."""
 
     busy: bool
     """See `llamesh.kit.occupancy`."""
@@ -113,10 +113,10 @@ class Runtime(Protocol):
         """Adopt the engines that run. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
 
     async def close(self) -> None:
-        """Stop watching. The engines stay."""
+        """Stop watching. The engines keep running."""
 
     async def stop_all(self, grace: float) -> None:
-        """End every engine, by force after `grace` seconds, and wait until all are gone."""
+        """Stop every engine, by force after `grace` seconds, and wait until all are gone."""
 
     def memory(self) -> MachineMemory:
         """Return the memory for engines, a fraction of a second old at most."""
@@ -125,10 +125,10 @@ class Runtime(Protocol):
         """Return how many engines may start at the same time if no setting says it."""
 
     def model(self, model_uuid: str) -> ModelFile:
-        """Return what is known of a model's file, without waiting."""
+        """Return the cached entry of a model's file, without waiting."""
 
     def locate(self, model_uuid: str) -> None:
-        """Make a model's file available to engines. Returns at once; the result is a change of the model."""
+        """Make a model's file available to engines. Returns at once; the result arrives through `on_model_change`."""
 
     def servers(self) -> Collection[str]:
         """Return the id of every server that has an engine here, declared or not."""
@@ -140,19 +140,19 @@ class Runtime(Protocol):
         """Start an engine and return before it is ready. Never fails: an engine that cannot be started shows as ENDED."""
 
     def stop(self, instance: str, grace: float) -> None:
-        """Tell an engine to end, by force after `grace` seconds. Returns at once; idempotent."""
+        """Stop an engine, by force after `grace` seconds. Returns at once; idempotent."""
 
     def forget(self, instance: str) -> None:
-        """Remove what is left of an ended engine."""
+        """Remove the record and the files of an ended engine."""
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Ask an engine how busy it is; None if it does not answer."""
+        """Return the load of an engine; None if it does not answer."""
 
     async def metrics(self, instance: str) -> bytes | None:
-        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        """Return llama.cpp's metrics of an engine in Prometheus' text format; None if it does not answer. Raises OSError."""
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
         """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
 
     def drop_logs(self, server_uuid: str) -> None:
-        """Remove the logs of a server that is gone."""
+        """Remove the logs of a removed server."""

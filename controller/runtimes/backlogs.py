@@ -1,9 +1,9 @@
 """Holds duplicates of the engines' listening sockets, so that connections in an engine's backlog outlive an engine that is killed.
 
-An engine's own supervising process does the same for llama.cpp (engine/listener.py); this is for its own death. A controller that starts
-takes the duplicates anew from the engines that it adopts.
+An engine's own supervising process does the same for llama.cpp (engine/listener.py); this covers the death of that process. A new
+controller takes duplicates again from the engines that it adopts.
 
-Invariant: for each engine whose end was seen, nobody can connect any more and nothing waits unanswered.
+Invariant: once the end of an engine was observed, no client can connect to it and every waiting connection is answered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Backlogs:
-    """The duplicates, by engine."""
+    """Duplicates of listening sockets by engine."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
@@ -31,11 +31,11 @@ class Backlogs:
         self._ending: set[asyncio.Task[None]] = set()
 
     def hold(self, instance: str, hand_over: Path) -> None:
-        """Take a duplicate from an engine as soon as it has one to give."""
+        """Request a duplicate from an engine, which sends it once it listens."""
         self._asking[instance] = asyncio.create_task(self._ask(instance, hand_over))
 
     def turn_away(self, instance: str) -> None:
-        """The engine has ended: answer what it has not accepted. Returns at once; repeating it changes nothing."""
+        """Answer the connections that an ended engine has not accepted. Returns at once; idempotent."""
         if asking := self._asking.pop(instance, None):
             asking.cancel()
         if held := self._sockets.pop(instance, None):
@@ -44,7 +44,7 @@ class Backlogs:
             ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """Hold nothing any more; the engines stay. What is being answered is answered."""
+        """Release all duplicates after pending answers are sent. The engines keep running."""
         for asking in self._asking.values():
             asking.cancel()
         await asyncio.gather(*self._asking.values(), *self._ending, return_exceptions=True)
@@ -70,7 +70,7 @@ class Backlogs:
                 try:
                     held = listeners.taken(connection)
                 except OSError as error:
-                    # A lack of our own, such as of descriptors: the engine gives another duplicate to who asks again.
+                    # This process lacks a resource, such as descriptors. The next request gets another duplicate.
                     log.warning("cannot take over a listening socket", instance=instance, error=str(error))
                 else:
                     if held is not None:

@@ -1,12 +1,10 @@
 """Supervises one engine process of this machine from its start, or its adoption, to its end.
 
-The story: `start` spawns the process in a task, `adopt` takes over one that runs. That task waits for the end of the process; beside it a
-background task probes: /health until the engine is ready, then the counters of its inference loop. Each probe goes to the pure functions
-of `liveness`, and their assessment may kill the engine. Every change calls `changed`, which queues a reconciliation. Probes and `load`
-share one lock, because llama.cpp would count a second connection of this process as a client.
-
-Invariant: until the engine is ENDED, its end is awaited and its liveness is probed. A failure of this process (a full disk, no free
-descriptor) is never held against the engine and never ends the supervision.
+The story: a task waits for the end of the process that `start` spawns or `adopt` takes over. Beside it a background task probes: /health
+until the engine is ready, then the counters of its inference loop. The pure functions of `liveness` assess each probe and may have the
+engine killed. Every change calls `changed`, which queues a reconciliation. Probes and `load` share one lock, because llama.cpp would count
+a second connection of this process as a client. Invariant: until the engine is ENDED, its end is awaited and its liveness is probed; a
+failure of this process (a full disk, no free descriptor) is never held against the engine and never ends the supervision.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ _KILL_MARGIN = 2.0
 
 
 class EngineProcess:
-    """One engine. `changed(server_uuid)` is called whenever something about it has changed."""
+    """One engine process. Calls `changed(server_uuid)` after every change."""
 
     def __init__(
         self,
@@ -82,16 +80,15 @@ class EngineProcess:
 
     @property
     def socket(self) -> Path:
-        """Where it answers."""
+        """Socket on which the engine answers."""
         return self._records.socket(self.record.instance)
 
     def start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:
-        """Begin with a new process. If `spawn` fails, however it does, the engine is ENDED."""
+        """Start a new process. If `spawn` fails for any reason, the engine is ENDED."""
         self._task = asyncio.create_task(self._from_the_start(spawn))
 
     async def adopt(self, grace: float) -> None:
-        """Go on with an engine that runs: it is asked at once whether it is ready. One that was ready and does not answer hangs: it does
-        not get the long patience of a start."""
+        """Adopt a running engine and probe it at once. If it was ready and does not answer, it hangs and gets no time to start."""
         if self.phase is EnginePhase.STARTING:
             answers = await probe.is_ready(str(self.socket))
             if answers or self._records.was_ready(self.record.instance):
@@ -104,7 +101,7 @@ class EngineProcess:
         self._task = asyncio.create_task(self._live(lambda: wait_for_exit(self.record.process)))
 
     def stop(self, grace: float) -> None:
-        """Tell it to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
+        """Stop the engine, by force after `grace` seconds. Returns at once; idempotent."""
         if self.phase in (EnginePhase.STOPPING, EnginePhase.ENDED):
             return
         self.phase = EnginePhase.STOPPING
@@ -115,7 +112,7 @@ class EngineProcess:
         self.save()
 
     def fail(self, message: str) -> None:
-        """End it before it has begun."""
+        """Mark the engine as ENDED before it has started."""
         self._end(EngineExit(CANNOT_START, f"the engine cannot be started: {message}", requested=self.record.stopping))
 
     def save(self) -> None:
@@ -126,12 +123,12 @@ class EngineProcess:
             log.warning("cannot write the record of an engine", instance=self.record.instance, error=str(error))
 
     def keep_record(self) -> None:
-        """See to it that the record on disk is right. Raises OSError."""
+        """Write the record if its file differs. Raises OSError."""
         if self.phase is not EnginePhase.ENDED:
             self._records.keep(self.record)
 
     async def load(self) -> EngineLoad | None:
-        """How busy it is; None if it does not say."""
+        """Return the load of the engine; None if it does not answer."""
         async with self._asking:
             try:
                 counters = await probe.counters(str(self.socket))
@@ -149,12 +146,12 @@ class EngineProcess:
             return EngineLoad(is_busy(counters.requests, connections), counters.work)
 
     async def ended(self) -> None:
-        """Return when it has ended."""
+        """Return when the engine has ended."""
         if self._task:
             await asyncio.wait([self._task])
 
     async def close(self) -> None:
-        """Watch it no longer. It stays."""
+        """Stop watching. The engine keeps running."""
         if self._kill:
             self._kill.cancel()
         if self._task:
@@ -201,13 +198,13 @@ class EngineProcess:
             return None
 
     async def _watch(self) -> None:
-        """One probe, and the pause before the next."""
+        """Probe once, then pause until the next probe is due."""
         if self.phase is EnginePhase.STARTING:
             await self._watch_starting()
         elif self.phase is EnginePhase.READY:
             began = time.monotonic()
             await self._watch_ready()
-            # Without a pause while it is silent: it is back in balance as soon as it answers.
+            # No pause while the engine is silent, so that an answer restores it at once.
             await asyncio.sleep(max(0.0, self._probing.probe_seconds - (time.monotonic() - began)))
         else:
             await asyncio.sleep(self._probing.probe_seconds)
@@ -254,7 +251,7 @@ class EngineProcess:
         self._probes = with_probe(self._probes, result, self._probing.stall_seconds)
 
     def _conclude(self, assessment: Assessment) -> None:
-        """Take a judgement. STUCK is final: the probes of an engine that dies say nothing about why it was killed."""
+        """Apply an assessment. STUCK is final, because later probes of a dying engine do not explain why it was killed."""
         if self.assessment.liveness is Liveness.STUCK:
             return
         before, self.assessment = self.assessment, assessment

@@ -1,7 +1,7 @@
 """Log files of engines: one file of bounded length for each replica, continued across restarts.
 
-The engine itself holds the file open for appending, so its words are kept while no controller runs. When a file has grown too long
-its newer half is kept and the rest is cut off in place.
+The engine itself holds the file open for appending, so nothing is lost while no controller runs. A file that has grown too long
+is trimmed in place to its newer half.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _MOST_READ = 1 << 20
 
 
 class EngineLogs:
-    """The logs of one directory."""
+    """Log files in one directory."""
 
     def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
         self._directory = directory
         self._most_bytes = most_bytes
 
     def open(self, server_uuid: str, replica: int) -> int:
-        """A descriptor to append to; close it once the engine has inherited it."""
+        """Return a descriptor for appending. Close it once the engine has inherited it."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return os.open(self._path(server_uuid, replica), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def trim(self) -> None:
-        """Shorten the files that have grown too long. One that cannot be shortened does not keep the others long; then OSError."""
+        """Trim the files that have grown too long. If one cannot be trimmed, trims the others and then raises OSError."""
         failure: OSError | None = None
         for path in self._directory.glob("*.log"):
             try:
@@ -53,7 +53,7 @@ class EngineLogs:
     async def read(
         self, server_uuid: str, replica: int, tail: int, *, follow: bool
     ) -> AsyncGenerator[Sequence[str], None]:
-        """The last `tail` lines, then, with `follow`, new ones as they come, in batches."""
+        """Yield batches of lines: the last `tail` lines and, with `follow`, new lines as they come."""
         path = self._path(server_uuid, replica)
         data, position = _tail(path, tail)
         lines = data.split(b"\n")
@@ -74,7 +74,7 @@ class EngineLogs:
         with path.open("r+b") as file:
             file.seek(-self._most_bytes // 2, os.SEEK_END)
             kept = file.read().partition(b"\n")[2]
-            # Writers append: what they write meanwhile lands at the new end. A line between read and truncate may be lost.
+            # Writers append, so new lines land at the new end. A line that is written between read and truncate may be lost.
             file.truncate(0)
             os.lseek(file.fileno(), 0, os.SEEK_SET)
             os.write(file.fileno(), kept)
@@ -84,7 +84,7 @@ class EngineLogs:
 
 
 def _tail(path: Path, lines: int) -> tuple[bytes, int]:
-    """The end of a file that holds at least so many lines, and the file's length."""
+    """Return the end of a file with at least this number of lines, and the file's length."""
     try:
         with path.open("rb") as file:
             end = position = file.seek(0, os.SEEK_END)
@@ -100,7 +100,7 @@ def _tail(path: Path, lines: int) -> tuple[bytes, int]:
 
 
 def _since(path: Path, position: int) -> tuple[bytes, int]:
-    """What was written after a position, and the new one. A file that became shorter was trimmed: on from its end."""
+    """Return the text after a position, and the new position. In a trimmed (shorter) file, continue at its end."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)

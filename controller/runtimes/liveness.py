@@ -1,19 +1,19 @@
 """Liveness probe of an engine that was ready: decides from the results of consecutive probes whether it still makes progress. Pure.
 
-A probe asks llama.cpp for its counters, which its inference loop answers. Three things count against an engine, each only until the loop
-answers and its counters move again:
+A probe asks llama.cpp for its counters, which its inference loop answers. Three durations are measured; each is
+reset once the loop answers and its counters move again:
 
-- seconds without progress while the process used the processor. A long batch of prompt looks like this too, so patience is long, and
-  longer still if the engine's own speed, or a pause that it came back from before, says so;
+- seconds without progress while the process used the processor. A long prompt batch looks the same, so this limit is long. It
+  is longer for a slow engine and after pauses from which the engine recovered;
 - seconds without progress in which the process used no processor time at all (stopped, or each of its threads waits for another).
-  No batch looks like this, so patience is short;
-- seconds in which its llama.cpp is gone and its supervising process, which would end with it, is not: patience is shorter still.
+  No batch looks like this, so this limit is short;
+- seconds in which llama.cpp is gone but its supervising process, which should end with it, still runs. This limit is the shortest.
 
-A supervising process that is stopped (SIGSTOP) while llama.cpp answers is no reason to kill the engine: it is lost, so that it is replaced
-and finishes its requests first.
+An engine whose supervising process is stopped (SIGSTOP) while llama.cpp answers is not killed: it counts as lost, so it finishes its
+requests and is replaced.
 
-Invariant: time counts only as far as it was probed, a bounded step each time, so a machine that was suspended has hung nobody. With each
-pause that an engine comes back from, the next suspicion takes twice as long: under whatever load suspicions of one engine are few.
+Invariant: each probe adds a bounded step of time, so a suspended machine makes no engine look hung. Each pause from which an engine
+recovers doubles the limit, so an engine is suspected rarely under any load.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from controller.runtimes import Liveness
 
 SILENT_PROBES = 2
-"""So many probes in a row without an answer, and an engine is suspect."""
+"""Consecutive probes without an answer after which an engine is suspect."""
 LOST_PROBES = 2
-"""So many probes in a row that could not even connect, and an engine is lost."""
+"""Consecutive probes without a connection after which an engine is lost."""
 IDLE_PATIENCE = 30.0
-"""Seconds without an answer and without processor time, and an engine has hung. A graphics card at work leaves some time to its process."""
+"""Seconds without an answer and without processor time after which an engine has hung. Even while a GPU works, its process uses some."""
 ENDED_PATIENCE = 5.0
-"""Seconds without llama.cpp, and the process that supervises it has hung: it needs milliseconds to say that llama.cpp ended."""
+"""Seconds without llama.cpp after which its supervising process has hung: it reports the end of llama.cpp within milliseconds."""
 HALTED_PATIENCE = 10.0
 """Seconds in which the supervising process is stopped while llama.cpp answers, and the engine is lost: it cannot be drained."""
 LOADING_PATIENCE = 120.0
@@ -37,7 +37,7 @@ LOADING_PATIENCE = 120.0
 LONGEST_STEP = 10.0
 """No probe counts for more seconds."""
 SLACK = 3.0
-"""An engine may take so many times as long as its longest pause so far, or as a batch should take at its speed."""
+"""Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
 KNOWN_BATCHES = 30.0
 """Batches that an engine of known speed may miss; the setting is the upper bound."""
 KNOWN_LEAST = 60.0
@@ -46,7 +46,7 @@ KNOWN_LEAST = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ProbeSettings:
-    """How an engine is probed."""
+    """Settings of the liveness probe."""
 
     probe_seconds: float
     """Seconds between two probes of a ready engine."""
@@ -56,19 +56,19 @@ class ProbeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one probe saw."""
+    """Result of one probe."""
 
     seconds: float
     """Since the probe before."""
     answered: bool
     unreachable: bool = False
-    """Nobody listens at the engine's address."""
+    """No process listens at the engine's address."""
     waiting: bool = False
     """As the answer says, a request is worked on or waits."""
     work: float = 0.0
     """As the answer says; see `Counters.work`."""
     batch_seconds: float | None = None
-    """What a full batch of prompt takes at the speed that the engine has shown; None: not known yet."""
+    """Seconds for a full prompt batch at the engine's measured speed; None: unknown yet."""
     idle: bool = False
     """Since the probe before, the process used no processor time, and none of its threads runs or waits for a disk."""
     ended: bool = False
@@ -79,7 +79,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class ProbeHistory:
-    """What the probes of one engine have shown so far."""
+    """Summary of all probes of one engine so far."""
 
     silent: int = 0
     """Probes in a row without an answer."""
@@ -108,18 +108,18 @@ SILENT = ProbeHistory(silent=SILENT_PROBES, suspect=True)
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What is to be thought of an engine."""
+    """Liveness of an engine, with the reason."""
 
     liveness: Liveness
     message: str = ""
-    """Why, for people. It stays the same while the judgement does."""
+    """Reason, for people. It changes only with the assessment."""
 
 
 _ALIVE = Assessment(Liveness.ALIVE)
 
 
 def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) -> ProbeHistory:
-    """The pulse after one more probe. `stall_seconds`: see `patience`."""
+    """Return the history after one more probe. `stall_seconds`: see `patience`."""
     seconds = min(result.seconds, LONGEST_STEP)
     batch_seconds = result.batch_seconds or probes.batch_seconds
     halted = probes.halted + seconds if result.halted else 0.0
@@ -145,14 +145,14 @@ def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) 
 
 
 def patience(probes: ProbeHistory, stall_seconds: float) -> float:
-    """Seconds that the engine may work without progress. `stall_seconds`: the setting, for an engine whose speed is not known yet."""
+    """Return the seconds that an engine may work without progress. `stall_seconds`: the limit while its speed is unknown."""
     batch = probes.batch_seconds
     usual = stall_seconds if batch is None else min(stall_seconds, max(KNOWN_LEAST, KNOWN_BATCHES * batch))
     return max(usual, SLACK * _expected(probes))
 
 
 def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
-    """What is to be thought of an engine that was ready."""
+    """Assess an engine that was ready."""
     short, long = min(IDLE_PATIENCE, stall_seconds), patience(probes, stall_seconds)
     if probes.unreachable >= LOST_PROBES:
         return Assessment(Liveness.LOST, "its socket does not lead to it any more")
@@ -186,7 +186,7 @@ def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
 
 
 def assess_loading(probes: ProbeHistory) -> Assessment:
-    """What is to be thought of an engine that is not ready yet: however long it loads, it is at work."""
+    """Assess an engine that is not ready yet. Loading may take any time."""
     if probes.idle >= LOADING_PATIENCE:
         return Assessment(
             Liveness.STUCK, f"it did not become ready and used no processor time for {LOADING_PATIENCE:.0f} s"
@@ -202,7 +202,7 @@ def _is_suspect(probes: ProbeHistory, stall_seconds: float) -> bool:
 
 
 def _expected(probes: ProbeHistory) -> float:
-    """Seconds without progress that are nothing unusual for this engine."""
+    """Return the seconds without progress that are normal for this engine."""
     return max(probes.longest, probes.batch_seconds or 0.0)
 
 

@@ -18,7 +18,7 @@ _NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK
 
 
 class UnreachableError(ConnectionError):
-    """Nobody listens at the engine's address."""
+    """No process listens at the engine's address."""
 
 
 async def is_ready(socket: str) -> bool:
@@ -30,9 +30,9 @@ async def is_ready(socket: str) -> bool:
 
 
 async def metrics(socket: str) -> bytes | None:
-    """What the inference loop counts, in Prometheus' text format; None if it does not answer in time. Raises UnreachableError.
+    """Return the inference loop's metrics in Prometheus' text format; None if it does not answer in time. Raises UnreachableError.
 
-    An OSError that is raised is no word about the engine: this process itself lacks something, such as a free descriptor.
+    An OSError says nothing about the engine: this process lacks a resource, such as a free descriptor.
     """
     try:
         status, body = await _get(socket, METRICS_PATH)
@@ -42,7 +42,7 @@ async def metrics(socket: str) -> bytes | None:
 
 
 async def counters(socket: str) -> Counters | None:
-    """Those of the `metrics` that the mesh goes by; None if the engine does not answer in time. Raises as `metrics` does."""
+    """Return the counters that the mesh uses; None if the engine does not answer in time. Raises what `metrics` raises."""
     body = await metrics(socket)
     try:
         return None if body is None else Counters.read(body)
@@ -51,7 +51,7 @@ async def counters(socket: str) -> Counters | None:
 
 
 async def _get(socket: str, path: str) -> tuple[int, bytes]:
-    """Ask. While the engine's queue of connections is full, wait for room in it."""
+    """Send a GET request. Waits while the engine's backlog is full."""
     async with asyncio.timeout(SECONDS):
         while True:
             try:

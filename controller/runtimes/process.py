@@ -1,9 +1,9 @@
-"""Engines as processes of this machine: `python -m engine`, each in a session of its own, answering on a Unix socket.
+"""Runs engines as processes of this machine: `python -m engine`, each in its own session, answering on a Unix socket.
 
-They outlive a controller that is killed and are adopted by the next one through their records, or found by their command lines. They end
-with the supervisor of the mesh through the lifeline that they inherit.
+Engines outlive a killed controller. The next controller adopts them by their records or finds them by their command lines. They end
+with the supervisor of the mesh, whose lifeline they inherit.
 
-Invariant: one process for one record; no engine of this run directory runs unwatched while the runtime is open.
+Invariant: each record has one process, and every engine of this run directory is watched while the runtime is open.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PROBE_SECONDS = 1.0
 
 
 class ProcessRuntime:
-    """The engines of this machine. All methods belong to one event loop."""
+    """Runtime of the engines of this machine. All methods belong to one event loop."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ProcessRuntime:
         *,
         models: ModelFiles | None = None,
     ) -> None:
-        """`probe_seconds`: see PROBE_SECONDS. Without `models` no model can be located; engines get the paths of their specs."""
+        """`probe_seconds`: see PROBE_SECONDS. Without `models` no model is located; engines use the paths in their specs."""
         self._models = models
         self._memory = RecentMemory(time.monotonic)
         self._grace = settings.drain_seconds
@@ -84,7 +84,7 @@ class ProcessRuntime:
         )
 
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
-        """Adopt the engines that run already, their readiness asked; clean up after those that ended meanwhile."""
+        """Adopt the running engines, probe their readiness, and clean up after those that ended meanwhile."""
         self._make_directory()
         self._on_change = on_change
         if self._models is not None:
@@ -98,7 +98,7 @@ class ProcessRuntime:
             task.start()
 
     async def close(self) -> None:
-        """Stop watching. The engines stay."""
+        """Stop watching. The engines keep running."""
         await asyncio.gather(*(task.close() for task in self._housekeeping))
         await asyncio.gather(*(engine.close() for engine in self._engines.values()))
         await self._backlogs.close()
@@ -106,7 +106,7 @@ class ProcessRuntime:
             await self._models.close()
 
     async def stop_all(self, grace: float) -> None:
-        """End every engine and wait until all are gone: the mesh of this machine is stopped."""
+        """Stop every engine of this machine and wait until all are gone, because the mesh stops."""
         engines = dict(self._engines)
         for engine in engines.values():
             engine.stop(grace)
@@ -115,7 +115,7 @@ class ProcessRuntime:
             self.forget(instance)
 
     def memory(self) -> MachineMemory:
-        """Return the memory of this machine, or of the container that it is."""
+        """Return the memory of this machine, or of the container that the controller runs in."""
         return self._memory.read()
 
     def start_limit(self) -> int:
@@ -123,7 +123,7 @@ class ProcessRuntime:
         return default_limit(usable_cores())
 
     def model(self, model_uuid: str) -> ModelFile:
-        """Return what is known of a model's file on this machine."""
+        """Return the cached entry of a model's file on this machine."""
         return self._models.get(model_uuid) if self._models is not None else ModelFile(Availability.UNKNOWN)
 
     def locate(self, model_uuid: str) -> None:
@@ -132,16 +132,16 @@ class ProcessRuntime:
             self._models.locate(model_uuid)
 
     def servers(self) -> Collection[str]:
-        """Every server that has an engine here, declared or not."""
+        """Return every server that has an engine here, declared or not."""
         return {engine.record.server_uuid for engine in self._engines.values()}
 
     def engines(self, server_uuid: str) -> Sequence[Engine]:
-        """A server's engines, the ended ones that are not forgotten included, the oldest first."""
+        """Return a server's engines, oldest first, including ended engines that were not forgotten."""
         found = [engine for engine in self._engines.values() if engine.record.server_uuid == server_uuid]
         return [_snapshot(engine) for engine in sorted(found, key=lambda engine: engine.record.start_seconds)]
 
     async def start(self, spec: LaunchSpec) -> None:
-        """Start an engine. Returns before it is ready, and never fails: one that cannot even be started shows as ENDED."""
+        """Start an engine and return before it is ready. Never fails: an engine that cannot be started shows as ENDED."""
         try:
             instance, problem = self._records.free_instance(spec.server_uuid, self._engines), ""
         except (OSError, RuntimeError) as error:
@@ -154,29 +154,29 @@ class ProcessRuntime:
             engine.start(lambda: self._spawn(record, spec))
 
     def stop(self, instance: str, grace: float) -> None:
-        """Tell an engine to end, by force after `grace` seconds. Returns at once; repeating it changes nothing."""
+        """Stop an engine, by force after `grace` seconds. Returns at once; idempotent."""
         if engine := self._engines.get(instance):
             engine.stop(grace)
 
     def forget(self, instance: str) -> None:
-        """Remove what is left of an ended engine."""
+        """Remove the record and the files of an ended engine."""
         engine = self._engines.get(instance)
         if engine is not None and engine.phase is EnginePhase.ENDED:
             del self._engines[instance]
             self._records.remove(instance)
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Ask an engine how busy it is; None if it does not answer."""
+        """Return the load of an engine; None if it does not answer."""
         engine = self._engines.get(instance)
         return await engine.load() if engine else None
 
     async def metrics(self, instance: str) -> bytes | None:
-        """What llama.cpp counts in an engine, in Prometheus' text format; None if it does not answer. Raises OSError."""
+        """Return llama.cpp's metrics of an engine in Prometheus' text format; None if it does not answer. Raises OSError."""
         engine = self._engines.get(instance)
         return await probe.metrics(str(engine.socket)) if engine else None
 
     def read_log(self, server_uuid: str, replica: int, tail: int, *, follow: bool) -> AsyncIterator[Sequence[str]]:
-        """The last lines of a replica's log, then, with `follow`, the new ones as they come."""
+        """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
         return self._shown(self._logs.read(server_uuid, replica, tail, follow=follow))
 
     async def _shown(self, batches: AsyncGenerator[Sequence[str], None]) -> AsyncIterator[Sequence[str]]:
@@ -185,7 +185,7 @@ class ProcessRuntime:
                 yield [self._hide(line) for line in lines]
 
     def drop_logs(self, server_uuid: str) -> None:
-        """Remove the logs of a server that is gone."""
+        """Remove the logs of a removed server."""
         self._logs.drop(server_uuid)
 
     def _new_engine(self, record: EngineRecord) -> EngineProcess:
@@ -199,7 +199,7 @@ class ProcessRuntime:
         )
 
     async def _adopt(self, record: EngineRecord, found: ProcessId | None) -> None:
-        """`found`: the process that has the engine's command line. The record may not know it: see `Record.pid`."""
+        """Adopt a running engine. `found`: the process with the engine's command line, which its record may not name yet."""
         if found is not None and not record.process.alive:
             record = with_process(record, found)
         if not record.process.alive:
@@ -210,7 +210,7 @@ class ProcessRuntime:
         log.info("engine adopted", server=record.server_uuid, instance=record.instance, pid=record.pid)
 
     async def _end_orphan(self, instance: str, process: ProcessId) -> None:
-        """End an engine whose record is lost. What it was started with is not known, so the reconciler replaces it."""
+        """Stop an engine whose record is lost. Its spec is unknown, so the reconciler replaces it."""
         log.warning("an engine has lost its record and is ended", instance=instance, pid=process.pid)
         engine = self._engines[instance] = self._new_engine(orphan_record(instance, process))
         await engine.adopt(self._grace)
@@ -264,7 +264,7 @@ class ProcessRuntime:
 
 def _batch(spec: LaunchSpec) -> int:
     parameters = RuntimeParameters()
-    # Parameters that cannot be read are the engine's to refuse, with a reason.
+    # The engine refuses unreadable parameters itself and reports the reason.
     with contextlib.suppress(json_format.ParseError):
         json_format.ParseDict(dict(spec.parameters), parameters)
     return batch_size(parameters)

@@ -13,16 +13,14 @@ _POLL_SECONDS = 0.2
 
 
 async def wait_for_exit(process: ProcessId) -> None:
-    """Return when the process has ended; it need not be a child. Never fails: what cannot be waited on is asked now and then."""
+    """Return when the process has ended; it need not be a child. Never fails: without a pidfd the process is polled."""
     try:
         descriptor = os.pidfd_open(process.pid)
-    except (
-        AttributeError,
-        OSError,
-    ):  # not Linux, or it is gone, or the kernel has no such call, or no descriptor is free
+    except (AttributeError, OSError):
+        # Not Linux, an old kernel, no free descriptor, or the process has ended.
         descriptor = -1
     try:
-        # Opened by number: between the record and now it may have gone to somebody else.
+        # The pidfd was opened by number, which another process may have got since the record was written.
         if descriptor >= 0 and process.alive:
             await listeners.readable(descriptor)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Reads the kernel's statistics of an engine's llama.cpp: its process, its processor time and the states of its threads.
 
-Invariant: the engine itself is not asked, so a hung engine is seen too. Without /proc the result is None.
+Invariant: the engine itself is not asked, so a hung engine can be read too. Without /proc the result is None.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AT_WORK = "RD"
 
 @dataclass(frozen=True, slots=True)
 class ProcessStats:
-    """llama.cpp at one moment."""
+    """Statistics of llama.cpp at one moment."""
 
     pid: int
     """0: there is no such process (any more)."""
@@ -28,18 +28,18 @@ class ProcessStats:
 
     @property
     def ended(self) -> bool:
-        """Whether there is no such process (any more)."""
+        """Whether the process does not exist (any more)."""
         return self.pid == 0
 
     def idle_since(self, before: ProcessStats | None) -> bool:
-        """Whether it used no processor time since an earlier moment, and none of its threads is at work now."""
+        """Whether the process used no processor time since the earlier statistics and no thread is running now."""
         if before is None or (self.pid, self.ticks) != (before.pid, before.ticks):
             return False
         return not any(state in _AT_WORK for state in _thread_states(self.pid))
 
 
 def llama_stats(engine: ProcessId) -> ProcessStats | None:
-    """The llama.cpp below an engine's process, which is its only child; None if the system does not say."""
+    """Return the statistics of llama.cpp, the only child of an engine's process; None if the system does not tell."""
     try:
         children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text().split()
     except OSError:
@@ -52,7 +52,7 @@ def llama_stats(engine: ProcessId) -> ProcessStats | None:
 
 
 def is_halted(process: ProcessId) -> bool:
-    """Whether a process is stopped by a signal such as SIGSTOP. False if the system does not say."""
+    """Whether a process is stopped by a signal such as SIGSTOP. False if the system does not tell."""
     return _stat(_PROC / str(process.pid))[:1] == ["T"]
 
 
@@ -65,9 +65,9 @@ def _thread_states(pid: int) -> Iterator[str]:
 
 
 def _stat(directory: Path) -> list[str]:
-    """The fields of proc(5)'s stat from the state on; empty once the process is gone."""
+    """Return the fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
-        # The program's name, in parentheses, may itself hold spaces and parentheses.
+        # The program's name stands in parentheses and may contain spaces and parentheses.
         return (directory / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

@@ -1,7 +1,7 @@
 """Records of engines that outlive the controller: one small JSON file for each engine, written before the engine is started.
 
-Invariant: a record is replaced in one step; one that cannot be read counts as none. The directory and each of its files may vanish or be
-damaged at any time: what is written next makes them anew.
+Invariant: a record is replaced atomically, and an unreadable record counts as missing. The directory and its files may vanish or be
+damaged at any time; the next write restores them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """One engine."""
+    """Record of one engine."""
 
     instance: str
     server_uuid: str
@@ -43,34 +43,34 @@ class EngineRecord:
 
     @property
     def process(self) -> ProcessId:
-        """The process that is meant."""
+        """Identity of the engine's process."""
         return ProcessId(self.pid, self.started)
 
 
 class EngineRecords:
-    """The records of one directory, and the names of the files beside them."""
+    """Records in one directory, and the paths of the other files of each engine."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def socket(self, instance: str) -> Path:
-        """Where the engine answers. The name is as long as it may be: see llamesh.locations."""
+        """Socket on which the engine answers. Its path uses the full length allowed: see llamesh.locations."""
         return self.directory / f"{instance}.sock"
 
     def hand_over(self, instance: str) -> Path:
-        """Where the engine hands over its listening socket."""
+        """Socket on which the engine hands over its listening socket."""
         return self.directory / f"{instance}.hand"
 
     def spec(self, instance: str) -> Path:
-        """What the engine is told."""
+        """Spec file of the engine."""
         return self.directory / f"{instance}.spec"
 
     def state(self, instance: str) -> Path:
-        """What the engine says of itself."""
+        """State file that the engine writes."""
         return self.directory / f"{instance}.state"
 
     def free_instance(self, server_uuid: str, taken: Container[str] = ()) -> str:
-        """A name that no engine has, neither of those `taken` nor on disk. RuntimeError if a server has 1296 engines."""
+        """Return a free instance name, neither `taken` nor on disk. Raises RuntimeError if a server has 1296 engines."""
         prefix = server_uuid[:8]
         for number in range(len(_DIGITS) ** 2):
             name = f"{prefix}-{_DIGITS[number // len(_DIGITS)]}{_DIGITS[number % len(_DIGITS)]}"
@@ -79,7 +79,7 @@ class EngineRecords:
         raise RuntimeError(f"the server {server_uuid} has too many engines")
 
     def write(self, record: EngineRecord) -> EngineRecord:
-        """Write a record in one step. Raises OSError; then the record before is still there."""
+        """Write a record atomically. Raises OSError and then keeps the previous record."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self._path(record.instance).with_suffix(".tmp")
         try:
@@ -92,23 +92,23 @@ class EngineRecords:
         return record
 
     def keep(self, record: EngineRecord) -> None:
-        """See to it that the file says what the record does. Raises OSError."""
+        """Write the record if its file differs. Raises OSError."""
         try:
             if self._path(record.instance).read_text() == _text(record):
                 return
         except (OSError, ValueError):
-            pass  # It is written anew, whatever was wrong with it.
+            pass  # Rewrite the file, whatever is wrong with it.
         self.write(record)
 
     def write_spec(self, instance: str, document: Mapping[str, object]) -> None:
-        """Write what the engine is told, and remove what an earlier engine of the name said of itself. Raises OSError."""
+        """Write the spec file, and remove the state file of an earlier engine of this name. Raises OSError."""
         self.state(instance).unlink(missing_ok=True)
         self.spec(instance).write_text(json.dumps(document))
 
     def remove(self, instance: str) -> None:
-        """Remove a record and all files beside it, the record last: none is ever an orphan. A retiring engine hides its socket.
+        """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has hidden its socket.
 
-        What cannot be removed stays: it is found again when its name is needed, or by the next controller.
+        A file that cannot be removed stays until its name is needed or the next controller finds it.
         """
         hidden = hidden_socket(self.socket(instance))
         beside = (self.socket(instance), self.hand_over(instance), self.spec(instance), self.state(instance), hidden)
@@ -117,7 +117,7 @@ class EngineRecords:
                 path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[EngineRecord]:
-        """Every record that can be read; others are removed."""
+        """Return every readable record and remove the others."""
         for path in sorted(self.directory.glob("*.json")):
             try:
                 record = EngineRecord(**json.loads(path.read_text()))
@@ -131,13 +131,13 @@ class EngineRecords:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, TypeError):
-                pass  # Damaged, or of an older make.
+                pass  # The record is damaged or has an older format.
             log.warning("damaged record of an engine removed", file=str(path))
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
     def running(self) -> dict[str, ProcessId]:
-        """The engines of this directory that run, by instance, found by their command lines."""
+        """Return the running engines of this directory by instance, found by their command lines."""
         found = {}
         for process, words in command_lines():
             for module, argument in pairwise(words):
@@ -147,14 +147,14 @@ class EngineRecords:
         return found
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
-        """The reason and the message that an engine left behind when it failed; None if it did not fail."""
+        """Return the reason and the message of an engine's failure; None if it did not fail."""
         said = self._said(instance)
         if said.get("phase") == "failed":
             return str(said.get("reason", "")), str(said.get("message", ""))
         return None
 
     def was_ready(self, instance: str) -> bool:
-        """Whether an engine says that it had become ready. It cannot say that it hangs."""
+        """Whether the state file says that the engine had become ready. The file cannot tell that the engine hangs."""
         return self._said(instance).get("phase") == "ready"
 
     def _said(self, instance: str) -> Mapping[str, object]:
@@ -171,17 +171,17 @@ class EngineRecords:
 def new_record(
     instance: str, server_uuid: str, replica: int, spec_hash: str, batch: int = DEFAULT_BATCH
 ) -> EngineRecord:
-    """The record of an engine that is about to be started."""
+    """Build the record of an engine that is about to be started."""
     return EngineRecord(instance, server_uuid, replica, spec_hash, time.time(), batch=batch)
 
 
 def orphan_record(instance: str, process: ProcessId) -> EngineRecord:
-    """The record of an engine that runs but has lost its own: it counts as that of a server which nobody declared, so it ends."""
+    """Build a record for an engine without one. It belongs to a server that is not declared, so the engine is stopped."""
     return with_process(new_record(instance, f"orphan-{instance}", 0, ""), process)
 
 
 def with_process(record: EngineRecord, process: ProcessId) -> EngineRecord:
-    """The record of an engine that runs."""
+    """Return the record with the process of the started engine."""
     return replace(record, pid=process.pid, started=process.started)
 
 

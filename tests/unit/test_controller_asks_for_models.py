@@ -1,4 +1,4 @@
-"""The controller asks for a model with growing pauses, says in words why it has none, and asks anew when its file changes."""
+"""The controller requests a model with exponential backoff, explains why it has none, and asks again when its file changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamesh.v1.download_pb2 import LocateModelResponse
 
 
 class Catalogue:
-    """FAKE: answers as the test says."""
+    """FAKE: gives the answers that the test sets."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -30,7 +30,7 @@ class Catalogue:
 
 
 class World:
-    """Models with a clock of the test's."""
+    """Model files with a clock that the test controls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0

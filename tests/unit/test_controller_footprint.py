@@ -1,4 +1,4 @@
-"""What is free is bounded by what is declared and by what the system has; mapped weights count once a model."""
+"""Free memory is bounded by the declared and by the available memory; mapped weights count once per model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FREE: dict[str, tuple[MachineMemory, list[Claim], float]] = {
     "more declared than there is": (machine(60), [Claim(COPIED, 4)], 0),
     "declared, not running": (machine(60), [Claim(COPIED, 1)], 40 - 1),
     "starting counts as not in memory": (machine(60), [Claim(COPIED, 2, 1)], 64 - 1 - 40),
-    # Its own bytes are missing from what is available, its mapped weights are not: they are taken off.
+    # The available bytes lack the private memory but include the mapped weights, which are subtracted.
     "running, weights mapped": (machine(58), [Claim(MAPPED, 1, 1)], 58 - 1 - 18),
     "running, weights its own": (machine(40), [Claim(COPIED, 1, 1)], 40 - 1),
     "two engines of one file": (machine(56), [Claim(MAPPED, 2, 2)], 56 - 1 - 18),
@@ -72,7 +72,7 @@ def test_all_engines_together_never_get_more_than_there_is() -> None:
     claims: list[Claim] = []
     while needed(COPIED, shared_weights(claims)) <= free(memory, RESERVE, claims):
         claims.append(Claim(COPIED, 1, 1))
-        # The worst system: what engines take never shows in what is available.
+        # The worst case: the available bytes never reflect what engines take.
     assert promised(claims) <= memory.total_bytes - RESERVE
     assert len(claims) == 3
 

@@ -1,4 +1,4 @@
-"""A held request ends in one of four ways, in time, and wakes a server once however many wait. Clock and servers are the test's own."""
+"""A held request ends in one of four ways within its budget, and many requests wake a server only once. Clock and servers are fakes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def server(uuid: str = "a", state: int = STARTING, *, name: str = "smol", ready:
 
 
 class Bench:
-    """A waker without HTTP, around a board that the test writes."""
+    """A request holder with a status cache that the test writes."""
 
     def __init__(self, max_held: int = 100) -> None:
         self.statuses = StatusCache()
@@ -68,7 +68,7 @@ class Bench:
         return asyncio.create_task(self.holder.hold(cluster))
 
     async def settle(self) -> None:
-        """Let every task go as far as it can."""
+        """Run all tasks until each of them waits."""
         for _ in range(20):
             await asyncio.sleep(0)
 
@@ -227,7 +227,7 @@ async def test_more_than_may_be_held_are_turned_away() -> None:
 
 
 class Broken:
-    """A wake that fails so many times. The pauses between its tries end when the test says so."""
+    """A wake that fails a given number of times. The test ends the pauses between the attempts."""
 
     def __init__(self, bench: Bench, failures: int) -> None:
         self.tries = 0

@@ -1,4 +1,4 @@
-"""When an engine is suspect, hung or alive: what probes see decides, and legitimate work never looks hung."""
+"""Probe results decide whether an engine is alive, suspect or hung. Legitimate work never looks hung."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_slow_machine_that_progresses_batch_by_batch_is_never_ended() -> None:
 @pytest.mark.parametrize("idle", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_suspicion_does_not_flap_under_legitimate_load(seed: int, idle: bool) -> None:
-    """Hundreds of pauses of random lengths: the engine is suspected a handful of times, not once a pause."""
+    """Hundreds of pauses of random lengths: the engine is suspected a few times, not in each pause."""
     chance = random.Random(seed)
     longest = 0.8 * (IDLE_PATIENCE if idle else STALL)
     probes, suspicions = fold(ANSWER), 0

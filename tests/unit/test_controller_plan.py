@@ -1,4 +1,4 @@
-"""What is done for one server in each observed state."""
+"""The plan for one server in each observed state."""
 
 from __future__ import annotations
 

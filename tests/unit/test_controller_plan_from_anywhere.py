@@ -1,4 +1,4 @@
-"""Whatever has happened to the engines, plan after plan leads to the desired state and no answering replica is lost on the way."""
+"""From any state of the engines, repeated plans reach the desired state, and no answering replica is lost meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.planned import (
 
 @dataclass
 class World:
-    """A runtime and an Envoy of chance: engines take their time, fail, and Envoy hears late. Everything from one seed."""
+    """A random runtime and Envoy from one seed: engines start slowly and fail, and Envoy acknowledges late."""
 
     random: random.Random
     desired: Desired
@@ -39,7 +39,7 @@ class World:
     started: int = 0
 
     def step(self, *, calm: bool) -> Decision:
-        """One look, its actions, and something happens."""
+        """Reconcile once, apply the actions, and let a random event happen."""
         decision = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
         again = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
         assert decision == again
@@ -127,13 +127,13 @@ class World:
             )
 
     def _liveness(self, observed: ObservedEngine, calm: bool) -> Liveness:
-        """Suspicion comes and goes; an engine that is lost stays so."""
+        """Return a random liveness. A lost engine stays lost."""
         if observed.engine.liveness is Liveness.LOST or (not calm and self.random.random() < 0.02):
             return Liveness.LOST
         return Liveness.SUSPECT if not calm and self.random.random() < 0.1 else Liveness.ALIVE
 
     def settled(self) -> bool:
-        """Whether everything is as wanted."""
+        """Whether the observed state is the desired one."""
         current = [
             observed
             for observed in self.engines.values()

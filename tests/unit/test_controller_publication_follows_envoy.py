@@ -1,4 +1,4 @@
-"""An engine counts as known to Envoy, or as left by it, only by Envoy's own word or its absence."""
+"""An engine is published or withdrawn only after Envoy has acknowledged it or is absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.xds.serving import ControlPlane
 
 
 class Envoy(ControlPlane):
-    """FAKE: a control plane whose Envoy acknowledges when the test says so."""
+    """FAKE: a control plane whose Envoy acknowledges when the test tells it to."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A server that is to be looked at is looked at once more after the last cause, never twice at the same time."""
+"""A queued server is reconciled once more after the last event, and never twice at the same time."""
 
 from __future__ import annotations
 

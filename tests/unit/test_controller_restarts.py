@@ -1,4 +1,4 @@
-"""A single failure is repaired at once; one after the other costs growing pauses; what has worked for a while starts afresh."""
+"""A single failure restarts at once, repeated failures back off exponentially, and a steady engine gets a clean history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Never more starts at once than the limit, each only with room, in a fair order. Clock, memory and engines are the test's own."""
+"""Starts respect the limit, the memory and a fair order. Clock, memory and engines are fakes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_default_limit_follows_the_cores(cores: int, limit: int) -> None:
 
 
 class Machine:
-    """Starts, and the engines that it lets start."""
+    """The scheduler and the engines that it lets start."""
 
     def __init__(self, limit: int) -> None:
         self.now = 0.0
@@ -108,7 +108,7 @@ class Machine:
         )
 
     def look(self, name: str, footprint: Footprint = SMALL, replicas: Sequence[int] = (0,)) -> dict[int, StartDecision]:
-        """As the reconciler does: see, ask, start, see."""
+        """Observe, request, start and observe again, as the reconciler does."""
         self.starts.observe(name, footprint, self.engines.get(name, ()))
         have = {engine.replica for engine in self.engines.get(name, ())}
         found = dict(self.starts.request(name, [index for index in replicas if index not in have], footprint))
@@ -201,7 +201,7 @@ def test_who_waits_for_memory_learns_which_other_servers_hold_it() -> None:
         "waits for memory: needs 30.0 GiB, 0 MiB are free; the largest holders are large (large) 20.0 GiB, small (small) 1.0 GiB:"
         " let one sleep (`llamesh sleep`), or stop it"
     )
-    # What goes to those who send requests names no other server.
+    # Clients see this text, so it names no other server.
     assert str(verdict) == "waits for memory: needs 30.0 GiB, 0 MiB are free"
 
 

@@ -1,4 +1,4 @@
-"""What Envoy hears from the waker over HTTP: OpenAI's shape, the header that means "try again", bodies dropped, clients that leave."""
+"""HTTP answers of the waker to Envoy: OpenAI's format, the retry header, dropped bodies, clients that disconnect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 
 
 class Bench:
-    """A waker on a real socket, around a board that the test writes."""
+    """A waker on a real socket, with a status cache that the test writes."""
 
     def __init__(self, statuses: StatusCache, holder: RequestHolder, session: aiohttp.ClientSession) -> None:
         self.statuses = statuses
@@ -117,7 +117,7 @@ async def test_what_a_request_waited_at_the_waker_before_counts(bench: Bench) ->
         status, headers, body = await bench.post("s:a", headers={HELD_SINCE_HEADER: since})
         assert (status, body["error"]["code"]) == (503, "engine_not_ready")
         assert AWAKE_HEADER not in headers
-    # A clock that was set back, or no time at all: the whole budget.
+    # A clock that was set back, or no valid time, gives the whole budget.
     for since in (str(time.time() + 1000), "soon"):
         held = asyncio.create_task(bench.post("s:a", headers={HELD_SINCE_HEADER: since}))
         await until(bench, 1)
