@@ -17,9 +17,9 @@ TWO_MODELS = Terms("ctr_1", ("a", "b"), 2)
     [
         (Role.ROLE_INFERENCE, NONE, ["infer:*"]),
         (Role.ROLE_USER, NONE, ["infer:*", "manage"]),
-        (Role.ROLE_ADMIN, NONE, ["infer:*", "manage", "admin"]),
+        (Role.ROLE_ADMIN, NONE, ["infer:*", "manage", "metrics", "admin"]),
         (Role.ROLE_INFERENCE, TWO_MODELS, ["infer:a", "infer:b"]),
-        (Role.ROLE_ADMIN, TWO_MODELS, ["infer:a", "infer:b", "manage", "admin"]),
+        (Role.ROLE_ADMIN, TWO_MODELS, ["infer:a", "infer:b", "manage", "metrics", "admin"]),
     ],
 )
 def test_a_role_grants_its_scopes_and_a_contract_narrows_inference(
