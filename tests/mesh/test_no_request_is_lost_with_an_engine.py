@@ -58,7 +58,7 @@ async def test_requests_that_a_dead_engine_never_accepted_are_answered(mesh: Con
     await until(waiting, "the requests to wait unaccepted")
     kill(child if victim == "llama.cpp" else mesh.engine_pids()[0])
     answers = await asyncio.gather(*asked)
-    assert [status for status, _ in answers] == [200] * WAITING
+    assert [status for status, _ in answers] == [200] * WAITING, answers[0]
 
 
 async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: ControlledMesh) -> None:

@@ -100,7 +100,9 @@ async def test_a_transfer_does_not_fail_for_setbacks_between_which_the_store_wor
         await service.state("m1", pb.DOWNLOAD_STATE_QUEUED, *ENDED)
         s3.refuse = {}
     found = await service.state("m1")
-    assert (found.state, found.error.reason, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, "", 2)
+    assert (found.state, found.error.reason) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    # More if an attempt began before the store was well again.
+    assert found.resume_count >= 2
 
 
 async def test_nothing_is_kept_of_a_transfer_that_was_set_back_and_cancelled(
