@@ -1,8 +1,8 @@
 """The interceptor that every call passes: identity, validation, errors, and one canonical log line for each call.
 
 gRPC asks `MeshInterceptor` for the handler of a method. At the first call of a method its handler is wrapped, once. The wrapper creates a
-`_Call`, which finds out who calls, checks rights and the request, runs the handler, and reports how the call ended. Open streams are
-registered in `Streams`: a drain ends them, and so does the end of the caller's rights.
+`_Call`, which finds out who calls, checks rights and the request, runs the handler, and reports how the call ended. A drain, and
+the end of the caller's rights, end open streams (`streams.py`).
 
 Invariant: a handler runs only after its caller was authorised and its request validated, and raises MeshError; nothing else of a failure is
 shown to callers.
@@ -28,7 +28,7 @@ from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import RpcMethod, authorise, method_of
 from llamesh.kit.rights import Rights
-from llamesh.kit.streams import Streams, allowed, restarting
+from llamesh.kit.streams import Streams, allowed
 from llamesh.kit.validation import validate
 from llamesh.names import CLAIMS_HEADER
 
@@ -91,13 +91,19 @@ class _Call:
         if self._rights and (self._rights.version != self._seen or self._seconds_left() <= 0):
             self._authorise()
 
-    def lasting(self, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        """Return the responses, ended as soon as the caller's rights end, even while there is nothing to send."""
-        return (
-            allowed(responses, self._rights.changed, self.still, self._seconds_left)
-            if self._rights and self.method.demands
-            else responses
-        )
+    def lasting(self, responses: AsyncGenerator[Any, None], streams: Streams) -> AsyncGenerator[Any, None]:
+        """Return the responses, ended by a drain or as soon as the caller's rights end, even while there is nothing to send."""
+        rights = self._rights if self.method.demands else None
+
+        def changed() -> list[asyncio.Event]:
+            return [streams.drained, *([rights.changed()] if rights else [])]
+
+        def check() -> None:
+            streams.check()
+            if rights:
+                self.still()
+
+        return allowed(responses, changed, check, self._seconds_left if rights else lambda: math.inf)
 
     def _seconds_left(self) -> float:
         """Seconds until the caller's token has expired."""
@@ -250,23 +256,17 @@ def _stream(
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]],
     calls: MeshInterceptor,
 ) -> Callable[[Message | None, Context], AsyncIterator[Any]]:
-    streams = calls.streams
-
     async def serve(request: Message | None, context: Context) -> AsyncIterator[Any]:
         async with _Call(method, context, calls) as call:
             await call.identify()
             call.check(request)
-            if streams.draining:
-                raise restarting()
-            try:
-                # Close the generators now, not when they are collected: they hold resources that belong to this call.
-                async with aclosing(behaviour(request, context)) as made, aclosing(call.lasting(made)) as responses:
-                    with streams.open():
-                        async for response in responses:
-                            yield response
-            except asyncio.CancelledError:
-                if streams.draining:
-                    raise restarting() from None
-                raise
+            calls.streams.check()
+            # Close the generators now, not when they are collected: they hold resources that belong to this call.
+            async with (
+                aclosing(behaviour(request, context)) as made,
+                aclosing(call.lasting(made, calls.streams)) as responses,
+            ):
+                async for response in responses:
+                    yield response
 
     return serve

@@ -1,16 +1,18 @@
-"""Open streams of a process, which a drain ends: their readers reconnect to the next process.
+"""Open streams of a process: what ends them before their handler does.
 
-Each streaming handler registers its task in `Streams` while it serves (`calls.py` for the mesh's own methods, `ending` for Envoy's xDS).
-`Member` calls `drain`, which cancels these tasks.
+Handlers yield responses, and gRPC sends each one. `allowed` stands between the two: it passes responses on until an event says that
+something has changed and the check then raises. That is how a drain ends streams (their readers connect to the next process), and how the
+end of a caller's rights does.
 
-Invariant: a stream that a drain ends has the status UNAVAILABLE, so no reader takes it for complete.
+Invariant: a stream ends with the status of what ended it, never by cancelling its task: a task that is cancelled while gRPC sends leaves
+its reader without a status.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -24,28 +26,20 @@ LONGEST_WAIT = 3600.0
 
 
 class Streams:
-    """All open streams of one process."""
+    """Whether the streams of one process may go on."""
 
     def __init__(self) -> None:
-        self.draining = False
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Register the current task as a stream while it serves."""
-        task = asyncio.current_task()
-        assert task is not None, "a stream is served by a task"
-        self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
+        self.drained = asyncio.Event()
+        """Set when the drain begins."""
 
     def drain(self) -> None:
         """End all open streams and every stream that begins later."""
-        self.draining = True
-        for task in self._tasks:
-            task.cancel()
+        self.drained.set()
+
+    def check(self) -> None:
+        """Raise COMPONENT_UNAVAILABLE once the drain has begun."""
+        if self.drained.is_set():
+            raise restarting()
 
     def ending(self, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a bidirectional-streaming handler (Envoy's xDS) so that a drain ends its stream with UNAVAILABLE."""
@@ -55,40 +49,41 @@ class Streams:
             requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
             try:
-                async with aclosing(behaviour(requests, context)) as responses:
-                    with self.open():
-                        async for response in responses:
-                            yield response
-            except asyncio.CancelledError:
-                if self.draining:
-                    await refuse(context, restarting())
-                raise
+                async with (
+                    aclosing(behaviour(requests, context)) as made,
+                    aclosing(allowed(made, lambda: (self.drained,), self.check)) as responses,
+                ):
+                    async for response in responses:
+                        yield response
+            except MeshError as error:
+                await refuse(context, error)
 
         return grpc.stream_stream_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
 
 
 async def allowed(
     responses: AsyncGenerator[T, None],
-    changed: Callable[[], asyncio.Event],
-    still: Callable[[], None],
-    seconds_left: Callable[[], float],
+    changed: Callable[[], Collection[asyncio.Event]],
+    check: Callable[[], None],
+    seconds_left: Callable[[], float] = lambda: LONGEST_WAIT,
 ) -> AsyncGenerator[T, None]:
-    """Yield responses as they come, until `still` raises.
+    """Yield responses as they come, until `check` raises.
 
-    It is asked before each response, whenever the event that `changed` gives is set, and when `seconds_left` returns 0.
+    It is called before each response, whenever one of the events that `changed` returns is set, and when `seconds_left` returns 0.
     """
     following: asyncio.Future[T] | None = None
-    alarm: asyncio.Future[Any] | None = None
+    alarms: list[asyncio.Future[Any]] = []
     try:
         while True:
-            # Get the event of the next change before checking, so that no change is missed in between.
-            alarm = alarm or asyncio.ensure_future(changed().wait())
-            still()
+            # Get the events of the next change before checking, so that no change is missed in between.
+            alarms = alarms or [asyncio.ensure_future(event.wait()) for event in changed()]
+            check()
             following = following or asyncio.ensure_future(anext(responses))
             timeout = max(0.0, min(seconds_left(), LONGEST_WAIT))
-            await asyncio.wait({following, alarm}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if alarm.done():
-                alarm = None
+            await asyncio.wait({following, *alarms}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if any(alarm.done() for alarm in alarms):
+                await _cancelled(alarms)
+                alarms = []
                 continue
             if not following.done():
                 continue
@@ -99,10 +94,14 @@ async def allowed(
             following = None
             yield response
     finally:
-        left = [each for each in (following, alarm) if each is not None]
-        for each in left:
-            each.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await _cancelled([*([following] if following else []), *alarms])
+
+
+async def _cancelled(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel futures, and wait until they have ended."""
+    for each in futures:
+        each.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)
 
 
 def restarting() -> MeshError:

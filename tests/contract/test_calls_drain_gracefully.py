@@ -17,6 +17,8 @@ from tests.contract.rich_status import refused
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "llamesh.v1.GatewayService"
+LARGE = "large"
+"""Asks the fake for responses that a connection does not take at once: gRPC is in the middle of sending one."""
 
 
 class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
@@ -32,6 +34,9 @@ class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
         return server_pb2.Server(server_uuid=request.server_uuid)
 
     async def Watch(self, request, context):
+        while request.resume_token == LARGE:
+            self.begun.set()
+            yield gateway_pb2.WatchResponse(resume_token="x" * (3 << 20))
         yield gateway_pb2.WatchResponse(synced=True)
         await asyncio.Event().wait()
 
@@ -93,6 +98,21 @@ async def test_streams_end_at_once_with_a_reason_to_come_back(slow, as_caller) -
     assert refusal.code is grpc.StatusCode.UNAVAILABLE
     assert refusal.retry_after == 1
     await asyncio.wait_for(member.stopped.wait(), 2)
+
+
+async def test_a_stream_that_is_just_being_sent_ends_with_the_same_reason(slow, as_caller) -> None:
+    servicer, member, channel = slow
+    stream = gateway_pb2_grpc.GatewayServiceStub(channel).Watch(
+        gateway_pb2.WatchRequest(resume_token=LARGE), metadata=as_caller("ada", "manage")
+    )
+    await asyncio.wait_for(servicer.begun.wait(), 5)
+    for _ in range(20):
+        await asyncio.sleep(0)  # gRPC takes the response, and waits for a reader
+    member.stop()
+    with refused("COMPONENT_UNAVAILABLE"):
+        async with asyncio.timeout(4):
+            async for _ in stream:
+                pass
 
 
 async def test_the_socket_is_free_for_the_next_process(slow, one_settings, start_member, stop_member, connect) -> None:
