@@ -1,7 +1,7 @@
 """The answers that Envoy itself gives: the tables below envoy/replies as mappers of local replies.
 
 Invariant: a client never reads Envoy's own error messages. REST and gRPC clients get the same google.rpc.Status; the inference listener
-answers in OpenAI's format, and in Anthropic's on the paths of its API.
+answers in OpenAI's format, in Anthropic's on the paths of its API, and in Ollama's below `/api/`, where it serves nothing.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def _rest_mapper(entry: Entry, error: MeshError) -> dict[str, Any]:
 
 
 def _inference_mappers(entry: Entry) -> list[dict[str, Any]]:
-    """Return two mappers: Anthropic's format on the paths of its API, OpenAI's on all others."""
+    """Return two mappers: Anthropic's format on the paths of its API, OpenAI's on all others. Ollama's shape needs one."""
+    if entry.get("shape") == "ollama":
+        return [_mapper(entry, _filter(entry["when"]), {"json_format": {"error": entry["message"]}}, {})]
     kind, code = _OPENAI.get(entry.get("reason", ""), ("invalid_request_error", "invalid_request"))
     message = entry["message"]
     openai = {

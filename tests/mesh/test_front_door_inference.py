@@ -41,6 +41,26 @@ async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str)
         assert engine(door, name).received[-1].path == f"/v1/{path}"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", f"/api/{name}") for name in ("chat", "generate", "embed", "show")),
+        *(("GET", f"/api/{name}") for name in ("tags", "version", "tags?now=1")),
+    ],
+)
+async def test_a_client_of_ollama_reads_where_the_models_are(door: FrontDoor, method: str, path: str) -> None:
+    answer = await door.send(method, path, b"{}")
+    assert (answer.status, answer.headers["content-type"]) == (404, "application/json")
+    assert answer.json().keys() == {"error"}
+    assert "/v1" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/apis/chat", f"/{A}/api/chat", "/v1/api/chat"])
+async def test_other_paths_that_are_not_served_keep_the_shape_of_openai(door: FrontDoor, path: str) -> None:
+    answer = await door.send("POST", path, b"{}")
+    assert (answer.status, answer.json()["error"]["code"]) == (404, "not_found")
+
+
 async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
     names = {(await door.chat("smol")).json()["from"] for _ in range(40)}
     assert names == {"a", "b"}
