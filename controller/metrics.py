@@ -1,4 +1,4 @@
-"""The controller's numbers for Prometheus: declared servers, their replicas, and what llama.cpp counts in each engine.
+"""The controller's metrics for Prometheus: declared servers, their replicas, and what llama.cpp counts in each engine.
 
 Engines are asked when somebody scrapes, all at the same time. Invariant: there are as many label values as declared servers and replicas;
 an engine that does not answer is left out, and llamesh_engine_up says so.
@@ -19,18 +19,18 @@ from llamesh.v1.server_pb2 import Server, ServerState
 _LLAMA = "llamacpp:"
 """Prefix of llama.cpp's own names, which stay as they are: people know them."""
 _ANSWER_SECONDS = 1.5
-"""How long all engines together may take: less than whoever scrapes waits for this member."""
+"""How long an engine may take to answer; all are asked at the same time. It is less than the gateway waits for this member."""
 
 
 class ServerMetrics:
-    """Reads the numbers. `servers` returns the present state of every declared server."""
+    """Reads the metrics. `servers` returns the present state of every declared server."""
 
     def __init__(self, servers: Callable[[], Iterable[Server]], runtime: Runtime) -> None:
         self._servers = servers
         self._runtime = runtime
 
     async def read(self) -> bytes:
-        """The numbers in Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         servers = list(self._servers())
         return merged([*_of_servers(servers), *await self._of_engines(servers)])
 

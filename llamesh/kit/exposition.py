@@ -1,4 +1,4 @@
-"""Prometheus' text format: reads the numbers of several sources, labels them, and writes them as one text.
+"""Prometheus' text format: reads the metrics of several sources, labels them, and writes them as one text.
 
 Invariant: the text that is written names each family once, with all samples of it, as the format demands.
 """
@@ -24,7 +24,14 @@ def parsed(text: bytes) -> Iterable[Metric]:
 
 def labelled(family: Metric, labels: Mapping[str, str]) -> Metric:
     """The family with these labels on each sample; they replace labels of the same name."""
-    return _with(family, family.name, [_sample(each, each.name, {**each.labels, **labels}) for each in family.samples])
+    return with_samples(family, [each._replace(labels={**each.labels, **labels}) for each in family.samples])
+
+
+def with_samples(family: Metric, samples: list[Sample]) -> Metric:
+    """A copy of the family that has these samples instead of its own."""
+    made = Metric(family.name, family.documentation, family.type, family.unit)
+    made.samples = samples
+    return made
 
 
 def renamed(family: Metric, name: str, words: str, divisor: float = 1.0) -> Metric:
@@ -39,10 +46,10 @@ def renamed(family: Metric, name: str, words: str, divisor: float = 1.0) -> Metr
             labels["le"] = _divided(labels["le"], divisor)
         elif not each.name.endswith("_count"):
             value /= divisor
-        samples.append(_sample(each, name + each.name.removeprefix(family.name), labels, value))
-    found = _with(family, name, samples)
-    found.documentation = words
-    return found
+        samples.append(each._replace(name=name + each.name.removeprefix(family.name), labels=labels, value=value))
+    made = Metric(name, words, family.type, family.unit)
+    made.samples = samples
+    return made
 
 
 def merged(families: Iterable[Metric]) -> bytes:
@@ -52,7 +59,7 @@ def merged(families: Iterable[Metric]) -> bytes:
         if family.name in found:
             found[family.name].samples.extend(family.samples)
         else:
-            found[family.name] = _with(family, family.name, list(family.samples))
+            found[family.name] = with_samples(family, list(family.samples))
     registry = CollectorRegistry()
     registry.register(_Families(found.values()))
     return generate_latest(registry)
@@ -64,16 +71,6 @@ class _Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families
-
-
-def _with(family: Metric, name: str, samples: list[Sample]) -> Metric:
-    made = Metric(name, family.documentation, family.type, family.unit)
-    made.samples = samples
-    return made
-
-
-def _sample(each: Sample, name: str, labels: dict[str, str], value: float | None = None) -> Sample:
-    return Sample(name, labels, each.value if value is None else value, each.timestamp, each.exemplar)
 
 
 def _divided(bound: str, divisor: float) -> str:

@@ -1,4 +1,4 @@
-"""Which of Envoy's numbers the mesh tells, under which names: its statistics in, families of ours out.
+"""Which of Envoy's statistics the mesh exposes as metrics, and under which names.
 
 Envoy names what it counts after its configuration. `envoy/listeners/inference.yaml` has it count answers by cluster; here a cluster
 becomes the labels `server` or `model`, microseconds become seconds, and what OpenTelemetry has a name for (semantic conventions for
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
-from llamesh.kit.exposition import labelled, renamed
+from llamesh.kit.exposition import labelled, renamed, with_samples
 from llamesh.names import cluster_of_stat, model_of, server_of
 
 PATH = "/stats/prometheus"
@@ -74,16 +74,12 @@ def told(families: Iterable[Metric]) -> Iterator[Metric]:
 
 def _streamed(family: Metric) -> Metric:
     """Only what was streamed: another answer comes as a whole, and its first byte says nothing of the first token."""
-    kept = labelled(family, {})
-    kept.samples = [each for each in kept.samples if each.labels.get("content", "").startswith(_STREAM)]
-    return kept
+    return with_samples(family, [each for each in family.samples if each.labels.get("content", "").startswith(_STREAM)])
 
 
 def _by_target(family: Metric) -> Metric:
     """Labels of ours in place of Envoy's: what a cluster is for, whether an answer was streamed, the listener, the status."""
-    made = labelled(family, {})
-    made.samples = [each._replace(labels=_labels(each.labels)) for each in made.samples]
-    return made
+    return with_samples(family, [each._replace(labels=_labels(each.labels)) for each in family.samples])
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:

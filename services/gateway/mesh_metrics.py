@@ -1,4 +1,4 @@
-"""The numbers of the whole mesh: gathered from the gateway itself, the other members and Envoy, and told as one text.
+"""The metrics of the whole mesh: collected from the gateway itself, the other members and Envoy, and returned as one text.
 
 Every source is asked at the same time, and each has PATIENCE seconds. Invariant: a source that fails is left out, and `llamesh_up` of
 that source is 0; the answer never fails because of it.
@@ -17,20 +17,20 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from llamesh.kit.exposition import labelled, merged, parsed
 from llamesh.kit.logs import log
 from llamesh.kit.metrics import MemberMetrics
-from llamesh.v1.metrics_pb2 import CollectMetricsRequest
+from llamesh.v1.metrics_pb2 import CollectMetricsRequest, CollectMetricsResponse
 from services.gateway import envoy_metrics
 from services.gateway.members import Members
 
 PATIENCE = 2.0
 """Seconds that a source may take for its answer."""
 MOST_BYTES = 16 << 20
-"""Most bytes of Envoy's numbers: some 10,000 servers. More is not read, and Envoy counts as a source that fails."""
+"""Most bytes of Envoy's statistics: some 10,000 servers. More is not read, and Envoy counts as a source that fails."""
 
 _FAILURES = (grpc.aio.AioRpcError, aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 class MeshMetrics:
-    """Gathers the numbers. `envoy_admin` is the Unix socket of Envoy's admin interface."""
+    """Collects the metrics. `envoy_admin` is the Unix socket of Envoy's admin interface."""
 
     def __init__(self, own: MemberMetrics, members: Members, envoy_admin: Path) -> None:
         self._own = own
@@ -39,7 +39,7 @@ class MeshMetrics:
         self._turn = asyncio.Lock()
 
     async def collect(self) -> bytes:
-        """The numbers in Prometheus' text format. One scrape at a time: more would ask every engine more often."""
+        """The metrics in Prometheus' text format. One scrape at a time: more would ask every engine more often."""
         async with self._turn:
             sources: Mapping[str, Awaitable[Sequence[Metric]]] = {
                 "gateway": self._member(self._own.CollectMetrics(CollectMetricsRequest(), None), "gateway"),
@@ -63,9 +63,8 @@ class MeshMetrics:
             log.warning("no numbers", source=name, error=str(error))
             return None
 
-    async def _member(self, answer: Awaitable[object], name: str) -> Sequence[Metric]:
-        text: bytes = getattr(await answer, "text")  # noqa: B009 - a stub's call is typed by gRPC, not as a coroutine
-        return [labelled(family, {"member": name}) for family in parsed(text)]
+    async def _member(self, answer: Awaitable[CollectMetricsResponse], name: str) -> Sequence[Metric]:
+        return [labelled(family, {"member": name}) for family in parsed((await answer).text)]
 
     async def _envoy(self) -> Sequence[Metric]:
         connector = aiohttp.UnixConnector(str(self._envoy_admin))
