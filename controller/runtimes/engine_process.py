@@ -211,6 +211,8 @@ class EngineProcess:
 
     async def _watch_starting(self) -> None:
         ready = await probe.is_ready(str(self.socket))
+        if ready:
+            await self._backlogs.settled(self.record.instance)
         if self.phase is not EnginePhase.STARTING:
             return
         if ready:
