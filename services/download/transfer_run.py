@@ -119,6 +119,12 @@ class TransferRuns:
         if row is not None:
             self._changes.download(download_message(row))
 
+    def tell_end(self, model_uuid: str, row: TransferRow | None) -> None:
+        """Tell watchers how a stopped transfer stands, or that its record was removed meanwhile."""
+        self.tell(row)
+        if row is None:
+            self._changes.removed_download(model_uuid)
+
     async def tell_progress(self) -> None:
         """Tell watchers how far the transfers are."""
         for row, progress in list(self._fetching.values()):
