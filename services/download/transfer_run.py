@@ -20,6 +20,7 @@ import grpc
 from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
+from llamesh.kit.gguf import GgufMetadata
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
     ObjectNotFoundError,
@@ -30,7 +31,6 @@ from llamesh.kit.objects import (
     StoreUnavailableError,
 )
 from services.download.changes import Changes
-from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
