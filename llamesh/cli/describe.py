@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llamesh import runtime_parameters
 from llamesh.cli.connection import connected
+from llamesh.cli.context import model_context
 from llamesh.cli.output import Output, show_one, size, text, when, word
 from llamesh.cli.servers import SERVER, ServerName
 
@@ -44,16 +45,6 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
         print(text(words).rstrip())
-
-
-def model_context(mesh: Client, server: Server) -> int:
-    """Tokens that the model of a server was trained for; 0 if the catalogue does not say."""
-    from llamesh.client.errors import MeshError
-
-    try:
-        return mesh.models.get(server.model_uuid).gguf.context_length
-    except MeshError:
-        return 0
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
