@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
 from llamesh.background import BackgroundTask
+from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
@@ -29,7 +30,7 @@ from services.download.peers import PeerChanges
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
-from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
+from services.download.sources import AddressRules, FileSource, HttpsSource, HubSource, S3Source, Sources
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -128,7 +129,9 @@ def sources_of(settings: Settings) -> Sources:
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
-    return Sources({"https": https, "http": https, "file": file})
+    hub = HubSource(rules, settings.hf_endpoint, settings.hf_token)
+    s3 = S3Source(rules, settings.s3_sources)
+    return Sources({"https": https, "http": https, "file": file, "hf": hub, "s3": s3}, HUB_HOSTS | {hub.host})
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import Pages
+from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     DeleteCatalogueModelRequest,
@@ -32,7 +34,6 @@ from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
-from services.download.source_names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
 from services.download.transfers import TransferRequest, Transfers
@@ -98,18 +99,18 @@ class DownloadServicer(DownloadServiceServicer):
         return download_message(row, self._worker.progress(row.model_uuid))
 
     def _transfer_request(self, request: StartDownloadRequest) -> TransferRequest:
-        shown = _SECRETS.sub("", request.source)
-        if request.source:
-            try:
-                shown = self._source.check(request.source)
-            except SourceRefusedError as error:
-                raise source_refusal(error, shown) from error
-        return TransferRequest(
-            model_uuid=request.model_uuid,
-            source=request.source,
-            shown_source=shown,
-            name=request.name or (name_of_source(shown, request.model_uuid) if request.source else ""),
-            sha256=request.sha256.lower(),
+        wanted = TransferRequest(request.model_uuid, name=request.name, sha256=request.sha256.lower())
+        if not request.source:
+            return wanted
+        try:
+            source = self._source.check(request.source)
+        except SourceRefusedError as error:
+            raise source_refusal(error, _SECRETS.sub("", request.source)) from error
+        return replace(
+            wanted,
+            source=source.address,
+            shown_source=source.shown,
+            name=request.name or served_name(source.name, request.model_uuid),
         )
 
     def _no_source(self, model_uuid: str) -> MeshError:

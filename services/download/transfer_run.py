@@ -30,6 +30,7 @@ from llamesh.kit.objects import (
     StoreUnavailableError,
 )
 from services.download.changes import Changes
+from services.download.continuation import continued
 from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
@@ -41,7 +42,7 @@ from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import checked_chunks, transfer_error, verify
+from services.download.verification import check_digest, checked_chunks, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """How long a transfer waits for an object store that does not work; time in which the store works does not count."""
@@ -161,7 +162,7 @@ class TransferRuns:
             self._health.report(error)
 
     async def _bring_in(self, row: TransferRow, retries: StoreRetries) -> None:
-        staged = await self._fetch(row, retries)
+        staged, sha256 = await self._fetch(row, retries)
         try:
             verifying = await _until_written(
                 lambda: self._transfers.progress(
@@ -171,7 +172,7 @@ class TransferRuns:
             if verifying is None:
                 return
             self.tell(verifying)
-            metadata = await to_completion(verify(staged, row.expected_sha256))
+            metadata = await to_completion(verify(staged, sha256))
             publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
             recorded = await self._record(publication, metadata, row)
         finally:
@@ -192,10 +193,13 @@ class TransferRuns:
                 await to_completion(self._publications.abandon(publication))
         return recorded
 
-    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> StagedObject:
+    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> tuple[StagedObject, str]:
+        """Stage the bytes. Returns them with the SHA-256 that they must have, or "" if nobody knows it."""
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
+                check_digest(found.sha256, row.expected_sha256)
+                expected = row.expected_sha256 or found.sha256
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -204,7 +208,8 @@ class TransferRuns:
                     retries.add(length)
 
                 retries.begin()
-                staged = await self._store.stage(checked_chunks(found.chunks, count), expected_size=found.size)
+                chunks = checked_chunks(continued(found, self._waits.clock), count)
+                staged = await self._store.stage(chunks, expected_size=found.size)
                 retries.staged()
         except BaseException:
             # Closing the source can fail or be cancelled too, when all bytes are staged.
@@ -213,7 +218,7 @@ class TransferRuns:
             raise
         finally:
             self._fetching.pop(row.model_uuid, None)
-        return staged
+        return staged, expected
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:
