@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
 from services.download.tables import ModelRow, TransferRow, TransferState

@@ -15,6 +15,7 @@ from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     DeleteCatalogueModelRequest,
+    DeleteDownloadRequest,
     Download,
     GetCatalogueModelRequest,
     GetDownloadRequest,
@@ -94,6 +95,12 @@ class DownloadServicer(DownloadServiceServicer):
         self._worker.wake()
         self._changes.download(self._message(row))
         return self._message(row)
+
+    async def DeleteDownload(self, request: DeleteDownloadRequest, context: Context) -> Download:
+        """See download.proto."""
+        row = await self._transfers.delete(request.model_uuid)
+        self._changes.removed_download(row.model_uuid)
+        return download_message(row)
 
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))

@@ -20,6 +20,7 @@ import grpc
 from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
+from llamesh.kit.gguf import GgufMetadata
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
     ObjectNotFoundError,
@@ -31,7 +32,6 @@ from llamesh.kit.objects import (
 )
 from services.download.changes import Changes
 from services.download.continuation import continued
-from services.download.gguf import GgufMetadata
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
@@ -119,6 +119,12 @@ class TransferRuns:
         """Tell watchers how a transfer stands."""
         if row is not None:
             self._changes.download(download_message(row))
+
+    def tell_end(self, model_uuid: str, row: TransferRow | None) -> None:
+        """Tell watchers how a stopped transfer stands, or that its record was removed meanwhile."""
+        self.tell(row)
+        if row is None:
+            self._changes.removed_download(model_uuid)
 
     async def tell_progress(self) -> None:
         """Tell watchers how far the transfers are."""

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 from llamesh.kit.objects import StagedObject, StoreError
-from services.download.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
 
 

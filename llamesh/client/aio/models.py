@@ -77,3 +77,8 @@ class AsyncModels(AsyncPart):
         """Stop a download."""
         request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
         return await self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
+
+    async def delete_download(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
+        """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded before its end."""
+        request = download_pb2.DeleteDownloadRequest(model_uuid=model_uuid_of(model))
+        return await self._call(f"{DOWNLOAD}/DeleteDownload", request, download_pb2.Download, timeout)

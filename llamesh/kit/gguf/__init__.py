@@ -10,9 +10,9 @@ keys, 16,384 tensors, 2 million strings; arrays are not kept (see `reader` and `
 
 from typing import BinaryIO
 
-from services.download.gguf.metadata import GgufMetadata, MetadataReader
-from services.download.gguf.reader import GgufError, Reader
-from services.download.gguf.tensors import Tensors
+from llamesh.kit.gguf.metadata import GgufMetadata, MetadataReader
+from llamesh.kit.gguf.reader import GgufError, Reader
+from llamesh.kit.gguf.tensors import Tensors
 
 __all__ = ["MAGIC", "GgufError", "GgufMetadata", "read_gguf"]
 

@@ -4,8 +4,8 @@ llama.cpp expects tensors in the order of the header, each padded to the alignme
 place. This module does the same, with numbers that cannot overflow.
 """
 
-from services.download.gguf.reader import Reader
-from services.download.gguf.types import TENSOR_TYPES
+from llamesh.kit.gguf.reader import Reader
+from llamesh.kit.gguf.types import TENSOR_TYPES
 
 _MAX_TENSOR_NAME = 63
 _MAX_INT64 = (1 << 63) - 1
