@@ -30,6 +30,7 @@ from llamesh.kit.objects import (
     StoreError,
     StoreUnavailableError,
 )
+from llamesh.names import served_name
 from services.download.changes import Changes
 from services.download.continuation import continued
 from services.download.messages import download_message, gguf_fields, model_message
@@ -37,7 +38,7 @@ from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MOST_TRIES, SourceRetries
-from services.download.sources import Source, SourceError
+from services.download.sources import Source, SourceError, SourceObject
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
@@ -206,6 +207,7 @@ class TransferRuns:
             async with self._source.open(row.source) as found:
                 check_digest(found.sha256, row.expected_sha256)
                 expected = row.expected_sha256 or found.sha256
+                await self._name(row, found)
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -225,6 +227,12 @@ class TransferRuns:
         finally:
             self._fetching.pop(row.model_uuid, None)
         return staged, expected
+
+    async def _name(self, row: TransferRow, found: SourceObject) -> None:
+        """Name the model after the file, if neither the caller nor the address of the source has named it."""
+        if not row.name:
+            row.name = served_name(found.name, row.model_uuid)
+            self.tell(await _until_written(partial(self._transfers.name, row.model_uuid, row.attempt, row.name)))
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:
