@@ -83,6 +83,11 @@ class EngineProcess:
         """Socket on which the engine answers."""
         return self._records.socket(self.record.instance)
 
+    @property
+    def _about(self) -> dict[str, str]:
+        """Which engine a log line is about."""
+        return {"server": self.record.server_uuid, "instance": self.record.instance}
+
     def start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:
         """Start a new process. If `spawn` fails for any reason, the engine is ENDED."""
         self._task = asyncio.create_task(self._from_the_start(spawn))
@@ -165,13 +170,7 @@ class EngineProcess:
             self.fail(str(error) or type(error).__name__)
             return
         self.record = with_process(self.record, ProcessId.of(process.pid))
-        log.info(
-            "engine started",
-            server=self.record.server_uuid,
-            replica=self.record.replica,
-            instance=self.record.instance,
-            pid=process.pid,
-        )
+        log.info("engine started", **self._about, replica=self.record.replica, pid=process.pid)
         if self.phase is EnginePhase.STOPPING:
             self.record.process.signal(signal.SIGKILL)
         self.save()
@@ -259,12 +258,12 @@ class EngineProcess:
         before, self.assessment = self.assessment, assessment
         if assessment == before:
             return
-        about = {"server": self.record.server_uuid, "instance": self.record.instance, "reason": assessment.message}
+        about = {**self._about, "reason": assessment.message}
         if assessment.liveness is Liveness.STUCK:
             log.error("engine killed: it hangs", **about)
             self.record.process.signal(signal.SIGKILL)
         elif assessment.liveness is Liveness.ALIVE:
-            log.info("engine answers again", server=self.record.server_uuid, instance=self.record.instance)
+            log.info("engine answers again", **self._about)
         else:
             log.warning(f"engine {assessment.liveness.value}", **about)
         self._changed(self.record.server_uuid)
@@ -285,13 +284,7 @@ class EngineProcess:
         self._backlogs.turn_away(self.record.instance)
         with contextlib.suppress(OSError):
             self.socket.unlink(missing_ok=True)
-        log.info(
-            "engine ended",
-            server=self.record.server_uuid,
-            instance=self.record.instance,
-            reason=ended.reason,
-            message=ended.message,
-        )
+        log.info("engine ended", **self._about, reason=ended.reason, message=ended.message)
         self._changed(self.record.server_uuid)
 
     def _kill_after(self, grace: float) -> None:

@@ -16,7 +16,7 @@ from llamesh.cli.main import ALIASES, COMMANDS
 
 _PATHS = {name: path for commands in COMMANDS.values() for name, (path, _) in commands.items()}
 _SUBCOMMANDS = {
-    "downloads": ("cancel", "ls", "retry"),
+    "downloads": ("cancel", "ls", "retry", "rm"),
     "keys": ("create", "list", "revoke"),
     "users": ("create", "list", "password", "rm", "update"),
     "contracts": ("create", "list", "rm", "update"),
@@ -28,7 +28,7 @@ _VALUES = {
         for verb in ("disable", "enable", "password", "rm", "update")
     },
     **{("contracts", verb): ("/contracts", "contracts", ("contract_id",)) for verb in ("rm", "update")},
-    **{("downloads", verb): ("/downloads", "downloads", ("model_uuid",)) for verb in ("cancel", "retry")},
+    **{("downloads", verb): ("/downloads", "downloads", ("model_uuid",)) for verb in ("cancel", "retry", "rm")},
 }
 """What a subcommand's first value may be: the REST path that lists them, and where the names stand in its answer."""
 _MODELS = {"serve", "fit", "rm"}

@@ -178,6 +178,24 @@ class CancelDownloadRequest(google.protobuf.message.Message):
 Global___CancelDownloadRequest: typing_extensions.TypeAlias = CancelDownloadRequest
 
 @typing.final
+class DeleteDownloadRequest(google.protobuf.message.Message):
+    """Request of DeleteDownload."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___DeleteDownloadRequest: typing_extensions.TypeAlias = DeleteDownloadRequest
+
+@typing.final
 class Download(google.protobuf.message.Message):
     """A download as it is now."""
 
@@ -419,10 +437,13 @@ class WatchCatalogueResponse(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     REMOVED_MODEL_UUID_FIELD_NUMBER: builtins.int
     SYNCED_FIELD_NUMBER: builtins.int
+    REMOVED_DOWNLOAD_UUID_FIELD_NUMBER: builtins.int
     removed_model_uuid: builtins.str
-    """The model with this id was removed."""
+    """The model with this id was removed, and the record of its download."""
     synced: builtins.bool
     """All that was there at the start has been sent."""
+    removed_download_uuid: builtins.str
+    """The record of the download with this model's id was removed; the model, if there is one, stays."""
     @property
     def download(self) -> Global___Download:
         """A download began or changed."""
@@ -438,9 +459,10 @@ class WatchCatalogueResponse(google.protobuf.message.Message):
         model: llamesh.v1.model_pb2.Model | None = ...,
         removed_model_uuid: builtins.str = ...,
         synced: builtins.bool = ...,
+        removed_download_uuid: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["download", "model", "removed_model_uuid", "synced"] | None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["download", "model", "removed_model_uuid", "synced", "removed_download_uuid"] | None: ...
 
 Global___WatchCatalogueResponse: typing_extensions.TypeAlias = WatchCatalogueResponse

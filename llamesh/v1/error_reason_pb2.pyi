@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The object store is full, refuses its credentials, or does not answer."""
     ERROR_REASON_QUANT_NOT_CONFIGURED: _ErrorReason.ValueType  # 36
     """No source was given and no Quant service is configured."""
+    ERROR_REASON_DOWNLOAD_NOT_ENDED: _ErrorReason.ValueType  # 37
+    """The record of a download is kept until the download has ended."""
     ERROR_REASON_SERVER_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No declared server has this id."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 41
@@ -196,6 +198,8 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 35
 """The object store is full, refuses its credentials, or does not answer."""
 ERROR_REASON_QUANT_NOT_CONFIGURED: ErrorReason.ValueType  # 36
 """No source was given and no Quant service is configured."""
+ERROR_REASON_DOWNLOAD_NOT_ENDED: ErrorReason.ValueType  # 37
+"""The record of a download is kept until the download has ended."""
 ERROR_REASON_SERVER_NOT_FOUND: ErrorReason.ValueType  # 40
 """No declared server has this id."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 41

@@ -46,7 +46,7 @@ class TransferRow(Base):
     """Empty: any."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Rises with every start by a caller; a run of an earlier attempt can change nothing."""
+    """Rises with every start by a caller, from a random number; a run of an earlier attempt, or of a deleted row, can change nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]
     bytes_total: Mapped[int]
@@ -58,6 +58,8 @@ class TransferRow(Base):
     """The process that runs it; empty: none."""
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
     """When another process may take it over, by the clock of the database."""
+    hidden: Mapped[bool] = mapped_column(default=False)
+    """A caller removed the record; the row stays for its model. Never true of an active transfer."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 

@@ -128,7 +128,7 @@ class Worker:
         except BaseException:
             self._stopped.add(model_uuid)
             raise
-        self._runs.tell(stopped)
+        self._runs.tell_end(model_uuid, stopped)
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """While the store cannot be used: write to each row that has no task what it waits for, or fail it if waiting does not help."""

@@ -45,7 +45,7 @@ def silent(path: str) -> object:
         (["users", "rm", "ada", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["smol"]),
-        (["downloads", ""], ["cancel", "ls", "retry"]),
+        (["downloads", ""], ["cancel", "ls", "retry", "rm"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),
     ],
