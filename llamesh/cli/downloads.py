@@ -10,6 +10,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when, word
 from llamesh.cli.progress import followed, left, percent
+from llamesh.model_addresses import is_address
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -80,7 +81,7 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
             try:
                 followed(pull)
             except errors.SourceUnavailable as error:
-                if "://" in pull.download.source:
+                if is_address(pull.download.source):
                     raise
                 raise CommandError(
                     str(error),

@@ -1,6 +1,7 @@
 """The table of settings: name, type, bounds, default and description of each. `config_loading.py` reads them.
 
-Names without prefix are those of the reference deployment and keep their meaning; all others begin with LLAMESH_.
+Names without prefix are those of the reference deployment, or of Hugging Face's own programs, and keep their meaning; all others begin
+with LLAMESH_.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
+from llamesh.kit.source_places import S3Place, read_places, read_web_address
 from llamesh.locations import run_directory
 
 
@@ -79,7 +81,17 @@ class Settings(BaseSettings):
     minio_secure: bool = _named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = _named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = _named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
-    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service.")
+    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300.")
+    quant_service_token: SecretStr = _named(
+        "QUANT_SERVICE_TOKEN", SecretStr(""), "Bearer token for the Quant service, sent to QUANT_SERVICE_URL only."
+    )
+    quant_minio_endpoint: str = _named(
+        "QUANT_MINIO_ENDPOINT", "", "host:port of the S3 server of the Quant service. Unset: that of MINIO_ENDPOINT."
+    )
+    quant_minio_bucket: str = _named("QUANT_MINIO_BUCKET", "llm-models", "Bucket of the Quant service.")
+    quant_minio_secure: bool = _named("QUANT_MINIO_SECURE", False, "Use TLS to QUANT_MINIO_ENDPOINT.")
+    quant_minio_access_key: SecretStr = _named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
+    quant_minio_secret_key: SecretStr = _named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
 
     jwt_secret: SecretStr | None = _named(
         "JWT_SECRET",
@@ -144,6 +156,19 @@ class Settings(BaseSettings):
     )
     http_source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
+    )
+
+    hf_endpoint: Annotated[str, Field(min_length=1)] = _named(
+        "HF_ENDPOINT", "https://huggingface.co", "Address of the Hugging Face Hub or of a mirror, for hf: sources."
+    )
+    hf_token: SecretStr = _named(
+        "HF_TOKEN", SecretStr(""), "Token for gated and private repositories, sent to HF_ENDPOINT only."
+    )
+    s3_sources: Annotated[dict[str, S3Place], NoDecode] = _named(
+        "LLAMESH_S3_SOURCES",
+        {},
+        'Places that s3://NAME/KEY reads, as JSON: {"NAME": {"endpoint": "host:port", "bucket": "...", "access_key": "...",'
+        ' "secret_key": "...", "secure": true, "region": "us-east-1"}}.',
     )
 
     llama_server_bin: str = _named(
@@ -211,6 +236,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("s3_sources", mode="before")
+    @classmethod
+    def _places(cls, value: object) -> object:
+        return read_places(value) if isinstance(value, str) else value
+
+    @field_validator("hf_endpoint", "quant_service_url", mode="after")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        return read_web_address(value) if value else value
 
     @field_validator("jwt_secret", mode="after")
     @classmethod

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
 from llamesh.background import BackgroundTask
+from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
@@ -18,6 +19,7 @@ from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member, StartRefused
+from llamesh.kit.source_places import S3Place
 from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
@@ -29,7 +31,17 @@ from services.download.peers import PeerChanges
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
-from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
+from services.download.sources import (
+    AddressRules,
+    FileSource,
+    HttpsSource,
+    HubSource,
+    QuantSource,
+    S3Bucket,
+    S3Source,
+    Source,
+    Sources,
+)
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -128,7 +140,34 @@ def sources_of(settings: Settings) -> Sources:
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
-    return Sources({"https": https, "http": https, "file": file})
+    hub = HubSource(rules, settings.hf_endpoint, settings.hf_token)
+    s3 = S3Source(rules, settings.s3_sources)
+    place = quant_place(settings)
+    bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
+    quant = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
+    kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
+    return Sources(kinds, HUB_HOSTS | {hub.host})
+
+
+def quant_place(settings: Settings) -> S3Place | None:
+    """Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT with its keys; None if neither is set."""
+    if settings.quant_minio_endpoint:
+        return S3Place(
+            endpoint=settings.quant_minio_endpoint,
+            bucket=settings.quant_minio_bucket,
+            access_key=settings.quant_minio_access_key,
+            secret_key=settings.quant_minio_secret_key,
+            secure=settings.quant_minio_secure,
+        )
+    if settings.minio_endpoint:
+        return S3Place(
+            endpoint=settings.minio_endpoint,
+            bucket=settings.quant_minio_bucket,
+            access_key=settings.minio_access_key,
+            secret_key=settings.minio_secret_key,
+            secure=settings.minio_secure,
+        )
+    return None
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:

@@ -30,18 +30,20 @@ from llamesh.kit.objects import (
     StoreError,
     StoreUnavailableError,
 )
+from llamesh.names import served_name
 from services.download.changes import Changes
+from services.download.continuation import continued
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MOST_TRIES, SourceRetries
-from services.download.sources import Source, SourceError
+from services.download.sources import Source, SourceError, SourceObject
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import checked_chunks, transfer_error, verify
+from services.download.verification import check_digest, checked_chunks, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """How long a transfer waits for an object store that does not work; time in which the store works does not count."""
@@ -167,7 +169,7 @@ class TransferRuns:
             self._health.report(error)
 
     async def _bring_in(self, row: TransferRow, retries: StoreRetries) -> None:
-        staged = await self._fetch(row, retries)
+        staged, sha256 = await self._fetch(row, retries)
         try:
             verifying = await _until_written(
                 lambda: self._transfers.progress(
@@ -177,7 +179,7 @@ class TransferRuns:
             if verifying is None:
                 return
             self.tell(verifying)
-            metadata = await to_completion(verify(staged, row.expected_sha256))
+            metadata = await to_completion(verify(staged, sha256))
             publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
             recorded = await self._record(publication, metadata, row)
         finally:
@@ -198,10 +200,14 @@ class TransferRuns:
                 await to_completion(self._publications.abandon(publication))
         return recorded
 
-    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> StagedObject:
+    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> tuple[StagedObject, str]:
+        """Stage the bytes. Returns them with the SHA-256 that they must have, or "" if nobody knows it."""
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
+                check_digest(found.sha256, row.expected_sha256)
+                expected = row.expected_sha256 or found.sha256
+                await self._name(row, found)
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -210,7 +216,8 @@ class TransferRuns:
                     retries.add(length)
 
                 retries.begin()
-                staged = await self._store.stage(checked_chunks(found.chunks, count), expected_size=found.size)
+                chunks = checked_chunks(continued(found, self._waits.clock), count)
+                staged = await self._store.stage(chunks, expected_size=found.size)
                 retries.staged()
         except BaseException:
             # Closing the source can fail or be cancelled too, when all bytes are staged.
@@ -219,7 +226,13 @@ class TransferRuns:
             raise
         finally:
             self._fetching.pop(row.model_uuid, None)
-        return staged
+        return staged, expected
+
+    async def _name(self, row: TransferRow, found: SourceObject) -> None:
+        """Name the model after the file, if neither the caller nor the address of the source has named it."""
+        if not row.name:
+            row.name = served_name(found.name, row.model_uuid)
+            self.tell(await _until_written(partial(self._transfers.name, row.model_uuid, row.attempt, row.name)))
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:

@@ -239,6 +239,14 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
+    async def name(self, model_uuid: str, attempt: int, name: str) -> TransferRow | None:
+        """Write the name of the model."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt, self.owner_id)
+            if row is not None:
+                row.name = name
+            return row
+
     async def progress(
         self, model_uuid: str, attempt: int, *, done: int, total: int, verifying: bool = False
     ) -> TransferRow | None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 from llamesh.kit.objects import StagedObject, StoreError
-from services.download.sources import SourceError, SourceRefusedError, SourceTruncatedError
+from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
 
 
 async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
@@ -27,14 +27,20 @@ async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], No
         yield chunk
 
 
+def check_digest(actual: str, expected: str) -> None:
+    """Raise CONTENT_MISMATCH if both SHA-256 are known and differ."""
+    if expected and actual and actual != expected:
+        words = f"the file has SHA-256 {actual}, expected was {expected}"
+        raise _mismatch(words, f"sha256:{expected}", f"sha256:{actual}")
+
+
+def _mismatch(words: str, expected: object, actual: object) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, words, {"expected": expected, "actual": actual})
+
+
 async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
     """Check hash and header of staged bytes. Returns the header; raises CONTENT_MISMATCH and MODEL_INVALID."""
-    if expected_sha256 not in ("", staged.sha256):
-        raise MeshError(
-            Reason.ERROR_REASON_CONTENT_MISMATCH,
-            f"the file has SHA-256 {staged.sha256}, expected was {expected_sha256}",
-            {"expected": f"sha256:{expected_sha256}", "actual": f"sha256:{staged.sha256}"},
-        )
+    check_digest(staged.sha256, expected_sha256)
     metadata = await asyncio.to_thread(_read, staged)
     if metadata.kind != "model":
         raise _unusable(f"the file is of the kind {metadata.kind[:40]!r} and no model that could be served")
@@ -76,10 +82,10 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
             )
         case SourceRefusedError():
             return source_refusal(error, shown_source)
+        case SourceChangedError():
+            return _mismatch(str(error), error.opened, error.found)
         case SourceTruncatedError():
-            return MeshError(
-                Reason.ERROR_REASON_CONTENT_MISMATCH, str(error), {"expected": error.expected, "actual": error.actual}
-            )
+            return _mismatch(str(error), error.expected, error.actual)
         case SourceError():
             return MeshError(
                 Reason.ERROR_REASON_SOURCE_UNAVAILABLE,
