@@ -83,11 +83,11 @@ def _warn_of_clear_text(url: str) -> None:
 
 def _warn_of_another(url: str) -> None:
     """Say if commands go on using another mesh, because the environment names it."""
-    from llamesh.client.profile import NoMeshRunsError, load_profile
+    from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
     try:
         used = load_profile().url
-    except NoMeshRunsError:
+    except (NoMeshRunsError, InferencePortError):
         used = ""
     if used != url:
         name = "LLAMESH_URL" if os.environ.get("LLAMESH_URL") else "LLAMESH_HOME"

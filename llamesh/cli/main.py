@@ -35,7 +35,7 @@ COMMANDS = {
         "fit": ("llamesh.cli.serve:fit", "Would it be served, and what would it take? Starts nothing."),
         "serve": ("llamesh.cli.serve:serve", "Serve a model."),
         "status": ("llamesh.cli.servers:status", "Servers and their state."),
-        "describe": ("llamesh.cli.servers:describe", "Everything about one server."),
+        "describe": ("llamesh.cli.describe:describe", "Everything about one server."),
         "wait": ("llamesh.cli.servers:wait", "Wait until a server is ready."),
         "scale": ("llamesh.cli.servers:scale", "Change the number of replicas."),
         "set": ("llamesh.cli.change:change", "Change a server: parameters, sleep, name."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import NoMeshRunsError, load_profile
+from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
 """Refused to somebody whom a login does not help."""
@@ -71,7 +71,7 @@ def _signed_in() -> bool:
     """Whether there is a token to send."""
     try:
         return bool(load_profile().token)
-    except NoMeshRunsError:
+    except (NoMeshRunsError, InferencePortError):
         return False
 
 
@@ -79,5 +79,5 @@ def _mesh() -> str:
     """The mesh that was asked, in words. It may have ended meanwhile."""
     try:
         return f"the mesh at {load_profile().url}"
-    except NoMeshRunsError:
+    except (NoMeshRunsError, InferencePortError):
         return "the mesh of LLAMESH_HOME"

@@ -86,7 +86,7 @@ class Transfers:
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
             if row is None:
-                # A run of a deleted row of the same model must not count for this one: no two rows begin with the same attempt.
+                # Random, so that a run of a deleted row of the same model does not count for this one.
                 first = secrets.randbelow(2**30)
                 row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)

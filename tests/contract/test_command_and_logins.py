@@ -11,7 +11,9 @@ import pytest
 from llamesh import __version__
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.cli.mesh.lock import held
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.local_mesh import Addresses
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeGateway
 
@@ -28,6 +30,26 @@ def test_an_address_that_is_none_is_named(
     monkeypatch.setenv("LLAMESH_URL", address)
     assert run(arguments) == Exit.USAGE
     assert capsys.readouterr().err == f"error: {address!r} is not an address like http://localhost:8200\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["chat", "smol", "Hi"], ["api", "GET", "/status"], ["run", "smol"], ["version"], ["models"]],
+    ids=" ".join,
+)
+def test_the_inference_port_is_named_with_the_right_address(
+    arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMESH_URL", "127.0.0.1:18080")
+    with held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")):
+        assert run(arguments) == Exit.USAGE
+        assert run(["login", "ada", "--url", "http://localhost:18080", "--password-stdin"]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert "LLAMESH_URL: http://127.0.0.1:18080 is the inference address of the mesh that runs here" in said
+    assert "hint: LLAMESH_URL=http://localhost:18200;" in said
+    assert "--url: http://localhost:18080 is the inference address" in said
+    assert "hint: --url http://localhost:18200;" in said
 
 
 @pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
