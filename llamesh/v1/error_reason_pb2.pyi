@@ -75,7 +75,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
     """The same model_uuid is being fetched, or was fetched, from another source."""
     ERROR_REASON_SOURCE_REFUSED: _ErrorReason.ValueType  # 32
-    """The source may not be used: scheme, host, address or folder is not on the allow-list."""
+    """The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
     ERROR_REASON_SOURCE_UNAVAILABLE: _ErrorReason.ValueType  # 33
     """The source does not answer, or not with the file."""
     ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 34
@@ -189,7 +189,7 @@ ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31
 """The same model_uuid is being fetched, or was fetched, from another source."""
 ERROR_REASON_SOURCE_REFUSED: ErrorReason.ValueType  # 32
-"""The source may not be used: scheme, host, address or folder is not on the allow-list."""
+"""The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
 ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 33
 """The source does not answer, or not with the file."""
 ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 34

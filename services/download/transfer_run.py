@@ -204,7 +204,7 @@ class TransferRuns:
             async with self._source.open(row.source) as found:
                 check_digest(found.sha256, row.expected_sha256)
                 expected = row.expected_sha256 or found.sha256
-                await self._name(row, found)
+                await self._opened(row, found)
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -225,11 +225,12 @@ class TransferRuns:
             self._fetching.pop(row.model_uuid, None)
         return staged, expected
 
-    async def _name(self, row: TransferRow, found: SourceObject) -> None:
-        """Name the model after the file, if neither the caller nor the address of the source has named it."""
-        if not row.name:
-            row.name = served_name(found.name, row.model_uuid)
-            self.tell(await _until_written(partial(self._transfers.name, row.model_uuid, row.attempt, row.name)))
+    async def _opened(self, row: TransferRow, found: SourceObject) -> None:
+        """Record what only the open source knows: the revision, and the file's name if nobody has named the model."""
+        if not row.name or found.revision != row.revision:
+            name = served_name(found.name, row.model_uuid)
+            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
+            self.tell(await _until_written(opened))
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:

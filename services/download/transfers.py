@@ -86,7 +86,7 @@ class Transfers:
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
             if row is None:
-                # A run of a deleted row of the same model must not count for this one: no two rows begin with the same attempt.
+                # Random, so that a run of a deleted row of the same model does not count for this one.
                 first = secrets.randbelow(2**30)
                 row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)
@@ -102,7 +102,7 @@ class Transfers:
         row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
-        row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
+        row.sha256 = row.revision = row.error_reason = row.error_message = row.claimed_by = ""
         row.claim_expires = None
         row.hidden = False
         row.create_time = row.update_time = self._clock()
@@ -239,12 +239,13 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
-    async def name(self, model_uuid: str, attempt: int, name: str) -> TransferRow | None:
-        """Write the name of the model."""
+    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
+        """Write what the open source says: its revision, and the name of the model unless it has one."""
         async with self._database.begin() as session:
             row = await current(session, model_uuid, attempt, self.owner_id)
             if row is not None:
-                row.name = name
+                row.name = row.name or name
+                row.revision = revision
             return row
 
     async def progress(

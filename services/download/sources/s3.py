@@ -25,6 +25,13 @@ from services.download.sources.source import CheckedSource, SourceError, SourceO
 _SIGNED_FOR = timedelta(minutes=15)
 """Life of a signed address, which is used at once. It allows for a clock that differs."""
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
+_OTHER_REGION = {
+    "AuthorizationHeaderMalformed",
+    "AuthorizationQueryParametersError",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
+"""Codes of S3 if a signature is for another region than that of the bucket."""
 _LONGEST_KEY = 1024
 
 
@@ -73,7 +80,7 @@ class S3Bucket:
             words = f"{self._place.endpoint} has no bucket {bucket}: check {self._setting}"
         elif code == "NoSuchKey" or error.status == 404:
             words = f"the bucket {bucket} has no object {key}"
-        elif code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}:
+        elif code in _OTHER_REGION:
             words = f"the bucket {bucket} is in another region than {self._place.region}: correct {self._setting}"
         elif code == "RequestTimeTooSkewed":
             words = f"the clock of this machine differs too much from that of {self._place.endpoint}"

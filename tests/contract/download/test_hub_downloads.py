@@ -12,7 +12,7 @@ from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
-from tests.unit.fake_hub import FakeHub, Repository, fake_hub
+from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 LARGE = model_bytes("large", 3 << 20)
 
@@ -37,6 +37,7 @@ async def test_a_model_comes_from_the_hub(hub_service: Service, address: str) ->
     download = await hub_service.fetched("m1", address)
     assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
     assert (download.sha256, download.name.lower()) == (sha256(LARGE), "tiny:q8_0")
+    assert (download.revision, (await hub_service.model("m1")).revision) == (COMMIT, COMMIT)
     assert (await hub_service.path("m1")).read_bytes() == LARGE
 
 
