@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from time import monotonic
 
+import grpc
+
 from llamesh.background import BackgroundTask
 from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
@@ -21,6 +23,7 @@ from llamesh.kit.serving import Member
 from llamesh.kit.source_places import S3Place
 from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
+from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.handed_over import SWEEP_SECONDS, remove_unused
@@ -35,6 +38,7 @@ from services.download.sources import (
     FileSource,
     HttpsSource,
     HubSource,
+    QuantMemberSource,
     QuantSource,
     S3Bucket,
     S3Source,
@@ -68,7 +72,7 @@ async def run(member: Member) -> None:
         await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "contract")}
+        siblings = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
         for sibling in siblings.values():
             stack.push_async_callback(sibling.close)
         member.follow_rights(siblings["gateway"], siblings["contract"])
@@ -86,7 +90,7 @@ async def run(member: Member) -> None:
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
-        sources = sources_of(settings)
+        sources = sources_of(settings, siblings["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
@@ -98,7 +102,8 @@ async def run(member: Member) -> None:
 
         health.on_change(show_store)
         pages = open_pages(settings)
-        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, settings.quant_service_url, pages)
+        has_quant = settings.quant or bool(settings.quant_service_url)
+        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
@@ -139,8 +144,11 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
-def sources_of(settings: Settings) -> Sources:
-    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`."""
+def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
+    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
+
+    `quant_member` leads to the Quant service of this mesh, if it has one.
+    """
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
@@ -148,7 +156,9 @@ def sources_of(settings: Settings) -> Sources:
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
-    quant = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
+    quant: Source = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
+    if settings.quant and not settings.quant_service_url:
+        quant = QuantMemberSource(QuantServiceStub(quant_member), settings.home / settings.quant_minio_bucket, bucket)
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

@@ -75,10 +75,7 @@ class QuantSource:
     def _model_uuid(self, source: str) -> str:
         if not self._url:
             raise SourceRefusedError("no Quant service is configured: set QUANT_SERVICE_URL", rule="quant")
-        model_uuid = source.partition(":")[2].removeprefix("//")
-        if not _MODEL.fullmatch(model_uuid):
-            raise SourceRefusedError("a model of Quant is quant:MODEL, with the model's id", rule="form")
-        return model_uuid
+        return model_uuid_of(source)
 
     async def _model(self, model_uuid: str) -> QuantModel:
         try:
@@ -113,6 +110,14 @@ class QuantSource:
         names = [_field(item, "model_uuid") for item in models] if isinstance(models, list) else []
         near = difflib.get_close_matches(model_uuid, [name for name in names if isinstance(name, str)], n=1)
         return f": did you mean quant:{near[0]}?" if near else ""
+
+
+def model_uuid_of(source: str) -> str:
+    """Return the id of a model from `quant:MODEL`. Raises SourceRefusedError."""
+    model_uuid = source.partition(":")[2].removeprefix("//")
+    if not _MODEL.fullmatch(model_uuid):
+        raise SourceRefusedError("a model of Quant is quant:MODEL, with the model's id", rule="form")
+    return model_uuid
 
 
 def read_model(document: Any, model_uuid: str) -> QuantModel:
