@@ -32,6 +32,9 @@ COMMANDS = {
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
         "downloads": ("llamesh.cli.downloads:app", "Models on their way."),
         "rm": ("llamesh.cli.models:rm", "Remove a model."),
+        "quantize": ("llamesh.cli.quantize:quantize", "Make quantised variants of a model."),
+        "jobs": ("llamesh.cli.quantize:jobs", "Jobs that make variants."),
+        "variants": ("llamesh.cli.quantize:variants", "Variants that jobs have published."),
         "fit": ("llamesh.cli.serve:fit", "Would it be served, and what would it take? Starts nothing."),
         "serve": ("llamesh.cli.serve:serve", "Serve a model."),
         "status": ("llamesh.cli.servers:status", "Servers and their state."),
@@ -58,6 +61,7 @@ COMMANDS = {
     },
     "More": {
         "api": ("llamesh.cli.api:api", "Any REST call, with your token."),
+        "env": ("llamesh.cli.env:env", "The mesh as variables: addresses and token."),
         "completion": ("llamesh.cli.shell:completion", "Completion for bash, zsh or fish."),
         "version": ("llamesh.cli.account:version", "Versions of the command and the mesh."),
     },

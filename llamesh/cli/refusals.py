@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from llamesh.cli.connection import inference_asked
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
 from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
+_INFERENCE_SHAPE = '{"error":'
+"""How the body of an error begins at the inference port. Management calls are never answered so."""
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
 """Refused to somebody whom a login does not help."""
 REMEDIES = {
@@ -35,6 +38,8 @@ def translate(error: Exception) -> CommandError | None:
         return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
     if not isinstance(error, MeshError):
         return None
+    if error.message.startswith(_INFERENCE_SHAPE):
+        return inference_asked(load_profile().url)
     # The message often says what the fields say.
     parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
     decision = error.metadata.get("decisionId")

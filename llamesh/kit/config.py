@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Port of all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Port of the contract service.")
     download_port: Port = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Port of the download service.")
+    quant: bool = _named("LLAMESH_QUANT", False, "Run the Quant service in this mesh, as `llamesh up --quant` does.")
+    quant_port: Port = _named("LLAMESH_QUANT_PORT", 8300, "Port of the Quant service.")
 
     database_url: SecretStr | None = _named(
         "DATABASE_URL",
@@ -94,6 +96,9 @@ class Settings(BaseSettings):
     quant_minio_secure: bool = _named("QUANT_MINIO_SECURE", False, "Use TLS to QUANT_MINIO_ENDPOINT.")
     quant_minio_access_key: SecretStr = _named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
     quant_minio_secret_key: SecretStr = _named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
+    llama_quantize_bin: str = _named(
+        "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama, `pip install 'llamesh[quant]'`."
+    )
 
     jwt_secret: SecretStr | None = _named(
         "JWT_SECRET",

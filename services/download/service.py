@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from time import monotonic
 
 from llamesh.background import BackgroundTask
@@ -12,14 +11,14 @@ from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Database, open_database
-from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
+from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
-from llamesh.kit.serving import Member, StartRefused
+from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
@@ -61,7 +60,12 @@ async def run(member: Member) -> None:
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.download")
         owner = owner_of(settings.home, "download")
-        await stack.enter_async_context(_store_lease(member, database, store_owner(settings, owner)))
+        # It ties this database to one store: in another store, the models of its records would have no objects. Other processes may use
+        # the same bucket, which therefore keeps it.
+        lease = member_lease(
+            member, database, "store", store_owner(settings, owner), _other_store, release=not settings.minio_endpoint
+        )
+        await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
         siblings = {name: channel(settings, name) for name in ("gateway", "contract")}
@@ -155,33 +159,6 @@ def store_owner(settings: Settings, owner: Owner) -> Owner:
         place = f"s3://{settings.minio_endpoint}/{settings.minio_bucket}"
         return Owner(place, f"{place}, used by {owner.words}")
     return Owner(owner.id, f"{settings.home / 'objects'}, of {owner.words}")
-
-
-@asynccontextmanager
-async def _store_lease(member: Member, database: Database, owner: Owner) -> AsyncIterator[None]:
-    """Hold the lease that ties this database to one store: in another store, the models of its records would have no objects."""
-    if database.schema is None:
-        yield
-        return
-    successors: list[str] = []
-
-    def lost(successor: str) -> None:
-        successors.append(successor)
-        member.stop()
-
-    lease = Lease(database, "store", owner, lost)
-    try:
-        await lease.acquire(member.stopping)
-    except LeaseHeldError as held:
-        raise StartRefused(_other_store(held)) from held
-    lease.start()
-    try:
-        yield
-    finally:
-        # Other processes may use the same bucket.
-        await lease.close(release=not member.settings.minio_endpoint)
-    if successors:
-        raise StartRefused(_other_store(successors[0]))
 
 
 def _other_store(words: object) -> str:

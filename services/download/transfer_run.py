@@ -10,14 +10,10 @@ the bytes are here; an object store that is away is waited for, STORE_PATIENCE_S
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
-
-from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufMetadata
@@ -30,6 +26,7 @@ from llamesh.kit.objects import (
     StoreError,
     StoreUnavailableError,
 )
+from llamesh.kit.outages import until_written
 from llamesh.names import served_name
 from services.download.changes import Changes
 from services.download.continuation import continued
@@ -241,25 +238,9 @@ def attempt_of(row: TransferRow) -> TransferAttempt:
     return TransferAttempt(row.model_uuid, row.attempt)
 
 
-def is_outage(error: Exception) -> bool:
-    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
-    if isinstance(error, MeshError):
-        return error.code is grpc.StatusCode.UNAVAILABLE
-    return isinstance(error, OSError | TimeoutError)
-
-
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
     """Take a step that writes to the database, and repeat it with a backoff while the database does not work."""
-    failures = 0
-    while True:
-        try:
-            return await step()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            failures += 1
-            report_failure("write a transfer's state", error)
-        await asyncio.sleep(backoff(failures))
+    return await until_written(step, "write a transfer's state")
 
 
 def _waiting(error: StoreError, row: TransferRow) -> MeshError:

@@ -134,3 +134,17 @@ def test_reasoning_is_dim_and_as_it_was_written(inference: FakeInference, tmp_pa
         assert shown.end() == Exit.OK
     assert shown.lines == ["is it **so**", "Yes"]
     assert f"{DIM}is it **so**{NORMAL}" in shown.raw.decode()
+
+
+@pytest.mark.usefixtures("answer")
+@pytest.mark.parametrize("columns", SCREENS)
+def test_a_conversation_on_the_screen(columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with terminal(["chat", "smol"], columns, {**os.environ, "LC_ALL": "C.UTF-8"}, tmp_path) as shown:
+        shown.until("Ctrl-D ends\n>")
+        shown.type("How?\r")
+        shown.until("fast.\n>")
+        shown.type("/bye\r")
+        assert shown.end() == Exit.OK
+    hint = "talking to smol; /help lists commands, Ctrl-D ends"
+    assert shown.lines == [hint, "> How?", *SCREENS[columns], "> /bye"]

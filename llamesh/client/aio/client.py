@@ -14,6 +14,7 @@ from llamesh.client import errors
 from llamesh.client.aio.contracts import AsyncContracts
 from llamesh.client.aio.keys import AsyncKeys
 from llamesh.client.aio.models import AsyncModels
+from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
 from llamesh.client.parameters import Parameters, combined
@@ -55,6 +56,7 @@ class AsyncClient:
         self.keys = AsyncKeys(self.transport)
         self.users = AsyncUsers(self.transport)
         self.contracts = AsyncContracts(self.transport)
+        self.quant = AsyncQuant(self.transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -18,6 +18,7 @@ from llamesh.client.services import CONTRACT, GATEWAY
 from llamesh.client.sync.contracts import Contracts
 from llamesh.client.sync.keys import Keys
 from llamesh.client.sync.models import Models
+from llamesh.client.sync.quant import Quant
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
 from llamesh.client.transport import Transport
@@ -55,6 +56,7 @@ class Client:
         self.keys = Keys(self.transport)
         self.users = Users(self.transport)
         self.contracts = Contracts(self.transport)
+        self.quant = Quant(self.transport)
 
     def __enter__(self) -> Client:
         return self
