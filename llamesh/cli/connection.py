@@ -6,9 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, check_management, load_profile
+from llamesh.client.profile import (
+    DEFAULT_PORT,
+    InferencePortError,
+    NoMeshRunsError,
+    Profile,
+    check_management,
+    load_profile,
+    with_scheme,
+)
 from llamesh.client.trust import UntrustedError
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ def connected(url: str = "") -> Iterator[Client]:
     """A client for an address, else for the mesh that is meant. CommandError if address or token cannot be one, or no mesh is meant."""
     from llamesh.client.sync import Client
 
+    url = with_scheme(url.strip())
     try:
         check_management(url)
         client = Client(url)
@@ -69,6 +79,17 @@ def wrong_port(error: InferencePortError, name: str) -> CommandError:
     right = f"--url {error.management}" if name.startswith("-") else f"{name}={error.management}"
     hint = f"{right}; requests for models go to LLAMESH_INFERENCE_URL"
     return CommandError(f"{name}: {error}", hint=hint, code=Exit.USAGE)
+
+
+def inference_asked(url: str) -> CommandError:
+    """What is said if a management call was answered as inference is: in the shape of OpenAI's errors."""
+    host = urlsplit(url).hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    return CommandError(
+        f"{url} is an inference address, not the management address of a mesh",
+        hint=f"LLAMESH_URL={urlsplit(url).scheme}://{shown}:{DEFAULT_PORT}, unless that mesh has another management port",
+        code=Exit.USAGE,
+    )
 
 
 def not_an_address(url: str) -> CommandError:

@@ -20,7 +20,7 @@ from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
-from llamesh.kit.source_places import S3Place, read_places, read_web_address
+from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
 from llamesh.locations import run_directory
 
 
@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     minio_secure: bool = _named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = _named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = _named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
-    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300.")
+    quant_service_url: WebAddress = _named(
+        "QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300."
+    )
     quant_service_token: SecretStr = _named(
         "QUANT_SERVICE_TOKEN", SecretStr(""), "Bearer token for the Quant service, sent to QUANT_SERVICE_URL only."
     )
@@ -163,13 +165,13 @@ class Settings(BaseSettings):
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
     )
 
-    hf_endpoint: Annotated[str, Field(min_length=1)] = _named(
-        "HF_ENDPOINT", "https://huggingface.co", "Address of the Hugging Face Hub or of a mirror, for hf: sources."
+    hf_endpoint: HubEndpoint = _named(
+        "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."
     )
     hf_token: SecretStr = _named(
         "HF_TOKEN", SecretStr(""), "Token for gated and private repositories, sent to HF_ENDPOINT only."
     )
-    s3_sources: Annotated[dict[str, S3Place], NoDecode] = _named(
+    s3_sources: Annotated[S3Places, NoDecode] = _named(
         "LLAMESH_S3_SOURCES",
         {},
         'Places that s3://NAME/KEY reads, as JSON: {"NAME": {"endpoint": "host:port", "bucket": "...", "access_key": "...",'
@@ -241,16 +243,6 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
-
-    @field_validator("s3_sources", mode="before")
-    @classmethod
-    def _places(cls, value: object) -> object:
-        return read_places(value) if isinstance(value, str) else value
-
-    @field_validator("hf_endpoint", "quant_service_url", mode="after")
-    @classmethod
-    def _web_address(cls, value: str) -> str:
-        return read_web_address(value) if value else value
 
     @field_validator("jwt_secret", mode="after")
     @classmethod

@@ -19,8 +19,8 @@ from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
+from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
-from llamesh.kit.source_places import S3Place
 from llamesh.locations import handed_over_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
@@ -161,27 +161,6 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
         quant = QuantMemberSource(QuantServiceStub(quant_member), settings.home / settings.quant_minio_bucket, bucket)
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
-
-
-def quant_place(settings: Settings) -> S3Place | None:
-    """Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT with its keys; None if neither is set."""
-    if settings.quant_minio_endpoint:
-        return S3Place(
-            endpoint=settings.quant_minio_endpoint,
-            bucket=settings.quant_minio_bucket,
-            access_key=settings.quant_minio_access_key,
-            secret_key=settings.quant_minio_secret_key,
-            secure=settings.quant_minio_secure,
-        )
-    if settings.minio_endpoint:
-        return S3Place(
-            endpoint=settings.minio_endpoint,
-            bucket=settings.quant_minio_bucket,
-            access_key=settings.minio_access_key,
-            secret_key=settings.minio_secret_key,
-            secure=settings.minio_secure,
-        )
-    return None
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:

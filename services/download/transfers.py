@@ -21,7 +21,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from services.download.source_names import shown_source
+from services.download.source_names import same_source, shown_source
 from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 _LONGEST_MESSAGE = 2_000
@@ -47,7 +47,7 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
     if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
-    if request.source not in ("", row.source) or request.sha256 not in ("", known):
+    if not same_source(request.source, row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
@@ -94,9 +94,9 @@ class Transfers:
             return row
 
     def _renew(self, row: TransferRow, request: TransferRequest) -> None:
-        same_source = request.source in ("", row.source)
-        row.name = request.name or row.name if same_source else request.name
-        row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
+        same = same_source(request.source, row.source)
+        row.name = request.name or row.name if same else request.name
+        row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED

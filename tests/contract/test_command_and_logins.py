@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
 from pathlib import Path
 
+import grpc
 import pytest
 
 from llamesh import __version__
@@ -53,6 +55,34 @@ def test_the_inference_port_is_named_with_the_right_address(
     assert "hint: --url http://localhost:18200;" in said
 
 
+@pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)
+def test_the_inference_port_of_another_machine_is_said(
+    command: list[str], gateway: FakeGateway, url: str, capsys: Capture
+) -> None:
+    body = '{"error":{"code":"not_found","message":"There is nothing at this path.","param":null}}'
+
+    gateway.refusal = (grpc.StatusCode.UNIMPLEMENTED, "", body)
+    assert run(command) == Exit.USAGE
+    assert capsys.readouterr().err == (
+        f"error: {url} is an inference address, not the management address of a mesh\n"
+        "hint: LLAMESH_URL=http://127.0.0.1:8200, unless that mesh has another management port\n"
+    )
+
+
+def test_login_takes_an_address_without_a_scheme(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", url.removeprefix("http://")]) == Exit.OK
+    assert load_profile() == Profile(url, "fresh")
+    assert "in clear" not in capsys.readouterr().err
+
+
+def test_a_login_that_fails_names_the_mesh_that_was_asked(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", "http://127.0.0.1:1"]) == Exit.UNAVAILABLE
+    assert capsys.readouterr().err.startswith("error: the mesh at http://127.0.0.1:1 does not answer\n")
+
+
 @pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
 @pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
 def test_what_no_header_can_carry_is_no_token(
@@ -69,8 +99,6 @@ def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monke
 
 
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
     assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
@@ -135,8 +163,6 @@ def test_the_version_is_json_for_programs_even_if_no_mesh_answers(
 def test_an_address_that_is_given_needs_no_mesh_in_the_home(
     url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import io
-
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.delenv("LLAMESH_URL")
     monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
@@ -170,8 +196,6 @@ def test_whoever_sets_its_own_password_is_logged_in_again(
     after: str | None,
     said: str,
 ) -> None:
-    import io
-
     token = a_token(**kept)
     save_profile(Profile(url, token))
     monkeypatch.delenv("LLAMESH_TOKEN")
@@ -185,8 +209,6 @@ def test_whoever_sets_its_own_password_is_logged_in_again(
 
 
 def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run(["login", "ada"]) == Exit.USAGE
     assert run(["users", "create", "ada"]) == Exit.USAGE

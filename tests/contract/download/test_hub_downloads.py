@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
+from services.download.source_names import same_source
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
@@ -48,6 +49,14 @@ async def test_two_spellings_of_one_model_are_one_download(hub: FakeHub, hub_ser
     for other in ("https://huggingface.co/ada/tiny-GGUF/resolve/main/tiny-Q8_0.gguf?download=true", page):
         assert (await hub_service.start("m1", other)).state == pb.DOWNLOAD_STATE_SUCCEEDED
     assert len(hub.asked) == asked
+
+
+def test_a_page_that_an_earlier_release_recorded_is_the_same_source() -> None:
+    page = "https://huggingface.co/ada/tiny-GGUF/resolve/main/tiny-Q8_0.gguf?download=true"
+    assert same_source("hf:ada/tiny-GGUF/tiny-Q8_0.gguf", page)
+    assert same_source("", page)
+    assert not same_source("hf:ada/tiny-GGUF/tiny-Q4_0.gguf", page)
+    assert not same_source("hf:ada/tiny-GGUF", "https://huggingface.co/models")
 
 
 async def test_bytes_that_are_not_those_of_the_listing_are_refused(hub: FakeHub, hub_service: Service) -> None:
