@@ -21,7 +21,7 @@ from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
-from llamesh.locations import handed_over_directory
+from llamesh.locations import handed_over_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.download.catalogue import Catalogue
@@ -158,7 +158,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
     quant: Source = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
     if settings.quant and not settings.quant_service_url:
-        quant = QuantMemberSource(QuantServiceStub(quant_member), settings.home / settings.quant_minio_bucket, bucket)
+        quant = QuantMemberSource(QuantServiceStub(quant_member), variants_directory(settings.home), bucket)
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

@@ -16,6 +16,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.objects import DirectoryStore, ObjectStore, StoreError, object_key, object_store
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.locations import variants_directory
 from services.quant.tables import QuantModelRow
 
 _LISTING = Listing("quant models", BY_TIME)
@@ -90,7 +91,7 @@ def bucket_of(settings: Settings) -> ObjectStore:
         else (settings.minio_access_key, settings.minio_secret_key)
     )
     return object_store(
-        directory=settings.home / settings.quant_minio_bucket,
+        directory=variants_directory(settings.home),
         endpoint=settings.quant_minio_endpoint or settings.minio_endpoint or None,
         bucket=settings.quant_minio_bucket,
         secure=settings.quant_minio_secure if own else settings.minio_secure,
