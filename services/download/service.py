@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from time import monotonic
 
+import grpc
+
 from llamesh.background import BackgroundTask
 from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
@@ -35,6 +37,9 @@ from services.download.sources import (
     FileSource,
     HttpsSource,
     HubSource,
+    QuantMember,
+    QuantModels,
+    QuantOverHttp,
     QuantSource,
     S3Bucket,
     S3Source,
@@ -86,7 +91,10 @@ async def run(member: Member) -> None:
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
-        sources = sources_of(settings)
+        quant = channel(settings, "quant") if settings.quant else None
+        if quant is not None:
+            stack.push_async_callback(quant.close)
+        sources = sources_of(settings, quant)
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
@@ -98,7 +106,8 @@ async def run(member: Member) -> None:
 
         health.on_change(show_store)
         pages = open_pages(settings)
-        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, settings.quant_service_url, pages)
+        has_quant = bool(settings.quant_service_url or quant)
+        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
@@ -139,7 +148,14 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
-def sources_of(settings: Settings) -> Sources:
+def _quant_models(settings: Settings, rules: AddressRules, member: grpc.aio.Channel | None) -> QuantModels | None:
+    """The Quant service: that of QUANT_SERVICE_URL, else the member of this mesh, whose channel is given."""
+    if settings.quant_service_url:
+        return QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
+    return QuantMember(member) if member else None
+
+
+def sources_of(settings: Settings, member: grpc.aio.Channel | None) -> Sources:
     """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`."""
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
@@ -148,7 +164,9 @@ def sources_of(settings: Settings) -> Sources:
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
-    quant = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
+    quant = QuantSource(
+        _quant_models(settings, rules, member), bucket, FileSource([settings.home / settings.quant_minio_bucket])
+    )
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

@@ -54,7 +54,7 @@ class DownloadServicer(DownloadServiceServicer):
         worker: Worker,
         source: Source,
         changes: Changes,
-        quant_service_url: str,
+        has_quant: bool,
         pages: Pages,
     ) -> None:
         self._transfers = transfers
@@ -62,7 +62,7 @@ class DownloadServicer(DownloadServiceServicer):
         self._worker = worker
         self._source = source
         self._changes = changes
-        self._quant_service_url = quant_service_url
+        self._has_quant = has_quant
         self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
@@ -119,7 +119,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     def _quant_source(self, model_uuid: str) -> str:
         """The source of a model that nobody has named one for."""
-        if not self._quant_service_url:
+        if not self._has_quant:
             raise MeshError(
                 Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
                 f"{model_uuid}: no source was named and no Quant service is configured",
