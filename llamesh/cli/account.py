@@ -55,6 +55,9 @@ def login(
     password_stdin
         Read the password from standard input: for programs.
     """
+    from llamesh.cli.refusals import translate
+    from llamesh.client.errors import MeshError
+
     asking = sys.stdin.isatty() and not password_stdin
     if not asking and not password_stdin:
         raise CommandError(
@@ -69,7 +72,10 @@ def login(
             username = sys.stdin.readline().strip()
         _warn_of_clear_text(mesh.profile.url)
         password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
-        note(f"{username} is logged in {log_in(mesh, username, password)}")
+        try:
+            note(f"{username} is logged in {log_in(mesh, username, password)}")
+        except MeshError as error:
+            raise translate(error, mesh.profile.url) or error from error
         _warn_of_another(mesh.profile.url)
 
 

@@ -77,6 +77,12 @@ def test_login_takes_an_address_without_a_scheme(url: str, capsys: Capture, monk
     assert "in clear" not in capsys.readouterr().err
 
 
+def test_a_login_that_fails_names_the_mesh_that_was_asked(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", "http://127.0.0.1:1"]) == Exit.UNAVAILABLE
+    assert capsys.readouterr().err.startswith("error: the mesh at http://127.0.0.1:1 does not answer\n")
+
+
 @pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
 @pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
 def test_what_no_header_can_carry_is_no_token(
