@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 _HEADER = ("general.architecture", "general.file_type", "general.quantization_version")
 
 
-def write_source(path: Path, seed: int = 1) -> Path:
+def write_source(path: Path, seed: int = 1, size: sentence.Size = sentence.SMALL) -> Path:
     """Write a model in F16 whose weights are small random numbers."""
     plain = path.with_suffix(".plain")
-    sentence.write(plain)
+    sentence.write(plain, size=size)
     random = numpy.random.default_rng(seed)
     rewrite(plain, path, "F16", lambda _, weights: random.normal(0, 0.05, weights.shape).astype(numpy.float32))
     plain.unlink()

@@ -73,7 +73,7 @@ async def run(member: Member) -> None:
         await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "contract")}
+        siblings = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
         for sibling in siblings.values():
             stack.push_async_callback(sibling.close)
         member.follow_rights(siblings["gateway"], siblings["contract"])
@@ -91,10 +91,7 @@ async def run(member: Member) -> None:
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
-        quant = channel(settings, "quant") if settings.quant else None
-        if quant is not None:
-            stack.push_async_callback(quant.close)
-        sources = sources_of(settings, quant)
+        sources = sources_of(settings, siblings["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
@@ -106,7 +103,7 @@ async def run(member: Member) -> None:
 
         health.on_change(show_store)
         pages = open_pages(settings)
-        has_quant = bool(settings.quant_service_url or quant)
+        has_quant = settings.quant or bool(settings.quant_service_url)
         downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
@@ -148,15 +145,11 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
-def _quant_models(settings: Settings, rules: AddressRules, member: grpc.aio.Channel | None) -> QuantModels | None:
-    """The Quant service: that of QUANT_SERVICE_URL, else the member of this mesh, whose channel is given."""
-    if settings.quant_service_url:
-        return QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
-    return QuantMember(member) if member else None
+def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
+    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
 
-
-def sources_of(settings: Settings, member: grpc.aio.Channel | None) -> Sources:
-    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`."""
+    `quant_member` leads to the Quant service of this mesh, if it has one.
+    """
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
@@ -164,9 +157,10 @@ def sources_of(settings: Settings, member: grpc.aio.Channel | None) -> Sources:
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
-    quant = QuantSource(
-        _quant_models(settings, rules, member), bucket, FileSource([settings.home / settings.quant_minio_bucket])
-    )
+    models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
+    if settings.quant_service_url:
+        models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
+    quant = QuantSource(models, bucket, FileSource([settings.home / settings.quant_minio_bucket]))
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

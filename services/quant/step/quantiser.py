@@ -30,7 +30,8 @@ def main(words: list[str]) -> int:
     try:
         llama_cpp.model_quantize(source, target, parameters)
     except Exception as error:
-        sys.stderr.write(f"{error}\n")
+        # What follows are paths of this machine.
+        sys.stderr.write(f"\n{str(error).partition(' (input=')[0]}\n")
         return 1
     return 0
 

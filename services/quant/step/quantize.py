@@ -19,6 +19,7 @@ from services.quant.workspace import Workspace, finish
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _NOISE = re.compile(r"^llama_model_loader: - (kv|type)|^\[\s*\d+/")
+_REASON = re.compile(r"fail|error|requir|disabled")
 _LONGEST_LINE = 500
 _LEAST_FREE = 64 << 20
 """With less space left on the disk, a failed write is taken for a full disk."""
@@ -48,7 +49,8 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
     for line in process.stdout:
         if found := _TENSOR.match(line):
             tell_progress(int(found[1]), int(found[2]))
-        if not _NOISE.match(line):
+        # A reason may stand at the end of the line of a tensor.
+        if not _NOISE.match(line) or _REASON.search(line):
             last.append(line[:_LONGEST_LINE].rstrip())
             sys.stderr.write(f"{last[-1]}\n")
     code = process.wait()
