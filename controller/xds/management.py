@@ -64,6 +64,8 @@ class ManagementSettings:
     """Largest request body."""
     trusted_proxies: int = 0
     """The number of proxies in front of Envoy that set x-forwarded-for."""
+    grpc_services: tuple[tuple[str, str], ...] = ()
+    """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
     restart_retries: int = RESTART_RETRIES
     """How often a service that does not listen is tried again."""
 
@@ -71,10 +73,11 @@ class ManagementSettings:
 def management_listener(settings: ManagementSettings) -> Any:
     """A management listener, its routes included."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
-    clusters = dict(settings.services)
+    grpc_only = PublicApi(settings.descriptor_file, [service for service, _ in settings.grpc_services])
+    clusters = dict((*settings.services, *settings.grpc_services))
     routes = [
         _method_route(method, clusters[method.service], settings.restart_retries)
-        for method in api.methods
+        for method in (*api.methods, *grpc_only.methods)
         if not method.internal
     ]
     routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]

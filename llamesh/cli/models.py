@@ -26,6 +26,7 @@ MODEL = (
     Column("CONTEXT", lambda model: model.gguf.context_length or ""),
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
+    Column("REVISION", lambda model: model.revision[:12], wide=True),
     Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),

@@ -20,7 +20,7 @@ from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
-from llamesh.kit.source_places import S3Place, read_places, read_web_address
+from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
 from llamesh.locations import run_directory
 
 
@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Port of all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Port of the contract service.")
     download_port: Port = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Port of the download service.")
+    quant: bool = _named("LLAMESH_QUANT", False, "Run the Quant service in this mesh, as `llamesh up --quant` does.")
+    quant_port: Port = _named("LLAMESH_QUANT_PORT", 8300, "Port of the Quant service.")
 
     database_url: SecretStr | None = _named(
         "DATABASE_URL",
@@ -81,7 +83,9 @@ class Settings(BaseSettings):
     minio_secure: bool = _named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = _named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = _named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
-    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300.")
+    quant_service_url: WebAddress = _named(
+        "QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300."
+    )
     quant_service_token: SecretStr = _named(
         "QUANT_SERVICE_TOKEN", SecretStr(""), "Bearer token for the Quant service, sent to QUANT_SERVICE_URL only."
     )
@@ -92,6 +96,9 @@ class Settings(BaseSettings):
     quant_minio_secure: bool = _named("QUANT_MINIO_SECURE", False, "Use TLS to QUANT_MINIO_ENDPOINT.")
     quant_minio_access_key: SecretStr = _named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
     quant_minio_secret_key: SecretStr = _named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
+    llama_quantize_bin: str = _named(
+        "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama, `pip install 'llamesh[quant]'`."
+    )
 
     jwt_secret: SecretStr | None = _named(
         "JWT_SECRET",
@@ -158,13 +165,13 @@ class Settings(BaseSettings):
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
     )
 
-    hf_endpoint: Annotated[str, Field(min_length=1)] = _named(
-        "HF_ENDPOINT", "https://huggingface.co", "Address of the Hugging Face Hub or of a mirror, for hf: sources."
+    hf_endpoint: HubEndpoint = _named(
+        "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."
     )
     hf_token: SecretStr = _named(
         "HF_TOKEN", SecretStr(""), "Token for gated and private repositories, sent to HF_ENDPOINT only."
     )
-    s3_sources: Annotated[dict[str, S3Place], NoDecode] = _named(
+    s3_sources: Annotated[S3Places, NoDecode] = _named(
         "LLAMESH_S3_SOURCES",
         {},
         'Places that s3://NAME/KEY reads, as JSON: {"NAME": {"endpoint": "host:port", "bucket": "...", "access_key": "...",'
@@ -236,16 +243,6 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
-
-    @field_validator("s3_sources", mode="before")
-    @classmethod
-    def _places(cls, value: object) -> object:
-        return read_places(value) if isinstance(value, str) else value
-
-    @field_validator("hf_endpoint", "quant_service_url", mode="after")
-    @classmethod
-    def _web_address(cls, value: str) -> str:
-        return read_web_address(value) if value else value
 
     @field_validator("jwt_secret", mode="after")
     @classmethod

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
+
+HUB = "https://huggingface.co"
+"""The Hugging Face Hub itself."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDPOINT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
@@ -68,3 +72,15 @@ def read_web_address(text: str) -> str:
     if not usable or "@" in parts.netloc or parts.query or parts.fragment or any(part.isspace() for part in text):
         raise ValueError("it is not an address such as https://host:port, without user name and query")
     return text.rstrip("/")
+
+
+def _read_if_text(value: object) -> object:
+    return read_places(value) if isinstance(value, str) else value
+
+
+S3Places = Annotated[dict[str, S3Place], BeforeValidator(_read_if_text)]
+"""Type of a setting with places of S3 servers by name."""
+WebAddress = Annotated[str, AfterValidator(lambda text: read_web_address(text) if text else "")]
+"""Type of a setting with the address of a web service; empty: none."""
+HubEndpoint = Annotated[str, AfterValidator(lambda text: read_web_address(text or HUB))]
+"""Type of HF_ENDPOINT. Other programs read this variable too, and take an empty one for the default."""

@@ -24,6 +24,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
         bytes_total=row.bytes_total,
         sha256=row.sha256,
         resume_count=row.resume_count,
+        revision=row.revision,
     )
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
@@ -47,6 +48,7 @@ def model_message(row: ModelRow) -> Model:
         size_bytes=row.size_bytes,
         sha256=row.sha256,
         source=shown_source(row.source),
+        revision=row.revision,
         gguf=GgufMetadata(**row.gguf),
         problem=row.problem,
     )

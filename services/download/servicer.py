@@ -54,7 +54,7 @@ class DownloadServicer(DownloadServiceServicer):
         worker: Worker,
         source: Source,
         changes: Changes,
-        quant_service_url: str,
+        has_quant: bool,
         pages: Pages,
     ) -> None:
         self._transfers = transfers
@@ -62,20 +62,20 @@ class DownloadServicer(DownloadServiceServicer):
         self._worker = worker
         self._source = source
         self._changes = changes
-        self._quant_service_url = quant_service_url
+        self._has_quant = has_quant
         self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        wanted = self._transfer_request(request)
+        wanted = self._transfer_request(request, request.source)
         # If a model's object is missing, its transfer must not count as succeeded: then this call starts it again, which repairs the model.
         await self._integrity.check_object(request.model_uuid)
         try:
             row = await self._transfers.start(wanted)
         except MeshError as error:
-            if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
-                raise self._no_source(request.model_uuid) from error
-            raise
+            if error.reason != Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
+                raise
+            row = await self._transfers.start(self._transfer_request(request, self._quant_source(request.model_uuid)))
         self._worker.wake()
         self._changes.download(self._message(row))
         return self._message(row)
@@ -105,33 +105,27 @@ class DownloadServicer(DownloadServiceServicer):
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))
 
-    def _transfer_request(self, request: StartDownloadRequest) -> TransferRequest:
+    def _transfer_request(self, request: StartDownloadRequest, address: str) -> TransferRequest:
         wanted = TransferRequest(request.model_uuid, name=request.name, sha256=request.sha256.lower())
-        if not request.source:
+        if not address:
             return wanted
         try:
-            source = self._source.check(request.source)
+            source = self._source.check(address)
         except SourceRefusedError as error:
-            raise source_refusal(error, _SECRETS.sub("", request.source)) from error
-        return replace(
-            wanted,
-            source=source.address,
-            shown_source=source.shown,
-            name=request.name or served_name(source.name, request.model_uuid),
-        )
+            raise source_refusal(error, _SECRETS.sub("", address)) from error
+        # A source whose address tells no name names the model when it is opened.
+        name = request.name or (served_name(source.name, request.model_uuid) if source.name else "")
+        return replace(wanted, source=source.address, shown_source=source.shown, name=name)
 
-    def _no_source(self, model_uuid: str) -> MeshError:
-        if not self._quant_service_url:
-            return MeshError(
+    def _quant_source(self, model_uuid: str) -> str:
+        """The source of a model that nobody has named one for."""
+        if not self._has_quant:
+            raise MeshError(
                 Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
                 f"{model_uuid}: no source was named and no Quant service is configured",
                 {"modelUuid": model_uuid},
             )
-        return MeshError(
-            Reason.ERROR_REASON_NOT_IMPLEMENTED,
-            "models are not fetched from the Quant service yet: name a `source`",
-            {"call": "llamesh.v1.DownloadService/StartDownload"},
-        )
+        return f"quant:{model_uuid}"
 
 
 class CatalogueServicer(CatalogueServiceServicer):

@@ -42,6 +42,8 @@ class TransferRow(Base):
     source: Mapped[str] = mapped_column(String(2048))
     """The source as the caller gave it, perhaps with a signature: a restart needs it. Never shown."""
     shown_source: Mapped[str] = mapped_column(String(4096))
+    revision: Mapped[str] = mapped_column(String(64), default="")
+    """The revision of the source that was opened last; empty: none is known."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """Empty: any."""
     state: Mapped[str] = mapped_column(String(16), index=True)
@@ -75,6 +77,8 @@ class ModelRow(Base):
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     object_key: Mapped[str] = mapped_column(String(128), index=True)
     source: Mapped[str] = mapped_column(String(4096))
+    revision: Mapped[str] = mapped_column(String(64), default="")
+    """The revision of the source that the bytes are of; empty: none is known."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")

@@ -10,14 +10,10 @@ the bytes are here; an object store that is away is waited for, STORE_PATIENCE_S
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
-
-from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufMetadata
@@ -30,6 +26,8 @@ from llamesh.kit.objects import (
     StoreError,
     StoreUnavailableError,
 )
+from llamesh.kit.outages import until_written
+from llamesh.names import served_name
 from services.download.changes import Changes
 from services.download.continuation import continued
 from services.download.messages import download_message, gguf_fields, model_message
@@ -37,7 +35,7 @@ from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MOST_TRIES, SourceRetries
-from services.download.sources import Source, SourceError
+from services.download.sources import Source, SourceError, SourceObject
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
@@ -206,6 +204,7 @@ class TransferRuns:
             async with self._source.open(row.source) as found:
                 check_digest(found.sha256, row.expected_sha256)
                 expected = row.expected_sha256 or found.sha256
+                await self._opened(row, found)
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -226,31 +225,22 @@ class TransferRuns:
             self._fetching.pop(row.model_uuid, None)
         return staged, expected
 
+    async def _opened(self, row: TransferRow, found: SourceObject) -> None:
+        """Record what only the open source knows: the revision, and the file's name if nobody has named the model."""
+        if not row.name or found.revision != row.revision:
+            name = served_name(found.name, row.model_uuid)
+            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
+            self.tell(await _until_written(opened))
+
 
 def attempt_of(row: TransferRow) -> TransferAttempt:
     """The attempt that a row is at."""
     return TransferAttempt(row.model_uuid, row.attempt)
 
 
-def is_outage(error: Exception) -> bool:
-    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
-    if isinstance(error, MeshError):
-        return error.code is grpc.StatusCode.UNAVAILABLE
-    return isinstance(error, OSError | TimeoutError)
-
-
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
     """Take a step that writes to the database, and repeat it with a backoff while the database does not work."""
-    failures = 0
-    while True:
-        try:
-            return await step()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            failures += 1
-            report_failure("write a transfer's state", error)
-        await asyncio.sleep(backoff(failures))
+    return await until_written(step, "write a transfer's state")
 
 
 def _waiting(error: StoreError, row: TransferRow) -> MeshError:

@@ -21,7 +21,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from services.download.source_names import shown_source
+from services.download.source_names import same_source, shown_source
 from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 _LONGEST_MESSAGE = 2_000
@@ -47,7 +47,7 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
     if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
-    if request.source not in ("", row.source) or request.sha256 not in ("", known):
+    if not same_source(request.source, row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
@@ -86,7 +86,7 @@ class Transfers:
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
             if row is None:
-                # A run of a deleted row of the same model must not count for this one: no two rows begin with the same attempt.
+                # Random, so that a run of a deleted row of the same model does not count for this one.
                 first = secrets.randbelow(2**30)
                 row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)
@@ -94,15 +94,15 @@ class Transfers:
             return row
 
     def _renew(self, row: TransferRow, request: TransferRequest) -> None:
-        same_source = request.source in ("", row.source)
-        row.name = request.name or row.name if same_source else request.name
-        row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
+        same = same_source(request.source, row.source)
+        row.name = request.name or row.name if same else request.name
+        row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
-        row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
+        row.sha256 = row.revision = row.error_reason = row.error_message = row.claimed_by = ""
         row.claim_expires = None
         row.hidden = False
         row.create_time = row.update_time = self._clock()
@@ -237,6 +237,15 @@ class Transfers:
                     await session.scalar(select(moment(self._database, LEASE_SECONDS))) if keep else None
                 )
                 row.update_time = self._clock()
+            return row
+
+    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
+        """Write what the open source says: its revision, and the name of the model unless it has one."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt, self.owner_id)
+            if row is not None:
+                row.name = row.name or name
+                row.revision = revision
             return row
 
     async def progress(

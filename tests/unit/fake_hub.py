@@ -46,6 +46,8 @@ class FakeHub:
         """Tokens that may read gated repositories."""
         self.asked: list[tuple[str, str]] = []
         """Path with query, and Authorization, of each request."""
+        self.redirect = ""
+        """Where bytes are said to be, instead of on this server."""
         self.cut_after: list[int] = []
         """Bytes after which the first answers with bytes are cut off."""
         self.after_cut: dict[str, bytes] = {}
@@ -68,9 +70,8 @@ class FakeHub:
             return _error(403, "GatedRepo") if repository else _error(401, "RepoNotFound")
         if commit != repository.commit or path not in repository.files:
             return _error(404, "EntryNotFound")
-        return web.Response(
-            status=302, headers={"Location": f"/cdn/{name}/{path}?signature=abc", "X-Repo-Commit": commit}
-        )
+        location = self.redirect or f"/cdn/{name}/{path}?signature=abc"
+        return web.Response(status=302, headers={"Location": location, "X-Repo-Commit": commit})
 
     def _listing(self, request: web.Request, name: str, raw_path: str) -> web.Response:
         if name in self.moved:

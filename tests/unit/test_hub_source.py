@@ -142,6 +142,14 @@ async def test_what_the_hub_has_not_is_said(hub: FakeHub, address: str, words: s
     assert not caught.value.passing
 
 
+@pytest.mark.parametrize("location", ["https://169.254.169.254/x", "http://127.0.0.1:9/x", "https://localhost/x"])
+async def test_the_hub_cannot_send_the_mesh_to_a_private_host(hub: FakeHub, location: str) -> None:
+    """Not even where its own host is private, as that of a mirror in a company."""
+    hub.redirect = location
+    with pytest.raises(SourceRefusedError):
+        await fetched(hub, "hf:ada/tiny-GGUF")
+
+
 async def test_another_size_than_listed_is_a_change(hub: FakeHub) -> None:
     hub.repositories["ada/tiny-GGUF"].sizes["tiny-Q4_K_M.gguf"] = 5
     with pytest.raises(SourceChangedError, match="the Hub lists it with 5"):

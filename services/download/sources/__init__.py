@@ -11,7 +11,9 @@ from services.download.sources.addresses import AddressRules
 from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
 from services.download.sources.hub import HubSource
-from services.download.sources.s3 import S3Source
+from services.download.sources.quant import QuantSource
+from services.download.sources.quant_member import QuantMemberSource
+from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
     CheckedSource,
     Source,
@@ -28,6 +30,9 @@ __all__ = [
     "FileSource",
     "HttpsSource",
     "HubSource",
+    "QuantMemberSource",
+    "QuantSource",
+    "S3Bucket",
     "S3Source",
     "Source",
     "SourceChangedError",

@@ -25,6 +25,13 @@ from services.download.sources.source import CheckedSource, SourceError, SourceO
 _SIGNED_FOR = timedelta(minutes=15)
 """Life of a signed address, which is used at once. It allows for a clock that differs."""
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
+_OTHER_REGION = {
+    "AuthorizationHeaderMalformed",
+    "AuthorizationQueryParametersError",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
+"""Codes of S3 if a signature is for another region than that of the bucket."""
 _LONGEST_KEY = 1024
 
 
@@ -47,15 +54,21 @@ class S3Bucket:
         self._objects = HttpObjects(self._client, digest_header="x-amz-meta-sha256")
 
     @asynccontextmanager
-    async def open(self, key: str, *, bucket: str = "", sha256: str = "") -> AsyncIterator[SourceObject]:
-        """Open an object. `bucket`: another than that of the place. Raises SourceError."""
+    async def open(
+        self, key: str, *, bucket: str = "", name: str = "", sha256: str = ""
+    ) -> AsyncIterator[SourceObject]:
+        """Open an object. `bucket`: another than that of the place; `name`: another than the end of the key. Raises SourceError."""
         bucket = bucket or self._place.bucket
 
         def locate() -> URL:
-            return self._client.parsed(self._signer.get_presigned_url("GET", bucket, key, _SIGNED_FOR))
+            try:
+                address = self._signer.get_presigned_url("GET", bucket, key, _SIGNED_FOR)
+            except ValueError as error:
+                raise SourceError(f"{bucket[:100]!r} is no name of a bucket") from error
+            return self._client.parsed(address)
 
         try:
-            async with self._objects.open(locate, key.rpartition("/")[2], sha256=sha256) as found:
+            async with self._objects.open(locate, name or key.rpartition("/")[2], sha256=sha256) as found:
                 yield found
         except SourceAnswerError as error:
             raise self._explained(error, bucket, key) from error
@@ -67,7 +80,7 @@ class S3Bucket:
             words = f"{self._place.endpoint} has no bucket {bucket}: check {self._setting}"
         elif code == "NoSuchKey" or error.status == 404:
             words = f"the bucket {bucket} has no object {key}"
-        elif code in {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}:
+        elif code in _OTHER_REGION:
             words = f"the bucket {bucket} is in another region than {self._place.region}: correct {self._setting}"
         elif code == "RequestTimeTooSkewed":
             words = f"the clock of this machine differs too much from that of {self._place.endpoint}"

@@ -9,10 +9,11 @@ from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
+from services.download.source_names import same_source
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
-from tests.unit.fake_hub import FakeHub, Repository, fake_hub
+from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 LARGE = model_bytes("large", 3 << 20)
 
@@ -37,6 +38,7 @@ async def test_a_model_comes_from_the_hub(hub_service: Service, address: str) ->
     download = await hub_service.fetched("m1", address)
     assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
     assert (download.sha256, download.name.lower()) == (sha256(LARGE), "tiny:q8_0")
+    assert (download.revision, (await hub_service.model("m1")).revision) == (COMMIT, COMMIT)
     assert (await hub_service.path("m1")).read_bytes() == LARGE
 
 
@@ -47,6 +49,14 @@ async def test_two_spellings_of_one_model_are_one_download(hub: FakeHub, hub_ser
     for other in ("https://huggingface.co/ada/tiny-GGUF/resolve/main/tiny-Q8_0.gguf?download=true", page):
         assert (await hub_service.start("m1", other)).state == pb.DOWNLOAD_STATE_SUCCEEDED
     assert len(hub.asked) == asked
+
+
+def test_a_page_that_an_earlier_release_recorded_is_the_same_source() -> None:
+    page = "https://huggingface.co/ada/tiny-GGUF/resolve/main/tiny-Q8_0.gguf?download=true"
+    assert same_source("hf:ada/tiny-GGUF/tiny-Q8_0.gguf", page)
+    assert same_source("", page)
+    assert not same_source("hf:ada/tiny-GGUF/tiny-Q4_0.gguf", page)
+    assert not same_source("hf:ada/tiny-GGUF", "https://huggingface.co/models")
 
 
 async def test_bytes_that_are_not_those_of_the_listing_are_refused(hub: FakeHub, hub_service: Service) -> None:
