@@ -46,9 +46,10 @@ def likely(word: str) -> str:
     """The address that was probably meant by a word that is none; empty if there is none."""
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
-        near = difflib.get_close_matches(found["scheme"].lower(), [*_LONG, *_SHORT, *_OTHER_NAMES], n=1, cutoff=0.7)
+        names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
+        near = difflib.get_close_matches(found["scheme"].lower(), names, n=1, cutoff=0.7)
         if near:
-            return _written(_OTHER_NAMES.get(near[0], near[0]), found["rest"])
+            return _written(names[near[0]], found["rest"])
     if found := _HOST.match(word):
         return f"https://{word}"
     if _REPOSITORY.fullmatch(word) and not word.lower().endswith(".gguf"):
