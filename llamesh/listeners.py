@@ -101,6 +101,15 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
+def has_vanished(path: Path) -> bool:
+    """Whether a process listens at a Unix socket whose path was removed, so that nobody can connect. False without /proc."""
+    if path.exists():
+        return False
+    listens = any(where == str(path) and flags & _LISTENING for where, _, _, flags in _rows())
+    # Look again: the socket may have been bound in between.
+    return listens and not path.exists()
+
+
 def connections() -> Mapping[str, set[str]] | None:
     """Return the inode numbers of accepted connections by the path of their Unix socket; None without /proc."""
     if not _UNIX_TABLE.exists():

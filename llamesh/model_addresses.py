@@ -46,11 +46,10 @@ def likely(word: str) -> str:
     """The address that was probably meant by a word that is none; empty if there is none."""
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
-        given = found["scheme"].lower()
-        near = difflib.get_close_matches(given, [*_LONG, *_SHORT], n=1, cutoff=0.7)
-        meant = _OTHER_NAMES.get(given) or (near[0] if near else "")
-        if meant:
-            return _written(meant, found["rest"])
+        names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
+        near = difflib.get_close_matches(found["scheme"].lower(), names, n=1, cutoff=0.7)
+        if near:
+            return _written(names[near[0]], found["rest"])
     if found := _HOST.match(word):
         return f"https://{word}"
     if _REPOSITORY.fullmatch(word) and not word.lower().endswith(".gguf"):

@@ -34,6 +34,7 @@ from controller.runtimes.liveness import (
 from controller.runtimes.process_exit import wait_for_exit
 from controller.runtimes.process_stats import ProcessStats, is_halted, llama_stats
 from controller.runtimes.records import EngineRecord, EngineRecords, with_process
+from llamesh import listeners
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
@@ -97,10 +98,7 @@ class EngineProcess:
         if self.phase is EnginePhase.STARTING:
             answers = await probe.is_ready(str(self.socket))
             if answers or self._records.was_ready(self.record.instance):
-                self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
-            if self.phase is EnginePhase.READY and not answers:
-                self._probes = SILENT
-                self.assessment = assess(self._probes, self._probing.stall_seconds)
+                self._become_ready(ProbeHistory() if answers else SILENT)
         if self.phase is EnginePhase.STOPPING:
             self._kill_after(grace)
         self._task = asyncio.create_task(self._live(lambda: wait_for_exit(self.record.process)))
@@ -214,16 +212,21 @@ class EngineProcess:
             await self._backlogs.settled(self.record.instance)
         if self.phase is not EnginePhase.STARTING:
             return
-        if ready:
-            self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
-            self._probes, self._probed, self._stats = ProbeHistory(), time.monotonic(), None
-            self._changed(self.record.server_uuid)
+        if ready or listeners.has_vanished(self.socket):
+            self._become_ready(ProbeHistory() if ready else SILENT)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
             self._take_in(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
             self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
         self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
+
+    def _become_ready(self, probes: ProbeHistory) -> None:
+        """Make the engine READY. With the history SILENT it gets no requests, and no more time to start."""
+        self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+        self._probes, self._probed, self._stats = probes, time.monotonic(), None
+        self.assessment = assess(probes, self._probing.stall_seconds)
+        self._changed(self.record.server_uuid)
 
     async def _watch_ready(self) -> None:
         counters: Counters | None = None

@@ -23,7 +23,6 @@ from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
-from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.handed_over import SWEEP_SECONDS, remove_unused
@@ -38,7 +37,9 @@ from services.download.sources import (
     FileSource,
     HttpsSource,
     HubSource,
-    QuantMemberSource,
+    QuantMember,
+    QuantModels,
+    QuantOverHttp,
     QuantSource,
     S3Bucket,
     S3Source,
@@ -156,9 +157,10 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
-    quant: Source = QuantSource(rules, settings.quant_service_url, settings.quant_service_token, bucket)
-    if settings.quant and not settings.quant_service_url:
-        quant = QuantMemberSource(QuantServiceStub(quant_member), variants_directory(settings.home), bucket)
+    models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
+    if settings.quant_service_url:
+        models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
+    quant = QuantSource(models, bucket, FileSource([variants_directory(settings.home)]))
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

@@ -81,6 +81,7 @@ def test_pages_of_a_mirror_are_pages_of_the_hub() -> None:
         ("HTTPS:models.example/x.gguf", "https://models.example/x.gguf"),
         ("file:/models/x.gguf", "file:///models/x.gguf"),
         ("huggingface:a/b", "hf:a/b"),
+        ("hugingface:a/b", "hf:a/b"),
         ("hf//a/b", "hf:a/b"),
         ("s3:place/x.gguf", "s3://place/x.gguf"),
         ("minio://place/x.gguf", "s3://place/x.gguf"),

@@ -12,7 +12,9 @@ from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
 from services.download.sources.hub import HubSource
 from services.download.sources.quant import QuantSource
-from services.download.sources.quant_member import QuantMemberSource
+from services.download.sources.quant_http import QuantOverHttp
+from services.download.sources.quant_member import QuantMember
+from services.download.sources.quant_models import QuantModels
 from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
     CheckedSource,
@@ -30,7 +32,9 @@ __all__ = [
     "FileSource",
     "HttpsSource",
     "HubSource",
-    "QuantMemberSource",
+    "QuantMember",
+    "QuantModels",
+    "QuantOverHttp",
     "QuantSource",
     "S3Bucket",
     "S3Source",

@@ -54,10 +54,8 @@ class S3Bucket:
         self._objects = HttpObjects(self._client, digest_header="x-amz-meta-sha256")
 
     @asynccontextmanager
-    async def open(
-        self, key: str, *, bucket: str = "", name: str = "", sha256: str = ""
-    ) -> AsyncIterator[SourceObject]:
-        """Open an object. `bucket`: another than that of the place; `name`: another than the end of the key. Raises SourceError."""
+    async def open(self, key: str, *, bucket: str = "") -> AsyncIterator[SourceObject]:
+        """Open an object. `bucket`: another than that of the place. Raises SourceError."""
         bucket = bucket or self._place.bucket
 
         def locate() -> URL:
@@ -68,7 +66,7 @@ class S3Bucket:
             return self._client.parsed(address)
 
         try:
-            async with self._objects.open(locate, name or key.rpartition("/")[2], sha256=sha256) as found:
+            async with self._objects.open(locate, key.rpartition("/")[2]) as found:
                 yield found
         except SourceAnswerError as error:
             raise self._explained(error, bucket, key) from error
