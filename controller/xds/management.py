@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.xds import callers, replies, scripts, templates, tls
+from controller.xds import anonymous_callers, replies, scripts, templates, tls
 from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
 from controller.xds.public_api import Method, PublicApi
 from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
@@ -89,8 +89,8 @@ def management_listener(settings: ManagementSettings) -> Any:
         "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
         "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
         "jwt_rules": _jwt_rules(api, settings.open_services),
-        "callers": callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
-        | callers.open_calls(api, [service.name for service in settings.open_services])
+        "callers": anonymous_callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
+        | anonymous_callers.open_calls(api, [service.name for service in settings.open_services])
         | ({"pages only": True} if settings.any_host else {}),
         "without_token_lua": scripts.without_token(),
         "strict_json_lua": scripts.strict_json(api),
