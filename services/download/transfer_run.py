@@ -30,6 +30,7 @@ from llamesh.kit.outages import until_written
 from llamesh.names import served_name
 from services.download.changes import Changes
 from services.download.continuation import continued
+from services.download.early_check import checked_chunks
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
@@ -40,7 +41,7 @@ from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import check_digest, checked_chunks, transfer_error, verify
+from services.download.verification import check_digest, check_usable, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """How long a transfer waits for an object store that does not work; time in which the store works does not count."""
@@ -213,7 +214,7 @@ class TransferRuns:
                     retries.add(length)
 
                 retries.begin()
-                chunks = checked_chunks(continued(found, self._waits.clock), count)
+                chunks = checked_chunks(continued(found, self._waits.clock), found.size, count, check_usable)
                 staged = await self._store.stage(chunks, expected_size=found.size)
                 retries.staged()
         except BaseException:

@@ -1,30 +1,16 @@
 """Verification of bytes before they become a model, and the error reason for each way in which a transfer can fail.
 
-The first chunk is checked while it arrives: it shows most wrong files (an HTML page, a pickle), so that a wrong source costs one MiB and
-not forty GiB. Hash and GGUF header are checked when all bytes are staged.
+Hash and GGUF header are checked when all bytes are staged. `early_check` has checked the header before, while the bytes arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
+from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
 from llamesh.kit.objects import StagedObject, StoreError
 from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
-
-
-async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Pass chunks on and count them. Raises GgufError if the first bytes are not those of a GGUF file."""
-    start = b""
-    async for chunk in chunks:
-        count(len(chunk))
-        if len(start) < len(MAGIC):
-            start += chunk[: len(MAGIC) - len(start)]
-            if not MAGIC.startswith(start):
-                raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
-        yield chunk
 
 
 def check_digest(actual: str, expected: str) -> None:
@@ -42,6 +28,12 @@ async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
     """Check hash and header of staged bytes. Returns the header; raises CONTENT_MISMATCH and MODEL_INVALID."""
     check_digest(staged.sha256, expected_sha256)
     metadata = await asyncio.to_thread(_read, staged)
+    check_usable(metadata)
+    return metadata
+
+
+def check_usable(metadata: GgufMetadata) -> None:
+    """Raise MODEL_INVALID if a valid file is no model that can be served."""
     if metadata.kind != "model":
         raise _unusable(f"the file is of the kind {metadata.kind[:40]!r} and no model that could be served")
     if metadata.split_count > 1:
@@ -49,7 +41,6 @@ async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
             f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}: "
             "merge the parts with `llama-gguf-split --merge` first"
         )
-    return metadata
 
 
 def _read(staged: StagedObject) -> GgufMetadata:
