@@ -21,7 +21,7 @@ from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
-from llamesh.locations import handed_over_directory
+from llamesh.locations import handed_over_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
@@ -160,7 +160,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
     if settings.quant_service_url:
         models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
-    quant = QuantSource(models, bucket, FileSource([settings.home / settings.quant_minio_bucket]))
+    quant = QuantSource(models, bucket, FileSource([variants_directory(settings.home)]))
     kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
     return Sources(kinds, HUB_HOSTS | {hub.host})
 

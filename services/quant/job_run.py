@@ -18,14 +18,11 @@ from llamesh.kit.logs import log
 from llamesh.kit.outages import until_written
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import next_of
-from services.quant.step_process import DONE, TRY_AGAIN, Outcome, StepProcess, StepProgress
+from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
 from services.quant.step_rows import StepRows
 from services.quant.tables import JobState, QuantStepRow, StepKind
 from services.quant.variants import Variants, variant_key
 from services.quant.workspace import JobSpec, Workspace
-
-MAX_TRIES = 3
-"""Times a step is started that dies or that something outside keeps from working."""
 
 T = TypeVar("T")
 
@@ -79,7 +76,7 @@ class JobRuns:
         try:
             new = await asyncio.to_thread(workspace.prepare, _spec_of(job))
         except OSError as error:
-            outcome = Outcome(TRY_AGAIN, message=f"the folder of the job cannot be used: {error.strerror}")
+            outcome = Outcome(OUTAGE, message=f"the folder of the job cannot be used: {error.strerror}")
             await self._settle(job, step, outcome, StepProgress())
             return
         if new and step.kind != StepKind.FETCH:
@@ -104,7 +101,7 @@ class JobRuns:
             process = StepProcess(self._settings, step.kind, job.row.job_id, step.type)
             return await process.run(count)
         except OSError as error:
-            return Outcome(TRY_AGAIN, message=f"its program cannot be started: {error.strerror}")
+            return Outcome(OUTAGE, message=f"its program cannot be started: {error.strerror}")
         finally:
             self._running = None
 
@@ -112,7 +109,7 @@ class JobRuns:
         if outcome.code == DONE:
             await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
             return
-        again = outcome.again and step.tries + 1 < MAX_TRIES
+        again = step.tries + 1 < outcome.most_tries
         error = _error_of(job, step, outcome)
         log.warning(
             "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=error.message

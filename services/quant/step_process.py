@@ -26,8 +26,11 @@ from llamesh.processes import exit_words
 
 STEP_SECONDS = 24 * 3600.0
 """Deadline of one step. The longest, a large model measured on a few cores, takes hours."""
-DONE, REFUSED, TRY_AGAIN = 0, 1, 75
+DONE, REFUSED, CRASHED, OUTAGE = 0, 1, 70, 75
 """Exit codes of a step's program; see ADR 36."""
+MOST_TRIES_OF_CRASH = 3
+MOST_TRIES_OF_OUTAGE = 25
+"""With the backoff between them, these take some ten minutes."""
 _LONGEST_LINE = 2_000
 _LINES = 40
 _BLOCK = 1 << 16
@@ -55,9 +58,11 @@ class Outcome:
     """Its last lines on standard error."""
 
     @property
-    def again(self) -> bool:
-        """Whether another try may succeed: it was killed, it crashed, or something outside it did not work."""
-        return self.code not in (DONE, REFUSED)
+    def most_tries(self) -> int:
+        """Starts after which the step has failed. A program that was killed or has crashed is given fewer than an outage."""
+        if self.code == REFUSED:
+            return 1
+        return MOST_TRIES_OF_OUTAGE if self.code == OUTAGE else MOST_TRIES_OF_CRASH
 
     def words(self) -> str:
         """Why it did not succeed, for people."""

@@ -16,6 +16,8 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.objects import DirectoryStore, ObjectStore, StoreError, object_key, object_store
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.kit.quant_place import quant_place
+from llamesh.locations import variants_directory
 from services.quant.tables import QuantModelRow
 
 _LISTING = Listing("quant models", BY_TIME)
@@ -83,18 +85,14 @@ def variant_key(job_id: str, of_type: str, sha256: str) -> str:
 
 def bucket_of(settings: Settings) -> ObjectStore:
     """Quant's bucket: on the S3 server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
-    own = bool(settings.quant_minio_endpoint)
-    access, secret = (
-        (settings.quant_minio_access_key, settings.quant_minio_secret_key)
-        if own
-        else (settings.minio_access_key, settings.minio_secret_key)
-    )
+    place = quant_place(settings)
+    if place is None:
+        return object_store(directory=variants_directory(settings.home))
     return object_store(
-        directory=settings.home / settings.quant_minio_bucket,
-        endpoint=settings.quant_minio_endpoint or settings.minio_endpoint or None,
-        bucket=settings.quant_minio_bucket,
-        secure=settings.quant_minio_secure if own else settings.minio_secure,
-        access_key=access.get_secret_value() or None,
-        secret_key=secret.get_secret_value() or None,
+        endpoint=place.endpoint,
+        bucket=place.bucket,
+        secure=place.secure,
+        access_key=place.access_key.get_secret_value() or None,
+        secret_key=place.secret_key.get_secret_value() or None,
         cache_directory=settings.home / "cache",
     )

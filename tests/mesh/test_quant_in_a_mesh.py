@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,12 @@ def test_the_rest_of_8300_is_not_at_8200_and_the_mesh_says_how_the_service_does(
     assert mesh.components()["quant"] == "OK"
     assert "words-f16" in mesh.call("GET", "/models").text
     assert "words-f16.gguf" not in mesh.call("GET", "/models", "quant").text
+
+
+def test_a_backup_with_models_has_the_variants(mesh: RunningMesh, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.backup"
+    assert command(mesh, "backup", str(file), "--models").returncode == 0
+    with tarfile.open(file) as archive:
+        names = archive.getnames()
+    key = mesh.call("GET", "/models/words-Q8_0", "quant").json()["object_key"]
+    assert {"data/quant.db", f"llm-models/{key}"} <= set(names)

@@ -27,7 +27,8 @@ FORMAT = 1
 MANIFEST = "llamesh-backup.json"
 FOLDERS = ("secrets", "tls", "import")
 """Copied as they are, beside `data` and the settings."""
-MODELS = "objects"
+MODELS = ("objects", "llm-models")
+"""The models that can be served, and those that the Quant service has published."""
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 _SETTINGS = "config.env"
@@ -149,7 +150,7 @@ def _files(home: Path, settings: Path, *, models: bool) -> Iterator[tuple[str, P
             yield f"data/{database.name}", copy
     if settings.is_file():
         yield _SETTINGS, settings
-    for folder in (*FOLDERS, *((MODELS,) if models else ())):
+    for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(home).as_posix(), path
@@ -171,7 +172,7 @@ def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> None:
     """Write one file. Whoever made the archive decides about nothing outside the home, and about no link."""
     name = PurePosixPath(member.name)
-    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, MODELS, *FOLDERS, MANIFEST}
+    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS, MANIFEST}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
         raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
     content = archive.extractfile(member)

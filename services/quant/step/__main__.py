@@ -1,6 +1,7 @@
 """Does one step of a job: `python -m services.quant.step STEP JOB [TYPE]`.
 
-Exit codes: 0 done, 1 refused for good, 75 try again; 2 for a wrong command line. See `report` for what it prints, ADR 36 for the rest.
+Exit codes: 0 done, 1 refused for good, 70 crashed, 75 an outage; 2 for a wrong command line. See `report` for what it prints, ADR 36 for
+the rest.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import signal
 import stat
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import load_settings
 from services.quant.step import report
+from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
 from services.quant.tables import StepKind
 from services.quant.workspace import Workspace
 
@@ -41,12 +44,16 @@ def main(words: list[str]) -> int:
         result = _done(kind, of_type, workspace, settings)
     except report.StepRefusedError as error:
         report.tell_error(error.reason, str(error))
-        return 1
-    except report.StepOutageError as error:
+        return REFUSED
+    except (report.StepOutageError, report.StepCrashedError) as error:
         report.tell_error(error.reason, str(error))
-        return 75
+        return OUTAGE if isinstance(error, report.StepOutageError) else CRASHED
+    except Exception:
+        # A fault of ours, or a machine without memory: Python's own exit code would mean that the step is refused.
+        traceback.print_exc()
+        return CRASHED
     report.tell_result(result)
-    return 0
+    return DONE
 
 
 def _done(kind: str, of_type: str, workspace: Workspace, settings: Settings) -> dict[str, Any]:

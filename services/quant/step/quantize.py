@@ -14,7 +14,7 @@ from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
 from llamesh.sizes import size
 from services.quant.step.last_words import translate
-from services.quant.step.report import StepOutageError, StepRefusedError, tell_progress
+from services.quant.step.report import StepCrashedError, StepRefusedError, tell_progress
 from services.quant.workspace import Workspace, finish
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
@@ -63,5 +63,5 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
     if left < _LEAST_FREE:
         raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
     if code < 0:
-        raise StepOutageError("QUANTISATION_FAILED", f"the quantiser {exit_words(code)}")
+        raise StepCrashedError(f"the quantiser {exit_words(code)}")
     raise StepRefusedError("QUANTISATION_FAILED", translate(list(last)) or f"the quantiser {exit_words(code)}")

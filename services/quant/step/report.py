@@ -22,8 +22,14 @@ class StepRefusedError(Exception):
         self.reason = reason
 
 
+class StepCrashedError(Exception):
+    """A program that the step needs died: another try may succeed."""
+
+    reason = "QUANTISATION_FAILED"
+
+
 class StepOutageError(Exception):
-    """Something outside the step does not work now: another try may succeed."""
+    """Something outside the step does not work now: it is worth to try again for a while."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
