@@ -66,6 +66,14 @@ async def test_a_job_says_in_words_why_llama_cpp_refused(quant: Quant) -> None:
     await quant.tidy(0)
 
 
+async def test_the_quantiser_is_told_no_secret(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY", "a secret of the mesh")
+    quant.fault.write_text("show environment")
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert "LLAMA_QUANTIZE_BIN" in job.steps[1].log
+    assert "a secret of the mesh" not in job.steps[1].log
+
+
 async def test_a_quantiser_that_crashes_is_started_three_times(quant: Quant) -> None:
     quant.fault.write_text("abort")
     job = await quant.create("Q8_0")
