@@ -17,7 +17,7 @@ from llamesh import certificates
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
-from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, WAKER
+from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, QUANT, WAKER
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
 _PUBLIC = {
@@ -26,6 +26,8 @@ _PUBLIC = {
     DOWNLOAD: "llamesh.v1.DownloadService",
 }
 """The public service of each member; its internal ones are never routed."""
+_QUANT = ("llamesh.v1.QuantService", QUANT)
+"""That of the member that is not in every mesh. Its paths repeat some of the gateway's, so its REST is at its own port only."""
 
 
 def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
@@ -35,7 +37,8 @@ def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
 
 
 def _services(settings: Settings) -> Sequence[ServiceSettings]:
-    members = [ServiceSettings(name, str(settings.socket(name))) for name in _PUBLIC]
+    names = (*_PUBLIC, QUANT) if settings.quant else tuple(_PUBLIC)
+    members = [ServiceSettings(name, str(settings.socket(name))) for name in names]
     return [*members, ServiceSettings(WAKER, str(settings.socket(WAKER)), http1=True)]
 
 
@@ -54,10 +57,12 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
 
 
 def _management(settings: Settings, tokens: TokenSettings) -> Sequence[ManagementSettings]:
+    services = {member: (service, member) for member, service in _PUBLIC.items()}
     ports = {
-        GATEWAY: (settings.gateway_port, tuple(_PUBLIC)),
-        CONTRACT: (settings.contract_port, (CONTRACT,)),
-        DOWNLOAD: (settings.download_port, (DOWNLOAD,)),
+        GATEWAY: (settings.gateway_port, tuple(services.values())),
+        CONTRACT: (settings.contract_port, (services[CONTRACT],)),
+        DOWNLOAD: (settings.download_port, (services[DOWNLOAD],)),
+        **({QUANT: (settings.quant_port, (_QUANT,))} if settings.quant else {}),
     }
     return [
         ManagementSettings(
@@ -65,7 +70,8 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             addresses=listening_addresses(settings.bind),
             port=port,
             tokens=tokens,
-            services=tuple((_PUBLIC[member], member) for member in members),
+            services=served,
+            grpc_services=(_QUANT,) if settings.quant and name == GATEWAY else (),
             descriptor_file=_DESCRIPTORS,
             open_services=(
                 # Of the mesh, whichever port is asked.
@@ -80,7 +86,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             secret_file=_secret_file(settings),
             trusted_proxies=settings.trusted_proxies,
         )
-        for name, (port, members) in ports.items()
+        for name, (port, served) in ports.items()
     ]
 
 

@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +80,14 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
     except EngineError as failure:
         return _fail(state, failure, ())
     _report(f"starting {spec.alias} with {state.engine}")
-    obtaining: asyncio.Task[None] | None = None
-
-    def ready() -> None:
-        nonlocal obtaining
-        obtaining = asyncio.create_task(listener.obtain(child, embedded=program is None))
-
+    ready = asyncio.Event()
+    obtaining = asyncio.create_task(listener.obtain(child, ready, embedded=program is None))
     try:
         listener.open()
         return await _live(spec, endpoint, child, stop, state, ready)
     finally:
         child.kill()
-        if obtaining is not None:
-            obtaining.cancel()
+        obtaining.cancel()
         await listener.close()
         endpoint.release_path()
 
@@ -103,28 +98,27 @@ async def _live(
     child: Child,
     stop: StopRequest,
     state: StateFile,
-    on_ready: Callable[[], None],
+    ready: asyncio.Event,
 ) -> int:
     started = time.monotonic()
     ended = asyncio.create_task(child.wait())
-    ready = asyncio.create_task(until_ready(endpoint))
+    polling = asyncio.create_task(until_ready(endpoint))
     asked = asyncio.create_task(stop.asked.wait())
-    await _first(ended, ready, asked)
-    if ready.done() and spec.files and not await endpoint.speculates():
+    await _first(ended, polling, asked)
+    if polling.done() and spec.files and not await endpoint.speculates():
         child.kill()
         await ended
         return _fail(state, EngineError(FailureReason.BAD_SPEC, _UNUSED_DRAFT), child.log)
-    if ready.done() and not ended.done():
+    if polling.done() and not ended.done():
         state.publish(ReportedPhase.READY)
-        on_ready()
+        ready.set()
         _report(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
         await _first(ended, asked)
-    was_ready = ready.done()
-    ready.cancel()
+    polling.cancel()
     if ended.done():
         return _fail(state, explain(ended.result(), child.log), child.log)
     # Clients may use llama.cpp before the readiness poll has seen it, and the poll never sees it if the socket's path was removed.
-    if was_ready or await endpoint.serves(child.pid):
+    if ready.is_set() or await endpoint.serves(child.pid):
         await _drain(spec, endpoint, child, stop, state)
     else:
         child.kill()

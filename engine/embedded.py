@@ -6,6 +6,7 @@ Invariant: it ends when its standard input ends, so it never outlives the engine
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -173,12 +174,14 @@ def _hand_over(spec: EngineSpec) -> None:
     """Send the listening socket to the supervising process, which keeps its backlog if this process dies."""
     if spec.listen.socket is None:
         return
-    try:
-        with listeners.own(spec.listen.host) as listener, socket.socket(fileno=os.dup(0)) as channel:
-            listeners.hand_over(channel, listener)
-    except (OSError, listeners.NoListenerError) as error:
-        # The engine runs without a duplicate: see engine.listener.
-        sys.stderr.write(f"{REPORT_PREFIX}the listening socket is not handed over: {error}\n")
+    with socket.socket(fileno=os.dup(0)) as channel, contextlib.suppress(OSError):
+        try:
+            with listeners.own(spec.listen.host) as listener:
+                listeners.hand_over(channel, listener)
+        except listeners.NoListenerError as error:
+            # The engine runs without a duplicate: see engine.listener.
+            sys.stderr.write(f"{REPORT_PREFIX}the listening socket is not handed over: {error}\n")
+            listeners.hand_over(channel, None)
 
 
 def main(spec_file: Path) -> int:

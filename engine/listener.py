@@ -2,7 +2,7 @@
 
 llama.cpp may die at any moment, with requests in the backlog of its socket that it has not accepted. The duplicate keeps them; once
 llama.cpp has ended they are answered so that Envoy retries them elsewhere. The controller holds another duplicate, because this process
-may be killed too.
+may be killed too. It sends llama.cpp no requests before it has received the duplicate or the answer that there is none.
 
 Invariant: once `close` has returned, no client can connect through any duplicate.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from engine.child import Child
 from llamesh import listeners
 
-_HAND_OVER_SECONDS = 10.0
-"""How long after it is ready the embedded engine may take to send its socket."""
+_LOOK_SECONDS = 0.1
+"""A program is examined so often until it listens, because it does not say when it does."""
 _MOST_ASKING = 16
 """Connections that may wait for the duplicate: the controller needs one."""
 
@@ -49,17 +49,16 @@ class Listener:
         self._door.listen(_MOST_ASKING)
         asyncio.get_running_loop().add_reader(self._door, self._admit)
 
-    async def obtain(self, child: Child, *, embedded: bool) -> None:
-        """Get the duplicate from llama.cpp, which is ready, and raise the length of the backlog."""
+    async def obtain(self, child: Child, ready: asyncio.Event, *, embedded: bool) -> None:
+        """Get the duplicate as soon as llama.cpp listens, and raise the length of the backlog. `ready`: llama.cpp is known to listen."""
         if self._path is None:
             return
         try:
-            self._socket = await self._duplicate(child, embedded)
+            self._socket = await (_sent(child) if embedded else _of_program(child, str(self._path), ready))
             self._socket.listen(listeners.BACKLOG)
-        except (OSError, TimeoutError, listeners.NoListenerError) as error:
+        except (OSError, listeners.NoListenerError) as error:
             self._say(
-                f"no duplicate of llama.cpp's listening socket ({error or 'it was not sent in time'}): "
-                "requests that it has not accepted are lost if it dies"
+                f"no duplicate of llama.cpp's listening socket ({error}): requests that it has not accepted are lost if it dies"
             )
         self._settled = True
         self._answer()
@@ -76,16 +75,6 @@ class Listener:
         self._answer()
         if waiting is not None and (count := await listeners.turn_away(waiting)):
             self._say(f"{count} requests that llama.cpp had not accepted are sent again")
-
-    async def _duplicate(self, child: Child, embedded: bool) -> socket.socket:
-        if not embedded:
-            return listeners.of_process(child.pid, str(self._path))
-        async with asyncio.timeout(_HAND_OVER_SECONDS):
-            await listeners.readable(child.channel.fileno())
-        sent = listeners.taken(child.channel)
-        if sent is None:
-            raise listeners.NoListenerError("llama.cpp ended")
-        return sent
 
     def _admit(self) -> None:
         assert self._door is not None
@@ -105,3 +94,26 @@ class Listener:
                 if self._socket is not None:
                     listeners.hand_over(connection, self._socket)
         self._asking.clear()
+
+
+async def _sent(child: Child) -> socket.socket:
+    """Receive the duplicate that the embedded engine sends once it listens."""
+    await listeners.readable(child.channel.fileno())
+    sent = listeners.taken(child.channel)
+    if sent is None:
+        raise listeners.NoListenerError("llama.cpp did not send it")
+    return sent
+
+
+async def _of_program(child: Child, path: str, ready: asyncio.Event) -> socket.socket:
+    """Take the duplicate from a program once it listens."""
+    while True:
+        last = ready.is_set()
+        try:
+            return listeners.of_process(child.pid, path)
+        except listeners.NotListeningError:
+            if last:
+                raise
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await ready.wait()

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Log in, look, ask: curl and nothing else. sh examples/curl.sh MODEL
+# Look at the mesh and ask a model: curl and nothing else. `llamesh login` once, then: sh examples/curl.sh MODEL
 set -eu
-management=${LLAMESH_URL:-http://localhost:8200}
-inference=${LLAMESH_INFERENCE_URL:-http://localhost:8080}
+variables=$(llamesh env) # The mesh that commands use: of this machine, of the login, or LLAMESH_URL.
+eval "$variables"
+: "${LLAMESH_TOKEN:?is not set: llamesh login}"
 
-token=$(curl -sS --fail-with-body "$management/auth/token" -H "Content-Type: application/json" \
-  -d '{"username": "admin", "password": "admin"}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
-curl -sS --fail-with-body "$management/status" -H "Authorization: Bearer $token"
+curl -sS --fail-with-body "$LLAMESH_URL/status" -H "Authorization: Bearer $LLAMESH_TOKEN"
 echo
-curl -sS --fail-with-body "$inference/v1/chat/completions" -H "Content-Type: application/json" \
+curl -sS --fail-with-body "$LLAMESH_INFERENCE_URL/v1/chat/completions" -H "Authorization: Bearer $LLAMESH_TOKEN" \
+  -H "Content-Type: application/json" \
   -d "{\"model\": \"$1\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}], \"max_tokens\": 64}"
 echo

@@ -1,16 +1,27 @@
-"""The contracts without the SDK: plain gRPC through the same front door. `python examples/grpc_client.py`."""
+"""The contracts without the SDK: plain gRPC through the same front door. `llamesh login` once, then `python examples/grpc_client.py`."""
 
-import os
+import sys
+from urllib.parse import urlsplit
 
 import grpc
 
+from llamesh.client.profile import load_profile
+from llamesh.client.trust import root_certificates
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 
-address = os.environ.get("LLAMESH_URL", "http://localhost:8200").removeprefix("http://")
-with grpc.insecure_channel(address) as channel:
+mesh = load_profile()  # The mesh that commands use: of this machine, of the login, or LLAMESH_URL.
+if not mesh.token:
+    sys.exit(f"not logged in at {mesh.url}: llamesh login")
+address = urlsplit(mesh.url)
+encrypted = address.scheme == "https"
+target = f"{address.hostname}:{address.port or (443 if encrypted else 80)}"
+signed = [("authorization", f"Bearer {mesh.token}")]
+if encrypted:
+    channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(root_certificates(mesh.url)))
+else:
+    channel = grpc.insecure_channel(target)
+with channel:
     gateway = gateway_pb2_grpc.GatewayServiceStub(channel)
-    login = gateway.CreateToken(gateway_pb2.CreateTokenRequest(username="admin", password="admin"))
-    signed = [("authorization", f"Bearer {login.access_token}")]
     for server in gateway.ListServers(gateway_pb2.ListServersRequest(), metadata=signed).servers:
         print(f"{server.model_name}: {server.ready_replicas} of {server.replicas} engines answer at {server.endpoint}")
     # What is there, then what changes.

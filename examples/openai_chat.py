@@ -1,12 +1,14 @@
 """Chat with the official OpenAI client: nothing but the address is llamesh's. `python examples/openai_chat.py MODEL`."""
 
-import os
+import json
+import subprocess
 import sys
 
 from openai import OpenAI
 
-address = os.environ.get("LLAMESH_INFERENCE_URL", "http://localhost:8080")
-client = OpenAI(base_url=f"{address}/v1", api_key="not-needed")
+# The mesh that commands use: of this machine, of the login, or LLAMESH_URL.
+mesh = json.loads(subprocess.check_output(["llamesh", "env", "--output", "json"]))
+client = OpenAI(base_url=mesh["OPENAI_BASE_URL"], api_key=mesh["OPENAI_API_KEY"])
 question = "Hello! What is the capital of France?"
 stream = client.chat.completions.create(
     model=sys.argv[1], messages=[{"role": "user", "content": question}], temperature=0, max_tokens=64, stream=True

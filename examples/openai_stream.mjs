@@ -1,8 +1,10 @@
 // Stream with the official JavaScript client: node examples/openai_stream.mjs MODEL
+import { execFileSync } from "node:child_process";
 import OpenAI from "openai";
 
-const address = process.env.LLAMESH_INFERENCE_URL ?? "http://localhost:8080";
-const client = new OpenAI({ baseURL: `${address}/v1`, apiKey: "not-needed" });
+// The mesh that commands use: of this machine, of the login, or LLAMESH_URL.
+const mesh = JSON.parse(execFileSync("llamesh", ["env", "--output", "json"]));
+const client = new OpenAI({ baseURL: mesh.OPENAI_BASE_URL, apiKey: mesh.OPENAI_API_KEY });
 const stream = await client.chat.completions.create({
   model: process.argv[2],
   messages: [{ role: "user", content: "Hello! What is the capital of France?" }],

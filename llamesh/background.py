@@ -77,6 +77,19 @@ class BackgroundTask:
         return self._every
 
 
+def sleep_or(woken: asyncio.Event) -> Callable[[float], Awaitable[None]]:
+    """Return a `sleep` for a BackgroundTask that also ends when the event is set."""
+
+    async def sleep(seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await woken.wait()
+        except TimeoutError:
+            return
+
+    return sleep
+
+
 def backoff(failures: int) -> float:
     """Return the backoff in seconds after so many failures in a row; 0 after none."""
     return 0.0 if failures < 1 else float(min(FIRST_BACKOFF * 2 ** min(failures - 1, 16), LONGEST_BACKOFF))

@@ -48,15 +48,19 @@ class NoListenerError(Exception):
     """A listening socket cannot be duplicated; the message says why."""
 
 
+class NotListeningError(NoListenerError):
+    """The process has no such listening socket, or none yet."""
+
+
 def own(path: str) -> socket.socket:
-    """Duplicate the socket on which this process listens at `path`; NoListenerError."""
+    """Duplicate the socket on which this process listens at `path`; NotListeningError."""
     return socket.socket(fileno=os.dup(_descriptor(os.getpid(), path)))
 
 
 def of_process(pid: int, path: str) -> socket.socket:
     """Duplicate the socket on which process `pid` listens at `path`. The process must be a child, or one that we may trace.
 
-    Raises NoListenerError, also if the kernel does not permit it.
+    Raises NotListeningError, or NoListenerError if the kernel does not permit it.
     """
     descriptor = _descriptor(pid, path)
     if sys.platform != "linux":
@@ -75,13 +79,13 @@ def of_process(pid: int, path: str) -> socket.socket:
     return socket.socket(fileno=duplicate)
 
 
-def hand_over(to: socket.socket, listener: socket.socket) -> None:
-    """Send a duplicate of a listener through a connected Unix socket; OSError if the other end has closed."""
-    socket.send_fds(to, [b"L"], [listener.fileno()])
+def hand_over(to: socket.socket, listener: socket.socket | None) -> None:
+    """Send a duplicate of a listener, or that there is none, through a connected Unix socket; OSError if the other end has closed."""
+    socket.send_fds(to, [b"L"], [] if listener is None else [listener.fileno()])
 
 
 def taken(sender: socket.socket) -> socket.socket | None:
-    """Receive a listener from `hand_over` at the other end of a connected Unix socket; None if the other end has closed."""
+    """Receive what `hand_over` sent at the other end of a connected Unix socket; None if it sent no listener or has closed."""
     _, descriptors, _, _ = socket.recv_fds(sender, 1, 1)
     return socket.socket(fileno=descriptors[0]) if descriptors else None
 
@@ -95,6 +99,15 @@ async def readable(descriptor: int) -> None:
         await event.wait()
     finally:
         loop.remove_reader(descriptor)
+
+
+def has_vanished(path: Path) -> bool:
+    """Whether a process listens at a Unix socket whose path was removed, so that nobody can connect. False without /proc."""
+    if path.exists():
+        return False
+    listens = any(where == str(path) and flags & _LISTENING for where, _, _, flags in _rows())
+    # Look again: the socket may have been bound in between.
+    return listens and not path.exists()
 
 
 def connections() -> Mapping[str, set[str]] | None:
@@ -168,7 +181,7 @@ def _descriptor(pid: int, path: str) -> int:
     for inode, descriptor in open_sockets(pid).items():
         if inode in listening:
             return descriptor
-    raise NoListenerError(f"process {pid} has no socket that listens at {path}, or the system does not show it")
+    raise NotListeningError(f"process {pid} has no socket that listens at {path}, or the system does not show it")
 
 
 def _rows() -> Iterator[tuple[str, str, str, int]]:

@@ -39,6 +39,11 @@ def handed_over_directory(home: Path) -> Path:
     return home / "import" / "handed-over"
 
 
+def variants_directory(home: Path) -> Path:
+    """Directory of what the Quant service publishes, where no S3 server is set."""
+    return home / "llm-models"
+
+
 def make_private(directory: Path) -> Path:
     """Create a directory that only this user can enter; PermissionError if another user owns it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from llamesh.kit.config import Settings
+
+_DECLARED = [re.escape(field.validation_alias.choices[0]) for field in Settings.model_fields.values()]  # type: ignore[union-attr, arg-type]
 SETTINGS = re.compile(
-    r"(LLAMESH_|MINIO_|JWT_).*|DATABASE_URL|QUANT_SERVICE_URL|MAX_REPLICAS|ALLOWED_NAMESPACES|LLAMA_SERVER_BIN"
-    r"|NOTIFY_SOCKET|WATCHDOG_.*|OPENAI_.*",
+    "|".join([*_DECLARED, "(LLAMESH|MINIO|JWT|HF|OPENAI|WATCHDOG)_.*", "LLAMA_SERVER_BIN", "NOTIFY_SOCKET"]),
     re.IGNORECASE,
 )
 """Variables that steer a mesh, a command or a client. ENVOY_BIN stays: on some systems it is the only way to have an Envoy."""

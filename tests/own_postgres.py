@@ -95,6 +95,11 @@ class OwnPostgres:
         finally:
             loop.close()
 
+    @property
+    def programs(self) -> Path:
+        """The folder of its client programs, pg_dump and pg_restore among them."""
+        return Path(self._server.bin_path)
+
     def ask_for_passwords(self) -> None:
         """From now on a password is needed."""
         self.sql(f"ALTER USER postgres PASSWORD '{PASSWORD}'")

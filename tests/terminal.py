@@ -18,12 +18,12 @@ class Terminal:
     """A command that runs in a terminal of so many columns."""
 
     def __init__(
-        self, arguments: Sequence[str], columns: int, environment: Mapping[str, str], cwd: Path | None
+        self, arguments: Sequence[str], columns: int, environment: Mapping[str, str], cwd: Path | None, **more: str
     ) -> None:
         self.process = pexpect.spawn(
             sys.executable,
             ["-P", "-m", "llamesh.cli.main", *arguments],
-            env={**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(ROWS)},
+            env={**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(ROWS), **more},
             cwd=str(cwd) if cwd else None,
             dimensions=(ROWS, columns),
             encoding=None,
@@ -88,10 +88,10 @@ class _Screen(pyte.Screen):
 
 @contextmanager
 def terminal(
-    arguments: Sequence[str], columns: int, environment: Mapping[str, str], cwd: Path | None = None
+    arguments: Sequence[str], columns: int, environment: Mapping[str, str], cwd: Path | None = None, **more: str
 ) -> Iterator[Terminal]:
-    """A command in a terminal for a `with` block; it ends with the block."""
-    opened = Terminal(arguments, columns, environment, cwd)
+    """A command in a terminal for a `with` block; it ends with the block. `more` goes before the environment, for instance TERM."""
+    opened = Terminal(arguments, columns, environment, cwd, **more)
     try:
         yield opened
     finally:

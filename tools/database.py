@@ -19,7 +19,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
-SERVICES = ("gateway", "contract", "download", "controller")
+SERVICES = ("gateway", "contract", "download", "controller", "quant")
 MOST_ROWS = 1000
 FAILURES = (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
 

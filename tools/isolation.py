@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PORTS = (8080, 8200, 8201, 8202)
+PORTS = (8080, 8200, 8201, 8202, 8300)
 HOSTS = ("127.0.0.1", "::1")
 DEFAULT = ("tests/unit", "tests/contract")
 

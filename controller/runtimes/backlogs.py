@@ -1,7 +1,7 @@
 """Holds duplicates of the engines' listening sockets, so that connections in an engine's backlog outlive an engine that is killed.
 
 An engine's own supervising process does the same for llama.cpp (engine/listener.py); this covers the death of that process. A new
-controller takes duplicates again from the engines that it adopts.
+controller takes duplicates again from the engines that it adopts. An engine that starts gets no requests before its duplicate is held.
 
 Invariant: once the end of an engine was observed, no client can connect to it and every waiting connection is answered.
 """
@@ -20,6 +20,8 @@ _ASK_SECONDS = 0.1
 """An engine that is only starting does not hand anything over yet; it is asked again after so long."""
 _PATIENCE_SECONDS = 60.0
 """How long an engine may take to be there to be asked. How long it then takes to be ready does not matter."""
+_SETTLE_SECONDS = 5.0
+"""How long an engine that answers waits for requests until its duplicate is held. An engine without one serves too."""
 
 
 class Backlogs:
@@ -33,6 +35,13 @@ class Backlogs:
     def hold(self, instance: str, hand_over: Path) -> None:
         """Request a duplicate from an engine, which sends it once it listens."""
         self._asking[instance] = asyncio.create_task(self._ask(instance, hand_over))
+
+    async def settled(self, instance: str) -> None:
+        """Wait until the duplicate is held, the engine has none to give, or `_SETTLE_SECONDS` are over."""
+        if asking := self._asking.get(instance):
+            _, pending = await asyncio.wait([asking], timeout=_SETTLE_SECONDS)
+            if pending:
+                log.warning("the engine has not handed over its listening socket", instance=instance)
 
     def turn_away(self, instance: str) -> None:
         """Answer the connections that an ended engine has not accepted. Returns at once; idempotent."""

@@ -34,6 +34,7 @@ from controller.runtimes.liveness import (
 from controller.runtimes.process_exit import wait_for_exit
 from controller.runtimes.process_stats import ProcessStats, is_halted, llama_stats
 from controller.runtimes.records import EngineRecord, EngineRecords, with_process
+from llamesh import listeners
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
@@ -83,6 +84,11 @@ class EngineProcess:
         """Socket on which the engine answers."""
         return self._records.socket(self.record.instance)
 
+    @property
+    def _about(self) -> dict[str, str]:
+        """Which engine a log line is about."""
+        return {"server": self.record.server_uuid, "instance": self.record.instance}
+
     def start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:
         """Start a new process. If `spawn` fails for any reason, the engine is ENDED."""
         self._task = asyncio.create_task(self._from_the_start(spawn))
@@ -92,10 +98,7 @@ class EngineProcess:
         if self.phase is EnginePhase.STARTING:
             answers = await probe.is_ready(str(self.socket))
             if answers or self._records.was_ready(self.record.instance):
-                self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
-            if self.phase is EnginePhase.READY and not answers:
-                self._probes = SILENT
-                self.assessment = assess(self._probes, self._probing.stall_seconds)
+                self._become_ready(ProbeHistory() if answers else SILENT)
         if self.phase is EnginePhase.STOPPING:
             self._kill_after(grace)
         self._task = asyncio.create_task(self._live(lambda: wait_for_exit(self.record.process)))
@@ -165,13 +168,7 @@ class EngineProcess:
             self.fail(str(error) or type(error).__name__)
             return
         self.record = with_process(self.record, ProcessId.of(process.pid))
-        log.info(
-            "engine started",
-            server=self.record.server_uuid,
-            replica=self.record.replica,
-            instance=self.record.instance,
-            pid=process.pid,
-        )
+        log.info("engine started", **self._about, replica=self.record.replica, pid=process.pid)
         if self.phase is EnginePhase.STOPPING:
             self.record.process.signal(signal.SIGKILL)
         self.save()
@@ -211,18 +208,25 @@ class EngineProcess:
 
     async def _watch_starting(self) -> None:
         ready = await probe.is_ready(str(self.socket))
+        if ready:
+            await self._backlogs.settled(self.record.instance)
         if self.phase is not EnginePhase.STARTING:
             return
-        if ready:
-            self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
-            self._probes, self._probed, self._stats = ProbeHistory(), time.monotonic(), None
-            self._changed(self.record.server_uuid)
+        if ready or listeners.has_vanished(self.socket):
+            self._become_ready(ProbeHistory() if ready else SILENT)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
             self._take_in(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
             self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
         self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
+
+    def _become_ready(self, probes: ProbeHistory) -> None:
+        """Make the engine READY. With the history SILENT it gets no requests, and no more time to start."""
+        self.phase, self.ready_since = EnginePhase.READY, time.monotonic()
+        self._probes, self._probed, self._stats = probes, time.monotonic(), None
+        self.assessment = assess(probes, self._probing.stall_seconds)
+        self._changed(self.record.server_uuid)
 
     async def _watch_ready(self) -> None:
         counters: Counters | None = None
@@ -257,12 +261,12 @@ class EngineProcess:
         before, self.assessment = self.assessment, assessment
         if assessment == before:
             return
-        about = {"server": self.record.server_uuid, "instance": self.record.instance, "reason": assessment.message}
+        about = {**self._about, "reason": assessment.message}
         if assessment.liveness is Liveness.STUCK:
             log.error("engine killed: it hangs", **about)
             self.record.process.signal(signal.SIGKILL)
         elif assessment.liveness is Liveness.ALIVE:
-            log.info("engine answers again", server=self.record.server_uuid, instance=self.record.instance)
+            log.info("engine answers again", **self._about)
         else:
             log.warning(f"engine {assessment.liveness.value}", **about)
         self._changed(self.record.server_uuid)
@@ -283,13 +287,7 @@ class EngineProcess:
         self._backlogs.turn_away(self.record.instance)
         with contextlib.suppress(OSError):
             self.socket.unlink(missing_ok=True)
-        log.info(
-            "engine ended",
-            server=self.record.server_uuid,
-            instance=self.record.instance,
-            reason=ended.reason,
-            message=ended.message,
-        )
+        log.info("engine ended", **self._about, reason=ended.reason, message=ended.message)
         self._changed(self.record.server_uuid)
 
     def _kill_after(self, grace: float) -> None:

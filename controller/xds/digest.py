@@ -43,7 +43,7 @@ def place(value: int, buckets: int) -> tuple[int, tuple[int, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AskedDigest:
     """Metadata for the route filter. Envoy copies metadata whenever a script asks for it: so routes, which every request reads, hold only
     the version, and the virtual host holds the buckets, which a worker reads once per version."""
 
@@ -51,9 +51,9 @@ class Told:
     host: Mapping[str, str | int] = field(default_factory=dict)
 
 
-NOTHING = Told()
+NOTHING = AskedDigest()
 """Admission is asked about no token."""
-EVERYTHING = Told({"ask tokens": True})
+EVERYTHING = AskedDigest({"ask tokens": True})
 """Admission is asked about every token."""
 
 
@@ -79,7 +79,7 @@ class Digest:
         else:
             self._put(added.values())
 
-    def told(self) -> Told:
+    def told(self) -> AskedDigest:
         """Return the metadata for the route filter."""
         if not self._hashes:
             return NOTHING
@@ -87,7 +87,7 @@ class Digest:
         host: dict[str, str | int] = {"buckets": len(self._buckets)}
         for number, bucket in enumerate(self._buckets):
             host[f"bucket {number}"] = bucket.decode("ascii")
-        return Told({"asked": version}, host)
+        return AskedDigest({"asked": version}, host)
 
     def _fill(self) -> None:
         self._buckets = [bytearray([_ZERO]) * CHARACTERS for _ in range(_buckets(len(self._hashes)))]

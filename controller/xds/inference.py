@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from controller.xds import callers, header_names, replies, scripts, templates, tls
+from controller.xds import anonymous_callers, header_names, replies, scripts, templates, tls
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
-from controller.xds.digest import NOTHING, Told
+from controller.xds.digest import NOTHING, AskedDigest
 from controller.xds.listeners import HEADER_LIMITS, cors_filter, cors_policy, listening
 from controller.xds.restarts import (
     HEALTH_RETRIES,
@@ -101,7 +101,7 @@ def held_listener(settings: InferenceSettings) -> Any:
 def inference_routes(
     settings: InferenceSettings,
     clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    asked: Told = NOTHING,
+    asked: AskedDigest = NOTHING,
     idle: int = SILENCE_SECONDS,
     context: int = 0,
 ) -> Any:
@@ -114,7 +114,9 @@ def inference_routes(
         idle: seconds that a request may be without a byte in either direction.
         context: the largest number of tokens that a server accepts as a prompt; 0: unknown.
     """
-    known: dict[str, Any] = {**callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)}
+    known: dict[str, Any] = {
+        **anonymous_callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
+    }
     if settings.allow_anonymous:
         known["anonymous"] = True
     known |= asked.route

@@ -22,7 +22,7 @@ from controller.xds.clusters import (
     server_cluster,
     service_cluster,
 )
-from controller.xds.digest import EVERYTHING, Digest, Told
+from controller.xds.digest import EVERYTHING, AskedDigest, Digest
 from controller.xds.inference import InferenceSettings, held_listener, inference_listener, inference_routes
 from controller.xds.management import ManagementSettings, management_listener
 from controller.xds.snapshot import CDS, EDS, LDS, RDS, TYPES, Snapshot
@@ -194,7 +194,7 @@ class Intent:
             self._routed = facts, idle, context
         self._replace(RDS, routes, self.snapshot.of(RDS).keys() - routes.keys())
 
-    def _told(self) -> Told:
+    def _told(self) -> AskedDigest:
         return self._digest.told() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
 
     def _replace(self, type_url: str, present: Mapping[str, Any], gone: Iterable[str]) -> None:

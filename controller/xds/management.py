@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.xds import callers, replies, scripts, templates, tls
+from controller.xds import anonymous_callers, replies, scripts, templates, tls
 from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
 from controller.xds.public_api import Method, PublicApi
 from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
@@ -64,6 +64,8 @@ class ManagementSettings:
     """Largest request body."""
     trusted_proxies: int = 0
     """The number of proxies in front of Envoy that set x-forwarded-for."""
+    grpc_services: tuple[tuple[str, str], ...] = ()
+    """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
     restart_retries: int = RESTART_RETRIES
     """How often a service that does not listen is tried again."""
 
@@ -71,10 +73,11 @@ class ManagementSettings:
 def management_listener(settings: ManagementSettings) -> Any:
     """A management listener, its routes included."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
-    clusters = dict(settings.services)
+    grpc_only = PublicApi(settings.descriptor_file, [service for service, _ in settings.grpc_services])
+    clusters = dict((*settings.services, *settings.grpc_services))
     routes = [
         _method_route(method, clusters[method.service], settings.restart_retries)
-        for method in api.methods
+        for method in (*api.methods, *grpc_only.methods)
         if not method.internal
     ]
     routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
@@ -86,8 +89,8 @@ def management_listener(settings: ManagementSettings) -> Any:
         "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
         "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
         "jwt_rules": _jwt_rules(api, settings.open_services),
-        "callers": callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
-        | callers.open_calls(api, [service.name for service in settings.open_services])
+        "callers": anonymous_callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
+        | anonymous_callers.open_calls(api, [service.name for service in settings.open_services])
         | ({"pages only": True} if settings.any_host else {}),
         "without_token_lua": scripts.without_token(),
         "strict_json_lua": scripts.strict_json(api),

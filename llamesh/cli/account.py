@@ -55,6 +55,9 @@ def login(
     password_stdin
         Read the password from standard input: for programs.
     """
+    from llamesh.cli.refusals import translate
+    from llamesh.client.errors import MeshError
+
     asking = sys.stdin.isatty() and not password_stdin
     if not asking and not password_stdin:
         raise CommandError(
@@ -69,7 +72,10 @@ def login(
             username = sys.stdin.readline().strip()
         _warn_of_clear_text(mesh.profile.url)
         password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
-        note(f"{username} is logged in {log_in(mesh, username, password)}")
+        try:
+            note(f"{username} is logged in {log_in(mesh, username, password)}")
+        except MeshError as error:
+            raise translate(error, mesh.profile.url) or error from error
         _warn_of_another(mesh.profile.url)
 
 
@@ -83,11 +89,11 @@ def _warn_of_clear_text(url: str) -> None:
 
 def _warn_of_another(url: str) -> None:
     """Say if commands go on using another mesh, because the environment names it."""
-    from llamesh.client.profile import NoMeshRunsError, load_profile
+    from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
     try:
         used = load_profile().url
-    except NoMeshRunsError:
+    except (NoMeshRunsError, InferencePortError):
         used = ""
     if used != url:
         name = "LLAMESH_URL" if os.environ.get("LLAMESH_URL") else "LLAMESH_HOME"

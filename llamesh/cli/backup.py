@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from cyclopts import Parameter
 
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import archive
+from llamesh.cli.mesh import archive, tables
 from llamesh.cli.output import note, size
 from llamesh.locations import home_directory
 
@@ -18,7 +19,7 @@ from llamesh.locations import home_directory
 def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Write users, keys, contracts, servers, settings and secrets of the mesh of this machine to a file. The mesh may run.
 
-    The file holds the secrets that sign tokens: keep it as you keep them.
+    The file holds the secrets that sign tokens: keep it as you keep them. Tables in PostgreSQL are dumped into it with pg_dump.
 
     Parameters
     ----------
@@ -30,21 +31,32 @@ def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = Fa
     home, target = home_directory(os.environ), Path(file).expanduser().absolute()
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
-        archive.write(home, target, __version__, settings, models=models)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            dump = Path(folder) / archive.TABLES
+            by_hand = tables.dump(dump)
+            archive.write(
+                home,
+                target,
+                __version__,
+                settings,
+                models=models,
+                dump=dump if dump.exists() else None,
+                tables_elsewhere=bool(by_hand),
+            )
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
         raise CommandError(f"{error.filename or target}: {error.strerror or error}") from error
     note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
-    if os.environ.get("DATABASE_URL") or _names_postgres(settings):
-        note(
-            'the tables are in PostgreSQL, back them up too: pg_dump --format=custom --file=llamesh.dump "$DATABASE_URL"'
-        )
-        note('(onto an empty database: pg_restore --dbname="$DATABASE_URL" llamesh.dump)')
+    if by_hand:
+        note("pg_dump cannot be used here, so the tables are not in it. Dump them too; it asks for the password:")
+        note(by_hand[0])
 
 
 def restore(file: str, /) -> None:
     """Make the home of a mesh of a backup; only where there is none. Then `llamesh up` starts it.
+
+    Tables of PostgreSQL go to the database of DATABASE_URL (else that of the backup's settings), which must be empty.
 
     Parameters
     ----------
@@ -53,7 +65,7 @@ def restore(file: str, /) -> None:
     """
     home, source = home_directory(os.environ), Path(file).expanduser().absolute()
     try:
-        manifest = archive.restore(source, home, __version__)
+        manifest = archive.restore(source, home, __version__, tables.load)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
@@ -61,10 +73,7 @@ def restore(file: str, /) -> None:
     note(f"{home} is as it was on {manifest.made} (llamesh {manifest.version}): llamesh up")
     if not manifest.models:
         note("models are not in this backup: pull them again, under the same ids")
-
-
-def _names_postgres(settings: Path) -> bool:
-    try:
-        return any(line.strip().upper().startswith("DATABASE_URL=") for line in settings.read_text().splitlines())
-    except (OSError, UnicodeDecodeError):
-        return False
+    if manifest.tables_elsewhere:
+        note("the tables are not in this backup, restore them before the start, onto an empty database:")
+        for command in tables.commands()[1:]:
+            note(command)

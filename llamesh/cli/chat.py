@@ -17,16 +17,17 @@ from cyclopts import Parameter
 
 from llamesh.cli import web
 from llamesh.cli.connection import meant
+from llamesh.cli.context import slot_context
 from llamesh.cli.conversation import Conversation, content
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
+from llamesh.cli.markdown import DIM, NORMAL, Markdown
 from llamesh.cli.output import note, text
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
 MOST_PIPED = 16 * 2**20
 """Letters of standard input that are put into a question."""
-DIM, NORMAL, LINE_END = "\x1b[2m", "\x1b[22m", "\n"
 LIST_SECONDS = 5.0
 """How long a refusal waits for the names that would have been right."""
 
@@ -117,12 +118,13 @@ def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool =
         return shown.said
     shown.end()
     if verbose:
-        note(_figures(shown.last))
+        note(_figures(shown.last, slot_context(model)))
     return shown.said
 
 
 class _Shown:
-    """An answer on standard output. In a terminal it is broken between words and cannot steer it; elsewhere it is what the model said."""
+    """An answer on standard output. In a terminal it is broken between words and cannot steer it, and Markdown is rendered if the terminal
+    shows styles; elsewhere it is what the model said."""
 
     def __init__(self, *, json_lines: bool) -> None:
         self.said = ""
@@ -130,8 +132,9 @@ class _Shown:
         """The event with the figures."""
         self._json = json_lines
         terminal = sys.stdout.isatty() and not json_lines
-        self._wrapper = Wrapper(get_terminal_size().columns - 1) if terminal else None
-        self._reasoning = False
+        self._wrapper = _layout() if terminal else None
+        self._reasoning = self._begun = False
+        self._dim, self._normal = (DIM, NORMAL) if shows_styles() else ("", "")
 
     def event(self, event: dict[str, Any]) -> None:
         """Show one part."""
@@ -154,10 +157,12 @@ class _Shown:
         if not piece:
             return
         if reasoning != self._reasoning:
-            # Reasoning is dim; the answer begins on a line of its own.
-            before = self._wrapper.flush()
-            print(f"{DIM}" if reasoning else f"{before}{NORMAL}{self._wrapper.feed(LINE_END)}", end="")
+            # Reasoning is dim and as the model wrote it; the answer begins on a line of its own.
+            before = self._wrapper.flush() + ("" if reasoning else self._normal) + ("\n" if self._begun else "")
+            print(f"{before}{self._dim if reasoning else ''}", end="")
+            self._wrapper = Wrapper(_width()) if reasoning else _layout()
             self._reasoning = reasoning
+        self._begun = True
         print(self._wrapper.feed(safe(piece)), end="", flush=True)
 
     def end(self) -> None:
@@ -165,19 +170,36 @@ class _Shown:
         if self._json:
             return
         rest = self._wrapper.flush() if self._wrapper else ""
-        print(f"{rest}{NORMAL if self._reasoning else ''}", flush=True)
+        print(f"{rest}{self._normal if self._reasoning else ''}", flush=True)
         self._reasoning = False
 
 
-def _figures(event: dict[str, Any]) -> str:
-    """Tokens, their rate and the context used, as far as the engine says them."""
+def shows_styles() -> bool:
+    """Whether standard output shows bold and dim letters: a terminal that is not dumb, without NO_COLOR (https://no-color.org)."""
+    drawn = os.environ.get("TERM", "dumb") != "dumb"
+    return sys.stdout.isatty() and drawn and not os.environ.get("NO_COLOR")
+
+
+def _width() -> int:
+    return get_terminal_size().columns - 1
+
+
+def _layout() -> Wrapper | Markdown:
+    """What breaks the lines of an answer in this terminal."""
+    if not shows_styles():
+        return Wrapper(_width())
+    return Markdown(_width(), drawn="utf" in (sys.stdout.encoding or "").lower())
+
+
+def _figures(event: dict[str, Any], context: int) -> str:
+    """Tokens, their rate and the context used, as far as the engine says them; of how much, if the context of a slot is known."""
     timings, usage = event.get("timings") or {}, event.get("usage") or {}
     count = usage.get("completion_tokens", timings.get("predicted_n", 0))
     parts = [f"{count} tokens"]
     if rate := timings.get("predicted_per_second"):
         parts.append(f"{rate:.1f} tokens/s")
     if total := usage.get("total_tokens"):
-        parts.append(f"context used {total} tokens")
+        parts.append(f"context used {total} of {context}" if context else f"context used {total} tokens")
     return ", ".join(parts)
 
 

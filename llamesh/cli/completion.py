@@ -1,4 +1,4 @@
-"""What could come next on a command line: commands, options, and the names of models and servers of the mesh.
+"""What could come next on a command line: commands, options, their values, and the names of models, servers and other things of the mesh.
 
 The shell asks with every Tab, so nothing heavy is imported where a command's name is completed, and the mesh is asked by REST, for a
 second at most. A failure completes nothing; it never shows.
@@ -6,35 +6,47 @@ second at most. A failure completes nothing; it never shows.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError
 from llamesh.cli.main import ALIASES, COMMANDS
 
-_PATHS = {name: path for commands in COMMANDS.values() for name, (path, _) in commands.items()}
-_SUBCOMMANDS = {
-    "downloads": ("cancel", "ls", "retry"),
-    "keys": ("create", "list", "revoke"),
-    "users": ("create", "list", "password", "rm", "update"),
-    "contracts": ("create", "list", "rm", "update"),
+if TYPE_CHECKING:
+    from llamesh.cli.options import CommandOption
+
+_NAMES = {name for commands in COMMANDS.values() for name in commands}
+_LISTS = {
+    "keys": ("/keys", "keys", ("key_id",)),
+    "users": ("/users", "users", ("username",)),
+    "contracts": ("/contracts", "contracts", ("contract_id",)),
+    "downloads": ("/downloads", "downloads", ("model_uuid",)),
+    "models": ("/models", "models", ("name", "model_uuid")),
+    "servers": ("/status", "servers", ("model_name", "server_uuid")),
+    "served": ("/status", "servers", ("model_name",)),
 }
-_VALUES = {
-    ("keys", "revoke"): ("/keys", "keys", ("key_id",)),
-    **{
-        ("users", verb): ("/users", "users", ("username",))
-        for verb in ("disable", "enable", "password", "rm", "update")
-    },
-    **{("contracts", verb): ("/contracts", "contracts", ("contract_id",)) for verb in ("rm", "update")},
-    **{("downloads", verb): ("/downloads", "downloads", ("model_uuid",)) for verb in ("cancel", "retry")},
+"""The REST path that lists a kind of thing, and where the names stand in its answer."""
+_FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    **{(name,): ("models",) for name in ("serve", "fit", "rm")},
+    **{(name,): ("servers",) for name in ("describe", "wait", "scale", "set", "sleep", "wake", "stop", "logs")},
+    ("chat",): ("served",),
+    ("run",): ("served", "models"),
+    ("keys", "revoke"): ("keys",),
+    **{("users", verb): ("users",) for verb in ("disable", "enable", "password", "rm", "update")},
+    **{("contracts", verb): ("contracts",) for verb in ("rm", "update")},
+    **{("downloads", verb): ("downloads",) for verb in ("cancel", "retry", "rm")},
 }
-"""What a subcommand's first value may be: the REST path that lists them, and where the names stand in its answer."""
-_MODELS = {"serve", "fit", "rm"}
-_SERVERS = {"describe", "wait", "scale", "sleep", "wake", "stop", "logs"}
-_SERVED = {"chat"}
-_EITHER = {"run"}
+"""The kinds of things that the first word after a command may name."""
+_OF_OPTIONS = {
+    "contract": ("contracts",),
+    "models": ("served",),
+    "subject": ("users", "keys"),
+    "model_draft": ("models",),
+}
+"""The kinds of things that the value of an option may name, by the argument of the command."""
+_SCOPES = ("manage", "metrics", "infer:*")
+_SHELLS = ("bash", "fish", "zsh")
 
 Fetch = Callable[[str], object]
 """Asks the mesh: a REST path, answered as JSON."""
@@ -44,30 +56,28 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     """What the last word could become, given all words after `llamesh`."""
     *before, current = words or [""]
     if not before:
-        return _beginning(current, _PATHS)
-    command = ALIASES.get(before[0], before[0])
-    if command in _SUBCOMMANDS:
-        if len(before) == 1:
-            return _beginning(current, _SUBCOMMANDS[command])
-        listing = _VALUES.get((command, before[1])) if len(before) == 2 and not current.startswith("-") else None
-        return _beginning(current, _names(fetch, *listing)) if listing else []
+        return _beginning(current, _NAMES)
+    from llamesh.cli import options
+
+    command, *given = ALIASES.get(before[0], before[0]), *before[1:]
+    chain: tuple[str, ...] = (command,)
+    if verbs := options.subcommands(command):
+        if not given:
+            return _beginning(current, verbs)
+        chain, given = (command, given[0]), given[1:]
+    known = {flag: option for option in options.options(*chain) for flag in option.flags}
+    flag, equals, _ = current.partition("=")
+    if equals and flag in known:
+        return _beginning(current, [f"{flag}={value}" for value in _values(known[flag], fetch)])
+    if given and (option := known.get(given[-1])) and not option.switch:
+        return _beginning(current, _values(option, fetch))
     if current.startswith("-"):
-        return _beginning(current, _options(command))
-    if len(before) > 1:
+        return _beginning(current, known)
+    if _positional(given, known):
         return []
-    if command in _EITHER:
-        names = [
-            *_names(fetch, "/status", "servers", ("model_name",)),
-            *_names(fetch, "/models", "models", ("name",)),
-        ]
-        return _beginning(current, names)
-    if command in _MODELS:
-        return _beginning(current, _names(fetch, "/models", "models", ("name", "model_uuid")))
-    if command in _SERVERS:
-        return _beginning(current, _names(fetch, "/status", "servers", ("model_name", "server_uuid")))
-    if command in _SERVED:
-        return _beginning(current, _names(fetch, "/status", "servers", ("model_name",)))
-    return []
+    if chain == ("completion",):
+        return _beginning(current, _SHELLS)
+    return _beginning(current, [name for kind in _FIRST.get(chain, ()) for name in _names(fetch, kind)])
 
 
 def ask_mesh(path: str) -> object:
@@ -80,25 +90,38 @@ def ask_mesh(path: str) -> object:
         return json.loads(response.read())
 
 
-def _names(fetch: Fetch, path: str, field: str, keys: Sequence[str]) -> list[str]:
+def _positional(given: Sequence[str], known: Mapping[str, CommandOption]) -> list[str]:
+    """The words that are neither options nor values of options."""
+    found = []
+    value = False
+    for word in given:
+        if not value and not word.startswith("-"):
+            found.append(word)
+        value = not value and word in known and not known[word].switch
+    return found
+
+
+def _values(option: CommandOption, fetch: Fetch) -> list[str]:
+    """What the value of an option could be."""
+    if option.choices:
+        return list(option.choices)
+    if option.name == "scope":
+        return [*_SCOPES, *(f"infer:{name}" for name in _names(fetch, "served"))]
+    if option.name == "unset":
+        from llamesh.runtime_parameters import all_parameters
+
+        return [name.replace("_", "-") for name in all_parameters()]
+    return [name for kind in _OF_OPTIONS.get(option.name, ()) for name in _names(fetch, kind)]
+
+
+def _names(fetch: Fetch, kind: str) -> list[str]:
+    path, field, keys = _LISTS[kind]
     try:
         found = fetch(path)
     except (CommandError, ValueError):
         return []
     items = found.get(field, ()) if isinstance(found, dict) else ()
     return [str(item[key]) for item in items for key in keys if item.get(key)]
-
-
-def _options(command: str) -> list[str]:
-    if command not in _PATHS:
-        return []
-    module, _, function = _PATHS[command].partition(":")
-    signature = inspect.signature(getattr(importlib.import_module(module), function))
-    return [
-        f"--{name.replace('_', '-')}"
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
 
 
 def _beginning(current: str, words: Iterable[str]) -> list[str]:

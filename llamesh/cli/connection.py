@@ -6,9 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
+from llamesh.client.profile import (
+    DEFAULT_PORT,
+    InferencePortError,
+    NoMeshRunsError,
+    Profile,
+    check_management,
+    load_profile,
+    with_scheme,
+)
 from llamesh.client.trust import UntrustedError
 
 if TYPE_CHECKING:
@@ -20,10 +29,14 @@ def connected(url: str = "") -> Iterator[Client]:
     """A client for an address, else for the mesh that is meant. CommandError if address or token cannot be one, or no mesh is meant."""
     from llamesh.client.sync import Client
 
+    url = with_scheme(url.strip())
     try:
+        check_management(url)
         client = Client(url)
     except NoMeshRunsError as error:
         raise no_mesh_runs(error) from error
+    except InferencePortError as error:
+        raise wrong_port(error, "--url" if url else "LLAMESH_URL") from error
     except UntrustedError as error:
         raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
     except ValueError as error:
@@ -44,11 +57,13 @@ def log_in(mesh: Client, username: str, password: str) -> str:
 
 
 def meant() -> Profile:
-    """The mesh that is meant. CommandError if LLAMESH_HOME is given and no mesh runs there."""
+    """The mesh that is meant. CommandError if LLAMESH_HOME is given and no mesh runs there, or LLAMESH_URL names its inference port."""
     try:
         return load_profile()
     except NoMeshRunsError as error:
         raise no_mesh_runs(error) from error
+    except InferencePortError as error:
+        raise wrong_port(error, "LLAMESH_URL") from error
 
 
 def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
@@ -57,6 +72,24 @@ def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
     if error.logged_in:
         hint += f"; without LLAMESH_HOME the mesh at {error.logged_in} is used, where you are logged in"
     return CommandError(str(error), hint=hint, code=Exit.UNAVAILABLE)
+
+
+def wrong_port(error: InferencePortError, name: str) -> CommandError:
+    """What is said if an option or a variable names the inference port where the management port is needed."""
+    right = f"--url {error.management}" if name.startswith("-") else f"{name}={error.management}"
+    hint = f"{right}; requests for models go to LLAMESH_INFERENCE_URL"
+    return CommandError(f"{name}: {error}", hint=hint, code=Exit.USAGE)
+
+
+def inference_asked(url: str) -> CommandError:
+    """What is said if a management call was answered as inference is: in the shape of OpenAI's errors."""
+    host = urlsplit(url).hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    return CommandError(
+        f"{url} is an inference address, not the management address of a mesh",
+        hint=f"LLAMESH_URL={urlsplit(url).scheme}://{shown}:{DEFAULT_PORT}, unless that mesh has another management port",
+        code=Exit.USAGE,
+    )
 
 
 def not_an_address(url: str) -> CommandError:

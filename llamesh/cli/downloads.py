@@ -8,8 +8,9 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
+from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when, word
 from llamesh.cli.progress import followed, left, percent
+from llamesh.model_addresses import is_address
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -80,7 +81,7 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
             try:
                 followed(pull)
             except errors.SourceUnavailable as error:
-                if "://" in pull.download.source:
+                if is_address(pull.download.source):
                     raise
                 raise CommandError(
                     str(error),
@@ -88,6 +89,17 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
                     code=Exit.NOT_FOUND,
                 ) from error
         show_one(mesh.models.pulling(pull.model_uuid).download, output, DOWNLOAD)
+
+
+@app.command
+def rm(model: ModelName, *, output: Output = "table") -> None:
+    """Remove a download that has ended from the list; a model that it brought stays."""
+    with connected() as mesh:
+        gone = mesh.models.delete_download(_meant(mesh, model))
+        if output == "table":
+            note(f"removed the download of {gone.model_uuid}")
+        else:
+            show_one(gone, output, DOWNLOAD)
 
 
 def _meant(mesh: Client, name: str) -> str:

@@ -34,7 +34,7 @@ def logs(
     Parameters
     ----------
     name
-        A server (id, model name) or a component: controller, gateway, contract, download, envoy. Empty: all components.
+        A server (id, model name) or a component: controller, gateway, contract, download, quant, envoy. Empty: all components.
     follow
         Go on with lines that come.
     tail

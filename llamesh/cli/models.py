@@ -11,6 +11,7 @@ from llamesh.cli.output import Column, Output, note, show_list, show_one, size, 
 from llamesh.cli.progress import followed
 from llamesh.cli.sources import fetchable
 from llamesh.client.profile import load_profile
+from llamesh.model_addresses import FORMS
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -25,6 +26,7 @@ MODEL = (
     Column("CONTEXT", lambda model: model.gguf.context_length or ""),
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
+    Column("REVISION", lambda model: model.revision[:12], wide=True),
     Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),
@@ -51,7 +53,8 @@ def pull(
     Parameters
     ----------
     source
-        The https address of a GGUF file, or a file of this machine. Empty: the Quant service, by --uuid.
+        The https address of a GGUF file, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL, or a file of this machine. Empty: the Quant
+        service, by --uuid.
     name
         The model's name; the file's name if not given.
     uuid
@@ -64,7 +67,7 @@ def pull(
     if not source and not uuid:
         raise CommandError(
             "what is to be fetched?",
-            hint="llamesh pull https://.../model.gguf, llamesh pull ./model.gguf",
+            hint=f"give {FORMS}",
             code=Exit.USAGE,
         )
     with connected() as mesh:

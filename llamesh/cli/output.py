@@ -175,7 +175,7 @@ def document(value: object, output: Format) -> str:
 
 
 def _yaml(value: object) -> list[str]:
-    """Block YAML of what JSON can hold; strings are quoted as in JSON, which YAML reads."""
+    """Block YAML of what JSON can hold."""
     if isinstance(value, dict) and value:
         lines: list[str] = []
         for key, item in value.items():
@@ -191,4 +191,9 @@ def _yaml(value: object) -> list[str]:
             first, *rest = _yaml(item)
             lines += [f"- {first}", *(f"  {line}" for line in rest)]
         return lines
-    return [json.dumps(value)]
+    return [_quoted(value) if isinstance(value, str) else json.dumps(value)]
+
+
+def _quoted(text: str) -> str:
+    """A string as in JSON, except that YAML has no surrogate pairs."""
+    return '"' + "".join(json.dumps(one)[1:-1] if one <= "\uffff" else f"\\U{ord(one):08x}" for one in text) + '"'

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from llamesh.cli.connection import inference_asked
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import NoMeshRunsError, load_profile
+from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
+_INFERENCE_SHAPE = '{"error":'
+"""How the body of an error begins at the inference port. Management calls are never answered so."""
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
 """Refused to somebody whom a login does not help."""
 REMEDIES = {
@@ -29,12 +32,14 @@ REMEDIES = {
 """The contract's remedies name REST calls; here the command that does the same. In braces what the error's metadata say."""
 
 
-def translate(error: Exception) -> CommandError | None:
-    """The command's failure for an error of the client; None where it is none."""
+def translate(error: Exception, url: str = "") -> CommandError | None:
+    """The command's failure for an error of the client; None if it is none. `url`: the mesh that was asked, if it was named."""
     if isinstance(error, AmbiguousNameError):
         return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
     if not isinstance(error, MeshError):
         return None
+    if error.message.startswith(_INFERENCE_SHAPE):
+        return inference_asked(url or load_profile().url)
     # The message often says what the fields say.
     parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
     decision = error.metadata.get("decisionId")
@@ -45,12 +50,12 @@ def translate(error: Exception) -> CommandError | None:
         hint = REMEDIES[error.reason].format_map({"modelUuid": "MODEL", "username": "NAME", **error.metadata})
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's own words name sockets and attempts; the address is what can be acted upon.
-        cause = f"{_mesh()} does not answer"
+        cause = f"{_mesh(url)} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
         # gRPC's own words again: our side gave up.
-        cause = f"{_mesh()} did not answer in time"
+        cause = f"{_mesh(url)} did not answer in time"
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason not in _NOT_BY_LOGIN:
         hint = "llamesh login"
@@ -71,13 +76,13 @@ def _signed_in() -> bool:
     """Whether there is a token to send."""
     try:
         return bool(load_profile().token)
-    except NoMeshRunsError:
+    except (NoMeshRunsError, InferencePortError):
         return False
 
 
-def _mesh() -> str:
+def _mesh(url: str) -> str:
     """The mesh that was asked, in words. It may have ended meanwhile."""
     try:
-        return f"the mesh at {load_profile().url}"
-    except NoMeshRunsError:
+        return f"the mesh at {url or load_profile().url}"
+    except (NoMeshRunsError, InferencePortError):
         return "the mesh of LLAMESH_HOME"

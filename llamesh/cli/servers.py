@@ -1,15 +1,14 @@
-"""`llamesh status, describe, wait, scale, sleep, wake, stop`: declared servers and how they do."""
+"""`llamesh status, wait, scale, sleep, wake, stop`: declared servers and how they do."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from llamesh import runtime_parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import Duration
 from llamesh.cli.output import (
@@ -27,8 +26,6 @@ from llamesh.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from google.protobuf.duration_pb2 import Duration as ProtoDuration
-
     from llamesh.client.sync import Client
     from llamesh.v1.server_pb2 import Server
 
@@ -86,55 +83,6 @@ def _explain(servers: Sequence[Server]) -> None:
     for server in servers:
         if _state(server) in _AMISS and _reason(server):
             note(text(f"{server.model_name or server.server_uuid} is {_state(server)}: {_reason(server)}"))
-
-
-def describe(server: ServerName, *, output: Output = "table") -> None:
-    """Show everything about one server: what is wanted, what holds and why, each engine."""
-    from llamesh.v1 import server_pb2
-
-    with connected() as mesh:
-        found = mesh.servers.get(mesh.servers.find(server))
-    if output != "table":
-        show_one(found, output, SERVER)
-        return
-    for column in SERVER:
-        print(f"{column.title.capitalize():<12}{text(column.value(found))}")
-    for title, shown in _in_force(found):
-        print(f"{title:<12}{text(shown)}")
-    print("Conditions")
-    for item in found.conditions:
-        holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
-        since = f" since {when(item.last_transition_time)}" if item.last_transition_time.seconds else ""
-        print(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
-    print("Engines")
-    for engine in found.replica_statuses:
-        state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
-        words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
-        print(text(words).rstrip())
-
-
-def _in_force(server: Server) -> Iterator[tuple[str, object]]:
-    """What a server is told to do, defaults included."""
-    spec = server.spec
-    slots = spec.parameters.parallel or runtime_parameters.DEFAULT_PARALLEL
-    context = spec.parameters.ctx_size
-    each = f"{context // slots} tokens of {context}" if context else "the model's own"
-    limit = "" if context else f", at most {runtime_parameters.DEFAULT_SLOT_CONTEXT} tokens"
-    if spec.parameters.kv_unified and context:
-        each = f"up to {context} tokens, one cache for all"
-    yield "Context", f"{each}{limit} for each of {slots} slots"
-    yield "Idle sleep", _length(spec.idle_sleep) or "never"
-    yield "Wake budget", _length(spec.wake_budget) or "120s (default)"
-    yield "Metered", "yes" if spec.metered else "as the token says"
-    yield "Namespace", spec.namespace or "default"
-    yield "Generation", f"{server.generation}, observed {server.observed_generation}"
-    yield "Declared", when(server.create_time)
-    if server.HasField("next_start_time"):
-        yield "Next start", when(server.next_start_time)
-
-
-def _length(duration: ProtoDuration) -> str:
-    return str(duration.ToJsonString()) if duration.ToNanoseconds() else ""
 
 
 def wait(server: ServerName, *, timeout: Duration = 120.0, output: Output = "table") -> None:

@@ -7,8 +7,16 @@ from typing import Literal
 SCRIPTS = {
     "bash": """\
 _llamesh() {
-    local IFS=$'\\n'
-    COMPREPLY=($(llamesh --complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local line=${COMP_LINE:0:COMP_POINT} words word current before
+    read -ra words <<< "$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    current=${words[${#words[@]}-1]}
+    # Bash ends a word at a colon and at an equals sign: what stands before is on the line already.
+    before=${current%"${current##*[:=]}"}
+    COMPREPLY=()
+    while IFS= read -r word; do
+        [[ -n $word ]] && COMPREPLY+=("${word#"$before"}")
+    done < <(llamesh --complete "${words[@]:1}" 2>/dev/null)
 }
 complete -o default -F _llamesh llamesh
 """,

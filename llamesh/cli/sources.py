@@ -11,24 +11,20 @@ from pathlib import Path
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
 from llamesh.client.profile import Profile
-
-FORMS = "https://HOST/PATH/FILE.gguf, or the path of a file: ./FILE.gguf"
-_HOST = r"(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?::\d+)?"
-_SCHEME = re.compile(r"(https?|file)(?::/?|/{1,2})(?=[^/])", re.IGNORECASE)
-_REGISTRY_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+(?::[\w.-]+)?|[\w.-]+:[\w.-]+")
+from llamesh.model_addresses import FORMS, is_address, likely
 
 
 def is_source(word: str) -> bool:
     """Whether a word can be fetched: an address, or a file of this machine."""
-    return "://" in word or is_path(word)
+    return is_address(word) or is_path(word)
 
 
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
     """The address under which the mesh can fetch a source. CommandError if there is none."""
-    if "://" in source or not source:
+    if is_address(source) or not source:
         yield HandedOver(source)
-    elif is_path(source) or (source.endswith(".gguf") and not likely_address(source)):
+    elif is_path(source) or (source.endswith(".gguf") and not likely(source)):
         with handed_over(model_file(source), profile, purpose=purpose) as file:
             yield file
     else:
@@ -42,20 +38,13 @@ def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
     hint = f"give {FORMS}"
     if near:
         hint = f"did you mean {near[0]}?"
-    elif meant := likely_address(word):
+    elif meant := likely(word):
         hint = f"did you mean {meant}?"
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
-    elif _REGISTRY_NAME.fullmatch(word):
+    elif re.fullmatch(r"[\w.-]+:[\w.-]+", word):
         hint = f"names of other registries are not looked up; give {FORMS}"
     return CommandError(f"{word} is {what}", hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
-
-
-def likely_address(word: str) -> str:
-    """The address that was meant by one without its scheme, or with a broken one; empty if there is none."""
-    if found := _SCHEME.match(word):
-        return f"{found[1].lower()}://{'/' if found[1].lower() == 'file' else ''}{word[found.end() :]}"
-    return f"https://{word}" if re.match(rf"{_HOST}/.", word) else ""
 
 
 def _same_letters(word: str, known: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ LEAST_FREE_BYTES = 200 * 1024 * 1024
 """A mesh is not started on a disk that has less."""
 
 
-def up(*, demo: bool = False, detach: bool = False) -> int:
+def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
     """Start the whole mesh on this machine and keep it running until Ctrl-C.
 
     Parameters
@@ -44,8 +44,13 @@ def up(*, demo: bool = False, detach: bool = False) -> int:
         Fetch a small model, serve it and ask it a question.
     detach
         Return when the mesh is ready; `llamesh down` ends it.
+    quant
+        Run the Quant service too, which makes quantised variants of models.
     """
     began = time.monotonic()
+    if quant:
+        # For every process of the mesh, as if it were set there.
+        os.environ["LLAMESH_QUANT"] = "true"
     os.umask(0o077)
     settings = read_settings(os.environ)
     for warning in () if detach else (*settings.warnings, warning_of_clear_passwords(settings)):

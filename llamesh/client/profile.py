@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llamesh.local_mesh import running_here
+from llamesh.local_mesh import Addresses, running_here
 from llamesh.locations import home_directory
 
 DEFAULT_URL = "http://localhost:8200"
@@ -30,6 +30,15 @@ class NoMeshRunsError(LookupError):
         super().__init__(f"no mesh runs in LLAMESH_HOME={home}" + (" that this user may see" if _closed(home) else ""))
         self.logged_in = logged_in
         """The address of the mesh that the profile is logged in at; empty if there is no profile."""
+
+
+class InferencePortError(LookupError):
+    """The inference address of the mesh of this machine was given where its management address is needed."""
+
+    def __init__(self, given: str, management: str) -> None:
+        super().__init__(f"{given} is the inference address of the mesh that runs here, not its management address")
+        self.management = management
+        """The address that is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | Non
 def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     """What the environment says, completed by the file. The file's token goes only to the mesh that it came from.
 
-    NoMeshRunsError if LLAMESH_HOME is set, LLAMESH_URL is not, and no mesh runs there.
+    NoMeshRunsError if LLAMESH_HOME is set, LLAMESH_URL is not, and no mesh runs there. InferencePortError if LLAMESH_URL names the
+    inference port of the mesh that runs here.
     """
     stored = stored_profile(environment)
     kept = stored or Profile()
@@ -93,6 +103,8 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     here = running_here(environment) if given or on_this_machine(url or kept.url) else None
     if given and here is None:
         raise NoMeshRunsError(home_directory(environment), stored.url if stored else "")
+    if here:
+        _refuse_inference_port(url, here)
     if here and (not url or urlsplit(url).port == urlsplit(here.management).port):
         # A token that another mesh of this machine gave is refused there, not leaked.
         kept = Profile(url or here.management, kept.token if on_this_machine(kept.url) else "", here.inference)
@@ -103,6 +115,21 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
         token=environment.get("LLAMESH_TOKEN", "").strip() or kept.token,
         inference_url=with_scheme(environment.get("LLAMESH_INFERENCE_URL", "").strip()) or kept.inference_url,
     )
+
+
+def check_management(url: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Check an address that was given. InferencePortError if it is the inference address of the mesh that runs here."""
+    here = running_here(environment) if on_this_machine(url) else None
+    if here:
+        _refuse_inference_port(url, here)
+
+
+def _refuse_inference_port(url: str, here: Addresses) -> None:
+    if not url or not on_this_machine(url):
+        return
+    port = urlsplit(url).port
+    if port == urlsplit(here.inference).port and port != urlsplit(here.management).port:
+        raise InferencePortError(url, here.management)
 
 
 def with_scheme(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llamesh.model_addresses import canonical, is_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
 Model = str | model_pb2.Model | download_pb2.Download
@@ -14,8 +15,15 @@ Server = str | server_pb2.Server
 
 
 def address_of(source: str | Path) -> str:
-    """The address of a source: an address stays, a path becomes a file address."""
-    return str(source) if not source or "://" in str(source) else Path(source).expanduser().absolute().as_uri()
+    """The address of a source: an address stays, or gets its canonical form; a path becomes a file address."""
+    text = str(source)
+    if not text or (isinstance(source, str) and is_address(text)):
+        try:
+            return canonical(text)
+        except ValueError:
+            # The mesh refuses it, and says why.
+            return text
+    return Path(source).expanduser().absolute().as_uri()
 
 
 def model_uuid_of(model: Model) -> str:

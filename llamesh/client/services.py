@@ -3,3 +3,4 @@
 GATEWAY = "llamesh.v1.GatewayService"
 CONTRACT = "llamesh.v1.ContractService"
 DOWNLOAD = "llamesh.v1.DownloadService"
+QUANT = "llamesh.v1.QuantService"

@@ -1,6 +1,7 @@
 """The table of settings: name, type, bounds, default and description of each. `config_loading.py` reads them.
 
-Names without prefix are those of the reference deployment and keep their meaning; all others begin with LLAMESH_.
+Names without prefix are those of the reference deployment, or of Hugging Face's own programs, and keep their meaning; all others begin
+with LLAMESH_.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
+from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
 from llamesh.locations import run_directory
 
 
@@ -63,6 +65,8 @@ class Settings(BaseSettings):
     gateway_port: Port = _named("LLAMESH_GATEWAY_PORT", 8200, "Port of all public services.")
     contract_port: Port = _named("LLAMESH_CONTRACT_PORT", 8201, "Port of the contract service.")
     download_port: Port = _named("LLAMESH_DOWNLOAD_PORT", 8202, "Port of the download service.")
+    quant: bool = _named("LLAMESH_QUANT", False, "Run the Quant service in this mesh, as `llamesh up --quant` does.")
+    quant_port: Port = _named("LLAMESH_QUANT_PORT", 8300, "Port of the Quant service.")
 
     database_url: SecretStr | None = _named(
         "DATABASE_URL",
@@ -79,7 +83,22 @@ class Settings(BaseSettings):
     minio_secure: bool = _named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = _named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = _named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
-    quant_service_url: str = _named("QUANT_SERVICE_URL", "", "Address of the Quant service.")
+    quant_service_url: WebAddress = _named(
+        "QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300."
+    )
+    quant_service_token: SecretStr = _named(
+        "QUANT_SERVICE_TOKEN", SecretStr(""), "Bearer token for the Quant service, sent to QUANT_SERVICE_URL only."
+    )
+    quant_minio_endpoint: str = _named(
+        "QUANT_MINIO_ENDPOINT", "", "host:port of the S3 server of the Quant service. Unset: that of MINIO_ENDPOINT."
+    )
+    quant_minio_bucket: str = _named("QUANT_MINIO_BUCKET", "llm-models", "Bucket of the Quant service.")
+    quant_minio_secure: bool = _named("QUANT_MINIO_SECURE", False, "Use TLS to QUANT_MINIO_ENDPOINT.")
+    quant_minio_access_key: SecretStr = _named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
+    quant_minio_secret_key: SecretStr = _named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
+    llama_quantize_bin: str = _named(
+        "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama, `pip install 'llamesh[quant]'`."
+    )
 
     jwt_secret: SecretStr | None = _named(
         "JWT_SECRET",
@@ -144,6 +163,19 @@ class Settings(BaseSettings):
     )
     http_source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
+    )
+
+    hf_endpoint: HubEndpoint = _named(
+        "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."
+    )
+    hf_token: SecretStr = _named(
+        "HF_TOKEN", SecretStr(""), "Token for gated and private repositories, sent to HF_ENDPOINT only."
+    )
+    s3_sources: Annotated[S3Places, NoDecode] = _named(
+        "LLAMESH_S3_SOURCES",
+        {},
+        'Places that s3://NAME/KEY reads, as JSON: {"NAME": {"endpoint": "host:port", "bucket": "...", "access_key": "...",'
+        ' "secret_key": "...", "secure": true, "region": "us-east-1"}}.',
     )
 
     llama_server_bin: str = _named(

@@ -1,6 +1,8 @@
-"""Asks what the settings name outside this machine: PostgreSQL and the S3 server. For `llamesh doctor`, which may not import the kit.
+"""Asks what the settings name outside this machine: PostgreSQL, the S3 server, the sources of models.
 
-`python -m llamesh.kit.readiness` prints one JSON list. Invariant: it changes nothing, shows no secret, and ends within some 12 s.
+For `llamesh doctor`, which may not import the kit.
+
+`python -m llamesh.kit.readiness` prints one JSON list. Invariant: it changes nothing, shows no secret, and ends within some 22 s.
 """
 
 from __future__ import annotations
@@ -10,27 +12,13 @@ import email.utils
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import readable_settings
 from llamesh.kit.postgres import PostgresRefusedError, read_address
-
-SECONDS = 5.0
-"""How long each is waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreReport:
-    """What one of them said."""
-
-    check: str
-    problem: str
-    """Empty if it can be used."""
-    found: str
-    fix: str = ""
-    clock_seconds: float | None = None
-    """Its clock minus ours, if it told the time."""
+from llamesh.kit.source_readiness import sources
+from llamesh.kit.store_report import SECONDS, StoreReport
 
 
 async def database(settings: Settings) -> StoreReport | None:
@@ -104,7 +92,7 @@ def objects(settings: Settings) -> StoreReport | None:
 def main() -> int:
     """Print what was found."""
     settings, _ = readable_settings()
-    found = [asyncio.run(database(settings)), objects(settings)]
+    found = [asyncio.run(database(settings)), objects(settings), *sources(settings)]
     sys.stdout.write(json.dumps([asdict(answer) for answer in found if answer]) + "\n")
     return 0
 

@@ -78,9 +78,11 @@ class StartDownloadRequest(google.protobuf.message.Message):
     model_uuid: builtins.str
     """The model's id from now on. 1 to 128 characters of [A-Za-z0-9._-]."""
     source: builtins.str
-    """"https://host/path/file.gguf", or "file:///path/file.gguf" below LLAMESH_IMPORT_DIRS. Empty: the Quant service."""
+    """"https://host/path/file.gguf", "hf:owner/repo:Q4_K_M" or any page of a model on huggingface.co, "s3://name/key" of LLAMESH_S3_SOURCES,
+    "quant:model", or "file:///path/file.gguf" below LLAMESH_IMPORT_DIRS. Empty: as before, or else the Quant service.
+    """
     name: builtins.str
-    """The model's name. Default: the file's name in the source."""
+    """The model's name. Default: the file's name in the source, or the repository's with the type."""
     sha256: builtins.str
     """Expected SHA-256, 64 hexadecimal digits. Empty: whatever comes, recorded."""
     def __init__(
@@ -178,6 +180,24 @@ class CancelDownloadRequest(google.protobuf.message.Message):
 Global___CancelDownloadRequest: typing_extensions.TypeAlias = CancelDownloadRequest
 
 @typing.final
+class DeleteDownloadRequest(google.protobuf.message.Message):
+    """Request of DeleteDownload."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___DeleteDownloadRequest: typing_extensions.TypeAlias = DeleteDownloadRequest
+
+@typing.final
 class Download(google.protobuf.message.Message):
     """A download as it is now."""
 
@@ -195,10 +215,11 @@ class Download(google.protobuf.message.Message):
     RESUME_COUNT_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id."""
     name: builtins.str
-    """The model's name."""
+    """The model's name. Empty until the source has said it, if neither the caller nor the address tells one."""
     source: builtins.str
     """Where it comes from, without credentials; of a file its name only."""
     state: Global___DownloadState.ValueType
@@ -213,6 +234,8 @@ class Download(google.protobuf.message.Message):
     """SHA-256 of what came, once SUCCEEDED."""
     resume_count: builtins.int
     """Times it was started again after an interruption."""
+    revision: builtins.str
+    """The revision of the source, if it has revisions: the commit of a repository of Hugging Face. Known once RUNNING."""
     @property
     def error(self) -> Global___DownloadError:
         """Why it FAILED; while QUEUED, what it waits for."""
@@ -240,9 +263,10 @@ class Download(google.protobuf.message.Message):
         resume_count: builtins.int = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        revision: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "create_time", b"create_time", "error", b"error", "model_uuid", b"model_uuid", "name", b"name", "resume_count", b"resume_count", "sha256", b"sha256", "source", b"source", "state", b"state", "update_time", b"update_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "create_time", b"create_time", "error", b"error", "model_uuid", b"model_uuid", "name", b"name", "resume_count", b"resume_count", "revision", b"revision", "sha256", b"sha256", "source", b"source", "state", b"state", "update_time", b"update_time"]) -> None: ...
 
 Global___Download: typing_extensions.TypeAlias = Download
 
@@ -419,10 +443,13 @@ class WatchCatalogueResponse(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     REMOVED_MODEL_UUID_FIELD_NUMBER: builtins.int
     SYNCED_FIELD_NUMBER: builtins.int
+    REMOVED_DOWNLOAD_UUID_FIELD_NUMBER: builtins.int
     removed_model_uuid: builtins.str
-    """The model with this id was removed."""
+    """The model with this id was removed, and the record of its download."""
     synced: builtins.bool
     """All that was there at the start has been sent."""
+    removed_download_uuid: builtins.str
+    """The record of the download with this model's id was removed; the model, if there is one, stays."""
     @property
     def download(self) -> Global___Download:
         """A download began or changed."""
@@ -438,9 +465,10 @@ class WatchCatalogueResponse(google.protobuf.message.Message):
         model: llamesh.v1.model_pb2.Model | None = ...,
         removed_model_uuid: builtins.str = ...,
         synced: builtins.bool = ...,
+        removed_download_uuid: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["download", "model", "removed_model_uuid", "synced"] | None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "download", b"download", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "synced", b"synced"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["download", "model", "removed_model_uuid", "synced", "removed_download_uuid"] | None: ...
 
 Global___WatchCatalogueResponse: typing_extensions.TypeAlias = WatchCatalogueResponse

@@ -56,6 +56,11 @@ class DownloadServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
                 _registered_method=True)
+        self.DeleteDownload = channel.unary_unary(
+                '/llamesh.v1.DownloadService/DeleteDownload',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
+                _registered_method=True)
 
 
 class DownloadServiceServicer(object):
@@ -93,6 +98,15 @@ class DownloadServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDownload(self, request, context):
+        """Removes the record of a download that has ended; a model that it brought stays, and can be fetched again as before.
+        DOWNLOAD_NOT_ENDED before its end, DOWNLOAD_NOT_FOUND if there is no record. The record is shown again if its model is asked for or
+        found damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DownloadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +128,11 @@ def add_DownloadServiceServicer_to_server(servicer, server):
             'CancelDownload': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelDownload,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
+            ),
+            'DeleteDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDownload,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
             ),
     }
@@ -225,6 +244,33 @@ class DownloadService(object):
             target,
             '/llamesh.v1.DownloadService/CancelDownload',
             llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.Download.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.DownloadService/DeleteDownload',
+            llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
             llamesh_dot_v1_dot_download__pb2.Download.FromString,
             options,
             channel_credentials,

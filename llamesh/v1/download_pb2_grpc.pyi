@@ -90,7 +90,23 @@ _DownloadServiceCancelDownloadType = typing_extensions.TypeVar(
     ],
 )
 
-class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType]):
+_DownloadServiceDeleteDownloadType = typing_extensions.TypeVar(
+    '_DownloadServiceDeleteDownloadType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.DeleteDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.DeleteDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.DeleteDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+)
+
+class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServiceDeleteDownloadType]):
     """Brings models in: streamed, hashed, checked, published in one step, recorded."""
 
     @typing.overload
@@ -109,6 +125,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.CancelDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.DeleteDownloadRequest,
             llamesh.v1.download_pb2.Download,
         ],
     ], channel: grpc.Channel) -> None: ...
@@ -131,6 +151,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
             llamesh.v1.download_pb2.CancelDownloadRequest,
             llamesh.v1.download_pb2.Download,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.DeleteDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     StartDownload: _DownloadServiceStartDownloadType
@@ -149,6 +173,12 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
     CancelDownload: _DownloadServiceCancelDownloadType
     """Stops a download; what has come so far is thrown away. No effect once it has ended."""
 
+    DeleteDownload: _DownloadServiceDeleteDownloadType
+    """Removes the record of a download that has ended; a model that it brought stays, and can be fetched again as before.
+    DOWNLOAD_NOT_ENDED before its end, DOWNLOAD_NOT_FOUND if there is no record. The record is shown again if its model is asked for or
+    found damaged.
+    """
+
 DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.StartDownloadRequest,
@@ -164,6 +194,10 @@ DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.CancelDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.DeleteDownloadRequest,
         llamesh.v1.download_pb2.Download,
     ],
 ]
@@ -206,6 +240,17 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
         """Stops a download; what has come so far is thrown away. No effect once it has ended."""
+
+    @abc.abstractmethod
+    def DeleteDownload(
+        self,
+        request: llamesh.v1.download_pb2.DeleteDownloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
+        """Removes the record of a download that has ended; a model that it brought stays, and can be fetched again as before.
+        DOWNLOAD_NOT_ENDED before its end, DOWNLOAD_NOT_FOUND if there is no record. The record is shown again if its model is asked for or
+        found damaged.
+        """
 
 def add_DownloadServiceServicer_to_server(servicer: DownloadServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

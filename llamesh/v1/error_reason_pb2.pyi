@@ -75,7 +75,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
     """The same model_uuid is being fetched, or was fetched, from another source."""
     ERROR_REASON_SOURCE_REFUSED: _ErrorReason.ValueType  # 32
-    """The source may not be used: scheme, host, address or folder is not on the allow-list."""
+    """The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
     ERROR_REASON_SOURCE_UNAVAILABLE: _ErrorReason.ValueType  # 33
     """The source does not answer, or not with the file."""
     ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 34
@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The object store is full, refuses its credentials, or does not answer."""
     ERROR_REASON_QUANT_NOT_CONFIGURED: _ErrorReason.ValueType  # 36
     """No source was given and no Quant service is configured."""
+    ERROR_REASON_DOWNLOAD_NOT_ENDED: _ErrorReason.ValueType  # 37
+    """The record of a download is kept until the download has ended."""
     ERROR_REASON_SERVER_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No declared server has this id."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 41
@@ -114,6 +116,18 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The watch cannot go on from this token; too much has changed since."""
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 61
     """More watches are open than one subject may have."""
+    ERROR_REASON_QUANT_JOB_NOT_FOUND: _ErrorReason.ValueType  # 80
+    """No quantisation job has this id."""
+    ERROR_REASON_QUANT_JOB_NOT_ENDED: _ErrorReason.ValueType  # 81
+    """The job has not ended: its record is kept until then."""
+    ERROR_REASON_QUANT_MODEL_EXISTS: _ErrorReason.ValueType  # 82
+    """A model with the id of a variant exists already, or a job is making it."""
+    ERROR_REASON_QUANT_REFUSED: _ErrorReason.ValueType  # 83
+    """The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
+    ERROR_REASON_QUANTISATION_FAILED: _ErrorReason.ValueType  # 84
+    """A step of a job failed; its message has the last words of llama.cpp."""
+    ERROR_REASON_VARIANT_UNSOUND: _ErrorReason.ValueType  # 85
+    """A variant did not pass its checks and is not published."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
     """The caller has used this request_id before, for a request with other content."""
 
@@ -175,7 +189,7 @@ ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31
 """The same model_uuid is being fetched, or was fetched, from another source."""
 ERROR_REASON_SOURCE_REFUSED: ErrorReason.ValueType  # 32
-"""The source may not be used: scheme, host, address or folder is not on the allow-list."""
+"""The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
 ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 33
 """The source does not answer, or not with the file."""
 ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 34
@@ -184,6 +198,8 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 35
 """The object store is full, refuses its credentials, or does not answer."""
 ERROR_REASON_QUANT_NOT_CONFIGURED: ErrorReason.ValueType  # 36
 """No source was given and no Quant service is configured."""
+ERROR_REASON_DOWNLOAD_NOT_ENDED: ErrorReason.ValueType  # 37
+"""The record of a download is kept until the download has ended."""
 ERROR_REASON_SERVER_NOT_FOUND: ErrorReason.ValueType  # 40
 """No declared server has this id."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 41
@@ -214,6 +230,18 @@ ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 60
 """The watch cannot go on from this token; too much has changed since."""
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 61
 """More watches are open than one subject may have."""
+ERROR_REASON_QUANT_JOB_NOT_FOUND: ErrorReason.ValueType  # 80
+"""No quantisation job has this id."""
+ERROR_REASON_QUANT_JOB_NOT_ENDED: ErrorReason.ValueType  # 81
+"""The job has not ended: its record is kept until then."""
+ERROR_REASON_QUANT_MODEL_EXISTS: ErrorReason.ValueType  # 82
+"""A model with the id of a variant exists already, or a job is making it."""
+ERROR_REASON_QUANT_REFUSED: ErrorReason.ValueType  # 83
+"""The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
+ERROR_REASON_QUANTISATION_FAILED: ErrorReason.ValueType  # 84
+"""A step of a job failed; its message has the last words of llama.cpp."""
+ERROR_REASON_VARIANT_UNSOUND: ErrorReason.ValueType  # 85
+"""A variant did not pass its checks and is not published."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67
 """The caller has used this request_id before, for a request with other content."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -749,6 +749,7 @@ class WatchResponse(google.protobuf.message.Message):
     REMOVED_MODEL_UUID_FIELD_NUMBER: builtins.int
     SYNCED_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    REMOVED_DOWNLOAD_UUID_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     TIME_FIELD_NUMBER: builtins.int
     removed_model_uuid: builtins.str
@@ -757,6 +758,8 @@ class WatchResponse(google.protobuf.message.Message):
     """All that was there at the start has been sent."""
     heartbeat: builtins.bool
     """Nothing happened; the stream lives."""
+    removed_download_uuid: builtins.str
+    """The record of the download with this model's id was removed, by itself or with its model."""
     resume_token: builtins.str
     """Give it as resume_token to go on after this message."""
     @property
@@ -789,12 +792,13 @@ class WatchResponse(google.protobuf.message.Message):
         removed_model_uuid: builtins.str = ...,
         synced: builtins.bool = ...,
         heartbeat: builtins.bool = ...,
+        removed_download_uuid: builtins.str = ...,
         resume_token: builtins.str = ...,
         time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["download", b"download", "event", b"event", "heartbeat", b"heartbeat", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "server", b"server", "stopped_server", b"stopped_server", "synced", b"synced", "time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["download", b"download", "event", b"event", "heartbeat", b"heartbeat", "model", b"model", "removed_model_uuid", b"removed_model_uuid", "resume_token", b"resume_token", "server", b"server", "stopped_server", b"stopped_server", "synced", b"synced", "time", b"time"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["server", "stopped_server", "download", "model", "removed_model_uuid", "synced", "heartbeat"] | None: ...
+    def HasField(self, field_name: typing.Literal["download", b"download", "event", b"event", "heartbeat", b"heartbeat", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "server", b"server", "stopped_server", b"stopped_server", "synced", b"synced", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["download", b"download", "event", b"event", "heartbeat", b"heartbeat", "model", b"model", "removed_download_uuid", b"removed_download_uuid", "removed_model_uuid", b"removed_model_uuid", "resume_token", b"resume_token", "server", b"server", "stopped_server", b"stopped_server", "synced", b"synced", "time", b"time"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["server", "stopped_server", "download", "model", "removed_model_uuid", "synced", "heartbeat", "removed_download_uuid"] | None: ...
 
 Global___WatchResponse: typing_extensions.TypeAlias = WatchResponse
 

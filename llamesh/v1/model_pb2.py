@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/model.proto\x12\nllamesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x01\n\x05Model\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12&\n\x04gguf\x18\x06 \x01(\x0b\x32\x18.llamesh.v1.GgufMetadata\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x08 \x01(\t\"\x86\x03\n\x0cGgufMetadata\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x03\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0blayer_count\x18\x07 \x01(\r\x12\x12\n\nhead_count\x18\x08 \x01(\r\x12\x15\n\rkv_head_count\x18\t \x01(\r\x12\x12\n\nkey_length\x18\n \x01(\r\x12\x14\n\x0cvalue_length\x18\x0b \x01(\r\x12\x18\n\x10\x65mbedding_length\x18\x0c \x01(\r\x12\x17\n\x0fvocabulary_size\x18\r \x01(\r\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x14\n\x0ctensor_count\x18\x0f \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x10 \x01(\x03\x12\x16\n\x0esliding_window\x18\x11 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/model.proto\x12\nllamesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x01\n\x05Model\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12&\n\x04gguf\x18\x06 \x01(\x0b\x32\x18.llamesh.v1.GgufMetadata\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\t\"\x86\x03\n\x0cGgufMetadata\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x03\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0blayer_count\x18\x07 \x01(\r\x12\x12\n\nhead_count\x18\x08 \x01(\r\x12\x15\n\rkv_head_count\x18\t \x01(\r\x12\x12\n\nkey_length\x18\n \x01(\r\x12\x14\n\x0cvalue_length\x18\x0b \x01(\r\x12\x18\n\x10\x65mbedding_length\x18\x0c \x01(\r\x12\x17\n\x0fvocabulary_size\x18\r \x01(\r\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x14\n\x0ctensor_count\x18\x0f \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x10 \x01(\x03\x12\x16\n\x0esliding_window\x18\x11 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamesh.v1.model_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=72
-  _globals['_MODEL']._serialized_end=271
-  _globals['_GGUFMETADATA']._serialized_start=274
-  _globals['_GGUFMETADATA']._serialized_end=664
+  _globals['_MODEL']._serialized_end=289
+  _globals['_GGUFMETADATA']._serialized_start=292
+  _globals['_GGUFMETADATA']._serialized_end=682
 # @@protoc_insertion_point(module_scope)

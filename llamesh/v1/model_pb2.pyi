@@ -31,6 +31,7 @@ class Model(google.protobuf.message.Message):
     GGUF_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
     name: builtins.str
@@ -40,11 +41,13 @@ class Model(google.protobuf.message.Message):
     sha256: builtins.str
     """SHA-256 of the file, 64 lower-case hexadecimal digits. Models with the same bytes share one object."""
     source: builtins.str
-    """Where it came from, without credentials: an https URL, the name of a file (never its folder), or Quant's bucket."""
+    """Where it came from, without credentials: an address as in StartDownloadRequest.source, or the name of a file (never its folder)."""
     problem: builtins.str
     """Why it cannot be served: its object was found missing or damaged after it was published. Empty: nothing is known against it.
     Downloading it again repairs it.
     """
+    revision: builtins.str
+    """The revision of the source that it is of: the commit of a repository of Hugging Face. Empty: the source has none."""
     @property
     def gguf(self) -> Global___GgufMetadata:
         """What the file says of itself."""
@@ -64,9 +67,10 @@ class Model(google.protobuf.message.Message):
         gguf: Global___GgufMetadata | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         problem: builtins.str = ...,
+        revision: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

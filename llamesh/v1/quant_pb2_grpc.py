@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QuantServiceStub(object):
-    """The Quant service as the download service sees it. Its bytes are read from its bucket, never through this contract.
+    """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract.
     """
 
     def __init__(self, channel):
@@ -35,6 +35,41 @@ class QuantServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/CreateQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+                _registered_method=True)
+        self.EstimateQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/EstimateQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.FromString,
+                _registered_method=True)
+        self.GetQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/GetQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.GetQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+                _registered_method=True)
+        self.ListQuantJobs = channel.unary_unary(
+                '/llamesh.v1.QuantService/ListQuantJobs',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.FromString,
+                _registered_method=True)
+        self.CancelQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/CancelQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.CancelQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+                _registered_method=True)
+        self.RetryQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/RetryQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.RetryQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+                _registered_method=True)
+        self.DeleteQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/DeleteQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+                _registered_method=True)
         self.GetQuantModel = channel.unary_unary(
                 '/llamesh.v1.QuantService/GetQuantModel',
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.GetQuantModelRequest.SerializeToString,
@@ -45,11 +80,71 @@ class QuantServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantModelsRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantModelsResponse.FromString,
                 _registered_method=True)
+        self.DeleteQuantModel = channel.unary_unary(
+                '/llamesh.v1.QuantService/DeleteQuantModel',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantModel.FromString,
+                _registered_method=True)
+        self.LocateQuantModel = channel.unary_unary(
+                '/llamesh.v1.QuantService/LocateQuantModel',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.LocateQuantModelRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.LocateQuantModelResponse.FromString,
+                _registered_method=True)
 
 
 class QuantServiceServicer(object):
-    """The Quant service as the download service sees it. Its bytes are read from its bucket, never through this contract.
+    """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract.
     """
+
+    def CreateQuantJob(self, request, context):
+        """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
+        INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateQuantJob(self, request, context):
+        """What a job would make and take, and why it or one of its types would be refused. Starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuantJob(self, request, context):
+        """One job with its steps and the last lines that each step wrote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuantJobs(self, request, context):
+        """All jobs, newest first, their steps without lines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelQuantJob(self, request, context):
+        """Stops a job. Types that are published stay, nothing else of it. No effect once it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryQuantJob(self, request, context):
+        """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. No effect on others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteQuantJob(self, request, context):
+        """Removes the record of a job that has ended; models that it published stay. QUANT_JOB_NOT_ENDED before its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetQuantModel(self, request, context):
         """One model that Quant has made.
@@ -59,7 +154,21 @@ class QuantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListQuantModels(self, request, context):
-        """All models that Quant has made.
+        """All models that Quant has made, by time and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteQuantModel(self, request, context):
+        """Removes a model from Quant's bucket. A copy that was downloaded stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LocateQuantModel(self, request, context):
+        """A model and where its bytes are, for the download service of the same mesh.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,6 +177,41 @@ class QuantServiceServicer(object):
 
 def add_QuantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
+            ),
+            'EstimateQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.SerializeToString,
+            ),
+            'GetQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.GetQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
+            ),
+            'ListQuantJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuantJobs,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.SerializeToString,
+            ),
+            'CancelQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.CancelQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
+            ),
+            'RetryQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.RetryQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
+            ),
+            'DeleteQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
+            ),
             'GetQuantModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuantModel,
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.GetQuantModelRequest.FromString,
@@ -78,6 +222,16 @@ def add_QuantServiceServicer_to_server(servicer, server):
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantModelsRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantModelsResponse.SerializeToString,
             ),
+            'DeleteQuantModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteQuantModel,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantModel.SerializeToString,
+            ),
+            'LocateQuantModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocateQuantModel,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.LocateQuantModelRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.LocateQuantModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'llamesh.v1.QuantService', rpc_method_handlers)
@@ -87,8 +241,197 @@ def add_QuantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuantService(object):
-    """The Quant service as the download service sees it. Its bytes are read from its bucket, never through this contract.
+    """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract.
     """
+
+    @staticmethod
+    def CreateQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/CreateQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/EstimateQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/GetQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.GetQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuantJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/ListQuantJobs',
+            llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/CancelQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.CancelQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/RetryQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.RetryQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/DeleteQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.DeleteQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetQuantModel(request,
@@ -134,6 +477,60 @@ class QuantService(object):
             '/llamesh.v1.QuantService/ListQuantModels',
             llamesh_dot_v1_dot_quant__pb2.ListQuantModelsRequest.SerializeToString,
             llamesh_dot_v1_dot_quant__pb2.ListQuantModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteQuantModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/DeleteQuantModel',
+            llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.QuantModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocateQuantModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/LocateQuantModel',
+            llamesh_dot_v1_dot_quant__pb2.LocateQuantModelRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.LocateQuantModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ _TEXTS = {
 }
 """The rule for each text parameter that is not one of a list of names, in words."""
 
+_ZERO_CONTEXT = (
+    "; for llama.cpp 0 means the model's own context, whose memory must be stated here: give the number that `llamesh models` shows, "
+    "times the slots"
+)
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _TYPE_RANGE = {FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1), FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1)}
 
@@ -107,7 +111,8 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
     except protovalidate.ValidationError as error:
         name = _field_at_fault(error)
         value = all_parameters()[name].value(getattr(parameters, name))
-        raise invalid(names[name], str(value), bounds(all_parameters()[name])) from error
+        more = _ZERO_CONTEXT if (name, value) == ("ctx_size", 0) else ""
+        raise invalid(names[name], str(value), bounds(all_parameters()[name]) + more) from error
     for found in contradictions(parameters, names):
         raise invalid(names[found.name], found.value, found.problem)
 

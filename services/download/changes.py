@@ -69,6 +69,10 @@ class Changes:
         """Broadcast that a model and its download were removed."""
         self._tell(("model", model_uuid), WatchCatalogueResponse(removed_model_uuid=model_uuid))
 
+    def removed_download(self, model_uuid: str) -> None:
+        """Broadcast that the record of a download was removed; its model, if there is one, stays."""
+        self._tell(("download", model_uuid), WatchCatalogueResponse(removed_download_uuid=model_uuid))
+
     def last_download(self, model_uuid: str) -> Download | None:
         """The last change of a download; None if there was none, or if it was removed."""
         last = self._last.get(("download", model_uuid))
@@ -79,15 +83,18 @@ class Changes:
         last = self._last.get(("model", model_uuid))
         return last.model if last is not None else None
 
-    def models_told(self) -> set[str]:
-        """The models that were broadcast and not removed since."""
-        return {model_uuid for kind, model_uuid in self._last if kind == "model"}
+    def told(self, kind: str) -> set[str]:
+        """The models ("model") or downloads ("download") that were broadcast and not removed since."""
+        return {model_uuid for own, model_uuid in self._last if own == kind}
 
     def _tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
-        if change.removed_model_uuid:
-            for kind in ("download", "model"):
-                self._last.pop((kind, change.removed_model_uuid), None)
-        else:
-            self._last[key] = change
+        match change.WhichOneof("change"):
+            case "removed_model_uuid":
+                for kind in ("download", "model"):
+                    self._last.pop((kind, change.removed_model_uuid), None)
+            case "removed_download_uuid":
+                self._last.pop(key, None)
+            case _:
+                self._last[key] = change
         for watcher in self._watchers:
             watcher.tell(key, change)

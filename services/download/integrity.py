@@ -135,12 +135,13 @@ class Integrity:
         return transfer
 
     def _correct(self, transfer: TransferRow, problem: str) -> bool:
-        """Set a transfer's state by the problem of its object; False if it has that state, or a later one."""
+        """Set a transfer's state by the problem of its object; False if it has that state, or a later one. A hidden one is shown again."""
         if problem and transfer.state == TransferState.SUCCEEDED:
             transfer.state, transfer.error_reason, transfer.error_message = TransferState.FAILED, CORRUPT, problem
         elif not problem and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED:
             transfer.state, transfer.error_reason, transfer.error_message = TransferState.SUCCEEDED, "", ""
         else:
             return False
+        transfer.hidden = False
         transfer.update_time = self._clock()
         return True

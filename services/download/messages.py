@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.download import gguf
 from services.download.progress import Progress
 from services.download.source_names import shown_source
 from services.download.tables import ModelRow, TransferRow, TransferState
@@ -24,6 +24,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
         bytes_total=row.bytes_total,
         sha256=row.sha256,
         resume_count=row.resume_count,
+        revision=row.revision,
     )
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
@@ -47,6 +48,7 @@ def model_message(row: ModelRow) -> Model:
         size_bytes=row.size_bytes,
         sha256=row.sha256,
         source=shown_source(row.source),
+        revision=row.revision,
         gguf=GgufMetadata(**row.gguf),
         problem=row.problem,
     )

@@ -52,9 +52,11 @@ class PeerChanges:
             last = self._changes.last_download(download.model_uuid)
             if download.model_uuid not in newer and (last is None or _version(download) != _version(last)):
                 self._changes.download(download)
-        present = {model.model_uuid for model in models} | {row.model_uuid for row in transfers}
-        for model_uuid in self._changes.models_told() - present - newer:
+        downloads = {row.model_uuid for row in transfers}
+        for model_uuid in self._changes.told("model") - {model.model_uuid for model in models} - downloads - newer:
             self._changes.removed(model_uuid)
+        for model_uuid in self._changes.told("download") - downloads - newer:
+            self._changes.removed_download(model_uuid)
 
 
 def _version(download: Download) -> tuple[int, int, str]:

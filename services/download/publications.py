@@ -105,6 +105,7 @@ class Publications:
                     sha256=publication.sha256,
                     object_key=key,
                     source=row.shown_source,
+                    revision=row.revision,
                     gguf=dict(gguf),
                     damage="",
                     problem="",

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from time import monotonic
 
+import grpc
+
 from llamesh.background import BackgroundTask
+from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Database, open_database
-from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
+from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
-from llamesh.kit.serving import Member, StartRefused
-from llamesh.locations import handed_over_directory
+from llamesh.kit.quant_place import quant_place
+from llamesh.kit.serving import Member
+from llamesh.locations import handed_over_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
@@ -29,7 +32,20 @@ from services.download.peers import PeerChanges
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
-from services.download.sources import AddressRules, FileSource, HttpsSource, Sources
+from services.download.sources import (
+    AddressRules,
+    FileSource,
+    HttpsSource,
+    HubSource,
+    QuantMember,
+    QuantModels,
+    QuantOverHttp,
+    QuantSource,
+    S3Bucket,
+    S3Source,
+    Source,
+    Sources,
+)
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -49,10 +65,15 @@ async def run(member: Member) -> None:
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.download")
         owner = owner_of(settings.home, "download")
-        await stack.enter_async_context(_store_lease(member, database, store_owner(settings, owner)))
+        # It ties this database to one store: in another store, the models of its records would have no objects. Other processes may use
+        # the same bucket, which therefore keeps it.
+        lease = member_lease(
+            member, database, "store", store_owner(settings, owner), _other_store, release=not settings.minio_endpoint
+        )
+        await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "contract")}
+        siblings = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
         for sibling in siblings.values():
             stack.push_async_callback(sibling.close)
         member.follow_rights(siblings["gateway"], siblings["contract"])
@@ -70,7 +91,7 @@ async def run(member: Member) -> None:
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
         publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
-        sources = sources_of(settings)
+        sources = sources_of(settings, siblings["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
         runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
@@ -82,7 +103,8 @@ async def run(member: Member) -> None:
 
         health.on_change(show_store)
         pages = open_pages(settings)
-        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, settings.quant_service_url, pages)
+        has_quant = settings.quant or bool(settings.quant_service_url)
+        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
@@ -123,12 +145,24 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
-def sources_of(settings: Settings) -> Sources:
-    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`."""
+def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
+    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
+
+    `quant_member` leads to the Quant service of this mesh, if it has one.
+    """
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
-    return Sources({"https": https, "http": https, "file": file})
+    hub = HubSource(rules, settings.hf_endpoint, settings.hf_token)
+    s3 = S3Source(rules, settings.s3_sources)
+    place = quant_place(settings)
+    bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
+    models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
+    if settings.quant_service_url:
+        models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
+    quant = QuantSource(models, bucket, FileSource([variants_directory(settings.home)]))
+    kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
+    return Sources(kinds, HUB_HOSTS | {hub.host})
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:
@@ -137,33 +171,6 @@ def store_owner(settings: Settings, owner: Owner) -> Owner:
         place = f"s3://{settings.minio_endpoint}/{settings.minio_bucket}"
         return Owner(place, f"{place}, used by {owner.words}")
     return Owner(owner.id, f"{settings.home / 'objects'}, of {owner.words}")
-
-
-@asynccontextmanager
-async def _store_lease(member: Member, database: Database, owner: Owner) -> AsyncIterator[None]:
-    """Hold the lease that ties this database to one store: in another store, the models of its records would have no objects."""
-    if database.schema is None:
-        yield
-        return
-    successors: list[str] = []
-
-    def lost(successor: str) -> None:
-        successors.append(successor)
-        member.stop()
-
-    lease = Lease(database, "store", owner, lost)
-    try:
-        await lease.acquire(member.stopping)
-    except LeaseHeldError as held:
-        raise StartRefused(_other_store(held)) from held
-    lease.start()
-    try:
-        yield
-    finally:
-        # Other processes may use the same bucket.
-        await lease.close(release=not member.settings.minio_endpoint)
-    if successors:
-        raise StartRefused(_other_store(successors[0]))
 
 
 def _other_store(words: object) -> str:

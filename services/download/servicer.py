@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import Pages
+from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     DeleteCatalogueModelRequest,
+    DeleteDownloadRequest,
     Download,
     GetCatalogueModelRequest,
     GetDownloadRequest,
@@ -32,7 +35,6 @@ from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
-from services.download.source_names import name_of_source
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import TransferRow
 from services.download.transfers import TransferRequest, Transfers
@@ -52,7 +54,7 @@ class DownloadServicer(DownloadServiceServicer):
         worker: Worker,
         source: Source,
         changes: Changes,
-        quant_service_url: str,
+        has_quant: bool,
         pages: Pages,
     ) -> None:
         self._transfers = transfers
@@ -60,20 +62,20 @@ class DownloadServicer(DownloadServiceServicer):
         self._worker = worker
         self._source = source
         self._changes = changes
-        self._quant_service_url = quant_service_url
+        self._has_quant = has_quant
         self._pages = pages
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        wanted = self._transfer_request(request)
+        wanted = self._transfer_request(request, request.source)
         # If a model's object is missing, its transfer must not count as succeeded: then this call starts it again, which repairs the model.
         await self._integrity.check_object(request.model_uuid)
         try:
             row = await self._transfers.start(wanted)
         except MeshError as error:
-            if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
-                raise self._no_source(request.model_uuid) from error
-            raise
+            if error.reason != Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
+                raise
+            row = await self._transfers.start(self._transfer_request(request, self._quant_source(request.model_uuid)))
         self._worker.wake()
         self._changes.download(self._message(row))
         return self._message(row)
@@ -94,36 +96,36 @@ class DownloadServicer(DownloadServiceServicer):
         self._changes.download(self._message(row))
         return self._message(row)
 
+    async def DeleteDownload(self, request: DeleteDownloadRequest, context: Context) -> Download:
+        """See download.proto."""
+        row = await self._transfers.delete(request.model_uuid)
+        self._changes.removed_download(row.model_uuid)
+        return download_message(row)
+
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))
 
-    def _transfer_request(self, request: StartDownloadRequest) -> TransferRequest:
-        shown = _SECRETS.sub("", request.source)
-        if request.source:
-            try:
-                shown = self._source.check(request.source)
-            except SourceRefusedError as error:
-                raise source_refusal(error, shown) from error
-        return TransferRequest(
-            model_uuid=request.model_uuid,
-            source=request.source,
-            shown_source=shown,
-            name=request.name or (name_of_source(shown, request.model_uuid) if request.source else ""),
-            sha256=request.sha256.lower(),
-        )
+    def _transfer_request(self, request: StartDownloadRequest, address: str) -> TransferRequest:
+        wanted = TransferRequest(request.model_uuid, name=request.name, sha256=request.sha256.lower())
+        if not address:
+            return wanted
+        try:
+            source = self._source.check(address)
+        except SourceRefusedError as error:
+            raise source_refusal(error, _SECRETS.sub("", address)) from error
+        # A source whose address tells no name names the model when it is opened.
+        name = request.name or (served_name(source.name, request.model_uuid) if source.name else "")
+        return replace(wanted, source=source.address, shown_source=source.shown, name=name)
 
-    def _no_source(self, model_uuid: str) -> MeshError:
-        if not self._quant_service_url:
-            return MeshError(
+    def _quant_source(self, model_uuid: str) -> str:
+        """The source of a model that nobody has named one for."""
+        if not self._has_quant:
+            raise MeshError(
                 Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
                 f"{model_uuid}: no source was named and no Quant service is configured",
                 {"modelUuid": model_uuid},
             )
-        return MeshError(
-            Reason.ERROR_REASON_NOT_IMPLEMENTED,
-            "models are not fetched from the Quant service yet: name a `source`",
-            {"call": "llamesh.v1.DownloadService/StartDownload"},
-        )
+        return f"quant:{model_uuid}"
 
 
 class CatalogueServicer(CatalogueServiceServicer):

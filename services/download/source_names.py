@@ -1,10 +1,10 @@
-"""Names that come from a source: the default name of a model, and the form of a source that may be shown."""
+"""Recorded sources: the form that may be shown, and whether an address means the same one."""
 
 from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from llamesh.names import served_name
+from llamesh.model_addresses import canonical
 
 
 def shown_source(recorded: str) -> str:
@@ -12,7 +12,11 @@ def shown_source(recorded: str) -> str:
     return unquote(urlsplit(recorded).path).rpartition("/")[2] if recorded.startswith("file:") else recorded
 
 
-def name_of_source(shown: str, model_uuid: str) -> str:
-    """The name of a model that the caller gave none: that of the source's file, or else the model's id."""
-    path = unquote(urlsplit(shown).path) if "://" in shown else shown
-    return served_name(path.rpartition("/")[2], model_uuid)
+def same_source(asked: str, recorded: str) -> bool:
+    """Whether a canonical address means the recorded source, which an earlier release recorded as it was given; "" means any."""
+    if asked in ("", recorded):
+        return True
+    try:
+        return asked == canonical(recorded)
+    except ValueError:
+        return False

@@ -42,11 +42,13 @@ class TransferRow(Base):
     source: Mapped[str] = mapped_column(String(2048))
     """The source as the caller gave it, perhaps with a signature: a restart needs it. Never shown."""
     shown_source: Mapped[str] = mapped_column(String(4096))
+    revision: Mapped[str] = mapped_column(String(64), default="")
+    """The revision of the source that was opened last; empty: none is known."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """Empty: any."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Rises with every start by a caller; a run of an earlier attempt can change nothing."""
+    """Rises with every start by a caller, from a random number; a run of an earlier attempt, or of a deleted row, can change nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]
     bytes_total: Mapped[int]
@@ -58,6 +60,8 @@ class TransferRow(Base):
     """The process that runs it; empty: none."""
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
     """When another process may take it over, by the clock of the database."""
+    hidden: Mapped[bool] = mapped_column(default=False)
+    """A caller removed the record; the row stays for its model. Never true of an active transfer."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
@@ -73,6 +77,8 @@ class ModelRow(Base):
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     object_key: Mapped[str] = mapped_column(String(128), index=True)
     source: Mapped[str] = mapped_column(String(4096))
+    revision: Mapped[str] = mapped_column(String(64), default="")
+    """The revision of the source that the bytes are of; empty: none is known."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")

@@ -10,16 +10,13 @@ the bytes are here; an object store that is away is waited for, STORE_PATIENCE_S
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
-
-from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
+from llamesh.kit.gguf import GgufMetadata
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
     ObjectNotFoundError,
@@ -29,19 +26,22 @@ from llamesh.kit.objects import (
     StoreError,
     StoreUnavailableError,
 )
+from llamesh.kit.outages import until_written
+from llamesh.names import served_name
 from services.download.changes import Changes
-from services.download.gguf import GgufMetadata
+from services.download.continuation import continued
+from services.download.early_check import checked_chunks
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MOST_TRIES, SourceRetries
-from services.download.sources import Source, SourceError
+from services.download.sources import Source, SourceError, SourceObject
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import checked_chunks, transfer_error, verify
+from services.download.verification import check_digest, check_usable, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """How long a transfer waits for an object store that does not work; time in which the store works does not count."""
@@ -119,6 +119,12 @@ class TransferRuns:
         if row is not None:
             self._changes.download(download_message(row))
 
+    def tell_end(self, model_uuid: str, row: TransferRow | None) -> None:
+        """Tell watchers how a stopped transfer stands, or that its record was removed meanwhile."""
+        self.tell(row)
+        if row is None:
+            self._changes.removed_download(model_uuid)
+
     async def tell_progress(self) -> None:
         """Tell watchers how far the transfers are."""
         for row, progress in list(self._fetching.values()):
@@ -161,7 +167,7 @@ class TransferRuns:
             self._health.report(error)
 
     async def _bring_in(self, row: TransferRow, retries: StoreRetries) -> None:
-        staged = await self._fetch(row, retries)
+        staged, sha256 = await self._fetch(row, retries)
         try:
             verifying = await _until_written(
                 lambda: self._transfers.progress(
@@ -171,7 +177,7 @@ class TransferRuns:
             if verifying is None:
                 return
             self.tell(verifying)
-            metadata = await to_completion(verify(staged, row.expected_sha256))
+            metadata = await to_completion(verify(staged, sha256))
             publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
             recorded = await self._record(publication, metadata, row)
         finally:
@@ -192,10 +198,14 @@ class TransferRuns:
                 await to_completion(self._publications.abandon(publication))
         return recorded
 
-    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> StagedObject:
+    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> tuple[StagedObject, str]:
+        """Stage the bytes. Returns them with the SHA-256 that they must have, or "" if nobody knows it."""
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
+                check_digest(found.sha256, row.expected_sha256)
+                expected = row.expected_sha256 or found.sha256
+                await self._opened(row, found)
                 progress = Progress(found.size or 0, self._waits.clock)
                 self._fetching[row.model_uuid] = (row, progress)
 
@@ -204,7 +214,8 @@ class TransferRuns:
                     retries.add(length)
 
                 retries.begin()
-                staged = await self._store.stage(checked_chunks(found.chunks, count), expected_size=found.size)
+                chunks = checked_chunks(continued(found, self._waits.clock), found.size, count, check_usable)
+                staged = await self._store.stage(chunks, expected_size=found.size)
                 retries.staged()
         except BaseException:
             # Closing the source can fail or be cancelled too, when all bytes are staged.
@@ -213,7 +224,14 @@ class TransferRuns:
             raise
         finally:
             self._fetching.pop(row.model_uuid, None)
-        return staged
+        return staged, expected
+
+    async def _opened(self, row: TransferRow, found: SourceObject) -> None:
+        """Record what only the open source knows: the revision, and the file's name if nobody has named the model."""
+        if not row.name or found.revision != row.revision:
+            name = served_name(found.name, row.model_uuid)
+            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
+            self.tell(await _until_written(opened))
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:
@@ -221,25 +239,9 @@ def attempt_of(row: TransferRow) -> TransferAttempt:
     return TransferAttempt(row.model_uuid, row.attempt)
 
 
-def is_outage(error: Exception) -> bool:
-    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
-    if isinstance(error, MeshError):
-        return error.code is grpc.StatusCode.UNAVAILABLE
-    return isinstance(error, OSError | TimeoutError)
-
-
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
     """Take a step that writes to the database, and repeat it with a backoff while the database does not work."""
-    failures = 0
-    while True:
-        try:
-            return await step()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            failures += 1
-            report_failure("write a transfer's state", error)
-        await asyncio.sleep(backoff(failures))
+    return await until_written(step, "write a transfer's state")
 
 
 def _waiting(error: StoreError, row: TransferRow) -> MeshError:

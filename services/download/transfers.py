@@ -8,6 +8,7 @@ another process meanwhile. A claim that is not renewed for LEASE_SECONDS may be 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,13 +21,14 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from services.download.source_names import shown_source
+from services.download.source_names import same_source, shown_source
 from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
 _LONGEST_MESSAGE = 2_000
 
 _LISTING = Listing("downloads", BY_TIME)
 _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
+_SHOWN = TransferRow.hidden.is_(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
     if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
-    if request.source not in ("", row.source) or request.sha256 not in ("", known):
+    if not same_source(request.source, row.source) or request.sha256 not in ("", known):
         source = shown_source(row.shown_source)
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
@@ -79,32 +81,36 @@ class Transfers:
             has_model = await session.get(ModelRow, request.model_uuid) is not None
             if not must_start(row, has_model, request):
                 assert row is not None
+                row.hidden = False
                 return row
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
             if row is None:
-                row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=0)
+                # Random, so that a run of a deleted row of the same model does not count for this one.
+                first = secrets.randbelow(2**30)
+                row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)
             self._renew(row, request)
             return row
 
     def _renew(self, row: TransferRow, request: TransferRequest) -> None:
-        same_source = request.source in ("", row.source)
-        row.name = request.name or row.name if same_source else request.name
-        row.expected_sha256 = request.sha256 or row.expected_sha256 if same_source else request.sha256
+        same = same_source(request.source, row.source)
+        row.name = request.name or row.name if same else request.name
+        row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
-        row.sha256 = row.error_reason = row.error_message = row.claimed_by = ""
+        row.sha256 = row.revision = row.error_reason = row.error_message = row.claimed_by = ""
         row.claim_expires = None
+        row.hidden = False
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:
         """The last transfer of a model; None if there is none."""
         async with self._database.read() as session:
-            return await session.get(TransferRow, model_uuid)
+            return await session.scalar(select(TransferRow).where(TransferRow.model_uuid == model_uuid, _SHOWN))
 
     async def get(self, model_uuid: str) -> TransferRow:
         """The last transfer of a model. Raises DOWNLOAD_NOT_FOUND."""
@@ -117,13 +123,13 @@ class Transfers:
         """A page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
-            rows = (await session.scalars(page.select(select(TransferRow), _ORDER, backwards=True))).all()
+            rows = (await session.scalars(page.select(select(TransferRow).where(_SHOWN), _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[TransferRow]:
         """All transfers by time of request."""
         async with self._database.read() as session:
-            return (await session.scalars(select(TransferRow).order_by(TransferRow.create_time))).all()
+            return (await session.scalars(select(TransferRow).where(_SHOWN).order_by(TransferRow.create_time))).all()
 
     async def workable(self) -> Sequence[TransferRow]:
         """The active transfers that this process runs or may claim, by time of request."""
@@ -156,14 +162,38 @@ class Transfers:
     async def cancel(self, model_uuid: str) -> TransferRow:
         """Cancel a transfer; idempotent, and without effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
-            row = await session.get(TransferRow, model_uuid, with_for_update=True)
-            if row is None:
-                raise _not_found(model_uuid)
+            row = await self._shown(session, model_uuid)
             if row.state in ACTIVE:
                 row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()
             return row
+
+    async def delete(self, model_uuid: str) -> TransferRow:
+        """Remove the record of a transfer that has ended. Raises DOWNLOAD_NOT_FOUND, and DOWNLOAD_NOT_ENDED before its end.
+
+        The row of a model that is there is hidden until the model is fetched or deleted: its source tells a later request for the same
+        model from one for another, and repairs it.
+        """
+        async with self._database.begin() as session:
+            row = await self._shown(session, model_uuid)
+            if row.state in ACTIVE:
+                raise MeshError(
+                    Reason.ERROR_REASON_DOWNLOAD_NOT_ENDED,
+                    f"the download of {model_uuid} is {row.state}: cancel it first",
+                    {"modelUuid": model_uuid, "state": row.state},
+                )
+            if await session.get(ModelRow, model_uuid) is not None:
+                row.hidden = True
+            else:
+                await session.delete(row)
+            return row
+
+    async def _shown(self, session: AsyncSession, model_uuid: str) -> TransferRow:
+        row = await session.get(TransferRow, model_uuid, with_for_update=True)
+        if row is None or row.hidden:
+            raise _not_found(model_uuid)
+        return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
         """Claim a transfer and begin at its first byte. `resume_count` rises if it was interrupted.
@@ -207,6 +237,15 @@ class Transfers:
                     await session.scalar(select(moment(self._database, LEASE_SECONDS))) if keep else None
                 )
                 row.update_time = self._clock()
+            return row
+
+    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
+        """Write what the open source says: its revision, and the name of the model unless it has one."""
+        async with self._database.begin() as session:
+            row = await current(session, model_uuid, attempt, self.owner_id)
+            if row is not None:
+                row.name = row.name or name
+                row.revision = revision
             return row
 
     async def progress(

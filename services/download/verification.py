@@ -1,41 +1,39 @@
 """Verification of bytes before they become a model, and the error reason for each way in which a transfer can fail.
 
-The first chunk is checked while it arrives: it shows most wrong files (an HTML page, a pickle), so that a wrong source costs one MiB and
-not forty GiB. Hash and GGUF header are checked when all bytes are staged.
+Hash and GGUF header are checked when all bytes are staged. `early_check` has checked the header before, while the bytes arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
 from llamesh.kit.objects import StagedObject, StoreError
-from services.download.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
-from services.download.sources import SourceError, SourceRefusedError, SourceTruncatedError
+from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
 
 
-async def checked_chunks(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Pass chunks on and count them. Raises GgufError if the first bytes are not those of a GGUF file."""
-    start = b""
-    async for chunk in chunks:
-        count(len(chunk))
-        if len(start) < len(MAGIC):
-            start += chunk[: len(MAGIC) - len(start)]
-            if not MAGIC.startswith(start):
-                raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
-        yield chunk
+def check_digest(actual: str, expected: str) -> None:
+    """Raise CONTENT_MISMATCH if both SHA-256 are known and differ."""
+    if expected and actual and actual != expected:
+        words = f"the file has SHA-256 {actual}, expected was {expected}"
+        raise _mismatch(words, f"sha256:{expected}", f"sha256:{actual}")
+
+
+def _mismatch(words: str, expected: object, actual: object) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, words, {"expected": expected, "actual": actual})
 
 
 async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
     """Check hash and header of staged bytes. Returns the header; raises CONTENT_MISMATCH and MODEL_INVALID."""
-    if expected_sha256 not in ("", staged.sha256):
-        raise MeshError(
-            Reason.ERROR_REASON_CONTENT_MISMATCH,
-            f"the file has SHA-256 {staged.sha256}, expected was {expected_sha256}",
-            {"expected": f"sha256:{expected_sha256}", "actual": f"sha256:{staged.sha256}"},
-        )
+    check_digest(staged.sha256, expected_sha256)
     metadata = await asyncio.to_thread(_read, staged)
+    check_usable(metadata)
+    return metadata
+
+
+def check_usable(metadata: GgufMetadata) -> None:
+    """Raise MODEL_INVALID if a valid file is no model that can be served."""
     if metadata.kind != "model":
         raise _unusable(f"the file is of the kind {metadata.kind[:40]!r} and no model that could be served")
     if metadata.split_count > 1:
@@ -43,7 +41,6 @@ async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
             f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}: "
             "merge the parts with `llama-gguf-split --merge` first"
         )
-    return metadata
 
 
 def _read(staged: StagedObject) -> GgufMetadata:
@@ -76,10 +73,10 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
             )
         case SourceRefusedError():
             return source_refusal(error, shown_source)
+        case SourceChangedError():
+            return _mismatch(str(error), error.opened, error.found)
         case SourceTruncatedError():
-            return MeshError(
-                Reason.ERROR_REASON_CONTENT_MISMATCH, str(error), {"expected": error.expected, "actual": error.actual}
-            )
+            return _mismatch(str(error), error.expected, error.actual)
         case SourceError():
             return MeshError(
                 Reason.ERROR_REASON_SOURCE_UNAVAILABLE,

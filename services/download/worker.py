@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from llamesh.background import BackgroundTask
+from llamesh.background import BackgroundTask, sleep_or
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
@@ -58,7 +58,7 @@ class Worker:
         self._prepared = False
         self._background = [
             BackgroundTask(
-                "follow transfers", self._follow_rows, report_failure, every=LOOK_SECONDS, sleep=self._woken_or
+                "follow transfers", self._follow_rows, report_failure, every=LOOK_SECONDS, sleep=sleep_or(self._wake)
             ),
             BackgroundTask("tell progress", runs.tell_progress, report_failure, every=TELL_SECONDS),
             BackgroundTask("write progress", runs.write_progress, report_failure, every=LOOK_SECONDS),
@@ -96,13 +96,6 @@ class Worker:
         except Exception as error:
             report_failure("release claims", error)
 
-    async def _woken_or(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-
     async def _follow_rows(self) -> None:
         self._wake.clear()
         while self._stopped:
@@ -135,7 +128,7 @@ class Worker:
         except BaseException:
             self._stopped.add(model_uuid)
             raise
-        self._runs.tell(stopped)
+        self._runs.tell_end(model_uuid, stopped)
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """While the store cannot be used: write to each row that has no task what it waits for, or fail it if waiting does not help."""

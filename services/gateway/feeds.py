@@ -74,7 +74,11 @@ class Feeds:
                         listing.saw(KIND_MODELS, item.model.model_uuid)
                         self._hub.put(KIND_MODELS, item.model.model_uuid, item.model)
                     case "removed_model_uuid":
+                        # The record of a download is removed with its model.
+                        self._hub.remove(KIND_DOWNLOADS, item.removed_model_uuid)
                         self._hub.remove(KIND_MODELS, item.removed_model_uuid)
+                    case "removed_download_uuid":
+                        self._hub.remove(KIND_DOWNLOADS, item.removed_download_uuid)
                     case "synced":
                         listing.end()
         except grpc.aio.AioRpcError as error:

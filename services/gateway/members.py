@@ -33,7 +33,8 @@ class Members:
 
     def __init__(self, settings: Settings) -> None:
         self.channels: dict[str, grpc.aio.Channel] = {
-            name: channel(settings, name) for name in ("contract", "download", "controller")
+            name: channel(settings, name)
+            for name in ("contract", "download", "controller", *(("quant",) if settings.quant else ()))
         }
         """Channels by name of the member."""
         self.contract = contract_pb2_grpc.ContractServiceStub(self.channels["contract"])

@@ -27,7 +27,9 @@ SERVICES = {
     "llamesh.v1.GatewayService": "gateway",
     "llamesh.v1.ContractService": "contract",
     "llamesh.v1.DownloadService": "download",
+    "llamesh.v1.QuantService": "quant",
 }
+"""Public services and the members that have them; a mesh need not have the last."""
 
 _Status = health_pb2.HealthCheckResponse
 _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
@@ -101,7 +103,7 @@ class MeshHealthServicer:
     async def _states(self) -> Mapping[str, health_pb2.HealthCheckResponse.ServingStatus.ValueType]:
         report = await self._health.report()
         known = {part.name: _serving(part.status == gateway_pb2.HEALTH_STATE_OK) for part in report.components}
-        known |= {service: known[part] for service, part in SERVICES.items()}
+        known |= {service: known[part] for service, part in SERVICES.items() if part in known}
         return known | {"": _serving(report.status != gateway_pb2.HEALTH_STATE_DOWN)}
 
 

@@ -15,7 +15,7 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.names import ENVOY_ADMIN
-from llamesh.v1 import gateway_pb2_grpc
+from llamesh.v1 import gateway_pb2_grpc, quant_pb2
 from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
 from services.gateway.health import HealthReporter
@@ -72,6 +72,8 @@ async def run(member: Member) -> None:
         MeshHealthServicer(health, member.stopping).add_to(member.server)
         member.announce("llamesh.v1.GatewayService", "llamesh.v1.SigningKeyService", "llamesh.v1.StandingService")
         member.show("llamesh.v1.ContractService", "llamesh.v1.DownloadService")
+        if settings.quant:
+            member.show(quant_pb2.DESCRIPTOR.services_by_name["QuantService"].full_name)
 
         feeds = Feeds(members, hub)
         feeds.start()

@@ -78,10 +78,8 @@ class Watches:
             for sequence, key in self._hub.changed_since(cursor, selector.wants):
                 entry = self._hub.get(key)
                 if entry is not None and (resume_token or not entry.removed):
-                    response = response_for(key, entry)
-                    if response:
-                        # The number from the time of the list: resuming from it repeats later changes and misses none.
-                        yield self._sent(response, sequence)
+                    # The number from the time of the list: resuming from it repeats later changes and misses none.
+                    yield self._sent(response_for(key, entry), sequence)
             if resume_token:
                 self._hub.check(cursor)
             yield self._sent(gateway_pb2.WatchResponse(synced=True), end)
@@ -96,9 +94,8 @@ class Watches:
             for sequence, key in self._hub.changed_since(cursor, selector.wants):
                 entry = self._hub.get(key)
                 # An object that has changed again in the meantime is sent once, in the next round.
-                response = response_for(key, entry) if entry and entry.sequence == sequence else None
-                if response:
-                    yield self._sent(response, sequence)
+                if entry and entry.sequence == sequence:
+                    yield self._sent(response_for(key, entry), sequence)
                     last_sent = self._clock()
             self._hub.check(cursor)
             cursor = end
@@ -144,8 +141,8 @@ class Watches:
                 del self._open[key]
 
 
-def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse | None:
-    """Return the message about an object; None for a removed download, about which there is none."""
+def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse:
+    """Return the message about an object."""
     match entry.object:
         case server_pb2.Server() as server:
             return (
@@ -160,4 +157,8 @@ def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse | None:
                 else gateway_pb2.WatchResponse(model=model)
             )
         case download_pb2.Download() as download:
-            return None if entry.removed else gateway_pb2.WatchResponse(download=download)
+            return (
+                gateway_pb2.WatchResponse(removed_download_uuid=key[1])
+                if entry.removed
+                else gateway_pb2.WatchResponse(download=download)
+            )

@@ -159,7 +159,12 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
         return queued
 
     def GetDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        if request.model_uuid not in self._started:
+            refuse(context, grpc.StatusCode.NOT_FOUND, "DOWNLOAD_NOT_FOUND", f"no download of {request.model_uuid}")
         return self._started[request.model_uuid]
+
+    def DeleteDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        return self._started.pop(request.model_uuid)
 
 
 class FakeContracts(contract_pb2_grpc.ContractServiceServicer):

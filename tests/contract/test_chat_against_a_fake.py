@@ -29,6 +29,9 @@ class FakeInference(ThreadingHTTPServer):
         self.refusal: tuple[int, object] | None = None
         self.breaks_off = False
         self.served: list[str] | None = None
+        self.said: list[dict[str, str]] = []
+        """The deltas that are answered in place of the echo."""
+        self.usage: dict[str, int] = {}
         self.hung: threading.Event | None = None
         """While it is not set, an answer stops after its first words."""
 
@@ -60,9 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         said = body["messages"][-1]["content"] if body else "nothing"
         pieces = ["You said: ", said]
-        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+        deltas = self.server.said or [{"content": piece} for piece in pieces]
+        events: list[dict[str, Any]] = [{"choices": [{"delta": delta}]} for delta in deltas]
+        if self.server.usage:
+            events.append({"choices": [], "usage": self.server.usage, "timings": {"predicted_per_second": 20.0}})
         if self.server.breaks_off:
-            events[1] = {"error": {"message": "the engine ended"}}  # type: ignore[dict-item]
+            events[1] = {"error": {"message": "the engine ended"}}
         lines = [f"data: {json.dumps(event)}\n\n" for event in events]
         self._send(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
 
@@ -190,6 +196,26 @@ def test_a_body_may_come_from_standard_input(inference: FakeInference, monkeypat
     inference.refusal = 200, {"fine": True}
     assert run(["api", "POST", "/serve", "-d", "-"]) == Exit.OK
     assert inference.asked[0][::2] == ("/serve", {"a": 2})
+
+
+def test_verbose_shows_how_much_of_the_context_is_used(
+    inference: FakeInference, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = FakeGateway()
+    gateway.servers = [server_pb2.Server(server_uuid=UUID, model_name="smol", model_uuid="m0")]
+    gateway.servers[0].spec.parameters.ctx_size = 4096
+    gateway.servers[0].spec.parameters.parallel = 2
+    inference.usage = {"completion_tokens": 7, "total_tokens": 312}
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        for name in ("smol", UUID):
+            assert run(["chat", name, "Hi", "--verbose"]) == Exit.OK
+            assert capsys.readouterr().err == "7 tokens, 20.0 tokens/s, context used 312 of 2048\n"
+        monkeypatch.delenv("LLAMESH_TOKEN")
+        gateway.servers = []
+        assert run(["chat", "smol", "Hi", "--verbose"]) == Exit.OK
+        assert capsys.readouterr().err == "7 tokens, 20.0 tokens/s, context used 312 tokens\n"
 
 
 @pytest.mark.parametrize(

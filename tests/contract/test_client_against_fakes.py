@@ -273,6 +273,16 @@ def test_how_an_earlier_attempt_ended_does_not_end_a_pull(
     assert before not in seen
 
 
+@pytest.mark.parametrize("told", ["removed_download_uuid", "synced"])
+def test_a_pull_whose_record_is_removed_meanwhile_ends(mesh: Client, gateway: FakeGateway, told: str) -> None:
+    """A watch that began after the removal shows only a list without the download."""
+    gateway.watch_scripts = [[gateway_pb2.WatchResponse(**{told: "m.gguf" if told != "synced" else True})]]
+    pull = mesh.models.pull("https://models.example/m.gguf")
+    assert mesh.models.delete_download("m.gguf").model_uuid == "m.gguf"
+    with pytest.raises(errors.DownloadNotFound):
+        pull.wait(timeout=5)
+
+
 async def test_many_calls_at_once(async_mesh: AsyncClient) -> None:
     found = await asyncio.gather(*(async_mesh.models.get(f"m{number}") for number in range(20)))
     assert {model.name for model in found} == {"Found"}

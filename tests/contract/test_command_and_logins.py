@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import subprocess
 from pathlib import Path
 
+import grpc
 import pytest
 
 from llamesh import __version__
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.cli.mesh.lock import held
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.local_mesh import Addresses
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeGateway
 
@@ -30,6 +35,54 @@ def test_an_address_that_is_none_is_named(
     assert capsys.readouterr().err == f"error: {address!r} is not an address like http://localhost:8200\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["chat", "smol", "Hi"], ["api", "GET", "/status"], ["run", "smol"], ["version"], ["models"]],
+    ids=" ".join,
+)
+def test_the_inference_port_is_named_with_the_right_address(
+    arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMESH_URL", "127.0.0.1:18080")
+    with held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")):
+        assert run(arguments) == Exit.USAGE
+        assert run(["login", "ada", "--url", "http://localhost:18080", "--password-stdin"]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert "LLAMESH_URL: http://127.0.0.1:18080 is the inference address of the mesh that runs here" in said
+    assert "hint: LLAMESH_URL=http://localhost:18200;" in said
+    assert "--url: http://localhost:18080 is the inference address" in said
+    assert "hint: --url http://localhost:18200;" in said
+
+
+@pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)
+def test_the_inference_port_of_another_machine_is_said(
+    command: list[str], gateway: FakeGateway, url: str, capsys: Capture
+) -> None:
+    body = '{"error":{"code":"not_found","message":"There is nothing at this path.","param":null}}'
+
+    gateway.refusal = (grpc.StatusCode.UNIMPLEMENTED, "", body)
+    assert run(command) == Exit.USAGE
+    assert capsys.readouterr().err == (
+        f"error: {url} is an inference address, not the management address of a mesh\n"
+        "hint: LLAMESH_URL=http://127.0.0.1:8200, unless that mesh has another management port\n"
+    )
+
+
+def test_login_takes_an_address_without_a_scheme(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", url.removeprefix("http://")]) == Exit.OK
+    assert load_profile() == Profile(url, "fresh")
+    assert "in clear" not in capsys.readouterr().err
+
+
+def test_a_login_that_fails_names_the_mesh_that_was_asked(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    assert run(["login", "ada", "--password-stdin", "--url", "http://127.0.0.1:1"]) == Exit.UNAVAILABLE
+    assert capsys.readouterr().err.startswith("error: the mesh at http://127.0.0.1:1 does not answer\n")
+
+
 @pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
 @pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
 def test_what_no_header_can_carry_is_no_token(
@@ -46,8 +99,6 @@ def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monke
 
 
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
     assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
@@ -112,8 +163,6 @@ def test_the_version_is_json_for_programs_even_if_no_mesh_answers(
 def test_an_address_that_is_given_needs_no_mesh_in_the_home(
     url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import io
-
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.delenv("LLAMESH_URL")
     monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
@@ -147,8 +196,6 @@ def test_whoever_sets_its_own_password_is_logged_in_again(
     after: str | None,
     said: str,
 ) -> None:
-    import io
-
     token = a_token(**kept)
     save_profile(Profile(url, token))
     monkeypatch.delenv("LLAMESH_TOKEN")
@@ -162,9 +209,28 @@ def test_whoever_sets_its_own_password_is_logged_in_again(
 
 
 def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run(["login", "ada"]) == Exit.USAGE
     assert run(["users", "create", "ada"]) == Exit.USAGE
     assert "--password-stdin" in capsys.readouterr().err
+
+
+def test_the_mesh_is_told_to_programs_as_variables(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_INFERENCE_URL", "http://localhost:9080/")
+    monkeypatch.setenv("LLAMESH_TOKEN", "it's")
+    assert run(["env", "--output", "json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out) == {
+        "LLAMESH_URL": url,
+        "LLAMESH_INFERENCE_URL": "http://localhost:9080",
+        "LLAMESH_TOKEN": "it's",
+        "OPENAI_BASE_URL": "http://localhost:9080/v1",
+        "OPENAI_API_KEY": "it's",
+    }
+    monkeypatch.setenv("LLAMESH_TOKEN", "it's $HOME")
+    assert run(["env"]) == Exit.OK
+    script = f'{capsys.readouterr().out}printf %s "$LLAMESH_TOKEN"'
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "it's $HOME"
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    assert run(["env"]) == Exit.OK
+    said = capsys.readouterr().out.splitlines()
+    assert {"unset LLAMESH_TOKEN", "export OPENAI_API_KEY=not-needed"} <= set(said)

@@ -66,6 +66,7 @@ def test_describe_shows_everything_in_force(capsys: Capture) -> None:
     shown = capsys.readouterr().out
     for line in (
         "Context     1024 tokens of 2048 for each of 2 slots",
+        "Memory      369.0 MiB estimated for 1 engine; each: weights 92.0 MiB, KV cache 180.0 MiB, overhead 97.0 MiB",
         "Idle sleep  never",
         "Wake budget 30s",
         "Metered     as the token says",

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from llamesh.cli.completion import _SUBCOMMANDS, candidates
+from llamesh.cli.completion import candidates
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import COMMANDS, run
+from llamesh.cli.options import subcommands
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 
@@ -88,9 +89,9 @@ def arguments(chance: random.Random) -> list[str]:
     """A command, likely with some of its options, and values that may or may not be what they want."""
     command = chance.choice([name for names in COMMANDS.values() for name in names if name not in NEVER])
     words = [command]
-    if command in _SUBCOMMANDS and chance.random() < 0.9:
-        words.append(chance.choice(_SUBCOMMANDS[command]))
-    options = [option for option in candidates([command, "-"], lambda _: {}) if option not in FOREVER]
+    if (verbs := subcommands(command)) and chance.random() < 0.9:
+        words.append(chance.choice(verbs))
+    options = [option for option in candidates([*words, "-"], lambda _: {}) if option not in FOREVER]
     for _ in range(chance.randrange(5)):
         if options and chance.random() < 0.5:
             words.append(chance.choice(options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from controller.servicer import ControllerServicer
 from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.database_failures import DatabaseUnreachableError
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -60,7 +62,11 @@ class World:
     async def until_written(self, server_uuid: str, run_state: RunState) -> None:
         """Wait until the database has it."""
         async with asyncio.timeout(30):
-            while (await self._read(server_uuid)) is not run_state:
+            while True:
+                # A server that has only just come back may answer the first reads too late.
+                with contextlib.suppress(DatabaseUnreachableError):
+                    if await self._read(server_uuid) is run_state:
+                        return
                 await asyncio.sleep(0.05)
 
     async def _read(self, server_uuid: str) -> RunState:

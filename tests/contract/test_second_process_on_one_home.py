@@ -18,6 +18,7 @@ MEMBERS = {
     "gateway": "services.gateway",
     "contract": "services.contract",
     "download": "services.download",
+    "quant": "services.quant",
     "controller": "controller",
 }
 SECONDS = 60.0

@@ -18,6 +18,7 @@ PROCESSES = {
     "gateway": "services.gateway",
     "contract": "services.contract",
     "download": "services.download",
+    "quant": "services.quant",
     "controller": "controller",
 }
 every_process = pytest.mark.parametrize("name", PROCESSES)

@@ -27,15 +27,16 @@ MODULES = ("services.gateway", "services.contract", "services.download", "contro
 ADMIN = {"username": "admin", "password": "admin"}
 
 
-def until(condition: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
-    """The first true value of a condition; fails with what was waited for."""
+def until(condition: Callable[[], T], seconds: float = 30.0, what: str | Callable[[], str] = "") -> T:
+    """The first true value of a condition; fails with what was waited for, which a callable describes then."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain for {what or condition}")
+            words = what() if callable(what) else what
+            raise AssertionError(f"waited {seconds} s in vain for {words or condition}")
         time.sleep(0.05)
 
 
@@ -82,6 +83,13 @@ class RunningMesh:
             return bool(self.http.get(self.url("gateway", "/health")).json().get("status") == self.ready_state)
         except (httpx.HTTPError, ValueError):
             return False
+
+    def log(self) -> str:
+        """The last lines of every log of the mesh."""
+        logs = [self.home.parent / "up.log", *sorted((self.home / "logs").glob("*.log"))]
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in logs if path.exists()
+        )
 
     def components(self) -> dict[str, str]:
         """What GET /health says of each part of the mesh."""

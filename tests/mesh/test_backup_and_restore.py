@@ -23,6 +23,10 @@ from tests.mesh.running import RunningMesh, running_mesh, until
 COMMAND = (sys.executable, "-m", "llamesh.cli.main")
 
 
+def no_tables(_: Path, __: Path) -> None:
+    raise AssertionError("there are no tables of PostgreSQL")
+
+
 def command(mesh: RunningMesh, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *words], env=mesh.environment, capture_output=True, text=True, timeout=60, check=False
@@ -96,7 +100,7 @@ def test_a_failed_backup_leaves_the_old_one(home: Path, tmp_path: Path, monkeypa
 def test_a_backup_of_a_newer_llamesh_is_refused(home: Path, tmp_path: Path) -> None:
     archive.write(home, tmp_path / "b", "99.0.0", home / "config.env", models=False)
     with pytest.raises(ArchiveError, match="made by llamesh 99"):
-        archive.restore(tmp_path / "b", tmp_path / "new", __version__)
+        archive.restore(tmp_path / "b", tmp_path / "new", __version__, no_tables)
     assert not (tmp_path / "new").exists()
 
 
@@ -112,7 +116,7 @@ def test_an_archive_decides_about_nothing_outside_the_home(tmp_path: Path, name:
                 entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
             tar.addfile(entry, io.BytesIO(content))
     with pytest.raises(ArchiveError, match="which no backup of llamesh does"):
-        archive.restore(evil, tmp_path / "in" / "home", __version__)
+        archive.restore(evil, tmp_path / "in" / "home", __version__, no_tables)
     assert list((tmp_path / "in").iterdir()) == []
 
 
@@ -120,4 +124,4 @@ def test_an_archive_decides_about_nothing_outside_the_home(tmp_path: Path, name:
 def test_another_file_is_told_from_a_backup(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ArchiveError, match="no backup of llamesh"):
-        archive.restore(tmp_path / "x", tmp_path / "home", __version__)
+        archive.restore(tmp_path / "x", tmp_path / "home", __version__, no_tables)

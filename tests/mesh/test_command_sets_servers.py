@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -30,7 +31,8 @@ def test_a_server_is_set_and_described(mesh: RunningMesh, server: str, capsys: p
     assert run(["describe", "set-me"]) == Exit.OK
     shown = capsys.readouterr().out
     assert "Idle sleep  never" in shown
-    assert "the model's own, at most 4096 tokens for each of 1 slots" in shown
+    assert "Context     4096 tokens of 4096 for each of 1 slots" in shown
+    assert re.search(r"Memory      [0-9.]+ [KM]iB estimated for 1 engine; each: weights 8", shown)
     assert run(["serve", "set-model", "--name", "set-too", "--parallel", "1", "-o", "json"]) == Exit.OK
     twin = capsys.readouterr()
     assert f"`llamesh scale {server} 2`" in twin.err

@@ -118,10 +118,11 @@ def test_the_command_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> 
     # A terminal asks for the password; here it comes by a pipe.
     block = block.replace("llamesh login admin", "echo admin | llamesh login admin --password-stdin")
     commands = [command for command, _ in steps(block)]
-    assert len(commands) == 6
-    for command in commands[:-1]:
+    assert len(commands) == 7
+    for command in commands[:-2]:
         typed(command, mesh, shell)
-    typed(commands[-1], mesh, shell, sentence.SENTENCE)
+    for command in commands[-2:]:
+        typed(command, mesh, shell, sentence.SENTENCE)
 
 
 def test_the_python_of_the_readme(mesh: RunningMesh, shell: dict[str, str]) -> None:

@@ -194,6 +194,29 @@ async def test_an_engine_whose_record_is_lost_is_ended_by_the_next_controller(
     assert list((settings.run_dir / "engines").iterdir()) == []
 
 
+async def test_an_engine_whose_socket_vanished_before_the_controller_died_is_lost_and_not_starting(
+    settings: Settings, model: Path
+) -> None:
+    first = ProcessRuntime(settings, ENVIRONMENT)
+    await first.open(lambda _: None, lambda _: None)
+    engine = await ready(first, model)
+    shutil.rmtree(settings.run_dir / "engines")
+    await until((settings.run_dir / "engines" / f"{engine.instance}.json").exists)
+    await first.close()
+    async with opened(settings) as second:
+        assert only(second).process == engine.process
+        await until(lambda: only(second).liveness is Liveness.LOST)
+
+
+async def test_an_engine_whose_socket_vanishes_before_it_is_ready_is_lost(settings: Settings, model: Path) -> None:
+    async with opened(settings) as runtime:
+        await runtime.start(launch_spec(model))
+        address = Path(only(runtime).address)
+        await until(address.exists)
+        address.unlink()
+        await until(lambda: only(runtime).liveness is Liveness.LOST)
+
+
 async def test_an_engine_whose_record_names_no_process_is_found_by_its_command_line(
     settings: Settings, model: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,19 +19,18 @@ from tests.mesh.running import ROOT
 EXAMPLES = ROOT / "examples"
 
 
+def user(home: Path) -> dict[str, str]:
+    """The environment of a user with an empty home, who has the command on the PATH."""
+    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
+
+
 def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
-    """What an example prints, run by a user with an empty home."""
+    """What an example prints. Its user is logged in and has no other setting than the home of a mesh, which is not on the usual ports."""
     mesh = served.mesh
     answer = subprocess.run(
         command,
         cwd=cwd,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "LLAMESH_URL": mesh.url("gateway", ""),
-            "LLAMESH_INFERENCE_URL": mesh.url("inference", ""),
-            "LLAMESH_TOKEN": mesh.token,
-        },
+        env=user(home) | {"LLAMESH_HOME": str(mesh.home), "LLAMESH_TOKEN": mesh.token},
         capture_output=True,
         text=True,
         timeout=90,
@@ -78,6 +78,30 @@ def test_plain_grpc(served: Served, tmp_path: Path) -> None:
     shown = example(served, tmp_path, sys.executable, "examples/grpc_client.py")
     assert f"{served.model}: 1 of 1 engines answer at http" in shown
     assert shown.splitlines()[-1] == "synced"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["sh", "examples/curl.sh", "smol"], [sys.executable, "examples/grpc_client.py"]],
+    ids=["curl", "grpc"],
+)
+def test_nothing_is_sent_to_a_mesh_without_a_login(command: list[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        url = f"http://127.0.0.1:{stranger.getsockname()[1]}"
+        answer = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=user(tmp_path) | {"LLAMESH_URL": url, "LLAMESH_INFERENCE_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert answer.returncode != 0
+        assert "llamesh login" in answer.stderr
+        stranger.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
 
 
 def test_the_page_lists_them_all() -> None:

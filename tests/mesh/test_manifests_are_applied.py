@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pexpect
 import pytest
 
 from engine import sentence
 from tests.mesh.running import RunningMesh
+from tests.terminal import terminal
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -202,18 +202,14 @@ def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Comman
     llamesh("delete", "-f", "mesh.yaml")
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_terminal_shows_plain_lines(folder: Path, environment: dict[str, str], width: int) -> None:
-    terminal = pexpect.spawn(
-        sys.executable,
-        ["-m", "llamesh.cli.main", "apply", "-f", "mesh.yaml", "--dry-run"],
-        cwd=str(folder),
-        env=environment,  # type: ignore[arg-type]
-        dimensions=(24, width),
-        timeout=60,
-        encoding="utf-8",
-    )
-    shown = terminal.read()
-    terminal.close()
-    assert shown.splitlines() == said("would be created")
-    assert terminal.exitstatus == 0
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_terminal_shows_plain_lines(folder: Path, environment: dict[str, str], columns: int) -> None:
+    for arguments, lines in (
+        (["apply", "-f", "mesh.yaml", "--dry-run"], said("would be created")),
+        (["apply", "-f", "mesh.yaml"], ["fetching manifest-model", *said("created")]),
+        (["apply", "-f", "mesh.yaml"], said("unchanged")),
+        (["delete", "-f", "mesh.yaml"], said("removed")[::-1]),
+    ):
+        with terminal(arguments, columns, environment, folder) as shown:
+            assert shown.end() == 0
+        assert shown.lines == lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -39,6 +40,17 @@ async def unaccepted(mesh: ControlledMesh) -> int:
     return sum(row[5:7] == ["02", "0"] and row[7].startswith(sockets) for row in rows if len(row) == 8)
 
 
+async def waiting(mesh: ControlledMesh) -> list[asyncio.Task[tuple[int, Any]]]:
+    """Requests in the backlog of the only engine, whose llama.cpp is stopped: it accepts nothing."""
+    asked = [asyncio.create_task(mesh.chat()) for _ in range(WAITING)]
+
+    async def all_wait() -> bool:
+        return await unaccepted(mesh) >= WAITING
+
+    await until(all_wait, "the requests to wait unaccepted")
+    return asked
+
+
 @pytest.mark.parametrize("victim", ["llama.cpp", "engine", "engine of a restarted controller"])
 async def test_requests_that_a_dead_engine_never_accepted_are_answered(mesh: ControlledMesh, victim: str) -> None:
     server = await mesh.serve()
@@ -48,17 +60,38 @@ async def test_requests_that_a_dead_engine_never_accepted_are_answered(mesh: Con
         await mesh.until_state(server.server_uuid, READY)
         assert await mesh.says() == SENTENCE
     child = llama_cpp(mesh)
-    # Stopped, it accepts nothing: every request from here on waits in its backlog.
     await stop(child)
-    asked = [asyncio.create_task(mesh.chat()) for _ in range(WAITING)]
-
-    async def waiting() -> bool:
-        return await unaccepted(mesh) >= WAITING
-
-    await until(waiting, "the requests to wait unaccepted")
+    asked = await waiting(mesh)
     kill(child if victim == "llama.cpp" else mesh.engine_pids()[0])
     answers = await asyncio.gather(*asked)
     assert [status for status, _ in answers] == [200] * WAITING, answers[0]
+
+
+async def test_an_engine_gets_requests_only_once_its_backlog_outlives_it(mesh: ControlledMesh) -> None:
+    server = await mesh.serve(wait=False)
+
+    async def loading() -> int | None:
+        return next((child.pid for pid in mesh.engine_pids() for child in psutil.Process(pid).children()), None)
+
+    child = await until(loading, "llama.cpp to be started")
+    (engine,) = mesh.engine_pids()
+    # Stopped, the supervising process hands nothing over, while llama.cpp becomes ready.
+    await stop(engine)
+    (instance,) = (mesh.settings.run_dir / "engines").glob("*.json")
+    await until(lambda: probe.is_ready(str(instance.with_suffix(".sock"))), "llama.cpp to be ready")
+
+    async def ready() -> bool:
+        return (await mesh.server(server.server_uuid)).state == READY
+
+    try:
+        await until(ready, "the server to be ready too early", seconds=2)
+    except TimeoutError:
+        psutil.Process(engine).resume()
+        await mesh.until_state(server.server_uuid, READY)
+    await stop(child)
+    asked = await waiting(mesh)
+    kill(engine)
+    assert [status for status, _ in await asyncio.gather(*asked)] == [200] * WAITING
 
 
 async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: ControlledMesh) -> None:

@@ -22,15 +22,20 @@ def mesh() -> Iterator[RunningMesh]:
         yield running
 
 
-def well(mesh: RunningMesh) -> bool:
-    """Whether every part answers, and inference does."""
+def amiss(mesh: RunningMesh) -> str:
+    """What does not answer; empty if every part does, and inference."""
     try:
-        chat = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=BODY)
+        chat = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=BODY, timeout=10)
         listed = mesh.http.get(mesh.url("inference", "/v1/models"))
         models = mesh.call("GET", "/models")
-    except httpx.HTTPError:
-        return False
-    return mesh.healthy() and (chat.status_code, listed.status_code, models.status_code) == (200, 200, 200)
+        failed = [answer for answer in (chat, listed, models) if answer.status_code != 200]
+        return "" if mesh.healthy() and not failed else f"{mesh.components()} {[answer.text for answer in failed]}"
+    except httpx.HTTPError as error:
+        return repr(error)
+
+
+def until_well(mesh: RunningMesh, seconds: float) -> None:
+    until(lambda: not amiss(mesh), seconds, lambda: f"the mesh to be well: {amiss(mesh)}\n{mesh.log()}")
 
 
 @pytest.mark.parametrize("member", ["gateway", "contract", "download", "controller", "waker"])
@@ -39,7 +44,7 @@ def test_a_member_whose_socket_is_deleted_answers_again(mesh: RunningMesh, membe
     engine = mesh.processes()["engine"]
     path.unlink()
     until(path.exists, 20, f"{path} to be there again")
-    until(lambda: well(mesh), 20, "the mesh to be well")
+    until_well(mesh, 20)
     assert mesh.processes()["engine"] == engine, "no engine ends because a member is started again"
 
 
@@ -49,7 +54,7 @@ def test_envoys_first_file_is_written_again_when_envoy_is_started_again(mesh: Ru
     envoy = mesh.processes()["envoy"]
     envoy.kill()
     until(lambda: mesh.processes().get("envoy") not in (None, envoy), 20, "another Envoy")
-    until(lambda: well(mesh), 20, "the mesh to be well")
+    until_well(mesh, 20)
     assert file.exists()
 
 
@@ -58,7 +63,7 @@ def test_the_whole_run_directory_may_be_deleted(mesh: RunningMesh) -> None:
     names = ["gateway.sock", "contract.sock", "download.sock", "controller.sock", "waker.sock"]
     shutil.rmtree(folder)
     until(lambda: all((folder / name).exists() for name in names), 30, "the sockets to be there again")
-    until(lambda: well(mesh), 30, "the mesh to be well")
+    until_well(mesh, 30)
     until(lambda: list(folder.glob("engines/*.json")) and list(folder.glob("engines/*.sock")), 20, "the engine's files")
     (server,) = mesh.call("GET", "/status").json()["servers"]
     mesh.until_state(server["server_uuid"], "SERVER_STATE_READY")

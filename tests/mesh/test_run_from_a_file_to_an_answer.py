@@ -183,4 +183,4 @@ def test_a_conversation_in_a_terminal(mesh: RunningMesh, user: dict[str, str], t
     lines = shown.lines
     figures = lines.pop(-2)
     assert lines == [hint, "> Hello!", *ANSWERED[columns], "> /set verbose", "> Again!", *ANSWERED[columns], "> /bye"]
-    assert re.fullmatch(r"15 tokens, [0-9.]+ tokens/s, context used [0-9]+ tokens", figures)
+    assert re.fullmatch(r"15 tokens, [0-9.]+ tokens/s, context used [0-9]+ of 4096", figures)

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from urllib.parse import unquote
 
 from aiohttp import web
+
+from tests.unit.web_objects import answer
 
 TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 XML = "application/xml"
@@ -30,6 +33,8 @@ class FakeS3:
         self.endpoint = ""
         self.buckets: set[str] = set()
         self.objects: dict[str, bytes] = {}
+        self.digests: dict[str, str] = {}
+        """Metadata `sha256` of objects."""
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
@@ -42,7 +47,8 @@ class FakeS3:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs))
         await asyncio.sleep(self.delay.get(request.method, 0.0))
-        if any(f"Credential={key}/" in request.headers.get("Authorization", "") for key in self.refused_keys):
+        signature = request.headers.get("Authorization", "") or request.query_string
+        if any(f"Credential={key}/" in unquote(signature) for key in self.refused_keys):
             return _error(403, "InvalidAccessKeyId")
         if request.method in self.refuse:
             return _error(*self.refuse[request.method])
@@ -119,10 +125,11 @@ class FakeS3:
         if key not in self.objects:
             return _error(404, "NoSuchKey")
         data = self.objects[key]
-        headers = {"Last-Modified": format_datetime(TIME, usegmt=True), "ETag": '"e"'}
-        if request.http_range.start is None and request.http_range.stop is None:
-            return web.Response(body=data, headers=headers)
-        return web.Response(status=206, body=data[request.http_range], headers=headers)
+        response = answer(request, data, f'"{hashlib.md5(data).hexdigest()}"')
+        response.headers["Last-Modified"] = format_datetime(TIME, usegmt=True)
+        if key in self.digests:
+            response.headers["x-amz-meta-sha256"] = self.digests[key]
+        return response
 
 
 def _error(status: int, code: str) -> web.Response:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from llamesh.cli.completion import candidates
 from llamesh.cli.failure import CommandError
+from llamesh.cli.shell import SCRIPTS
 
 ANSWERS = {
     "/status": {
@@ -45,13 +50,57 @@ def silent(path: str) -> object:
         (["users", "rm", "ada", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["smol"]),
-        (["downloads", ""], ["cancel", "ls", "retry"]),
+        (["downloads", ""], ["cancel", "list", "ls", "retry", "rm"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),
+        (["set", "sm"], ["smol"]),
+        (["serve", "small", "--flash-attn", ""], ["0", "1", "auto", "off", "on"]),
+        (["serve", "small", "--flash-attn=o"], ["--flash-attn=off", "--flash-attn=on"]),
+        (["serve", "small", "--cache-type-k", "q8"], ["q8_0"]),
+        (["serve", "--ctx-size", "4096", "sm"], ["small"]),
+        (["serve", "small", "--ctx-size", ""], []),
+        (["serve", "small", "--wait", ""], []),
+        (["serve", "small", "--wait="], ["--wait=false", "--wait=true"]),
+        (["serve", "small", "--no-wai"], ["--no-wait"]),
+        (["serve", "small", "--older"], []),
+        (["serve", "small", "--model-draft", ""], ["m1", "small"]),
+        (["set", "smol", "--unset", "ctx-s"], ["ctx-size"]),
+        (["status", "--output", "j"], ["json"]),
+        (["keys", "create", "ci", "--scope", ""], ["infer:*", "infer:smol", "manage", "metrics"]),
+        (["keys", "create", "ci", "--contract", ""], ["small"]),
+        (["keys", "create", "ci", "--sc"], ["--scope"]),
+        (["contracts", "create", "team", "--model", ""], ["smol"]),
+        (["users", "create", "ada", "--role", ""], ["admin", "inference", "user"]),
+        (["users", "enable", ""], ["ada"]),
+        (["tls", ""], ["init", "trust"]),
+        (["completion", ""], ["bash", "fish", "zsh"]),
     ],
 )
 def test_what_could_come_next(words: list[str], found: list[str]) -> None:
     assert candidates(words, fetch) == found
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_what_has_a_colon_or_an_equals_sign(tmp_path: Path) -> None:
+    fake = tmp_path / "llamesh"
+    fake.write_text('#!/bin/sh\nfor word; do last=$word; done\nprintf "%s\\n" "${last}b c" "$last*"\n')
+    fake.chmod(0o755)
+    for line, found in (
+        ("llamesh keys create ci --scope infer:", ["b c", "*"]),
+        ("llamesh serve x --flash-attn=", ["b c", "*"]),
+        ("llamesh ", ["b c", "*"]),
+        ("llamesh st", ["stb c", "st*"]),
+    ):
+        script = f"{SCRIPTS['bash']}\n_llamesh\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
+        asked = subprocess.run(
+            ["bash", "-c", script],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "COMP_LINE": line, "COMP_POINT": str(len(line))},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert asked.stdout.splitlines() == found
 
 
 def test_commands_need_no_mesh() -> None:

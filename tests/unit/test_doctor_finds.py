@@ -14,6 +14,7 @@ from llamesh.cli.diagnosis import lines
 from llamesh.cli.mesh.checks import examine
 from llamesh.cli.mesh.findings import Finding
 from tests.ports import free_ports
+from tests.terminal import terminal
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
@@ -108,6 +109,34 @@ PROBLEM  database     PostgreSQL at db.example:5432 does not answer: no answer w
 @pytest.mark.parametrize("width", GOLDEN)
 def test_a_finding_fits_the_terminal(width: int) -> None:
     assert "\n".join(lines(FINDING, width)) == GOLDEN[width]
+
+
+IN_A_TERMINAL = {
+    60: """\
+PROBLEM  settings     setting MAX_REPLICAS: 'many' is not a
+                      whole number from 1 to 1000
+                      -> correct it; the checks below use
+                         its default""",
+    80: """\
+PROBLEM  settings     setting MAX_REPLICAS: 'many' is not a whole number from 1
+                      to 1000
+                      -> correct it; the checks below use its default""",
+    120: """\
+PROBLEM  settings     setting MAX_REPLICAS: 'many' is not a whole number from 1 to 1000
+                      -> correct it; the checks below use its default""",
+}
+
+
+@pytest.mark.parametrize("columns", IN_A_TERMINAL)
+def test_in_a_terminal_findings_fit_its_width(columns: int, tmp_path: Path) -> None:
+    with terminal(["doctor"], columns, environment(tmp_path, MAX_REPLICAS="many")) as shown:
+        assert shown.end() == 1
+    screen = "\n".join(shown.lines)
+    assert IN_A_TERMINAL[columns] in screen
+    assert "\nok       mesh         not running: `llamesh up` starts it\n" in screen
+    assert screen.endswith("1 to mend")
+    # Only a word that has no room, such as a path, is broken by the terminal.
+    assert all(" " not in line[22:].strip() for line in shown.raw.decode().splitlines() if len(line) > columns)
 
 
 def test_on_a_pipe_a_finding_is_one_line_and_a_problem_is_exit_code_1(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.download.sources import FileSource, SourceError, SourceRefusedError, Sources, SourceTruncatedError
+from services.download.sources import FileSource, SourceChangedError, SourceError, SourceRefusedError, Sources
 
 
 @pytest.fixture
@@ -30,9 +30,15 @@ async def test_a_file_in_the_folder_by_path_or_url(folder: Path, form: str) -> N
     text = form.format(path=path)
     source = FileSource([folder])
     assert await read(source, text) == path.read_bytes()
-    assert source.check(text) == "a model.gguf"
+    checked = source.check(text)
+    assert (checked.address, checked.shown, checked.name) == (text, "a model.gguf", "a model.gguf")
     async with source.open(text) as found:
         assert (found.size, found.name) == (3_000_000, "a model.gguf")
+        assert found.read is not None
+        assert (
+            b"".join([chunk async for chunk in found.read(1_000_000, 1_500_000)])
+            == path.read_bytes()[10**6 : 2_500_000]
+        )
 
 
 async def test_percent_signs_in_a_url_are_decoded(folder: Path) -> None:
@@ -95,17 +101,17 @@ async def test_a_missing_file_is_an_error_and_not_a_refusal(folder: Path) -> Non
 async def test_a_file_that_shrinks_while_it_is_read_is_noticed(folder: Path) -> None:
     path = folder / "a.gguf"
     path.write_bytes(bytes(3 << 20))
-    with pytest.raises(SourceTruncatedError) as caught:
+    with pytest.raises(SourceChangedError) as caught:
         async with FileSource([folder]).open(str(path)) as found:
             async for _ in found.chunks:
                 os.truncate(path, 1 << 20)
-    assert (caught.value.expected, caught.value.actual) == (3 << 20, 1 << 20)
+    assert (caught.value.opened, caught.value.found) == (f"{3 << 20} bytes", f"{1 << 20} bytes")
 
 
 async def test_a_file_that_is_rewritten_while_it_is_read_is_noticed(folder: Path) -> None:
     path = folder / "a.gguf"
     path.write_bytes(bytes(2 << 20))
-    with pytest.raises(SourceTruncatedError, match="changed while"):
+    with pytest.raises(SourceChangedError, match="changed while"):
         async with FileSource([folder]).open(str(path)) as found:
             async for _ in found.chunks:
                 path.write_bytes(b"\1" * (2 << 20))

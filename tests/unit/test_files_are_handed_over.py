@@ -10,7 +10,7 @@ import pytest
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import handed_over, is_path, model_file
-from llamesh.cli.sources import likely_address, no_source
+from llamesh.cli.sources import no_source
 from llamesh.client.profile import Profile
 from llamesh.local_mesh import Addresses
 from llamesh.locations import handed_over_directory
@@ -155,27 +155,12 @@ def test_words_that_begin_like_a_path_and_files_that_exist_are_paths(
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
-    [
-        ("models.example/x.gguf", "https://models.example/x.gguf"),
-        ("https:/models.example/x.gguf", "https://models.example/x.gguf"),
-        ("https//models.example/x.gguf", "https://models.example/x.gguf"),
-        ("file:/models/x.gguf", "file:///models/x.gguf"),
-        ("HTTPS:models.example/x.gguf", "https://models.example/x.gguf"),
-        ("models/x.gguf", ""),
-        ("qwen", ""),
-    ],
-)
-def test_an_address_without_its_scheme_is_recognised(word: str, meant: str) -> None:
-    assert likely_address(word) == meant
-
-
-@pytest.mark.parametrize(
     ("word", "hint"),
     [
         ("smoll", "did you mean smol?"),
         ("QWEN", "did you mean Qwen3-0.6B.gguf?"),
         ("models.example/x.gguf", "did you mean https://models.example/x.gguf?"),
+        ("ada/tiny-GGUF:Q8_0", "did you mean hf:ada/tiny-GGUF:Q8_0?"),
         ("llama3:8b", "names of other registries are not looked up"),
         ("zzz", "give https://HOST/PATH/FILE.gguf"),
     ],

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
-from services.download.gguf import GgufError, GgufMetadata, read_gguf
-from services.download.gguf.types import FILE_TYPES, TENSOR_TYPES
+from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
+from llamesh.kit.gguf.types import FILE_TYPES, TENSOR_TYPES
 from tests.unit.gguf_bytes import BASE_PAIRS, STRING, U32, File, array, pair, tensor
 
 

@@ -1,7 +1,7 @@
 """The check of a header costs a bounded number of steps and bytes, whatever the file says.
 
 Steps are counted (calls that Python makes), not timed. Each hostile file is as large in one respect as the format allows; the limits are
-those that `services.download.gguf` documents.
+those that `llamesh.kit.gguf` documents.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from services.download import gguf
-from services.download.gguf import GgufError, GgufMetadata, metadata, read_gguf, reader
+from llamesh.kit import gguf
+from llamesh.kit.gguf import GgufError, GgufMetadata, metadata, read_gguf, reader
 from tests.unit.gguf_bytes import (
     ARRAY,
     BASE_PAIRS,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.download.gguf import GgufError, read_gguf
+from llamesh.kit.gguf import GgufError, read_gguf
 from tests.unit.gguf_bytes import (
     ARRAY,
     BASE_PAIRS,

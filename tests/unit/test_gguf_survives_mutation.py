@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from services.download.gguf import GgufError, read_gguf
+from llamesh.kit.gguf import GgufError, read_gguf
 from tests.unit.gguf_bytes import ARRAY, STRING, File, text, u32, u64
 
 SEED = 20_261_124

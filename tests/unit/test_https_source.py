@@ -335,7 +335,9 @@ def test_urls_that_are_refused_unseen(url: str, rule: str) -> None:
 
 
 def test_signatures_are_not_shown() -> None:
-    assert source().check("https://models.example/a.gguf?sig=secret#x") == "https://models.example/a.gguf"
+    checked = source().check("https://models.example/a.gguf?sig=secret#x")
+    assert (checked.shown, checked.name) == ("https://models.example/a.gguf", "a.gguf")
+    assert checked.address == "https://models.example/a.gguf?sig=secret#x"
 
 
 async def test_the_connection_goes_to_the_address_that_was_judged() -> None:

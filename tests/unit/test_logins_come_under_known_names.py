@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from controller.envoy_listeners import configure
-from controller.xds import callers, scripts, templates
+from controller.xds import anonymous_callers, scripts, templates
 from controller.xds.management import ManagementSettings
 from controller.xds.public_api import PublicApi
 from llamesh.kit.config import Settings
@@ -18,12 +18,14 @@ from llamesh.kit.errors import Reason, spec_of
 from tests.unit.lua_request import LuaFilter, Outcome
 
 FILTER = LuaFilter(scripts.without_token())
-OPEN = callers.open_calls(
+OPEN = anonymous_callers.open_calls(
     PublicApi(templates.FOLDER / "llamesh.binpb", ["llamesh.v1.GatewayService", "llamesh.v1.ContractService"]),
     ["grpc.health.v1.Health"],
 )
-LOOPBACK = callers.known(["http://ui:5173", "https://*.example.com"], ["llm.internal"], ["127.0.0.1", "::1"]) | OPEN
-NETWORK = callers.known(["http://ui:5173", "https://*.example.com"], ["llm.internal"], ["0.0.0.0"]) | OPEN
+LOOPBACK = (
+    anonymous_callers.known(["http://ui:5173", "https://*.example.com"], ["llm.internal"], ["127.0.0.1", "::1"]) | OPEN
+)
+NETWORK = anonymous_callers.known(["http://ui:5173", "https://*.example.com"], ["llm.internal"], ["0.0.0.0"]) | OPEN
 PAGES_ONLY = NETWORK | {"pages only": True}
 LOGIN = "/llamesh.v1.GatewayService/CreateToken"
 PAGE = {"origin": "http://evil.example:8200"}

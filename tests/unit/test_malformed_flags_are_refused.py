@@ -30,6 +30,7 @@ INVALID = [
     ("--ctx-size true", "--ctx-size", "whole decimal"),
     ("--ctx-size 63", "--ctx-size", "64 to 1048576"),
     ("--ctx-size 0", "--ctx-size", "64 to 1048576"),
+    ("-c 0", "-c", "for llama.cpp 0 means the model's own context"),
     ("--ctx-size -1", "--ctx-size", "64 to 1048576"),
     ("--ctx-size 1048577", "--ctx-size", "64 to 1048576"),
     ("--ctx-size 4294968320", "--ctx-size", "64 to 1048576"),

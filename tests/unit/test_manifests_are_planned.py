@@ -61,6 +61,17 @@ def test_what_is_exported_is_a_plan_without_changes(tmp_path: Path) -> None:
     assert [(item.verb, item.changes) for item in actions] == [("unchanged", ())] * 7
 
 
+@pytest.mark.parametrize(
+    "name", ["chat/completions n=1", 'über "x": #', "- [x]", "null", "1", " x ", "a\tb\x07", "\u2028", "😀" * 128]
+)
+def test_any_display_name_is_exported_and_read_again(tmp_path: Path, name: str) -> None:
+    mesh = full()
+    mesh.keys[0].display_name = mesh.contracts[0].display_name = name
+    text = "".join(f"---\n{dumped(declared(item), 'yaml')}\n" for item in (mesh.contracts[0], mesh.keys[0]))
+    assert [(item.verb, item.changes) for item in planned(tmp_path, text, mesh)] == [("unchanged", ())] * 2
+    assert all(item.document.label.isprintable() for item in planned(tmp_path, text, mesh))
+
+
 def test_the_order_is_that_of_dependencies(tmp_path: Path) -> None:
     text = "---\n".join(
         [
@@ -129,3 +140,15 @@ def test_a_damaged_model_is_fetched_again(tmp_path: Path) -> None:
     mesh.models["smol"].problem = "missing"
     (action,) = planned(tmp_path, f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: /x/smol.gguf}}\n", mesh)
     assert (action.verb, action.changes) == ("update", ())
+
+
+def test_another_spelling_of_an_address_is_no_change(tmp_path: Path) -> None:
+    mesh = full()
+    mesh.models["smol"].source = "hf:ada/tiny-GGUF:Q8_0"
+    text = f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: 'ADDRESS', name: Smol.gguf}}\n"
+    for same in ("hf:ada/tiny-GGUF:Q8_0", "hf.co/ada/tiny-GGUF:Q8_0", "https://huggingface.co/ada/tiny-GGUF:Q8_0"):
+        (action,) = planned(tmp_path, text.replace("ADDRESS", same), mesh)
+        assert action.verb == "unchanged"
+    with pytest.raises(CommandError) as raised:
+        planned(tmp_path, text.replace("ADDRESS", "hf:ada/tiny-GGUF:Q4_0"), mesh)
+    assert "spec.source cannot be changed" in raised.value.parts[0]

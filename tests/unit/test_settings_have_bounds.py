@@ -35,6 +35,11 @@ from llamesh.kit.config_loading import problems
         ("LLAMESH_MEMORY_RESERVE_BYTES", "-1"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_SECRET", "short"),
+        ("HF_ENDPOINT", "hf-mirror.example"),
+        ("HF_ENDPOINT", "https://user:hidden@hf-mirror.example"),
+        ("QUANT_SERVICE_URL", "quant:8300"),
+        ("QUANT_SERVICE_URL", "http://quant:8300/?token=hidden"),
+        ("LLAMESH_S3_SOURCES", '{"a": {"secret_key": "hidden"}}'),
     ],
 )
 def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -43,6 +48,12 @@ def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
         Settings()
     (line,) = problems(caught.value)
     assert name in line
+    assert "hidden" not in line
+
+
+def test_an_empty_address_of_the_hub_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert Settings().hf_endpoint == "https://huggingface.co"
 
 
 NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}

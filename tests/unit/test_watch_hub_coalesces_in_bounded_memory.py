@@ -145,13 +145,15 @@ async def test_an_object_that_comes_back_is_there_again(hub: Hub) -> None:
     assert told(await anext(reader)) == ("server", "a", 1)
 
 
-async def test_a_forgotten_download_is_no_event_and_a_removed_model_is_one(hub: Hub) -> None:
+async def test_removed_downloads_and_models_are_events(hub: Hub) -> None:
     hub.put(KIND_DOWNLOADS, "m", download_pb2.Download(model_uuid="m"))
     hub.put(KIND_MODELS, "m", model_pb2.Model(model_uuid="m"))
     reader = watches(hub).watch("ada", Selector(), "")
     assert [told(await anext(reader))[0] for _ in range(3)] == ["download", "model", "synced"]
     hub.remove(KIND_DOWNLOADS, "m")
     hub.remove(KIND_MODELS, "m")
+    message = await anext(reader)
+    assert (message.WhichOneof("event"), message.removed_download_uuid) == ("removed_download_uuid", "m")
     message = await anext(reader)
     assert (message.WhichOneof("event"), message.removed_model_uuid) == ("removed_model_uuid", "m")
 

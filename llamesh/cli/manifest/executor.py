@@ -11,6 +11,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
+from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def remove(mesh: Client, kind: str, item: Any) -> None:
 def _model(mesh: Client, action: Action) -> object:
     spec = action.desired
     source = spec.source
-    if source and "://" not in source:
+    if source and not is_address(source):
         source = str((action.document.folder / Path(source).expanduser()).absolute())
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")

@@ -15,10 +15,13 @@ SPECS: dict[str, type[Message]] = {
     "Key": manifest_pb2.KeySpec,
 }
 ORDER = tuple(SPECS)
+NAMED_FOR_PEOPLE = frozenset({"Contract", "Key"})
+"""Kinds whose name is a display name of the contract service: any text of at most `LONGEST_NAME` characters."""
+LONGEST_NAME = 128
 ID_ANNOTATION = "llamesh.dev/id"
 """Names the server, contract or key that is meant, if its name alone is not enough."""
 
 
 def label_of(kind: str, name: str) -> str:
-    """Kind and name, as people read them."""
-    return f"{kind}/{name}"
+    """Kind and name, as people read them: characters that a terminal would act on are shown as spaces."""
+    return f"{kind}/{''.join(letter if letter.isprintable() else ' ' for letter in name)}"

@@ -17,6 +17,8 @@ from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
+from llamesh.client.references import address_of
+from llamesh.model_addresses import default_name
 from llamesh.v1 import gateway_pb2, manifest_pb2
 
 Verb = Literal["create", "update", "unchanged"]
@@ -132,7 +134,7 @@ def _served_name(document: Document, held: Holdings, names: dict[str, str]) -> s
 
 
 def _model_name(spec: Any) -> str:
-    return str(spec.name) or str(spec.source).partition("?")[0].rpartition("/")[2]
+    return str(spec.name) or default_name(address_of(spec.source))
 
 
 def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
@@ -169,7 +171,7 @@ def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.Mo
     """The present source if the desired one leads to the same bytes, as far as the mesh says where they came from."""
     if not desired.source or desired.sha256 == present.sha256 or present.source == desired.source:
         return present.source
-    wanted, known = urlsplit(desired.source), urlsplit(present.source)
+    wanted, known = urlsplit(address_of(desired.source)), urlsplit(present.source)
     if wanted.scheme in {"", "file"}:
         same = wanted.path.rpartition("/")[2] == present.source.rpartition("/")[2]
     else:

@@ -16,13 +16,13 @@ import yaml
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, SPECS
+from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, LONGEST_NAME, NAMED_FOR_PEOPLE, SPECS
 from llamesh.cli.manifest.spec import SpecError, decode, line_of
 
 LARGEST_FILE = 1 << 20
 MOST_VALUES = 50_000
 DEEPEST = 50
-NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]{0,127}")
+_NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 METADATA = ("name", "annotations", "labels", "namespace")
 _Node = Any
@@ -131,8 +131,14 @@ def _document(path: str, number: int, node: _Node) -> Iterator[Document | str]:
     metadata = _mapping(fields["metadata"], "metadata", METADATA)
     name = _word(metadata, "name", fields["metadata"], "metadata.")
     lines["metadata.name"] = line_of(metadata["name"])
-    if not NAMES.fullmatch(name):
-        raise _ProblemError(lines["metadata.name"], "metadata.name", f"{name!r} has characters that no name has")
+    if len(name) > LONGEST_NAME:
+        raise _ProblemError(lines["metadata.name"], "metadata.name", f"is longer than {LONGEST_NAME} characters")
+    if kind not in NAMED_FOR_PEOPLE and not _NAMES.fullmatch(name):
+        raise _ProblemError(
+            lines["metadata.name"],
+            "metadata.name",
+            f"{name!r} must be letters, digits and ._:/@+- after a letter or digit",
+        )
     annotations = _mapping(metadata["annotations"], "metadata.annotations") if "annotations" in metadata else {}
     meant = _word(annotations, ID_ANNOTATION, node) if ID_ANNOTATION in annotations else ""
     spec = SPECS[kind]()

@@ -1,5 +1,7 @@
 """A backup of a home: databases, settings, secrets, certificates and, if wanted, models, in one archive.
 
+Tables in PostgreSQL are a dump in the archive, which the caller makes and restores (`tables`).
+
 Invariant: each database is copied in a transaction of its own, while the mesh may run; the archive appears whole or not at all, for this
 user only. A home is restored whole or not at all, and only where there is none.
 """
@@ -14,7 +16,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +27,10 @@ FORMAT = 1
 MANIFEST = "llamesh-backup.json"
 FOLDERS = ("secrets", "tls", "import")
 """Copied as they are, beside `data` and the settings."""
-MODELS = "objects"
+MODELS = ("objects", "llm-models")
+"""The models that can be served, and those that the Quant service has published."""
+TABLES = "postgres.dump"
+"""The tables, if they are in PostgreSQL."""
 _SETTINGS = "config.env"
 
 
@@ -47,14 +52,25 @@ class Manifest:
     made: str
     home: str
     models: bool
+    tables_elsewhere: bool = False
+    """The tables are in PostgreSQL and were not dumped."""
 
 
-def write(home: Path, target: Path, version: str, settings: Path, *, models: bool) -> Manifest:
-    """Write the archive. ArchiveError if there is nothing to back up; OSError if a file cannot be read or written."""
+def write(
+    home: Path,
+    target: Path,
+    version: str,
+    settings: Path,
+    *,
+    models: bool,
+    dump: Path | None = None,
+    tables_elsewhere: bool = False,
+) -> Manifest:
+    """Write the archive; `dump` has the tables of PostgreSQL. ArchiveError if there is nothing to back up; OSError if a file fails."""
     if not (home / "data").is_dir() and not (home / "secrets").is_dir():
         raise ArchiveError(f"{home} holds no mesh", "LLAMESH_HOME names another home")
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    manifest = Manifest(FORMAT, version, made, str(home), models)
+    manifest = Manifest(FORMAT, version, made, str(home), models, tables_elsewhere)
     descriptor, unfinished = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -63,6 +79,8 @@ def write(home: Path, target: Path, version: str, settings: Path, *, models: boo
                 _add_text(archive, MANIFEST, json.dumps(asdict(manifest)))
                 for name, path in _files(home, settings, models=models):
                     _add(archive, name, path)
+                if dump is not None:
+                    _add(archive, TABLES, dump)
             file.flush()
             os.fsync(file.fileno())
         Path(unfinished).replace(target)
@@ -72,8 +90,11 @@ def write(home: Path, target: Path, version: str, settings: Path, *, models: boo
     return manifest
 
 
-def restore(source: Path, home: Path, version: str) -> Manifest:
-    """Make a home of an archive. ArchiveError if it is none, is too new, or there is a home already; OSError if it cannot be read."""
+def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path], None]) -> Manifest:
+    """Make a home of an archive. ArchiveError if it is none, is too new, or there is a home already; OSError if it cannot be read.
+
+    `load` is given a dump of tables, if there is one, and the home that is made; if it raises, there is no home.
+    """
     if home.exists() and any(home.iterdir()):
         raise ArchiveError(
             f"{home} is not empty: a backup is restored where there is no mesh",
@@ -86,6 +107,9 @@ def restore(source: Path, home: Path, version: str) -> Manifest:
             manifest = _manifest(archive, source, version)
             for member in archive:
                 _extract(archive, member, unfinished)
+        if (unfinished / TABLES).exists():
+            load(unfinished / TABLES, unfinished)
+            (unfinished / TABLES).unlink()
         if home.exists():
             home.rmdir()
         unfinished.replace(home)
@@ -126,7 +150,7 @@ def _files(home: Path, settings: Path, *, models: bool) -> Iterator[tuple[str, P
             yield f"data/{database.name}", copy
     if settings.is_file():
         yield _SETTINGS, settings
-    for folder in (*FOLDERS, *((MODELS,) if models else ())):
+    for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(home).as_posix(), path
@@ -148,7 +172,7 @@ def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> None:
     """Write one file. Whoever made the archive decides about nothing outside the home, and about no link."""
     name = PurePosixPath(member.name)
-    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, MODELS, *FOLDERS, MANIFEST}
+    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS, MANIFEST}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
         raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
     content = archive.extractfile(member)

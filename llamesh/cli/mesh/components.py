@@ -10,13 +10,15 @@ from llamesh.cli.mesh.liveness import EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.mesh.supervisor import Component
 
-NAMES = ("controller", "gateway", "contract", "download", "envoy")
+NAMES = ("controller", "gateway", "contract", "download", "quant", "envoy")
 _MODULES = {
     "controller": "controller",
     "gateway": "services.gateway",
     "contract": "services.contract",
     "download": "services.download",
 }
+_QUANT = {"quant": "services.quant"}
+"""The member that is not in every mesh."""
 _SPARE_SECONDS = 5.0
 """On top of the drain: what a process needs to end after it."""
 
@@ -36,7 +38,7 @@ def components(settings: MeshSettings) -> list[Component]:
             stop_seconds=patience,
             probe=MemberProbe(settings.run_dir / f"{name}.sock"),
         )
-        for name, module in _MODULES.items()
+        for name, module in (_MODULES | (_QUANT if settings.quant else {})).items()
     ]
     front = Component(
         "envoy",

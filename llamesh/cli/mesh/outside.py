@@ -10,13 +10,13 @@ from llamesh.cli.mesh import members
 from llamesh.cli.mesh.findings import Finding
 
 ASK_SECONDS = 30.0
-"""How long the program that asks may take; it waits 5 s for each of the two, twice for the object store."""
+"""How long the program that asks may take; it waits 5 s for an answer, twice for each S3 server, and for all sources at once."""
 CLOCK_SECONDS = 5.0
 """Tokens count for two seconds beyond their end; S3 refuses requests that are 15 minutes off."""
 
 
 def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The database and the object store as far as the settings name servers, and what their clocks say of ours."""
+    """The database, the object store and the sources of models as far as the settings name servers, and what clocks say of ours."""
     try:
         asked = members.ask("llamesh.kit.readiness", environment=environment, seconds=ASK_SECONDS)
         answers = json.loads(asked.stdout)

@@ -33,6 +33,8 @@ class MeshSettings:
     download_port: int
     drain_seconds: float
     member_patience_seconds: float
+    quant: bool = False
+    quant_port: int = 8300
     tls_certificate: str = ""
     tls_key: str = ""
     llama_server_bin: str = ""
@@ -82,6 +84,7 @@ class MeshSettings:
             "LLAMESH_GATEWAY_PORT": self.gateway_port,
             "LLAMESH_CONTRACT_PORT": self.contract_port,
             "LLAMESH_DOWNLOAD_PORT": self.download_port,
+            **({"LLAMESH_QUANT_PORT": self.quant_port} if self.quant else {}),
         }
 
     @property
@@ -124,6 +127,8 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
             download_port=found["download_port"],
             drain_seconds=found["drain_seconds"],
             member_patience_seconds=found["member_patience_seconds"],
+            quant=found["quant"],
+            quant_port=found["quant_port"],
             tls_certificate=found["tls_certificate"],
             tls_key=found["tls_key"],
             llama_server_bin=found["llama_server_bin"],

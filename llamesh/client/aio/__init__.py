@@ -10,6 +10,7 @@ from llamesh.client.aio.keys import AsyncKeys
 from llamesh.client.aio.models import AsyncModels
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
+from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
 
@@ -20,6 +21,7 @@ __all__ = [
     "AsyncModels",
     "AsyncPart",
     "AsyncPull",
+    "AsyncQuant",
     "AsyncServers",
     "AsyncUsers",
 ]

@@ -14,10 +14,11 @@ from llamesh.client import errors
 from llamesh.client.aio.contracts import AsyncContracts
 from llamesh.client.aio.keys import AsyncKeys
 from llamesh.client.aio.models import AsyncModels
+from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
 from llamesh.client.parameters import Parameters, combined
-from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
+from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
 from llamesh.client.services import CONTRACT, GATEWAY
 from llamesh.client.transport import AsyncTransport
@@ -33,12 +34,13 @@ LONGEST_RECONNECT = 5.0
 
 class AsyncClient:
     """One mesh. `async with AsyncClient() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
-    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there."""
+    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there;
+    InferencePortError if LLAMESH_URL names the inference port of the mesh that runs here."""
 
     def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
         try:
             found = load_profile()
-        except NoMeshRunsError:
+        except (NoMeshRunsError, InferencePortError):
             if not url:
                 raise
             found = Profile(url.rstrip("/"))
@@ -54,6 +56,7 @@ class AsyncClient:
         self.keys = AsyncKeys(self.transport)
         self.users = AsyncUsers(self.transport)
         self.contracts = AsyncContracts(self.transport)
+        self.quant = AsyncQuant(self.transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -7,13 +7,13 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
 from llamesh.client.names import resolve
 from llamesh.client.references import Model, address_of, model_uuid_of
 from llamesh.client.services import DOWNLOAD, GATEWAY
+from llamesh.model_addresses import default_name
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class AsyncModels(AsyncPart):
     ) -> AsyncPull:
         """Begin to fetch a model from an address, or a file below the mesh's import folders. `uuid` is made from the name if not given."""
         address = address_of(source)
-        file = name or unquote(address.partition("?")[0].rpartition("/")[2])
+        file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
             model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
             source=address,
@@ -77,3 +77,8 @@ class AsyncModels(AsyncPart):
         """Stop a download."""
         request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
         return await self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
+
+    async def delete_download(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
+        """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded before its end."""
+        request = download_pb2.DeleteDownloadRequest(model_uuid=model_uuid_of(model))
+        return await self._call(f"{DOWNLOAD}/DeleteDownload", request, download_pb2.Download, timeout)

@@ -7,6 +7,7 @@ from llamesh.client.sync.keys import Keys
 from llamesh.client.sync.models import Models
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.pull import Pull
+from llamesh.client.sync.quant import Quant
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
 
@@ -17,6 +18,7 @@ __all__ = [
     "Models",
     "Part",
     "Pull",
+    "Quant",
     "Servers",
     "Users",
 ]

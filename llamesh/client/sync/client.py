@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llamesh.client import errors
 from llamesh.client.parameters import Parameters, combined
-from llamesh.client.profile import NoMeshRunsError, Profile, load_profile
+from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
 from llamesh.client.services import CONTRACT, GATEWAY
 from llamesh.client.sync.contracts import Contracts
 from llamesh.client.sync.keys import Keys
 from llamesh.client.sync.models import Models
+from llamesh.client.sync.quant import Quant
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
 from llamesh.client.transport import Transport
@@ -33,12 +34,13 @@ LONGEST_RECONNECT = 5.0
 
 class Client:
     """One mesh. `with Client() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
-    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there."""
+    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there;
+    InferencePortError if LLAMESH_URL names the inference port of the mesh that runs here."""
 
     def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
         try:
             found = load_profile()
-        except NoMeshRunsError:
+        except (NoMeshRunsError, InferencePortError):
             if not url:
                 raise
             found = Profile(url.rstrip("/"))
@@ -54,6 +56,7 @@ class Client:
         self.keys = Keys(self.transport)
         self.users = Users(self.transport)
         self.contracts = Contracts(self.transport)
+        self.quant = Quant(self.transport)
 
     def __enter__(self) -> Client:
         return self

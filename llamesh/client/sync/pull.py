@@ -32,16 +32,22 @@ class Pull:
         self.model_uuid = download.model_uuid
 
     def progress(self, timeout: float | None = None) -> Iterator[download_pb2.Download]:
-        """The download each time it changes, until it has ended. The error of the contract's reason where it failed."""
+        """The download each time it changes, until it has ended.
+
+        Raises the error of the contract's reason if it failed, and DownloadNotFound if its record was removed meanwhile.
+        """
         yield self.download
         if self._ended():
             return
         for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
             if event.WhichOneof("event") == "download":
                 self.download = self._counting(event.download)
-                yield self.download
-                if self._ended():
-                    return
+            else:
+                # A list without the download and a removal say the same: its record may be gone, and then nothing else would say so.
+                self.download = (self._mesh.models.pulling(self.model_uuid)).download
+            yield self.download
+            if self._ended():
+                return
 
     def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
         """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""

@@ -1,15 +1,25 @@
-"""Sources of models, one module for each kind. `Sources` chooses the kind by the URL scheme."""
+"""Sources of models, one module for each kind. `Sources` chooses the kind by the scheme of the canonical address."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 
+from llamesh.hub_addresses import HUB_HOSTS
+from llamesh.model_addresses import FORMS, canonical, likely
 from services.download.sources.addresses import AddressRules
 from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
+from services.download.sources.hub import HubSource
+from services.download.sources.quant import QuantSource
+from services.download.sources.quant_http import QuantOverHttp
+from services.download.sources.quant_member import QuantMember
+from services.download.sources.quant_models import QuantModels
+from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
+    CheckedSource,
     Source,
+    SourceChangedError,
     SourceError,
     SourceObject,
     SourceRefusedError,
@@ -18,9 +28,18 @@ from services.download.sources.source import (
 
 __all__ = [
     "AddressRules",
+    "CheckedSource",
     "FileSource",
     "HttpsSource",
+    "HubSource",
+    "QuantMember",
+    "QuantModels",
+    "QuantOverHttp",
+    "QuantSource",
+    "S3Bucket",
+    "S3Source",
     "Source",
+    "SourceChangedError",
     "SourceError",
     "SourceObject",
     "SourceRefusedError",
@@ -30,25 +49,30 @@ __all__ = [
 
 
 class Sources:
-    """A Source that hands each source to the kind that reads its scheme."""
+    """A Source that brings addresses into their canonical form and hands them to the kind that reads their scheme."""
 
-    def __init__(self, by_scheme: Mapping[str, Source]) -> None:
-        """`by_scheme`: kinds of sources by lower-case URL scheme; an absolute path without a scheme belongs to "file"."""
+    def __init__(self, by_scheme: Mapping[str, Source], hub_hosts: Collection[str] = HUB_HOSTS) -> None:
+        """`by_scheme`: kinds of sources by lower-case scheme; an absolute path without a scheme belongs to "file"."""
         self._by_scheme = by_scheme
+        self._hub_hosts = hub_hosts
 
-    def check(self, source: str) -> str:
+    def check(self, source: str) -> CheckedSource:
         """See Source."""
-        return self._kind(source).check(source)
+        try:
+            address = canonical(source, self._hub_hosts)
+        except ValueError as error:
+            raise SourceRefusedError(str(error), rule="form") from error
+        return self._kind(address).check(address)
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
         """See Source."""
         return self._kind(source).open(source)
 
-    def _kind(self, source: str) -> Source:
-        scheme = "file" if source.startswith("/") else source.partition(":")[0].lower()
+    def _kind(self, address: str) -> Source:
+        scheme = "file" if address.startswith("/") else address.partition(":")[0].lower()
         kind = self._by_scheme.get(scheme)
         if kind is None:
-            raise SourceRefusedError(
-                "a source begins with https:// or file://, or is the absolute path of a file", rule="scheme"
-            )
+            meant = likely(address)
+            hint = f"did you mean {meant}?" if meant else f"give {FORMS}"
+            raise SourceRefusedError(f"not the address of a model: {hint}", rule="scheme")
         return kind

@@ -59,6 +59,10 @@ class AddressRules:
     private_hosts: frozenset[str] = frozenset()
     resolve: Resolve = resolve
 
+    def allowing(self, host: str) -> AddressRules:
+        """These rules, for a source whose host the operator named in a setting of its own."""
+        return AddressRules(self.private_hosts | {host}, self.resolve)
+
     async def addresses(self, host: str, port: int, *, trusted: bool = False) -> list[str]:
         """Addresses to connect to. Raises SourceRefusedError if one is not allowed, SourceError if there is none."""
         try:

@@ -11,15 +11,17 @@ import os
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from services.download.sources.source import (
     CHUNK,
+    CheckedSource,
+    SourceChangedError,
     SourceError,
     SourceObject,
     SourceRefusedError,
-    SourceTruncatedError,
 )
 
 
@@ -29,9 +31,10 @@ class FileSource:
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = [directory.expanduser().absolute() for directory in directories]
 
-    def check(self, source: str) -> str:
-        """See Source. Returns only the file's name, because not every caller may know the paths of this machine."""
-        return self._resolve(source).name
+    def check(self, source: str) -> CheckedSource:
+        """See Source. Only the file's name is shown, because not every caller may know the paths of this machine."""
+        name = self._resolve(source).name
+        return CheckedSource(source, name, name)
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
@@ -44,7 +47,8 @@ class FileSource:
                 size=stats.st_size,
                 name=path.name,
                 etag=f"{stats.st_ino}-{stats.st_size}-{stats.st_mtime_ns}",
-                chunks=_chunks(fd, path, stats),
+                chunks=_read(fd, path, stats, 0, stats.st_size),
+                read=partial(_read, fd, path, stats),
             )
         finally:
             os.close(fd)
@@ -100,15 +104,16 @@ def _path(source: str) -> Path:
     return Path(text)
 
 
-async def _chunks(fd: int, path: Path, opened: os.stat_result) -> AsyncIterator[bytes]:
+async def _read(fd: int, path: Path, opened: os.stat_result, offset: int, length: int) -> AsyncIterator[bytes]:
+    """See RangedRead."""
     done = 0
-    while block := await asyncio.to_thread(os.pread, fd, CHUNK, done):
+    while done < length and (block := await asyncio.to_thread(os.pread, fd, min(CHUNK, length - done), offset + done)):
         done += len(block)
         yield block
     now = os.fstat(fd)
-    if done != opened.st_size or now.st_mtime_ns != opened.st_mtime_ns:
-        raise SourceTruncatedError(
-            f"{path.name} changed while it was read: {opened.st_size} bytes at first, {done} at the end",
-            expected=opened.st_size,
-            actual=done,
+    if done != length or now.st_size != opened.st_size or now.st_mtime_ns != opened.st_mtime_ns:
+        raise SourceChangedError(
+            f"{path.name} changed while it was read: {opened.st_size} bytes at first, {now.st_size} at the end",
+            opened=f"{opened.st_size} bytes",
+            found=f"{now.st_size} bytes",
         )

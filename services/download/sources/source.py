@@ -1,11 +1,12 @@
 """The interface of a source of model bytes, and its errors.
 
-Invariant: an opened source returns its bytes in order, and returns all of them or raises: a truncated body never looks like the end.
+Invariant: what an opened source returns is a part of one object that does not change, complete, or an error: neither a truncated body nor
+the bytes of another object ever look like the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,21 +50,53 @@ class SourceTruncatedError(SourceError):
         self.actual = actual
 
 
+class SourceChangedError(SourceError):
+    """The object is another one than when it was opened; to open the source again gives the new one."""
+
+    def __init__(self, message: str, *, opened: str, found: str) -> None:
+        super().__init__(message, passing=True)
+        self.opened = opened
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSource:
+    """A source that may be used. `address` is canonical and may have a signature; `shown` has none and may be recorded and shown.
+
+    `name` is the default name of its model, or "" if the address tells none.
+    """
+
+    address: str
+    shown: str
+    name: str
+
+
+RangedRead = Callable[[int, int], AsyncIterator[bytes]]
+"""Returns `length` bytes from `offset`. Raises SourceError. Reads are independent: they may run at the same time, and be closed early."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """An open source: `size` in bytes or None if unknown, the file's `name`, and `etag` or ""."""
+    """An open source.
+
+    `size` in bytes, or None if unknown; the file's `name`; `sha256`, `revision` and `etag`, or "" where the source knows none.
+    `chunks` are all bytes in order, once. `read` returns ranges; None if the source has none, or nothing that identifies the object.
+    """
 
     size: int | None
     name: str
     etag: str
     chunks: AsyncIterator[bytes]
+    read: RangedRead | None = None
+    sha256: str = ""
+    revision: str = ""
 
 
 class Source(Protocol):
     """One kind of source."""
 
-    def check(self, source: str) -> str:
-        """Check a source without opening it. Returns it in the form that may be shown and recorded. Raises SourceRefusedError."""
+    def check(self, source: str) -> CheckedSource:
+        """Check an address without asking anybody. Raises SourceRefusedError, with the nearest right form."""
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
-        """Open a source; the context closes it. Raises SourceError, also while the chunks are read."""
+        """Open a canonical address; the context closes it. Raises SourceError, also while bytes are read."""

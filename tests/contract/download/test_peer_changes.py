@@ -107,6 +107,16 @@ async def test_a_model_of_a_process_whose_clock_is_behind_is_told(database: Data
     assert await told.compare() == []
 
 
+async def test_a_record_that_another_process_removed_is_told(database: Database, told: Told) -> None:
+    other = Transfers(database, lambda: NOW, "other")
+    await other.start(WISH)
+    await other.cancel("m1")
+    assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_CANCELLED]
+    await other.delete("m1")
+    assert [each.removed_download_uuid for each in await told.compare()] == ["m1"]
+    assert await told.compare() == []
+
+
 async def test_what_a_process_tells_while_it_reads_the_tables_stays(database: Database, told: Told) -> None:
     """A model that was deleted during the reading was told as present again."""
     async with database.begin() as session:

@@ -130,6 +130,10 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         self.downloads[model_uuid] = download
         self.changes.tell(download_pb2.WatchCatalogueResponse(download=download))
 
+    def remove_download(self, model_uuid: str) -> None:
+        del self.downloads[model_uuid]
+        self.changes.tell(download_pb2.WatchCatalogueResponse(removed_download_uuid=model_uuid))
+
     async def GetCatalogueModel(self, request, context):
         if request.model_uuid not in self.models:
             raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": request.model_uuid})

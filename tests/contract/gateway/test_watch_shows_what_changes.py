@@ -76,7 +76,9 @@ async def test_what_is_there_comes_first_then_synced_then_changes(mesh, watching
 async def test_removals_are_told(mesh, watching, as_caller) -> None:
     put(mesh, "a", 1)
     mesh.download.add("m1")
-    await known(watching, ("server", ("a", 1)), ("model", "m1"))
+    mesh.download.progress("m1", 10)
+    mesh.download.progress("m2", 10)
+    await known(watching, ("server", ("a", 1)), ("model", "m1"), ("download", ("m1", 10)), ("download", ("m2", 10)))
     async with watching() as following:
         while told(await following())[0] != "synced":
             pass
@@ -87,7 +89,11 @@ async def test_removals_are_told(mesh, watching, as_caller) -> None:
         await mesh.gateway.DeleteModel(
             gateway_pb2.DeleteModelRequest(model_uuid="m1"), metadata=as_caller("ada", "manage")
         )
+        # The record of a download goes with its model, or by itself.
+        assert told(await following()) == ("removed_download_uuid", "m1")
         assert told(await following()) == ("removed_model_uuid", "m1")
+        mesh.download.remove_download("m2")
+        assert told(await following()) == ("removed_download_uuid", "m2")
 
 
 async def test_a_selector_shows_only_what_it_names(mesh, watching) -> None:

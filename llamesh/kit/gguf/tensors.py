@@ -4,11 +4,25 @@ llama.cpp expects tensors in the order of the header, each padded to the alignme
 place. This module does the same, with numbers that cannot overflow.
 """
 
-from services.download.gguf.reader import Reader
-from services.download.gguf.types import TENSOR_TYPES
+from typing import NamedTuple
+
+from llamesh.kit.gguf.reader import Reader
+from llamesh.kit.gguf.types import TENSOR_TYPES
 
 _MAX_TENSOR_NAME = 63
 _MAX_INT64 = (1 << 63) - 1
+
+
+class TensorInfo(NamedTuple):
+    """One tensor: its name, its type by name, its dimensions, shortest stride first, and where its bytes are."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    """From the beginning of the tensor data, in bytes."""
+    size: int
+    """In bytes."""
 
 
 class Tensors:
@@ -24,6 +38,7 @@ class Tensors:
         self.count = 0
         self.elements = 0
         self.bytes = 0
+        self.infos: list[TensorInfo] = []
 
     def read_info(self) -> None:
         """Read one tensor's name, dimensions, type and offset."""
@@ -34,28 +49,29 @@ class Tensors:
             raise reader.error(f"the tensor {name!r} appears twice", offset=start)
         self._seen.add(name)
         reader.what = f"tensor {name!r}"
-        row, elements = self._read_dimensions()
-        size = self._read_type(row, elements)
-        self._read_offset(size)
+        shape, elements = self._read_dimensions()
+        kind, size = self._read_type(shape[0], elements)
+        place = self._read_offset(size)
+        self.infos.append(TensorInfo(name, kind, shape, place, size))
         self.count += 1
         self.elements += elements
         self.bytes += size
 
-    def _read_dimensions(self) -> tuple[int, int]:
+    def _read_dimensions(self) -> tuple[tuple[int, ...], int]:
         reader = self._reader
         count = reader.u32()
         if not 1 <= count <= 4:
             raise reader.error(f"{count} dimensions, 1 to 4 are allowed", offset=reader.offset - 4)
-        row, elements = 0, 1
+        shape, elements = [], 1
         for index in range(count):
             length = reader.u64()
             elements *= length
             if not 1 <= elements <= _MAX_INT64:
                 raise reader.error(f"dimension {index} of {length} makes no sense", offset=reader.offset - 8)
-            row = row or length
-        return row, elements
+            shape.append(length)
+        return tuple(shape), elements
 
-    def _read_type(self, row: int, elements: int) -> int:
+    def _read_type(self, row: int, elements: int) -> tuple[str, int]:
         reader = self._reader
         number = reader.u32()
         kind = TENSOR_TYPES.get(number)
@@ -68,9 +84,9 @@ class Tensors:
             )
         size = elements // kind.elements * kind.size
         self._by_type[number] = self._by_type.get(number, 0) + size
-        return size
+        return kind.name, size
 
-    def _read_offset(self, size: int) -> None:
+    def _read_offset(self, size: int) -> int:
         reader = self._reader
         place = reader.u64()
         here = reader.offset - 8
@@ -86,9 +102,10 @@ class Tensors:
         self._next = _padded(self._end, self.alignment)
         if self._end > reader.size:
             raise reader.error(f"its {size} bytes at {place} lie outside a file of {reader.size} bytes", offset=here)
+        return place
 
-    def check_place(self) -> None:
-        """Check that the tensor data is inside the file and that only padding follows it. Raises GgufError."""
+    def check_place(self) -> int:
+        """Check that the tensor data is inside the file and that only padding follows it. Raises GgufError. Returns its offset."""
         reader = self._reader
         reader.what = "tensor data"
         start = _padded(reader.offset, self.alignment)
@@ -98,6 +115,7 @@ class Tensors:
         if reader.size > start + self._next:
             extra = reader.size - start - self._next
             raise reader.error(f"{extra} bytes follow the last tensor", offset=start + self._next)
+        return start
 
     def main_type(self) -> str:
         """The name of the type with most bytes; empty without tensors."""

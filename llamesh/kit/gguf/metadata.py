@@ -7,9 +7,9 @@ noted, and `metadata` reads at most one element for each layer of the two arrays
 import struct
 from dataclasses import dataclass
 
-from services.download.gguf.reader import GgufError, Reader
-from services.download.gguf.tensors import Tensors
-from services.download.gguf.types import FILE_TYPES
+from llamesh.kit.gguf.reader import GgufError, Reader
+from llamesh.kit.gguf.tensors import Tensors
+from llamesh.kit.gguf.types import FILE_TYPES
 
 _MAX_KEY = 1_024
 MAX_KEYS_BYTES = 1 << 20

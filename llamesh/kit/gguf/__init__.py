@@ -10,11 +10,11 @@ keys, 16,384 tensors, 2 million strings; arrays are not kept (see `reader` and `
 
 from typing import BinaryIO
 
-from services.download.gguf.metadata import GgufMetadata, MetadataReader
-from services.download.gguf.reader import GgufError, Reader
-from services.download.gguf.tensors import Tensors
+from llamesh.kit.gguf.metadata import GgufMetadata, MetadataReader
+from llamesh.kit.gguf.reader import GgufError, Reader
+from llamesh.kit.gguf.tensors import TensorInfo, Tensors
 
-__all__ = ["MAGIC", "GgufError", "GgufMetadata", "read_gguf"]
+__all__ = ["MAGIC", "GgufError", "GgufMetadata", "TensorInfo", "read_gguf", "read_tensors"]
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -26,6 +26,11 @@ MAX_TENSORS = 16_384
 
 def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
     """Check the header of a seekable file of `size` bytes and return its metadata. Raises GgufError."""
+    return read_tensors(file, size)[0]
+
+
+def read_tensors(file: BinaryIO, size: int) -> tuple[GgufMetadata, list[TensorInfo]]:
+    """Check the header as `read_gguf`. Return the metadata, and each tensor with its offset in the file. Raises GgufError."""
     reader = Reader(file, size)
     version = _version(reader)
     tensor_count = _count(reader, "tensors", MAX_TENSORS)
@@ -38,8 +43,9 @@ def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
     for index in range(tensor_count):
         reader.what = f"tensor {index}"
         tensors.read_info()
-    tensors.check_place()
-    return metadata_reader.metadata(version, tensors)
+    start = tensors.check_place()
+    infos = [info._replace(offset=start + info.offset) for info in tensors.infos]
+    return metadata_reader.metadata(version, tensors), infos
 
 
 def _version(reader: Reader) -> int:

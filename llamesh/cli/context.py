@@ -1,0 +1,39 @@
+"""Tokens of context: what the model of a server was trained for, and what one request to a server may use.
+
+Invariant: 0 means that the mesh does not say; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+    from llamesh.v1.server_pb2 import Server
+
+
+def model_context(mesh: Client, server: Server) -> int:
+    """Tokens that the model of a server was trained for; 0 if the catalogue does not say."""
+    from llamesh.client.errors import MeshError
+
+    try:
+        return int(mesh.models.get(server.model_uuid).gguf.context_length)
+    except MeshError:
+        return 0
+
+
+def slot_context(model: str) -> int:
+    """Tokens that one request to a model, or to a server's id, may use; the least of several servers. 0 if the mesh does not say."""
+    from llamesh.client.errors import MeshError
+    from llamesh.runtime_parameters import slot_context as context_of
+
+    try:
+        with connected() as mesh:
+            servers = [server for server in mesh.servers.list() if model in {server.server_uuid, server.model_name}]
+            contexts = [context_of(server.spec.parameters, model_context(mesh, server)) for server in servers]
+    except (CommandError, MeshError):
+        return 0
+    return min(contexts, default=0)

@@ -1,0 +1,99 @@
+"""`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine.
+
+Invariant: a number that the mesh does not tell is left out or said to be unknown, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llamesh import runtime_parameters
+from llamesh.cli.connection import connected
+from llamesh.cli.context import model_context
+from llamesh.cli.output import Output, show_one, size, text, when, word
+from llamesh.cli.servers import SERVER, ServerName
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration as ProtoDuration
+
+    from llamesh.client.sync import Client
+    from llamesh.v1.server_pb2 import MemoryEstimate, Server
+
+
+def describe(server: ServerName, *, output: Output = "table") -> None:
+    """Show everything about one server: what is wanted, what holds and why, each engine."""
+    from llamesh.v1 import server_pb2
+
+    with connected() as mesh:
+        found = mesh.servers.get(mesh.servers.find(server))
+        if output != "table":
+            show_one(found, output, SERVER)
+            return
+        in_force = [*_in_force(found, model_context(mesh, found)), ("Memory", _memory(mesh, found))]
+    for column in SERVER:
+        print(f"{column.title.capitalize():<12}{text(column.value(found))}")
+    for title, shown in in_force:
+        print(f"{title:<12}{text(shown)}")
+    print("Conditions")
+    for item in found.conditions:
+        holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
+        since = f" since {when(item.last_transition_time)}" if item.last_transition_time.seconds else ""
+        print(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
+    print("Engines")
+    for engine in found.replica_statuses:
+        state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
+        words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
+        print(text(words).rstrip())
+
+
+def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
+    """What a server is told to do, defaults included."""
+    spec = server.spec
+    slots = spec.parameters.parallel or runtime_parameters.DEFAULT_PARALLEL
+    yield "Context", f"{_context(server, trained)} for each of {slots} slots"
+    yield "Idle sleep", _length(spec.idle_sleep) or "never"
+    yield "Wake budget", _length(spec.wake_budget) or "120s (default)"
+    yield "Metered", "yes" if spec.metered else "as the token says"
+    yield "Namespace", spec.namespace or "default"
+    yield "Generation", f"{server.generation}, observed {server.observed_generation}"
+    yield "Declared", when(server.create_time)
+    if server.HasField("next_start_time"):
+        yield "Next start", when(server.next_start_time)
+
+
+def _context(server: Server, trained: int) -> str:
+    parameters = server.spec.parameters
+    if not parameters.ctx_size and not trained:
+        return f"the model's own, at most {runtime_parameters.DEFAULT_SLOT_CONTEXT} tokens"
+    slot = runtime_parameters.slot_context(parameters, trained)
+    if parameters.kv_unified:
+        return f"up to {slot} tokens, one cache for all"
+    return f"{slot} tokens of {runtime_parameters.with_defaults(parameters, trained).ctx_size}"
+
+
+def _memory(mesh: Client, server: Server) -> str:
+    """What the server takes of memory by the estimate that decides whether it may start."""
+    from llamesh.client.errors import MeshError
+
+    spec = server.spec
+    try:
+        memory = mesh.check(
+            server.model_uuid, replicas=spec.replicas or 1, namespace=spec.namespace, parameters=spec.parameters
+        ).memory
+    except MeshError as refused:
+        return f"not known: {refused}"
+    return _parts(memory) if memory.total_bytes else "not known"
+
+
+def _parts(memory: MemoryEstimate) -> str:
+    shared = f", {size(memory.shared_weights_bytes)} of the weights shared" if memory.shared_weights_bytes else ""
+    engines = f"{memory.replicas} engines" if memory.replicas != 1 else "1 engine"
+    return (
+        f"{size(memory.total_bytes)} estimated for {engines}; each: weights {size(memory.weights_bytes)}, "
+        f"KV cache {size(memory.kv_cache_bytes)}, overhead {size(memory.overhead_bytes)}{shared}"
+    )
+
+
+def _length(duration: ProtoDuration) -> str:
+    return str(duration.ToJsonString()) if duration.ToNanoseconds() else ""

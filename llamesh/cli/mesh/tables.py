@@ -1,0 +1,54 @@
+"""The tables of a mesh whose database is PostgreSQL, as a part of its backup."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from llamesh.cli.mesh import members
+from llamesh.cli.mesh.archive import ArchiveError
+
+LONGEST_SECONDS = 6 * 3600.0
+"""How long a dump or a restore may take."""
+
+
+def dump(file: Path) -> list[str]:
+    """Write the tables to a file if they are in PostgreSQL.
+
+    Returns what a person has to type instead if pg_dump cannot be used here, and nothing otherwise. ArchiveError if pg_dump fails.
+    """
+    report = _asked("dump", file, dict(os.environ))
+    if report["problem"] and not report["by_hand"]:
+        raise ArchiveError(report["problem"], report["fix"])
+    return list(report["commands"])
+
+
+def load(file: Path, home: Path) -> None:
+    """Restore the tables of a backup into the database of DATABASE_URL, or of the settings in `home`. ArchiveError if that fails."""
+    report = _asked("restore", file, {**os.environ, "LLAMESH_HOME": str(home)})
+    if not report["postgres"]:
+        raise ArchiveError("the tables of this backup are from PostgreSQL", "set DATABASE_URL to an empty database")
+    if not report["done"]:
+        raise ArchiveError(report["problem"], report["fix"])
+
+
+def commands() -> list[str]:
+    """What a person types to dump and to restore the tables; empty if they are SQLite files."""
+    return list(_asked("commands", Path("llamesh.dump"), dict(os.environ))["commands"])
+
+
+def _asked(action: str, file: Path, environment: dict[str, str]) -> dict[str, Any]:
+    try:
+        answer = members.ask(
+            "llamesh.kit.postgres_dump", action, str(file), environment=environment, seconds=LONGEST_SECONDS
+        )
+        report: dict[str, Any] = json.loads(answer.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise ArchiveError(f"PostgreSQL has not finished within {LONGEST_SECONDS / 3600:g} h") from error
+    except ValueError as error:
+        last = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise ArchiveError(f"the settings cannot be read: {last}", "see `llamesh doctor`") from error
+    return report

@@ -1,0 +1,269 @@
+"""`llamesh quantize`, `llamesh jobs ls, show, cancel, retry, rm` and `llamesh variants ls, rm`: the Quant service."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.output import Column, Output, note, show_list, show_one, size, text, when, word
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
+    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob, QuantModel, QuantStep
+
+jobs = App(name="jobs", help="Jobs that make quantised variants.")
+variants = App(name="variants", help="Quantised variants that jobs have published.")
+JobId = Annotated[str, Parameter(help="The id of the job.")]
+_KIND = "QUANT_STEP_KIND_"
+
+
+def _state(job: QuantJob) -> str:
+    from llamesh.v1 import quant_pb2
+
+    return word(quant_pb2.QuantJobState, job.state, "QUANT_JOB_STATE_")
+
+
+def _step_state(step: QuantStep) -> str:
+    from llamesh.v1 import quant_pb2
+
+    return word(quant_pb2.QuantStepState, step.state, "QUANT_STEP_STATE_")
+
+
+def _kind(step: QuantStep) -> str:
+    from llamesh.v1 import quant_pb2
+
+    return word(quant_pb2.QuantStepKind, step.kind, _KIND).lower()
+
+
+def _now(job: QuantJob) -> str:
+    """What a job does now: the step that runs and how far it is."""
+    step = next((step for step in job.steps if _step_state(step) == "RUNNING"), None)
+    if step is None:
+        return ""
+    done = f" {100 * step.done // step.total}%" if step.total else ""
+    return f"{_kind(step)} {step.type}".strip() + done
+
+
+def _divergence(model: QuantModel) -> str:
+    return f"{model.report.kl_divergence:.4f}" if model.report.measured_tokens else "not measured"
+
+
+JOB = (
+    Column("JOB", lambda job: job.job_id),
+    Column("MODEL", lambda job: job.model_uuid),
+    Column("TYPES", lambda job: ", ".join(job.types)),
+    Column("STATE", _state),
+    Column("NOW", _now),
+    Column("WHY", lambda job: job.error.message, spare=True),
+    Column("STARTED", lambda job: when(job.create_time), wide=True),
+    Column("OWNER", lambda job: job.owner, wide=True),
+)
+STEP = (
+    Column("STEP", _kind),
+    Column("TYPE", lambda step: step.type),
+    Column("STATE", _step_state),
+    Column("TRIES", lambda step: step.tries),
+    Column("WHY", lambda step: step.error.message),
+)
+ESTIMATE = (
+    Column("TYPE", lambda item: item.type),
+    Column("SIZE", lambda item: size(item.size_bytes)),
+    Column("BITS", lambda item: f"{item.bits_per_weight:.1f}"),
+    Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
+    Column("WHY NOT", lambda item: item.refusal.message, spare=True),
+)
+VARIANT = (
+    Column("MODEL", lambda model: model.model_uuid),
+    Column("SIZE", lambda model: size(model.size_bytes)),
+    Column("BITS", lambda model: f"{model.report.bits_per_weight:.2f}"),
+    Column("KL", _divergence),
+    Column("SAME TOP", lambda model: f"{model.report.same_top_token:.1%}" if model.report.measured_tokens else ""),
+    Column("FROM", lambda model: model.source_model_uuid),
+    Column("JOB", lambda model: model.job_id, wide=True),
+    Column("SHA256", lambda model: model.sha256, wide=True),
+)
+
+
+def quantize(
+    model: str,
+    *,
+    types: Annotated[str, Parameter(help="The types to make, separated by commas: Q4_K_M,Q8_0.")] = "",
+    name: str = "",
+    allow_requantize: bool = False,
+    pure: bool = False,
+    max_kl: float = 0.0,
+    dry_run: bool = False,
+    wait: bool = False,
+    output: Output = "table",
+) -> int:
+    """Make quantised variants of a model: NAME-TYPE, checked against the model and published.
+
+    Parameters
+    ----------
+    model
+        The id or name of a model in F16, BF16 or F32.
+    name
+        What the ids of the variants begin with; the model's id without its type if not given.
+    allow_requantize
+        Accept a model that is quantised already. The result is worse.
+    pure
+        Give all tensors the same type.
+    max_kl
+        Largest KL divergence from the model with which a variant is published; that of its type if not given.
+    dry_run
+        Show what each type would give, all types if none are named, and start nothing.
+    wait
+        Wait until the job has ended, and show the variants.
+    """
+    wanted = [each.strip() for each in types.split(",") if each.strip()]
+    if not wanted and not dry_run:
+        raise CommandError(
+            "which types are to be made?",
+            hint=f"llamesh quantize {model} --types Q4_K_M,Q8_0; --dry-run shows all",
+            code=Exit.USAGE,
+        )
+    with connected() as mesh:
+        if dry_run:
+            return _estimated(
+                mesh.quant.estimate(mesh.models.find(model), wanted, allow_requantize=allow_requantize), output
+            )
+        job = mesh.quant.create(
+            mesh.models.find(model),
+            wanted,
+            name=name,
+            allow_requantize=allow_requantize,
+            pure=pure,
+            max_kl_divergence=max_kl,
+        )
+        if not wait:
+            show_one(job, output, JOB)
+            return Exit.OK
+        return _waited(mesh, job.job_id, output)
+
+
+def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
+    """Show an estimate. A job that would be refused is an error."""
+    show_list(found.types, output, ESTIMATE)
+    if found.HasField("refusal"):
+        raise CommandError(text(found.refusal.message), hint=found.refusal.remedy)
+    note(f"at most {size(found.needed_bytes)} of disk while it runs, {size(found.free_bytes)} are free")
+    return Exit.OK
+
+
+def _waited(mesh: Client, job_id: str, output: Output) -> int:
+    """Wait for a job and show what it has published. Ctrl-C ends the waiting only, and says how to go on."""
+    try:
+        job = mesh.quant.wait(job_id, _Said())
+    except KeyboardInterrupt:
+        note(f"the job {job_id} goes on: `llamesh jobs` shows it, `llamesh jobs cancel {job_id}` ends it")
+        raise
+    made = [model for model in mesh.quant.variants() if model.job_id == job_id]
+    if made:
+        show_list(made, output, VARIANT)
+    if _state(job) == "SUCCEEDED":
+        return Exit.OK
+    failed = [f"{_kind(step)} {step.type}: {text(step.error.message)}" for step in job.steps if step.error.reason]
+    raise CommandError(
+        f"the job {job_id} is {_state(job)}", parts=failed, hint=job.error.remedy or f"llamesh jobs retry {job_id}"
+    )
+
+
+class _Said:
+    """Says on standard error what a job does, each step once."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, job: QuantJob) -> None:
+        """Look at a job as it is now."""
+        now = _now(job)
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{now}\x1b[K")
+            sys.stderr.flush()
+        elif now and now.split(" ")[:2] != self._last.split(" ")[:2]:
+            note(f"{job.job_id}  {now}")
+        self._last = now
+
+
+@jobs.default
+def show_jobs(*, output: Output = "table") -> None:
+    """List the jobs, newest first."""
+    list_jobs(output=output)
+
+
+@jobs.command(name="ls", alias="list")
+def list_jobs(*, output: Output = "table") -> None:
+    """List the jobs, newest first."""
+    with connected() as mesh:
+        show_list(mesh.quant.jobs(), output, JOB)
+
+
+@jobs.command
+def show(job: JobId, *, output: Output = "table") -> None:
+    """Show a job and its steps, and what a failed step wrote last."""
+    with connected() as mesh:
+        found = mesh.quant.job(job)
+        if output != "table":
+            show_one(found, output, JOB)
+            return
+        show_one(found, output, JOB)
+        show_list(found.steps, output, STEP)
+        for step in found.steps:
+            if step.error.reason and step.log:
+                note(text(step.log))
+
+
+@jobs.command
+def cancel(job: JobId, *, output: Output = "table") -> None:
+    """Stop a job; variants that are published stay."""
+    with connected() as mesh:
+        show_one(mesh.quant.cancel(job), output, JOB)
+
+
+@jobs.command
+def retry(job: JobId, *, wait: bool = False, output: Output = "table") -> int:
+    """Start a job again that ended without all its types.
+
+    Parameters
+    ----------
+    wait
+        Wait until the job has ended, and show the variants.
+    """
+    with connected() as mesh:
+        again = mesh.quant.retry(job)
+        if wait:
+            return _waited(mesh, job, output)
+        show_one(again, output, JOB)
+        return Exit.OK
+
+
+@jobs.command
+def rm(job: JobId) -> None:
+    """Remove the record of a job that has ended; variants that it published stay."""
+    with connected() as mesh:
+        note(f"removed {mesh.quant.delete(job).job_id}")
+
+
+@variants.default
+def show_variants(*, output: Output = "table") -> None:
+    """List the published variants."""
+    list_variants(output=output)
+
+
+@variants.command(name="ls", alias="list")
+def list_variants(*, output: Output = "table") -> None:
+    """List the published variants."""
+    with connected() as mesh:
+        show_list(mesh.quant.variants(), output, VARIANT)
+
+
+@variants.command(name="rm")
+def rm_variant(model: Annotated[str, Parameter(help="The id of the variant.")]) -> None:
+    """Remove a variant from the Quant service; a copy that was downloaded stays."""
+    with connected() as mesh:
+        gone = mesh.quant.delete_variant(model)
+        note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")

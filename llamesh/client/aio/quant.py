@@ -1,0 +1,137 @@
+# ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
+"""The Quant service: jobs that make quantised variants of a model, and the models that they have published."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from llamesh.client import errors
+from llamesh.client.aio.part import AsyncPart
+from llamesh.client.references import Model, model_uuid_of
+from llamesh.client.services import QUANT
+from llamesh.v1 import quant_pb2
+
+LOOK_SECONDS = 0.5
+"""How often a job that is waited for is looked at."""
+ENDED = frozenset(
+    {
+        quant_pb2.QUANT_JOB_STATE_SUCCEEDED,
+        quant_pb2.QUANT_JOB_STATE_PARTIAL,
+        quant_pb2.QUANT_JOB_STATE_FAILED,
+        quant_pb2.QUANT_JOB_STATE_CANCELLED,
+    }
+)
+"""States of a job that has ended."""
+
+
+class AsyncQuant(AsyncPart):
+    """Jobs and models of the Quant service. A mesh without it answers NOT_IMPLEMENTED."""
+
+    async def create(
+        self,
+        model: Model,
+        types: Sequence[str],
+        *,
+        name: str = "",
+        allow_requantize: bool = False,
+        pure: bool = False,
+        max_kl_divergence: float = 0.0,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> quant_pb2.QuantJob:
+        """Start a job that makes these types of a model of the catalogue."""
+        request = quant_pb2.CreateQuantJobRequest(
+            model_uuid=model_uuid_of(model),
+            types=types,
+            name=name,
+            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize, pure=pure),
+            max_kl_divergence=max_kl_divergence,
+            request_id=request_id,
+        )
+        return await self._call(f"{QUANT}/CreateQuantJob", request, quant_pb2.QuantJob, timeout)
+
+    async def estimate(
+        self,
+        model: Model,
+        types: Sequence[str] = (),
+        *,
+        allow_requantize: bool = False,
+        timeout: float | None = None,
+    ) -> quant_pb2.EstimateQuantJobResponse:
+        """What a job would make and take; all types if none are named. Starts nothing, and a refusal is an answer."""
+        request = quant_pb2.EstimateQuantJobRequest(
+            model_uuid=model_uuid_of(model),
+            types=types,
+            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize),
+        )
+        return await self._call(f"{QUANT}/EstimateQuantJob", request, quant_pb2.EstimateQuantJobResponse, timeout)
+
+    async def job(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
+        """One job, with what its steps wrote last."""
+        request = quant_pb2.GetQuantJobRequest(job_id=job_id)
+        return await self._call(f"{QUANT}/GetQuantJob", request, quant_pb2.QuantJob, timeout)
+
+    def jobs(self) -> AsyncIterator[quant_pb2.QuantJob]:
+        """All jobs, newest first."""
+        request = quant_pb2.ListQuantJobsRequest()
+        return self.pages(f"{QUANT}/ListQuantJobs", request, quant_pb2.ListQuantJobsResponse, "jobs")
+
+    async def cancel(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
+        """Stop a job."""
+        request = quant_pb2.CancelQuantJobRequest(job_id=job_id)
+        return await self._call(f"{QUANT}/CancelQuantJob", request, quant_pb2.QuantJob, timeout)
+
+    async def retry(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
+        """Start a job again that ended without all its types."""
+        request = quant_pb2.RetryQuantJobRequest(job_id=job_id)
+        return await self._call(f"{QUANT}/RetryQuantJob", request, quant_pb2.QuantJob, timeout)
+
+    async def delete(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
+        """Remove the record of a job that has ended."""
+        request = quant_pb2.DeleteQuantJobRequest(job_id=job_id)
+        return await self._call(f"{QUANT}/DeleteQuantJob", request, quant_pb2.QuantJob, timeout)
+
+    async def wait(
+        self,
+        job_id: str,
+        on_change: Callable[[quant_pb2.QuantJob], None] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> quant_pb2.QuantJob:
+        """Wait until a job has ended, in whatever state; DeadlineExceeded after `timeout` seconds.
+
+        `on_change` is called each time it is looked at.
+        """
+        ends = time.monotonic() + timeout if timeout is not None else math.inf
+        while True:
+            try:
+                job = await self.job(job_id)
+            except errors.MeshError as error:
+                if error.code != "UNAVAILABLE":
+                    raise
+            else:
+                if on_change:
+                    on_change(job)
+                if job.state in ENDED:
+                    return job
+            if time.monotonic() > ends:
+                raise errors.of_reason("DEADLINE_EXCEEDED", f"the job {job_id} did not end within {timeout:g} s")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def variants(self) -> AsyncIterator[quant_pb2.QuantModel]:
+        """The models that the service has published, by time."""
+        request = quant_pb2.ListQuantModelsRequest()
+        return self.pages(f"{QUANT}/ListQuantModels", request, quant_pb2.ListQuantModelsResponse, "models")
+
+    async def variant(self, model_uuid: str, *, timeout: float | None = None) -> quant_pb2.QuantModel:
+        """One published model, with what its checks have found."""
+        request = quant_pb2.GetQuantModelRequest(model_uuid=model_uuid)
+        return await self._call(f"{QUANT}/GetQuantModel", request, quant_pb2.QuantModel, timeout)
+
+    async def delete_variant(self, model_uuid: str, *, timeout: float | None = None) -> quant_pb2.QuantModel:
+        """Remove a published model from the service's bucket."""
+        request = quant_pb2.DeleteQuantModelRequest(model_uuid=model_uuid)
+        return await self._call(f"{QUANT}/DeleteQuantModel", request, quant_pb2.QuantModel, timeout)

@@ -1,0 +1,48 @@
+"""The lease that a member needs for its whole life: without it, it does not start; if it is lost, it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from llamesh.kit.database import Database
+from llamesh.kit.leases import Lease, LeaseHeldError
+from llamesh.kit.ownership import Owner
+from llamesh.kit.serving import Member, StartRefused
+
+
+@asynccontextmanager
+async def member_lease(
+    member: Member,
+    database: Database,
+    name: str,
+    owner: Owner,
+    refusal: Callable[[object], str],
+    *,
+    release: bool = True,
+) -> AsyncIterator[None]:
+    """Hold a lease. `refusal` makes the message of StartRefused from the description of another owner.
+
+    `release`: at the end others may have it at once. On SQLite there is nothing to hold.
+    """
+    if database.schema is None:
+        yield
+        return
+    successors: list[str] = []
+
+    def lost(successor: str) -> None:
+        successors.append(successor)
+        member.stop()
+
+    lease = Lease(database, name, owner, lost)
+    try:
+        await lease.acquire(member.stopping)
+    except LeaseHeldError as held:
+        raise StartRefused(refusal(held)) from held
+    lease.start()
+    try:
+        yield
+    finally:
+        await lease.close(release=release)
+    if successors:
+        raise StartRefused(refusal(successors[0]))

@@ -1,0 +1,86 @@
+"""Addresses of models as people write them: which kind they are, their canonical form, and the nearest right form of a wrong one. Pure.
+
+Invariant: the command, the client and the download service read an address here, so that a form that one of them takes is taken by all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from urllib.parse import unquote, urlsplit
+
+from llamesh.hub_addresses import HUB_HOSTS, read_hub_address, read_hub_page
+
+FORMS = (
+    "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL, or the path of a file: ./FILE.gguf"
+)
+"""The forms of an address, for messages."""
+
+_SHORT = ("hf", "quant")
+"""Schemes without //."""
+_LONG = ("https", "http", "s3", "file")
+_OTHER_NAMES = {"huggingface": "hf", "hugging-face": "hf", "hub": "hf", "minio": "s3", "https+hf": "hf"}
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+-]{0,15})(?::/{0,3}|/{2,3})(?P<rest>[^/].*)", re.ASCII | re.DOTALL)
+_HOST = re.compile(r"(?P<host>(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?::\d+)?/.", re.ASCII)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?", re.ASCII)
+
+
+def is_address(word: str) -> bool:
+    """Whether a word is meant as an address, right or not, and not as a path or a name."""
+    return "://" in word or word.lower().startswith(tuple(f"{scheme}:" for scheme in _SHORT)) or _is_hub_page(word)
+
+
+def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
+    """The canonical form of an address; what has none stays as it is. ValueError, with the right form, for a page that has no model."""
+    word = word.strip()
+    scheme, colon, rest = word.partition(":")
+    if colon and scheme.lower() == "hf":
+        return str(read_hub_address(word))
+    if colon and scheme.lower() in {"quant", "s3"}:
+        return f"{scheme.lower()}:{rest}"
+    return str(read_hub_page(word)) if _is_hub_page(word, hub_hosts) else word
+
+
+def likely(word: str) -> str:
+    """The address that was probably meant by a word that is none; empty if there is none."""
+    word = word.strip()
+    if found := _SCHEME.fullmatch(word):
+        names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
+        near = difflib.get_close_matches(found["scheme"].lower(), names, n=1, cutoff=0.7)
+        if near:
+            return _written(names[near[0]], found["rest"])
+    if found := _HOST.match(word):
+        return f"https://{word}"
+    if _REPOSITORY.fullmatch(word) and not word.lower().endswith(".gguf"):
+        return f"hf:{word}"
+    return ""
+
+
+def default_name(address: str) -> str:
+    """The name that a model has if nobody gives one: that of its file, as far as the canonical address tells; "" if it tells none."""
+    if address.startswith("hf:"):
+        try:
+            return read_hub_address(address).model_name
+        except ValueError:
+            return ""
+    if address.startswith("quant:"):
+        return address.partition(":")[2]
+    # Keys of S3 and paths are as they are; only URLs are escaped.
+    path = unquote(urlsplit(address).path) if "://" in address and not address.startswith("s3:") else address
+    return path.rpartition("/")[2]
+
+
+def _written(scheme: str, rest: str) -> str:
+    if scheme in _SHORT:
+        return f"{scheme}:{rest}"
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
+
+
+def _is_hub_page(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> bool:
+    scheme, separator, rest = word.partition("://")
+    if separator and scheme.lower() not in {"https", "http"}:
+        return False
+    host, slash, path = (rest if separator else word).partition("/")
+    other_file = path.startswith(("datasets/", "spaces/")) and "/resolve/" in path
+    return host.lower() in hub_hosts and bool(slash and path) and not other_file

@@ -1,0 +1,87 @@
+"""Checks the header of a GGUF file while its bytes arrive, so that a file that is refused costs megabytes and not all of it.
+
+Invariant: nothing is accepted here that `verification.verify` does not check again when all bytes are staged; this check only refuses
+earlier. Memory: the bytes up to the end of the header, at most MOST_BYTES; a file with a larger header is checked at the end only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import BinaryIO, cast
+
+from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
+
+MOST_BYTES = 64 << 20
+_FIRST_TRY = 1 << 20
+"""Bytes with which the header is read for the first time; each further try has twice as many."""
+
+
+async def checked_chunks(
+    chunks: AsyncIterator[bytes],
+    size: int | None,
+    count: Callable[[int], None],
+    check: Callable[[GgufMetadata], None],
+) -> AsyncIterator[bytes]:
+    """Pass chunks of a file of `size` bytes on, and count them. Raises GgufError, and what `check` raises about the header."""
+    early: _EarlyCheck | None = _EarlyCheck(size, check)
+    async for chunk in chunks:
+        count(len(chunk))
+        if early is not None and await early.done_with(chunk):
+            early = None
+        yield chunk
+
+
+class _EarlyCheck:
+    """The beginning of a file, until its header has been checked."""
+
+    def __init__(self, size: int | None, check: Callable[[GgufMetadata], None]) -> None:
+        self._size = size
+        self._check = check
+        self._beginning = bytearray()
+        self._next_try = _FIRST_TRY
+
+    async def done_with(self, chunk: bytes) -> bool:
+        """Whether the check is done after one more chunk. Raises GgufError, and what `check` raises."""
+        self._beginning += chunk
+        start = bytes(self._beginning[: len(MAGIC)])
+        if not MAGIC.startswith(start):
+            raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
+        if self._size is None:
+            return len(start) == len(MAGIC)
+        if len(self._beginning) < min(self._next_try, self._size):
+            return False
+        try:
+            metadata = await asyncio.to_thread(self._read)
+        except _MoreNeededError:
+            self._next_try *= 2
+            return self._next_try > MOST_BYTES
+        self._check(metadata)
+        return True
+
+    def _read(self) -> GgufMetadata:
+        assert self._size is not None
+        return read_gguf(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size)
+
+
+class _MoreNeededError(Exception):
+    """The header goes on behind the bytes that are here."""
+
+
+class _Beginning:
+    """The first bytes of a file of `size` bytes, as a seekable file."""
+
+    def __init__(self, data: bytearray, size: int) -> None:
+        self._data = data
+        self._size = size
+        self._at = 0
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def read(self, length: int) -> bytes:
+        found = bytes(self._data[self._at : self._at + length])
+        if length and not found and self._at < self._size:
+            raise _MoreNeededError
+        self._at += len(found)
+        return found

@@ -1,0 +1,281 @@
+"""The only HTTP client of the download service. Only here does a caller's text decide where a process of the mesh connects.
+
+Invariant: every address is checked before the connection, which goes to that address (see `addresses`); each redirect is checked like the
+first URL. A token is sent to the origin that it belongs to and to no other. No message shows a query, because it may be a signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urljoin
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from pydantic import SecretStr
+from yarl import URL
+
+from services.download.sources.addresses import AddressRules
+from services.download.sources.source import CHUNK, SourceError, SourceRefusedError
+
+MAX_REDIRECTS = 5
+MAX_DOCUMENT_BYTES = 8 << 20
+"""Most bytes of an answer of an API."""
+_MAX_ERROR_BYTES = 4096
+_BODY_SECONDS = 60.0
+"""How long the body of an answer of an API, or of an error, may take."""
+_REDIRECTS = {301, 302, 303, 307, 308}
+_BUSY = {429, 502, 503, 504}
+"""HTTP statuses after which a retry may help."""
+_URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
+"""The characters of a URL; any other must be escaped."""
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
+
+
+class SourceAnswerError(SourceError):
+    """The source answered with another status than the expected. `headers` and the first bytes of the `body` say why."""
+
+    def __init__(self, message: str, response: aiohttp.ClientResponse, body: bytes) -> None:
+        super().__init__(
+            message,
+            status=response.status,
+            passing=response.status in _BUSY,
+            retry_after=_retry_after(response.headers.get("Retry-After", "")),
+        )
+        self.headers = response.headers
+        self.body = body
+
+
+class HttpClient:
+    """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
+
+    `token` goes to the URLs of the origin `token_for` only, as a bearer token.
+    """
+
+    def __init__(
+        self,
+        rules: AddressRules,
+        *,
+        http_hosts: Collection[str] = (),
+        connect_seconds: float = 10,
+        silence_seconds: float = 60,
+        tls: ssl.SSLContext | None = None,
+        token: SecretStr | None = None,
+        token_for: str = "",
+    ) -> None:
+        self._rules = rules
+        self._http_hosts = frozenset(host.lower() for host in http_hosts)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=silence_seconds)
+        self._tls: ssl.SSLContext | bool = tls or True
+        self._token = token
+        self._token_origin = URL(token_for).origin() if token_for else None
+
+    def parsed(self, text: str) -> URL:
+        """The URL of a text, byte for byte. Raises SourceRefusedError unless it may be asked, as far as the text tells."""
+        try:
+            url = _as_written(text)
+            host, port = url.host, url.port
+        except ValueError as error:
+            raise SourceRefusedError(f"not a URL: {error}", rule="url") from error
+        if not host or not port:
+            raise SourceRefusedError("the URL names no host", rule="host")
+        if url.user is not None or url.password is not None:
+            raise SourceRefusedError("a URL with a user name or password would be recorded", rule="credentials")
+        if url.scheme != "https" and not (url.scheme == "http" and f"{host}:{port}" in self._http_hosts):
+            raise SourceRefusedError(f"{url.scheme}: is not read, only https", rule="scheme")
+        return url
+
+    @asynccontextmanager
+    async def get(self, first: URL, headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a GET, after at most MAX_REDIRECTS redirects. Raises SourceError."""
+        url, came_from = first, first
+        for _ in range(MAX_REDIRECTS + 1):
+            addresses = await self._addresses(url, came_from)
+            async with (
+                self._session(addresses) as session,
+                _answer(session, url, self._headers(url, headers)) as response,
+            ):
+                if response.status not in _REDIRECTS:
+                    yield response
+                    return
+                came_from, url = url, self._redirected(url, response)
+        raise SourceRefusedError(f"{shown(first)} redirects more than {MAX_REDIRECTS} times", rule="redirects")
+
+    async def document(self, url: URL, what: str) -> Any:
+        """The JSON document at a URL. Raises SourceError, which says that `what` does not answer as it should."""
+        async with self.get(url, {"Accept": "application/json"}) as response:
+            await expect(response, {200})
+            body = await _beginning(response, MAX_DOCUMENT_BYTES + 1)
+        if len(body) > MAX_DOCUMENT_BYTES:
+            raise SourceError(f"{what} answers with more than {MAX_DOCUMENT_BYTES} bytes", status=200)
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise SourceError(f"{what} answers with what is no JSON", status=200) from error
+
+    def _headers(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, str]:
+        all_headers = {**_HEADERS, **(headers or {})}
+        if self._token is not None and self._token.get_secret_value() and url.origin() == self._token_origin:
+            all_headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        return all_headers
+
+    async def _addresses(self, url: URL, came_from: URL) -> list[str]:
+        """Addresses of the URL's host. A redirect to another host may not lead to private addresses."""
+        host, port = url.host or "", url.port or 0
+        rules = self._rules if host == came_from.host else AddressRules(resolve=self._rules.resolve)
+        plain = url.scheme == "http" and url.authority == came_from.authority
+        return await rules.addresses(host, port, trusted=plain)
+
+    def _session(self, addresses: Sequence[str]) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=_Pinned(addresses), use_dns_cache=False, ssl=self._tls, limit=1),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=self._timeout,
+            read_bufsize=CHUNK,
+        )
+
+    def _redirected(self, url: URL, response: aiohttp.ClientResponse) -> URL:
+        location = response.headers.get("Location")
+        if not location:
+            raise SourceError(f"{shown(url)} redirects to nowhere", status=response.status)
+        try:
+            target = urljoin(str(url), location)
+            _as_written(target)
+        except ValueError as error:
+            raise SourceError(f"{shown(url)} redirects to what is no URL", status=response.status) from error
+        return self.parsed(target)
+
+
+def service_client(
+    rules: AddressRules, address: str, *, token: SecretStr | None = None, tls: ssl.SSLContext | None = None
+) -> HttpClient:
+    """A client for the service that an operator named by its address: it may be private, and without TLS if the address says so."""
+    url = URL(address)
+    return HttpClient(
+        rules.allowing(url.host or ""),
+        http_hosts=[f"{url.host}:{url.port}"] if url.scheme == "http" else (),
+        tls=tls,
+        token=token,
+        token_for=address,
+    )
+
+
+class _Pinned(AbstractResolver):
+    """Resolver that returns the addresses that were checked, whatever DNS says meanwhile."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@asynccontextmanager
+async def _answer(
+    session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str]
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    try:
+        response = await session.get(url, allow_redirects=False, headers=headers)
+    except TimeoutError as error:
+        raise SourceError(f"{shown(url)} does not answer in time", passing=True) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        # Only a connection that was cut off is worth a retry, not one that was never made or has a wrong certificate.
+        cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
+        raise SourceError(f"{shown(url)} cannot be reached: {_cause(error)}", passing=cut_off) from error
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+async def expect(response: aiohttp.ClientResponse, statuses: Collection[int]) -> None:
+    """Check the status of an answer, and that its bytes are as they are. Raises SourceError."""
+    if response.status not in statuses:
+        body = await _beginning(response, _MAX_ERROR_BYTES)
+        raise SourceAnswerError(f"{shown(response.url)} answers {response.status} {response.reason}", response, body)
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        words = "answers with compressed bytes although none were asked for"
+        raise SourceError(f"{shown(response.url)} {words}", status=response.status)
+
+
+async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first bytes of a body, fewer if it breaks off."""
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while len(body) < most and (chunk := await response.content.read(most - len(body))):
+                body += chunk
+    except (aiohttp.ClientError, OSError) as error:
+        if response.status == 200:
+            raise SourceError(f"{shown(response.url)} broke off: {type(error).__name__}", passing=True) from error
+    return body
+
+
+def _cause(error: Exception) -> str:
+    """Why there is no connection, without the resolved address."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno
+        return os.strerror(number) if number else "no connection can be made"
+    return str(error)
+
+
+def _as_written(text: str) -> URL:
+    """Parse a URL, path and query byte for byte, because escaping them again would break a signature. Raises ValueError.
+
+    Scheme, host and port are parsed as a browser does, because they are checked. A text with other characters is escaped.
+    """
+    url = URL(text).with_fragment(None)
+    if not _URI.fullmatch(text):
+        return url
+    exact = URL(text, encoded=True)
+    return URL.build(
+        scheme=url.scheme,
+        authority=url.raw_authority,
+        path=exact.raw_path,
+        query_string=exact.raw_query_string,
+        encoded=True,
+    )
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After header, which has a number or a date; None if it has neither."""
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+        return max((at - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        # OverflowError: a number in it is too large for a date.
+        return None
+
+
+def shown(url: URL) -> str:
+    """A URL as messages may show it: without its query."""
+    return str(url.with_query(None))

@@ -1,0 +1,139 @@
+"""Objects behind HTTP GET, for every source whose bytes come over HTTP.
+
+`open` makes one request, whose answer says what the object is and streams it. If the answer names a strong ETag and offers ranges, parts
+of the object can be read too. Invariant: a part is of the object that was opened. The request names the ETag, and the answer's ETag and
+Content-Range are checked, because some caches ignore If-Match. A body that is shorter than announced, or slower than a limit, is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import aiohttp
+from yarl import URL
+
+from services.download.sources.http_client import HttpClient, expect, shown
+from services.download.sources.source import (
+    CHUNK,
+    MAX_OBJECT_BYTES,
+    SourceChangedError,
+    SourceError,
+    SourceObject,
+    SourceRefusedError,
+    SourceTruncatedError,
+)
+
+Locate = Callable[[], URL]
+"""Returns the object's address. It is called before each request, so that an address may be signed for a short time."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+
+
+class HttpObjects:
+    """Opens objects of at most `max_bytes`. A body with less than `least_bytes_per_minute` is given up.
+
+    `digest_header`: the header in which a server that keeps SHA-256 beside its objects says it; empty: none.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        least_bytes_per_minute: int = 60 * 1024,
+        digest_header: str = "",
+    ) -> None:
+        self._digest_header = digest_header
+        self._client = client
+        self._max_bytes = max_bytes
+        self._least_bytes_per_minute = least_bytes_per_minute
+
+    @asynccontextmanager
+    async def open(
+        self, locate: Locate, name: str, *, sha256: str = "", revision: str = ""
+    ) -> AsyncIterator[SourceObject]:
+        """Open the object that `locate` leads to. Raises SourceError."""
+        async with self._client.get(locate()) as response:
+            await expect(response, {200})
+            size = response.content_length
+            if size is not None and size > self._max_bytes:
+                raise SourceRefusedError(f"{size} bytes are more than the allowed {self._max_bytes}", rule="size")
+            etag = response.headers.get("ETag", "")
+            ranged = size is not None and etag.startswith('"') and response.headers.get("Accept-Ranges") == "bytes"
+            yield SourceObject(
+                size=size,
+                name=name,
+                etag=etag,
+                chunks=self._body(response, size),
+                read=partial(self._range, locate, etag, size or 0) if ranged else None,
+                sha256=sha256 or self._digest(response),
+                revision=revision,
+            )
+
+    def _digest(self, response: aiohttp.ClientResponse) -> str:
+        given = response.headers.get(self._digest_header, "").lower() if self._digest_header else ""
+        return given if _DIGEST.fullmatch(given) else ""
+
+    async def _range(self, locate: Locate, etag: str, size: int, offset: int, length: int) -> AsyncIterator[bytes]:
+        """See RangedRead."""
+        if length <= 0:
+            return
+        last = offset + length - 1
+        headers = {"Range": f"bytes={offset}-{last}", "If-Match": etag}
+        async with self._client.get(locate(), headers) as response:
+            if response.status == 412:
+                raise SourceChangedError(f"{shown(response.url)} changed while it was read", opened=etag, found="")
+            await expect(response, {206})
+            _check_range(response, etag, (offset, last, size))
+            body = self._body(response, length)
+            try:
+                async for chunk in body:
+                    yield chunk
+            finally:
+                await body.aclose()
+
+    async def _body(self, response: aiohttp.ClientResponse, size: int | None) -> AsyncGenerator[bytes, None]:
+        """The body: `size` bytes, or all there are if it is None."""
+        where = shown(response.url)
+        done = 0
+        clock = asyncio.get_running_loop().time
+        minute_ends, minute_started_at = clock() + 60, 0
+        try:
+            async for chunk in response.content.iter_chunked(CHUNK):
+                done += len(chunk)
+                if done > self._max_bytes:
+                    raise SourceRefusedError(f"more than the allowed {self._max_bytes} bytes", rule="size")
+                yield chunk
+                if clock() > minute_ends:
+                    if done - minute_started_at < self._least_bytes_per_minute:
+                        raise SourceError(f"{where} sends less than {self._least_bytes_per_minute} bytes a minute")
+                    minute_ends, minute_started_at = clock() + 60, done
+        except aiohttp.ClientPayloadError as error:
+            raise SourceTruncatedError(
+                f"{where} ended after {done} of {'unknown' if size is None else size} bytes",
+                expected=size or 0,
+                actual=done,
+            ) from error
+        except TimeoutError as error:
+            raise SourceError(f"{where} fell silent after {done} bytes", passing=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise SourceError(f"{where} broke off after {done} bytes: {error}", passing=True) from error
+        if size is not None and done != size:
+            raise SourceTruncatedError(f"{where} ended after {done} of {size} bytes", expected=size, actual=done)
+
+
+def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int, int, int]) -> None:
+    """Check that an answer with status 206 is the wanted part (first byte, last byte, size) of the object with this ETag."""
+    where, first, last, size = shown(response.url), *wanted
+    header = response.headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(header)
+    now = response.headers.get("ETag", etag)
+    if now != etag or (found and found[3] not in ("*", str(size))):
+        raise SourceChangedError(f"{where} changed while it was read", opened=etag, found=now)
+    if found is None or (int(found[1]), int(found[2])) != (first, last):
+        raise SourceError(f"{where} was asked for bytes {first}-{last} and answers with {header[:80]!r}", status=206)

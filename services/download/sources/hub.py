@@ -1,0 +1,115 @@
+"""Models from the Hugging Face Hub, or from a mirror that speaks its API.
+
+`open` asks the API for the repository's files at the wanted revision, chooses one, and reads it at exactly that commit, so that a branch
+that moves meanwhile changes nothing. Invariant: the bytes have the size and the SHA-256 that the listing says, or the transfer fails.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+from pydantic import SecretStr
+from yarl import URL
+
+from llamesh.hub_addresses import HubAddress, read_hub_address
+from services.download.sources.addresses import AddressRules
+from services.download.sources.http_client import SourceAnswerError, service_client
+from services.download.sources.http_objects import HttpObjects
+from services.download.sources.hub_files import HubFile, HubListing, choose, read_listing
+from services.download.sources.source import (
+    CheckedSource,
+    SourceChangedError,
+    SourceError,
+    SourceObject,
+    SourceRefusedError,
+)
+
+
+class HubSource:
+    """Reads GGUF files of repositories. `token`, if it is not empty, goes to the endpoint only."""
+
+    def __init__(
+        self, rules: AddressRules, endpoint: str, token: SecretStr | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`endpoint`: the address that the operator set, whose host may be private; http if it says so."""
+        self._endpoint = endpoint.rstrip("/")
+        self.host = URL(self._endpoint).authority
+        self._has_token = bool(token and token.get_secret_value())
+        self._client = service_client(rules, self._endpoint, token=token, tls=tls)
+        self._objects = HttpObjects(self._client)
+
+    def check(self, source: str) -> CheckedSource:
+        """See Source."""
+        address = _read(source)
+        return CheckedSource(str(address), str(address), address.model_name)
+
+    @asynccontextmanager
+    async def open(self, source: str) -> AsyncIterator[SourceObject]:
+        """See Source."""
+        address = _read(source)
+        try:
+            listing = await self._listing(address)
+            file = choose(listing, address)
+            url = self._url(f"/{address.repository}/resolve/{listing.commit}/{quote(file.path)}")
+            name = file.path.rpartition("/")[2]
+            async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=listing.commit) as found:
+                _check_size(file, found)
+                yield found
+        except SourceAnswerError as error:
+            raise self._explained(error, address) from error
+
+    async def _listing(self, address: HubAddress) -> HubListing:
+        revision = quote(address.revision or "main", safe="")
+        url = self._url(f"/api/models/{address.repository}/revision/{revision}?blobs=true")
+        try:
+            return read_listing(await self._client.document(url, self.host))
+        except ValueError as error:
+            raise SourceError(f"{self.host} does not answer as the Hugging Face Hub does: check HF_ENDPOINT") from error
+
+    def _url(self, path: str) -> URL:
+        return self._client.parsed(f"{self._endpoint}{path}")
+
+    def _explained(self, error: SourceAnswerError, address: HubAddress) -> SourceError:
+        """The error in words that name the remedy. The Hub answers 401 for a repository that does not exist as well."""
+        code, said = error.headers.get("X-Error-Code", ""), error.headers.get("X-Error-Message", "")
+        repository = address.repository
+        if code == "RevisionNotFound":
+            words = f"{repository} has no revision {address.revision or 'main'}"
+        elif code == "EntryNotFound":
+            words = f"{repository} has no such file: {address}"
+        elif self._has_token and said.startswith("Invalid credentials"):
+            words = f"{self.host} refuses the token in HF_TOKEN"
+        elif code == "GatedRepo" or error.status == 403:
+            words = (
+                f"{repository} is gated: accept its terms at {self._endpoint}/{repository}, and set HF_TOKEN to a token of the account"
+                " that has"
+            )
+        elif code == "RepoNotFound" or error.status in {401, 404}:
+            account = (
+                "the account of HF_TOKEN may not read it"
+                if self._has_token
+                else "it is private and HF_TOKEN is not set"
+            )
+            words = f"{self.host} has no repository {repository}, or {account}"
+        else:
+            return error
+        return SourceError(words, status=error.status)
+
+
+def _read(source: str) -> HubAddress:
+    try:
+        return read_hub_address(source)
+    except ValueError as error:
+        raise SourceRefusedError(str(error), rule="form") from error
+
+
+def _check_size(file: HubFile, found: SourceObject) -> None:
+    if file.size is not None and found.size is not None and found.size != file.size:
+        raise SourceChangedError(
+            f"{file.path} has {found.size} bytes, and the Hub lists it with {file.size}",
+            opened=f"{file.size} bytes",
+            found=f"{found.size} bytes",
+        )

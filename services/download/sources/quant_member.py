@@ -1,0 +1,35 @@
+"""The Quant service of this mesh, asked over gRPC."""
+
+from __future__ import annotations
+
+import grpc
+
+from llamesh.kit.channels import asking, call_options
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1.quant_pb2 import LocateQuantModelRequest
+from llamesh.v1.quant_pb2_grpc import QuantServiceStub
+from services.download.sources.quant_models import QuantModel
+from services.download.sources.source import SourceError
+
+
+class QuantMember:
+    """The member `quant`, which needs no token."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._quant = QuantServiceStub(channel)
+
+    async def find(self, model_uuid: str) -> QuantModel:
+        """See QuantModels."""
+        try:
+            with asking("quant"):
+                found = await self._quant.LocateQuantModel(
+                    LocateQuantModelRequest(model_uuid=model_uuid), **call_options()
+                )
+        except MeshError as error:
+            status = 404 if error.reason == Reason.ERROR_REASON_MODEL_NOT_FOUND else 0
+            passing = error.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
+            raise SourceError(error.message, status=status, passing=passing, retry_after=error.retry_after) from error
+        model = found.model
+        return QuantModel(
+            model.object_key, model.bucket, model.name, model.size_bytes or None, model.sha256, path=found.path
+        )

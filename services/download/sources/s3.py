@@ -1,0 +1,133 @@
+"""Models from the S3 servers that the operator named in LLAMESH_S3_SOURCES: `s3://NAME/KEY`.
+
+Each request gets a signed address of its own, computed here without asking anybody. Invariant: only the named buckets are read, with
+their own credentials; a caller's text decides the key alone. The server may be private, and a redirect to another host is checked as any.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from minio import Minio
+from yarl import URL
+
+from llamesh.kit.source_places import S3Place
+from services.download.sources.addresses import AddressRules
+from services.download.sources.http_client import SourceAnswerError, service_client
+from services.download.sources.http_objects import HttpObjects
+from services.download.sources.source import CheckedSource, SourceError, SourceObject, SourceRefusedError
+
+_SIGNED_FOR = timedelta(minutes=15)
+"""Life of a signed address, which is used at once. It allows for a clock that differs."""
+_CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
+_OTHER_REGION = {
+    "AuthorizationHeaderMalformed",
+    "AuthorizationQueryParametersError",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
+"""Codes of S3 if a signature is for another region than that of the bucket."""
+_LONGEST_KEY = 1024
+
+
+class S3Bucket:
+    """Opens the objects of one place. `setting`: what messages name as the place of its credentials."""
+
+    def __init__(self, rules: AddressRules, place: S3Place, setting: str, *, tls: ssl.SSLContext | None = None) -> None:
+        self._place = place
+        self._setting = setting
+        self._signer = Minio(
+            place.endpoint,
+            access_key=place.access_key.get_secret_value() or None,
+            secret_key=place.secret_key.get_secret_value() or None,
+            secure=place.secure,
+            # With a region nothing is asked to sign an address.
+            region=place.region,
+        )
+        address = f"{'https' if place.secure else 'http'}://{place.endpoint}"
+        self._client = service_client(rules, address, tls=tls)
+        self._objects = HttpObjects(self._client, digest_header="x-amz-meta-sha256")
+
+    @asynccontextmanager
+    async def open(self, key: str, *, bucket: str = "") -> AsyncIterator[SourceObject]:
+        """Open an object. `bucket`: another than that of the place. Raises SourceError."""
+        bucket = bucket or self._place.bucket
+
+        def locate() -> URL:
+            try:
+                address = self._signer.get_presigned_url("GET", bucket, key, _SIGNED_FOR)
+            except ValueError as error:
+                raise SourceError(f"{bucket[:100]!r} is no name of a bucket") from error
+            return self._client.parsed(address)
+
+        try:
+            async with self._objects.open(locate, key.rpartition("/")[2]) as found:
+                yield found
+        except SourceAnswerError as error:
+            raise self._explained(error, bucket, key) from error
+
+    def _explained(self, error: SourceAnswerError, bucket: str, key: str) -> SourceError:
+        found = _CODE.search(error.body)
+        code = found[1].decode() if found else ""
+        if code == "NoSuchBucket":
+            words = f"{self._place.endpoint} has no bucket {bucket}: check {self._setting}"
+        elif code == "NoSuchKey" or error.status == 404:
+            words = f"the bucket {bucket} has no object {key}"
+        elif code in _OTHER_REGION:
+            words = f"the bucket {bucket} is in another region than {self._place.region}: correct {self._setting}"
+        elif code == "RequestTimeTooSkewed":
+            words = f"the clock of this machine differs too much from that of {self._place.endpoint}"
+        elif error.status in {401, 403}:
+            words = f"{self._place.endpoint} refuses the credentials in {self._setting} ({code or error.status})"
+        else:
+            return error
+        return SourceError(words, status=error.status)
+
+
+class S3Source:
+    """Reads the objects of named places."""
+
+    def __init__(
+        self, rules: AddressRules, places: Mapping[str, S3Place], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._buckets = {
+            name: S3Bucket(rules, place, f"LLAMESH_S3_SOURCES, place {name}", tls=tls) for name, place in places.items()
+        }
+
+    def check(self, source: str) -> CheckedSource:
+        """See Source. A key is as the server has it: nothing in it is escaped."""
+        _, key = self._parts(source)
+        return CheckedSource(source, source, key.rpartition("/")[2])
+
+    @asynccontextmanager
+    async def open(self, source: str) -> AsyncIterator[SourceObject]:
+        """See Source."""
+        bucket, key = self._parts(source)
+        async with bucket.open(key) as found:
+            yield found
+
+    def _parts(self, source: str) -> tuple[S3Bucket, str]:
+        name, _, key = source.removeprefix("s3:").removeprefix("//").partition("/")
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            near = difflib.get_close_matches(name, self._buckets, n=1)
+            hint = (
+                f"did you mean s3://{near[0]}/{key}?" if near else "an administrator names places in LLAMESH_S3_SOURCES"
+            )
+            raise SourceRefusedError(f"no place of models is called {name or 'so'}: {hint}", rule="place")
+        check_key(key)
+        return bucket, key
+
+
+def check_key(key: str) -> None:
+    """Raise SourceRefusedError unless a key can be that of a model's file."""
+    strange = any(ord(character) < 32 for character in key) or {".", ".."} & set(key.split("/"))
+    if not key or key.endswith("/") or len(key.encode()) > _LONGEST_KEY or strange:
+        raise SourceRefusedError(
+            "an object is s3://NAME/KEY, with a key of 1 to 1024 bytes that names a file", rule="key"
+        )

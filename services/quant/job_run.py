@@ -1,0 +1,150 @@
+"""One run of a job: its steps one after the other, each as a program, until the job has ended.
+
+The worker starts a run as a task and cancels it if the job's row has moved on. Invariant: what fails outside a step never fails it: a
+database that does not answer is retried for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from llamesh.background import backoff
+from llamesh.kit.completion import to_completion
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import log
+from llamesh.kit.outages import until_written
+from services.quant.jobs import Job, Jobs
+from services.quant.plan import next_of
+from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
+from services.quant.step_rows import StepRows
+from services.quant.tables import JobState, QuantStepRow, StepKind
+from services.quant.variants import Variants, variant_key
+from services.quant.workspace import JobSpec, Workspace
+
+T = TypeVar("T")
+
+
+class JobRuns:
+    """Runs jobs, one at a time."""
+
+    def __init__(self, settings: Settings, jobs: Jobs, rows: StepRows, variants: Variants) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._rows = rows
+        self._variants = variants
+        self._running: tuple[Job, QuantStepRow, StepProgress] | None = None
+
+    def progress(self, job_id: str) -> StepProgress | None:
+        """How far the step is that runs now, if it is one of this job."""
+        return self._running[2] if self._running and self._running[0].row.job_id == job_id else None
+
+    async def write_progress(self) -> None:
+        """Write to its row how far the running step is."""
+        if self._running:
+            job, step, progress = self._running
+            await self._rows.progress(job, step, progress.done, progress.total)
+
+    async def run(self, job_id: str, attempt: int) -> None:
+        """Run a job until it has ended, or its row has moved on."""
+        while True:
+            job = await _until_written(lambda: self._jobs.find(job_id))
+            if job is None or not job.active or job.row.attempt != attempt:
+                return
+            step = next_of(job.steps)
+            if isinstance(step, JobState):
+                await self._end(job, step)
+                return
+            await self._take(job, step)
+
+    async def _end(self, job: Job, state: JobState) -> None:
+        await _until_written(lambda: self._rows.end(job, state))
+        log.info("job ended", job_id=job.row.job_id, state=state)
+
+    async def _take(self, job: Job, step: QuantStepRow) -> None:
+        """Run one step and write how it ended."""
+        if step.error_reason:
+            await asyncio.sleep(backoff(step.tries))
+        key = _key_of(job, step)
+        if step.object_key not in ("", key):
+            await self._variants.remove_object(step.object_key)
+        if not await _until_written(lambda: self._rows.begin(job, step, object_key=key)):
+            return
+        workspace = Workspace(self._settings.home, job.row.job_id)
+        try:
+            new = await asyncio.to_thread(workspace.prepare, _spec_of(job))
+        except OSError as error:
+            outcome = Outcome(OUTAGE, message=f"the folder of the job cannot be used: {error.strerror}")
+            await self._settle(job, step, outcome, StepProgress())
+            return
+        if new and step.kind != StepKind.FETCH:
+            log.warning("the folder of a job is gone: it starts again from its source", job_id=job.row.job_id)
+            await _until_written(lambda: self._rows.restart(job))
+            return
+        log.info("step begins", job_id=job.row.job_id, step=step.kind, type=step.type)
+        progress = StepProgress()
+        outcome = await self._outcome(job, step, progress)
+        await self._settle(job, step, outcome, progress)
+        if outcome.code == DONE and step.kind == StepKind.PUBLISH:
+            # Its bytes are in the bucket now, and the row says so.
+            workspace.variant(step.type).unlink(missing_ok=True)
+
+    async def _outcome(self, job: Job, step: QuantStepRow, progress: StepProgress) -> Outcome:
+        self._running = (job, step, progress)
+
+        def count(done: int, total: int) -> None:
+            progress.done, progress.total = done, total
+
+        try:
+            process = StepProcess(self._settings, step.kind, job.row.job_id, step.type)
+            return await process.run(count)
+        except OSError as error:
+            return Outcome(OUTAGE, message=f"its program cannot be started: {error.strerror}")
+        finally:
+            self._running = None
+
+    async def _settle(self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress) -> None:
+        if outcome.code == DONE:
+            await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
+            return
+        again = step.tries + 1 < outcome.most_tries
+        error = _error_of(job, step, outcome)
+        log.warning(
+            "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=error.message
+        )
+        await _until_written(lambda: to_completion(self._rows.fail(job, step, error, outcome.log, again=again)))
+
+
+def _spec_of(job: Job) -> JobSpec:
+    row = job.row
+    return JobSpec(
+        job_id=row.job_id,
+        model_uuid=row.model_uuid,
+        source_sha256=row.source_sha256,
+        allow_requantize=row.allow_requantize,
+        pure=row.pure,
+        max_kl_divergence=row.max_kl_divergence,
+    )
+
+
+def _key_of(job: Job, step: QuantStepRow) -> str:
+    """The key of the object that a step publishes; empty if it publishes none."""
+    if step.kind != StepKind.PUBLISH:
+        return ""
+    found = next(each.result for each in job.steps if each.kind == StepKind.VERIFY and each.type == step.type)
+    return variant_key(job.row.job_id, step.type, found["sha256"])
+
+
+def _error_of(job: Job, step: QuantStepRow, outcome: Outcome) -> MeshError:
+    name = f"ERROR_REASON_{outcome.reason or 'QUANTISATION_FAILED'}"
+    return MeshError(
+        Reason.Value(name) if name in Reason.keys() else Reason.ERROR_REASON_QUANTISATION_FAILED,  # noqa: SIM118 - no mapping
+        outcome.words(),
+        {"jobId": job.row.job_id, "step": step.kind},
+    )
+
+
+async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
+    return await until_written(step, "write the state of a job")

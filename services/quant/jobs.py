@@ -1,0 +1,224 @@
+"""The jobs in SQL, as callers see and change them: create, read, cancel, retry, delete.
+
+Calls change rows only; the worker compares its work with the rows (see `worker`), and `step_rows` has the transitions of a run.
+
+Invariant: of one name and type there is at most one model and one active job that makes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.quant.plan import is_published, steps_of
+from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
+
+_LISTING = Listing("quant jobs", BY_TIME)
+_ORDER = (QuantJobRow.create_time, QuantJobRow.job_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job with its steps in their order."""
+
+    row: QuantJobRow
+    steps: Sequence[QuantStepRow]
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.row.state in ACTIVE
+
+
+def variant_uuid(name: str, of_type: str) -> str:
+    """The id of the model that a job makes of a type."""
+    return f"{name}-{of_type}"
+
+
+class Jobs:
+    """The rows of jobs and steps. `clock` returns the time in UTC."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+        self._creating = asyncio.Lock()
+        """One service writes the tables, so this lock keeps two calls from making the same job or model."""
+
+    async def create(self, wanted: QuantJobRow) -> Job:
+        """Insert a job with its steps, or return the one that its owner's request_id has made.
+
+        Raises REQUEST_ID_REUSED, and QUANT_MODEL_EXISTS if a variant exists or is being made.
+        """
+        async with self._creating, self._database.begin() as session:
+            if wanted.request_id and (first := await _first_of(session, wanted)):
+                return await _whole(session, first)
+            await _refuse_present(session, wanted.name, wanted.types)
+            wanted.create_time = wanted.update_time = self._clock()
+            session.add(wanted)
+            for position, (kind, of_type) in enumerate(steps_of(wanted.types)):
+                session.add(
+                    QuantStepRow(
+                        job_id=wanted.job_id, position=position, kind=kind, type=of_type, state=StepState.WAITING
+                    )
+                )
+            await session.flush()
+            return await _whole(session, wanted)
+
+    async def find(self, job_id: str) -> Job | None:
+        """A job; None if there is none."""
+        async with self._database.begin() as session:
+            row = await session.get(QuantJobRow, job_id)
+            return await _whole(session, row) if row else None
+
+    async def get(self, job_id: str) -> Job:
+        """A job. Raises QUANT_JOB_NOT_FOUND."""
+        job = await self.find(job_id)
+        if job is None:
+            raise _not_found(job_id)
+        return job
+
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[Job], str]:
+        """A page, newest first, and the token of the next page."""
+        page = page_query.of(_LISTING)
+        async with self._database.begin() as session:
+            found = (await session.scalars(page.select(select(QuantJobRow), _ORDER, backwards=True))).all()
+            rows, token = page.cut(found, lambda row: (row.create_time, row.job_id))
+            steps = await _steps_of(session, [row.job_id for row in rows])
+        return [Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows], token
+
+    async def active(self) -> Sequence[QuantJobRow]:
+        """The jobs that have not ended, in the order in which they were submitted."""
+        async with self._database.read() as session:
+            return (
+                await session.scalars(select(QuantJobRow).where(QuantJobRow.state.in_(ACTIVE)).order_by(*_ORDER))
+            ).all()
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; idempotent, and without effect on one that has ended. Raises QUANT_JOB_NOT_FOUND."""
+        async with self._database.begin() as session:
+            row = await _locked(session, job_id)
+            job = await _whole(session, row)
+            if job.active:
+                row.state = JobState.CANCELLED
+                row.update_time = self._clock()
+                for step in job.steps:
+                    if step.state in (StepState.WAITING, StepState.RUNNING):
+                        step.state = StepState.SKIPPED
+            return job
+
+    async def retry(self, job_id: str) -> Job:
+        """Start a job again that ended without all its types; idempotent. Raises QUANT_JOB_NOT_FOUND and QUANT_MODEL_EXISTS."""
+        async with self._creating, self._database.begin() as session:
+            row = await _locked(session, job_id)
+            job = await _whole(session, row)
+            if job.active or row.state == JobState.SUCCEEDED:
+                return job
+            await _refuse_present(session, row.name, [each for each in row.types if not is_published(job.steps, each)])
+            row.state = JobState.QUEUED
+            row.attempt += 1
+            row.update_time = self._clock()
+            start_again(job.steps)
+            return job
+
+    async def delete(self, job_id: str) -> Job:
+        """Remove the rows of a job that has ended. Raises QUANT_JOB_NOT_FOUND and QUANT_JOB_NOT_ENDED."""
+        async with self._database.begin() as session:
+            row = await _locked(session, job_id)
+            job = await _whole(session, row)
+            # An object without a record is found by its step's row: the row stays until the worker has removed the object.
+            left = [step for step in job.steps if step.object_key]
+            if job.active or left:
+                state = row.state if job.active else "being cleaned up"
+                raise MeshError(
+                    Reason.ERROR_REASON_QUANT_JOB_NOT_ENDED,
+                    f"the job {job_id} is {state}",
+                    {"jobId": job_id, "state": state},
+                    retry_after=None if job.active else 1,
+                )
+            session.expunge_all()
+            await session.execute(delete(QuantStepRow).where(QuantStepRow.job_id == job_id))
+            await session.execute(delete(QuantJobRow).where(QuantJobRow.job_id == job_id))
+            return job
+
+
+def start_again(steps: Sequence[QuantStepRow]) -> None:
+    """Set the steps of all types that are not published, and of the source, back to their beginning."""
+    for step in steps:
+        if step.type and is_published(steps, step.type):
+            continue
+        step.state = StepState.WAITING
+        step.done = step.total = step.tries = 0
+        step.error_reason = step.error_message = step.log = ""
+        step.result = {}
+        step.start_time = step.end_time = None
+
+
+async def _first_of(session: AsyncSession, wanted: QuantJobRow) -> QuantJobRow | None:
+    """The job that this owner's request_id has made; REQUEST_ID_REUSED if it was another request."""
+    first = await session.scalar(
+        select(QuantJobRow).where(
+            QuantJobRow.owner_uid == wanted.owner_uid, QuantJobRow.request_id == wanted.request_id
+        )
+    )
+    if first is not None and first.request_digest != wanted.request_digest:
+        raise MeshError(
+            Reason.ERROR_REASON_REQUEST_ID_REUSED,
+            f"the request_id {wanted.request_id!r} has started the job {first.job_id} with another request",
+            {"requestId": wanted.request_id, "jobId": first.job_id},
+        )
+    return first
+
+
+async def _refuse_present(session: AsyncSession, name: str, types: Sequence[str]) -> None:
+    """Raise QUANT_MODEL_EXISTS if a model has the id of one of these variants, or an active job makes it."""
+    for each in types:
+        uuid = variant_uuid(name, each)
+        model = await session.get(QuantModelRow, uuid)
+        if model is not None:
+            raise _exists(f"the model {uuid} exists already", uuid, model.job_id)
+    query = (
+        select(QuantStepRow)
+        .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
+        .where(
+            QuantJobRow.state.in_(ACTIVE),
+            QuantJobRow.name == name,
+            QuantStepRow.kind == StepKind.PUBLISH,
+            QuantStepRow.type.in_(types),
+        )
+    )
+    step = (await session.scalars(query)).first()
+    if step is not None:
+        uuid = variant_uuid(name, step.type)
+        raise _exists(f"the job {step.job_id} is making the model {uuid}", uuid, step.job_id)
+
+
+def _exists(message: str, model_uuid: str, job_id: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_QUANT_MODEL_EXISTS, message, {"modelUuid": model_uuid, "jobId": job_id})
+
+
+async def _locked(session: AsyncSession, job_id: str) -> QuantJobRow:
+    row = await session.get(QuantJobRow, job_id, with_for_update=True)
+    if row is None:
+        raise _not_found(job_id)
+    return row
+
+
+async def _whole(session: AsyncSession, row: QuantJobRow) -> Job:
+    return Job(row, await _steps_of(session, [row.job_id]))
+
+
+async def _steps_of(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[QuantStepRow]:
+    query = select(QuantStepRow).where(QuantStepRow.job_id.in_(job_ids))
+    return (await session.scalars(query.order_by(QuantStepRow.job_id, QuantStepRow.position))).all()
+
+
+def _not_found(job_id: str) -> MeshError:
+    return MeshError(Reason.ERROR_REASON_QUANT_JOB_NOT_FOUND, f"there is no job {job_id}", {"jobId": job_id})

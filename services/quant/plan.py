@@ -1,0 +1,53 @@
+"""Decides how a job goes on, from its steps alone: pure, without I/O.
+
+The steps of a job are `fetch`, and for each type `quantize`, `verify`, `publish`. Invariant: a type that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from services.quant.tables import JobState, StepKind, StepState
+
+_OF_A_TYPE = (StepKind.QUANTIZE, StepKind.VERIFY, StepKind.PUBLISH)
+_OPEN = (StepState.WAITING, StepState.RUNNING)
+
+
+class Step(Protocol):
+    """What the plan needs to know of a step."""
+
+    kind: str
+    type: str
+    state: str
+
+
+S = TypeVar("S", bound=Step)
+
+
+def steps_of(types: Sequence[str]) -> list[tuple[StepKind, str]]:
+    """The steps of a job that makes these types, in their order."""
+    return [(StepKind.FETCH, ""), *((kind, each) for each in types for kind in _OF_A_TYPE)]
+
+
+def next_of(steps: Sequence[S]) -> S | JobState:
+    """The step that runs next, or the state in which the job has ended."""
+    failed: set[str] = set()
+    for step in steps:
+        if {"", step.type} & failed:
+            continue
+        if step.state in _OPEN:
+            return step
+        if step.state != StepState.SUCCEEDED:
+            failed.add(step.type)
+    published = [step.state == StepState.SUCCEEDED for step in steps if step.kind == StepKind.PUBLISH]
+    if all(published):
+        return JobState.SUCCEEDED
+    return JobState.PARTIAL if any(published) else JobState.FAILED
+
+
+def is_published(steps: Sequence[Step], of_type: str) -> bool:
+    """Whether a type has been published: a retry keeps it."""
+    return any(
+        step.state == StepState.SUCCEEDED for step in steps if step.kind == StepKind.PUBLISH and step.type == of_type
+    )

@@ -1,0 +1,167 @@
+"""The Quant service's calls: decode, call the domain, encode."""
+
+# ruff: noqa: N802 - methods have the names of the contract
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from llamesh.kit.calls import Context
+from llamesh.kit.channels import asking, call_options
+from llamesh.kit.config import Settings
+from llamesh.kit.identity import caller
+from llamesh.kit.pages import Pages
+from llamesh.v1 import download_pb2_grpc
+from llamesh.v1.download_pb2 import GetCatalogueModelRequest
+from llamesh.v1.model_pb2 import Model
+from llamesh.v1.quant_pb2 import (
+    CancelQuantJobRequest,
+    CreateQuantJobRequest,
+    DeleteQuantJobRequest,
+    DeleteQuantModelRequest,
+    EstimateQuantJobRequest,
+    EstimateQuantJobResponse,
+    GetQuantJobRequest,
+    GetQuantModelRequest,
+    ListQuantJobsRequest,
+    ListQuantJobsResponse,
+    ListQuantModelsRequest,
+    ListQuantModelsResponse,
+    LocateQuantModelRequest,
+    LocateQuantModelResponse,
+    QuantJob,
+    QuantModel,
+    RetryQuantJobRequest,
+)
+from llamesh.v1.quant_pb2_grpc import QuantServiceServicer
+from services.quant import submission
+from services.quant.estimates import estimate
+from services.quant.jobs import Job, Jobs
+from services.quant.messages import job_message, model_message
+from services.quant.tables import JobState, QuantJobRow
+from services.quant.variants import Variants
+from services.quant.worker import JobWorker
+
+
+class QuantServicer(QuantServiceServicer):
+    """llamesh.v1.QuantService. `new_id` makes ids of jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        variants: Variants,
+        worker: JobWorker,
+        catalogue: download_pb2_grpc.CatalogueServiceAsyncStub,
+        new_id: Callable[[], str],
+        pages: Pages,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._variants = variants
+        self._worker = worker
+        self._catalogue = catalogue
+        self._new_id = new_id
+        self._pages = pages
+
+    async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
+        """See quant.proto."""
+        submission.check_types(request.types)
+        submission.check_quantiser(self._settings.llama_quantize_bin)
+        model = await self._model(request.model_uuid)
+        submission.check_source(model, allow_requantize=request.options.allow_requantize)
+        submission.check_space(
+            submission.needed_bytes(model, request.types), submission.free_bytes(self._settings.home)
+        )
+        identity = caller()
+        job = await self._jobs.create(
+            QuantJobRow(
+                job_id=self._new_id(),
+                model_uuid=model.model_uuid,
+                source_sha256=model.sha256,
+                name=request.name or submission.default_name(model.model_uuid),
+                types=list(request.types),
+                allow_requantize=request.options.allow_requantize,
+                pure=request.options.pure,
+                max_kl_divergence=request.max_kl_divergence,
+                state=JobState.QUEUED,
+                attempt=1,
+                owner=identity.subject,
+                owner_uid=identity.uid or identity.subject,
+                request_id=request.request_id,
+                request_digest=_digest(request),
+            )
+        )
+        self._worker.wake()
+        return self._message(job)
+
+    async def EstimateQuantJob(self, request: EstimateQuantJobRequest, context: Context) -> EstimateQuantJobResponse:
+        """See quant.proto."""
+        return estimate(
+            await self._model(request.model_uuid),
+            request.types,
+            allow_requantize=request.options.allow_requantize,
+            llama_quantize_bin=self._settings.llama_quantize_bin,
+            free=submission.free_bytes(self._settings.home),
+        )
+
+    async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:
+        """See quant.proto."""
+        return self._message(await self._jobs.get(request.job_id), logs=True)
+
+    async def ListQuantJobs(self, request: ListQuantJobsRequest, context: Context) -> ListQuantJobsResponse:
+        """See quant.proto."""
+        jobs, token = await self._jobs.page(self._pages.query(request))
+        return ListQuantJobsResponse(jobs=map(self._message, jobs), next_page_token=token)
+
+    async def CancelQuantJob(self, request: CancelQuantJobRequest, context: Context) -> QuantJob:
+        """See quant.proto."""
+        job = await self._jobs.cancel(request.job_id)
+        self._worker.wake()
+        return self._message(job)
+
+    async def RetryQuantJob(self, request: RetryQuantJobRequest, context: Context) -> QuantJob:
+        """See quant.proto."""
+        job = await self._jobs.retry(request.job_id)
+        self._worker.wake()
+        return self._message(job)
+
+    async def DeleteQuantJob(self, request: DeleteQuantJobRequest, context: Context) -> QuantJob:
+        """See quant.proto."""
+        return self._message(await self._jobs.delete(request.job_id))
+
+    async def GetQuantModel(self, request: GetQuantModelRequest, context: Context) -> QuantModel:
+        """See quant.proto."""
+        return model_message(await self._variants.get(request.model_uuid), self._settings.quant_minio_bucket)
+
+    async def ListQuantModels(self, request: ListQuantModelsRequest, context: Context) -> ListQuantModelsResponse:
+        """See quant.proto."""
+        rows, token = await self._variants.page(self._pages.query(request))
+        bucket = self._settings.quant_minio_bucket
+        return ListQuantModelsResponse(models=[model_message(row, bucket) for row in rows], next_page_token=token)
+
+    async def DeleteQuantModel(self, request: DeleteQuantModelRequest, context: Context) -> QuantModel:
+        """See quant.proto."""
+        return model_message(await self._variants.delete(request.model_uuid), self._settings.quant_minio_bucket)
+
+    async def LocateQuantModel(self, request: LocateQuantModelRequest, context: Context) -> LocateQuantModelResponse:
+        """See quant.proto."""
+        row, path = await self._variants.locate(request.model_uuid)
+        return LocateQuantModelResponse(model=model_message(row, self._settings.quant_minio_bucket), path=path)
+
+    async def _model(self, model_uuid: str) -> Model:
+        with asking("download"):
+            wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
+            return await self._catalogue.GetCatalogueModel(wanted, **call_options())
+
+    def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
+        return job_message(job, self._worker.progress(job.row.job_id), logs=logs)
+
+
+def _digest(request: CreateQuantJobRequest) -> str:
+    """The digest of a request without its request_id."""
+    said = CreateQuantJobRequest()
+    said.CopyFrom(request)
+    said.ClearField("request_id")
+    return hashlib.sha256(said.SerializeToString(deterministic=True)).hexdigest()

@@ -1,0 +1,107 @@
+"""Does one step of a job: `python -m services.quant.step STEP JOB [TYPE]`.
+
+Exit codes: 0 done, 1 refused for good, 70 crashed, 75 an outage; 2 for a wrong command line. See `report` for what it prints, ADR 36 for
+the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import stat
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from llamesh.kit.config import Settings
+from llamesh.kit.config_loading import load_settings
+from services.quant.step import report
+from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
+from services.quant.tables import StepKind
+from services.quant.workspace import Workspace
+
+_NICE = 10
+"""Engines that answer people come first."""
+_OOM_SCORE = 800
+"""If the system runs out of memory, it ends a step rather than an engine or a service."""
+
+
+def main(words: list[str]) -> int:
+    """Do the step and return the exit code."""
+    if len(words) not in (2, 3) or words[0] not in set(StepKind):
+        sys.stderr.write("usage: python -m services.quant.step fetch|quantize|verify|publish JOB [TYPE]\n")
+        return 2
+    kind, job_id, of_type = words[0], words[1], "".join(words[2:])
+    _be_humble()
+    _end_with_service()
+    settings = load_settings()
+    workspace = Workspace(settings.home, job_id)
+    try:
+        result = _done(kind, of_type, workspace, settings)
+    except report.StepRefusedError as error:
+        report.tell_error(error.reason, str(error))
+        return REFUSED
+    except (report.StepOutageError, report.StepCrashedError) as error:
+        report.tell_error(error.reason, str(error))
+        return OUTAGE if isinstance(error, report.StepOutageError) else CRASHED
+    except Exception:
+        # A fault of ours, or a machine without memory: Python's own exit code would mean that the step is refused.
+        traceback.print_exc()
+        return CRASHED
+    report.tell_result(result)
+    return DONE
+
+
+def _done(kind: str, of_type: str, workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    """What the step has found: in an earlier run whose end nobody saw, or now."""
+    if (found := workspace.result(kind, of_type)) is not None:
+        return found
+    # Imported only if needed: each step needs other libraries.
+    match kind:
+        case StepKind.FETCH:
+            from services.quant.step.fetch import fetch
+
+            result = fetch(workspace, settings)
+        case StepKind.QUANTIZE:
+            from services.quant.step.quantize import quantize
+
+            result = quantize(workspace, of_type, settings)
+        case StepKind.VERIFY:
+            from services.quant.step.verify import verify
+
+            result = verify(workspace, of_type)
+        case _:
+            from services.quant.step.publish import publish
+
+            return publish(workspace, of_type, settings)
+    workspace.keep_result(kind, of_type, result)
+    return result
+
+
+def _be_humble() -> None:
+    """Lower priority, first to go if memory is short, no core dumps."""
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
+def _end_with_service() -> None:
+    """End, with everything below, when the service that started this program ends: then its end of the pipe on standard input is closed."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode) and not stat.S_ISSOCK(os.fstat(0).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            continue
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

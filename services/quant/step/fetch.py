@@ -1,0 +1,81 @@
+"""The step `fetch`: brings the source, a model of the catalogue, into the job's folder.
+
+On one machine it is a hard link, so nothing is copied, and the bytes stay if the model is deleted meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from llamesh.kit.channels import asking, call_options, channel
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.gguf import GgufError, read_gguf
+from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from services.quant.step.report import StepOutageError, StepRefusedError, tell_progress
+from services.quant.workspace import Workspace, finish
+
+_LOCATE_SECONDS = 6 * 3600.0
+"""Deadline of the download service, which may have to copy the model from an object store first."""
+_BLOCK = 1 << 22
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
+
+
+def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    """Link or copy the source, and check that it is the model that was submitted."""
+    spec = workspace.spec()
+    try:
+        found = asyncio.run(_locate(settings, spec.model_uuid))
+    except MeshError as error:
+        kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
+        raise kind(name_of(error.reason), error.message) from error
+    if found.model.sha256 != spec.source_sha256:
+        raise StepRefusedError(
+            "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"
+        )
+    unfinished = workspace.source.with_suffix(".part")
+    unfinished.unlink(missing_ok=True)
+    path = Path(found.path)
+    try:
+        _bring(path, unfinished, spec.source_sha256)
+        size = unfinished.stat().st_size
+        with unfinished.open("rb") as file:
+            metadata = read_gguf(file, size)
+    except OSError as error:
+        raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be brought in: {error.strerror}") from error
+    except GgufError as error:
+        raise StepRefusedError("MODEL_INVALID", str(error)) from error
+    finish(unfinished, workspace.source)
+    return {"size": size, "quantisation": metadata.quantisation}
+
+
+async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
+    async with channel(settings, "download") as own:
+        with asking("download"):
+            request = LocateModelRequest(model_uuid=model_uuid)
+            return await CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
+
+
+def _bring(path: Path, target: Path, sha256: str) -> None:
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        return
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as source, target.open("wb") as copy:
+        while block := source.read(_BLOCK):
+            copy.write(block)
+            digest.update(block)
+            done += len(block)
+            tell_progress(done, total)
+    if digest.hexdigest() != sha256:
+        raise StepRefusedError("CONTENT_MISMATCH", "the bytes of the source are not those of its record")

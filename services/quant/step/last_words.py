@@ -1,0 +1,32 @@
+"""Translates what llama.cpp says last before it fails into what a person can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MEANINGS = (
+    (
+        r"requires an imatrix|missing importance matrix",
+        "the type needs an importance matrix, which this release does not make",
+    ),
+    (
+        r"requantizing from type (\S+) is disabled",
+        "the source has tensors of type {0} already: start from its F16 or BF16 file, or set allow_requantize",
+    ),
+    (r"unknown (?:model )?architecture:? '?([\w-]+)", "this build of llama.cpp does not know the architecture {0}"),
+    (r"not within the file bounds|corrupted or incomplete", "the source is truncated: fetch it again"),
+    (r"iostream error|No space left on device", "the variant could not be written: look at the disk of LLAMESH_HOME"),
+    (r"invalid magic|failed to read magic", "the source is not a GGUF file"),
+    (r"no program|No such file or directory: '([^']+)'", "the quantiser {0} cannot be started"),
+    (r"ModuleNotFoundError: No module named '?([\w.]+)", "{0} is not installed: pip install 'llamesh[quant]'"),
+)
+
+
+def translate(lines: Sequence[str]) -> str:
+    """What a person can do about the last lines of llama.cpp; the last of them if they are not known, empty without any."""
+    for line in reversed(lines):
+        for pattern, meaning in _MEANINGS:
+            if found := re.search(pattern, line):
+                return meaning.format(*(group or "" for group in found.groups()))
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

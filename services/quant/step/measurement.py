@@ -1,0 +1,99 @@
+"""Measures how far a variant is from its source: what both predict for the same text.
+
+The text ships with llamesh. Its first half is context only, since every model is bad at guessing a beginning. What the source predicts is
+kept in the job's folder, because it is the same for all types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from llamesh.cores import usable_cores
+
+TOKENS = 512
+"""Tokens of the text that are read, at most."""
+CORPUS = Path(__file__).resolve().parent.parent / "corpus.txt"
+
+
+class NotMeasurableError(Exception):
+    """A model cannot be measured; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How a variant predicts a text, compared with its source."""
+
+    tokens: int
+    """Tokens whose predictions were compared."""
+    kl_divergence: float
+    """Mean Kullback-Leibler divergence from the source, in nats per token."""
+    same_top_token: float
+    """Share of the tokens with the same most likely next token, 0 to 1."""
+    perplexity: float
+    source_perplexity: float
+
+
+def compared(source: Any, variant: Any, tokens: Any) -> Measurement:
+    """Compare the logarithms of two models' probabilities, one line for each token of the text."""
+    wanted = tokens[1:]
+    mine, theirs = source[:-1], variant[:-1]
+    places = numpy.arange(len(wanted))
+    divergence = (numpy.exp(mine) * (mine - theirs)).sum(axis=1)
+    return Measurement(
+        tokens=len(wanted),
+        kl_divergence=float(divergence.mean()),
+        same_top_token=float((mine.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        perplexity=float(numpy.exp(-theirs[places, wanted].mean())),
+        source_perplexity=float(numpy.exp(-mine[places, wanted].mean())),
+    )
+
+
+def predictions(path: Path) -> tuple[Any, Any]:
+    """The tokens of the second half of the text, and the logarithms of what a model predicts after each. Raises NotMeasurableError."""
+    try:
+        from cyllama.llama import llama_cpp
+    except ImportError as error:
+        raise NotMeasurableError("the package cyllama is not installed") from error
+
+    # The class lacks a property that its own context reads.
+    with_vocabulary: Any = type("ModelWithVocabulary", (llama_cpp.LlamaModel,), {"n_vocab": 0})
+    llama_cpp.llama_backend_init()
+    llama_cpp.ggml_backend_load_all()
+    try:
+        model = with_vocabulary(str(path), llama_cpp.LlamaModelParams())
+        vocabulary = model.get_vocab()
+        with_vocabulary.n_vocab = vocabulary.n_vocab
+        length = min(TOKENS, model.n_ctx_train)
+        tokens = vocabulary.tokenize(CORPUS.read_text(encoding="utf-8"), False, False)[:length]
+        parameters = llama_cpp.LlamaContextParams()
+        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = length
+        parameters.n_threads = parameters.n_threads_batch = usable_cores()
+        context = llama_cpp.LlamaContext(model, parameters)
+        batch = llama_cpp.LlamaBatch(n_tokens=len(tokens), embd=0, n_seq_max=1)
+        batch.set_batch(tokens, 0, True)
+        context.decode(batch)
+        half = range(len(tokens) // 2, len(tokens))
+        logits = numpy.stack([numpy.asarray(context.get_logits_ith(place), numpy.float32) for place in half])
+    except Exception as error:
+        raise NotMeasurableError(f"llama.cpp cannot run it: {error}") from error
+    return numpy.array(tokens[half.start :]), _log_probabilities(logits)
+
+
+def _log_probabilities(logits: Any) -> Any:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - numpy.log(numpy.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def kept_predictions(source: Path, kept: Path) -> tuple[Any, Any]:
+    """As `predictions` of the source, from the file in which they are kept, which is written if it is not there."""
+    if not kept.exists():
+        tokens, predicted = predictions(source)
+        unfinished = kept.with_name("unfinished.npy")
+        numpy.save(unfinished, numpy.column_stack([tokens.astype(numpy.float32), predicted]))
+        unfinished.replace(kept)
+    both = numpy.load(kept)
+    return both[:, 0].astype(numpy.int64), both[:, 1:]

@@ -1,0 +1,67 @@
+"""The step `quantize`: runs the quantiser, follows its progress and translates its last words."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from typing import Any
+
+from llamesh.cores import usable_cores
+from llamesh.kit.config import Settings
+from llamesh.processes import exit_words
+from llamesh.sizes import size
+from services.quant.step.last_words import translate
+from services.quant.step.report import StepCrashedError, StepRefusedError, tell_progress
+from services.quant.workspace import Workspace, finish
+
+_TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+_NOISE = re.compile(r"^llama_model_loader: - (kv|type)|^\[\s*\d+/")
+_REASON = re.compile(r"fail|error|requir|disabled")
+_LONGEST_LINE = 500
+_LEAST_FREE = 64 << 20
+"""With less space left on the disk, a failed write is taken for a full disk."""
+
+
+def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str, Any]:
+    """Make the variant of a type."""
+    spec = workspace.spec()
+    target = workspace.variant(of_type)
+    unfinished = target.with_suffix(".part")
+    options = [
+        *(["--allow-requantize"] if spec.allow_requantize else []),
+        *(["--pure"] if spec.pure else []),
+    ]
+    command = [str(workspace.source), str(unfinished), of_type, str(usable_cores()), *options]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "services.quant.step.quantiser", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin},
+    )
+    assert process.stdout is not None
+    last: deque[str] = deque(maxlen=30)
+    for line in process.stdout:
+        if found := _TENSOR.match(line):
+            tell_progress(int(found[1]), int(found[2]))
+        # A reason may stand at the end of the line of a tensor.
+        if not _NOISE.match(line) or _REASON.search(line):
+            last.append(line[:_LONGEST_LINE].rstrip())
+            sys.stderr.write(f"{last[-1]}\n")
+    code = process.wait()
+    if code == 0 and unfinished.exists():
+        finish(unfinished, target)
+        return {"size": target.stat().st_size}
+    unfinished.unlink(missing_ok=True)
+    free = os.statvfs(workspace.folder)
+    left = free.f_bavail * free.f_frsize
+    if left < _LEAST_FREE:
+        raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
+    if code < 0:
+        raise StepCrashedError(f"the quantiser {exit_words(code)}")
+    raise StepRefusedError("QUANTISATION_FAILED", translate(list(last)) or f"the quantiser {exit_words(code)}")

@@ -1,0 +1,164 @@
+"""The step `verify`: refuses a variant unless it is a sound quantisation of its source.
+
+Header and tensors first, which is cheap; then sampled rows against a second build of llama.cpp; then what the model says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamesh.kit.gguf import GgufError, GgufMetadata, TensorInfo, read_tensors
+from llamesh.sizes import size
+from services.quant.quantisations import QUANTISATIONS
+from services.quant.step import measurement, tensor_rows
+from services.quant.step.report import StepRefusedError, tell_progress
+from services.quant.workspace import Workspace
+
+_PARTS = 4
+_SAME_ERROR = 1.02
+"""Bytes may differ between two builds if the error grows by no more than this factor."""
+_BLOCK_OF_K = 256
+_MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A model file and its checked header."""
+
+    path: Path
+    metadata: GgufMetadata
+    tensors: Mapping[str, TensorInfo]
+
+
+def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
+    """Check the variant of a type; returns its size, its SHA-256 and the fields of QuantReport."""
+    source, variant = opened(workspace.source), opened(workspace.variant(of_type))
+    check_header(source, variant, of_type)
+    tell_progress(1, _PARTS)
+    spec = workspace.spec()
+    compared = check_rows(source, variant, seed_of(spec.job_id, of_type))
+    tell_progress(2, _PARTS)
+    report = {
+        "bits_per_weight": variant.metadata.tensor_bytes * 8 / variant.metadata.parameter_count,
+        "fallback_tensors": len(fallbacks(variant.tensors.values(), of_type)),
+        "tensors": len(variant.tensors),
+        "compared_tensors": compared,
+    }
+    limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
+    report |= measured(workspace, of_type, limit)
+    tell_progress(3, _PARTS)
+    with variant.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    tell_progress(4, _PARTS)
+    return {"size": variant.metadata.file_bytes, "sha256": sha256, "report": report}
+
+
+def opened(path: Path) -> GgufFile:
+    """Read and check a header. Raises StepRefusedError."""
+    try:
+        with path.open("rb") as file:
+            metadata, tensors = read_tensors(file, path.stat().st_size)
+    except GgufError as error:
+        raise _unsound(f"{path.name}: {error}") from error
+    return GgufFile(path, metadata, {info.name: info for info in tensors})
+
+
+def check_header(source: GgufFile, variant: GgufFile, of_type: str) -> None:
+    """Raise StepRefusedError unless a variant has the tensors of its source and the wanted type."""
+    mine, theirs = variant.metadata, source.metadata
+    if mine.quantisation != of_type:
+        raise _unsound(f"the file says that it is {mine.quantisation}")
+    if mine.architecture != theirs.architecture or mine.vocabulary_size != theirs.vocabulary_size:
+        raise _unsound("architecture or vocabulary are not those of the source")
+    if variant.tensors.keys() != source.tensors.keys():
+        lacking = sorted(source.tensors.keys() ^ variant.tensors.keys())
+        raise _unsound(f"its tensors are not those of the source: {', '.join(lacking[:5])}")
+    for name, info in variant.tensors.items():
+        if info.shape != source.tensors[name].shape:
+            raise _unsound(f"the tensor {name} has another shape than in the source")
+
+
+def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
+    """Compare rows of one tensor of each type with what another build makes of the source's. Returns how many tensors were compared."""
+    names = sampled(list(variant.tensors.values()), seed)
+    for name in names:
+        mine, theirs = variant.tensors[name], source.tensors[name]
+        first, count = tensor_rows.sample_of(mine, seed)
+        stored = tensor_rows.stored_rows(variant.path, mine, first, count)
+        weights = tensor_rows.weights_of(tensor_rows.stored_rows(source.path, theirs, first, count), theirs.type)
+        made = tensor_rows.quantised(weights, mine.type)
+        if (stored == made).all():
+            continue
+        mine_error = tensor_rows.relative_error(stored, mine.type, weights)
+        allowed = tensor_rows.relative_error(made, mine.type, weights) * _SAME_ERROR
+        if not mine_error <= allowed:
+            raise _unsound(f"the tensor {name} has an error of {mine_error:.3g}, where {allowed:.3g} is possible")
+    return len(names)
+
+
+def sampled(tensors: Sequence[TensorInfo], seed: int) -> list[str]:
+    """One tensor of each type, chosen by the seed."""
+    by_type: dict[str, list[str]] = {}
+    for info in tensors:
+        by_type.setdefault(info.type, []).append(info.name)
+    return [names[seed % len(names)] for names in by_type.values()]
+
+
+def seed_of(job_id: str, of_type: str) -> int:
+    """The seed of a variant: the same each time it is verified."""
+    return int.from_bytes(hashlib.sha256(f"{job_id}/{of_type}".encode()).digest()[:8])
+
+
+def fallbacks(tensors: Any, of_type: str) -> list[str]:
+    """Tensors whose rows do not divide into the blocks of a K or IQ type, so that llama.cpp chose another."""
+    if "_K" not in of_type and not of_type.startswith("IQ"):
+        return []
+    return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % _BLOCK_OF_K]
+
+
+def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
+    """The measured fields of the report. Raises StepRefusedError if the variant is too far from its source."""
+    needed = workspace.source.stat().st_size
+    if (left := available_memory()) < needed:
+        return {"not_measured": f"the source needs {size(needed)} of memory, {size(left)} are available"}
+    try:
+        tokens, source = measurement.kept_predictions(workspace.source, workspace.measured_source)
+    except measurement.NotMeasurableError as error:
+        return {"not_measured": str(error)}
+    try:
+        others, variant = measurement.predictions(workspace.variant(of_type))
+    except measurement.NotMeasurableError as error:
+        raise _unsound(str(error)) from error
+    if list(others) != list(tokens):
+        raise _unsound("it reads the same text as other tokens than its source")
+    found = measurement.compared(source, variant, tokens)
+    if not found.kl_divergence <= limit or not math.isfinite(found.perplexity):
+        raise _unsound(
+            f"the mean KL divergence from the source is {found.kl_divergence:.3g}, at most {limit:g} is allowed"
+            f" (perplexity {found.perplexity:.4g}, that of the source {found.source_perplexity:.4g})"
+        )
+    return {
+        "measured_tokens": found.tokens,
+        "kl_divergence": found.kl_divergence,
+        "same_top_token": found.same_top_token,
+        "perplexity": found.perplexity,
+        "source_perplexity": found.source_perplexity,
+    }
+
+
+def available_memory() -> int:
+    """Bytes of memory that programs may still take; without /proc so many that they are no limit."""
+    try:
+        lines = _MEMORY.read_text().splitlines()
+    except OSError:
+        return 1 << 62
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+
+
+def _unsound(problem: str) -> StepRefusedError:
+    return StepRefusedError("VARIANT_UNSOUND", problem)

@@ -1,0 +1,148 @@
+"""Runs the program of a step as a child process, and reads its progress and its outcome.
+
+The child has a session of its own, so that everything below it ends with it. Its standard input is a pipe that only this process holds: it
+ends when this process ends, even by SIGKILL. Its standard output has lines of JSON (see `step.report`), its standard error what llama.cpp
+says.
+
+Invariant: when `run` returns or is cancelled, the child and everything below it has ended. What a child writes is bounded in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamesh.kit.config import Settings
+from llamesh.names import LIFELINE
+from llamesh.processes import exit_words
+
+STEP_SECONDS = 24 * 3600.0
+"""Deadline of one step. The longest, a large model measured on a few cores, takes hours."""
+DONE, REFUSED, CRASHED, OUTAGE = 0, 1, 70, 75
+"""Exit codes of a step's program; see ADR 36."""
+MOST_TRIES_OF_CRASH = 3
+MOST_TRIES_OF_OUTAGE = 25
+"""With the backoff between them, these take some ten minutes."""
+_LONGEST_LINE = 2_000
+_LINES = 40
+_BLOCK = 1 << 16
+
+
+@dataclass(slots=True)
+class StepProgress:
+    """How far a step is, in its own units."""
+
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How the program of a step ended."""
+
+    code: int
+    """Its exit code; negative for a signal."""
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    """Name of an ErrorReason without prefix; empty if the program named none."""
+    message: str = ""
+    log: str = ""
+    """Its last lines on standard error."""
+
+    @property
+    def most_tries(self) -> int:
+        """Starts after which the step has failed. A program that was killed or has crashed is given fewer than an outage."""
+        if self.code == REFUSED:
+            return 1
+        return MOST_TRIES_OF_OUTAGE if self.code == OUTAGE else MOST_TRIES_OF_CRASH
+
+    def words(self) -> str:
+        """Why it did not succeed, for people."""
+        if self.message:
+            return self.message
+        last = next((line for line in reversed(self.log.splitlines()) if line.strip()), "")
+        return f"its program {exit_words(self.code)}" + (f": {last.strip()}" if last else "")
+
+
+class StepProcess:
+    """The program of one step of a job."""
+
+    def __init__(self, settings: Settings, kind: str, job_id: str, of_type: str) -> None:
+        self._words = (kind, job_id, *([of_type] if of_type else []))
+        self._environment = {name: value for name, value in os.environ.items() if name != LIFELINE} | {
+            "LLAMESH_HOME": str(settings.home),
+            "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
+        }
+        self._log: deque[str] = deque(maxlen=_LINES)
+        self._said: dict[str, Any] = {}
+
+    async def run(self, on_progress: Callable[[int, int], None], seconds: float = STEP_SECONDS) -> Outcome:
+        """Run the program to its end. One that takes longer than the deadline is killed, which counts as refused."""
+        process = await asyncio.create_subprocess_exec(
+            # -P: a folder called `services` where the mesh was started is not ours.
+            *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=self._environment,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(self._listen(process.stdout, on_progress), self._read(process.stderr))
+                code = await process.wait()
+        except TimeoutError:
+            return Outcome(REFUSED, message=f"it took longer than {seconds / 3600:g} hours", log="\n".join(self._log))
+        finally:
+            # Of a program that has ended too: what it started may still run.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(process.wait())
+        error = self._said.get("error", {})
+        return Outcome(
+            code,
+            result=self._said.get("result", {}),
+            reason=str(error.get("reason", "")),
+            message=str(error.get("message", "")),
+            log="\n".join(self._log),
+        )
+
+    async def _listen(self, stream: asyncio.StreamReader, on_progress: Callable[[int, int], None]) -> None:
+        async for line in _lines(stream, 1 << 20):
+            try:
+                said = json.loads(line)
+            except ValueError:
+                self._log.append(line[:_LONGEST_LINE])
+                continue
+            if not isinstance(said, dict):
+                continue
+            if "done" in said:
+                on_progress(said["done"], said["total"])
+            else:
+                self._said.update(said)
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in _lines(stream, _LONGEST_LINE):
+            self._log.append(line)
+
+
+async def _lines(stream: asyncio.StreamReader, longest: int) -> AsyncIterator[str]:
+    """The lines of a stream, each cut to its first `longest` bytes."""
+    rest = b""
+    while block := await stream.read(_BLOCK):
+        *whole, rest = (rest + block).split(b"\n")
+        rest = rest[:longest]
+        for line in whole:
+            yield line[:longest].decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")

@@ -1,0 +1,145 @@
+"""The transitions of a run: what the worker writes about the steps of a job while it runs them.
+
+Invariant: every transition names the attempt of the job. It changes nothing if the job was cancelled or started again meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, name_of
+from services.quant.jobs import Job, start_again, variant_uuid
+from services.quant.step_process import Outcome, StepProgress
+from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
+
+LONGEST_LOG = 4_000
+"""Characters of a step's last lines that are kept."""
+_LONGEST_MESSAGE = 2_000
+
+
+class StepRows:
+    """Writes the rows of a job's steps. `clock` returns the time in UTC."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def begin(self, job: Job, step: QuantStepRow, *, object_key: str = "") -> bool:
+        """Write that a step runs. An interrupted one does not count as another try. `object_key` is what it may publish."""
+        async with self._database.begin() as session:
+            row = await self._current(session, job, step)
+            if row is None:
+                return False
+            row.tries += row.state != StepState.RUNNING
+            row.state = StepState.RUNNING
+            row.done = row.total = 0
+            row.object_key = object_key
+            row.start_time, row.end_time = self._clock(), None
+            return True
+
+    async def progress(self, job: Job, step: QuantStepRow, done: int, total: int) -> None:
+        """Write how far a step is."""
+        async with self._database.begin() as session:
+            row = await self._current(session, job, step)
+            if row is not None:
+                row.done, row.total = done, total
+
+    async def succeed(self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress) -> None:
+        """End a step; a step `publish` records its model in the same transaction."""
+        async with self._database.begin() as session:
+            row = await self._current(session, job, step)
+            if row is None:
+                return
+            row.state = StepState.SUCCEEDED
+            row.done, row.total = progress.done, progress.total
+            row.result = outcome.result
+            row.error_reason = row.error_message = ""
+            row.log, row.end_time = outcome.log[-LONGEST_LOG:], self._clock()
+            if row.kind == StepKind.PUBLISH:
+                await session.merge(self._model_of(job, row))
+                row.object_key = ""
+
+    async def fail(self, job: Job, step: QuantStepRow, error: MeshError, log: str, *, again: bool) -> None:
+        """End a step with an error, or with `again` let it wait for its next try."""
+        async with self._database.begin() as session:
+            row = await self._current(session, job, step)
+            if row is None:
+                return
+            row.state = StepState.WAITING if again else StepState.FAILED
+            row.error_reason, row.error_message = name_of(error.reason), error.message[:_LONGEST_MESSAGE]
+            row.log, row.end_time = log[-LONGEST_LOG:], self._clock()
+            if not again:
+                await self._skip_after(session, row)
+
+    async def restart(self, job: Job) -> None:
+        """Set a job back to its source, because its folder is gone; published types stay."""
+        async with self._database.begin() as session:
+            if await self._current(session, job, job.steps[0]) is not None:
+                start_again(await _steps(session, job.row.job_id))
+
+    async def end(self, job: Job, state: JobState) -> None:
+        """End a job."""
+        async with self._database.begin() as session:
+            if await self._current(session, job, job.steps[0]) is not None:
+                row = await session.get(QuantJobRow, job.row.job_id)
+                assert row is not None, "it is current"
+                row.state = state
+
+    async def unrecorded(self) -> Sequence[QuantStepRow]:
+        """The steps of jobs that have ended which may have left an object without a record."""
+        query = (
+            select(QuantStepRow)
+            .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
+            .where(QuantStepRow.object_key != "", QuantJobRow.state.not_in(ACTIVE))
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def forget_object(self, step: QuantStepRow) -> None:
+        """Write that a step has left no object, unless its job was started again."""
+        async with self._database.begin() as session:
+            job = await session.get(QuantJobRow, step.job_id, with_for_update=True)
+            row = await session.get(QuantStepRow, (step.job_id, step.position))
+            if job is not None and row is not None and job.state not in ACTIVE:
+                row.object_key = ""
+
+    async def _current(self, session: AsyncSession, job: Job, step: QuantStepRow) -> QuantStepRow | None:
+        """The row of a step, if its job is active and at the same attempt; marks the job as running."""
+        row = await session.get(QuantJobRow, job.row.job_id, with_for_update=True)
+        if row is None or row.state not in ACTIVE or row.attempt != job.row.attempt:
+            return None
+        row.state = JobState.RUNNING
+        row.update_time = self._clock()
+        return await session.get(QuantStepRow, (step.job_id, step.position))
+
+    async def _skip_after(self, session: AsyncSession, failed: QuantStepRow) -> None:
+        for row in await _steps(session, failed.job_id):
+            if row.position > failed.position and row.state == StepState.WAITING and failed.type in ("", row.type):
+                row.state = StepState.SKIPPED
+
+    def _model_of(self, job: Job, step: QuantStepRow) -> QuantModelRow:
+        verified = next(each.result for each in job.steps if each.kind == StepKind.VERIFY and each.type == step.type)
+        uuid = variant_uuid(job.row.name, step.type)
+        return QuantModelRow(
+            model_uuid=uuid,
+            name=f"{uuid}.gguf",
+            object_key=step.object_key,
+            size_bytes=verified["size"],
+            sha256=verified["sha256"],
+            quantisation=step.type,
+            source_model_uuid=job.row.model_uuid,
+            source_sha256=job.row.source_sha256,
+            job_id=job.row.job_id,
+            report=verified["report"],
+            create_time=self._clock(),
+        )
+
+
+async def _steps(session: AsyncSession, job_id: str) -> Sequence[QuantStepRow]:
+    query = select(QuantStepRow).where(QuantStepRow.job_id == job_id).order_by(QuantStepRow.position)
+    return (await session.scalars(query)).all()

@@ -1,0 +1,106 @@
+"""Decides whether a job may be submitted: pure rules over the request, the source's header and the machine.
+
+Invariant: what can be known to fail is refused here, before any work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Sequence
+
+from llamesh.kit.errors import MeshError, Reason, invalid_field
+from llamesh.sizes import size
+from llamesh.v1.model_pb2 import Model
+from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
+
+_PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
+_FALLBACKS = 1.3
+"""A model whose rows do not divide into blocks of 256 becomes larger than its type says; by a quarter, where it was measured."""
+_HEADER_BYTES = 16 << 20
+"""Room for the header, which is not quantised."""
+
+
+def check_known(types: Sequence[str]) -> None:
+    """Raise INVALID_FIELD for an unknown type, naming the nearest ones."""
+    for each in types:
+        if each not in QUANTISATIONS:
+            raise invalid_field("types", f"there is no type {each!r}; perhaps {', '.join(nearest(each))}")
+
+
+def check_types(types: Sequence[str]) -> None:
+    """Raise INVALID_FIELD for an unknown type, and QUANT_REFUSED for one that needs an importance matrix."""
+    check_known(types)
+    for each in types:
+        if QUANTISATIONS[each].needs_matrix:
+            words = f"{each} needs an importance matrix, which this release does not make: use Q2_K or larger"
+            raise _refused("matrix", words, each)
+
+
+def check_source(model: Model, *, allow_requantize: bool) -> None:
+    """Raise QUANT_REFUSED if the source is quantised already, unless that is allowed; MODEL_CORRUPT if it is damaged."""
+    if model.problem:
+        raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, model.problem, {"modelUuid": model.model_uuid})
+    if model.gguf.quantisation not in UNQUANTISED and not allow_requantize:
+        raise _refused(
+            "quantised",
+            f"{model.model_uuid} is quantised to {model.gguf.quantisation or 'an unknown type'} already: start from its F16 or"
+            " BF16 file, or set allow_requantize and accept a worse result",
+        )
+
+
+def check_quantiser(llama_quantize_bin: str) -> None:
+    """Raise QUANT_REFUSED if this installation cannot quantise or verify."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if llama_quantize_bin:
+        if shutil.which(llama_quantize_bin) is None:
+            raise _refused("quantiser", f"LLAMA_QUANTIZE_BIN is {llama_quantize_bin}, which is no program")
+        missing = [name for name in missing if name != "cyllama"]
+    if missing:
+        raise _refused(
+            "quantiser",
+            f"{', '.join(missing)} not installed: `pip install 'llamesh[engine,quant]'` on the mesh's machine",
+        )
+
+
+def check_space(needed: int, free: int) -> None:
+    """Raise QUANT_REFUSED if the files of a job do not fit."""
+    if needed > free:
+        raise _refused(
+            "disk",
+            f"the job needs {size(needed)} on the disk of LLAMESH_HOME, where {size(free)} are free:"
+            " free some space or ask for fewer types",
+        )
+
+
+def needed_bytes(model: Model, types: Sequence[str]) -> int:
+    """Most bytes of disk that a job takes: all variants, the largest of them once more while it is published, and a copy of the source."""
+    sizes = [_variant_bytes(model, each) for each in types]
+    return sum(sizes) + max(sizes) + model.size_bytes
+
+
+def _variant_bytes(model: Model, of_type: str) -> int:
+    weights = model.gguf.parameter_count * QUANTISATIONS[of_type].bits / 8
+    return int(weights * _FALLBACKS) + _HEADER_BYTES
+
+
+def free_bytes(folder: str | os.PathLike[str]) -> int:
+    """Bytes that may be written to the disk of a folder."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+_OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
+
+
+def default_name(model_uuid: str) -> str:
+    """What the ids of the variants begin with: the source's id without its suffix and its own type."""
+    stem = model_uuid.removesuffix(".gguf")
+    return (_OWN_TYPE.sub("", stem) or stem)[:111]
+
+
+def _refused(rule: str, message: str, of_type: str = "") -> MeshError:
+    metadata = {"rule": rule, "type": of_type} if of_type else {"rule": rule}
+    return MeshError(Reason.ERROR_REASON_QUANT_REFUSED, message, metadata)

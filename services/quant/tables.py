@@ -1,0 +1,126 @@
+"""The Quant service's own tables.
+
+Invariant: only the service's process writes them; the programs of the steps do not. A variant is visible if it has a row in `quant_model`,
+which is written in the transaction that ends its step `publish`.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from llamesh.kit.database import Base, Timestamp
+
+
+class JobState(enum.StrEnum):
+    """State of a job; the names are those of QuantJobState without its prefix."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+"""States of a job that has not ended."""
+
+
+class StepState(enum.StrEnum):
+    """State of a step; the names are those of QuantStepState without its prefix."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+class StepKind(enum.StrEnum):
+    """What a step does: also the word on the command line of its program."""
+
+    FETCH = "fetch"
+    QUANTIZE = "quantize"
+    VERIFY = "verify"
+    PUBLISH = "publish"
+
+
+class QuantJobRow(Base):
+    """A job."""
+
+    __tablename__ = "quant_job"
+    __table_args__ = (
+        Index("ix_quant_job_create_time", "create_time", "job_id"),
+        Index("ix_quant_job_request", "owner_uid", "request_id"),
+    )
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_uuid: Mapped[str] = mapped_column(String(128))
+    """The source, a model of the catalogue."""
+    source_sha256: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(128))
+    types: Mapped[list[str]] = mapped_column(JSON)
+    allow_requantize: Mapped[bool]
+    pure: Mapped[bool]
+    max_kl_divergence: Mapped[float]
+    """0: the limit of each type."""
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    attempt: Mapped[int]
+    """Rises with every start by a caller; a run of an earlier attempt can change nothing."""
+    owner: Mapped[str] = mapped_column(String(256))
+    owner_uid: Mapped[str] = mapped_column(String(256))
+    """Whose request_ids these are."""
+    request_id: Mapped[str] = mapped_column(String(128))
+    request_digest: Mapped[str] = mapped_column(String(64))
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    update_time: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class QuantStepRow(Base):
+    """A step of a job."""
+
+    __tablename__ = "quant_step"
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    """Its place in the order of the job's steps, from 0."""
+    kind: Mapped[str] = mapped_column(String(16))
+    type: Mapped[str] = mapped_column(String(16))
+    """Empty for a step of the whole job."""
+    state: Mapped[str] = mapped_column(String(16))
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    tries: Mapped[int] = mapped_column(default=0)
+    """Starts that were not interrupted by the end of the service."""
+    error_reason: Mapped[str] = mapped_column(String(64), default="")
+    error_message: Mapped[str] = mapped_column(String(4096), default="")
+    log: Mapped[str] = mapped_column(String(4096), default="")
+    """The last lines that its program wrote."""
+    result: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """What its program has found."""
+    object_key: Mapped[str] = mapped_column(String(128), default="")
+    """Of a step `publish`: the object that it may have published. Empty once nothing is to be removed."""
+    start_time: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
+    end_time: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
+
+
+class QuantModelRow(Base):
+    """A variant that is published."""
+
+    __tablename__ = "quant_model"
+    __table_args__ = (Index("ix_quant_model_create_time", "create_time", "model_uuid"),)
+    model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(String(160))
+    object_key: Mapped[str] = mapped_column(String(128))
+    size_bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    quantisation: Mapped[str] = mapped_column(String(16))
+    source_model_uuid: Mapped[str] = mapped_column(String(128))
+    source_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(String(64))
+    report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The message QuantReport, by field name."""
+    create_time: Mapped[datetime] = mapped_column(Timestamp)

@@ -1,0 +1,98 @@
+"""The published variants: their rows, and their objects in Quant's bucket.
+
+Invariant: a row exists only after its object was published. A delete removes the object first, so that a crash in between leaves a row
+that can be deleted again, and no object that nobody knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.objects import DirectoryStore, ObjectStore, StoreError, object_key, object_store
+from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.kit.quant_place import quant_place
+from llamesh.locations import variants_directory
+from services.quant.tables import QuantModelRow
+
+_LISTING = Listing("quant models", BY_TIME)
+_ORDER = (QuantModelRow.create_time, QuantModelRow.model_uuid)
+
+
+class Variants:
+    """The models that Quant has made."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database = database
+        self._store = store
+
+    async def get(self, model_uuid: str) -> QuantModelRow:
+        """A model. Raises MODEL_NOT_FOUND."""
+        async with self._database.read() as session:
+            row = await session.get(QuantModelRow, model_uuid)
+        if row is None:
+            raise MeshError(
+                Reason.ERROR_REASON_MODEL_NOT_FOUND,
+                f"the Quant service has made no model {model_uuid}",
+                {"modelUuid": model_uuid},
+            )
+        return row
+
+    async def page(self, page_query: PageQuery) -> tuple[Sequence[QuantModelRow], str]:
+        """A page by time and id, and the token of the next page."""
+        page = page_query.of(_LISTING)
+        async with self._database.read() as session:
+            rows = (await session.scalars(page.select(select(QuantModelRow), _ORDER))).all()
+        return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
+
+    async def delete(self, model_uuid: str) -> QuantModelRow:
+        """Remove a model and its object. Raises MODEL_NOT_FOUND and STORE_UNAVAILABLE."""
+        row = await self.get(model_uuid)
+        await self.remove_object(row.object_key)
+        async with self._database.begin() as session:
+            await session.execute(delete(QuantModelRow).where(QuantModelRow.model_uuid == model_uuid))
+        return row
+
+    async def locate(self, model_uuid: str) -> tuple[QuantModelRow, str]:
+        """A model and the path of its file, empty if the bucket is on an S3 server. Raises MODEL_NOT_FOUND and MODEL_CORRUPT."""
+        row = await self.get(model_uuid)
+        if not isinstance(self._store, DirectoryStore):
+            return row, ""
+        try:
+            path = await self._store.local_path(row.object_key, size=row.size_bytes, published=row.create_time)
+        except StoreError as error:
+            raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, str(error), {"modelUuid": model_uuid}) from error
+        return row, str(path)
+
+    async def remove_object(self, key: str) -> None:
+        """Remove an object if it exists. Raises STORE_UNAVAILABLE."""
+        try:
+            await self._store.delete(key)
+        except StoreError as error:
+            raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
+
+
+def variant_key(job_id: str, of_type: str, sha256: str) -> str:
+    """The key of the object that a job publishes for a type: always the same, so that a repeated step makes no second object."""
+    copy = hashlib.sha256(f"{job_id}/{of_type}".encode()).hexdigest()[:16]
+    return object_key("models", sha256, ".gguf", copy=copy)
+
+
+def bucket_of(settings: Settings) -> ObjectStore:
+    """Quant's bucket: on the S3 server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
+    place = quant_place(settings)
+    if place is None:
+        return object_store(directory=variants_directory(settings.home))
+    return object_store(
+        endpoint=place.endpoint,
+        bucket=place.bucket,
+        secure=place.secure,
+        access_key=place.access_key.get_secret_value() or None,
+        secret_key=place.secret_key.get_secret_value() or None,
+        cache_directory=settings.home / "cache",
+    )

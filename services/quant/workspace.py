@@ -1,0 +1,112 @@
+"""The folder of a job: what its steps hand to each other, `LLAMESH_HOME/quant/JOB`.
+
+Invariant: a file has its final name only if it is complete. The service and the programs of the steps agree on the names here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the programs of the steps know of a job: `job.json`."""
+
+    job_id: str
+    model_uuid: str
+    source_sha256: str
+    allow_requantize: bool
+    pure: bool
+    max_kl_divergence: float
+    """0: the limit of each type."""
+
+
+class Workspace:
+    """The folder of one job."""
+
+    def __init__(self, home: Path, job_id: str) -> None:
+        self.folder = root_of(home) / job_id
+
+    @property
+    def source(self) -> Path:
+        """The source model."""
+        return self.folder / "source.gguf"
+
+    def variant(self, of_type: str) -> Path:
+        """The variant of a type."""
+        return self.folder / f"{of_type}.gguf"
+
+    @property
+    def measured_source(self) -> Path:
+        """What the model of the source predicts on the corpus: the same for all types."""
+        return self.folder / "source.npy"
+
+    def prepare(self, spec: JobSpec) -> bool:
+        """Make the folder and write what the steps need to know. Returns whether it is new. Raises OSError."""
+        new = not self._spec.exists()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(self._spec, json.dumps(asdict(spec)).encode())
+        return new
+
+    def spec(self) -> JobSpec:
+        """What `prepare` wrote. Raises OSError."""
+        return JobSpec(**json.loads(self._spec.read_text()))
+
+    def remove(self) -> None:
+        """Remove the folder. Idempotent."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def result(self, kind: str, of_type: str) -> dict[str, Any] | None:
+        """What a step has found that was completed in this folder; None if it was not."""
+        try:
+            found: dict[str, Any] = json.loads(self._result(kind, of_type).read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+    def keep_result(self, kind: str, of_type: str, result: Mapping[str, Any]) -> None:
+        """Write what a step has found, so that the step is not done twice if the service misses its end."""
+        write_whole(self._result(kind, of_type), json.dumps(dict(result)).encode())
+
+    @property
+    def _spec(self) -> Path:
+        return self.folder / "job.json"
+
+    def _result(self, kind: str, of_type: str) -> Path:
+        return self.folder / f"{kind}{of_type and '-'}{of_type}.json"
+
+
+def root_of(home: Path) -> Path:
+    """The folder of all jobs."""
+    return home / "quant"
+
+
+def job_folders(home: Path) -> list[str]:
+    """The ids of the jobs that have a folder."""
+    try:
+        return sorted(path.name for path in root_of(home).iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file durably under a temporary name, then rename it."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_bytes(data)
+    finish(unfinished, path)
+
+
+def finish(unfinished: Path, path: Path) -> None:
+    """Make a complete file durable and give it its name."""
+    descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    unfinished.replace(path)

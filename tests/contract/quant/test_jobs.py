@@ -1,0 +1,141 @@
+"""Jobs of the Quant service, from their submission to published variants, with faults of the quantiser and of callers."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from llamesh.v1 import quant_pb2
+from tests.contract.quant.conftest import Quant, states
+from tests.contract.rich_status import read_refusal
+
+
+async def refused(call: object) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call  # type: ignore[misc]
+    return read_refusal(raised.value).reason
+
+
+async def test_a_job_publishes_each_type_with_what_its_checks_found(quant: Quant) -> None:
+    job = await quant.create("Q8_0", "Q4_0")
+    job = await quant.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+    assert {state.split()[-1] for state in states(job)} == {"SUCCEEDED"}
+    quantized = job.steps[1]
+    assert quantized.done == quantized.total > 0
+    await quant.tidy(2)
+    models = await quant.models()
+    assert set(models) == {"tiny-Q8_0", "tiny-Q4_0"}
+    model = models["tiny-Q4_0"]
+    assert (model.bucket, model.quantisation, model.source_model_uuid) == ("llm-models", "Q4_0", "tiny-f16.gguf")
+    assert 4.4 < model.report.bits_per_weight < 5
+    assert model.report.compared_tensors == 2
+    assert model.report.measured_tokens or model.report.not_measured
+    located = await quant.stub.LocateQuantModel(quant_pb2.LocateQuantModelRequest(model_uuid="tiny-Q4_0"))
+    assert located.path.endswith(model.object_key)
+    await quant.call("DeleteQuantModel", quant_pb2.DeleteQuantModelRequest(model_uuid="tiny-Q4_0"))
+    await quant.tidy(1)
+
+
+async def test_a_type_that_fails_does_not_stop_the_others_and_is_tried_again_by_retry(quant: Quant) -> None:
+    quant.fault.write_text("damage Q8_0")
+    job = await quant.create("Q8_0", "Q4_0")
+    job = await quant.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_PARTIAL
+    assert states(job)[1:4] == ["quantize Q8_0 SUCCEEDED", "verify Q8_0 FAILED", "publish Q8_0 SKIPPED"]
+    assert job.error.reason == "VARIANT_UNSOUND"
+    await quant.tidy(1)
+    quant.fault.unlink()
+    first = (await quant.models())["tiny-Q4_0"]
+    await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
+    job = await quant.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+    assert not job.error.reason
+    assert (await quant.models())["tiny-Q4_0"] == first
+    await quant.tidy(2)
+
+
+async def test_a_job_says_in_words_why_llama_cpp_refused(quant: Quant) -> None:
+    quant.fault.write_text("refuse Q8_0")
+    job = await quant.create("Q8_0")
+    job = await quant.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_FAILED
+    assert "set allow_requantize" in job.error.message
+    assert "requantizing from type q4_1" in job.steps[1].log
+    assert job.steps[1].tries == 1
+    await quant.tidy(0)
+
+
+async def test_a_quantiser_that_crashes_is_started_three_times(quant: Quant) -> None:
+    quant.fault.write_text("abort")
+    job = await quant.create("Q8_0")
+    job = await quant.ended(job.job_id)
+    assert (job.state, job.steps[1].tries) == (quant_pb2.QUANT_JOB_STATE_FAILED, 3)
+    assert "SIGABRT" in job.error.message
+    await quant.tidy(0)
+
+
+async def test_a_cancelled_job_ends_at_once_and_leaves_nothing(quant: Quant) -> None:
+    quant.fault.write_text("hang")
+    job = await quant.create("Q8_0")
+    await quant.until(job.job_id, lambda job: job.steps[1].done)
+    assert await refused(quant.call("DeleteQuantJob", quant_pb2.DeleteQuantJobRequest(job_id=job.job_id))) == (
+        "QUANT_JOB_NOT_ENDED"
+    )
+    job = await quant.call("CancelQuantJob", quant_pb2.CancelQuantJobRequest(job_id=job.job_id))
+    assert job.state == quant_pb2.QUANT_JOB_STATE_CANCELLED
+    await quant.tidy(0)
+    again = await quant.create("Q8_0")
+    quant.fault.unlink()
+    assert (await quant.ended(again.job_id)).state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+    await quant.tidy(1)
+    for each in (job, again):
+        await quant.call("DeleteQuantJob", quant_pb2.DeleteQuantJobRequest(job_id=each.job_id))
+    assert not (await quant.call("ListQuantJobs", quant_pb2.ListQuantJobsRequest())).jobs
+    await quant.tidy(1)
+
+
+async def test_what_cannot_be_made_is_refused_when_it_is_submitted(quant: Quant) -> None:
+    assert await refused(quant.create("Q4KM")) == "INVALID_FIELD"
+    assert await refused(quant.create("IQ2_XXS")) == "QUANT_REFUSED"
+    assert await refused(quant.create("Q8_0", model_uuid="tiny-q4")) == "QUANT_REFUSED"
+    assert await refused(quant.create("Q8_0", model_uuid="nobody")) == "MODEL_NOT_FOUND"
+    assert await refused(quant.create()) == "INVALID_FIELD"
+    assert await refused(quant.job("nobody")) == "QUANT_JOB_NOT_FOUND"
+    quant.fault.write_text("hang")
+    first = await quant.create("Q8_0", request_id="one")
+    assert (await quant.create("Q8_0", request_id="one")).job_id == first.job_id
+    assert await refused(quant.create("Q4_0", request_id="one")) == "REQUEST_ID_REUSED"
+    assert await refused(quant.create("Q4_0", "Q8_0")) == "QUANT_MODEL_EXISTS"
+    quant.fault.unlink()
+    await quant.ended(first.job_id)
+    assert await refused(quant.create("Q8_0")) == "QUANT_MODEL_EXISTS"
+    await quant.tidy(1)
+
+
+async def test_an_estimate_says_what_would_be_made_and_refused_and_starts_nothing(quant: Quant) -> None:
+    request = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-f16.gguf")
+    found = await quant.call("EstimateQuantJob", request)
+    sizes = [item.size_bytes for item in found.types]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {item.type for item in found.types if item.HasField("refusal")} >= {"IQ2_XXS", "IQ1_S"}
+    assert not found.HasField("refusal")
+    assert 0 < found.needed_bytes < found.free_bytes
+    request.types.extend(["Q8_0", "IQ1_S"])
+    assert "matrix" in (await quant.call("EstimateQuantJob", request)).refusal.message
+    quantised = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-q4", types=["Q8_0"])
+    assert (await quant.call("EstimateQuantJob", quantised)).refusal.reason == "QUANT_REFUSED"
+    quantised.options.allow_requantize = True
+    assert not (await quant.call("EstimateQuantJob", quantised)).HasField("refusal")
+    unknown = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-q4", types=["Q80"])
+    assert await refused(quant.call("EstimateQuantJob", unknown)) == "INVALID_FIELD"
+    assert not (await quant.call("ListQuantJobs", quant_pb2.ListQuantJobsRequest())).jobs
+
+
+async def test_a_variant_too_far_from_its_source_is_not_published(quant: Quant) -> None:
+    pytest.importorskip("cyllama", reason="without the package cyllama nothing is measured")
+    job = await quant.create("Q4_0", max_kl_divergence=1e-12)
+    job = await quant.ended(job.job_id)
+    assert job.error.reason == "VARIANT_UNSOUND"
+    assert "KL divergence" in job.error.message
+    await quant.tidy(0)

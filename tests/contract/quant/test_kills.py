@@ -1,0 +1,114 @@
+"""SIGKILL of the service and of its steps at every step: the job finishes, nothing is left behind, nothing is published twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+import pytest
+
+from llamesh.kit.config import Settings
+from llamesh.v1 import quant_pb2
+from tests.contract.quant.conftest import ENDED, Quant
+
+SEED = 13
+
+
+@asynccontextmanager
+async def service(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The service as a process of its own."""
+    url = settings.database_url
+    environment = {
+        **os.environ,
+        "LLAMESH_HOME": str(settings.home),
+        "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
+        "JWT_SECRET": settings.jwt_secret.get_secret_value() if settings.jwt_secret else "",
+        "LLAMESH_DRAIN_SECONDS": "1",
+        **({"DATABASE_URL": url.get_secret_value()} if url else {}),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.quant", env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def programs(job_id: str) -> list[psutil.Process]:
+    """The programs that work for a job: those of its steps and the quantisers below them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(job_id in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+async def gone(job_id: str) -> None:
+    async with asyncio.timeout(20):
+        while programs(job_id):
+            await asyncio.sleep(0.02)
+
+
+def moments(victim: str) -> list[tuple[int, str]]:
+    """At which steps of the job the victim is killed: at each of them, those of a type in an order of the seed."""
+    kinds = (quant_pb2.QUANT_STEP_KIND_QUANTIZE, quant_pb2.QUANT_STEP_KIND_VERIFY, quant_pb2.QUANT_STEP_KIND_PUBLISH)
+    of_types = [(kind, of_type) for of_type in ("Q8_0", "Q4_0") for kind in kinds]
+    assert victim in ("service", "step")
+    return [(quant_pb2.QUANT_STEP_KIND_FETCH, ""), *of_types]
+
+
+def is_at(job: quant_pb2.QuantJob, moment: tuple[int, str]) -> bool:
+    """Whether a job is at a step or beyond it."""
+    if job.state in ENDED:
+        return True
+    step = next(step for step in job.steps if (step.kind, step.type) == moment)
+    return step.state != quant_pb2.QUANT_STEP_STATE_WAITING or bool(step.tries)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("victim", ["service", "step"])
+async def test_a_job_finishes_whatever_is_killed(prepared: Quant, victim: str) -> None:
+    chance = random.Random(SEED)
+    job_id = ""
+    for moment in moments(victim):
+        async with service(prepared.settings):
+            job_id = job_id or (await prepared.create("Q8_0", "Q4_0")).job_id
+            await prepared.until(job_id, lambda job, at=moment: is_at(job, at))
+            # Somewhere in the step: in its start, its work or its end.
+            await asyncio.sleep(chance.random())
+            if victim == "step":
+                for process in programs(job_id):
+                    with suppress(psutil.Error):
+                        process.kill()
+                await prepared.job(job_id)
+        await gone(job_id)
+    async with service(prepared.settings):
+        job = await prepared.ended(job_id)
+        assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+        await prepared.tidy(2)
+    await gone(job_id)
+
+
+async def test_a_folder_that_is_removed_is_made_again_from_the_source(prepared: Quant) -> None:
+    prepared.fault.write_text("hang")
+    async with service(prepared.settings):
+        job_id = (await prepared.create("Q8_0")).job_id
+        await prepared.until(job_id, lambda job: job.steps[1].done)
+    await gone(job_id)
+    for path in (prepared.settings.home / "quant" / job_id).iterdir():
+        path.unlink()
+    prepared.fault.unlink()
+    async with service(prepared.settings):
+        job = await prepared.ended(job_id)
+        assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+        assert job.steps[0].tries == 1
+        await prepared.tidy(1)

@@ -1,0 +1,65 @@
+"""llama.cpp's own quantiser, from the package cyllama: K types pass every check, and its refusals are said in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import sentence
+from llamesh.v1 import quant_pb2
+from tests.contract.conftest import Connect, StartMain
+from tests.contract.quant.conftest import Quant
+from tests.quantised_models import write_source
+
+pytest.importorskip("cyllama", reason="the package cyllama is not installed: pip install 'llamesh[quant]'")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows are multiples of 256."""
+    size = sentence.Size(width=512, feed_forward=256)
+    return write_source(tmp_path_factory.mktemp("wide") / "tiny-f16.gguf", size=size)
+
+
+@pytest.fixture
+async def own(prepared: Quant, start_main: StartMain, connect: Connect) -> Quant:
+    from services.quant.service import run
+
+    prepared.settings = prepared.settings.model_copy(update={"llama_quantize_bin": ""})
+    await start_main(prepared.settings, "quant", run)
+    return prepared
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+async def test_k_types_are_measured_and_published(own: Quant) -> None:
+    job = await own.create("Q4_K_M", "Q6_K")
+    job = await own.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+    models = await own.models()
+    for model in models.values():
+        assert model.report.fallback_tensors == 0
+        assert model.report.compared_tensors >= 2
+        assert model.report.measured_tokens > 100
+        assert 0 < model.report.kl_divergence < 0.1
+    assert models["tiny-Q6_K"].report.kl_divergence < models["tiny-Q4_K_M"].report.kl_divergence
+    assert 4 < models["tiny-Q4_K_M"].report.bits_per_weight < models["tiny-Q6_K"].report.bits_per_weight
+    await own.tidy(2)
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+async def test_a_source_that_is_quantised_is_refused_by_llama_cpp_in_words(own: Quant, source: Path) -> None:
+    """The catalogue says F16, and the file is Q8_0: what nobody could know at submission."""
+    from tests.quantised_models import rewrite
+
+    kept = source.with_suffix(".kept")
+    source.rename(kept)
+    try:
+        rewrite(kept, source, "Q8_0")
+        job = await own.create("Q4_K_M")
+        job = await own.ended(job.job_id)
+    finally:
+        kept.replace(source)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_FAILED
+    assert "type q8_0 already" in job.error.message
+    await own.tidy(0)

@@ -1,0 +1,148 @@
+"""The whole flow with the Quant service of the mesh: quantise, fetch the variant, serve it, ask it; and who may call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from controller.xds.public_api import Method, PublicApi
+from llamesh.v1 import quant_pb2  # noqa: F401 - known to the pool by that
+from tests.mesh.people import People, bearer
+from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
+from tests.ports import free_ports
+from tests.quantised_models import rewrite, write_program
+
+pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")
+
+METHODS = [
+    method
+    for method in PublicApi(Path(ROOT, "envoy", "llamesh.binpb"), ["llamesh.v1.QuantService"]).methods
+    if not method.internal
+]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    folder = tmp_path_factory.mktemp("quantiser")
+    program = write_program(folder / "llama-quantize", folder / "fault")
+    (port,) = free_ports(1)
+    settings = {"LLAMESH_QUANT": "true", "LLAMESH_QUANT_PORT": str(port), "LLAMA_QUANTIZE_BIN": str(program)}
+    with running_mesh(**settings) as running:
+        running.ports["quant"] = port
+        running.add_model("plain")
+        plain = running.call("GET", "/models/plain").json()
+        source = folder / "words-f16.gguf"
+        rewrite(next((running.home / "objects" / "models").glob(f"{plain['sha256']}*")), source, "F16")
+        running.add_model("words-f16", path=source)
+        yield running
+
+
+def command(mesh: RunningMesh, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**mesh.environment, "LLAMESH_TOKEN": mesh.token}
+    line = [sys.executable, "-m", "llamesh.cli.main", *words]
+    return subprocess.run(line, env=environment, cwd=mesh.home, capture_output=True, text=True, timeout=120)
+
+
+def ended(mesh: RunningMesh, model_uuid: str) -> dict[str, Any] | None:
+    """The download of a model, once it has ended."""
+    download: dict[str, Any] = mesh.call("GET", f"/status/{model_uuid}", "download").json()
+    return download if download["state"] in {"DOWNLOAD_STATE_SUCCEEDED", "DOWNLOAD_STATE_FAILED"} else None
+
+
+def test_a_variant_is_made_fetched_served_and_answers(mesh: RunningMesh) -> None:
+    made = command(mesh, "quantize", "words-f16", "--types", "Q8_0,Q4_0", "--wait")
+    assert made.returncode == 0, made.stderr
+    assert {"words-Q8_0", "words-Q4_0"} <= set(made.stdout.split())
+    assert "quantize Q8_0" in made.stderr
+    report = mesh.call("GET", "/models/words-Q8_0", "quant").json()
+    assert report["bucket"] == "llm-models"
+    assert report["report"]["bits_per_weight"] > 8
+
+    # As users of the reference deployment do: by the id alone.
+    assert mesh.call("POST", "/download/words-Q8_0", "download").status_code == 200
+    fetched = until(lambda: ended(mesh, "words-Q8_0"), 60, "the download")
+    assert fetched["state"] == "DOWNLOAD_STATE_SUCCEEDED", fetched
+    assert fetched["sha256"] == report["sha256"]
+    pulled = command(mesh, "pull", "quant:words-Q4_0")
+    assert pulled.returncode == 0, pulled.stderr
+    server = mesh.serve("words-Q8_0")
+    body = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 4, "model": "any"}
+    answer = mesh.http.post(mesh.url("inference", f"/{server['server_uuid']}/v1/chat/completions"), json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"].startswith("The mesh is up")
+
+
+def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh) -> None:
+    assert command(mesh, "quantize", "words-f16", "--types", "Q5_0", "--name", "again", "--wait").returncode == 0
+    jobs = json.loads(command(mesh, "jobs", "-o", "json").stdout)
+    job = next(job for job in jobs if job["name"] == "again")
+    assert (job["state"], job["types"]) == ("SUCCEEDED", ["Q5_0"])
+    shown = command(mesh, "jobs", "show", job["job_id"]).stdout
+    assert [line.split()[0] for line in shown.splitlines()[-4:]] == ["fetch", "quantize", "verify", "publish"]
+    for words in (("jobs", "rm", job["job_id"]), ("variants", "rm", "again-Q5_0")):
+        assert command(mesh, *words).returncode == 0
+    assert "again-Q5_0" not in command(mesh, "variants").stdout
+    refused = command(mesh, "quantize", "words-f16", "--types", "Q5KM")
+    assert refused.returncode == 2
+    assert "Q5_K_M" in refused.stderr
+    assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
+
+
+def test_a_dry_run_shows_all_types_and_makes_none(mesh: RunningMesh) -> None:
+    shown = command(mesh, "quantize", "words-f16", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert {"Q8_0", "Q4_K_M", "IQ1_S"} <= set(shown.stdout.split())
+    assert "are free" in shown.stderr
+    refused = command(mesh, "quantize", "words-f16", "--dry-run", "--types", "IQ1_S")
+    assert refused.returncode != 0
+    assert "importance matrix" in refused.stderr
+    assert command(mesh, "quantize", "words-f16").returncode == 2
+
+
+def path_of(method: Method) -> tuple[str, str]:
+    way = method.bindings[0]
+    return way.verb, way.path.replace("{job_id}", "nobody").replace("{model_uuid}", "nobody")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_only_callers_who_may_manage_are_answered(mesh: RunningMesh, method: Method) -> None:
+    people = People(mesh)
+    try:
+        verb, path = path_of(method)
+        name = f"q-{method.name.lower()}"
+        tokens = {"": 401, people.user(f"{name}-i", "ROLE_INFERENCE"): 403, people.user(f"{name}-u"): None}
+        for token, wanted in tokens.items():
+            headers = bearer(token) if token else {}
+            body = {"json": {}} if verb == "POST" else {}
+            answer = httpx.request(verb, mesh.url("quant", path), headers=headers, **body)  # type: ignore[arg-type]
+            if wanted:
+                assert answer.status_code == wanted, answer.text
+            else:
+                assert answer.status_code in (200, 400, 404), answer.text
+    finally:
+        people.close()
+
+
+def test_the_rest_of_8300_is_not_at_8200_and_the_mesh_says_how_the_service_does(mesh: RunningMesh) -> None:
+    assert mesh.call("GET", "/jobs").status_code == 404
+    assert mesh.call("GET", "/jobs", "quant").status_code == 200
+    assert mesh.components()["quant"] == "OK"
+    assert "words-f16" in mesh.call("GET", "/models").text
+    assert "words-f16.gguf" not in mesh.call("GET", "/models", "quant").text
+
+
+def test_a_backup_with_models_has_the_variants(mesh: RunningMesh, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.backup"
+    assert command(mesh, "backup", str(file), "--models").returncode == 0
+    with tarfile.open(file) as archive:
+        names = archive.getnames()
+    key = mesh.call("GET", "/models/words-Q8_0", "quant").json()["object_key"]
+    assert {"data/quant.db", f"llm-models/{key}"} <= set(names)

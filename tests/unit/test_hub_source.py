@@ -1,0 +1,176 @@
+"""Models of the Hugging Face Hub: one file at one commit, with the digest that the Hub lists. The Hub is a FAKE on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+
+from services.download.sources import (
+    AddressRules,
+    HubSource,
+    SourceChangedError,
+    SourceError,
+    SourceObject,
+    SourceRefusedError,
+)
+from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
+
+Q4, Q8, F16 = b"GGUF-q4" * 1000, b"GGUF-q8" * 2000, b"GGUF-f16" * 3000
+DIGESTS = {
+    "tiny-Q4_K_M.gguf": Q4,
+    "tiny-Q8_0.gguf": Q8,
+    "sub/tiny.F16.gguf": F16,
+    "mmproj-tiny-F16.gguf": b"GGUF-p",
+    "README.md": b"hello",
+}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[FakeHub]:
+    async with fake_hub() as state:
+        state.repositories["ada/tiny-GGUF"] = Repository(dict(DIGESTS))
+        yield state
+
+
+def source(hub: FakeHub, token: str = "") -> HubSource:
+    return HubSource(AddressRules(), f"{hub.url}/", SecretStr(token))
+
+
+async def read(found: SourceObject) -> bytes:
+    return b"".join([chunk async for chunk in found.chunks])
+
+
+async def fetched(hub: FakeHub, address: str, token: str = "") -> bytes:
+    async with source(hub, token).open(address) as found:
+        return await read(found)
+
+
+async def test_a_file_comes_with_size_digest_and_commit(hub: FakeHub) -> None:
+    import hashlib
+
+    async with source(hub).open("hf:ada/tiny-GGUF:Q8_0") as found:
+        assert (found.name, found.size, found.revision) == ("tiny-Q8_0.gguf", len(Q8), COMMIT)
+        assert found.sha256 == hashlib.sha256(Q8).hexdigest()
+        assert await read(found) == Q8
+        assert found.read is not None
+        assert b"".join([chunk async for chunk in found.read(7, 100)]) == Q8[7:107]
+    # The bytes were asked for at the commit, whatever main is meanwhile.
+    assert f"/ada/tiny-GGUF/resolve/{COMMIT}/tiny-Q8_0.gguf" in [path for path, _ in hub.asked]
+
+
+@pytest.mark.parametrize(
+    ("address", "data"),
+    [
+        ("hf:ada/tiny-GGUF", Q4),
+        ("hf:ada/tiny-GGUF:q4_k_m", Q4),
+        ("hf:ada/tiny-GGUF:F16", F16),
+        ("hf:ada/tiny-GGUF/sub/tiny.F16.gguf", F16),
+        ("hf:ada/tiny-GGUF/mmproj-tiny-F16.gguf", b"GGUF-p"),
+        (f"hf:ada/tiny-GGUF@{COMMIT}:Q8_0", Q8),
+    ],
+)
+async def test_the_file_that_is_meant(hub: FakeHub, address: str, data: bytes) -> None:
+    assert await fetched(hub, address) == data
+
+
+@pytest.mark.parametrize(
+    ("files", "address", "words"),
+    [
+        (["a-Q8_0.gguf", "a-Q5_K_M.gguf", "a-Q4_K_S.gguf"], "", "did you mean hf:ada/x:Q4_K_S? There are Q4_K_S"),
+        (["a-Q8_0.gguf", "a-UD-Q4_K_XL.gguf"], ":Q4_K_XL", "did you mean hf:ada/x:UD-Q4_K_XL?"),
+        (
+            ["a-Q8_0.gguf", "a-IQ4_XS.gguf"],
+            ":Q80",
+            "no file of the type Q80: did you mean hf:ada/x:Q8_0? There are Q8_0 (0 MiB)",
+        ),
+        (
+            ["a-Q8_0.gguf", "b-Q8_0.gguf"],
+            ":Q8_0",
+            "2 files of the type Q8_0: name one: hf:ada/x/a-Q8_0.gguf; hf:ada/x/b-Q8",
+        ),
+        (["a.gguf", "b.gguf"], "", "did you mean hf:ada/x/a.gguf? There are hf:ada/x/a.gguf (0 MiB), hf:ada/x/b.gguf"),
+        (["a-Q8_0.gguf"], "/a-Q8_O.gguf", "has no file a-Q8_O.gguf: did you mean hf:ada/x/a-Q8_0.gguf?"),
+        (["a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf"], ":Q8_0", "one of 2 parts"),
+        (["a-Q8_0-00001-of-00002.gguf", "a-Q4_0.gguf"], "/a-Q8_0-00001-of-00002.gguf", "There are Q4_0"),
+        (["model.safetensors"], "", "safetensors only; look for a repository with -GGUF"),
+        ([], "", "has no GGUF file"),
+    ],
+)
+async def test_what_is_not_clear_lists_what_there_is(hub: FakeHub, files: list[str], address: str, words: str) -> None:
+    hub.repositories["ada/x"] = Repository(dict.fromkeys(files, b"GGUF"))
+    with pytest.raises(SourceError) as caught:
+        await fetched(hub, f"hf:ada/x{address}")
+    assert words in str(caught.value)
+    assert not caught.value.passing
+
+
+async def test_only_model_files_count(hub: FakeHub) -> None:
+    files = {"a-Q8_0.gguf": Q8, "mmproj-a.gguf": b"p", "imatrix.gguf": b"i"}
+    hub.repositories["ada/one"] = Repository(files)
+    assert await fetched(hub, "hf:ada/one") == Q8
+
+
+async def test_a_repository_that_moved_is_followed(hub: FakeHub) -> None:
+    hub.moved["bob/old"] = "ada/tiny-GGUF"
+    hub.repositories["bob/old"] = hub.repositories["ada/tiny-GGUF"]
+    assert await fetched(hub, "hf:bob/old:Q8_0") == Q8
+
+
+async def test_the_token_opens_gated_repositories(hub: FakeHub) -> None:
+    hub.repositories["ada/tiny-GGUF"].gated = True
+    hub.readers.add("hf_right")
+    with pytest.raises(SourceError, match=f"is gated: accept its terms at {hub.url}/ada/tiny-GGUF, and set HF_TOKEN"):
+        await fetched(hub, "hf:ada/tiny-GGUF")
+    with pytest.raises(SourceError, match="refuses the token in HF_TOKEN") as caught:
+        await fetched(hub, "hf:ada/tiny-GGUF", "hf_wrong")
+    assert "hf_wrong" not in str(caught.value)
+    assert await fetched(hub, "hf:ada/tiny-GGUF", "hf_right") == Q4
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("hf:ada/none", "has no repository ada/none, or it is private and HF_TOKEN is not set"),
+        ("hf:ada/tiny-GGUF@v9", "ada/tiny-GGUF has no revision v9"),
+    ],
+)
+async def test_what_the_hub_has_not_is_said(hub: FakeHub, address: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        await fetched(hub, address)
+    assert not caught.value.passing
+
+
+@pytest.mark.parametrize("location", ["https://169.254.169.254/x", "http://127.0.0.1:9/x", "https://localhost/x"])
+async def test_the_hub_cannot_send_the_mesh_to_a_private_host(hub: FakeHub, location: str) -> None:
+    """Not even where its own host is private, as that of a mirror in a company."""
+    hub.redirect = location
+    with pytest.raises(SourceRefusedError):
+        await fetched(hub, "hf:ada/tiny-GGUF")
+
+
+async def test_another_size_than_listed_is_a_change(hub: FakeHub) -> None:
+    hub.repositories["ada/tiny-GGUF"].sizes["tiny-Q4_K_M.gguf"] = 5
+    with pytest.raises(SourceChangedError, match="the Hub lists it with 5"):
+        await fetched(hub, "hf:ada/tiny-GGUF")
+
+
+async def test_a_file_outside_of_lfs_has_no_digest(hub: FakeHub) -> None:
+    hub.repositories["ada/tiny-GGUF"].not_in_lfs.add("tiny-Q4_K_M.gguf")
+    async with source(hub).open("hf:ada/tiny-GGUF") as found:
+        assert (found.sha256, await read(found)) == ("", Q4)
+
+
+async def test_what_is_no_hub_is_said(hub: FakeHub) -> None:
+    hub.repositories["ada/tiny-GGUF"].commit = "../../etc"
+    with pytest.raises(SourceError, match="does not answer as the Hugging Face Hub does: check HF_ENDPOINT"):
+        await fetched(hub, "hf:ada/tiny-GGUF@main")
+
+
+def test_addresses_are_checked_unseen() -> None:
+    hub = HubSource(AddressRules(), "https://huggingface.co")
+    checked = hub.check("hf:ada/tiny-GGUF:Q8_0")
+    assert (checked.shown, checked.name) == ("hf:ada/tiny-GGUF:Q8_0", "tiny:Q8_0")
+    with pytest.raises(SourceRefusedError, match="hf:OWNER/REPO"):
+        hub.check("hf:ada")
