@@ -21,13 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.sentence import SENTENCE
 from tests.cluster.proxies import NAME, Certificate, running_proxy
-from tests.mesh.running import ADMIN, RunningMesh, running_mesh
+from tests.mesh.running import RunningMesh, running_mesh
 from tools.packages import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 EVENT = b"data: {}\n\n"
+LOGIN = {"username": "admin", "password": "correct horse battery"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[RunningMesh]:
     """The mesh of this module, with the settings of the page."""
-    settings = {"LLAMESH_TRUSTED_PROXIES": "1", "LLAMESH_ALLOWED_HOSTS": NAME, "LLAMESH_ANONYMOUS_INFERENCE": "deny"}
+    settings = {
+        "LLAMESH_TRUSTED_PROXIES": "1",
+        "LLAMESH_ALLOWED_HOSTS": NAME,
+        "LLAMESH_ADMIN_PASSWORD": LOGIN["password"],
+    }
     with running_mesh(**settings) as running:
         running.add_model("sentence")
         running.serve("sentence", model_name="sentence", runtime_params="--ctx-size 4096")
@@ -108,7 +113,7 @@ def test_management_by_rest_at_the_root_and_below_a_path(proxied: Proxied, prefi
     with proxied.http as http:
         named = {"host": NAME}
         login = http.post(
-            proxied.url(f"{prefix}/auth/token"), json=ADMIN, headers=named, extensions={"sni_hostname": NAME}
+            proxied.url(f"{prefix}/auth/token"), json=LOGIN, headers=named, extensions={"sni_hostname": NAME}
         )
         assert login.status_code == 200, login.text
         token = {"authorization": f"Bearer {login.json()['access_token']}"}
@@ -149,7 +154,7 @@ def test_the_command_and_grpc_of_every_service(proxied: Proxied, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    command("login", "admin", "--password-stdin", "--url", proxied.url(), stdin=ADMIN["password"])
+    command("login", "admin", "--password-stdin", "--url", proxied.url(), stdin=LOGIN["password"])
     assert "sentence" in command("status")
     assert SENTENCE in command("chat", "sentence", "Hi")
     credentials = grpc.ssl_channel_credentials(proxied.certificate.authority.read_bytes())
