@@ -38,7 +38,7 @@ def connected(url: str = "") -> Iterator[Client]:
     except InferencePortError as error:
         raise wrong_port(error, "--url" if url else "LLAMESH_URL") from error
     except UntrustedError as error:
-        raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except ValueError as error:
         raise not_an_address(url or load_profile().url) from error
     check_token(client.transport.token)

@@ -17,7 +17,9 @@ import openai
 import pytest
 
 from engine import sentence
+from llamesh.cli.mesh.authority import fingerprint
 from llamesh.client.sync import Client
+from llamesh.client.trust import authorities
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.mesh.running import ADMIN, RunningMesh, until
 
@@ -213,9 +215,33 @@ def test_another_machine_is_told_to_trust_and_then_does(mesh: TlsMesh, tmp_path:
     assert mesh.command("status", **elsewhere, LLAMESH_CA=str(mesh.authority)).returncode == 0
     kept = mesh.command("tls", "trust", str(mesh.authority), **elsewhere)
     assert kept.returncode == 0, kept.stderr
+    assert fingerprint(mesh.authority) in kept.stderr
     assert mesh.command("status", **elsewhere).returncode == 0
     wrong = mesh.command("status", **elsewhere, LLAMESH_CA=str(tmp_path / "nothing.pem"))
     assert (wrong.returncode, "nothing.pem" in wrong.stderr) == (2, True)
+
+
+def test_only_authorities_are_trusted_and_another_one_beside_the_first(mesh: TlsMesh, tmp_path: Path) -> None:
+    elsewhere = {"LLAMESH_HOME": str(tmp_path / "other"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    assert mesh.command("tls", "init", **elsewhere).returncode == 0
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("-----BEGIN CERTIFICATE-----\ngarbage\n-----END CERTIFICATE-----\n")
+    mixed = tmp_path / "mixed.pem"
+    mixed.write_bytes(mesh.authority.read_bytes() + (mesh.home / "tls" / "server.key").read_bytes())
+    for file in (nonsense, mixed, mesh.home / "tls" / "server.pem"):
+        refused = mesh.command("tls", "trust", str(file), **elsewhere)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"error: {file}: it holds ")
+    kept = tmp_path / "config" / "llamesh" / "ca.pem"
+    assert not kept.exists()
+    for file in (mesh.authority, tmp_path / "other" / "tls" / "ca.pem", mesh.authority):
+        assert mesh.command("tls", "trust", str(file), **elsewhere).returncode == 0
+    assert len(authorities(kept.read_bytes())) == 2
+    kept.write_bytes(nonsense.read_bytes())
+    broken = mesh.command(
+        "api", "GET", "/models", **elsewhere | {"LLAMESH_HOME": "", "LLAMESH_URL": mesh.url("gateway", "")}
+    )
+    assert "hint: remove the file, and trust the authority again" in broken.stderr
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one_is_not(mesh: TlsMesh) -> None:
