@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,7 +47,7 @@ spec: {maxConcurrentRequests: 3}
 apiVersion: llamesh.dev/v1alpha1
 kind: Model
 metadata: {name: manifest-model}
-spec: {source: "SOURCE", name: manifest-model.gguf}
+spec: {source: SOURCE, name: manifest-model.gguf}
 """
 
 LABELS = [
@@ -200,6 +201,20 @@ def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Comman
     again = llamesh("apply", "-f", "mesh.yaml").stdout.splitlines()
     assert again == [*said("unchanged")[:3], *said("created")[3:]]
     llamesh("delete", "-f", "mesh.yaml")
+
+
+def test_the_example_of_the_reference_applied_again_changes_nothing(llamesh: Command, folder: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "manifests.md"
+    example = page.read_text().split("```yaml\n")[1].split("```")[0]
+    source = re.search(r"source: (\S+),", (folder / "mesh.yaml").read_text())
+    assert source
+    (folder / "e.yaml").write_text(example.replace("https://models.example/SmolLM2.gguf", source[1]))
+    first = llamesh("apply", "-f", "e.yaml").stdout.splitlines()
+    assert [line.rpartition(" ")[2] for line in first] == ["created"] * 5
+    for verb in ("apply", "diff"):
+        lines = llamesh(verb, "-f", "e.yaml").stdout.splitlines()
+        assert lines == ([line.replace("created", "unchanged") for line in first] if verb == "apply" else [])
+    llamesh("delete", "-f", "e.yaml")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
