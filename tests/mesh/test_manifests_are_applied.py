@@ -72,6 +72,7 @@ def folder(mesh: RunningMesh, tmp_path: Path) -> Path:
 def environment(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
+        "LLAMESH_HOME": str(mesh.home),
         "LLAMESH_URL": mesh.url("gateway", ""),
         "LLAMESH_TOKEN": mesh.token,
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -215,6 +216,17 @@ def test_the_example_of_the_reference_applied_again_changes_nothing(llamesh: Com
         lines = llamesh(verb, "-f", "e.yaml").stdout.splitlines()
         assert lines == ([line.replace("created", "unchanged") for line in first] if verb == "apply" else [])
     llamesh("delete", "-f", "e.yaml")
+
+
+def test_a_model_file_is_named_relative_to_the_manifest(llamesh: Command, folder: Path) -> None:
+    (folder / "here").mkdir()
+    sentence.write(folder / "here" / "m.gguf")
+    model = "apiVersion: llamesh.dev/v1alpha1\nkind: Model\nmetadata: {name: manifest-file}\nspec: {source: m.gguf}\n"
+    (folder / "here" / "m.yaml").write_text(model)
+    for words in ("created", "unchanged"):
+        done = llamesh("apply", "-f", "here/m.yaml")
+        assert done.stdout.splitlines() == [f"Model/manifest-file {words}"]
+    llamesh("delete", "-f", "here/m.yaml")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -233,7 +233,7 @@ def _refusals(action: Action) -> Iterator[str]:
     if action.verb == "create" and document.kind == "Model" and not action.desired.source:
         yield f"{document.place('spec.source')}: is needed: the model is not there; write where it comes from"
     if action.verb == "create" and document.kind == "Key" and not action.desired.secret_file:
-        yield f"{document.place('spec.secret_file')}: is needed to make the key: a file that does not exist yet"
+        yield f"{document.place('spec.secret_file')}: is needed to make the key: a file without content"
     reference = action.desired.password_from if document.kind == "User" else None
     if reference is not None and action.verb == "create" and bool(reference.env) == bool(reference.file):
         yield f"{document.place('spec.password_from')}: is needed to make the user: either env: NAME or file: PATH"
