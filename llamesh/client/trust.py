@@ -8,12 +8,15 @@ Invariant: a file that LLAMESH_CA names is read, or it is an error; no certifica
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamesh.client.profile import on_this_machine, profile_path
 from llamesh.locations import home_directory
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class UntrustedError(ValueError):
@@ -43,6 +46,8 @@ def authority(url: str, environment: Mapping[str, str] = os.environ) -> Path | N
 
 def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     """The context for HTTPS. UntrustedError if the file of authorities cannot be used."""
+    import ssl
+
     context = ssl.create_default_context()
     file = authority(url, environment)
     if file is not None:
@@ -55,6 +60,8 @@ def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SS
 
 def root_certificates(url: str, environment: Mapping[str, str] = os.environ) -> bytes | None:
     """The authorities for gRPC as PEM; None for those that gRPC brings. UntrustedError if the file cannot be used."""
+    import ssl
+
     file = authority(url, environment)
     system = environment.get("SSL_CERT_FILE") or (ssl.get_default_verify_paths().cafile if file else None)
     try:
