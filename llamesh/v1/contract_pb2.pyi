@@ -666,7 +666,7 @@ class ListUsageResponse(google.protobuf.message.Message):
     """Empty at the end."""
     @property
     def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Usage]:
-        """By day, subject and model."""
+        """By day, subject, model, contract and user."""
 
     def __init__(
         self,
@@ -680,7 +680,7 @@ Global___ListUsageResponse: typing_extensions.TypeAlias = ListUsageResponse
 
 @typing.final
 class Usage(google.protobuf.message.Message):
-    """What one subject used of one model on one day."""
+    """What one user used of one model on one day."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -692,6 +692,7 @@ class Usage(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
     UNKNOWN_REQUESTS_FIELD_NUMBER: builtins.int
+    USER_UID_FIELD_NUMBER: builtins.int
     day: builtins.str
     """The day in UTC, "2026-11-24"."""
     subject: builtins.str
@@ -708,6 +709,8 @@ class Usage(google.protobuf.message.Message):
     """Tokens generated."""
     unknown_requests: builtins.int
     """Requests whose usage could not be read from the answer."""
+    user_uid: builtins.str
+    """The id of the user. It tells users apart who had the same name one after another. Empty in rows from before users had ids."""
     def __init__(
         self,
         *,
@@ -719,8 +722,9 @@ class Usage(google.protobuf.message.Message):
         prompt_tokens: builtins.int = ...,
         completion_tokens: builtins.int = ...,
         unknown_requests: builtins.int = ...,
+        user_uid: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["completion_tokens", b"completion_tokens", "contract_id", b"contract_id", "day", b"day", "model_name", b"model_name", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "subject", b"subject", "unknown_requests", b"unknown_requests"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["completion_tokens", b"completion_tokens", "contract_id", b"contract_id", "day", b"day", "model_name", b"model_name", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "subject", b"subject", "unknown_requests", b"unknown_requests", "user_uid", b"user_uid"]) -> None: ...
 
 Global___Usage: typing_extensions.TypeAlias = Usage
 
