@@ -38,6 +38,8 @@ class _HealthStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Works in part."""
     HEALTH_STATE_DOWN: _HealthState.ValueType  # 3
     """Does not answer."""
+    HEALTH_STATE_STARTING: _HealthState.ValueType  # 4
+    """Has not answered since the gateway started, some seconds ago: it is starting too, or it will be DOWN."""
 
 class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper):
     """How something is."""
@@ -50,6 +52,8 @@ HEALTH_STATE_DEGRADED: HealthState.ValueType  # 2
 """Works in part."""
 HEALTH_STATE_DOWN: HealthState.ValueType  # 3
 """Does not answer."""
+HEALTH_STATE_STARTING: HealthState.ValueType  # 4
+"""Has not answered since the gateway started, some seconds ago: it is starting too, or it will be DOWN."""
 Global___HealthState: typing_extensions.TypeAlias = HealthState
 
 class _WatchKind:
