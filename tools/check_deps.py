@@ -14,6 +14,13 @@ LIBGOMP = (
 )
 ENVOY = "Envoy, which has no package for this system: `brew install envoy`, or set ENVOY_BIN to the program"
 
+OPTIONAL = {
+    "go": "make gen, make test-cluster",
+    "node": "the JavaScript client tests",
+    "podman": "the container image's test, with buildah, mmdebstrap and root",
+}
+"""Programs that some targets use, and for what."""
+
 
 def missing() -> list[str]:
     """Return everything that is missing, with its remedy."""
@@ -38,7 +45,7 @@ def main() -> None:
         sys.exit(1)
     if "--quiet" not in sys.argv:
         print("Nothing is missing for `make run` and `make test`.")
-        for program, use in (("go", "make gen, make test-cluster"), ("node", "the JavaScript client tests")):
+        for program, use in OPTIONAL.items():
             print(f"{program}: {shutil.which(program) or 'not found'} (only for {use})")
 
 

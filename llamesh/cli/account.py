@@ -72,7 +72,8 @@ def login(
             sys.stderr.flush()
             username = sys.stdin.readline().strip()
         _warn_of_clear_text(mesh.profile.url)
-        password = getpass.getpass() if asking else sys.stdin.readline().rstrip("\n")
+        prompt = f"password of {username} at {mesh.profile.url}: "
+        password = getpass.getpass(prompt) if asking else sys.stdin.readline().rstrip("\n")
         try:
             note(f"{username} is logged in {log_in(mesh, username, password)}")
         except MeshError as error:

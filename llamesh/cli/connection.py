@@ -38,7 +38,7 @@ def connected(url: str = "") -> Iterator[Client]:
     except InferencePortError as error:
         raise wrong_port(error, "--url" if url else "LLAMESH_URL") from error
     except UntrustedError as error:
-        raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except ValueError as error:
         raise not_an_address(url or load_profile().url) from error
     check_token(client.transport.token)
@@ -48,12 +48,13 @@ def connected(url: str = "") -> Iterator[Client]:
 
 def log_in(mesh: Client, username: str, password: str) -> str:
     """Get a token and keep it in the profile; what is said of it."""
-    from llamesh.client.profile import Profile, save_profile
+    from llamesh.client.profile import Profile, home_of, save_profile
 
     answer = mesh.login(username, password)
     inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
-    path = save_profile(Profile(mesh.profile.url, answer.access_token, inference))
-    return f"at {mesh.profile.url} for {answer.expires_in / 3600:.0f} h; kept in {path}"
+    url = mesh.profile.url
+    path = save_profile(Profile(url, answer.access_token, inference, home_of(url)))
+    return f"at {url} for {answer.expires_in / 3600:.0f} h; kept in {path}"
 
 
 def meant() -> Profile:

@@ -13,7 +13,7 @@ from llamesh.cli.output import Column, Output, note, show_list, show_one, size, 
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
-    from llamesh.v1.quant_pb2 import QuantJob, QuantModel, QuantStep
+    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob, QuantModel, QuantStep
 
 jobs = App(name="jobs", help="Jobs that make quantised variants.")
 variants = App(name="variants", help="Quantised variants that jobs have published.")
@@ -69,6 +69,13 @@ STEP = (
     Column("TRIES", lambda step: step.tries),
     Column("WHY", lambda step: step.error.message),
 )
+ESTIMATE = (
+    Column("TYPE", lambda item: item.type),
+    Column("SIZE", lambda item: size(item.size_bytes)),
+    Column("BITS", lambda item: f"{item.bits_per_weight:.1f}"),
+    Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
+    Column("WHY NOT", lambda item: item.refusal.message, spare=True),
+)
 VARIANT = (
     Column("MODEL", lambda model: model.model_uuid),
     Column("SIZE", lambda model: size(model.size_bytes)),
@@ -84,11 +91,12 @@ VARIANT = (
 def quantize(
     model: str,
     *,
-    types: Annotated[str, Parameter(help="The types to make, separated by commas: Q4_K_M,Q8_0.")] = "Q4_K_M",
+    types: Annotated[str, Parameter(help="The types to make, separated by commas: Q4_K_M,Q8_0.")] = "",
     name: str = "",
     allow_requantize: bool = False,
     pure: bool = False,
     max_kl: float = 0.0,
+    dry_run: bool = False,
     wait: bool = False,
     output: Output = "table",
 ) -> int:
@@ -106,11 +114,23 @@ def quantize(
         Give all tensors the same type.
     max_kl
         Largest KL divergence from the model with which a variant is published; that of its type if not given.
+    dry_run
+        Show what each type would give, all types if none are named, and start nothing.
     wait
         Wait until the job has ended, and show the variants.
     """
     wanted = [each.strip() for each in types.split(",") if each.strip()]
+    if not wanted and not dry_run:
+        raise CommandError(
+            "which types are to be made?",
+            hint=f"llamesh quantize {model} --types Q4_K_M,Q8_0; --dry-run shows all",
+            code=Exit.USAGE,
+        )
     with connected() as mesh:
+        if dry_run:
+            return _estimated(
+                mesh.quant.estimate(mesh.models.find(model), wanted, allow_requantize=allow_requantize), output
+            )
         job = mesh.quant.create(
             mesh.models.find(model),
             wanted,
@@ -123,6 +143,15 @@ def quantize(
             show_one(job, output, JOB)
             return Exit.OK
         return _waited(mesh, job.job_id, output)
+
+
+def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
+    """Show an estimate. A job that would be refused is an error."""
+    show_list(found.types, output, ESTIMATE)
+    if found.HasField("refusal"):
+        raise CommandError(text(found.refusal.message), hint=found.refusal.remedy)
+    note(f"at most {size(found.needed_bytes)} of disk while it runs, {size(found.free_bytes)} are free")
+    return Exit.OK
 
 
 def _waited(mesh: Client, job_id: str, output: Output) -> int:

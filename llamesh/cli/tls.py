@@ -11,12 +11,14 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import note
-from llamesh.client.trust import kept_authority
+from llamesh.client.trust import Authority, authorities, kept_authority
 from llamesh.locations import home_directory, make_private
 
 app = App(name="tls", help="Certificates for the ports of a mesh.")
 
 SETTINGS = ("LLAMESH_TLS_CERTIFICATE", "LLAMESH_TLS_KEY")
+_LARGEST_FILE = 1 << 20
+"""Bytes that are read of a file of authorities."""
 
 
 @app.command
@@ -64,7 +66,9 @@ def init(
 
 @app.command
 def trust(file: str, /) -> None:
-    """Trust the authority of a mesh: this user's llamesh command and SDK then take its certificates.
+    """Trust the authority of a mesh, beside those trusted before: this user's llamesh command and SDK then take its certificates.
+
+    Compare the SHA-256 that is printed with the one that `llamesh tls init` printed on the machine of the mesh.
 
     Parameters
     ----------
@@ -72,17 +76,30 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        content = Path(file).expanduser().read_bytes()
+        with Path(file).expanduser().open("rb") as opened:
+            found = authorities(opened.read(_LARGEST_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
-    if b"-----BEGIN CERTIFICATE-----" not in content or b"PRIVATE KEY" in content:
-        raise CommandError(f"{file} is no PEM certificate", hint="copy ca.pem from LLAMESH_HOME/tls", code=Exit.USAGE)
+    except ValueError as error:
+        hint = "copy ca.pem from LLAMESH_HOME/tls of the mesh's machine"
+        raise CommandError(f"{file}: {error}", hint=hint, code=Exit.USAGE) from error
     from llamesh.certificates import write_private
 
     kept = kept_authority()
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(kept, content)
-    note(f"kept as {kept}; to end the trust, remove it")
+    before = _kept(kept)
+    write_private(kept, "".join({each.pem: None for each in (*before, *found)}).encode())
+    for each in found:
+        note(f"trusts {each.name}, SHA-256 {each.fingerprint}")
+    note(f"kept in {kept}; to end the trust, remove it")
+
+
+def _kept(file: Path) -> list[Authority]:
+    """The authorities trusted so far. Empty if the file cannot be used: it is replaced."""
+    try:
+        return authorities(file.read_bytes())
+    except (OSError, ValueError):
+        return []
 
 
 def _use(home: Path, certificate: Path, key: Path) -> str:

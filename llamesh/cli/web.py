@@ -54,7 +54,7 @@ def _context(base: str) -> ssl.SSLContext:
     try:
         return ssl_context(base)
     except UntrustedError as error:
-        raise CommandError(str(error), hint="correct LLAMESH_CA, or unset it", code=Exit.USAGE) from error
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
 
 
 def refusal(response: http.client.HTTPResponse) -> CommandError:

@@ -1,8 +1,9 @@
 """Which mesh is meant and with which token: LLAMESH_URL, else the mesh of LLAMESH_HOME, else the profile that `llamesh login` wrote.
 
 Invariant: a mesh that was given (LLAMESH_URL, LLAMESH_HOME) is used, or it is said that none runs there; never another one. A profile of
-this machine (or none) means the mesh that runs in the usual home, at whatever ports it runs now. Nothing heavy is imported: the command
-line reads it before it loads gRPC.
+this machine (or none) means the mesh that runs in the usual home, at whatever ports it runs now. A token of a mesh of this machine is used
+only while that mesh runs: afterwards another user's program may listen at its port. Nothing heavy is imported: the command line reads the
+profile before it loads gRPC.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Profile:
     """Empty: not signed in."""
     inference_url: str = ""
     """The inference address, without /v1. Empty: with TLS the management address; beside port 8200 port 8080 of the same host."""
+    home: str = ""
+    """Home of the mesh of this machine that gave the token. Empty: it is another machine's, or its home is not known."""
 
     @property
     def inference(self) -> str:
@@ -85,7 +88,7 @@ def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | Non
     """What `llamesh login` kept; None if nothing can be read."""
     try:
         found = json.loads(profile_path(environment).read_text())
-        return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url") if key in found})
+        return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
@@ -97,7 +100,7 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     inference port of the mesh that runs here.
     """
     stored = stored_profile(environment)
-    kept = stored or Profile()
+    kept = _without_token_of_ended_mesh(stored or Profile(), environment)
     url = with_scheme(environment.get("LLAMESH_URL", "").strip().rstrip("/"))
     given = bool(environment.get("LLAMESH_HOME")) and not url
     here = running_here(environment) if given or on_this_machine(url or kept.url) else None
@@ -107,7 +110,8 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
         _refuse_inference_port(url, here)
     if here and (not url or urlsplit(url).port == urlsplit(here.management).port):
         # A token that another mesh of this machine gave is refused there, not leaked.
-        kept = Profile(url or here.management, kept.token if on_this_machine(kept.url) else "", here.inference)
+        token = kept.token if on_this_machine(kept.url) else ""
+        kept = Profile(url or here.management, token, here.inference, kept.home)
     elif url and url != kept.url:
         kept = Profile(url)
     return replace(
@@ -115,6 +119,18 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
         token=environment.get("LLAMESH_TOKEN", "").strip() or kept.token,
         inference_url=with_scheme(environment.get("LLAMESH_INFERENCE_URL", "").strip()) or kept.inference_url,
     )
+
+
+def _without_token_of_ended_mesh(kept: Profile, environment: Mapping[str, str]) -> Profile:
+    ended = kept.home and running_here({**environment, "LLAMESH_HOME": kept.home}) is None
+    return replace(kept, token="") if ended else kept
+
+
+def home_of(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Home of the mesh of this machine at a management address; empty if the address is another's."""
+    here = running_here(environment) if on_this_machine(url) else None
+    same = here and urlsplit(url).port == urlsplit(here.management).port
+    return str(home_directory(environment)) if same else ""
 
 
 def check_management(url: str, environment: Mapping[str, str] = os.environ) -> None:

@@ -7,8 +7,10 @@ Invariant: a file that LLAMESH_CA names is read, or it is an error; no certifica
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,21 @@ if TYPE_CHECKING:
 
 
 class UntrustedError(ValueError):
-    """A file of authorities that cannot be used."""
+    """A file of authorities that cannot be used; `remedy` says what to do."""
+
+    def __init__(self, words: str, remedy: str = "correct LLAMESH_CA, or unset it") -> None:
+        super().__init__(words)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The certificate of an authority."""
+
+    name: str
+    fingerprint: str
+    """SHA-256, as browsers and `llamesh tls init` show it."""
+    pem: str
 
 
 def own_authority(home: Path) -> Path:
@@ -31,6 +47,30 @@ def own_authority(home: Path) -> Path:
 def kept_authority(environment: Mapping[str, str] = os.environ) -> Path:
     """Where `llamesh tls trust` keeps a certificate."""
     return profile_path(environment).with_name("ca.pem")
+
+
+def authorities(content: bytes) -> list[Authority]:
+    """The certificates of authorities in a PEM file. ValueError if it holds anything else, such as the certificate of a server."""
+    import ssl
+
+    text = content.decode("ascii", "replace")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError("it holds no PEM certificate that can be read") from error
+    found = [
+        Authority(_name(shown), hashlib.sha256(der).digest().hex(":").upper(), ssl.DER_cert_to_PEM_cert(der))
+        for shown, der in zip(context.get_ca_certs(), context.get_ca_certs(binary_form=True), strict=True)
+    ]
+    if len(found) != text.count("-----BEGIN "):
+        raise ValueError("it holds more than certificates of authorities: that of a server, or a key")
+    return found
+
+
+def _name(certificate: Mapping[str, object]) -> str:
+    subject: tuple[tuple[tuple[str, str], ...], ...] = certificate["subject"]  # type: ignore[assignment]
+    return ", ".join(value for part in subject for kind, value in part if kind in {"commonName", "organizationName"})
 
 
 def authority(url: str, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -54,7 +94,7 @@ def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SS
         try:
             context.load_verify_locations(cafile=str(file))
         except (OSError, ssl.SSLError) as error:
-            raise _unusable(file, error) from error
+            raise _unusable(file, error, environment) from error
     return context
 
 
@@ -67,12 +107,15 @@ def root_certificates(url: str, environment: Mapping[str, str] = os.environ) -> 
     try:
         own = file.read_bytes() if file else b""
         if file and b"-----BEGIN CERTIFICATE-----" not in own:
-            raise UntrustedError(f"{file} holds no PEM certificate: LLAMESH_CA names the certificate of an authority")
+            raise _unusable(file, ValueError("it holds no PEM certificate of an authority"), environment)
         others = Path(system).read_bytes() if system else b""
     except OSError as error:
-        raise _unusable(Path(error.filename), error) from error
+        raise _unusable(Path(error.filename), error, environment) from error
     return own + b"\n" + others if own or others else None
 
 
-def _unusable(file: Path, error: OSError) -> UntrustedError:
-    return UntrustedError(f"the certificates in {file} cannot be used: {error.strerror or error}")
+def _unusable(file: Path, error: Exception, environment: Mapping[str, str]) -> UntrustedError:
+    words = f"the certificates in {file} cannot be used: {getattr(error, 'strerror', None) or error}"
+    if environment.get("LLAMESH_CA") or file != kept_authority(environment):
+        return UntrustedError(words)
+    return UntrustedError(words, "remove the file, and trust the authority again: llamesh tls trust ca.pem")

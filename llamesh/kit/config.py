@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from llamesh.addresses import LOCALHOST
 from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
+from llamesh.kit.exposure import is_loopback
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     admin_password: SecretStr | None = _named(
         "LLAMESH_ADMIN_PASSWORD",
         None,
-        "First password of the user admin. Unset: admin, which is accepted on a loopback address only.",
+        "First password of the user admin. Unset: admin, which is refused if a setting says that other machines reach the mesh.",
     )
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = _named("MAX_REPLICAS", 5, "Most replicas of a server.")
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     anonymous_inference: Literal["auto", "allow", "deny"] = _named(
         "LLAMESH_ANONYMOUS_INFERENCE",
         "auto",
-        "Inference without a credential. auto: allowed if Envoy listens on a loopback address.",
+        "Inference without a credential. auto: allowed if Envoy listens on a loopback address and no proxy is trusted.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_ORIGINS",
@@ -266,10 +266,7 @@ class Settings(BaseSettings):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach Envoy."""
-        try:
-            return ip_address(self.bind.strip("[]")).is_loopback
-        except ValueError:
-            return self.bind == LOCALHOST
+        return is_loopback(self.bind)
 
     @property
     def tls(self) -> bool:
@@ -279,7 +276,8 @@ class Settings(BaseSettings):
     @property
     def anonymous_allowed(self) -> bool:
         """Whether inference needs no credential."""
-        return self.anonymous_inference == "allow" or (self.anonymous_inference == "auto" and self.loopback)
+        closed = self.loopback and not self.trusted_proxies
+        return self.anonymous_inference == "allow" or (self.anonymous_inference == "auto" and closed)
 
     def socket(self, service: str) -> Path:
         """Return the Unix socket of a service on this machine."""

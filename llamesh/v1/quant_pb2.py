@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from llamesh.v1 import options_pb2 as llamesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/quant.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18llamesh/v1/options.proto\"\xb4\x02\n\x15\x43reateQuantJobRequest\x12=\n\nmodel_uuid\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$\x12#\n\x05types\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18\x10\x12:\n\x04name\x18\x03 \x01(\tB,\xbaH)r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,110}$\xd8\x01\x01\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.llamesh.v1.QuantOptions\x12\x32\n\x11max_kl_divergence\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"6\n\x0cQuantOptions\x12\x18\n\x10\x61llow_requantize\x18\x01 \x01(\x08\x12\x0c\n\x04pure\x18\x02 \x01(\x08\"0\n\x12GetQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"P\n\x14ListQuantJobsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x15ListQuantJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.llamesh.v1.QuantJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x15\x43\x61ncelQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"2\n\x14RetryQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"3\n\x15\x44\x65leteQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xde\x02\n\x08QuantJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nmodel_uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05types\x18\x04 \x03(\t\x12)\n\x07options\x18\x05 \x01(\x0b\x32\x18.llamesh.v1.QuantOptions\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.llamesh.v1.QuantJobState\x12%\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.llamesh.v1.QuantError\x12$\n\x05steps\x18\x08 \x03(\x0b\x32\x15.llamesh.v1.QuantStep\x12\r\n\x05owner\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x02\n\tQuantStep\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.llamesh.v1.QuantStepKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.llamesh.v1.QuantStepState\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\r\n\x05tries\x18\x06 \x01(\x05\x12%\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.llamesh.v1.QuantError\x12\x0b\n\x03log\x18\x08 \x01(\t\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\nQuantError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\xf8\x01\n\x0bQuantReport\x12\x17\n\x0f\x62its_per_weight\x18\x01 \x01(\x01\x12\x18\n\x10\x66\x61llback_tensors\x18\x02 \x01(\x05\x12\x0f\n\x07tensors\x18\x03 \x01(\x05\x12\x18\n\x10\x63ompared_tensors\x18\x04 \x01(\x05\x12\x17\n\x0fmeasured_tokens\x18\x05 \x01(\x05\x12\x15\n\rkl_divergence\x18\x06 \x01(\x01\x12\x16\n\x0esame_top_token\x18\x07 \x01(\x01\x12\x12\n\nperplexity\x18\x08 \x01(\x01\x12\x19\n\x11source_perplexity\x18\t \x01(\x01\x12\x14\n\x0cnot_measured\x18\n \x01(\t\"6\n\x14GetQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"R\n\x16ListQuantModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x17ListQuantModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.llamesh.v1.QuantModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x17\x44\x65leteQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"9\n\x17LocateQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"O\n\x18LocateQuantModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.llamesh.v1.QuantModel\x12\x0c\n\x04path\x18\x02 \x01(\t\"\xa8\x02\n\nQuantModel\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x12\n\nobject_key\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x14\n\x0cquantisation\x18\x07 \x01(\t\x12\x19\n\x11source_model_uuid\x18\x08 \x01(\t\x12\x15\n\rsource_sha256\x18\t \x01(\t\x12\x0e\n\x06job_id\x18\n \x01(\t\x12\'\n\x06report\x18\x0b \x01(\x0b\x32\x17.llamesh.v1.QuantReport\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xe0\x01\n\rQuantJobState\x12\x1f\n\x1bQUANT_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16QUANT_JOB_STATE_QUEUED\x10\x01\x12\x1b\n\x17QUANT_JOB_STATE_RUNNING\x10\x02\x12\x1d\n\x19QUANT_JOB_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17QUANT_JOB_STATE_PARTIAL\x10\x04\x12\x1a\n\x16QUANT_JOB_STATE_FAILED\x10\x05\x12\x1d\n\x19QUANT_JOB_STATE_CANCELLED\x10\x06*\xa2\x01\n\rQuantStepKind\x12\x1f\n\x1bQUANT_STEP_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15QUANT_STEP_KIND_FETCH\x10\x01\x12\x1c\n\x18QUANT_STEP_KIND_QUANTIZE\x10\x02\x12\x1a\n\x16QUANT_STEP_KIND_VERIFY\x10\x03\x12\x1b\n\x17QUANT_STEP_KIND_PUBLISH\x10\x04*\xc9\x01\n\x0eQuantStepState\x12 \n\x1cQUANT_STEP_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUANT_STEP_STATE_WAITING\x10\x01\x12\x1c\n\x18QUANT_STEP_STATE_RUNNING\x10\x02\x12\x1e\n\x1aQUANT_STEP_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17QUANT_STEP_STATE_FAILED\x10\x04\x12\x1c\n\x18QUANT_STEP_STATE_SKIPPED\x10\x05\x32\x94\t\n\x0cQuantService\x12g\n\x0e\x43reateQuantJob\x12!.llamesh.v1.CreateQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"\x1c\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\n\"\x05/jobs:\x01*\x12j\n\x0bGetQuantJob\x12\x1e.llamesh.v1.GetQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"%\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x10\x12\x0e/jobs/{job_id}\x12r\n\rListQuantJobs\x12 .llamesh.v1.ListQuantJobsRequest\x1a!.llamesh.v1.ListQuantJobsResponse\"\x1c\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x07\x12\x05/jobs\x12z\n\x0e\x43\x61ncelQuantJob\x12!.llamesh.v1.CancelQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"/\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x1a\"\x15/jobs/{job_id}:cancel:\x01*\x12w\n\rRetryQuantJob\x12 .llamesh.v1.RetryQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\".\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x19\"\x14/jobs/{job_id}:retry:\x01*\x12m\n\x0e\x44\x65leteQuantJob\x12!.llamesh.v1.DeleteQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"\"\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x10*\x0e/jobs/{job_id}\x12v\n\rGetQuantModel\x12 .llamesh.v1.GetQuantModelRequest\x1a\x16.llamesh.v1.QuantModel\"+\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x16\x12\x14/models/{model_uuid}\x12z\n\x0fListQuantModels\x12\".llamesh.v1.ListQuantModelsRequest\x1a#.llamesh.v1.ListQuantModelsResponse\"\x1e\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\t\x12\x07/models\x12y\n\x10\x44\x65leteQuantModel\x12#.llamesh.v1.DeleteQuantModelRequest\x1a\x16.llamesh.v1.QuantModel\"(\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x16*\x14/models/{model_uuid}\x12h\n\x10LocateQuantModel\x12#.llamesh.v1.LocateQuantModelRequest\x1a$.llamesh.v1.LocateQuantModelResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/quant.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18llamesh/v1/options.proto\"\xb4\x02\n\x15\x43reateQuantJobRequest\x12=\n\nmodel_uuid\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$\x12#\n\x05types\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18\x10\x12:\n\x04name\x18\x03 \x01(\tB,\xbaH)r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,110}$\xd8\x01\x01\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.llamesh.v1.QuantOptions\x12\x32\n\x11max_kl_divergence\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"6\n\x0cQuantOptions\x12\x18\n\x10\x61llow_requantize\x18\x01 \x01(\x08\x12\x0c\n\x04pure\x18\x02 \x01(\x08\"\xa6\x01\n\x17\x45stimateQuantJobRequest\x12=\n\nmodel_uuid\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$\x12!\n\x05types\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10@\x18\x01\"\x06r\x04\x10\x01\x18\x10\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.llamesh.v1.QuantOptions\"\x97\x01\n\x18\x45stimateQuantJobResponse\x12(\n\x05types\x18\x01 \x03(\x0b\x32\x19.llamesh.v1.QuantEstimate\x12\x14\n\x0cneeded_bytes\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\x12\'\n\x07refusal\x18\x04 \x01(\x0b\x32\x16.llamesh.v1.QuantError\"\x8e\x01\n\rQuantEstimate\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x62its_per_weight\x18\x03 \x01(\x01\x12\x19\n\x11max_kl_divergence\x18\x04 \x01(\x01\x12\'\n\x07refusal\x18\x05 \x01(\x0b\x32\x16.llamesh.v1.QuantError\"0\n\x12GetQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"P\n\x14ListQuantJobsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x15ListQuantJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.llamesh.v1.QuantJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x15\x43\x61ncelQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"2\n\x14RetryQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"3\n\x15\x44\x65leteQuantJobRequest\x12\x1a\n\x06job_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xde\x02\n\x08QuantJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nmodel_uuid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05types\x18\x04 \x03(\t\x12)\n\x07options\x18\x05 \x01(\x0b\x32\x18.llamesh.v1.QuantOptions\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.llamesh.v1.QuantJobState\x12%\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.llamesh.v1.QuantError\x12$\n\x05steps\x18\x08 \x03(\x0b\x32\x15.llamesh.v1.QuantStep\x12\r\n\x05owner\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x02\n\tQuantStep\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.llamesh.v1.QuantStepKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.llamesh.v1.QuantStepState\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\r\n\x05tries\x18\x06 \x01(\x05\x12%\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.llamesh.v1.QuantError\x12\x0b\n\x03log\x18\x08 \x01(\t\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\nQuantError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\xf8\x01\n\x0bQuantReport\x12\x17\n\x0f\x62its_per_weight\x18\x01 \x01(\x01\x12\x18\n\x10\x66\x61llback_tensors\x18\x02 \x01(\x05\x12\x0f\n\x07tensors\x18\x03 \x01(\x05\x12\x18\n\x10\x63ompared_tensors\x18\x04 \x01(\x05\x12\x17\n\x0fmeasured_tokens\x18\x05 \x01(\x05\x12\x15\n\rkl_divergence\x18\x06 \x01(\x01\x12\x16\n\x0esame_top_token\x18\x07 \x01(\x01\x12\x12\n\nperplexity\x18\x08 \x01(\x01\x12\x19\n\x11source_perplexity\x18\t \x01(\x01\x12\x14\n\x0cnot_measured\x18\n \x01(\t\"6\n\x14GetQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"R\n\x16ListQuantModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Z\n\x17ListQuantModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.llamesh.v1.QuantModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x17\x44\x65leteQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"9\n\x17LocateQuantModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"O\n\x18LocateQuantModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.llamesh.v1.QuantModel\x12\x0c\n\x04path\x18\x02 \x01(\t\"\xa8\x02\n\nQuantModel\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\x12\n\nobject_key\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x14\n\x0cquantisation\x18\x07 \x01(\t\x12\x19\n\x11source_model_uuid\x18\x08 \x01(\t\x12\x15\n\rsource_sha256\x18\t \x01(\t\x12\x0e\n\x06job_id\x18\n \x01(\t\x12\'\n\x06report\x18\x0b \x01(\x0b\x32\x17.llamesh.v1.QuantReport\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xe0\x01\n\rQuantJobState\x12\x1f\n\x1bQUANT_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16QUANT_JOB_STATE_QUEUED\x10\x01\x12\x1b\n\x17QUANT_JOB_STATE_RUNNING\x10\x02\x12\x1d\n\x19QUANT_JOB_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17QUANT_JOB_STATE_PARTIAL\x10\x04\x12\x1a\n\x16QUANT_JOB_STATE_FAILED\x10\x05\x12\x1d\n\x19QUANT_JOB_STATE_CANCELLED\x10\x06*\xa2\x01\n\rQuantStepKind\x12\x1f\n\x1bQUANT_STEP_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15QUANT_STEP_KIND_FETCH\x10\x01\x12\x1c\n\x18QUANT_STEP_KIND_QUANTIZE\x10\x02\x12\x1a\n\x16QUANT_STEP_KIND_VERIFY\x10\x03\x12\x1b\n\x17QUANT_STEP_KIND_PUBLISH\x10\x04*\xc9\x01\n\x0eQuantStepState\x12 \n\x1cQUANT_STEP_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUANT_STEP_STATE_WAITING\x10\x01\x12\x1c\n\x18QUANT_STEP_STATE_RUNNING\x10\x02\x12\x1e\n\x1aQUANT_STEP_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17QUANT_STEP_STATE_FAILED\x10\x04\x12\x1c\n\x18QUANT_STEP_STATE_SKIPPED\x10\x05\x32\x9e\n\n\x0cQuantService\x12g\n\x0e\x43reateQuantJob\x12!.llamesh.v1.CreateQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"\x1c\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\n\"\x05/jobs:\x01*\x12\x87\x01\n\x10\x45stimateQuantJob\x12#.llamesh.v1.EstimateQuantJobRequest\x1a$.llamesh.v1.EstimateQuantJobResponse\"(\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x13\"\x0e/jobs:estimate:\x01*\x12j\n\x0bGetQuantJob\x12\x1e.llamesh.v1.GetQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"%\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x10\x12\x0e/jobs/{job_id}\x12r\n\rListQuantJobs\x12 .llamesh.v1.ListQuantJobsRequest\x1a!.llamesh.v1.ListQuantJobsResponse\"\x1c\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x07\x12\x05/jobs\x12z\n\x0e\x43\x61ncelQuantJob\x12!.llamesh.v1.CancelQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"/\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x1a\"\x15/jobs/{job_id}:cancel:\x01*\x12w\n\rRetryQuantJob\x12 .llamesh.v1.RetryQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\".\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x19\"\x14/jobs/{job_id}:retry:\x01*\x12m\n\x0e\x44\x65leteQuantJob\x12!.llamesh.v1.DeleteQuantJobRequest\x1a\x14.llamesh.v1.QuantJob\"\"\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x10*\x0e/jobs/{job_id}\x12v\n\rGetQuantModel\x12 .llamesh.v1.GetQuantModelRequest\x1a\x16.llamesh.v1.QuantModel\"+\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x16\x12\x14/models/{model_uuid}\x12z\n\x0fListQuantModels\x12\".llamesh.v1.ListQuantModelsRequest\x1a#.llamesh.v1.ListQuantModelsResponse\"\x1e\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\t\x12\x07/models\x12y\n\x10\x44\x65leteQuantModel\x12#.llamesh.v1.DeleteQuantModelRequest\x1a\x16.llamesh.v1.QuantModel\"(\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x16*\x14/models/{model_uuid}\x12h\n\x10LocateQuantModel\x12#.llamesh.v1.LocateQuantModelRequest\x1a$.llamesh.v1.LocateQuantModelResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEQUANTJOBREQUEST'].fields_by_name['max_kl_divergence']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000@\217@)\000\000\000\000\000\000\000\000'
   _globals['_CREATEQUANTJOBREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEQUANTJOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_ESTIMATEQUANTJOBREQUEST'].fields_by_name['model_uuid']._loaded_options = None
+  _globals['_ESTIMATEQUANTJOBREQUEST'].fields_by_name['model_uuid']._serialized_options = b'\272H&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$'
+  _globals['_ESTIMATEQUANTJOBREQUEST'].fields_by_name['types']._loaded_options = None
+  _globals['_ESTIMATEQUANTJOBREQUEST'].fields_by_name['types']._serialized_options = b'\272H\017\222\001\014\020@\030\001\"\006r\004\020\001\030\020'
   _globals['_GETQUANTJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
   _globals['_GETQUANTJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_LISTQUANTJOBSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -69,6 +73,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOCATEQUANTMODELREQUEST'].fields_by_name['model_uuid']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_QUANTSERVICE'].methods_by_name['CreateQuantJob']._loaded_options = None
   _globals['_QUANTSERVICE'].methods_by_name['CreateQuantJob']._serialized_options = b'\302\324\030\010\022\006manage\202\323\344\223\002\n\"\005/jobs:\001*'
+  _globals['_QUANTSERVICE'].methods_by_name['EstimateQuantJob']._loaded_options = None
+  _globals['_QUANTSERVICE'].methods_by_name['EstimateQuantJob']._serialized_options = b'\220\002\001\302\324\030\010\022\006manage\202\323\344\223\002\023\"\016/jobs:estimate:\001*'
   _globals['_QUANTSERVICE'].methods_by_name['GetQuantJob']._loaded_options = None
   _globals['_QUANTSERVICE'].methods_by_name['GetQuantJob']._serialized_options = b'\220\002\001\302\324\030\010\022\006manage\202\323\344\223\002\020\022\016/jobs/{job_id}'
   _globals['_QUANTSERVICE'].methods_by_name['ListQuantJobs']._loaded_options = None
@@ -87,50 +93,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUANTSERVICE'].methods_by_name['DeleteQuantModel']._serialized_options = b'\302\324\030\010\022\006manage\202\323\344\223\002\026*\024/models/{model_uuid}'
   _globals['_QUANTSERVICE'].methods_by_name['LocateQuantModel']._loaded_options = None
   _globals['_QUANTSERVICE'].methods_by_name['LocateQuantModel']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
-  _globals['_QUANTJOBSTATE']._serialized_start=2599
-  _globals['_QUANTJOBSTATE']._serialized_end=2823
-  _globals['_QUANTSTEPKIND']._serialized_start=2826
-  _globals['_QUANTSTEPKIND']._serialized_end=2988
-  _globals['_QUANTSTEPSTATE']._serialized_start=2991
-  _globals['_QUANTSTEPSTATE']._serialized_end=3192
+  _globals['_QUANTJOBSTATE']._serialized_start=3067
+  _globals['_QUANTJOBSTATE']._serialized_end=3291
+  _globals['_QUANTSTEPKIND']._serialized_start=3294
+  _globals['_QUANTSTEPKIND']._serialized_end=3456
+  _globals['_QUANTSTEPSTATE']._serialized_start=3459
+  _globals['_QUANTSTEPSTATE']._serialized_end=3660
   _globals['_CREATEQUANTJOBREQUEST']._serialized_start=157
   _globals['_CREATEQUANTJOBREQUEST']._serialized_end=465
   _globals['_QUANTOPTIONS']._serialized_start=467
   _globals['_QUANTOPTIONS']._serialized_end=521
-  _globals['_GETQUANTJOBREQUEST']._serialized_start=523
-  _globals['_GETQUANTJOBREQUEST']._serialized_end=571
-  _globals['_LISTQUANTJOBSREQUEST']._serialized_start=573
-  _globals['_LISTQUANTJOBSREQUEST']._serialized_end=653
-  _globals['_LISTQUANTJOBSRESPONSE']._serialized_start=655
-  _globals['_LISTQUANTJOBSRESPONSE']._serialized_end=739
-  _globals['_CANCELQUANTJOBREQUEST']._serialized_start=741
-  _globals['_CANCELQUANTJOBREQUEST']._serialized_end=792
-  _globals['_RETRYQUANTJOBREQUEST']._serialized_start=794
-  _globals['_RETRYQUANTJOBREQUEST']._serialized_end=844
-  _globals['_DELETEQUANTJOBREQUEST']._serialized_start=846
-  _globals['_DELETEQUANTJOBREQUEST']._serialized_end=897
-  _globals['_QUANTJOB']._serialized_start=900
-  _globals['_QUANTJOB']._serialized_end=1250
-  _globals['_QUANTSTEP']._serialized_start=1253
-  _globals['_QUANTSTEP']._serialized_end=1552
-  _globals['_QUANTERROR']._serialized_start=1554
-  _globals['_QUANTERROR']._serialized_end=1615
-  _globals['_QUANTREPORT']._serialized_start=1618
-  _globals['_QUANTREPORT']._serialized_end=1866
-  _globals['_GETQUANTMODELREQUEST']._serialized_start=1868
-  _globals['_GETQUANTMODELREQUEST']._serialized_end=1922
-  _globals['_LISTQUANTMODELSREQUEST']._serialized_start=1924
-  _globals['_LISTQUANTMODELSREQUEST']._serialized_end=2006
-  _globals['_LISTQUANTMODELSRESPONSE']._serialized_start=2008
-  _globals['_LISTQUANTMODELSRESPONSE']._serialized_end=2098
-  _globals['_DELETEQUANTMODELREQUEST']._serialized_start=2100
-  _globals['_DELETEQUANTMODELREQUEST']._serialized_end=2157
-  _globals['_LOCATEQUANTMODELREQUEST']._serialized_start=2159
-  _globals['_LOCATEQUANTMODELREQUEST']._serialized_end=2216
-  _globals['_LOCATEQUANTMODELRESPONSE']._serialized_start=2218
-  _globals['_LOCATEQUANTMODELRESPONSE']._serialized_end=2297
-  _globals['_QUANTMODEL']._serialized_start=2300
-  _globals['_QUANTMODEL']._serialized_end=2596
-  _globals['_QUANTSERVICE']._serialized_start=3195
-  _globals['_QUANTSERVICE']._serialized_end=4367
+  _globals['_ESTIMATEQUANTJOBREQUEST']._serialized_start=524
+  _globals['_ESTIMATEQUANTJOBREQUEST']._serialized_end=690
+  _globals['_ESTIMATEQUANTJOBRESPONSE']._serialized_start=693
+  _globals['_ESTIMATEQUANTJOBRESPONSE']._serialized_end=844
+  _globals['_QUANTESTIMATE']._serialized_start=847
+  _globals['_QUANTESTIMATE']._serialized_end=989
+  _globals['_GETQUANTJOBREQUEST']._serialized_start=991
+  _globals['_GETQUANTJOBREQUEST']._serialized_end=1039
+  _globals['_LISTQUANTJOBSREQUEST']._serialized_start=1041
+  _globals['_LISTQUANTJOBSREQUEST']._serialized_end=1121
+  _globals['_LISTQUANTJOBSRESPONSE']._serialized_start=1123
+  _globals['_LISTQUANTJOBSRESPONSE']._serialized_end=1207
+  _globals['_CANCELQUANTJOBREQUEST']._serialized_start=1209
+  _globals['_CANCELQUANTJOBREQUEST']._serialized_end=1260
+  _globals['_RETRYQUANTJOBREQUEST']._serialized_start=1262
+  _globals['_RETRYQUANTJOBREQUEST']._serialized_end=1312
+  _globals['_DELETEQUANTJOBREQUEST']._serialized_start=1314
+  _globals['_DELETEQUANTJOBREQUEST']._serialized_end=1365
+  _globals['_QUANTJOB']._serialized_start=1368
+  _globals['_QUANTJOB']._serialized_end=1718
+  _globals['_QUANTSTEP']._serialized_start=1721
+  _globals['_QUANTSTEP']._serialized_end=2020
+  _globals['_QUANTERROR']._serialized_start=2022
+  _globals['_QUANTERROR']._serialized_end=2083
+  _globals['_QUANTREPORT']._serialized_start=2086
+  _globals['_QUANTREPORT']._serialized_end=2334
+  _globals['_GETQUANTMODELREQUEST']._serialized_start=2336
+  _globals['_GETQUANTMODELREQUEST']._serialized_end=2390
+  _globals['_LISTQUANTMODELSREQUEST']._serialized_start=2392
+  _globals['_LISTQUANTMODELSREQUEST']._serialized_end=2474
+  _globals['_LISTQUANTMODELSRESPONSE']._serialized_start=2476
+  _globals['_LISTQUANTMODELSRESPONSE']._serialized_end=2566
+  _globals['_DELETEQUANTMODELREQUEST']._serialized_start=2568
+  _globals['_DELETEQUANTMODELREQUEST']._serialized_end=2625
+  _globals['_LOCATEQUANTMODELREQUEST']._serialized_start=2627
+  _globals['_LOCATEQUANTMODELREQUEST']._serialized_end=2684
+  _globals['_LOCATEQUANTMODELRESPONSE']._serialized_start=2686
+  _globals['_LOCATEQUANTMODELRESPONSE']._serialized_end=2765
+  _globals['_QUANTMODEL']._serialized_start=2768
+  _globals['_QUANTMODEL']._serialized_end=3064
+  _globals['_QUANTSERVICE']._serialized_start=3663
+  _globals['_QUANTSERVICE']._serialized_end=4973
 # @@protoc_insertion_point(module_scope)

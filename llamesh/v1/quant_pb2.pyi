@@ -194,6 +194,109 @@ class QuantOptions(google.protobuf.message.Message):
 Global___QuantOptions: typing_extensions.TypeAlias = QuantOptions
 
 @typing.final
+class EstimateQuantJobRequest(google.protobuf.message.Message):
+    """Request of EstimateQuantJob."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    TYPES_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The source: a model of the catalogue."""
+    @property
+    def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The types. Empty: all types that there are."""
+
+    @property
+    def options(self) -> Global___QuantOptions:
+        """How the variants would be made."""
+
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+        types: collections.abc.Iterable[builtins.str] | None = ...,
+        options: Global___QuantOptions | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "options", b"options", "types", b"types"]) -> None: ...
+
+Global___EstimateQuantJobRequest: typing_extensions.TypeAlias = EstimateQuantJobRequest
+
+@typing.final
+class EstimateQuantJobResponse(google.protobuf.message.Message):
+    """Response of EstimateQuantJob."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: builtins.int
+    NEEDED_BYTES_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    needed_bytes: builtins.int
+    """Disk that a job with all types that are not refused would take at most."""
+    free_bytes: builtins.int
+    """Disk that is free for jobs."""
+    @property
+    def types(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QuantEstimate]:
+        """Each type, the largest first if none were named."""
+
+    @property
+    def refusal(self) -> Global___QuantError:
+        """Why such a job would be refused; not set if it would be accepted."""
+
+    def __init__(
+        self,
+        *,
+        types: collections.abc.Iterable[Global___QuantEstimate] | None = ...,
+        needed_bytes: builtins.int = ...,
+        free_bytes: builtins.int = ...,
+        refusal: Global___QuantError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["refusal", b"refusal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["free_bytes", b"free_bytes", "needed_bytes", b"needed_bytes", "refusal", b"refusal", "types", b"types"]) -> None: ...
+
+Global___EstimateQuantJobResponse: typing_extensions.TypeAlias = EstimateQuantJobResponse
+
+@typing.final
+class QuantEstimate(google.protobuf.message.Message):
+    """What one type would give."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    BITS_PER_WEIGHT_FIELD_NUMBER: builtins.int
+    MAX_KL_DIVERGENCE_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    type: builtins.str
+    """The type."""
+    size_bytes: builtins.int
+    """Size of the variant. Models whose rows do not divide into blocks of 256 become up to a third larger."""
+    bits_per_weight: builtins.float
+    """Bits of a weight."""
+    max_kl_divergence: builtins.float
+    """Largest mean KL divergence from the source with which it is published, unless the job sets another."""
+    @property
+    def refusal(self) -> Global___QuantError:
+        """Why it cannot be made; not set if it can."""
+
+    def __init__(
+        self,
+        *,
+        type: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        bits_per_weight: builtins.float = ...,
+        max_kl_divergence: builtins.float = ...,
+        refusal: Global___QuantError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["refusal", b"refusal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bits_per_weight", b"bits_per_weight", "max_kl_divergence", b"max_kl_divergence", "refusal", b"refusal", "size_bytes", b"size_bytes", "type", b"type"]) -> None: ...
+
+Global___QuantEstimate: typing_extensions.TypeAlias = QuantEstimate
+
+@typing.final
 class GetQuantJobRequest(google.protobuf.message.Message):
     """Request of GetQuantJob."""
 

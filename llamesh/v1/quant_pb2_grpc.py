@@ -40,6 +40,11 @@ class QuantServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
                 _registered_method=True)
+        self.EstimateQuantJob = channel.unary_unary(
+                '/llamesh.v1.QuantService/EstimateQuantJob',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.FromString,
+                _registered_method=True)
         self.GetQuantJob = channel.unary_unary(
                 '/llamesh.v1.QuantService/GetQuantJob',
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.GetQuantJobRequest.SerializeToString,
@@ -94,6 +99,13 @@ class QuantServiceServicer(object):
     def CreateQuantJob(self, request, context):
         """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
         INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateQuantJob(self, request, context):
+        """What a job would make and take, and why it or one of its types would be refused. Starts nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +182,11 @@ def add_QuantServiceServicer_to_server(servicer, server):
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantJob.SerializeToString,
             ),
+            'EstimateQuantJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateQuantJob,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.SerializeToString,
+            ),
             'GetQuantJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuantJob,
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.GetQuantJobRequest.FromString,
@@ -244,6 +261,33 @@ class QuantService(object):
             '/llamesh.v1.QuantService/CreateQuantJob',
             llamesh_dot_v1_dot_quant__pb2.CreateQuantJobRequest.SerializeToString,
             llamesh_dot_v1_dot_quant__pb2.QuantJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateQuantJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/EstimateQuantJob',
+            llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.EstimateQuantJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

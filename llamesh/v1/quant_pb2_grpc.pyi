@@ -41,6 +41,22 @@ _QuantServiceCreateQuantJobType = typing_extensions.TypeVar(
     ],
 )
 
+_QuantServiceEstimateQuantJobType = typing_extensions.TypeVar(
+    '_QuantServiceEstimateQuantJobType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+        llamesh.v1.quant_pb2.EstimateQuantJobResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+        llamesh.v1.quant_pb2.EstimateQuantJobResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+        llamesh.v1.quant_pb2.EstimateQuantJobResponse,
+    ],
+)
+
 _QuantServiceGetQuantJobType = typing_extensions.TypeVar(
     '_QuantServiceGetQuantJobType',
     grpc.UnaryUnaryMultiCallable[
@@ -185,7 +201,7 @@ _QuantServiceLocateQuantModelType = typing_extensions.TypeVar(
     ],
 )
 
-class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceLocateQuantModelType]):
+class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceEstimateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceLocateQuantModelType]):
     """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract."""
 
     @typing.overload
@@ -193,6 +209,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.CreateQuantJobRequest,
             llamesh.v1.quant_pb2.QuantJob,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+            llamesh.v1.quant_pb2.EstimateQuantJobResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.GetQuantJobRequest,
@@ -239,6 +259,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
             llamesh.v1.quant_pb2.QuantJob,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+            llamesh.v1.quant_pb2.EstimateQuantJobResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.GetQuantJobRequest,
             llamesh.v1.quant_pb2.QuantJob,
         ],
@@ -281,6 +305,9 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
     """
 
+    EstimateQuantJob: _QuantServiceEstimateQuantJobType
+    """What a job would make and take, and why it or one of its types would be refused. Starts nothing."""
+
     GetQuantJob: _QuantServiceGetQuantJobType
     """One job with its steps and the last lines that each step wrote."""
 
@@ -312,6 +339,10 @@ QuantServiceAsyncStub: typing_extensions.TypeAlias = QuantServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.CreateQuantJobRequest,
         llamesh.v1.quant_pb2.QuantJob,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+        llamesh.v1.quant_pb2.EstimateQuantJobResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.GetQuantJobRequest,
@@ -363,6 +394,14 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
         INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
         """
+
+    @abc.abstractmethod
+    def EstimateQuantJob(
+        self,
+        request: llamesh.v1.quant_pb2.EstimateQuantJobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.quant_pb2.EstimateQuantJobResponse, collections.abc.Awaitable[llamesh.v1.quant_pb2.EstimateQuantJobResponse]]:
+        """What a job would make and take, and why it or one of its types would be refused. Starts nothing."""
 
     @abc.abstractmethod
     def GetQuantJob(

@@ -20,6 +20,7 @@ from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.exposure import reached_by_others
 from llamesh.kit.logs import log
 from llamesh.kit.pages import Listing, PageRequest, Pages
 from llamesh.kit.serving import StartRefused
@@ -119,12 +120,12 @@ class Users:
 
     async def _refuse_default_password(self, settings: Settings, admin: User | None) -> None:
         """Refuse to open a mesh to other machines while its administrator has the default password."""
-        if settings.loopback or admin is None:
+        if not reached_by_others(settings) or admin is None:
             return
         if await self._passwords.check(DEFAULT_PASSWORD, admin.password_hash) is not None:
             raise StartRefused(
-                f"other machines can connect (LLAMESH_BIND={settings.bind}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
-                f" start with LLAMESH_BIND=127.0.0.1, change it with `llamesh users password {FIRST_ADMIN}`, and start again"
+                f"other machines can connect ({reached_by_others(settings)}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
+                f" start without this setting, change the password with `llamesh users password {FIRST_ADMIN}`, and start again"
             )
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
@@ -240,11 +241,11 @@ class Users:
 
 
 def first_password(settings: Settings) -> str:
-    """Return the first administrator's password: the setting, else "admin" if only this machine can connect."""
+    """Return the first administrator's password: the setting, else "admin" if no setting says that others can connect."""
     chosen = settings.admin_password.get_secret_value() if settings.admin_password else ""
-    if not settings.loopback and chosen in ("", DEFAULT_PASSWORD):
+    if reached_by_others(settings) and chosen in ("", DEFAULT_PASSWORD):
         raise StartRefused(
-            f"other machines can connect (LLAMESH_BIND={settings.bind}), and the first administrator has no password of its "
+            f"other machines can connect ({reached_by_others(settings)}), and the first administrator has no password of its "
             "own: set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
         )
     if not chosen:

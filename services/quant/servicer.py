@@ -14,11 +14,14 @@ from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
 from llamesh.v1 import download_pb2_grpc
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
+from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import (
     CancelQuantJobRequest,
     CreateQuantJobRequest,
     DeleteQuantJobRequest,
     DeleteQuantModelRequest,
+    EstimateQuantJobRequest,
+    EstimateQuantJobResponse,
     GetQuantJobRequest,
     GetQuantModelRequest,
     ListQuantJobsRequest,
@@ -33,6 +36,7 @@ from llamesh.v1.quant_pb2 import (
 )
 from llamesh.v1.quant_pb2_grpc import QuantServiceServicer
 from services.quant import submission
+from services.quant.estimates import estimate
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
 from services.quant.tables import JobState, QuantJobRow
@@ -65,9 +69,7 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         submission.check_types(request.types)
         submission.check_quantiser(self._settings.llama_quantize_bin)
-        with asking("download"):
-            wanted = GetCatalogueModelRequest(model_uuid=request.model_uuid)
-            model = await self._catalogue.GetCatalogueModel(wanted, **call_options())
+        model = await self._model(request.model_uuid)
         submission.check_source(model, allow_requantize=request.options.allow_requantize)
         submission.check_space(
             submission.needed_bytes(model, request.types), submission.free_bytes(self._settings.home)
@@ -93,6 +95,16 @@ class QuantServicer(QuantServiceServicer):
         )
         self._worker.wake()
         return self._message(job)
+
+    async def EstimateQuantJob(self, request: EstimateQuantJobRequest, context: Context) -> EstimateQuantJobResponse:
+        """See quant.proto."""
+        return estimate(
+            await self._model(request.model_uuid),
+            request.types,
+            allow_requantize=request.options.allow_requantize,
+            llama_quantize_bin=self._settings.llama_quantize_bin,
+            free=submission.free_bytes(self._settings.home),
+        )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
@@ -137,6 +149,11 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         row, path = await self._variants.locate(request.model_uuid)
         return LocateQuantModelResponse(model=model_message(row, self._settings.quant_minio_bucket), path=path)
+
+    async def _model(self, model_uuid: str) -> Model:
+        with asking("download"):
+            wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
+            return await self._catalogue.GetCatalogueModel(wanted, **call_options())
 
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)

@@ -23,18 +23,20 @@ _HEADER_BYTES = 16 << 20
 """Room for the header, which is not quantised."""
 
 
+def check_known(types: Sequence[str]) -> None:
+    """Raise INVALID_FIELD for an unknown type, naming the nearest ones."""
+    for each in types:
+        if each not in QUANTISATIONS:
+            raise invalid_field("types", f"there is no type {each!r}; perhaps {', '.join(nearest(each))}")
+
+
 def check_types(types: Sequence[str]) -> None:
     """Raise INVALID_FIELD for an unknown type, and QUANT_REFUSED for one that needs an importance matrix."""
+    check_known(types)
     for each in types:
-        known = QUANTISATIONS.get(each)
-        if known is None:
-            raise invalid_field("types", f"there is no type {each!r}; perhaps {', '.join(nearest(each))}")
-        if known.needs_matrix:
-            raise _refused(
-                "matrix",
-                f"{each} needs an importance matrix, which this release does not make: use Q2_K or larger",
-                each,
-            )
+        if QUANTISATIONS[each].needs_matrix:
+            words = f"{each} needs an importance matrix, which this release does not make: use Q2_K or larger"
+            raise _refused("matrix", words, each)
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:

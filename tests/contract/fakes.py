@@ -126,6 +126,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
         return changed
 
     def CreateToken(self, request: Any, context: Any) -> gateway_pb2.CreateTokenResponse:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
         if request.password != "right":
             refuse(context, grpc.StatusCode.UNAUTHENTICATED, "WRONG_CREDENTIALS", "wrong user name or password")
         return gateway_pb2.CreateTokenResponse(access_token="fresh", token_type="bearer", expires_in=60)

@@ -98,6 +98,14 @@ def test_a_token_from_a_file_may_end_with_a_line_end(gateway: FakeGateway, monke
     assert run(["status"]) == Exit.OK
 
 
+def test_a_login_sends_no_earlier_token_along(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMESH_TOKEN", "earlier")
+    for password, code in (("wrong", Exit.NOT_SIGNED_IN), ("right", Exit.OK)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+        assert run(["login", "ada", "--password-stdin"]) == code
+    assert gateway.tokens == ["", ""]
+
+
 def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))

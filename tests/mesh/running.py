@@ -104,7 +104,9 @@ class RunningMesh:
     def token(self) -> str:
         """A token of the administrator."""
         if not self._token:
-            self._token = self.http.post(self.url("gateway", "/auth/token"), json=ADMIN).json()["access_token"]
+            password = self.environment.get("LLAMESH_ADMIN_PASSWORD", ADMIN["password"])
+            admin = {"username": ADMIN["username"], "password": password}
+            self._token = self.http.post(self.url("gateway", "/auth/token"), json=admin).json()["access_token"]
         return self._token
 
     def call(self, method: str, path: str, port: str = "gateway", **arguments: Any) -> httpx.Response:

@@ -96,6 +96,17 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
     assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
 
 
+def test_a_dry_run_shows_all_types_and_makes_none(mesh: RunningMesh) -> None:
+    shown = command(mesh, "quantize", "words-f16", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert {"Q8_0", "Q4_K_M", "IQ1_S"} <= set(shown.stdout.split())
+    assert "are free" in shown.stderr
+    refused = command(mesh, "quantize", "words-f16", "--dry-run", "--types", "IQ1_S")
+    assert refused.returncode != 0
+    assert "importance matrix" in refused.stderr
+    assert command(mesh, "quantize", "words-f16").returncode == 2
+
+
 def path_of(method: Method) -> tuple[str, str]:
     way = method.bindings[0]
     return way.verb, way.path.replace("{job_id}", "nobody").replace("{model_uuid}", "nobody")

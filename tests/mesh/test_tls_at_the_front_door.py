@@ -17,10 +17,14 @@ import openai
 import pytest
 
 from engine import sentence
+from llamesh.cli.mesh.authority import fingerprint
 from llamesh.client.sync import Client
+from llamesh.client.trust import authorities
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.mesh.running import ADMIN, RunningMesh, until
 
+PAGE = "https://ui.example"
+"""Origin of a web page that may use the mesh."""
 COMMAND = (sys.executable, "-m", "llamesh.cli.main")
 
 
@@ -53,7 +57,7 @@ class TlsMesh(RunningMesh):
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMesh]:
     config = tmp_path_factory.mktemp("config")
     folder = Path(tempfile.mkdtemp(prefix="mesh-"))  # short: sockets lie below it
-    found = TlsMesh(folder / "home", XDG_CONFIG_HOME=str(config))
+    found = TlsMesh(folder / "home", XDG_CONFIG_HOME=str(config), LLAMESH_ALLOWED_ORIGINS=PAGE)
     try:
         made = found.command("tls", "init", "--name", "mesh.example", "--name", "192.0.2.7")
         assert made.returncode == 0, made.stderr
@@ -117,6 +121,45 @@ def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> No
             assert secured.selected_alpn_protocol() == chosen
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_page_in_a_browser_asks_first_then_streams_over_http2_and_calls_grpc_web(mesh: TlsMesh) -> None:
+    """curl sends over HTTP/2 what a browser sends for a page of another origin."""
+
+    def fetch(port: str, path: str, origin: str, *words: str, body: bytes = b"") -> tuple[str, str, bytes]:
+        """Status line, Access-Control-Allow-Origin and body."""
+        sent = ["--data-binary", "@-"] if body else []
+        usual = ["curl", "--http2", "-sS", "-N", "-i", "--cacert", str(mesh.authority), "-H", f"Origin: {origin}"]
+        done = subprocess.run(
+            [*usual, *sent, *words, mesh.url(port, path)], input=body, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        status, *lines = head.decode().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines)
+        return status.strip(), headers.get("access-control-allow-origin", ""), content
+
+    chat = "/v1/chat/completions"
+    json_type = ("-H", "Content-Type: application/json")
+    asked = ("-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST")
+    asked += ("-H", "Access-Control-Request-Headers: content-type")
+    assert fetch("inference", chat, PAGE, *asked)[:2] == ("HTTP/2 200", PAGE)
+    assert fetch("inference", chat, "https://other.example", *asked)[1] == ""
+
+    body = b'{"model": "sentence", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
+    status, allowed, content = fetch("inference", chat, PAGE, *json_type, body=body)
+    assert (status, allowed) == ("HTTP/2 200", PAGE)
+    assert content.rstrip().endswith(b"data: [DONE]")
+    assert fetch("inference", chat, "https://other.example", *json_type, body=body)[:2] == ("HTTP/2 403", "")
+
+    message = gateway_pb2.CreateTokenRequest(**ADMIN).SerializeToString()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    web = ("-H", "Content-Type: application/grpc-web+proto", "-H", "X-Grpc-Web: 1")
+    status, allowed, content = fetch("gateway", "/llamesh.v1.GatewayService/CreateToken", PAGE, *web, body=frame)
+    assert (status, allowed) == ("HTTP/2 200", PAGE)
+    length = int.from_bytes(content[1:5], "big")
+    assert gateway_pb2.CreateTokenResponse.FromString(content[5 : 5 + length]).access_token
+
+
 def test_tls_before_1_2_is_refused(mesh: TlsMesh) -> None:
     context = ssl.create_default_context(cafile=str(mesh.authority))
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -172,9 +215,33 @@ def test_another_machine_is_told_to_trust_and_then_does(mesh: TlsMesh, tmp_path:
     assert mesh.command("status", **elsewhere, LLAMESH_CA=str(mesh.authority)).returncode == 0
     kept = mesh.command("tls", "trust", str(mesh.authority), **elsewhere)
     assert kept.returncode == 0, kept.stderr
+    assert fingerprint(mesh.authority) in kept.stderr
     assert mesh.command("status", **elsewhere).returncode == 0
     wrong = mesh.command("status", **elsewhere, LLAMESH_CA=str(tmp_path / "nothing.pem"))
     assert (wrong.returncode, "nothing.pem" in wrong.stderr) == (2, True)
+
+
+def test_only_authorities_are_trusted_and_another_one_beside_the_first(mesh: TlsMesh, tmp_path: Path) -> None:
+    elsewhere = {"LLAMESH_HOME": str(tmp_path / "other"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    assert mesh.command("tls", "init", **elsewhere).returncode == 0
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("-----BEGIN CERTIFICATE-----\ngarbage\n-----END CERTIFICATE-----\n")
+    mixed = tmp_path / "mixed.pem"
+    mixed.write_bytes(mesh.authority.read_bytes() + (mesh.home / "tls" / "server.key").read_bytes())
+    for file in (nonsense, mixed, mesh.home / "tls" / "server.pem"):
+        refused = mesh.command("tls", "trust", str(file), **elsewhere)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"error: {file}: it holds ")
+    kept = tmp_path / "config" / "llamesh" / "ca.pem"
+    assert not kept.exists()
+    for file in (mesh.authority, tmp_path / "other" / "tls" / "ca.pem", mesh.authority):
+        assert mesh.command("tls", "trust", str(file), **elsewhere).returncode == 0
+    assert len(authorities(kept.read_bytes())) == 2
+    kept.write_bytes(nonsense.read_bytes())
+    broken = mesh.command(
+        "api", "GET", "/models", **elsewhere | {"LLAMESH_HOME": "", "LLAMESH_URL": mesh.url("gateway", "")}
+    )
+    assert "hint: remove the file, and trust the authority again" in broken.stderr
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one_is_not(mesh: TlsMesh) -> None:

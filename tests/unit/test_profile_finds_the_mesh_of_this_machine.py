@@ -9,7 +9,7 @@ import pytest
 
 from llamesh.cli.inference import seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
-from llamesh.client.profile import DEFAULT_URL, NoMeshRunsError, Profile, load_profile, save_profile
+from llamesh.client.profile import DEFAULT_URL, NoMeshRunsError, Profile, home_of, load_profile, save_profile
 from llamesh.local_mesh import Addresses, lock_file, running_here
 
 HERE = Addresses("http://localhost:18200", "http://localhost:18080")
@@ -72,6 +72,21 @@ def test_the_mesh_that_runs_here_is_found(environment: dict[str, str], tmp_path:
 def test_a_token_of_this_machine_stays_good_when_the_ports_move(environment: dict[str, str]) -> None:
     save_profile(Profile("http://localhost:28200", "token", "http://localhost:28080"), environment)
     assert load_profile(environment) == Profile(HERE.management, "token", HERE.inference)
+
+
+@pytest.mark.parametrize("given", ["", "http://localhost:18200"])
+def test_a_token_of_a_mesh_that_has_ended_goes_to_nobody(usual: dict[str, str], tmp_path: Path, given: str) -> None:
+    """Another user's program may listen at the ports of the mesh that has ended."""
+    environment = {**usual, "LLAMESH_URL": given}
+    with held(tmp_path, HERE):
+        save_profile(
+            Profile(HERE.management, "token", HERE.inference, home_of(HERE.management, environment)), environment
+        )
+        assert load_profile(environment).token == "token"
+    assert load_profile(environment).token == ""
+    with held(tmp_path, HERE):
+        assert load_profile(environment).token == "token"
+    assert home_of(HERE.management, environment) == ""
 
 
 @pytest.mark.usefixtures("mesh")

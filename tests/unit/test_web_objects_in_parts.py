@@ -144,3 +144,26 @@ async def test_an_answer_of_an_api_is_bounded_json(body: bytes, words: str) -> N
         client = HttpClient(AddressRules(), http_hosts=[host])
         with pytest.raises(SourceError, match=words):
             await client.document(client.parsed(f"http://{host}/a"), "it")
+
+
+async def test_only_a_service_of_the_operator_redirects_to_a_private_host_of_the_operator() -> None:
+    """A mirror in a company may keep its bytes on another private host. Both are names of loopback here."""
+
+    async def answering(request: web.Request) -> web.Response:
+        return web.json_response({"found": True})
+
+    async def nowhere_public(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with serving({"/m": answering}) as store:
+        port = store.rpartition(":")[2]
+        async with serving({"/a": redirecting(f"http://store.example:{port}/m")}) as mirror:
+            mirror = mirror.replace("127.0.0.1", "mirror.example")
+            hosts = [mirror, f"store.example:{port}"]
+            named = AddressRules(frozenset({"mirror.example", "store.example"}), nowhere_public)
+            by_a_caller = HttpClient(named, http_hosts=hosts)
+            with pytest.raises(SourceError, match="a redirect does not lead to it"):
+                await by_a_caller.document(by_a_caller.parsed(f"http://{mirror}/a"), "it")
+            by_the_operator = HttpClient(named, redirect_rules=named, http_hosts=hosts)
+            found = await by_the_operator.document(by_the_operator.parsed(f"http://{mirror}/a"), "it")
+    assert found == {"found": True}

@@ -22,7 +22,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.output import note, size
 from llamesh.cli.refusals import translate
 from llamesh.client import errors
-from llamesh.client.profile import Profile, on_this_machine, save_profile, stored_profile
+from llamesh.client.profile import Profile, home_of, on_this_machine, save_profile, stored_profile
 from llamesh.client.sync import Client
 from llamesh.v1 import gateway_pb2, server_pb2
 
@@ -111,7 +111,7 @@ def _login(mesh: Client, place: Place) -> str:
             ) from error
         return "as you set it"
     if kept is None or not kept.token or on_this_machine(kept.url):
-        save_profile(Profile(place.management, token, place.inference))
+        save_profile(Profile(place.management, token, place.inference, home_of(place.management)))
     if password == "admin":  # noqa: S105 the documented default of one machine
         return "admin / admin   (known to everyone: llamesh users password admin)"
     return "admin / LLAMESH_ADMIN_PASSWORD"

@@ -71,10 +71,14 @@ class Client:
         self.transport.close()
 
     def login(self, username: str, password: str, *, timeout: float | None = None) -> gateway_pb2.CreateTokenResponse:
-        """Get a token for a name and a password and use it from now on."""
+        """Get a token for a name and a password and use it from now on. The token used so far is not sent along."""
         request = gateway_pb2.CreateTokenRequest(username=username, password=password)
-        answer = self.transport.call(f"{GATEWAY}/CreateToken", request, gateway_pb2.CreateTokenResponse, timeout)
-        self.transport.token = answer.access_token
+        before, self.transport.token = self.transport.token, ""
+        try:
+            answer = self.transport.call(f"{GATEWAY}/CreateToken", request, gateway_pb2.CreateTokenResponse, timeout)
+            before = answer.access_token
+        finally:
+            self.transport.token = before
         return answer
 
     def health(self, *, timeout: float | None = None) -> gateway_pb2.Health:

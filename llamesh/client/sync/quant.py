@@ -52,6 +52,22 @@ class Quant(Part):
         )
         return self._call(f"{QUANT}/CreateQuantJob", request, quant_pb2.QuantJob, timeout)
 
+    def estimate(
+        self,
+        model: Model,
+        types: Sequence[str] = (),
+        *,
+        allow_requantize: bool = False,
+        timeout: float | None = None,
+    ) -> quant_pb2.EstimateQuantJobResponse:
+        """What a job would make and take; all types if none are named. Starts nothing, and a refusal is an answer."""
+        request = quant_pb2.EstimateQuantJobRequest(
+            model_uuid=model_uuid_of(model),
+            types=types,
+            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize),
+        )
+        return self._call(f"{QUANT}/EstimateQuantJob", request, quant_pb2.EstimateQuantJobResponse, timeout)
+
     def job(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
         """One job, with what its steps wrote last."""
         request = quant_pb2.GetQuantJobRequest(job_id=job_id)

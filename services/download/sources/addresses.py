@@ -54,10 +54,15 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """The hosts, by exact name, whose addresses may be private, and the resolver."""
+    """The hosts, by exact name, whose addresses may be private, and the resolver. `remedy` ends the message of a refusal."""
 
     private_hosts: frozenset[str] = frozenset()
     resolve: Resolve = resolve
+    remedy: str = "an administrator allows it with LLAMESH_SOURCE_HOSTS"
+
+    def of_redirects(self) -> AddressRules:
+        """The rules for redirects of a server that a caller named: none leads to a private host."""
+        return AddressRules(resolve=self.resolve, remedy="a redirect does not lead to it; name its own address")
 
     def allowing(self, host: str) -> AddressRules:
         """These rules, for a source whose host the operator named in a setting of its own."""
@@ -79,8 +84,7 @@ class AddressRules:
                 # The address goes to the log only: callers must not learn what internal names resolve to.
                 log.info("source refused", host=host, address=text)
                 raise SourceRefusedError(
-                    f"the host {host} has an address that is not one of the public internet: an administrator allows it with"
-                    " LLAMESH_SOURCE_HOSTS",
+                    f"the host {host} has an address that is not one of the public internet: {self.remedy}",
                     rule="address",
                 )
         return list(found)

@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import SecretStr
 from yarl import URL
 
+from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
 from services.download.sources.source import CHUNK, SourceError, SourceRefusedError
 
@@ -58,13 +59,15 @@ class SourceAnswerError(SourceError):
 class HttpClient:
     """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
 
-    `token` goes to the URLs of the origin `token_for` only, as a bearer token.
+    `redirect_rules` are those for redirects to another host; by default none is private. `token` goes to the URLs of the origin `token_for`
+    only, as a bearer token.
     """
 
     def __init__(
         self,
         rules: AddressRules,
         *,
+        redirect_rules: AddressRules | None = None,
         http_hosts: Collection[str] = (),
         connect_seconds: float = 10,
         silence_seconds: float = 60,
@@ -73,6 +76,7 @@ class HttpClient:
         token_for: str = "",
     ) -> None:
         self._rules = rules
+        self._redirect_rules = redirect_rules or rules.of_redirects()
         self._http_hosts = frozenset(host.lower() for host in http_hosts)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=silence_seconds)
         self._tls: ssl.SSLContext | bool = tls or True
@@ -129,9 +133,9 @@ class HttpClient:
         return all_headers
 
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
-        """Addresses of the URL's host. A redirect to another host may not lead to private addresses."""
+        """Addresses of the URL's host, by the rules for redirects if a redirect of another host led to it."""
         host, port = url.host or "", url.port or 0
-        rules = self._rules if host == came_from.host else AddressRules(resolve=self._rules.resolve)
+        rules = self._rules if host == came_from.host else self._redirect_rules
         plain = url.scheme == "http" and url.authority == came_from.authority
         return await rules.addresses(host, port, trusted=plain)
 
@@ -159,10 +163,14 @@ class HttpClient:
 def service_client(
     rules: AddressRules, address: str, *, token: SecretStr | None = None, tls: ssl.SSLContext | None = None
 ) -> HttpClient:
-    """A client for the service that an operator named by its address: it may be private, and without TLS if the address says so."""
+    """A client for a service that a setting names: it may be private, and without TLS if the address says so.
+
+    A service that the operator named may redirect to the private hosts that the operator named too; the public Hub may not.
+    """
     url = URL(address)
     return HttpClient(
         rules.allowing(url.host or ""),
+        redirect_rules=None if address == HUB else rules,
         http_hosts=[f"{url.host}:{url.port}"] if url.scheme == "http" else (),
         tls=tls,
         token=token,

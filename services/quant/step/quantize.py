@@ -21,6 +21,9 @@ _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _NOISE = re.compile(r"^llama_model_loader: - (kv|type)|^\[\s*\d+/")
 _REASON = re.compile(r"fail|error|requir|disabled")
 _LONGEST_LINE = 500
+_KEPT = frozenset(
+    {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"}
+)
 _LEAST_FREE = 64 << 20
 """With less space left on the disk, a failed write is taken for a full disk."""
 
@@ -42,7 +45,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin},
+        env=_environment(settings),
     )
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=30)
@@ -65,3 +68,9 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
     if code < 0:
         raise StepCrashedError(f"the quantiser {exit_words(code)}")
     raise StepRefusedError("QUANTISATION_FAILED", translate(list(last)) or f"the quantiser {exit_words(code)}")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What llama.cpp gets of the environment: no secrets, because it parses files that nobody has vouched for."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT}
+    return kept | {"LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin}

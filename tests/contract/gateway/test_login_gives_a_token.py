@@ -105,21 +105,32 @@ async def test_a_password_that_is_set_is_the_first_one(one_settings, start_mesh)
         await login(mesh)
 
 
+OPENED = [
+    {"bind": "0.0.0.0"},
+    {"trusted_proxies": 1},
+    {"allowed_hosts": ("llm.example.com",)},
+    {"public_host": "llm.example.com"},
+]
+"""Settings each of which says that other machines reach the mesh."""
+
+
+@pytest.mark.parametrize("opened", OPENED)
 @pytest.mark.parametrize("password", [None, "", "admin"])
-async def test_the_default_password_is_refused_where_other_machines_can_come(
-    one_settings, start_mesh, password
+async def test_the_default_password_is_refused_if_other_machines_can_connect(
+    one_settings, start_mesh, password, opened
 ) -> None:
     chosen = None if password is None else SecretStr(password)
     with pytest.raises(StartRefused, match="LLAMESH_ADMIN_PASSWORD"):
-        await start_mesh(one_settings.model_copy(update={"bind": "0.0.0.0", "admin_password": chosen}))
+        await start_mesh(one_settings.model_copy(update={**opened, "admin_password": chosen}))
 
 
+@pytest.mark.parametrize("opened", OPENED)
 async def test_a_mesh_with_the_default_password_is_not_opened_later(
-    stored_mesh, start_main, stop_member, as_caller
+    stored_mesh, start_main, stop_member, as_caller, opened
 ) -> None:
     from services.gateway.service import run
 
-    opened = stored_mesh.settings.model_copy(update={"bind": "0.0.0.0"})
+    opened = stored_mesh.settings.model_copy(update=opened)
     await stop_member(stored_mesh.members["gateway"])
     with pytest.raises(StartRefused, match="llamesh users password admin"):
         await start_main(opened, "gateway", run)

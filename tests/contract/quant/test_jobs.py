@@ -66,6 +66,14 @@ async def test_a_job_says_in_words_why_llama_cpp_refused(quant: Quant) -> None:
     await quant.tidy(0)
 
 
+async def test_the_quantiser_is_told_no_secret(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY", "a secret of the mesh")
+    quant.fault.write_text("show environment")
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert "LLAMA_QUANTIZE_BIN" in job.steps[1].log
+    assert "a secret of the mesh" not in job.steps[1].log
+
+
 async def test_a_quantiser_that_crashes_is_started_three_times(quant: Quant) -> None:
     quant.fault.write_text("abort")
     job = await quant.create("Q8_0")
@@ -111,6 +119,25 @@ async def test_what_cannot_be_made_is_refused_when_it_is_submitted(quant: Quant)
     await quant.ended(first.job_id)
     assert await refused(quant.create("Q8_0")) == "QUANT_MODEL_EXISTS"
     await quant.tidy(1)
+
+
+async def test_an_estimate_says_what_would_be_made_and_refused_and_starts_nothing(quant: Quant) -> None:
+    request = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-f16.gguf")
+    found = await quant.call("EstimateQuantJob", request)
+    sizes = [item.size_bytes for item in found.types]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {item.type for item in found.types if item.HasField("refusal")} >= {"IQ2_XXS", "IQ1_S"}
+    assert not found.HasField("refusal")
+    assert 0 < found.needed_bytes < found.free_bytes
+    request.types.extend(["Q8_0", "IQ1_S"])
+    assert "matrix" in (await quant.call("EstimateQuantJob", request)).refusal.message
+    quantised = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-q4", types=["Q8_0"])
+    assert (await quant.call("EstimateQuantJob", quantised)).refusal.reason == "QUANT_REFUSED"
+    quantised.options.allow_requantize = True
+    assert not (await quant.call("EstimateQuantJob", quantised)).HasField("refusal")
+    unknown = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-q4", types=["Q80"])
+    assert await refused(quant.call("EstimateQuantJob", unknown)) == "INVALID_FIELD"
+    assert not (await quant.call("ListQuantJobs", quant_pb2.ListQuantJobsRequest())).jobs
 
 
 async def test_a_variant_too_far_from_its_source_is_not_published(quant: Quant) -> None:

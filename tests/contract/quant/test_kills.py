@@ -58,12 +58,10 @@ async def gone(job_id: str) -> None:
             await asyncio.sleep(0.02)
 
 
-def moments(victim: str) -> list[tuple[int, str]]:
-    """At which steps of the job the victim is killed: at each of them, those of a type in an order of the seed."""
+def moments() -> list[tuple[int, str]]:
+    """The steps of the job: a kill comes in each of them."""
     kinds = (quant_pb2.QUANT_STEP_KIND_QUANTIZE, quant_pb2.QUANT_STEP_KIND_VERIFY, quant_pb2.QUANT_STEP_KIND_PUBLISH)
-    of_types = [(kind, of_type) for of_type in ("Q8_0", "Q4_0") for kind in kinds]
-    assert victim in ("service", "step")
-    return [(quant_pb2.QUANT_STEP_KIND_FETCH, ""), *of_types]
+    return [(quant_pb2.QUANT_STEP_KIND_FETCH, ""), *((kind, each) for each in ("Q8_0", "Q4_0") for kind in kinds)]
 
 
 def is_at(job: quant_pb2.QuantJob, moment: tuple[int, str]) -> bool:
@@ -74,18 +72,21 @@ def is_at(job: quant_pb2.QuantJob, moment: tuple[int, str]) -> bool:
     return step.state != quant_pb2.QUANT_STEP_STATE_WAITING or bool(step.tries)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("victim", ["service", "step"])
-async def test_a_job_finishes_whatever_is_killed(prepared: Quant, victim: str) -> None:
+ON_SQLITE = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+"""For what is the same on every database."""
+
+
+async def finishes(prepared: Quant, *, kill_steps: bool) -> None:
+    """Kill the service, or before that the programs of the step, once in each step of a job; then let it finish."""
     chance = random.Random(SEED)
     job_id = ""
-    for moment in moments(victim):
+    for moment in moments():
         async with service(prepared.settings):
             job_id = job_id or (await prepared.create("Q8_0", "Q4_0")).job_id
             await prepared.until(job_id, lambda job, at=moment: is_at(job, at))
             # Somewhere in the step: in its start, its work or its end.
             await asyncio.sleep(chance.random())
-            if victim == "step":
+            if kill_steps:
                 for process in programs(job_id):
                     with suppress(psutil.Error):
                         process.kill()
@@ -98,6 +99,18 @@ async def test_a_job_finishes_whatever_is_killed(prepared: Quant, victim: str) -
     await gone(job_id)
 
 
+@pytest.mark.timeout(300)
+async def test_a_job_finishes_whenever_the_service_is_killed(prepared: Quant) -> None:
+    await finishes(prepared, kill_steps=False)
+
+
+@ON_SQLITE
+@pytest.mark.timeout(300)
+async def test_a_job_finishes_whenever_a_step_is_killed(prepared: Quant) -> None:
+    await finishes(prepared, kill_steps=True)
+
+
+@ON_SQLITE
 async def test_a_folder_that_is_removed_is_made_again_from_the_source(prepared: Quant) -> None:
     prepared.fault.write_text("hang")
     async with service(prepared.settings):

@@ -1,0 +1,84 @@
+"""A stream that breaks off goes on at the missing byte, a bounded number of times; what cannot go on is the source's error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.download import continuation, source_retries
+from services.download.continuation import continued
+from services.download.sources import SourceChangedError, SourceError, SourceObject, SourceTruncatedError
+
+DATA = bytes(range(250)) * 4
+
+
+class Breaking:
+    """An object whose reads each return `step` bytes and then raise `error`."""
+
+    def __init__(self, step: int, error: SourceError, *, ranges: bool = True, size: int | None = len(DATA)) -> None:
+        self.step = step
+        self.error = error
+        self.offsets: list[int] = []
+        read = self.read if ranges else None
+        self.found = SourceObject(size, "x.gguf", '"e"', self.read(0, len(DATA)), read=read)
+
+    async def read(self, offset: int, length: int) -> AsyncIterator[bytes]:
+        self.offsets.append(offset)
+        if self.step:
+            yield DATA[offset : offset + min(self.step, length)]
+        if self.step < length:
+            raise self.error
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_retries, "FIRST_SECONDS", 0.0)
+
+
+async def read(source: Breaking) -> bytes:
+    return b"".join([chunk async for chunk in continued(source.found, time.monotonic)])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SourceTruncatedError("ended", expected=2, actual=1), SourceError("silent", passing=True)],
+    ids=["truncated", "silent"],
+)
+async def test_it_goes_on_where_it_was(error: SourceError) -> None:
+    source = Breaking(300, error)
+    assert await read(source) == DATA
+    assert source.offsets == [0, 300, 600, 900]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Breaking(300, SourceError("broken", passing=True), ranges=False),
+        Breaking(300, SourceError("broken", passing=True), size=None),
+        Breaking(300, SourceError("refused")),
+        Breaking(300, SourceChangedError("changed", opened="a", found="b")),
+        Breaking(300, SourceError("busy", passing=True, retry_after=10_000)),
+    ],
+    ids=["no ranges", "no size", "for good", "changed", "much later"],
+)
+async def test_what_cannot_go_on_is_the_error_of_the_source(source: Breaking) -> None:
+    with pytest.raises(SourceError) as caught:
+        await read(source)
+    assert caught.value is source.error
+    assert source.offsets == [0]
+
+
+async def test_without_a_new_byte_it_is_given_up_soon() -> None:
+    source = Breaking(0, SourceError("broken", passing=True))
+    with pytest.raises(SourceError, match="broken"):
+        await read(source)
+    assert source.offsets == [0] * source_retries.MOST_TRIES
+
+
+async def test_a_source_that_sends_little_each_time_is_given_up_in_the_end() -> None:
+    source = Breaking(1, SourceError("broken", passing=True))
+    with pytest.raises(SourceError, match="broke off 100 times"):
+        await read(source)
+    assert len(source.offsets) == continuation.MOST_CONTINUATIONS
