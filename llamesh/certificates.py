@@ -15,6 +15,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from llamesh.private_files import write_private
+
 SECRET = "front_door"  # noqa: S105 the name, not the content
 """Name under which Envoy knows the certificate."""
 
@@ -103,21 +105,6 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
         pass
     write_private(path, content.encode())
     return True
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only this user may read, in one step."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _content(file: str, setting: str) -> str:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from llamesh.local_mesh import Addresses, running_here
 from llamesh.locations import home_directory
+from llamesh.private_files import write_private
 
 DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
@@ -166,9 +167,5 @@ def save_profile(profile: Profile, environment: Mapping[str, str] = os.environ) 
     """Write the profile, readable for this user only, in one step."""
     path = profile_path(environment)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(profile), file, indent=2)
-    unfinished.replace(path)
+    write_private(path, json.dumps(asdict(profile), indent=2).encode())
     return path

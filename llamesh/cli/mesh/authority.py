@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from llamesh import certificates
-from llamesh.certificates import Certificate, CertificateError, write_private
+from llamesh.certificates import Certificate, CertificateError
 from llamesh.client.trust import own_authority
 from llamesh.locations import make_private
+from llamesh.private_files import write_private
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
