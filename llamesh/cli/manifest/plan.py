@@ -46,19 +46,19 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is to be done about one document."""
+    """The action for one document."""
 
     document: Document
     verb: Verb
     desired: Any
-    """The spec with defaults and references in the mesh's own terms."""
+    """The spec with defaults filled in and references resolved to ids."""
     present: Any = None
-    """The object that is there."""
+    """The present object."""
     changes: tuple[FieldChange, ...] = ()
 
 
 def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
-    """An action for each document. CommandError that lists every document that cannot be applied."""
+    """Return one action for each document. CommandError lists every document that cannot be applied."""
     problems: list[str] = []
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
@@ -83,14 +83,14 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
 
 
 def _name(action: Action) -> str:
-    """What the next plan will find the object by."""
+    """Return the key by which the next plan finds the object."""
     if action.document.kind == "ModelServe":
         return f"{action.desired.namespace or 'default'}/{action.desired.model_name}"
     return action.document.name
 
 
 def find(document: Document, held: Holdings) -> Message | None:
-    """The object that a document means. AmbiguousObjectError if its name means several."""
+    """Return the object that a document refers to. AmbiguousObjectError if several have its name."""
     return held.find(document, _served_name(document, held, {}))
 
 
@@ -125,7 +125,7 @@ def _with_defaults(document: Document, held: Holdings, names: dict[str, str]) ->
 
 
 def _served_name(document: Document, held: Holdings, names: dict[str, str]) -> str:
-    """The name that requests use: as given, else the model's."""
+    """Return the name that requests use: the given one, else the model's."""
     if document.kind != "ModelServe":
         return ""
     spec: Any = document.spec
@@ -138,7 +138,7 @@ def _model_name(spec: Any) -> str:
 
 
 def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
-    """The spec without what cannot be compared and without values that are the default."""
+    """Return the spec without fields that cannot be compared and without default values."""
     made: Any = type(spec)()
     made.CopyFrom(spec)
     if kind == "ModelServe":
@@ -168,7 +168,7 @@ def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
 
 
 def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec) -> str:
-    """The present source if the desired one leads to the same bytes, as far as the mesh says where they came from."""
+    """Return the present source if the desired one gives the same bytes, as far as the mesh knows their origin."""
     if not desired.source or desired.sha256 == present.sha256 or present.source == desired.source:
         return present.source
     wanted, known = urlsplit(address_of(desired.source)), urlsplit(present.source)

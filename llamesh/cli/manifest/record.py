@@ -1,6 +1,6 @@
-"""What an apply has created, kept in a file of this user, so that `--prune` removes nothing else.
+"""The record of what an apply created, in a file of this user. Invariant: `--prune` removes nothing else.
 
-An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned.
+An entry has the object's id and creation time, so an object that somebody removed and created again is not pruned.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Record:
         self.path = folder / (hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:32] + ".json")
 
     def entries(self) -> list[CreatedObject]:
-        """What was created; nothing if no record can be read."""
+        """Return the entries; none if the record cannot be read."""
         try:
             return [CreatedObject(**item) for item in json.loads(self.path.read_text())]
         except (OSError, ValueError, TypeError):
             return []
 
     def write(self, entries: Sequence[CreatedObject]) -> None:
-        """Replace the entries in one step."""
+        """Replace the entries atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
         unfinished.write_text(json.dumps([asdict(item) for item in entries], indent=1))
