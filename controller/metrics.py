@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from controller.runtimes import EnginePhase, Runtime
-from llamesh.kit.exposition import labelled, merged, parsed
+from llamesh.kit.exposition import labelled, parsed
 from llamesh.kit.logs import log
 from llamesh.v1.server_pb2 import Server, ServerState
 
@@ -29,10 +29,10 @@ class ServerMetrics:
         self._servers = servers
         self._runtime = runtime
 
-    async def read(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+    async def read(self) -> Sequence[Metric]:
+        """The families of the declared servers and of their engines."""
         servers = list(self._servers())
-        return merged([*_of_servers(servers), *await self._of_engines(servers)])
+        return [*_of_servers(servers), *await self._of_engines(servers)]
 
     async def _of_engines(self, servers: Sequence[Server]) -> list[Metric]:
         up = GaugeMetricFamily("llamesh_engine_up", "Whether an engine told its numbers.", labels=_LABELS)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from llamesh.kit.channels import asking
+from llamesh.kit.channels import START_SECONDS, asking
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.runtime_parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
@@ -71,6 +71,7 @@ _AVAILABILITY = {
     Reason.ERROR_REASON_MODEL_NOT_FOUND: Availability.MISSING,
     Reason.ERROR_REASON_MODEL_CORRUPT: Availability.CORRUPT,
 }
+_STARTING = "the download service, which says where the model's file is, is starting"
 _NOTHING = ModelFile(Availability.UNKNOWN)
 
 
@@ -86,6 +87,9 @@ class ModelFiles:
         self._catalogue = CatalogueServiceStub(download)
         self._on_change: Callable[[str], None] = lambda _: None
         self._clock = clock
+        self._began = clock()
+        self._answered = False
+        """Whether the download service has answered since this process started."""
         self._files: dict[str, ModelFile] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -130,9 +134,12 @@ class ModelFiles:
             with asking("download"):
                 found = await self._catalogue.LocateModel(request, timeout=LOCATE_SECONDS)
         except MeshError as error:
+            if self._is_starting(error):
+                return ModelFile(Availability.LOCATING, _STARTING, asked_at=self._clock(), failures=failures + 1)
             availability = _AVAILABILITY.get(error.reason, Availability.UNREACHABLE)
             message = f"{error.message}. {error.remedy}" if availability is Availability.CORRUPT else error.message
             return ModelFile(availability, message, asked_at=self._clock(), failures=failures + 1)
+        self._answered = True
         context = found.model.gguf.context_length
         version = _version(found.path)
         if version is None:
@@ -140,6 +147,11 @@ class ModelFiles:
             message = f"the file {found.path} is not there"
             return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
         return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
+
+    def _is_starting(self, error: MeshError) -> bool:
+        """Whether a failed request means that the download service is starting, as this process is."""
+        self._answered = self._answered or error.reason != Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
+        return not self._answered and self._clock() - self._began < START_SECONDS
 
 
 def needed_models(spec: ServerSpec) -> tuple[str, ...]:

@@ -223,7 +223,9 @@ class _StatusBuilder:
         if availability is Availability.UNREACHABLE:
             return _ConditionValue(_UNKNOWN, "ModelUnreachable", self._model.message)
         if availability is Availability.LOCATING:
-            return _ConditionValue(_UNKNOWN, "Locating", "the model's file is being brought to this machine")
+            return _ConditionValue(
+                _UNKNOWN, "Locating", self._model.message or "the model's file is being brought to this machine"
+            )
         return _ConditionValue(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 
     def fits_memory(self, memory: MemoryRequirement | None) -> _ConditionValue:

@@ -1,13 +1,12 @@
 """Paths of a mesh on this machine, for its processes and for the command.
 
-Imports the standard library only: the command must not wait for a settings library.
+Imports the standard library only, and its slow modules only if they are needed: every command waits for this one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +29,8 @@ def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
     usual = home / "run"
     if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
         return usual
+    import tempfile
+
     name = f"llamesh-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
     return Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
 

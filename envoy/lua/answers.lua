@@ -39,7 +39,7 @@ local function answer_of(usage)
   return number(usage, "completion_tokens") or number(usage, "output_tokens")
 end
 
--- Calls `found(object, at)` for each object that `mark` begins in `text`. Returns where an object begins that has not ended, or nil.
+-- Calls `found(object, at)` for each object in `text` that begins with `mark`. Returns the position of an unfinished object, or nil.
 local function each(text, mark, found)
   local at = find(text, mark, 1, true)
   while at do
@@ -52,7 +52,7 @@ local function each(text, mark, found)
   end
 end
 
--- Where the string that begins at the quote `at` ends, or nil.
+-- Returns the position of the end of the string whose opening quote is at `at`, or nil.
 local function string_end(text, at)
   local last, escaped = at, nil
   repeat
@@ -63,7 +63,7 @@ local function string_end(text, at)
   return last
 end
 
--- Whether the name at `at` is one of the outermost object's, which begins at `from`.
+-- Whether the name at `at` is a name of the outermost object, which begins at `from`.
 local function outermost(event, from, at)
   local depth = 0
   while from and from < at do
@@ -80,7 +80,7 @@ end
 
 -- Whether the timings in `event` from `at` to `last` are those of a whole answer, and are not repeated.
 local function ends_answer(event, at, last)
-  -- Those with each token are sums so far; the last are the sum.
+  -- Timings that come with each token are sums so far; the last ones are the total.
   if find(event, '"finish_reason":null', 1, true) then
     return false
   elseif find(event, '"type":"response.', 1, true) and not find(event, '"type":"response.completed"', 1, true) then
@@ -88,7 +88,7 @@ local function ends_answer(event, at, last)
   end
   local begins = match(event, "^[^{\n]*\n?data: (){")
   if not begins then
-    -- It was too long to keep its beginning.
+    -- The event was too long: its beginning was not kept.
     return sub(event, last + 1) == "}\n\n"
   end
   return not find(event, '"__verbose":{', 1, true) or outermost(event, begins, at)
@@ -139,7 +139,8 @@ function answers.stream()
     rest = sub(rest, math.max(ends + 1, #rest - LONGEST_EVENT + 1))
   end
 
-  -- Tokens of the prompts, each counted once, and of all answers; nil for what was not told of all the `expected` answers.
+  -- Returns the tokens of the prompts, each counted once, and those of all answers. A number that not all `expected` answers reported is
+  -- nil.
   function reader.sum(expected, prompts)
     if ended == 0 then
       return reader.prompt, reader.completion
@@ -152,7 +153,7 @@ function answers.stream()
   return reader
 end
 
--- How many bytes the model has written in each of a body's choices.
+-- Returns the bytes of the model's text in each choice of a body.
 local function lengths(body)
   local all, depth, key = {}, 0, nil
   local _, at = find(body, '"choices":[', 1, true)
@@ -184,7 +185,7 @@ local function lengths(body)
   return all
 end
 
--- By how much all choices of a body are longer than the first.
+-- Returns the length of all choices of a body divided by that of the first; `expected` if it is not known.
 local function times_the_first(body, expected)
   local written = lengths(body)
   local all = 0
@@ -194,8 +195,8 @@ local function times_the_first(body, expected)
   return (written[1] or 0) > 0 and all / written[1] or expected
 end
 
--- The same of a whole body. If llama.cpp tells only what the first of several answers used, the others count by the length of what was
--- written in them, and every prompt counts like the first.
+-- Reads the usage of a whole body. If llama.cpp reports only the usage of the first of several answers, the others are estimated from the
+-- length of their text, and every prompt counts as the first does.
 function answers.whole(several)
   local rest, told, prompt, completion = "", 0, nil, nil
   local pieces, size = {}, 0
@@ -259,7 +260,7 @@ function envoy_on_response(response)
   local expected, prompts = request.answers or 1, request.prompts or 1
   local reader = streamed and answers.stream() or answers.whole(expected > 1)
   local told_prompt, told_completion
-  -- When the first piece came; nil before.
+  -- Time of the first piece; nil before it.
   local began
   local function tell(prompt, completion)
     if prompt and prompt ~= told_prompt then
@@ -280,7 +281,7 @@ function envoy_on_response(response)
     reader.add(bytes_of(chunk))
     if streamed then
       began = began or now(response)
-      -- At once: a client may leave as soon as it has the last event, and then nothing runs after this loop.
+      -- Before the loop ends: a client may leave as soon as it has the last event, and no code after this loop runs then.
       local prompt, completion = reader.sum(expected, prompts)
       tell(prompt or reader.prompt, prompt and completion)
     end

@@ -13,7 +13,7 @@ engine_errors.LONGEST = 262144
 -- Maximum bytes of llama.cpp's message that a client gets: it may quote all tools of a request.
 local LONGEST_MESSAGE = 2000
 
--- Where the text ends that begins at `at`, or nil.
+-- Returns the position of the end of the text that begins at `at`, or nil.
 local function end_of_text(body, at)
   repeat
     at = find(body, '["\\]', at)
@@ -23,7 +23,7 @@ local function end_of_text(body, at)
   until false
 end
 
--- The beginning of a text of JSON, which ends neither within an escape nor within a character.
+-- Returns the beginning of a JSON text, cut neither inside an escape nor inside a character.
 local function beginning(text)
   if #text <= LONGEST_MESSAGE then return text end
   local cut = LONGEST_MESSAGE
@@ -51,7 +51,7 @@ local function words(message, entry)
   return ending and sub(message, 1, ending - 1) .. entry.ending or beginning(message)
 end
 
--- The status and body in place of llama.cpp's, or nil where they stay. `anthropic`: whether Anthropic's API was called.
+-- Returns the status and body that replace llama.cpp's, or nil to keep llama.cpp's. `anthropic`: whether Anthropic's API was called.
 function engine_errors.reshaped(status, body, anthropic)
   local start = match(body, '^{"error":{"code":%d+,"message":"()')
   local stop = start and end_of_text(body, start)

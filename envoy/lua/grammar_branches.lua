@@ -8,7 +8,7 @@ local grammar_branches = {}
 
 local rules, limits, first_of_items
 
--- Calls seen(item) for each item of alternatives, groups included.
+-- Calls seen(item) for each item of the alternatives, including items in groups.
 local function each_item(alternatives, seen)
   for _, items in ipairs(alternatives) do
     for _, item in ipairs(items) do
@@ -21,7 +21,7 @@ local function each_item(alternatives, seen)
 end
 
 
--- Gives each rule the number of the group of rules that lead to each other, and tells those that lead back to themselves (Tarjan's
+-- Gives each rule the number of its group: the rules that refer to each other. Marks the rules that refer back to themselves (Tarjan's
 -- algorithm).
 local function find_circles()
   local count, stack = 0, {}
@@ -60,8 +60,8 @@ local function find_circles()
   end
 end
 
--- How many alternatives that lead back to the rule's circle begin alike, and how many references to it stand side by side: neither may tell
--- the engine more than one way to go on. `begins_by`: by which characters the rules of the circle begin.
+-- Counts the alternatives that refer back to the rule's circle and begin with the same character, and the references to the circle that
+-- stand side by side. Either gives the engine more than one way to go on. `begins_by`: first characters of the rules of the circle.
 local function check_branches(alternatives, circle, begins_by)
   local function leads(item)
     return item.name and rules[item.name] and rules[item.name].circle == circle
@@ -69,7 +69,7 @@ local function check_branches(alternatives, circle, begins_by)
   local function separates(item)
     return item and item.first and not item.repeats and not overlap(item.first, begins_by)
   end
-  -- Whether a rule of the circle ends as it does not begin: then the next turn is told from a part of this one.
+  -- Whether a rule of the circle ends with a character with which none begins: then the engine can tell the next turn from this one.
   local function closes(name)
     local rule = rules[name]
     if rule.closes == nil then
@@ -133,7 +133,7 @@ local function check_branches(alternatives, circle, begins_by)
   end
 end
 
--- Checks the rules, whose beginnings are known (`first`). `first_of`: by which characters a list of items begins.
+-- Checks the rules. Their first characters are known (`first`). `first_of` returns the first characters of a list of items.
 function grammar_branches.check(read, most, first_of)
   rules, limits, first_of_items = read, most, first_of
   find_circles()

@@ -1,8 +1,8 @@
 -- Counts what makes a grammar or a pattern costly for llama.cpp, which follows every way to parse a text for each token of the vocabulary.
 -- So the number of ways counts, not the length alone.
 --
--- `ways` counts how repetitions can divide a text between them. An item that begins with another character ends the repetition before it,
--- and adds none.
+-- `ways` counts the ways in which neighbouring repetitions can divide a text. An item that begins with another character ends the
+-- repetition before it and adds no way.
 
 local json_text = require("json_text")
 local grammar_text = require("grammar_text")
@@ -16,12 +16,12 @@ local max = math.max
 
 local grammar_cost = {}
 
--- Ways in which a repetition without an upper bound divides a text when it is repeated itself, and turns that are counted of it.
+-- Ways in which an unbounded repetition that is itself repeated divides a text, and the turns of it that are counted.
 local UNBOUNDED_SPAN, UNBOUNDED_TURNS = 4, 10
 
-local rules, limits = {}, {} -- Rules by name: {alternatives}, with what is found out of them.
+local rules, limits = {}, {} -- Rules by name: {alternatives}, with the results for each.
 
--- By which characters a sequence, or one of alternatives, may begin, and whether they may be empty.
+-- Returns the first characters of a sequence, or of alternatives, and whether it may be empty.
 local first_of
 
 local function first_of_items(items)
@@ -55,7 +55,7 @@ function first_of(alternatives)
   return first, empty
 end
 
--- Among how many literals, classes and repetitions alternatives choose at their beginning.
+-- Returns the number of literals, classes and repetitions with which the alternatives may begin.
 local function starts_of(alternatives)
   local starts = 0
   for _, items in ipairs(alternatives) do
@@ -85,7 +85,7 @@ end
 
 local ways_of
 
--- Of one item, without its own repetition: its ways, the repetitions that may go on at its end, by which characters it begins, and whether
+-- Returns, for one item without its own repetition: its ways, the repetitions that are open at its end, its first characters, and whether
 -- it may be empty.
 local function parts_of(item)
   if item.inner then
@@ -97,7 +97,7 @@ local function parts_of(item)
       return 0, {}, {}, false
     end
     if rule.ways == nil then
-      rule.ways, rule.open = 0, {} -- What a rule that leads back to itself adds there.
+      rule.ways, rule.open = 0, {} -- A rule that refers back to itself adds nothing at that place.
       rule.ways, rule.open = ways_of(rule.alternatives)
     end
     return rule.ways, rule.open, rule.first, rule.empty
@@ -105,7 +105,7 @@ local function parts_of(item)
   return 0, {}, item.first, false
 end
 
--- Ways in which the repetitions divide a text that may go on with `first`.
+-- Returns the ways in which open repetitions divide a text whose next character is in `first`.
 local function spans(first, open)
   local sum = 0
   for _, one in ipairs(open) do
@@ -114,7 +114,7 @@ local function spans(first, open)
   return sum
 end
 
--- More than so many repetitions that may go on are taken for one, which keeps the time linear.
+-- Open repetitions above this number count as one, which keeps the time linear.
 local MOST_OPEN = 32
 
 local function together(open, combined)
@@ -132,10 +132,10 @@ local function plus(one, other)
   return one + other
 end
 
--- Of a sequence: the most ways that repetitions side by side make, and those that may go on at its end.
--- An item that begins by none of the characters by which a repetition before it may go on tells where that one ends.
+-- Returns, for a sequence: the largest number of ways of neighbouring repetitions, and the repetitions that are open at its end.
+-- An item whose first characters are not among those of an open repetition closes that repetition.
 local function ways_of_items(items)
-  local most, open = 0, {} -- Repetitions that may go on: {ways, span, set}.
+  local most, open = 0, {} -- Open repetitions: {ways, span, set}.
   for _, item in ipairs(items) do
     local ways, ending, first, empty = parts_of(item)
     if item.repeats then
@@ -181,7 +181,7 @@ local function ways_of_items(items)
   return most, open
 end
 
--- The literal text that a list of items begins with, and whether it is all of them.
+-- Returns the literal text with which a list of items begins, and whether the list has nothing else.
 local function beginning_of(items)
   local parts = {}
   for index, item in ipairs(items) do
@@ -204,11 +204,12 @@ local function without_others(set)
   return set
 end
 
--- Whether an alternative may be read as an earlier one, as far as its beginning tells; and if both are literals, by which characters the
--- longer goes on.
+-- Whether an alternative and an earlier one can read the same text, judged by their beginnings; and, if both are literals, the characters
+-- with which the longer one continues.
 local function alike(one, other)
   if one.text == "" or other.text == "" then
-    -- Beyond ASCII all are one in these sets, and languages have several classes of them: these are taken for different.
+    -- These sets do not distinguish characters beyond ASCII, and grammars of languages have several classes of them: such classes count as
+    -- different.
     return overlap(without_others(one.first), other.first)
   end
   local shorter, longer = one, other
@@ -223,8 +224,8 @@ local function alike(one, other)
   return true
 end
 
--- Of alternatives: those of the costliest, and one for each that may be read as another. If they are repeated, each turn may be read in as
--- many ways.
+-- Returns the ways of alternatives: those of the costliest one, plus one for each alternative that reads the same text as another. If the
+-- alternatives are repeated, each turn can be read in as many ways.
 function ways_of(alternatives)
   if #alternatives > limits["grammar.alternatives"] then
     return exceeded("grammar.alternatives", #alternatives)
@@ -259,7 +260,7 @@ function ways_of(alternatives)
   return most + same, together(open, max)
 end
 
--- A pattern of a JSON schema. Sums over the body are kept in `totals`. Returns among how many ways to go on it chooses.
+-- Counts a pattern of a JSON schema. `totals` holds the sums over the body. Returns the number of ways to go on at its beginning.
 function grammar_cost.pattern(pattern, most, totals)
   rules, limits = {}, most
   local ways = 1
@@ -270,7 +271,7 @@ function grammar_cost.pattern(pattern, most, totals)
   return ways
 end
 
--- A whole grammar.
+-- Counts a whole grammar.
 function grammar_cost.check(grammar, most)
   rules, limits = grammar_text.rules(grammar, most), most
   grammar_recursion.check(rules)

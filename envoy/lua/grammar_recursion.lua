@@ -4,12 +4,12 @@
 
 local grammar_recursion = {}
 
--- Which of the rules that are looked at may be empty.
+-- Rules of the current grammar that may be empty.
 local may_be_empty = {}
 
 local alternatives_may_be_empty
 
--- Whether an item may be empty, its own repetition left aside.
+-- Whether an item may be empty, apart from its own repetition.
 local function body_may_be_empty(item)
   if item.inner then
     return alternatives_may_be_empty(item.inner)
@@ -34,7 +34,7 @@ local function refuse()
   error({ code = "invalid_value", message = "leads back to its beginning before it has read a character: it never ends." }, 0)
 end
 
--- Calls found(name) for each rule that alternatives may begin with; refuses endless repetitions on the way, wherever they stand.
+-- Calls found(name) for each rule with which the alternatives may begin. Refuses every endless repetition that it passes.
 local function walk(alternatives, found)
   for _, items in ipairs(alternatives) do
     local begins = found
@@ -57,7 +57,7 @@ end
 
 local OPEN, DONE = 1, 2
 
--- Looks at the rules of a grammar, each {alternatives} by its name.
+-- Checks the rules of a grammar: {alternatives} by name.
 function grammar_recursion.check(rules)
   may_be_empty = {}
   local changed = true
@@ -96,7 +96,7 @@ function grammar_recursion.check(rules)
   end
 end
 
--- Looks at the alternatives of a pattern, which has no rules.
+-- Checks the alternatives of a pattern, which has no rules.
 function grammar_recursion.check_pattern(alternatives)
   may_be_empty = {}
   walk(alternatives, nil)

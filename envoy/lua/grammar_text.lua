@@ -2,7 +2,7 @@
 -- a class of characters, a name of a rule, or a group with alternatives of its own. Limits bound what it reads, above all nesting, which
 -- llama.cpp reads by recursion.
 --
--- An item: {first = by which characters it begins, literal, text, size} or {name} or {inner = alternatives}; with a repetition also
+-- An item: {first = its first characters, literal, text, size} or {name} or {inner = alternatives}; with a repetition also
 -- {repeats, least, most}.
 
 local exceeded = require("json_text").exceeded
@@ -23,8 +23,8 @@ end
 local HEX = { x = 2, u = 4, U = 8 }
 local ESCAPES = { n = 10, r = 13, t = 9 }
 
--- The character of a class that begins at `at`, twice, and the next place; nil for an escape that stands for many. All beyond ASCII are
--- 128.
+-- Returns the character of a class at `at`, twice, and the next position; nil for an escape that stands for several characters. Characters
+-- beyond ASCII are 128.
 local function read_character(at)
   local code = byte(text, at)
   if code ~= 92 then
@@ -44,7 +44,8 @@ end
 
 local CLASS, LITERAL = "[%]\\]", '["\\]'
 
--- Where the class or literal ends that opens at `at`: at its bracket or quote that no backslash stands before, or with the text.
+-- Returns the end of the class or literal that opens at `at`: the first bracket or quote without a backslash before it, or the end of the
+-- text.
 local function closing(written, at, ends)
   local stop = find(written, ends, at + 1)
   while stop and byte(written, stop) == 92 do
@@ -53,7 +54,7 @@ local function closing(written, at, ends)
   return stop or #written
 end
 
--- Where the class ends that opens at `at`, and by which ASCII characters it may begin; beyond them all are one.
+-- Returns the end of the class that opens at `at`, and its characters. Characters beyond ASCII count as one.
 local function read_class(at)
   local stop = closing(text, at, CLASS)
   if stop - at > limits["grammar.class_bytes"] then
@@ -94,12 +95,12 @@ local function read_literal(at)
   return stop, { [read_character(at + 1) or 128] = true }, stop == at + 1
 end
 
--- An upper bound beyond this one is none to the engine.
+-- The engine ignores an upper bound above this one.
 local MOST_WRITTEN = 2000
 
--- Lowest and highest number of the repetition that opens with the brace at `at`, and its end. The engine reads numbers in more ways (signs,
--- anything behind the digits, comments between them), so what is written in another way is refused: read differently it would be counted
--- wrongly.
+-- Returns the lowest and highest number of the repetition whose brace opens at `at`, and its end. The engine accepts more notations (signs,
+-- anything after the digits, comments between them). They are refused here, because they would be counted wrongly if this script read them
+-- differently.
 local function numbers(at)
   local _, stop, low, comma, high = find(text, "^{ *(%d*) *(,?) *(%d*) *}", at)
   if not stop or low .. high == "" or (comma == "" and high ~= "") then
@@ -124,8 +125,8 @@ for code = 48, 122 do
   SETS.w[code] = (code < 58 or code > 96 or (code > 64 and code < 91) or code == 95) or nil
 end
 
--- Puts the literals at the end of a sequence together, as the engine does before an escaped character or a quote: what repeats such a
--- character repeats them all.
+-- Joins the literals at the end of a sequence, as the engine does before an escaped character or a quote: a repetition of that character
+-- repeats all of them.
 local function join_literals(items)
   local from = #items
   while from > 1 and items[from - 1].literal and not items[from - 1].repeats do
@@ -191,7 +192,7 @@ local function read_alternatives(at, depth)
         if mark == 123 then
           add("grammar.repetitions", max(least, most or 0) * max(1, last.size or 1))
         end
-        if last.least then -- Repeated twice: as if in a group.
+        if last.least then -- A second repetition: the item becomes a group.
           items[#items] = { inner = { { last } }, least = least, most = most }
         else
           last.least, last.most, last.repeats = least, most, true
@@ -235,7 +236,7 @@ local function read_alternatives(at, depth)
   end
 end
 
--- A grammar without its comments, which may stand wherever space may and end with a line, however it ends.
+-- Returns a grammar without its comments. A comment may stand where space may, and ends at any kind of line end.
 local function without_comments(grammar)
   local parts, from, at = {}, 1, 1
   while true do
@@ -254,7 +255,7 @@ local function without_comments(grammar)
   end
 end
 
--- The alternatives of a pattern, and of what follows a parenthesis too many. Sums over the body are kept in `totals`.
+-- Returns the alternatives of a pattern, including the text after a surplus parenthesis. `totals` holds the sums over the body.
 function grammar_text.pattern(pattern, most, totals)
   text, limits, sums, is_pattern = pattern, most, totals, true
   local read, at = {}, 1
@@ -264,7 +265,7 @@ function grammar_text.pattern(pattern, most, totals)
   return read
 end
 
--- The rules of a grammar by their names, each {alternatives}.
+-- Returns the rules of a grammar: {alternatives} by name.
 function grammar_text.rules(grammar, most)
   text, limits, sums, is_pattern = without_comments(grammar), most, {}, false
   local rules, count, at = {}, 0, 1
@@ -279,7 +280,7 @@ function grammar_text.rules(grammar, most)
     end
     local alternatives
     alternatives, at = read_alternatives(stop + 1, 0)
-    while rules[name] do -- A name twice: both are counted.
+    while rules[name] do -- A duplicate name: both rules are counted.
       name = name .. "'"
     end
     rules[name] = { alternatives = alternatives }

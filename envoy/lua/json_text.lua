@@ -12,15 +12,15 @@ local json_text = {}
 
 local text, limits = "", {}
 local depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
-local of_object = {} -- Keys that were read of the object at each depth.
+local of_object = {} -- Keys read so far of the object at each depth.
 
--- Begins with another body. `most`: the number of each limit by its name.
+-- Starts another body. `most`: the number of each limit by its name.
 function json_text.open(body, most)
   text, limits = body, most
   depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
 end
 
--- What was counted so far; `count_from` goes back to it, for text that is read again.
+-- Returns the counts so far. `count_from` restores them, for text that is read again.
 function json_text.counted()
   return { depth, keys, values, strings, escaped }
 end
@@ -33,7 +33,7 @@ function json_text.broken()
   error({ code = "invalid_json" }, 0)
 end
 
--- Ends the reading: more was sent than the limit `name` allows. `more`: counting stopped at `sent`.
+-- Ends the scan: the amount `sent` exceeds the limit `name`. `more`: counting stopped at `sent`, so the amount may be larger.
 function json_text.exceeded(name, sent, more)
   error({ code = "limit_exceeded", name = name, sent = sent, more = more }, 0)
 end
@@ -42,8 +42,8 @@ local broken, exceeded = json_text.broken, json_text.exceeded
 
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
--- The bytes of UTF-8 for the code of a \u escape. Half of a pair of surrogates becomes three bytes that are in no text, until `pair` finds
--- the other half.
+-- Returns the UTF-8 bytes for the code of a \u escape. Half of a surrogate pair becomes three bytes that no valid text contains, until
+-- `pair` finds the other half.
 local function utf8(code)
   if code < 128 then
     return char(code)
@@ -58,7 +58,7 @@ local function pair(high, next_to_high, low, next_to_low)
   return char(240 + floor(code / 262144), 128 + floor(code / 4096) % 64, 128 + floor(code / 64) % 64, 128 + code % 64)
 end
 
--- What lies between the quotes of a string, read. Two ways to write one name must give the same bytes.
+-- Returns the text of a string without its quotes, escapes decoded. Two notations of one name must give the same bytes.
 function json_text.unescaped(raw)
   if not find(raw, "\\", 1, true) then
     return raw
@@ -76,7 +76,7 @@ function json_text.unescaped(raw)
   return written
 end
 
--- The next place at or after `at` that is not white space.
+-- Returns the first position at or after `at` that is not white space.
 function json_text.space(at)
   local mark = byte(text, at)
   if mark and mark > 32 then
@@ -92,7 +92,7 @@ function json_text.space(at)
   return stop
 end
 
--- Where the string ends whose first character stands at `at`: its closing quote, which has an even number of backslashes before it.
+-- Returns the position of the closing quote of the string whose first character is at `at`. An even number of backslashes stands before it.
 local function closing_quote(at)
   local quote = find(text, '"', at, true)
   while quote do
@@ -116,7 +116,7 @@ local function closing_quote(at)
   return broken()
 end
 
--- The closing quote of the string value that begins with the quote at `at`.
+-- Returns the closing quote of the string value whose opening quote is at `at`.
 function json_text.string(at)
   strings = strings + 1
   if strings > limits["body.strings"] then
@@ -125,7 +125,7 @@ function json_text.string(at)
   return closing_quote(at + 1)
 end
 
--- One more key of so many bytes.
+-- Counts one key of so many bytes.
 local function one_more_key(size)
   keys = keys + 1
   local here = of_object[depth] + 1
@@ -139,7 +139,7 @@ local function one_more_key(size)
   end
 end
 
--- The closing quote of the key that begins with the quote at `at`, and where its value begins.
+-- Returns the closing quote of the key whose opening quote is at `at`, and the beginning of its value.
 function json_text.key(at)
   if byte(text, at) ~= QUOTE then
     return broken()
@@ -153,7 +153,7 @@ function json_text.key(at)
   return quote, json_text.space(colon + 1)
 end
 
--- One more value: a container counts when it opens, what it holds by the commas between.
+-- Counts one value. A container counts when it opens; its members count by the commas between them.
 local function one_more()
   values = values + 1
   if values > limits["body.values"] then
@@ -161,7 +161,7 @@ local function one_more()
   end
 end
 
--- Enters the object or list that opens at `at`. Returns where its first member begins, or nil and where it ended if it is empty.
+-- Enters the object or list that opens at `at`. Returns the beginning of its first member; if it is empty, nil and its end.
 function json_text.enter(at)
   one_more()
   depth = depth + 1
@@ -178,7 +178,7 @@ function json_text.enter(at)
   return at
 end
 
--- Goes on behind a member that ended before `at`. Returns where the next begins, or nil and where the container ended.
+-- Continues after a member that ended before `at`. Returns the beginning of the next member; at the end of the container, nil and its end.
 function json_text.next(at, closing)
   at = json_text.space(at)
   local mark = byte(text, at)
@@ -193,7 +193,7 @@ function json_text.next(at, closing)
   return nil, at + 1
 end
 
--- The number, true, false or null that begins at `at`, as written, and where it ends.
+-- Returns the number, true, false or null at `at` as written, and its end.
 function json_text.word(at)
   local stop = find(text, "[^%w.+-]", at)
   if not stop or stop == at then
@@ -205,7 +205,7 @@ function json_text.word(at)
   return sub(text, at, stop - 1), stop
 end
 
--- Where the value ends that begins at `at`, whatever it is.
+-- Returns the end of the value of any kind that begins at `at`.
 function json_text.skip(at)
   local mark = byte(text, at)
   if mark == QUOTE then

@@ -117,7 +117,7 @@ function read(text, at, depth)
   return read_word(text, at)
 end
 
--- The value of a whole text. Raises {excess} if it exceeds a limit, and a text if it is no JSON.
+-- Returns the value of a whole text. Raises {excess} if the text exceeds a limit, and a message if it is not JSON.
 function json_tree.parse(text)
   values, escapes = 0, 0
   local value, at = read(text, skip(text, 1), 0)

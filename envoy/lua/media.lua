@@ -9,14 +9,14 @@ local find, sub = string.find, string.sub
 
 local media = {}
 
--- Bytes of a text that are looked at: more than a name of a file may have.
+-- Bytes of a text that are examined: more than the name of a file may have.
 local LOOKED_AT = 4096
--- How files that llama.cpp decodes begin in base64: JPEG, PNG, GIF, BMP, PSD, HDR, PNM, RIFF (WAVE, WebP), FLAC, Ogg, MP3 with a tag,
--- Matroska, MP4.
+-- First characters, in base64, of files that llama.cpp decodes: JPEG, PNG, GIF, BMP, PSD, HDR, PNM, RIFF (WAVE, WebP), FLAC, Ogg, MP3 with
+-- a tag, Matroska, MP4.
 local BEGINNINGS = {
   "^/9j/", "^iVBORw0KGgo", "^R0lGOD[dl]h", "^Qk[0-3]", "^OEJQU", "^Iz9", "^UD[UY]", "^UklGR", "^ZkxhQ", "^T2dnU", "^SUQz", "^GkXfo", "^AAAA..Z0eX",
 }
--- A frame of an MP3 without one begins as a path may, so it must be long.
+-- An MP3 frame without a tag may begin as a path does, so it must be long.
 local FRAME, LEAST_FRAME = "^/[/+][I-Po-v]", 64
 
 local function refused()
@@ -26,16 +26,15 @@ local function refused()
   }, 0)
 end
 
--- Ends the reading if the text between `first` and `last` of the body is not media. `reads`: "media", or "base64" where llama.cpp takes
--- nothing else.
+-- Ends the scan if the text between `first` and `last` of the body is not media. `reads`: "media", or "base64" if llama.cpp takes nothing
+-- else.
 function media.check(text, first, last, reads)
   local until_here = math.min(last, first + LOOKED_AT - 1)
   local start = json_text.unescaped(sub(text, first, until_here))
   if reads == "media" and find(start, "^data:") then
     return
   end
-  -- No client escapes the characters of base64 but the slash: in the part that is looked at nothing else may stand, and at its end only
-  -- what fills it up.
+  -- Of the characters of base64, clients escape only the slash: the examined part may contain nothing else, and only padding at its end.
   local strange = find(start, "[^%w+/\\]")
   if strange and (until_here < last or not find(start, "^==?$", strange)) then
     return refused()

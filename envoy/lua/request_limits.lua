@@ -22,14 +22,14 @@ local add, check_text, check_distinct, keep_largest = request_totals.add, reques
 
 local request_limits = {}
 
--- Bytes that are read of a tag: more than any that means something.
+-- Bytes that are read of a tag: more than any known tag has.
 local LONGEST_TAG = 384
--- Tokens of a context if no server has said its own: what the mesh gives a slot by default.
+-- Tokens of a context if no server declares one: the mesh's default for a slot.
 local DEFAULT_CONTEXT = 4096
 
--- Of the body that is read now.
+-- State of the current body.
 local text, limits, sums = "", {}, {}
--- The names and numbers that lead to the value that is read.
+-- The names and numbers that lead to the current value.
 local trail, level = {}, 0
 
 local function refused(code, message)
@@ -38,7 +38,7 @@ end
 
 local value
 
--- The shape of a field, or nil if that depends on a tag that was not read yet.
+-- Returns the shape of a field, or nil if it depends on a tag that has not been read yet.
 local function shape_of_field(rule, name, tag)
   if rule.waiting and rule.waiting[name] then
     if tag == nil then
@@ -52,7 +52,7 @@ local function shape_of_field(rule, name, tag)
   return rule.fields[name] or rule.others
 end
 
--- Reads the fields that waited for their object's tag, each {name, start}. They were passed over and counted once, as they count.
+-- Reads the fields that waited for the tag of their object, each {name, start}. The first pass has already counted them once.
 local function check_waiting(waiting, rule, tag)
   local before = json_text.counted()
   for _, field in ipairs(waiting) do
@@ -109,7 +109,7 @@ local function check_object(at, rule)
   return ended
 end
 
--- How many members the list has of which `counted` were read, the last at `at`.
+-- Returns the number of members of a list of which `counted` were read, the last one at `at`.
 local function members(at, counted)
   local all = pcall(function()
     while at do
@@ -153,7 +153,7 @@ local function check_list(at, rule)
 end
 
 local function check_number(rule, number, written)
-  if (rule.most or rule.counts) and number < -1 then -- Cut to 32 bits it would be another number.
+  if (rule.most or rule.counts) and number < -1 then -- The engine cuts it to 32 bits, which makes another number of it.
     return refused("invalid_value", "may not be less than -1.")
   end
   if rule.counts then
@@ -177,7 +177,7 @@ local function wrong_kind(shape, kind)
   return refused("invalid_type", "is " .. KINDS[kind] .. " and must be " .. table.concat(wanted, " or ") .. ".")
 end
 
--- Checks the value at `at` against its shape. Returns where it ends.
+-- Checks the value at `at` against its shape. Returns its end.
 function value(at, shape)
   local mark = byte(text, at)
   if shape.schema then
@@ -233,7 +233,7 @@ local function exceeded_by(field, name, amount)
   return exceeded(name, amount)
 end
 
--- The mark of a UTF-8 text, which the engine's parser passes over too.
+-- The byte order mark of UTF-8, which the engine's parser skips too.
 local BYTE_ORDER_MARK = "^\239\187\191"
 
 local function read(shape, context)
@@ -253,9 +253,9 @@ local function read(shape, context)
   end
 end
 
--- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for one that may not pass, else what routing and
--- accounting need of it: {model, prompts, answers}, where `answers` are those to all prompts. `most_prompt`: the longest prompt that fits
--- the context of any server, or nil. A path that has no shape raises an error.
+-- Reads the body of a request for a path. Returns nil and {kind, code, param, message} for a refused body, else the facts for routing and
+-- accounting: {model, prompts, answers}. `answers` counts the answers to all prompts. `most_prompt`: the longest prompt that fits the
+-- context of any server, or nil. A path without a shape raises an error.
 function request_limits.read(path, body, most_prompt)
   local shape = request_shapes.of(path)
   text, limits, level = body, table_of_limits.limits, 0
@@ -269,7 +269,7 @@ function request_limits.read(path, body, most_prompt)
   request_products.open()
   sums = request_totals.open(text, limits)
   local passed, why = pcall(read, shape, context)
-  -- The body may be large: nothing keeps it until the next request.
+  -- The body may be large: release it before the next request.
   text = ""
   request_texts.close()
   request_totals.open("", limits)

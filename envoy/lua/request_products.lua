@@ -1,10 +1,10 @@
--- What several fields of a request say together: numbers that are multiplied, and the limits of their products.
+-- Multiplies numbers of several fields of a request and checks the limits of the products.
 
 local max = math.max
 
 local request_products = {}
 
--- The largest of each number, by what it counts, and how many prompts the body has.
+-- The largest number by its meaning, and the number of prompts of the body.
 local largest, prompts = {}, 0
 
 function request_products.open()
@@ -23,19 +23,19 @@ function request_products.prompts()
   return max(prompts, 1)
 end
 
--- Answers to all prompts together.
+-- Returns the number of answers to all prompts together.
 function request_products.answers()
   return max(largest.choices or 1, 1) * request_products.prompts()
 end
 
--- The field, the limit and the amount of a product that exceeds its limit; nothing if none does.
+-- Returns the field, the limit and the amount of a product that exceeds its limit; nothing if no product does.
 -- `context`: the tokens of the largest context of any server.
 function request_products.excess(limits, context)
   local generations = request_products.answers()
   if generations > limits.generations then
     return "n", "generations", generations
   end
-  -- With logprobs: true as many are listed as top_logprobs says, or what it stands for without it.
+  -- With `logprobs: true` the engine lists as many tokens as `top_logprobs` says, or its default number.
   local listed = largest.listed and (largest.top or largest.listed) or 0
   if listed > limits.probabilities then
     return "logprobs", "probabilities", listed

@@ -1,16 +1,16 @@
 -- Writes the message of a refused body: which field, which property of a schema, which limit, and where limits are documented.
--- What a message quotes from the body is bounded.
+-- Quotations from the body are bounded.
 
 local sub = string.sub
 
 local request_refusal = {}
 
--- Bytes of a name, of the way to a field, and of that to a property, which a message shows.
+-- Bytes that a message shows of a name, of the path to a field, and of the path to a property.
 local LONGEST_NAME, LONGEST_WAY, LONGEST_PROPERTY = 64, 200, 120
 local ABOUT_CONTEXT = " Shorten the prompt, or serve the model with a larger --ctx-size."
 local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
 
--- The way to the value that was refused, as in messages[3].content.
+-- Returns the path to the refused value, such as messages[3].content.
 local function place(trail, level)
   local way = {}
   for step = 1, level do
@@ -24,7 +24,7 @@ local function place(trail, level)
   return sub(table.concat(way), 1, LONGEST_WAY)
 end
 
--- Which property of a schema was at fault.
+-- Returns the property of a schema that was at fault.
 local function inside(why)
   return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
 end

@@ -1,4 +1,4 @@
--- Checks texts of a request's body against the table of limits: their length, their words, and what is read from them.
+-- Checks texts of a request's body against the table of limits: their length, their words, and grammars, schemas and media in them.
 
 local grammar_cost = require("grammar_cost")
 local json_text = require("json_text")
@@ -15,10 +15,10 @@ local request_texts = {}
 -- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
 local LONGEST_MODEL = 2048
 
--- Of the body that is read now.
+-- State of the current body.
 local text, limits, model = "", {}, nil
 
--- Refuses an item that `seen` has already.
+-- Refuses an item that `seen` already contains.
 function request_texts.check_distinct(seen, item)
   if seen[item] then
     return error({ code = "invalid_value", message = "names " .. item .. " twice." }, 0)
@@ -26,7 +26,7 @@ function request_texts.check_distinct(seen, item)
   seen[item] = true
 end
 
--- How deep a text is nested that is JSON itself.
+-- Returns the depth of a text that is JSON itself.
 local function check_depth(written, name)
   local depth, at = 0, 1
   while true do
@@ -95,12 +95,12 @@ function request_texts.model()
   return model
 end
 
--- Begins a body.
+-- Starts a body.
 function request_texts.open(body, most)
   text, limits, model = body, most, nil
 end
 
--- Lets go of the body; what was read from it stays.
+-- Releases the body. The results stay.
 function request_texts.close()
   text = ""
 end

@@ -1,6 +1,7 @@
 -- Sums over the body of a request, each with its limit: how many members, and how many bytes of text.
 --
--- A text counts as what it says. Texts with escapes count as they are written, which costs nothing to know, until a sum exceeds its limit.
+-- A text counts by its length after decoding. Texts with escapes count by their written length, which is known without work, until a sum
+-- exceeds its limit.
 
 local json_text = require("json_text")
 
@@ -9,7 +10,7 @@ local exceeded, unescaped = json_text.exceeded, json_text.unescaped
 
 local request_totals = {}
 
--- Of the body that is read now.
+-- State of the current body.
 local text, limits, sums = "", {}, {}
 
 function request_totals.add(name, amount)
@@ -20,11 +21,11 @@ function request_totals.add(name, amount)
   end
 end
 
--- Bytes of a text per byte of what it says, at most: if it is written in escapes.
+-- Maximum written bytes per decoded byte: for a text written in escapes only.
 local ESCAPED = 6
 request_totals.ESCAPED = ESCAPED
 
--- The bytes of what the text between `first` and `last` says.
+-- Returns the decoded bytes of the text between `first` and `last`.
 function request_totals.said(first, last)
   return #unescaped(sub(text, first, last))
 end
@@ -32,7 +33,7 @@ end
 -- Texts with escapes that are part of a sum, each {first, last}.
 local written = {}
 
--- Between these places of the body no backslash stands before the second. So a body is searched once, and what is read again by itself.
+-- No backslash stands between these two positions of the body, so each part of a body is searched once.
 local no_escape_from, next_escape = 0, 0
 
 local function has_escape(first, last)
@@ -60,7 +61,7 @@ function request_totals.add_text(name, first, last)
   return request_totals.add(name, sum)
 end
 
--- Begins a body. Returns the table of its sums by name.
+-- Starts a body. Returns the table of its sums by name.
 function request_totals.open(body, most)
   text, limits, sums, written = body, most, {}, {}
   no_escape_from, next_escape = 0, 0

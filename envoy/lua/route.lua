@@ -105,8 +105,7 @@ local function versioned(path)
   return path
 end
 
--- Removes the query and the parameters of the media type, which may be long and which nobody reads: engines and the waker accept 8 KB per
--- line.
+-- Removes the query and the parameters of the media type. They may be long and are not used: engines and the waker accept 8 KB per line.
 local function shorten(headers, path, content_type)
   local query = path:find("?", 1, true)
   if query then headers:replace(":path", path:sub(1, query - 1)) end

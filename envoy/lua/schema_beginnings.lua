@@ -1,4 +1,4 @@
--- How a value of a schema begins: alternatives that begin alike are told apart late, which costs the engine time.
+-- Determines how a value of a schema begins. Alternatives that begin alike cost the engine time, because it distinguishes them late.
 
 local schema_document = require("schema_document")
 local schema_text = require("schema_text")
@@ -9,8 +9,8 @@ local schema_beginnings = {}
 
 local BEGINNINGS = { array = "[", boolean = "t", integer = "0", null = "n", number = "0", string = '"' }
 
--- How a value of the schema begins: its first character, and for an object the name of its first property, with its value if there is only
--- one. `deepest`: how many references are followed.
+-- Returns the beginning of a value of the schema: its first character, and for an object the name of its first property, with its value if
+-- there is only one. `deepest`: maximum references that are followed.
 function schema_beginnings.of(schema, steps, deepest)
   if not is_object(schema) or steps > deepest then
     return "any"

@@ -1,4 +1,4 @@
--- What the conversion of a schema may still cost: sums over the body of a request, each with its limit.
+-- Budget of the conversion of schemas: sums over the body of a request, each with its limit.
 
 local json_text = require("json_text")
 
@@ -14,7 +14,7 @@ function schema_budget.add(name, amount)
   end
 end
 
--- Begins a schema. `totals`: the sums over the body.
+-- Starts a schema. `totals`: the sums over the body.
 function schema_budget.open(most, totals)
   limits, sums = most, totals
 end

@@ -2,8 +2,8 @@
 -- references, takes lists of types one by one and combines the parts of allOf. It stops at the first limit that is exceeded, so its own
 -- time is bounded by the same limits.
 --
--- What the conversion does not read (titles, examples, a property's data) is not counted. What the conversion would refuse ends the walk at
--- that place.
+-- The walk does not count text that the conversion does not read (titles, examples, data of a property). It ends at a part that the
+-- conversion would refuse.
 
 local json_text = require("json_text")
 local grammar_cost = require("grammar_cost")
@@ -22,13 +22,13 @@ local schema_cost = {}
 
 local limits, sums
 
--- Schemas that an integer with bounds counts for: the conversion writes out the ranges of its digits.
+-- Number of schemas as which an integer with bounds counts: the conversion writes out the ranges of its digits.
 local BOUNDED_INTEGER = 20
 
--- The names of properties that lead to the schema that is walked.
+-- The names of the properties that lead to the current schema.
 local trail, level = {}, 0
 
--- Walks a schema that stands under a name. Where a limit ends the walk, the trail still leads there.
+-- Walks a schema under a name. If a limit ends the walk, the trail still leads to it.
 local visit
 local function visit_under(name, schema, depth, way)
   level = level + 1
@@ -38,13 +38,12 @@ local function visit_under(name, schema, depth, way)
   return alternatives, ways
 end
 
--- Of the schema that is walked: for each reference the alternatives of what it stands for, those that lead back to one that is walked,
--- and how many times one led back so far.
+-- State of the current schema: for each reference the number of alternatives of its target, the references that lead back to a schema on
+-- the walk, and how many times one has led back so far.
 local referred, leading_back, turns
 
--- Returns in how many ways a text can be read at most inside it.
--- An object with these properties, each {name, schema}. The conversion writes a rule for each property that may be left out, and in it the
--- names of all that follow.
+-- Counts an object with these properties, each {name, schema}. Returns the maximum number of ways in which a text inside it can be read.
+-- The conversion writes a rule for each optional property, with the names of all properties that follow.
 local function visit_object(properties, required, more, depth, way)
   if #properties > limits["schema.properties"] then
     return exceeded("schema.properties", #properties)
@@ -73,8 +72,8 @@ local function visit_object(properties, required, more, depth, way)
   return ways
 end
 
--- The properties that the parts of allOf bring together. A reference is followed at each place; one that leads to itself ends at the limit
--- of the depth.
+-- Returns the properties of all parts of an allOf. A reference is followed at each place; one that leads to itself ends at the limit of the
+-- depth.
 local function gather(part, is_required, into, required, depth)
   if depth > limits["schema.depth"] then
     return exceeded("schema.depth", depth, true)
@@ -104,8 +103,7 @@ end
 local function visit_all_of(parts, depth, way)
   local properties, required, ways = {}, {}, 1
   for _, part in ipairs(parts) do
-    -- The conversion reads each part as a schema of its own before it puts them together, and a reference before anything that stands
-    -- beside it.
+    -- The conversion reads each part as a schema of its own before it combines the parts, and a reference before the fields beside it.
     local _, inner = visit(part, depth + 1, way + 4)
     ways = max(ways, inner)
     local of = is_object(part) and part.of["$ref"] == nil and part.of
@@ -124,11 +122,11 @@ local function visit_all_of(parts, depth, way)
   return max(ways, visit_object(properties, required, nil, depth, way))
 end
 
--- A schema of one type, or of none. Returns among how many alternatives it chooses, and in how many ways a text can be read at most inside
--- it.
+-- Counts a schema of one type, or of no type. Returns the number of its alternatives, and the maximum number of ways in which a text inside
+-- it can be read.
 local function visit_type(of, kind, depth, way)
   if type(kind) ~= "string" or kind == "" then
-    kind = nil -- As with none, which null and an empty name are.
+    kind = nil -- null and an empty name count as no type.
   end
   local bounded = of.additionalProperties ~= nil and of.additionalProperties ~= true
   if is_list(of.allOf) and (kind == "string" or ((kind == nil or kind == "object") and of.properties == nil and not bounded)) then
@@ -170,9 +168,9 @@ local function visit_type(of, kind, depth, way)
   return 1, 1
 end
 
--- A schema at a depth, whose rule has a name of `way` bytes. Returns among how many alternatives it chooses, and in how many ways a text
--- can be read at most inside it: alternatives that begin alike multiply with those inside them, because the engine comes back to another
--- place from each.
+-- Counts a schema at a depth. The name of its rule has `way` bytes. Returns the number of its alternatives, and the maximum number of ways
+-- in which a text inside it can be read: alternatives that begin alike multiply with those inside them, because the engine returns from
+-- each to another place.
 function visit(schema, depth, way)
   if not is_object(schema) then
     return 1, 1
@@ -249,10 +247,10 @@ function visit(schema, depth, way)
   return max(1, alternatives), ways
 end
 
--- Names of a trail that are told: the last of them, which are the nearest.
+-- Names of a trail that a message shows: the last ones, which are the nearest.
 local MOST_NAMES, MOST_NAME_BYTES = 4, 64
 
--- Which property was walked, as in parent.child.
+-- Returns the current property, such as parent.child.
 local function property()
   local names = {}
   for step = max(1, level - MOST_NAMES + 1), level do
@@ -261,7 +259,7 @@ local function property()
   return (level > MOST_NAMES and "...." or "") .. table.concat(names, ".")
 end
 
--- Counts the schema that begins at `at` of the body, and returns where it ends. `totals`: the sums over the body.
+-- Counts the schema that begins at `at` of the body. Returns its end. `totals`: the sums over the body.
 function schema_cost.check(body, at, most, totals)
   limits, sums = most, totals
   referred, leading_back, turns, level = {}, {}, 0, 0

@@ -1,4 +1,4 @@
--- What a schema refers to by name: the targets of references, and lists of required properties.
+-- Finds what a schema refers to by name: targets of references, and lists of required properties.
 
 local schema_text = require("schema_text")
 
@@ -11,12 +11,12 @@ local root
 -- The names of each list of required properties: one list may be read at several places.
 local named = {}
 
--- Begins a schema.
+-- Starts a schema.
 function schema_document.open(whole)
   root, named = whole, {}
 end
 
--- The target of a reference as the conversion finds it: names may be empty, and an index is what a number begins with.
+-- Returns the target of a reference as the conversion finds it: names may be empty, and an index is the number at the beginning of a name.
 function schema_document.target_of(reference)
   if type(reference) ~= "string" or sub(reference, 1, 2) ~= "#/" then
     return nil
@@ -39,7 +39,7 @@ end
 
 local NONE = {}
 
--- The set of the names in a list.
+-- Returns the set of the names in a list.
 function schema_document.names_in(list)
   if not is_list(list) then
     return NONE

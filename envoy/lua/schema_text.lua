@@ -9,11 +9,11 @@ local QUOTE, BRACE, BRACKET, CLOSING_BRACE, CLOSING_BRACKET = 34, 123, 91, 125, 
 
 local schema_text = {}
 
--- What stands for null.
+-- Stands for null.
 local NOTHING = {}
 
 local text, limits
--- Where the schema must have ended.
+-- Position at which the schema must have ended.
 local last
 
 local read
@@ -50,7 +50,7 @@ local function read_list(at)
   return list, ended
 end
 
--- The value that begins at `at`, and where it ends.
+-- Returns the value that begins at `at`, and its end.
 function read(at)
   local mark = byte(text, at)
   if mark == QUOTE then
@@ -76,7 +76,7 @@ function read(at)
   return NOTHING, stop
 end
 
--- The value that begins at `at` of the body and may have `bytes` of it, and where it ends.
+-- Returns the value that begins at `at` of the body and may take `bytes` of it, and its end.
 function schema_text.read(body, at, bytes, most)
   text, limits, last = body, most, at + bytes
   local value, ended = read(at)

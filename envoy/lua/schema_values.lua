@@ -1,4 +1,4 @@
--- The values that a schema asks for: lists of types, numbers of repetitions, and constants. What the engine cannot count is refused.
+-- Reads values of a schema: lists of types, numbers of repetitions, and constants. A number that the engine cannot read is refused.
 
 local json_text = require("json_text")
 local schema_budget = require("schema_budget")
@@ -12,8 +12,8 @@ local schema_values = {}
 
 local TYPES = { object = true, array = true, string = true, number = true, integer = true, boolean = true, null = true }
 
--- The conversion goes through a list of types one by one, and through lists in it too: as it must be, each is a name, and none is there
--- twice.
+-- Checks a list of types: each must be a name, and none may stand twice. The conversion goes through it one by one, and through lists in it
+-- too.
 function schema_values.check_types(types)
   local seen = {}
   for _, name in ipairs(types) do
@@ -24,10 +24,10 @@ function schema_values.check_types(types)
   end
 end
 
--- The largest number that the engine reads without cutting it to 32 bits, which makes another one of it.
+-- The largest number that the engine does not cut to 32 bits, which would make another number of it.
 local LARGEST_COUNT = 2147483647
 
--- The number of times that a schema asks for under a name, or `absent`.
+-- Returns the number under a name of a schema, or `absent`.
 local function count_of(of, name, absent)
   local number = of[name]
   if number == nil then
@@ -38,7 +38,7 @@ local function count_of(of, name, absent)
   return number
 end
 
--- More repetitions than these the engine does not write out: as an upper bound they are none, as a lower one it refuses them itself.
+-- The engine writes out at most this number of repetitions: it ignores a higher upper bound and refuses a higher lower bound.
 local MOST_WRITTEN = 2000
 
 -- Counts the repetitions between the numbers under two names.
@@ -51,7 +51,7 @@ function schema_values.repetitions(of, least, most)
   add("schema.repetitions", high <= MOST_WRITTEN and high or math.min(low, MOST_WRITTEN))
 end
 
--- Bytes that a value has when it is written.
+-- Returns the bytes of a value when it is written.
 local function size(value)
   if type(value) == "string" then
     return #value + 2
@@ -71,11 +71,11 @@ local function size(value)
   return 8
 end
 
--- How many bytes two values must share at their beginning to count as alike: that many tell apart what the next tokens are tried against.
+-- Number of first bytes that two values must share to count as alike: the engine distinguishes other values with the next token.
 local ALIKE_BYTES = 3
 
--- Constants among which one place chooses. All are tried for the first token, those that begin alike for the next ones too.
--- Returns how many begin alike.
+-- Counts the constants between which one place chooses. The engine tries all of them for the first token, and those that begin alike for
+-- the next tokens too. Returns the number of those that begin alike.
 function schema_values.constants(values, limits)
   add("schema.enum", #values)
   if #values > limits["schema.constants"] then

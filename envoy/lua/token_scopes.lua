@@ -1,4 +1,5 @@
--- What the scopes of a verified token allow for inference. A scope is `infer:` and a model's name or a server's id; `infer:*` is all of them.
+-- Decides what the scopes of a verified token allow for inference. A scope is `infer:` and a model's name or a server's id; `infer:*` is
+-- all of them.
 
 local quoted = require("quotation")
 
@@ -18,7 +19,7 @@ end
 
 -- The scopes for inference as one header's value, for the waker, which lists the models: separated by commas, odd characters as %XX.
 function token_scopes.header(claims)
-  if not claims then return "infer:*" end -- what everybody may use
+  if not claims then return "infer:*" end -- anonymous inference covers every model
   local told = {}
   for _, scope in ipairs(claims.scopes or {}) do
     if scope:find("^infer:") then

@@ -9,7 +9,7 @@ local max, floor, ceil = math.max, math.floor, math.ceil
 
 local word_length = {}
 
--- `written`: the characters that a stretch may consist of in a body, where each may be an escape. `read`: those that it consists of.
+-- `written`: the characters of a stretch as they may stand in a body, escapes included. `read`: the decoded characters.
 local CLASSES = {
   { written = "[A-Za-z\128-\255\\0-9]", read = "[A-Za-z\128-\255]" },
   { written = "[0-9\\ua-fA-F]", read = "%d" },
@@ -17,8 +17,8 @@ local CLASSES = {
   { written = "[^%sg-tv-zG-Z\128-\255]", read = "[^A-Za-z0-9%s\128-\255]" },
 }
 
--- Calls found(first, last) for each stretch of characters of `set` that has `least` of them or more. One that long covers the whole way
--- from one of the places that are looked at to the next.
+-- Calls found(first, last) for each stretch of at least `least` characters of `set`. Such a stretch covers the whole distance between two
+-- examined positions.
 local function stretches(written, set, least, found)
   local step = max(1, floor(least / 2))
   local run, one, at = "^" .. set .. "+", "^" .. set, 1
@@ -45,7 +45,7 @@ local function broken_up(text)
   return (gsub(text, "\239\188[\129\136\137\140\154\155\159]", " "))
 end
 
--- Ends the reading if a stretch of the text, as it was sent, exceeds the limit `name`.
+-- Ends the scan if a stretch of the text, as it was sent, exceeds the limit `name`.
 function word_length.check(written, name, limits)
   local least = limits[name] + 1
   for _, class in ipairs(CLASSES) do

@@ -26,6 +26,7 @@ USAGE = (
     Column("PROMPT", lambda item: item.prompt_tokens),
     Column("COMPLETION", lambda item: item.completion_tokens),
     Column("CONTRACT", lambda item: item.contract_id, wide=True),
+    Column("USER ID", lambda item: item.user_uid, wide=True),
     Column("UNKNOWN", lambda item: item.unknown_requests, wide=True),
 )
 DECISION = (

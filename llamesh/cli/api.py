@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from llamesh.cli import web
 from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
 
@@ -37,6 +36,8 @@ def api(
     include
         Print the status and the headers of the answer before its body, also if it is a refusal.
     """
+    from llamesh.cli import web
+
     profile = meant()
     base = inference_address(profile) if inference else profile.url
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:

@@ -10,12 +10,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from llamesh.cli import web
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
 from llamesh.cli.conversation import Conversation, content
@@ -95,6 +93,8 @@ def _piped(prompt: str) -> str:
 
 def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False) -> str:
     """Ask, print what comes as it comes, and return all of it. If it is stoppable, Ctrl-C ends the answer and returns what has come."""
+    from llamesh.cli import web
+
     profile = meant()
     request = talk.request()
     if verbose:
@@ -181,6 +181,8 @@ def shows_styles() -> bool:
 
 
 def _width() -> int:
+    from shutil import get_terminal_size
+
     return get_terminal_size().columns - 1
 
 
@@ -207,6 +209,8 @@ def _refused(refusal: CommandError, address: str, token: str) -> CommandError:
     """The refusal; where nobody serves the model, with the names of those that are served."""
     if refusal.code is not Exit.NOT_FOUND:
         return refusal
+    from llamesh.cli import web
+
     try:
         with web.answer(address, "GET", "/v1/models", token, timeout=LIST_SECONDS) as response:
             names = [str(item["id"]) for item in json.loads(response.read())["data"]]

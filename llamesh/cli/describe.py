@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llamesh import runtime_parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
 from llamesh.cli.output import Output, show_one, size, text, when, word
@@ -49,6 +48,8 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
     """What a server is told to do, defaults included."""
+    from llamesh import runtime_parameters
+
     spec = server.spec
     slots = spec.parameters.parallel or runtime_parameters.DEFAULT_PARALLEL
     yield "Context", f"{_context(server, trained)} for each of {slots} slots"
@@ -63,6 +64,8 @@ def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
 
 
 def _context(server: Server, trained: int) -> str:
+    from llamesh import runtime_parameters
+
     parameters = server.spec.parameters
     if not parameters.ctx_size and not trained:
         return f"the model's own, at most {runtime_parameters.DEFAULT_SLOT_CONTEXT} tokens"

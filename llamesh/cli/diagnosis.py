@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from llamesh.cli.failure import Exit
-from llamesh.cli.mesh.checks import examine
-from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.output import document, text
+
+if TYPE_CHECKING:
+    from llamesh.cli.mesh.findings import Finding
 
 _LEAST = 20
 """Columns that the words of a finding get in the narrowest terminal."""
@@ -23,10 +23,14 @@ _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> int:
     """Check this machine and the mesh that runs on it. Exit code 1 if something must be mended."""
+    from shutil import get_terminal_size
+
+    from llamesh.cli.mesh.checks import examine
+
     problems = 0
     found = []
     # On a pipe each finding is one line, for programs that search in it.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = get_terminal_size().columns if sys.stdout.isatty() else 0
     for finding in examine(os.environ):
         problems += finding.state == "problem"
         found.append(asdict(finding))

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import shlex
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +109,8 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
+    from shutil import rmtree
+
     stats = path.stat()
     words = f"{stats.st_dev}-{stats.st_ino}-{stats.st_size}-{stats.st_mtime_ns}-{purpose}"
     folder = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
@@ -117,14 +118,14 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
     try:
         _place(path, target)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        rmtree(folder, ignore_errors=True)
         raise _not_placed(path, home, error) from error
     handed = HandedOver(target.as_uri())
     try:
         yield handed
     finally:
         if not handed.kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            rmtree(folder, ignore_errors=True)
             with suppress(OSError):
                 folder.parent.rmdir()
 
@@ -184,7 +185,9 @@ def _copy(path: Path, target: Path) -> None:
             source.seek(0)
             copy.seek(0)
             copy.truncate()
-            shutil.copyfileobj(source, copy, 2**20)
+            from shutil import copyfileobj
+
+            copyfileobj(source, copy, 2**20)
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:

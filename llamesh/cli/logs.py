@@ -16,7 +16,6 @@ from cyclopts.types import UInt16
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import logfiles
-from llamesh.cli.mesh.components import NAMES
 from llamesh.locations import home_directory
 
 POLL_SECONDS = 0.2
@@ -42,8 +41,8 @@ def logs(
     replica
         Which engine of the server.
     """
-    if not name or name in NAMES:
-        _components([name] if name else list(NAMES), follow=follow, tail=tail)
+    if not name or name in logfiles.NAMES:
+        _components([name] if name else list(logfiles.NAMES), follow=follow, tail=tail)
         return
     with connected() as mesh:
         for line in mesh.servers.logs(mesh.servers.find(name), replica=replica, tail=tail, follow=follow):

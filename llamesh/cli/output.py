@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -78,6 +77,8 @@ def manifest(item: Message) -> str:
 def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool = False) -> None:
     """Print a table: with lines in a terminal, in plain columns elsewhere. `keep` leaves no column out."""
     if sys.stdout.isatty():
+        from shutil import get_terminal_size
+
         from rich.console import Console
 
         width = get_terminal_size().columns

@@ -6,7 +6,6 @@ Invariant: a drawn line is narrower than the terminal, so it never wraps and can
 from __future__ import annotations
 
 import sys
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from llamesh.cli.output import note, size, text
@@ -70,6 +69,8 @@ class _Drawn:
 
     def look(self, now: Download) -> None:
         """Draw the download as it is now."""
+        from shutil import get_terminal_size
+
         drawn = line(now, get_terminal_size().columns)
         sys.stderr.write(f"\r{drawn if self._unicode else drawn.translate(_ASCII)}\x1b[K")
         sys.stderr.flush()

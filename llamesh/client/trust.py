@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamesh.client.profile import on_this_machine, profile_path
 from llamesh.locations import home_directory
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class UntrustedError(ValueError):
@@ -48,6 +51,8 @@ def kept_authority(environment: Mapping[str, str] = os.environ) -> Path:
 
 def authorities(content: bytes) -> list[Authority]:
     """The certificates of authorities in a PEM file. ValueError if the file contains anything else, such as the certificate of a server."""
+    import ssl
+
     text = content.decode("ascii", "replace")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -81,6 +86,8 @@ def authority(url: str, environment: Mapping[str, str] = os.environ) -> Path | N
 
 def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     """The context for HTTPS. UntrustedError if the file of authorities cannot be used."""
+    import ssl
+
     context = ssl.create_default_context()
     file = authority(url, environment)
     if file is not None:
@@ -93,6 +100,8 @@ def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SS
 
 def root_certificates(url: str, environment: Mapping[str, str] = os.environ) -> bytes | None:
     """Return the authorities for gRPC as PEM; None for gRPC's defaults. UntrustedError if the file cannot be used."""
+    import ssl
+
     file = authority(url, environment)
     system = environment.get("SSL_CERT_FILE") or (ssl.get_default_verify_paths().cafile if file else None)
     try:

@@ -24,6 +24,9 @@ from llamesh.names import CLAIMS_HEADER
 DEADLINE = 10.0
 """Default deadline of a call in seconds, a restart of the other service included."""
 
+START_SECONDS = 10.0
+"""Members start beside each other: for so long after its own start, a member takes one that has not answered yet for one that starts."""
+
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Largest message; no method carries bulk data."""
 

@@ -6,19 +6,20 @@ Invariant: labels are bounded: methods are those of the contracts, codes those o
 # ruff: noqa: N802 - the names are the contract's
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.core import Metric
 
-from llamesh.kit.exposition import merged, parsed
+from llamesh.kit.exposition import merged
 from llamesh.v1.metrics_pb2 import CollectMetricsRequest, CollectMetricsResponse
 from llamesh.v1.metrics_pb2_grpc import MetricsServiceServicer
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Bounds of the histogram of calls, in seconds."""
 
-MoreMetrics = Callable[[], Awaitable[bytes]]
-"""Returns further metrics in Prometheus' text format."""
+MoreMetrics = Callable[[], Awaitable[Sequence[Metric]]]
+"""Returns further families of metrics."""
 
 
 class MemberMetrics(MetricsServiceServicer):
@@ -45,9 +46,10 @@ class MemberMetrics(MetricsServiceServicer):
         """Include the metrics that `more` returns at each scrape."""
         self._more.append(more)
 
+    async def families(self) -> Sequence[Metric]:
+        """All metrics as families, for a reader in the same process."""
+        return [*self.registry.collect(), *[family for more in self._more for family in await more()]]
+
     async def CollectMetrics(self, request: CollectMetricsRequest, context: object) -> CollectMetricsResponse:
         """Return all metrics. See the contract."""
-        texts = [generate_latest(self.registry), *[await more() for more in self._more]]
-        if len(texts) == 1:
-            return CollectMetricsResponse(text=texts[0])
-        return CollectMetricsResponse(text=merged(family for text in texts for family in parsed(text)))
+        return CollectMetricsResponse(text=merged(await self.families()))

@@ -4,9 +4,9 @@ isort:skip_file
 Admission: what a token carries when it is made, and what must be decided with each request.
 
 Requests come to it as Envoy's own protocols, on the same socket: envoy.service.auth.v3.Authorization (may this request go on?) and
-envoy.service.accesslog.v3.AccessLogService (it has ended; so much was used). Envoy asks only where the dynamic metadata
-`llamesh: {ask: true}` is set: for tokens whose key, standing or contract is in the digest that Envoy is told, and for servers that are
-`metered`.
+envoy.service.accesslog.v3.AccessLogService (the request has ended, with its usage). Envoy asks only if the dynamic metadata
+`llamesh: {ask: true}` is set: for tokens whose key, standing or contract is in the digest that the controller gives to Envoy, and for
+servers that are `metered`.
 """
 
 import abc

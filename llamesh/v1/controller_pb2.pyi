@@ -177,9 +177,9 @@ class UpdateDeclaredServerRequest(google.protobuf.message.Message):
     server_uuid: builtins.str
     """The server."""
     etag: builtins.str
-    """The etag read before; empty: whatever is there. Otherwise ETAG_MISMATCH where it changed."""
+    """The etag read before; empty: any version. ETAG_MISMATCH if the server has changed since."""
     engine_memory_bytes: builtins.int
-    """What the contract service estimated: bytes of one engine. 0: unchanged, and so is what is shared of it."""
+    """The contract service's estimate in bytes of one engine. 0: the estimate and its shared part stay unchanged."""
     shared_weights_bytes: builtins.int
     """The part of engine_memory_bytes that engines of the same model on one machine share."""
     @property

@@ -104,21 +104,21 @@ class ControllerServiceServicer(object):
 
     def DeclareServer(self, request, context):
         """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
+        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED if the digest differs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDeclaredServer(self, request, context):
-        """Reads one. SERVER_NOT_FOUND where there is none.
+        """Reads one. SERVER_NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindRequestedServer(self, request, context):
-        """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another.
+        """Reads the one that a request has declared before. SERVER_NOT_FOUND if there is none, REQUEST_ID_REUSED if the digest differs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +132,8 @@ class ControllerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDeclaredServer(self, request, context):
-        """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does.
+        """Changes the fields that are set. ETAG_MISMATCH if the server changed since it was read. Returns once Envoy routes its name, as
+        DeclareServer does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

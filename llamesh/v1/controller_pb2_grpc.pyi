@@ -327,20 +327,22 @@ class ControllerServiceStub(typing.Generic[_ControllerServiceDeclareServerType, 
 
     DeclareServer: _ControllerServiceDeclareServerType
     """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-    Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
+    Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED if the digest differs.
     """
 
     GetDeclaredServer: _ControllerServiceGetDeclaredServerType
-    """Reads one. SERVER_NOT_FOUND where there is none."""
+    """Reads one. SERVER_NOT_FOUND if there is none."""
 
     FindRequestedServer: _ControllerServiceFindRequestedServerType
-    """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another."""
+    """Reads the one that a request has declared before. SERVER_NOT_FOUND if there is none, REQUEST_ID_REUSED if the digest differs."""
 
     ListDeclaredServers: _ControllerServiceListDeclaredServersType
     """Lists all, by create time and id."""
 
     UpdateDeclaredServer: _ControllerServiceUpdateDeclaredServerType
-    """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does."""
+    """Changes the fields that are set. ETAG_MISMATCH if the server changed since it was read. Returns once Envoy routes its name, as
+    DeclareServer does.
+    """
 
     RemoveServer: _ControllerServiceRemoveServerType
     """Stops the engines and forgets the server. The answer is its last state, STOPPED."""
@@ -424,7 +426,7 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
         """Declares a server. Returns the server STARTING, once every connected Envoy routes its name: within 5 s, or else with the condition
-        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED where the digest is another.
+        Routable not TRUE. Repeating a request_id returns the first server, or REQUEST_ID_REUSED if the digest differs.
         """
 
     @abc.abstractmethod
@@ -433,7 +435,7 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.controller_pb2.GetDeclaredServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Reads one. SERVER_NOT_FOUND where there is none."""
+        """Reads one. SERVER_NOT_FOUND if there is none."""
 
     @abc.abstractmethod
     def FindRequestedServer(
@@ -441,7 +443,7 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.controller_pb2.FindRequestedServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Reads the one that a request has declared before. SERVER_NOT_FOUND where there is none, REQUEST_ID_REUSED where the digest is another."""
+        """Reads the one that a request has declared before. SERVER_NOT_FOUND if there is none, REQUEST_ID_REUSED if the digest differs."""
 
     @abc.abstractmethod
     def ListDeclaredServers(
@@ -457,7 +459,9 @@ class ControllerServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.controller_pb2.UpdateDeclaredServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Changes what is set. ETAG_MISMATCH where the server changed since it was read. Returns once Envoy routes its name, as DeclareServer does."""
+        """Changes the fields that are set. ETAG_MISMATCH if the server changed since it was read. Returns once Envoy routes its name, as
+        DeclareServer does.
+        """
 
     @abc.abstractmethod
     def RemoveServer(

@@ -70,7 +70,7 @@ class DownloadServiceServicer(object):
     def StartDownload(self, request, context):
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
         after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
-        recorded, before any byte has come; where the model is there already, it looks for the model's object first, for 3 s at most. A
+        recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
         download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -78,7 +78,7 @@ class DownloadServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetDownload(self, request, context):
-        """State, bytes, rate and error. DOWNLOAD_NOT_FOUND where the model was never asked for.
+        """State, bytes, rate and error. DOWNLOAD_NOT_FOUND if the model was never requested.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +92,7 @@ class DownloadServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelDownload(self, request, context):
-        """Stops a download; what has come so far is thrown away. No effect once it has ended.
+        """Stops a download and discards the bytes that have arrived. No effect once it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -339,7 +339,7 @@ class CatalogueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCatalogueModel(self, request, context):
-        """Removes the record, and the object where no other record shares it. Whether a server uses it is asked by the gateway before.
+        """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,6 +38,8 @@ class _HealthStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Works in part."""
     HEALTH_STATE_DOWN: _HealthState.ValueType  # 3
     """Does not answer."""
+    HEALTH_STATE_STARTING: _HealthState.ValueType  # 4
+    """Has not answered since the gateway started, some seconds ago: it is starting too, or it will be DOWN."""
 
 class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper):
     """How something is."""
@@ -50,6 +52,8 @@ HEALTH_STATE_DEGRADED: HealthState.ValueType  # 2
 """Works in part."""
 HEALTH_STATE_DOWN: HealthState.ValueType  # 3
 """Does not answer."""
+HEALTH_STATE_STARTING: HealthState.ValueType  # 4
+"""Has not answered since the gateway started, some seconds ago: it is starting too, or it will be DOWN."""
 Global___HealthState: typing_extensions.TypeAlias = HealthState
 
 class _WatchKind:
@@ -542,7 +546,7 @@ class UpdateServerRequest(google.protobuf.message.Message):
     server_uuid: builtins.str
     """The server."""
     etag: builtins.str
-    """The etag read before; empty: whatever is there. Otherwise ETAG_MISMATCH where it changed. REST may send it as If-Match."""
+    """The etag read before; empty: any version. ETAG_MISMATCH if the server has changed since. REST may send it as If-Match."""
     @property
     def changes(self) -> llamesh.v1.server_pb2.ServerChanges:
         """What is to change."""
@@ -711,7 +715,7 @@ class WatchRequest(google.protobuf.message.Message):
     MODEL_UUIDS_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
-    """Go on after the message that carried this token. Empty: begin with what is there."""
+    """Continue after the message that carried this token. Empty: begin with the present state."""
     @property
     def kinds(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___WatchKind.ValueType]:
         """Which kinds. Empty: all."""
@@ -941,7 +945,7 @@ Global___GetUserRequest: typing_extensions.TypeAlias = GetUserRequest
 
 @typing.final
 class UpdateUserRequest(google.protobuf.message.Message):
-    """Request of UpdateUser. Only what is set changes."""
+    """Request of UpdateUser. Only fields that are set change."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -956,7 +960,7 @@ class UpdateUserRequest(google.protobuf.message.Message):
     password: builtins.str
     """The new password, at least 8 characters. It ends all tokens from earlier logins, the caller's own included; keys stay."""
     old_password: builtins.str
-    """The password until now; needed where users change their own."""
+    """The present password; required if users change their own."""
     role: Global___Role.ValueType
     """The new role; administrators only."""
     contract_id: builtins.str

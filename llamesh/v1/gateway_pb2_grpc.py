@@ -227,7 +227,7 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServer(self, request, context):
-        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH if it is changed by
         others meanwhile and the request names an etag, or again and again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,7 +256,7 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Stop(self, request, context):
-        """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND where it is gone already.
+        """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND if it is gone already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,8 +270,8 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """What is there, then what changes: servers, downloads and models in one stream. A heartbeat comes every 10 s.
-        Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED where it cannot go on.
+        """Streams all present servers, downloads and models, then every change of them. A heartbeat comes every 10 s.
+        Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED if the stream cannot continue from the token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -602,7 +602,7 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """One server."""
 
     UpdateServer: _GatewayServiceUpdateServerType
-    """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+    """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH if it is changed by
     others meanwhile and the request names an etag, or again and again.
     """
 
@@ -616,14 +616,14 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """Starts the engines of a sleeping server."""
 
     Stop: _GatewayServiceStopType
-    """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND where it is gone already."""
+    """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND if it is gone already."""
 
     ReadServerLog: _GatewayServiceReadServerLogType
     """The last lines of an engine's log, then, with follow, the new ones."""
 
     Watch: _GatewayServiceWatchType
-    """What is there, then what changes: servers, downloads and models in one stream. A heartbeat comes every 10 s.
-    Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED where it cannot go on.
+    """Streams all present servers, downloads and models, then every change of them. A heartbeat comes every 10 s.
+    Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED if the stream cannot continue from the token.
     """
 
     CreateUser: _GatewayServiceCreateUserType
@@ -827,7 +827,7 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.UpdateServerRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH where it is changed by
+        """Changes a server. The server as it would be after the change is checked as a new one would be. ETAG_MISMATCH if it is changed by
         others meanwhile and the request names an etag, or again and again.
         """
 
@@ -861,7 +861,7 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.StopRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.server_pb2.Server, collections.abc.Awaitable[llamesh.v1.server_pb2.Server]]:
-        """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND where it is gone already."""
+        """Stops a server and forgets it. Returns its last state, STOPPED. SERVER_NOT_FOUND if it is gone already."""
 
     @abc.abstractmethod
     def ReadServerLog(
@@ -877,8 +877,8 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[llamesh.v1.gateway_pb2.WatchResponse], collections.abc.AsyncIterator[llamesh.v1.gateway_pb2.WatchResponse]]:
-        """What is there, then what changes: servers, downloads and models in one stream. A heartbeat comes every 10 s.
-        Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED where it cannot go on.
+        """Streams all present servers, downloads and models, then every change of them. A heartbeat comes every 10 s.
+        Coalesced: a slow reader sees the latest state of each object, not every step. RESUME_TOKEN_EXPIRED if the stream cannot continue from the token.
         """
 
     @abc.abstractmethod

@@ -41,9 +41,9 @@ class LlamaFlag(google.protobuf.message.Message):
     flag: builtins.str
     """The canonical long flag, for instance "--ctx-size"."""
     embedded: builtins.str
-    """Attribute path in the embedded library's `CommonParams`, for instance "sampling.temp". Empty where the embedded library cannot honour it."""
+    """Attribute path in the embedded library's `CommonParams`, for instance "sampling.temp". Empty if the embedded library cannot honour it."""
     negative: builtins.str
-    """For a boolean: the flag that says no, for instance "--no-cont-batching". Empty where there is none."""
+    """For a boolean: the flag that says no, for instance "--no-cont-batching". Empty if there is none."""
     model: builtins.bool
     """The value is a model of the catalogue, by its model_uuid. llama.cpp is given the path of its file."""
     @property

@@ -780,7 +780,7 @@ class QuantModel(google.protobuf.message.Message):
     size_bytes: builtins.int
     """Length in bytes."""
     sha256: builtins.str
-    """SHA-256 in hexadecimal; empty where Quant does not know it."""
+    """SHA-256 in hexadecimal; empty if Quant does not know it."""
     quantisation: builtins.str
     """Its type, for instance "Q4_K_M"."""
     source_model_uuid: builtins.str

@@ -126,7 +126,7 @@ class QuantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelQuantJob(self, request, context):
-        """Stops a job. Types that are published stay, nothing else of it. No effect once it has ended.
+        """Stops a job. Published types stay; everything else of the job is removed. No effect once it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

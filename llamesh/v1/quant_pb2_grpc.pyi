@@ -315,7 +315,7 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     """All jobs, newest first, their steps without lines."""
 
     CancelQuantJob: _QuantServiceCancelQuantJobType
-    """Stops a job. Types that are published stay, nothing else of it. No effect once it has ended."""
+    """Stops a job. Published types stay; everything else of the job is removed. No effect once it has ended."""
 
     RetryQuantJob: _QuantServiceRetryQuantJobType
     """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. No effect on others."""
@@ -425,7 +425,7 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.quant_pb2.CancelQuantJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.QuantJob, collections.abc.Awaitable[llamesh.v1.quant_pb2.QuantJob]]:
-        """Stops a job. Types that are published stay, nothing else of it. No effect once it has ended."""
+        """Stops a job. Published types stay; everything else of the job is removed. No effect once it has ended."""
 
     @abc.abstractmethod
     def RetryQuantJob(

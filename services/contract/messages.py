@@ -71,6 +71,7 @@ def usage_message(row: UsageRow) -> contract_pb2.Usage:
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         unknown_requests=row.unknown_requests,
+        user_uid=row.uid,
     )
 
 

@@ -1,4 +1,5 @@
-"""Health of the mesh, component by component. A component that does not answer is reported as DOWN; the report itself never fails.
+"""Health of the mesh, component by component. A component that does not answer is reported as DOWN, or as STARTING if
+it has not answered since the gateway itself started. The report itself never fails.
 
 The report needs no token. So it is cached for a second, and its messages contain no paths or addresses.
 """
@@ -13,6 +14,7 @@ from typing import TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2
 
+from llamesh.kit.channels import START_SECONDS
 from llamesh.kit.serving import DATABASE_SERVICE
 from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.members import Members
@@ -22,6 +24,13 @@ PATIENCE = 1.0
 
 FRESH = 1.0
 """Seconds for which a report is cached."""
+
+_FROM_BEST_TO_WORST = (
+    gateway_pb2.HEALTH_STATE_OK,
+    gateway_pb2.HEALTH_STATE_DEGRADED,
+    gateway_pb2.HEALTH_STATE_STARTING,
+    gateway_pb2.HEALTH_STATE_DOWN,
+)
 
 State: TypeAlias = gateway_pb2.HealthState.ValueType
 
@@ -41,6 +50,9 @@ class HealthReporter:
         self._database_answers = database_answers
         self._version = _version()
         self._turn = asyncio.Lock()
+        self._began = clock()
+        self._answered: set[str] = set()
+        """Components that have been OK since the gateway started."""
         self._last: tuple[float, gateway_pb2.Health] | None = None
 
     async def report(self) -> gateway_pb2.Health:
@@ -55,10 +67,20 @@ class HealthReporter:
         own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
         asking = (*(self._ask(name) for name in self._members.health), self._ask_envoy(), self._ask_database())
         others, store = await asyncio.gather(asyncio.gather(*asking), self._ask_store())
-        components = [own, *others, *store]
+        *parts, database = others
+        components = [own, *map(self._or_starting, parts), database, *store]
         return gateway_pb2.Health(
             status=worst(item.status for item in components), components=components, version=self._version
         )
+
+    def _or_starting(self, component: gateway_pb2.ComponentHealth) -> gateway_pb2.ComponentHealth:
+        """The component; STARTING instead of DOWN if it has not answered since the gateway started a moment ago."""
+        if component.status == gateway_pb2.HEALTH_STATE_OK:
+            self._answered.add(component.name)
+        young = self._clock() - self._began < START_SECONDS
+        if component.status == gateway_pb2.HEALTH_STATE_DOWN and young and component.name not in self._answered:
+            return _component(component.name, gateway_pb2.HEALTH_STATE_STARTING, "has not answered since the start")
+        return component
 
     async def _ask(self, name: str) -> gateway_pb2.ComponentHealth:
         try:
@@ -124,7 +146,7 @@ class HealthReporter:
         try:
             mesh = await self._members.controller.GetMeshStatus(controller_pb2.GetMeshStatusRequest(), timeout=PATIENCE)
         except grpc.aio.AioRpcError:
-            return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "unknown while the controller is down")
+            return _component("envoy", gateway_pb2.HEALTH_STATE_UNSPECIFIED, "unknown until the controller answers")
         if not mesh.connected_envoys:
             return _component("envoy", gateway_pb2.HEALTH_STATE_DOWN, "no Envoy is connected to the controller")
         return _component("envoy", gateway_pb2.HEALTH_STATE_OK, "")
@@ -132,7 +154,7 @@ class HealthReporter:
 
 def worst(states: Iterable[State]) -> State:
     """Return the worst state; an unknown one counts as DEGRADED."""
-    return max(state or gateway_pb2.HEALTH_STATE_DEGRADED for state in states)
+    return max((state or gateway_pb2.HEALTH_STATE_DEGRADED for state in states), key=_FROM_BEST_TO_WORST.index)
 
 
 def _component(name: str, status: State, message: str) -> gateway_pb2.ComponentHealth:

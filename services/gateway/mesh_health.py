@@ -1,7 +1,7 @@
 """grpc.health.v1 at the front door: the health of the mesh in the standard protocol, for load balancers, probes and gRPC clients.
 
-The empty name means the whole mesh, which is SERVING as long as no component is DOWN. Other names are those of components and public
-services.
+The empty name means the whole mesh, which is SERVING as long as no component is DOWN or STARTING. Other names are those of components
+and public services.
 
 Invariant: calls need no token, so their cost is bounded: a Check uses the cached report, and the number of watches is limited.
 """
@@ -30,6 +30,8 @@ SERVICES = {
     "llamesh.v1.QuantService": "quant",
 }
 """Public services and the members that have them; a mesh need not have the last."""
+
+_USABLE = (gateway_pb2.HEALTH_STATE_OK, gateway_pb2.HEALTH_STATE_DEGRADED)
 
 _Status = health_pb2.HealthCheckResponse
 _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
@@ -104,7 +106,7 @@ class MeshHealthServicer:
         report = await self._health.report()
         known = {part.name: _serving(part.status == gateway_pb2.HEALTH_STATE_OK) for part in report.components}
         known |= {service: known[part] for service, part in SERVICES.items() if part in known}
-        return known | {"": _serving(report.status != gateway_pb2.HEALTH_STATE_DOWN)}
+        return known | {"": _serving(report.status in _USABLE)}
 
 
 def _serving(well: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:

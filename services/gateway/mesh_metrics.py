@@ -7,7 +7,7 @@ that source is 0; the answer never fails because of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -42,7 +42,7 @@ class MeshMetrics:
         """The metrics in Prometheus' text format. One scrape at a time: more would ask every engine more often."""
         async with self._turn:
             sources: Mapping[str, Awaitable[Sequence[Metric]]] = {
-                "gateway": self._member(self._own.CollectMetrics(CollectMetricsRequest(), None), "gateway"),
+                "gateway": self._gateway(),
                 **{
                     name: self._member(stub.CollectMetrics(CollectMetricsRequest(), timeout=PATIENCE), name)
                     for name, stub in self._members.metrics.items()
@@ -63,8 +63,11 @@ class MeshMetrics:
             log.warning("no numbers", source=name, error=str(error))
             return None
 
+    async def _gateway(self) -> Sequence[Metric]:
+        return _of_member("gateway", await self._own.families())
+
     async def _member(self, answer: Awaitable[CollectMetricsResponse], name: str) -> Sequence[Metric]:
-        return [labelled(family, {"member": name}) for family in parsed((await answer).text)]
+        return _of_member(name, parsed((await answer).text))
 
     async def _envoy(self) -> Sequence[Metric]:
         connector = aiohttp.UnixConnector(str(self._envoy_admin))
@@ -79,3 +82,7 @@ class MeshMetrics:
         if len(text) > MOST_BYTES:
             raise ValueError(f"Envoy has more than {MOST_BYTES} bytes of numbers")
         return list(envoy_metrics.told(parsed(text)))
+
+
+def _of_member(name: str, families: Iterable[Metric]) -> Sequence[Metric]:
+    return [labelled(family, {"member": name}) for family in families]

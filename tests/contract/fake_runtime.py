@@ -165,8 +165,9 @@ class Catalogue(CatalogueServiceServicer):
 class Controller:
     """A controller on a real socket, and what stands in for the world around it."""
 
-    def __init__(self, stub: Any, runtime: FakeRuntime, envoy: FakeEnvoy, until: Until) -> None:
+    def __init__(self, stub: Any, runtime: FakeRuntime, envoy: FakeEnvoy, reconciler: Reconciler, until: Until) -> None:
         self.stub = stub
+        self.reconciler = reconciler
         self.envoy = envoy
         self.runtime = runtime
         self.until = until
@@ -237,7 +238,7 @@ async def running(
         member.announce("llamesh.v1.ControllerService")
 
     await start_member(settings, "controller", register)
-    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, control, until)
+    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, control, reconciler, until)
     await reconciler.close()
     await models.close()
     await database.close()

@@ -18,22 +18,14 @@ from pydantic import SecretStr
 
 from controller.declared import RunState
 from controller.declared_store import DeclaredServers
-from controller.model_files import ModelFiles
-from controller.reconcile import Reconciler
-from controller.servicer import ControllerServicer
-from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Database, open_database
+from llamesh.kit.database import open_database
 from llamesh.kit.database_failures import DatabaseUnreachableError
 from llamesh.v1 import server_pb2
-from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
-from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tests.contract.fake_runtime import (
-    Catalogue,
     Controller,
-    FakeEnvoy,
-    FakeRuntime,
     refused,
+    running,
 )
 from tests.own_postgres import OwnPostgres, own_postgres
 
@@ -49,7 +41,6 @@ class World:
     """A controller on a PostgreSQL that the test takes away."""
 
     controller: Controller
-    reconciler: Reconciler
     settings: Settings
     server: OwnPostgres
 
@@ -83,29 +74,9 @@ async def world(
 ) -> AsyncIterator[World]:
     url = await asyncio.to_thread(server.create, f"controller_{time.monotonic_ns()}")
     settings = one_settings.model_copy(update={"database_url": SecretStr(url), "database_seconds": 1.0})
-    database: Database = open_database(settings, "controller")
-    await database.migrate("controller")
-    models = ModelFiles(connect(settings, "download"))
-    store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(models), FakeEnvoy()
-    reconciler = Reconciler(settings, store, runtime, control, statuses)
-    model = tmp_path / "model.gguf"
-    model.touch()
-    await start_member(
-        settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
-    )
-    await reconciler.open()
-
-    def register(member: Any) -> None:
-        servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
-        add_ControllerServiceServicer_to_server(servicer, member.server)
-
-    await start_member(settings, "controller", register)
-    stub = ControllerServiceStub(connect(settings, "controller"))
-    yield World(Controller(stub, runtime, control, until), reconciler, settings, server)
-    server.thaw()
-    await reconciler.close()
-    await models.close()
-    await database.close()
+    async with running(settings, start_member, connect, until, tmp_path) as controller:
+        yield World(controller, settings, server)
+        server.thaw()
 
 
 async def accepted(call: Any) -> bool:
@@ -148,16 +119,16 @@ async def test_an_engine_that_dies_is_started_again(world: World, how: str) -> N
 async def test_a_server_wakes_for_a_request_and_it_is_written_later(world: World, how: str) -> None:
     controller = world.controller
     declared = await controller.ready(await controller.declare())
-    world.reconciler._store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE)
-    world.reconciler.changed(declared.server_uuid)
+    world.controller.reconciler._store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE)
+    world.controller.reconciler.changed(declared.server_uuid)
     await world.until_written(declared.server_uuid, RunState.ASLEEP_IDLE)
     await controller.until(lambda: not controller.runtime.alive)
     await world.away(how)
     try:
-        await world.reconciler.wake(declared.server_uuid)
+        await world.controller.reconciler.wake(declared.server_uuid)
         await controller.until(lambda: len(controller.runtime.alive) == 1)
         # Reading the rows in vain, or what is older than the decision, does not take it back.
-        await asyncio.gather(world.reconciler._resync_once(), return_exceptions=True)
+        await asyncio.gather(world.controller.reconciler._resync_once(), return_exceptions=True)
         await controller.ready(declared)
     finally:
         await world.back(how)
@@ -181,7 +152,7 @@ async def test_a_server_falls_asleep_when_idle_and_it_is_written_later(world: Wo
 
 async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: World) -> None:
     controller = world.controller
-    store = world.reconciler._store
+    store = world.controller.reconciler._store
     declared = await controller.ready(await controller.declare())
     # Decided, and not written when the other comes.
     assert store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE)
@@ -198,5 +169,5 @@ async def test_a_change_by_someone_else_is_seen(world: World) -> None:
     connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
     await connection.execute("UPDATE controller.server SET rest = 'asked'")
     await connection.close()
-    await world.reconciler._resync_once()
+    await world.controller.reconciler._resync_once()
     await controller.until_state(declared, server_pb2.SERVER_STATE_SLEEPING)

@@ -180,8 +180,12 @@ async def test_usage_is_a_users_and_not_a_names(mesh, as_caller) -> None:
     mesh.standings.put("ada", uid="usr_ada2", create_time={"seconds": NOON - 60})
     await told(mesh)
     (row,) = await usage(mesh, as_caller("ada", "manage", uid="usr_ada2"))
-    assert (row.subject, row.requests) == ("ada", 1)
-    assert len(await usage(mesh, as_caller("root", "admin"), subject="ada")) == 2
+    assert (row.subject, row.user_uid, row.requests) == ("ada", "usr_ada2", 1)
+    rows = await usage(mesh, as_caller("root", "admin"), subject="ada")
+    assert [(row.subject, row.user_uid, row.requests) for row in rows] == [
+        ("ada", "usr_ada", 1),
+        ("ada", "usr_ada2", 1),
+    ]
 
 
 async def test_a_list_of_keys_says_which_work(mesh, as_caller) -> None:

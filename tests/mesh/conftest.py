@@ -1,12 +1,16 @@
-"""One whole mesh for all tests that do not break it, with one server of the sentence model."""
+"""One whole mesh for all tests that do not break it, with one server of the sentence model; and front doors without a mesh behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 
+from tests.mesh.front_door import FrontDoor, front_door
+from tests.mesh.inference_door import inference_door
+from tests.mesh.management_door import Mesh, management_door
 from tests.mesh.running import RunningMesh, running_mesh
 
 MODEL = "sentence.gguf"
@@ -38,3 +42,24 @@ def served(mesh: RunningMesh) -> Served:
     """A ready server of the sentence model with 4 slots."""
     server = mesh.serve("sentence", model_name=MODEL, runtime_params="--ctx-size 4096 --parallel 4")
     return Served(mesh, server["server_uuid"])
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[FrontDoor]:
+    """An inference listener without servers, for one test."""
+    async with front_door() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def inference() -> AsyncIterator[FrontDoor]:
+    """An inference listener with two servers, for the tests of a module."""
+    async with inference_door() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def managed() -> AsyncIterator[Mesh]:
+    """Management listeners with a stub gateway, for the tests of a module."""
+    async with management_door() as started:
+        yield started

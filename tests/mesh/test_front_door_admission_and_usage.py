@@ -11,16 +11,10 @@ import grpc
 import pytest
 
 from llamesh.kit import envoy_api
-from tests.mesh.front_door import FrontDoor, front_door, token, wait_for
+from tests.mesh.front_door import FrontDoor, token, wait_for
 
 U = "cccccccc-3333-4333-8333-333333333333"
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-async def door() -> AsyncIterator[FrontDoor]:
-    async with front_door() as door:
-        yield door
 
 
 LIMITED = "ctr_limited"

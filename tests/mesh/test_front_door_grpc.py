@@ -23,7 +23,6 @@ from tests.mesh.management_door import (
     Gateway,
     Mesh,
     management,
-    management_door,
     plain,
     serve,
     status_of,
@@ -32,15 +31,9 @@ from tests.mesh.management_door import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh() -> AsyncIterator[Mesh]:
-    async with management_door() as started:
-        yield started
-
-
 @pytest_asyncio.fixture(loop_scope="module")
-async def channel(mesh: Mesh) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh[0].port}") as channel:
+async def channel(managed: Mesh) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{managed[0].port}") as channel:
         yield channel
 
 
@@ -48,7 +41,7 @@ async def call(channel: grpc.aio.Channel, method: str, **metadata: str) -> Any:
     return await channel.unary_unary(method)(b"", metadata=tuple(metadata.items()), timeout=10)
 
 
-async def test_grpc_passes_as_it_is(channel: grpc.aio.Channel, mesh: Mesh) -> None:
+async def test_grpc_passes_as_it_is(channel: grpc.aio.Channel, managed: Mesh) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(channel)
     assert (await stub.GetHealth(gateway_pb2.GetHealthRequest())).version == "1"
     assert len([each async for each in stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(BEARER.items()))]) == 2
@@ -84,8 +77,8 @@ async def test_grpc_clients_get_grpc_errors(
     plain(status.message)
 
 
-async def test_grpc_web(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_grpc_web(managed: Mesh) -> None:
+    door, _ = managed
     headers = {"content-type": "application/grpc-web+proto"}
     answer = await door.send("POST", f"{SERVICE}/GetHealth", b"\0" + struct.pack(">I", 0), headers)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/grpc-web+proto")

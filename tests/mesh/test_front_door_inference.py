@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tests.mesh.front_door import FrontDoor, token
-from tests.mesh.inference_door import CHAT, SMALL_LIMIT, A, B, engine, inference_door
+from tests.mesh.inference_door import CHAT, SMALL_LIMIT, A, B, engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def door() -> AsyncIterator[FrontDoor]:
-    async with inference_door() as started:
-        yield started
 
 
 @pytest.mark.parametrize(
@@ -29,16 +21,16 @@ async def door() -> AsyncIterator[FrontDoor]:
         *("chat/completions/input_tokens", "responses/input_tokens", "messages/count_tokens"),
     ],
 )
-async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str) -> None:
+async def test_every_allowed_path_reaches_its_server(inference: FrontDoor, path: str) -> None:
     for prefix, model, name in (
         ("", "big", "b"),
         ("", "org/big:Q4", "a"),
         (f"/{A}", "big", "a"),
         (f"/{B}", "smol", "b"),
     ):
-        answer = await door.chat(model, path=f"{prefix}/v1/{path}")
+        answer = await inference.chat(model, path=f"{prefix}/v1/{path}")
         assert (answer.status, answer.json()["from"]) == (200, name)
-        assert engine(door, name).received[-1].path == f"/v1/{path}"
+        assert engine(inference, name).received[-1].path == f"/v1/{path}"
 
 
 @pytest.mark.parametrize(
@@ -48,21 +40,21 @@ async def test_every_allowed_path_reaches_its_server(door: FrontDoor, path: str)
         *(("GET", f"/api/{name}") for name in ("tags", "version", "tags?now=1")),
     ],
 )
-async def test_a_client_of_ollama_reads_where_the_models_are(door: FrontDoor, method: str, path: str) -> None:
-    answer = await door.send(method, path, b"{}")
+async def test_a_client_of_ollama_reads_where_the_models_are(inference: FrontDoor, method: str, path: str) -> None:
+    answer = await inference.send(method, path, b"{}")
     assert (answer.status, answer.headers["content-type"]) == (404, "application/json")
     assert answer.json().keys() == {"error"}
     assert "/v1" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["/apis/chat", f"/{A}/api/chat", "/v1/api/chat"])
-async def test_other_paths_that_are_not_served_keep_the_shape_of_openai(door: FrontDoor, path: str) -> None:
-    answer = await door.send("POST", path, b"{}")
+async def test_other_paths_that_are_not_served_keep_the_shape_of_openai(inference: FrontDoor, path: str) -> None:
+    answer = await inference.send("POST", path, b"{}")
     assert (answer.status, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
-    names = {(await door.chat("smol")).json()["from"] for _ in range(40)}
+async def test_a_model_name_uses_all_its_servers(inference: FrontDoor) -> None:
+    names = {(await inference.chat("smol")).json()["from"] for _ in range(40)}
     assert names == {"a", "b"}
 
 
@@ -95,28 +87,28 @@ async def test_a_model_name_uses_all_its_servers(door: FrontDoor) -> None:
     ],
 )
 async def test_every_other_path_is_refused_in_openais_shape(
-    door: FrontDoor, method: str, path: str, status: int, code: str
+    inference: FrontDoor, method: str, path: str, status: int, code: str
 ) -> None:
-    before = [len(each.received) for each in door.engines]
-    answer = await door.send(method, path, {"model": "big"})
+    before = [len(each.received) for each in inference.engines]
+    answer = await inference.send(method, path, {"model": "big"})
     assert (answer.status, answer.error["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/json"
     assert answer.error["message"]
-    assert [len(each.received) for each in door.engines] == before
+    assert [len(each.received) for each in inference.engines] == before
 
 
 @pytest.mark.parametrize(
     "path",
     ["//v1//chat/completions", "/v1/./chat/completions", "/x/../v1/chat/completions", f"//{B}//v1/chat/completions"],
 )
-async def test_doubled_slashes_and_dots_mean_the_plain_path(door: FrontDoor, path: str) -> None:
-    answer = await door.chat("big", path=path)
+async def test_doubled_slashes_and_dots_mean_the_plain_path(inference: FrontDoor, path: str) -> None:
+    answer = await inference.chat("big", path=path)
     assert (answer.status, answer.json()["from"]) == (200, "b")
-    assert engine(door, "b").received[-1].path == CHAT
+    assert engine(inference, "b").received[-1].path == CHAT
 
 
 @pytest.mark.parametrize("server", ["", f"/{B}"])
-async def test_openais_paths_work_without_the_prefix(door: FrontDoor, server: str) -> None:
+async def test_openais_paths_work_without_the_prefix(inference: FrontDoor, server: str) -> None:
     for path in (
         "chat/completions",
         "completions",
@@ -127,23 +119,23 @@ async def test_openais_paths_work_without_the_prefix(door: FrontDoor, server: st
     ):
         headers = []
         for prefix in ("/v1", ""):
-            answer = await door.chat("big", path=f"{server}{prefix}/{path}")
+            answer = await inference.chat("big", path=f"{server}{prefix}/{path}")
             assert (answer.status, answer.json()["from"]) == (200, "b")
-            arrived = engine(door, "b").received[-1]
+            arrived = engine(inference, "b").received[-1]
             assert arrived.path == f"/v1/{path}"
             headers.append({name: value for name, value in arrived.headers.items() if name != "x-request-id"})
         assert headers[0] == headers[1]
 
 
-async def test_models_are_listed_without_the_prefix(door: FrontDoor) -> None:
+async def test_models_are_listed_without_the_prefix(inference: FrontDoor) -> None:
     for path in ("/models", f"/{A}/models", "/models/big", "/models/org%2Fname"):
-        assert (await door.send("GET", path)).status == 200
+        assert (await inference.send("GET", path)).status == 200
         server, _, rest = path.partition("/models")
-        assert door.waker.received[-1].path == f"{server}/v1/models{rest}"
+        assert inference.waker.received[-1].path == f"{server}/v1/models{rest}"
 
 
-async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> None:
-    connection = await door.connect()
+async def test_unknown_models_and_servers_are_404_at_once(inference: FrontDoor) -> None:
+    connection = await inference.connect()
     await connection.send("POST", CHAT, {"model": "warm-up"})
     started = time.perf_counter()
     for number in range(50):
@@ -152,55 +144,55 @@ async def test_unknown_models_and_servers_are_404_at_once(door: FrontDoor) -> No
         assert f"nope-{number}" in answer.error["message"]
     assert (time.perf_counter() - started) / 50 < 0.02
     for name in ("org/name:Q4:x", ":", 'm:"quoted"\\'):
-        answer = await door.chat(name)
+        answer = await inference.chat(name)
         assert answer.error["message"].startswith(f"No model is served under the name {name}. ")
-    answer = await door.chat("smol", path=f"/{A[::-1]}{CHAT}")
+    answer = await inference.chat("smol", path=f"/{A[::-1]}{CHAT}")
     assert (answer.status, answer.error["code"]) == (404, "server_not_found")
 
 
 @pytest.mark.parametrize(
     "name", ["x-llamesh-cluster", "X-Llamesh-Cluster", "x-llamesh-claims", "x-llamesh-awake", "x-llamesh-anything"]
 )
-async def test_a_client_cannot_speak_for_the_mesh(door: FrontDoor, name: str) -> None:
-    answer = await door.send("POST", CHAT, {"model": "big"}, [(name, f"s:{A}"), (name, "1")])
+async def test_a_client_cannot_speak_for_the_mesh(inference: FrontDoor, name: str) -> None:
+    answer = await inference.send("POST", CHAT, {"model": "big"}, [(name, f"s:{A}"), (name, "1")])
     assert (answer.status, answer.json()["from"]) == (200, "b")
     arrived = {
         header: value
-        for header, value in engine(door, "b").received[-1].headers.items()
+        for header, value in engine(inference, "b").received[-1].headers.items()
         if header.startswith("x-llamesh")
     }
     assert arrived == {"x-llamesh-cluster": "m:big"}
-    refused = await door.send("POST", "/slots/0", {"model": "big"}, [(name, f"s:{A}")])
+    refused = await inference.send("POST", "/slots/0", {"model": "big"}, [(name, f"s:{A}")])
     assert refused.status == 404
 
 
-async def test_a_client_cannot_steer_envoys_retries_or_the_engines_streams(door: FrontDoor) -> None:
+async def test_a_client_cannot_steer_envoys_retries_or_the_engines_streams(inference: FrontDoor) -> None:
     headers = {
         "x-envoy-retry-on": "5xx",
         "x-envoy-upstream-rq-timeout-ms": "1",
         "x-conversation-id": "c",
         "authorization": f"Bearer {token()}",
     }
-    assert (await door.chat("big", headers=headers)).status == 200
-    received = engine(door, "b").received[-1].headers
+    assert (await inference.chat("big", headers=headers)).status == 200
+    received = engine(inference, "b").received[-1].headers
     assert (
         not {"x-envoy-retry-on", "x-envoy-upstream-rq-timeout-ms", "x-conversation-id", "authorization"}
         & received.keys()
     )
 
 
-async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(door: FrontDoor) -> None:
+async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(inference: FrontDoor) -> None:
     twins = {"x_llamesh_cluster": f"s:{A}", "content_length": "1", "transfer_encoding": "chunked", "x_api_key": token()}
-    answer = await door.chat("big", headers=twins | {"session_id": "s", "authorization_": "a"})
+    answer = await inference.chat("big", headers=twins | {"session_id": "s", "authorization_": "a"})
     assert (answer.status, answer.json()["from"]) == (200, "b")
-    assert not [name for name in engine(door, "b").received[-1].headers if "_" in name]
-    assert (await door.chat("smol", headers={"x_api_key": token(scopes=["infer:big"])})).status == 200
+    assert not [name for name in engine(inference, "b").received[-1].headers if "_" in name]
+    assert (await inference.chat("smol", headers={"x_api_key": token(scopes=["infer:big"])})).status == 200
 
 
 LONG = "c" * 20_000
 
 
-async def test_an_engine_gets_few_headers_however_long_those_of_the_client_are(door: FrontDoor) -> None:
+async def test_an_engine_gets_few_headers_however_long_those_of_the_client_are(inference: FrontDoor) -> None:
     """llama.cpp takes 8 KB of a header and of a path."""
     headers = {"cookie": LONG, "user-agent": LONG, "authorization": "Bearer not-needed", "host": "localhost"}
     headers |= {
@@ -208,33 +200,38 @@ async def test_an_engine_gets_few_headers_however_long_those_of_the_client_are(d
         "x-forwarded-for": "1.2.3.4",
         "content-type": f"application/json; x={LONG[:9000]}",
     }
-    answer = await door.send("POST", f"{CHAT}?beta=true&x={LONG[:300]}", b'{"model":"big"}', headers)
+    answer = await inference.send("POST", f"{CHAT}?beta=true&x={LONG[:300]}", b'{"model":"big"}', headers)
     assert answer.status == 200
-    received = engine(door, "b").received[-1]
+    received = engine(inference, "b").received[-1]
     assert received.path == CHAT
     assert received.headers.keys() == {
         *("host", "content-type", "content-length", "x-request-id", "x-forwarded-proto", "x-llamesh-cluster"),
     }
     assert sum(map(len, received.headers.values())) < 200
     with_token = {"authorization": f"Bearer {token()}", "host": LONG[:250] + ".example", "cookie": LONG}
-    assert (await door.chat("big", headers=with_token)).status == 200
-    assert (await door.send("GET", "/v1/models?x=" + LONG, None, {"cookie": LONG})).status == 200
-    assert door.waker.received[-1].headers.keys() == {"host", "x-request-id", "x-forwarded-proto", "x-llamesh-scopes"}
+    assert (await inference.chat("big", headers=with_token)).status == 200
+    assert (await inference.send("GET", "/v1/models?x=" + LONG, None, {"cookie": LONG})).status == 200
+    assert inference.waker.received[-1].headers.keys() == {
+        "host",
+        "x-request-id",
+        "x-forwarded-proto",
+        "x-llamesh-scopes",
+    }
 
 
-async def test_the_front_doors_own_limit_of_headers_is_stated(door: FrontDoor) -> None:
-    answer = await door.chat("big", headers={"cookie": "c" * (61 << 10)})
+async def test_the_front_doors_own_limit_of_headers_is_stated(inference: FrontDoor) -> None:
+    answer = await inference.chat("big", headers={"cookie": "c" * (61 << 10)})
     assert (answer.status, answer.error["message"]) == (431, "The headers are longer than 60 KiB together.")
     many = [(f"x-{number}", "1") for number in range(101)]
-    answer = await door.send("POST", CHAT, {"model": "big"}, many)
+    answer = await inference.send("POST", CHAT, {"model": "big"}, many)
     assert (answer.status, answer.error["message"]) == (431, "There are more than 100 headers.")
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "TLS/1.2", "h2c", "foo, bar/2"])
-async def test_an_offer_of_another_protocol_is_ignored(door: FrontDoor, protocol: str) -> None:
-    answer = await door.chat("big", headers={"upgrade": protocol, "connection": "Upgrade"})
+async def test_an_offer_of_another_protocol_is_ignored(inference: FrontDoor, protocol: str) -> None:
+    answer = await inference.chat("big", headers={"upgrade": protocol, "connection": "Upgrade"})
     assert answer.status == 200
-    assert not {"upgrade", "connection"} & engine(door, "b").received[-1].headers.keys()
+    assert not {"upgrade", "connection"} & engine(inference, "b").received[-1].headers.keys()
 
 
 @pytest.mark.parametrize(
@@ -253,9 +250,9 @@ async def test_an_offer_of_another_protocol_is_ignored(door: FrontDoor, protocol
     ],
 )
 async def test_errors_of_anthropics_api_have_its_shape(
-    door: FrontDoor, method: str, path: str, model: str, headers: dict[str, str], status: int, kind: str
+    inference: FrontDoor, method: str, path: str, model: str, headers: dict[str, str], status: int, kind: str
 ) -> None:
-    answer = await door.send(method, path, {"model": model}, headers)
+    answer = await inference.send(method, path, {"model": model}, headers)
     assert answer.status == status
     body = answer.json()
     # Headers that are too long are refused before a path is known.
@@ -265,26 +262,26 @@ async def test_errors_of_anthropics_api_have_its_shape(
         assert body["error"]["message"]
 
 
-async def test_engines_cors_headers_do_not_get_out(door: FrontDoor) -> None:
-    answer = await door.chat("big")
+async def test_engines_cors_headers_do_not_get_out(inference: FrontDoor) -> None:
+    answer = await inference.chat("big")
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_a_body_over_the_limit_is_413_and_one_below_passes(door: FrontDoor) -> None:
+async def test_a_body_over_the_limit_is_413_and_one_below_passes(inference: FrontDoor) -> None:
     small = json.dumps({"model": "big", "prompt": "x " * (SMALL_LIMIT // 2 - 100)}).encode()
     large = json.dumps({"model": "big", "prompt": "x " * (SMALL_LIMIT // 2)}).encode()
     headers = {"content-type": "application/json"}
-    answer = await door.send("POST", CHAT, small, headers)
+    answer = await inference.send("POST", CHAT, small, headers)
     assert answer.status == 200
-    assert engine(door, "b").received[-1].body == small
+    assert engine(inference, "b").received[-1].body == small
     for path in (CHAT, f"/{B}{CHAT}"):
-        answer = await door.send("POST", path, large, headers)
+        answer = await inference.send("POST", path, large, headers)
         assert (answer.status, answer.error["code"]) == (413, "request_too_large")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nul", b'{"model": "big"', b"\xff\xfe", b'"text"', b"[]", b"[" * 100_000])
-async def test_a_body_that_is_no_json_object_is_refused(door: FrontDoor, body: bytes) -> None:
-    answer = await door.send("POST", CHAT, body, {"content-type": "application/json"})
+async def test_a_body_that_is_no_json_object_is_refused(inference: FrontDoor, body: bytes) -> None:
+    answer = await inference.send("POST", CHAT, body, {"content-type": "application/json"})
     assert answer.status == 400
     assert answer.error["type"] == "invalid_request_error"
 
@@ -293,67 +290,71 @@ async def test_a_body_that_is_no_json_object_is_refused(door: FrontDoor, body: b
     ("field", "value"),
     [("n_discard", -1), ("chat_parser", "x" * 20_000), ("id_slot", 0), ("id_slot", None), ("lora", [{"id": 0}])],
 )
-async def test_forbidden_fields_are_400_and_named(door: FrontDoor, field: str, value: Any) -> None:
+async def test_forbidden_fields_are_400_and_named(inference: FrontDoor, field: str, value: Any) -> None:
     for path in (CHAT, f"/{B}{CHAT}"):
-        answer = await door.chat("big", path=path, **{field: value})
+        answer = await inference.chat("big", path=path, **{field: value})
         assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_parameter", field)
 
 
-async def test_remote_media_is_400(door: FrontDoor) -> None:
+async def test_remote_media_is_400(inference: FrontDoor) -> None:
     content = [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]
-    answer = await door.chat("big", messages=[{"role": "user", "content": content}])
+    answer = await inference.chat("big", messages=[{"role": "user", "content": content}])
     assert (answer.status, answer.error["code"]) == (400, "remote_media")
 
 
-async def test_a_model_name_never_becomes_a_header_line(door: FrontDoor) -> None:
+async def test_a_model_name_never_becomes_a_header_line(inference: FrontDoor) -> None:
     for model in ("big\r\nx-evil: 1", "big\nx", "big\x00", " big", "b" * 9000):
-        answer = await door.chat(model)
+        answer = await inference.chat(model)
         assert answer.status in (400, 404)
         assert answer.error["param"] == "model"
 
 
-async def test_models_are_listed_by_the_waker_awake_or_not(door: FrontDoor) -> None:
+async def test_models_are_listed_by_the_waker_awake_or_not(inference: FrontDoor) -> None:
     names = ("org/big:Q4", "org%2Fbig:Q4", "org%2fbig%3AQ4", "..%2F..%2Fslots")
     for path in ("/v1/models", f"/{A}/v1/models", *(f"/v1/models/{name}" for name in names)):
-        answer = await door.send("GET", path)
+        answer = await inference.send("GET", path)
         assert (answer.status, answer.json()["from"]) == (200, "waker")
-        assert door.waker.received[-1].path == path
-        assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:*"
+        assert inference.waker.received[-1].path == path
+        assert inference.waker.received[-1].headers["x-llamesh-scopes"] == "infer:*"
     for path in ("/v1/models/", f"/{A}/v1/models/"):
-        assert (await door.send("GET", path)).status == 200
-        assert door.waker.received[-1].path == path.rstrip("/")
+        assert (await inference.send("GET", path)).status == 200
+        assert inference.waker.received[-1].path == path.rstrip("/")
 
 
-async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_cannot_say_it(door: FrontDoor) -> None:
+async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_cannot_say_it(
+    inference: FrontDoor,
+) -> None:
     bearer = {"authorization": f"Bearer {token(scopes=['manage', 'infer:big'])}", "x-llamesh-scopes": "infer:*"}
-    assert (await door.send("GET", "/v1/models", None, bearer)).status == 200
-    assert door.waker.received[-1].headers["x-llamesh-scopes"] == "infer:big"
-    answer = await door.send("GET", f"/{A}/v1/models", None, bearer)
+    assert (await inference.send("GET", "/v1/models", None, bearer)).status == 200
+    assert inference.waker.received[-1].headers["x-llamesh-scopes"] == "infer:big"
+    answer = await inference.send("GET", f"/{A}/v1/models", None, bearer)
     assert (answer.status, answer.error["code"]) == (403, "scope_missing")
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health", "/health/", "/v1/health/?x=1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_health_is_the_controllers_to_say_and_needs_no_token(door: FrontDoor, method: str, path: str) -> None:
+async def test_health_is_the_controllers_to_say_and_needs_no_token(
+    inference: FrontDoor, method: str, path: str
+) -> None:
     headers = {"origin": "http://evil.example", "host": "evil.example", "cookie": LONG}
-    answer = await door.send(method, path, None, headers)
+    answer = await inference.send(method, path, None, headers)
     assert answer.status == 200
-    assert (door.waker.received[-1].method, door.waker.received[-1].path) == (method, "/health")
+    assert (inference.waker.received[-1].method, inference.waker.received[-1].path) == (method, "/health")
 
 
-async def test_http_1_0_is_answered(door: FrontDoor) -> None:
-    answer = await door.send("POST", CHAT, {"model": "big"}, version="1.0")
+async def test_http_1_0_is_answered(inference: FrontDoor) -> None:
+    answer = await inference.send("POST", CHAT, {"model": "big"}, version="1.0")
     assert answer.status == 200
 
 
-async def test_every_answer_has_a_request_id_and_a_client_cannot_choose_it(door: FrontDoor) -> None:
-    ids = {(await door.chat("big", headers={"x-request-id": "mine"})).headers["x-request-id"] for _ in range(2)}
+async def test_every_answer_has_a_request_id_and_a_client_cannot_choose_it(inference: FrontDoor) -> None:
+    ids = {(await inference.chat("big", headers={"x-request-id": "mine"})).headers["x-request-id"] for _ in range(2)}
     assert len(ids) == 2
     assert "mine" not in ids
-    assert (await door.chat("nope")).headers["x-request-id"]
+    assert (await inference.chat("nope")).headers["x-request-id"]
 
 
-async def test_no_filter_script_failed(door: FrontDoor) -> None:
+async def test_no_filter_script_failed(inference: FrontDoor) -> None:
     """Runs last: none of the requests above made a Lua script stumble, and Envoy refused no configuration."""
-    assert "script log" not in door.log()
-    assert not door.control.stats.refused
+    assert "script log" not in inference.log()
+    assert not inference.control.stats.refused

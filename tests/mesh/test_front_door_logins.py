@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator
 
 import grpc
 import jwt
 import pytest
-import pytest_asyncio
 from google.rpc import status_pb2
 
 from llamesh.kit.errors import DETAILS_KEY
@@ -22,21 +20,14 @@ from tests.mesh.management_door import (
     ON_A_NETWORK,
     SERVICE,
     Mesh,
-    management_door,
     status_of,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh() -> AsyncIterator[Mesh]:
-    async with management_door() as started:
-        yield started
-
-
-async def test_rest_without_a_token_where_the_contract_says_so(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_rest_without_a_token_where_the_contract_says_so(managed: Mesh) -> None:
+    door, gateway = managed
     health = await door.send("GET", "/health", None, {"x-llamesh-claims": "evil", "X-Llamesh-Claims": "evil"})
     assert (health.status, health.json()["version"]) == (200, "1")
     assert "x-llamesh-claims" not in gateway.metadata[-1]
@@ -45,8 +36,8 @@ async def test_rest_without_a_token_where_the_contract_says_so(mesh: Mesh) -> No
     assert gateway.requests[-1] == gateway_pb2.CreateTokenRequest(username="ada", password="x")
 
 
-async def test_everything_else_needs_one(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_everything_else_needs_one(managed: Mesh) -> None:
+    door, gateway = managed
     count = len(gateway.requests)
     for verb, path in (
         ("GET", "/servers/a"),
@@ -76,16 +67,16 @@ async def test_everything_else_needs_one(mesh: Mesh) -> None:
     assert len(gateway.requests) == count
 
 
-async def test_verified_claims_reach_the_service_and_forged_ones_do_not(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_verified_claims_reach_the_service_and_forged_ones_do_not(managed: Mesh) -> None:
+    door, gateway = managed
     await door.send("GET", "/servers/a", None, [*BEARER.items(), ("x-llamesh-claims", "evil")])
     claims = gateway.metadata[-1]["x-llamesh-claims"]
     assert json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"] == "ada"
     assert "authorization" not in gateway.metadata[-1]
 
 
-async def test_the_address_of_a_caller_is_what_connects_and_never_what_it_says(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_the_address_of_a_caller_is_what_connects_and_never_what_it_says(managed: Mesh) -> None:
+    door, gateway = managed
     said = [
         ("x-forwarded-for", "203.0.113.9"),
         ("x-forwarded-for", "203.0.113.8, 203.0.113.7"),
@@ -105,8 +96,8 @@ async def test_the_address_of_a_caller_is_what_connects_and_never_what_it_says(m
     assert addresses == ["127.0.0.1"]
 
 
-async def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(managed: Mesh) -> None:
+    door, gateway = managed
     for said, address in (
         ([("x-forwarded-for", "198.51.100.1, 203.0.113.9")], "203.0.113.9"),
         ([("x-forwarded-for", "2001:db8::1")], "2001:db8::1"),
@@ -118,15 +109,15 @@ async def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(mesh: Me
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "BeArEr", "Bearer  "])
-async def test_the_scheme_of_a_token_may_be_written_in_any_case(mesh: Mesh, scheme: str) -> None:
-    door, _ = mesh
+async def test_the_scheme_of_a_token_may_be_written_in_any_case(managed: Mesh, scheme: str) -> None:
+    door, _ = managed
     assert (await door.send("GET", "/servers/a", None, {"authorization": f"{scheme} {token()}"})).status == 404
     assert (await door.send("GET", "/servers/a", None, {"authorization": f"{scheme} a.b.c"})).status == 401
 
 
 @pytest.mark.parametrize("value", [f"Basic {token()}", token(), f"Bearer\t{token()}", f"Token {token()}"])
-async def test_another_scheme_is_none(mesh: Mesh, value: str) -> None:
-    door, _ = mesh
+async def test_another_scheme_is_none(managed: Mesh, value: str) -> None:
+    door, _ = managed
     answer = await door.send("GET", "/servers/a", None, {"authorization": value})
     assert answer.status == 401
     assert status_of(answer, 16)["message"].startswith("This call needs a token.")
@@ -136,8 +127,8 @@ REBOUND = "evil.example:8200"
 """A host name that its owner has made to lead to this machine."""
 
 
-async def test_a_page_whose_name_was_rebound_cannot_log_in(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_a_page_whose_name_was_rebound_cannot_log_in(managed: Mesh) -> None:
+    door, gateway = managed
     count = len(gateway.requests)
     login = {"username": "admin", "password": "admin"}
     for port, headers in (
@@ -168,8 +159,8 @@ async def test_a_page_whose_name_was_rebound_cannot_log_in(mesh: Mesh) -> None:
     assert len(gateway.requests) == count
 
 
-async def test_a_known_name_logs_in_and_any_name_reads_the_health(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_a_known_name_logs_in_and_any_name_reads_the_health(managed: Mesh) -> None:
+    door, _ = managed
     login = {"username": "ada", "password": "x"}
     for host in ("llm.example", "llm.example:8200", "localhost:8200", "127.0.0.1"):
         assert (await door.send("POST", "/auth/token", login, {"host": host})).status == 200
@@ -183,8 +174,8 @@ async def test_a_known_name_logs_in_and_any_name_reads_the_health(mesh: Mesh) ->
         await gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**login))
 
 
-async def test_browsers_of_allowed_origins_only(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_browsers_of_allowed_origins_only(managed: Mesh) -> None:
+    door, _ = managed
     ask = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
     good = await door.send("OPTIONS", "/servers/a", None, ask | {"origin": "http://ui"})
     assert (good.status, good.headers["access-control-allow-origin"]) == (200, "http://ui")

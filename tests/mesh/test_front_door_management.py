@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from llamesh.addresses import listening_addresses
 from llamesh.v1 import gateway_pb2
@@ -16,21 +14,14 @@ from tests.mesh.http_connection import Connection, read_body, read_head
 from tests.mesh.management_door import (
     BEARER,
     Mesh,
-    management_door,
     status_of,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh() -> AsyncIterator[Mesh]:
-    async with management_door() as started:
-        yield started
-
-
-async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_a_services_error_is_a_json_status(managed: Mesh) -> None:
+    door, _ = managed
     answer = await door.send("GET", "/servers/a", None, BEARER)
     assert (answer.status, answer.json()) == (404, {"code": 5, "message": "no such server", "details": []})
 
@@ -65,9 +56,9 @@ async def test_a_services_error_is_a_json_status(mesh: Mesh) -> None:
     ],
 )
 async def test_what_the_contract_lacks_is_refused(
-    mesh: Mesh, verb: str, path: str, body: Any, headers: dict[str, str], status: int, code: int
+    managed: Mesh, verb: str, path: str, body: Any, headers: dict[str, str], status: int, code: int
 ) -> None:
-    door, gateway = mesh
+    door, gateway = managed
     count = len(gateway.requests)
     answer = await door.send(verb, path, body, headers | BEARER)
     assert answer.status == status
@@ -77,8 +68,65 @@ async def test_what_the_contract_lacks_is_refused(
     assert len(gateway.requests) == count
 
 
-async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(mesh: Mesh) -> None:
-    door, gateway = mesh
+@pytest.mark.parametrize("path", ["/auth/token", "/auth/token/"])
+async def test_a_chunked_body_without_a_token_is_refused_before_it_has_ended(managed: Mesh, path: str) -> None:
+    door, gateway = managed
+    count = len(gateway.requests)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head.encode() + b"4100\r\n" + b" " * 0x4100 + b"\r\n")
+    try:
+        first, headers = await asyncio.wait_for(read_head(reader), 10)
+        body = json.loads(await read_body(reader, headers))
+    finally:
+        writer.close()
+    assert first.split()[1] == "413"
+    assert body["message"] == "The body of a call without a token is larger than 16384 bytes."
+    assert body["details"][0]["reason"] == "INVALID_FIELD"
+    assert len(gateway.requests) == count
+
+
+async def test_a_chunked_body_of_a_login_is_taken(managed: Mesh) -> None:
+    door, _ = managed
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    text = json.dumps({"username": "ada", "password": "\u00e9" * 256}).encode()
+    head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    for part in (head, b"%x\r\n" % (len(text) - 1) + text[:-1] + b"\r\n", b"1\r\n}\r\n0\r\n\r\n"):
+        writer.write(part)
+        await writer.drain()
+    try:
+        first, headers = await asyncio.wait_for(read_head(reader), 10)
+        body = json.loads(await read_body(reader, headers))
+    finally:
+        writer.close()
+    assert (first.split()[1], body["access_token"]) == ("200", "a.b.c")
+
+
+async def test_the_bound_of_a_body_without_a_token_bounds_no_other_body_and_no_answer(managed: Mesh) -> None:
+    door, gateway = managed
+    long = "v" * 300_000
+    gateway.version = long
+    try:
+        assert (await door.send("GET", "/health")).json()["version"] == long
+    finally:
+        gateway.version = "1"
+    chunk = b" " * 60_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    head = f"POST /servers/a:scale HTTP/1.1\r\nhost: localhost\r\nauthorization: {BEARER['authorization']}\r\n"
+    head += "content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    body = chunk + b'{"replicas": 2}'
+    writer.write(head.encode() + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+    try:
+        first, headers = await asyncio.wait_for(read_head(reader), 10)
+        await read_body(reader, headers)
+    finally:
+        writer.close()
+    assert first.split()[1] == "200"
+    assert gateway.requests[-1].replicas == 2
+
+
+async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(managed: Mesh) -> None:
+    door, gateway = managed
     count = len(gateway.requests)
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 65000"
@@ -116,9 +164,9 @@ GRPC_WEB = [
         *("application/grpc", "application/grpc+proto", "application/grpc+", *GRPC_WEB),
     ],
 )
-async def test_no_content_type_gets_a_field_past_the_contract(mesh: Mesh, content_type: str) -> None:
+async def test_no_content_type_gets_a_field_past_the_contract(managed: Mesh, content_type: str) -> None:
     """What Envoy takes for gRPC is no REST call, all else is none either unless it is JSON."""
-    door, gateway = mesh
+    door, gateway = managed
     count = len(gateway.requests)
     body = b'{"username":"ada","pasword":"x"}'
     for headers in (
@@ -130,8 +178,8 @@ async def test_no_content_type_gets_a_field_past_the_contract(mesh: Mesh, conten
     assert len(gateway.requests) == count
 
 
-async def test_a_byte_order_mark_is_skipped(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_a_byte_order_mark_is_skipped(managed: Mesh) -> None:
+    door, gateway = managed
     answer = await door.send(
         "POST", "/auth/token", b'\xef\xbb\xbf{"username":"bom"}', {"content-type": "application/json"}
     )
@@ -139,8 +187,8 @@ async def test_a_byte_order_mark_is_skipped(mesh: Mesh) -> None:
     assert gateway.requests[-1].username == "bom"
 
 
-async def test_head_is_a_get_without_its_body(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_head_is_a_get_without_its_body(managed: Mesh) -> None:
+    door, _ = managed
     connection = await door.connect()
     for path in ("/health", "/health/"):
         length = (await connection.send("GET", path)).headers["content-length"]
@@ -149,8 +197,8 @@ async def test_head_is_a_get_without_its_body(mesh: Mesh) -> None:
         assert (answer.status, answer.headers["content-length"]) == (200, length)
 
 
-async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(managed: Mesh) -> None:
+    door, gateway = managed
     answer = await door.send(
         "GET", "/health", None, {"session_id": "s", "x_llamesh_claims": "evil", "grpc_timeout": "1n"}
     )
@@ -158,28 +206,28 @@ async def test_headers_with_an_underscore_are_dropped_and_their_request_is_not(m
     assert not [name for name in gateway.metadata[-1] if "_" in name]
 
 
-async def test_an_offer_of_another_protocol_is_ignored(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_an_offer_of_another_protocol_is_ignored(managed: Mesh) -> None:
+    door, _ = managed
     answer = await door.send("GET", "/health", None, {"upgrade": "websocket", "connection": "Upgrade"})
     assert answer.status == 200
 
 
-async def test_a_call_with_path_and_body(mesh: Mesh) -> None:
-    door, gateway = mesh
+async def test_a_call_with_path_and_body(managed: Mesh) -> None:
+    door, gateway = managed
     answer = await door.send("POST", "/servers/abc:scale", {"replicas": 2}, BEARER)
     assert answer.status == 200
     assert gateway.requests[-1] == gateway_pb2.ScaleServerRequest(server_uuid="abc", replicas=2)
 
 
-async def test_a_stream_is_one_json_message_a_line(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_a_stream_is_one_json_message_a_line(managed: Mesh) -> None:
+    door, _ = managed
     answer = await door.send("GET", "/watch", None, BEARER)
     assert answer.status == 200
     assert [type(json.loads(line)) for line in answer.body.splitlines()] == [dict, dict]
 
 
-async def test_every_address_of_localhost_is_listened_on(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_every_address_of_localhost_is_listened_on(managed: Mesh) -> None:
+    door, _ = managed
     for address in listening_addresses("localhost"):
         reader, writer = await asyncio.open_connection(address, door.port)
         connection = Connection(reader, writer)
@@ -187,7 +235,7 @@ async def test_every_address_of_localhost_is_listened_on(mesh: Mesh) -> None:
         connection.close()
 
 
-async def test_no_filter_script_failed(mesh: Mesh) -> None:
-    door, _ = mesh
+async def test_no_filter_script_failed(managed: Mesh) -> None:
+    door, _ = managed
     assert "script log" not in door.log()
     assert not door.control.stats.refused

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
-from tests.mesh.front_door import FrontDoor, Received, front_door, token, wait_for
+from tests.mesh.front_door import FrontDoor, Received, token, wait_for
 from tests.mesh.http_connection import Answer
 
 U = "cccccccc-3333-4333-8333-333333333333"
@@ -20,12 +17,6 @@ V = "dddddddd-4444-4444-8444-444444444444"
 CHAT = "/v1/chat/completions"
 
 AWAKE = (503, {"x-llamesh-awake": "1"}, b"")
-
-
-@pytest.fixture
-async def door() -> AsyncIterator[FrontDoor]:
-    async with front_door() as door:
-        yield door
 
 
 async def test_requests_to_a_sleeping_server_wait_and_are_answered_by_its_engine(door: FrontDoor) -> None:

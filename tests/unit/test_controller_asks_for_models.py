@@ -11,6 +11,7 @@ import pytest
 
 from controller import model_files as module
 from controller.model_files import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Availability, ModelFiles
+from llamesh.kit.channels import START_SECONDS
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1.download_pb2 import LocateModelResponse
 
@@ -105,3 +106,24 @@ async def test_a_file_that_changes_is_asked_about_anew(world: World, tmp_path: P
     assert await world.ask() is Availability.AVAILABLE
     file.unlink()
     assert world.models.get("m").availability is Availability.UNKNOWN
+
+
+async def test_a_download_service_that_has_not_answered_yet_is_starting_for_a_while(world: World) -> None:
+    world.catalogue.answer = MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, "the download service does not answer"
+    )
+    assert await world.ask() is Availability.LOCATING
+    assert "is starting" in world.models.get("m").message
+    world.now += START_SECONDS
+    assert await world.ask() is Availability.UNREACHABLE
+
+
+async def test_a_download_service_that_has_answered_is_not_starting(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    world.catalogue.answer = str(file)
+    assert await world.ask() is Availability.AVAILABLE
+    world.catalogue.answer = MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, "the download service does not answer"
+    )
+    assert await world.ask() is Availability.UNREACHABLE

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamesh.cli.mesh import checks, health
-from llamesh.cli.mesh.components import NAMES
+from llamesh.cli.mesh.logfiles import NAMES
 from tests.unit.test_start_refuses_in_words import settings
 
 

@@ -10,7 +10,6 @@ from llamesh.cli.mesh.liveness import EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.mesh.supervisor import Component
 
-NAMES = ("controller", "gateway", "contract", "download", "quant", "envoy")
 _MODULES = {
     "controller": "controller",
     "gateway": "services.gateway",

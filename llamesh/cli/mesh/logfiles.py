@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections import deque
 from pathlib import Path
+
+NAMES = ("controller", "gateway", "contract", "download", "quant", "envoy")
+"""The components that have a log file."""
 
 LARGEST = 16 * 1024 * 1024
 """Size in bytes from which a log file is rotated."""
@@ -50,7 +52,9 @@ def _copy_aside(path: Path) -> None:
     kept = [path.with_suffix(f".log.{number}") for number in range(1, KEPT + 1)]
     while True:
         try:
-            shutil.copyfile(path, unfinished)
+            from shutil import copyfile
+
+            copyfile(path, unfinished)
             break
         except OSError as error:
             unfinished.unlink(missing_ok=True)

@@ -55,6 +55,7 @@ async def test_health_needs_no_token_and_names_every_part(mesh) -> None:
 
 async def test_health_says_which_part_is_down(mesh, stop_member, monkeypatch) -> None:
     monkeypatch.setattr(health, "FRESH", -1.0)
+    assert states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))[""] == "OK"
     await stop_member(mesh.members["download"])
     mesh.controller.envoys = 0
     report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
@@ -70,6 +71,22 @@ async def test_health_says_which_part_is_down(mesh, stop_member, monkeypatch) ->
     await stop_member(mesh.members["controller"])
     found = states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
     assert (found["controller"], found["envoy"]) == ("DOWN", "UNSPECIFIED")
+
+
+async def test_a_part_that_has_not_answered_since_the_start_is_starting_for_a_while(
+    start_mesh, one_settings, connect, monkeypatch
+) -> None:
+    monkeypatch.setattr(health, "FRESH", -1.0)
+    mesh = await start_mesh(one_settings, without=("controller", "download"))
+    report = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
+    found = states(report)
+    assert (found["controller"], found["download"], found["contract"]) == ("STARTING", "STARTING", "OK")
+    assert found[""] == "STARTING"
+    assert not [part.message for part in report.components if "down" in part.message]
+    assert await Standard(connect(mesh.settings, "gateway")).check() == NOT_SERVING
+    monkeypatch.setattr(health, "START_SECONDS", 0.0)
+    found = states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
+    assert (found["controller"], found["download"], found[""]) == ("DOWN", "DOWN", "DOWN")
 
 
 @pytest.mark.parametrize(
