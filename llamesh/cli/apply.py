@@ -272,8 +272,10 @@ def _wait(mesh: Client, documents: Sequence[Document]) -> None:
 
 
 def _show(actions: Sequence[Action], words: dict[str, str]) -> None:
+    from llamesh.cli.manifest.executor import without_token
+
     for action in actions:
-        _say(f"{action.document.label} {words[action.verb]}")
+        _say(f"{action.document.label} {without_token(action) or words[action.verb]}")
         for change in action.changes:
             _say(f"  {change}")
 

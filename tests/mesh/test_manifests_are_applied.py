@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,7 +47,7 @@ spec: {maxConcurrentRequests: 3}
 apiVersion: llamesh.dev/v1alpha1
 kind: Model
 metadata: {name: manifest-model}
-spec: {source: "SOURCE", name: manifest-model.gguf}
+spec: {source: SOURCE, name: manifest-model.gguf}
 """
 
 LABELS = [
@@ -71,6 +72,7 @@ def folder(mesh: RunningMesh, tmp_path: Path) -> Path:
 def environment(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
+        "LLAMESH_HOME": str(mesh.home),
         "LLAMESH_URL": mesh.url("gateway", ""),
         "LLAMESH_TOKEN": mesh.token,
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -200,6 +202,31 @@ def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Comman
     again = llamesh("apply", "-f", "mesh.yaml").stdout.splitlines()
     assert again == [*said("unchanged")[:3], *said("created")[3:]]
     llamesh("delete", "-f", "mesh.yaml")
+
+
+def test_the_example_of_the_reference_applied_again_changes_nothing(llamesh: Command, folder: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "manifests.md"
+    example = page.read_text().split("```yaml\n")[1].split("```")[0]
+    source = re.search(r"source: (\S+),", (folder / "mesh.yaml").read_text())
+    assert source
+    (folder / "e.yaml").write_text(example.replace("https://models.example/SmolLM2.gguf", source[1]))
+    first = llamesh("apply", "-f", "e.yaml").stdout.splitlines()
+    assert [line.rpartition(" ")[2] for line in first] == ["created"] * 5
+    for verb in ("apply", "diff"):
+        lines = llamesh(verb, "-f", "e.yaml").stdout.splitlines()
+        assert lines == ([line.replace("created", "unchanged") for line in first] if verb == "apply" else [])
+    llamesh("delete", "-f", "e.yaml")
+
+
+def test_a_model_file_is_named_relative_to_the_manifest(llamesh: Command, folder: Path) -> None:
+    (folder / "here").mkdir()
+    sentence.write(folder / "here" / "m.gguf")
+    model = "apiVersion: llamesh.dev/v1alpha1\nkind: Model\nmetadata: {name: manifest-file}\nspec: {source: m.gguf}\n"
+    (folder / "here" / "m.yaml").write_text(model)
+    for words in ("created", "unchanged"):
+        done = llamesh("apply", "-f", "here/m.yaml")
+        assert done.stdout.splitlines() == [f"Model/manifest-file {words}"]
+    llamesh("delete", "-f", "here/m.yaml")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

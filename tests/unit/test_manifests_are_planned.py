@@ -152,3 +152,44 @@ def test_another_spelling_of_an_address_is_no_change(tmp_path: Path) -> None:
     with pytest.raises(CommandError) as raised:
         planned(tmp_path, text.replace("ADDRESS", "hf:ada/tiny-GGUF:Q4_0"), mesh)
     assert "spec.source cannot be changed" in raised.value.parts[0]
+
+
+KEY = f"{API}kind: Key\nmetadata: {{name: ci}}\nspec: {{scopes: SCOPES, contract: team, secretFile: ci.token}}\n"
+
+
+def limited(*scopes: str) -> Holdings:
+    mesh = full()
+    mesh.contracts[0].models[:] = ["chat", "code"]
+    mesh.keys[0].contract_id = "c1"
+    mesh.keys[0].scopes[:] = scopes
+    return mesh
+
+
+@pytest.mark.parametrize(
+    ("written", "held"),
+    [
+        ("[]", ("infer:chat", "infer:code")),
+        ('["infer:*"]', ("infer:code", "infer:chat")),
+        ('["infer:*", manage]', ("infer:chat", "infer:code", "manage")),
+        # The contract had other models when the key was made.
+        ("[]", ("infer:old",)),
+    ],
+)
+def test_a_key_that_its_contract_has_narrowed_is_unchanged(tmp_path: Path, written: str, held: tuple[str, ...]) -> None:
+    for contract in ("", f"---\n{API}kind: Contract\nmetadata: {{name: team}}\nspec: {{models: [other]}}\n"):
+        actions = planned(tmp_path, KEY.replace("SCOPES", written) + contract, limited(*held))
+        assert actions[-1].verb == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("written", "contract"),
+    [
+        ('["infer:chat"]', ""),
+        ('["infer:*", manage]', ""),
+        ('["infer:*"]', f"---\n{API}kind: Contract\nmetadata: {{name: team}}\nspec: {{}}\n"),
+    ],
+)
+def test_a_key_that_lacks_what_is_written_is_refused(tmp_path: Path, written: str, contract: str) -> None:
+    with pytest.raises(CommandError) as raised:
+        planned(tmp_path, KEY.replace("SCOPES", written) + contract, limited("infer:chat", "infer:code"))
+    assert "spec.scopes cannot be changed" in raised.value.parts[0]

@@ -11,6 +11,8 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
+from llamesh.cli.manifest.token_file import is_free, reserved
+from llamesh.cli.sources import fetchable
 from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
@@ -42,7 +44,15 @@ def _model(mesh: Client, action: Action) -> object:
         source = str((action.document.folder / Path(source).expanduser()).absolute())
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
-    return mesh.models.pull(source, uuid=action.document.name, name=name, sha256=sha256).wait()
+    uuid = action.document.name
+    with fetchable(source, mesh.profile, purpose=f"{name}/{uuid}") as file:
+        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
+        try:
+            return pull.wait()
+        except KeyboardInterrupt:
+            # The mesh goes on fetching.
+            file.kept = True
+            raise
 
 
 def _contract(mesh: Client, action: Action) -> object:
@@ -98,28 +108,41 @@ def changes_of(action: Action) -> server_pb2.ServerChanges:
 
 def _key(mesh: Client, action: Action) -> object:
     spec = action.desired
-    path = action.document.folder / Path(spec.secret_file).expanduser()
-    try:
-        # Open the file before the call: a token that cannot be written would be lost.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        words = f"{action.document.place('spec.secret_file')}: {path}: {error.strerror}"
-        raise CommandError(words, hint="name a file that does not exist yet", code=Exit.USAGE) from error
-    try:
+    with reserved(action.document, token_path(action)) as file:
         made = mesh.keys.create(
             action.document.name,
             scopes=list(spec.scopes),
             contract=_contract_id(mesh, spec.contract),
             days=spec.expire_days,
         )
-    except BaseException:
-        os.close(descriptor)
-        path.unlink()
-        raise
-    with os.fdopen(descriptor, "w") as file:
-        file.write(made.token + "\n")
-    key: contract_pb2.Key = made.key
+        key: contract_pb2.Key = made.key
+        try:
+            file.write(made.token)
+        except BaseException:
+            # Nobody would have the token.
+            mesh.keys.revoke(key.key_id)
+            raise
     return key
+
+
+def token_path(action: Action) -> Path:
+    """The file that a key's token is written to."""
+    path: Path = action.document.folder / Path(action.desired.secret_file).expanduser()
+    return path
+
+
+def without_token(action: Action) -> str:
+    """What is said of a key that is there while its file holds no token; empty for everything else."""
+    if action.document.kind != "Key" or action.present is None or not action.desired.secret_file:
+        return ""
+    path = token_path(action)
+    try:
+        if not is_free(path):
+            return ""
+    except OSError:
+        return ""
+    remedy = f"if nobody has it, `llamesh keys revoke {action.present.key_id}` and apply again"
+    return f"is there, but {path} does not hold its token: {remedy}"
 
 
 def _contract_id(mesh: Client, name: str) -> str:

@@ -29,6 +29,8 @@ FIXED = {
 }
 """Fields that no call changes."""
 DEFAULT_WAKE_BUDGET = 120
+_INFER = "infer:"
+_INFER_ANY = "infer:*"
 _HINTS = {"ModelServe": ": servers of one manifest have different values of model_name; replicas scales one"}
 
 
@@ -63,9 +65,10 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
     names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
+    limited = _limited(documents, held)
     for document in sorted(documents, key=lambda item: ORDER.index(item.kind)):
         try:
-            action = _action(document, held, names)
+            action = _action(document, held, names, limited)
         except AmbiguousObjectError as error:
             words = f"its name is that of several: {', '.join(error.ids)}; set metadata.annotations.{ID_ANNOTATION}"
             problems.append(f"{document.place('metadata.name')}: {words}")
@@ -94,13 +97,25 @@ def find(document: Document, held: Holdings) -> Message | None:
     return held.find(document, _served_name(document, held, {}))
 
 
-def _action(document: Document, held: Holdings, names: dict[str, str]) -> Action:
+def _limited(documents: Sequence[Document], held: Holdings) -> set[str]:
+    """The ids of the contracts that limit models once the documents are applied."""
+    models = {item.contract_id: list(item.models) for item in held.contracts}
+    for document in documents:
+        if document.kind == "Contract" and (there := find(document, held)) is not None:
+            spec: Any = document.spec
+            models[identity(there)] = list(spec.models) or ["*"]
+    return {contract for contract, names in models.items() if "*" not in names}
+
+
+def _action(document: Document, held: Holdings, names: dict[str, str], limited: set[str]) -> Action:
     desired = _with_defaults(document, held, names)
     present: Any = held.find(document, getattr(desired, "model_name", ""))
     if present is None:
         return Action(document, "create", desired)
     before = _comparable(spec_of(present), document.kind)
     after = _comparable(desired, document.kind, before)
+    if document.kind == "Key" and after.contract in limited:
+        after.scopes[:] = _narrowed(after.scopes, before.scopes)
     changes = tuple(differences(before, after, "spec"))
     repair = document.kind == "Model" and bool(present.problem)
     return Action(document, "update" if changes or repair else "unchanged", desired, present, changes)
@@ -118,7 +133,7 @@ def _with_defaults(document: Document, held: Holdings, names: dict[str, str]) ->
     elif document.kind == "User":
         spec.role = spec.role or gateway_pb2.ROLE_USER
     elif document.kind == "Key":
-        spec.scopes[:] = spec.scopes or ["infer:*"]
+        spec.scopes[:] = spec.scopes or [_INFER_ANY]
     if document.kind in {"User", "Key"} and spec.contract:
         spec.contract = held.contract_id(spec.contract)
     return spec
@@ -167,6 +182,14 @@ def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
     return made
 
 
+def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Scopes under a contract that limits models: "infer:*" meant the models that the contract had when the key was made."""
+    inference = [scope for scope in present if scope.startswith(_INFER)]
+    if _INFER_ANY not in desired or not inference:
+        return list(desired)
+    return sorted({*desired, *inference} - ({_INFER_ANY} - set(inference)))
+
+
 def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec) -> str:
     """Return the present source if the desired one gives the same bytes, as far as the mesh knows their origin."""
     if not desired.source or desired.sha256 == present.sha256 or present.source == desired.source:
@@ -210,7 +233,7 @@ def _refusals(action: Action) -> Iterator[str]:
     if action.verb == "create" and document.kind == "Model" and not action.desired.source:
         yield f"{document.place('spec.source')}: is needed: the model is not there; write where it comes from"
     if action.verb == "create" and document.kind == "Key" and not action.desired.secret_file:
-        yield f"{document.place('spec.secret_file')}: is needed to make the key: a file that does not exist yet"
+        yield f"{document.place('spec.secret_file')}: is needed to make the key: a file without content"
     reference = action.desired.password_from if document.kind == "User" else None
     if reference is not None and action.verb == "create" and bool(reference.env) == bool(reference.file):
         yield f"{document.place('spec.password_from')}: is needed to make the user: either env: NAME or file: PATH"

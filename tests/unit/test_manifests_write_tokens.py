@@ -1,0 +1,104 @@
+"""The token of a new key: its file holds a whole token, or there is no key. A key whose file holds none is not called unchanged."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamesh.cli.failure import CommandError
+from llamesh.cli.manifest import reader
+from llamesh.cli.manifest.executor import carry_out, without_token
+from llamesh.cli.manifest.holdings import Holdings
+from llamesh.cli.manifest.plan import Action, plan
+from llamesh.v1 import contract_pb2
+
+KEY = "apiVersion: llamesh.dev/v1alpha1\nkind: Key\nmetadata: {name: ci}\nspec: {scopes: [manage], secretFile: ci.token}\n"
+
+
+class Keys:
+    """The keys of a mesh."""
+
+    def __init__(self) -> None:
+        self.held: list[contract_pb2.Key] = []
+        self.revoked: list[str] = []
+
+    def create(self, name: str, **_: object) -> Any:
+        key = contract_pb2.Key(key_id="key_1", display_name=name, scopes=["manage"], state=contract_pb2.KEY_STATE_WORKS)
+        self.held.append(key)
+        return SimpleNamespace(token="secret", key=key)
+
+    def revoke(self, key_id: str) -> None:
+        self.revoked.append(key_id)
+
+
+def planned(folder: Path, keys: Keys) -> Action:
+    (folder / "mesh.yaml").write_text(KEY)
+    (action,) = plan(reader.read([str(folder / "mesh.yaml")]), Holdings(keys=keys.held))
+    return action
+
+
+def applied(folder: Path, keys: Keys) -> None:
+    mesh: Any = SimpleNamespace(keys=keys)
+    carry_out(mesh, planned(folder, keys))
+
+
+@pytest.mark.parametrize("left", ["", "ci.token", ".ci.token.unfinished"])
+def test_what_a_killed_apply_left_does_not_stop_the_next(tmp_path: Path, left: str) -> None:
+    if left:
+        (tmp_path / left).touch(mode=0o644)
+    keys = Keys()
+    applied(tmp_path, keys)
+    assert (tmp_path / "ci.token").read_text() == "secret\n"
+    assert (tmp_path / "ci.token").stat().st_mode & 0o777 == 0o600
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["ci.token", "mesh.yaml"]
+    assert not without_token(planned(tmp_path, keys))
+
+
+def test_a_file_with_content_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "ci.token").write_text("other")
+    keys = Keys()
+    with pytest.raises(CommandError, match="File exists"):
+        applied(tmp_path, keys)
+    assert (tmp_path / "ci.token").read_text() == "other"
+    assert not keys.held
+
+
+def test_no_key_is_made_if_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("llamesh.cli.manifest.token_file.os.write", full)
+    keys = Keys()
+    with pytest.raises(CommandError, match="No space left"):
+        applied(tmp_path, keys)
+    assert not keys.held
+    assert [item.name for item in tmp_path.iterdir()] == ["mesh.yaml"]
+
+
+def test_a_key_whose_token_cannot_be_written_is_revoked(tmp_path: Path) -> None:
+    class Written(Keys):
+        def create(self, name: str, **_: object) -> Any:
+            (tmp_path / "ci.token").write_text("somebody else's")
+            return super().create(name)
+
+    keys = Written()
+    with pytest.raises(CommandError, match="written by somebody else"):
+        applied(tmp_path, keys)
+    assert keys.revoked == ["key_1"]
+    assert (tmp_path / "ci.token").read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_key_whose_token_is_lost_is_not_called_unchanged(tmp_path: Path, empty: bool) -> None:
+    keys = Keys()
+    keys.create("ci")
+    if empty:
+        (tmp_path / "ci.token").touch()
+    said = without_token(planned(tmp_path, keys))
+    assert "ci.token does not hold its token" in said
+    assert "llamesh keys revoke key_1" in said
