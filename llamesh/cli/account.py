@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from llamesh import __version__
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, document, note, show_list, show_one, size, when
+from llamesh.cli.output import Column, Output, document, note, say, show_list, show_one, size, when
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Decision
@@ -165,7 +165,7 @@ def version(*, output: Output = "table") -> None:
     if machine:
         print(document({"version": __version__, "mesh_version": found, "mesh_url": url}, output))
     elif found is not None:
-        print(f"mesh    {found} at {url}")
+        say(f"mesh    {found} at {url}")
 
 
 def _latest(decisions: object, count: int = 50) -> list[Decision]:
@@ -176,14 +176,14 @@ def _latest(decisions: object, count: int = 50) -> list[Decision]:
 
 def _explain(decision: Decision) -> None:
     for refusal in decision.refusals:
-        print(f"{refusal.reason}: {refusal.message}")
+        say(f"{refusal.reason}: {refusal.message}")
         for key, value in sorted(refusal.metadata.items()):
-            print(f"  {key} = {value}")
+            say(f"  {key} = {value}")
         if refusal.remedy:
-            print(f"  {refusal.remedy}")
+            say(f"  {refusal.remedy}")
     if decision.HasField("memory"):
         memory = decision.memory
-        print(
+        say(
             f"memory {size(memory.total_bytes)}: {memory.replicas} x (weights {size(memory.weights_bytes)}"
             f" + KV cache {size(memory.kv_cache_bytes)} + overhead {size(memory.overhead_bytes)})"
             + (f", of which {size(memory.shared_weights_bytes)} count once" if memory.shared_weights_bytes else "")

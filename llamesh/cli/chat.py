@@ -193,9 +193,15 @@ def _layout() -> Wrapper | Markdown:
     return Markdown(_width(), drawn="utf" in (sys.stdout.encoding or "").lower())
 
 
+def _numbers(fields: object) -> dict[str, int | float]:
+    """The numbers among the fields of an object; a mesh that is not ours may send anything."""
+    found = fields.items() if isinstance(fields, dict) else ()
+    return {name: value for name, value in found if isinstance(value, int | float)}
+
+
 def _figures(event: dict[str, Any], context: int) -> str:
     """Tokens, their rate and the context used, as far as the engine says them; of how much, if the context of a slot is known."""
-    timings, usage = event.get("timings") or {}, event.get("usage") or {}
+    timings, usage = _numbers(event.get("timings")), _numbers(event.get("usage"))
     count = usage.get("completion_tokens", timings.get("predicted_n", 0))
     parts = [f"{count} tokens"]
     if rate := timings.get("predicted_per_second"):

@@ -7,6 +7,7 @@ second at most. A failure completes nothing; it never shows.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from llamesh.cli.main import ALIASES, COMMANDS
 if TYPE_CHECKING:
     from llamesh.cli.options import CommandOption
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+*-]*")
 _NAMES = {name for commands in COMMANDS.values() for name in commands}
 _LISTS = {
     "keys": ("/keys", "keys", ("key_id",)),
@@ -121,7 +123,8 @@ def _names(fetch: Fetch, kind: str) -> list[str]:
     except (CommandError, ValueError):
         return []
     items = found.get(field, ()) if isinstance(found, dict) else ()
-    return [str(item[key]) for item in items for key in keys if item.get(key)]
+    # A shell runs what a command line contains: nothing is offered that is more than a name.
+    return [name for item in items for key in keys if _NAME.fullmatch(name := str(item.get(key, "")))]
 
 
 def _beginning(current: str, words: Iterable[str]) -> list[str]:

@@ -66,10 +66,15 @@ class CommandError(Exception):
         lines = [f"error: {self.cause}", *(f"  {part}" for part in self.parts)]
         if self.hint:
             lines.append(f"hint: {self.hint}")
-        return "".join(
-            letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
-            for letter in "\n".join(lines)
-        )
+        return visible("\n".join(lines))
+
+
+def visible(words: str) -> str:
+    """Words in which every character that a terminal would obey is written as an escape. Line ends stay."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in words
+    )
 
 
 def unforeseen(error: Exception) -> CommandError:

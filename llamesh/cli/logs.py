@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.types import UInt16
 
 from llamesh.cli.connection import connected
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, visible
 from llamesh.cli.mesh import logfiles
 from llamesh.locations import home_directory
 
@@ -46,7 +46,8 @@ def logs(
         return
     with connected() as mesh:
         for line in mesh.servers.logs(mesh.servers.find(name), replica=replica, tail=tail, follow=follow):
-            print(line, flush=follow)
+            _show("", line)
+            sys.stdout.flush()
 
 
 def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
@@ -83,12 +84,13 @@ def _new_lines(path: Path, ends: dict[str, int], name: str) -> Iterator[str]:
 
 
 def _show(name: str, line: str) -> None:
-    print(f"{name:<11}{_readable(line)}" if name else _readable(line))
+    shown = visible(_readable(line)) if sys.stdout.isatty() else line
+    print(f"{name:<11}{shown}" if name else shown)
 
 
 def _readable(line: str) -> str:
-    """A line for a terminal; on a pipe it stays as it is."""
-    if not sys.stdout.isatty() or not line.startswith("{"):
+    """A line of a member of the mesh, without the marks of JSON; any other line as it is."""
+    if not line.startswith("{"):
         return line
     try:
         found = json.loads(line)

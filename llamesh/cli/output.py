@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from llamesh.cli.failure import visible
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -45,7 +47,7 @@ def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column
         print(document([plain(item) for item in found], output))
     elif output == "name":
         for item in found:
-            print(columns[0].value(item))
+            say(str(columns[0].value(item)))
     else:
         show_table(found, [column for column in columns if output == "wide" or not column.wide], keep=output == "wide")
 
@@ -139,8 +141,13 @@ def show_json_line(message: Message) -> None:
 
 
 def note(words: str) -> None:
-    """Say something that is no data."""
-    print(words, file=sys.stderr, flush=True)
+    """Say something that is no data, on standard error."""
+    print(visible(words), file=sys.stderr, flush=True)
+
+
+def say(words: str) -> None:
+    """Print words for people. What comes from outside cannot steer the terminal."""
+    print(visible(words), flush=True)
 
 
 def text(value: object) -> str:

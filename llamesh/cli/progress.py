@@ -71,7 +71,7 @@ class _Drawn:
         """Draw the download as it is now."""
         from shutil import get_terminal_size
 
-        drawn = line(now, get_terminal_size().columns)
+        drawn = text(line(now, get_terminal_size().columns))
         sys.stderr.write(f"\r{drawn if self._unicode else drawn.translate(_ASCII)}\x1b[K")
         sys.stderr.flush()
 

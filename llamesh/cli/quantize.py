@@ -182,7 +182,7 @@ class _Said:
         """Look at a job as it is now."""
         now = _now(job)
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r{now}\x1b[K")
+            sys.stderr.write(f"\r{text(now)}\x1b[K")
             sys.stderr.flush()
         elif now and now.split(" ")[:2] != self._last.split(" ")[:2]:
             note(f"{job.job_id}  {now}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, visible
 from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
@@ -294,4 +294,4 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
 def _say(text: str) -> None:
     # Its log may be on a full disk, or its reader gone: neither may end the mesh.
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)

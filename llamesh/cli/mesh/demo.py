@@ -19,7 +19,7 @@ from pathlib import Path
 
 from llamesh.cli import web
 from llamesh.cli.failure import CommandError
-from llamesh.cli.output import note, size
+from llamesh.cli.output import note, say, size
 from llamesh.cli.refusals import translate
 from llamesh.client import errors
 from llamesh.client.profile import Profile, home_of, on_this_machine, save_profile, stored_profile
@@ -69,7 +69,7 @@ def show(place: Place, clock: Callable[[], float], began: float) -> None:
         served = clock()
         answer = _ask(mesh, server.model_name)
     answered = clock()
-    print(f"\n  you     {QUESTION}\n  {server.model_name}  {answer}\n")
+    say(f"\n  you     {QUESTION}\n  {server.model_name}  {answer}\n")
     print(
         f"  answered {answered - began:.1f} s after the start: mesh {ready - began:.1f}, model {fetched - ready:.1f},"
         f" server {served - fetched:.1f}, answer {answered - served:.1f}\n"
