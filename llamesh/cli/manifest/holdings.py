@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 class AmbiguousObjectError(LookupError):
-    """Several objects of the mesh have the name of a document."""
+    """Several objects of the mesh have a name in a document."""
 
-    def __init__(self, ids: Sequence[str]) -> None:
+    def __init__(self, ids: Sequence[str], field: str = "metadata.name") -> None:
         super().__init__(", ".join(ids))
         self.ids = tuple(ids)
+        self.field = field
+        """Where the name stands in the document."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Holdings:
             return name
         found = [item.contract_id for item in self.contracts if item.display_name == name]
         if len(found) > 1:
-            raise AmbiguousObjectError(found)
+            raise AmbiguousObjectError(found, "spec.contract")
         return found[0] if found else name
 
     def find(self, document: Document, served_name: str = "") -> Message | None:
@@ -52,14 +54,21 @@ class Holdings:
             return self.models.get(document.name)
         if document.kind == "User":
             return self.users.get(document.name)
-        lists: dict[str, Sequence[Any]] = {"Contract": self.contracts, "ModelServe": self.servers, "Key": self.keys}
-        known = lists[document.kind]
+        known = self._known(document.kind)
         if document.id and (exact := [item for item in known if identity(item) == document.id]):
             return exact[0]  # type: ignore[no-any-return]
-        named = [item for item in known if _answers_to(item, document, served_name)]
+        named = self.named(document, served_name)
         if len(named) > 1:
             raise AmbiguousObjectError([identity(item) for item in named])
         return named[0] if named else None
+
+    def named(self, document: Document, served_name: str = "") -> list[Any]:
+        """Every contract, server or key that has the name of a document."""
+        return [item for item in self._known(document.kind) if _answers_to(item, document, served_name)]
+
+    def _known(self, kind: str) -> Sequence[Any]:
+        lists: dict[str, Sequence[Any]] = {"Contract": self.contracts, "ModelServe": self.servers, "Key": self.keys}
+        return lists[kind]
 
 
 def _answers_to(item: Any, document: Document, served_name: str) -> bool:

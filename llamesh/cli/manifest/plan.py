@@ -6,6 +6,7 @@ A document is the whole spec: a field that is absent has its default, it does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -48,19 +49,19 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """The action for one document."""
+    """What is to be done about one document."""
 
     document: Document
     verb: Verb
     desired: Any
-    """The spec with defaults filled in and references resolved to ids."""
+    """The spec with defaults and references in the mesh's own terms."""
     present: Any = None
-    """The present object."""
+    """The object that is there."""
     changes: tuple[FieldChange, ...] = ()
 
 
 def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
-    """Return one action for each document. CommandError lists every document that cannot be applied."""
+    """An action for each document. CommandError that lists every document that cannot be applied."""
     problems: list[str] = []
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
@@ -70,10 +71,11 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
         try:
             action = _action(document, held, names, limited)
         except AmbiguousObjectError as error:
-            words = f"its name is that of several: {', '.join(error.ids)}; set metadata.annotations.{ID_ANNOTATION}"
-            problems.append(f"{document.place('metadata.name')}: {words}")
+            remedy = f"set metadata.annotations.{ID_ANNOTATION}" if error.field == "metadata.name" else "write an id"
+            words = f"its name is that of several: {', '.join(error.ids)}; {remedy}"
+            problems.append(f"{document.place(error.field)}: {words}")
             continue
-        meant = identity(action.present) if action.present is not None else f"new {_name(action)}"
+        meant = identity(action.present) if action.present is not None else f"new {name_of(action)}"
         other = taken.setdefault((document.kind, meant), document)
         if other is not document:
             words = f"means the same object as {other.place('metadata.name')}"
@@ -85,15 +87,15 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     return actions
 
 
-def _name(action: Action) -> str:
-    """Return the key by which the next plan finds the object."""
+def name_of(action: Action) -> str:
+    """What the next plan will find the object by."""
     if action.document.kind == "ModelServe":
         return f"{action.desired.namespace or 'default'}/{action.desired.model_name}"
     return action.document.name
 
 
 def find(document: Document, held: Holdings) -> Message | None:
-    """Return the object that a document refers to. AmbiguousObjectError if several have its name."""
+    """The object that a document means. AmbiguousObjectError if its name means several."""
     return held.find(document, _served_name(document, held, {}))
 
 
@@ -101,9 +103,12 @@ def _limited(documents: Sequence[Document], held: Holdings) -> set[str]:
     """The ids of the contracts that limit models once the documents are applied."""
     models = {item.contract_id: list(item.models) for item in held.contracts}
     for document in documents:
-        if document.kind == "Contract" and (there := find(document, held)) is not None:
-            spec: Any = document.spec
-            models[identity(there)] = list(spec.models) or ["*"]
+        if document.kind != "Contract":
+            continue
+        spec: Any = document.spec
+        with suppress(AmbiguousObjectError):  # reported at its own document
+            if (there := find(document, held)) is not None:
+                models[identity(there)] = list(spec.models) or ["*"]
     return {contract for contract, names in models.items() if "*" not in names}
 
 
@@ -140,7 +145,7 @@ def _with_defaults(document: Document, held: Holdings, names: dict[str, str]) ->
 
 
 def _served_name(document: Document, held: Holdings, names: dict[str, str]) -> str:
-    """Return the name that requests use: the given one, else the model's."""
+    """The name that requests use: as given, else the model's."""
     if document.kind != "ModelServe":
         return ""
     spec: Any = document.spec
@@ -153,7 +158,7 @@ def _model_name(spec: Any) -> str:
 
 
 def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
-    """Return the spec without fields that cannot be compared and without default values."""
+    """The spec without what cannot be compared and without values that are the default."""
     made: Any = type(spec)()
     made.CopyFrom(spec)
     if kind == "ModelServe":
@@ -191,7 +196,7 @@ def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:
 
 
 def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec) -> str:
-    """Return the present source if the desired one gives the same bytes, as far as the mesh knows their origin."""
+    """The present source if the desired one leads to the same bytes, as far as the mesh says where they came from."""
     if not desired.source or desired.sha256 == present.sha256 or present.source == desired.source:
         return present.source
     wanted, known = urlsplit(address_of(desired.source)), urlsplit(present.source)
