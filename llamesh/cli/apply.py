@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,20 +52,24 @@ def apply(
     """
     documents = _read(filename)
     with connected() as mesh:
+        from llamesh.cli.declaring import declaring
         from llamesh.cli.manifest.kinds import label_of
+        from llamesh.cli.manifest.pruning import to_prune
         from llamesh.cli.manifest.record import Record
 
         record = Record(mesh.profile.url, _set_name(filename, set_name, prune))
-        before = record.entries()
-        actions, held = _plan(mesh, documents, {item.kind for item in before} if prune else set())
-        gone = _to_prune(before, actions, held) if prune else []
+        with nullcontext() if dry_run else declaring(mesh.profile.url, "apply"):
+            before = record.entries()
+            actions, held = _plan(mesh, documents, {item.kind for item in before} if prune else set())
+            gone = to_prune(before, actions, held) if prune else []
+            if not dry_run:
+                _apply(mesh, actions, record)
+                _prune(mesh, gone, record)
         if dry_run:
             _show(actions, WOULD)
             for item, _ in gone:
                 _say(f"{label_of(item.kind, item.name)} would be removed")
             return
-        _apply(mesh, actions, record, before)
-        _prune(mesh, gone, record)
         if wait:
             _wait(mesh, documents)
 
@@ -143,20 +148,20 @@ def _plan(mesh: Client, documents: Sequence[Document], also: set[str]) -> tuple[
     return plan(documents, held), held
 
 
-def _apply(mesh: Client, actions: Sequence[Action], record: Record, before: Sequence[CreatedObject]) -> None:
+def _apply(mesh: Client, actions: Sequence[Action], record: Record) -> None:
     from llamesh.cli.manifest.executor import carry_out
-    from llamesh.cli.manifest.record import entry
-
-    kept = list(before)
+    from llamesh.cli.manifest.plan import name_of
 
     def step(action: Action) -> Callable[[], None]:
+        kind, name = action.document.kind, action.document.name
+
         def run() -> None:
-            if action.document.kind == "Model":
-                note(text(f"fetching {action.document.name}"))
-            made = carry_out(mesh, action)
+            if kind == "Model":
+                note(text(f"fetching {name}"))
             if action.verb == "create":
-                kept.append(entry(action.document.name, made))
-                record.write(kept)
+                record.creating(kind, name, name_of(action), lambda: carry_out(mesh, action))
+            else:
+                carry_out(mesh, action)
 
         return run
 
@@ -172,39 +177,11 @@ def _prune(mesh: Client, gone: Sequence[tuple[CreatedObject, Any]], record: Reco
     def step(entry: CreatedObject, there: Any) -> Callable[[], None]:
         def run() -> None:
             remove(mesh, entry.kind, there)
-            record.write([item for item in record.entries() if item != entry])
+            record.drop(entry)
 
         return run
 
     _in_order([(label_of(entry.kind, entry.name), step(entry, there)) for entry, there in gone], "removed", {})
-
-
-def _to_prune(
-    before: Sequence[CreatedObject], actions: Sequence[Action], held: Holdings
-) -> list[tuple[CreatedObject, Any]]:
-    """What the record says this set created, that is still the same object and is no longer declared; dependants first."""
-    from llamesh.cli.manifest.holdings import identity, kind_of
-    from llamesh.cli.manifest.kinds import ORDER
-    from llamesh.cli.manifest.record import entry
-
-    declared = {(kind_of(item.present), identity(item.present)) for item in actions if item.present is not None}
-    everything = [
-        *held.models.values(),
-        *held.contracts,
-        *held.users.values(),
-        *held.servers,
-        *held.keys,
-    ]
-    there = {(kind_of(item), identity(item)): item for item in everything}
-    found = [
-        (item, there[item.kind, item.id])
-        for item in before
-        if (item.kind, item.id) in there
-        and (item.kind, item.id) not in declared
-        and entry(item.name, there[item.kind, item.id]) == item
-        and not (item.kind == "Key" and there[item.kind, item.id].HasField("revoke_time"))
-    ]
-    return sorted(found, key=lambda pair: ORDER.index(pair[0].kind), reverse=True)
 
 
 def _remover(remove: Callable[..., None], mesh: Client, kind: str, there: object) -> Callable[[], None]:

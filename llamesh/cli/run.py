@@ -13,6 +13,7 @@ from cyclopts.types import PositiveInt
 
 from llamesh.cli.chat import chat
 from llamesh.cli.connection import connected
+from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration
 from llamesh.cli.models import pulled
 from llamesh.cli.output import note, text
@@ -77,10 +78,12 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
         if found:
             return found
     uuid = _model(mesh, word, servers)
-    if serving := next((server for server in servers if server.model_uuid == uuid), None):
-        return serving
-    parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
-    server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
+    with declaring(mesh.profile.url, "run"):
+        # Again, because the fetch took time and another `run` may have declared one.
+        if serving := next((server for server in mesh.servers.list() if server.model_uuid == uuid), None):
+            return serving
+        parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
+        server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
     note(text(f"serving {server.model_name or uuid}; `llamesh stop {server.server_uuid[:8]}` ends it"))
     return server
 

@@ -229,6 +229,44 @@ def test_a_model_file_is_named_relative_to_the_manifest(llamesh: Command, folder
     llamesh("delete", "-f", "here/m.yaml")
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_applies_at_once_create_everything_once(
+    llamesh: Command, folder: Path, environment: dict[str, str], machines: int
+) -> None:
+    def started(number: int) -> subprocess.Popen[str]:
+        # Another folder for states stands for another machine: nothing but the mesh is shared.
+        state = environment["XDG_STATE_HOME"] + str(number % machines)
+        return subprocess.Popen(
+            [sys.executable, "-m", "llamesh.cli.main", "apply", "-f", "mesh.yaml"],
+            cwd=folder,
+            env=environment | {"XDG_STATE_HOME": state},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    both = [started(number) for number in range(2)]
+    outputs = [one.communicate(timeout=120) for one in both]
+    if machines == 1:
+        assert [one.returncode for one in both] == [0, 0], outputs
+    assert llamesh("apply", "-f", "mesh.yaml").stdout.splitlines() == said("unchanged"), outputs
+    llamesh("delete", "-f", "mesh.yaml")
+
+
+def test_two_runs_at_once_declare_one_server(llamesh: Command, folder: Path, environment: dict[str, str]) -> None:
+    text = (folder / "mesh.yaml").read_text()
+    (folder / "mesh.yaml").write_text(text.split("---\n")[-1])
+    llamesh("apply", "-f", "mesh.yaml")
+    arguments = [sys.executable, "-m", "llamesh.cli.main", "run", "manifest-model", "hi", "--max-tokens", "1"]
+    both = [subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    servers = json.loads(llamesh("status", "-o", "json").stdout)
+    ours = [item["server_uuid"] for item in servers if item["model_uuid"] == "manifest-model"]
+    assert len(ours) == 1
+    llamesh("stop", ours[0])
+    llamesh("delete", "-f", "mesh.yaml")
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_terminal_shows_plain_lines(folder: Path, environment: dict[str, str], columns: int) -> None:
     for arguments, lines in (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -32,6 +34,9 @@ class Keys:
         self.held.append(key)
         return SimpleNamespace(token="secret", key=key)
 
+    def list(self) -> Iterator[contract_pb2.Key]:
+        return iter(self.held)
+
     def revoke(self, key_id: str) -> None:
         self.revoked.append(key_id)
 
@@ -43,7 +48,8 @@ def planned(folder: Path, keys: Keys) -> Action:
 
 
 def applied(folder: Path, keys: Keys) -> None:
-    mesh: Any = SimpleNamespace(keys=keys)
+    mesh = MagicMock()
+    mesh.keys = keys
     carry_out(mesh, planned(folder, keys))
 
 
@@ -91,6 +97,36 @@ def test_a_key_whose_token_cannot_be_written_is_revoked(tmp_path: Path) -> None:
         applied(tmp_path, keys)
     assert keys.revoked == ["key_1"]
     assert (tmp_path / "ci.token").read_text() == "somebody else's"
+
+
+def test_a_second_key_of_two_created_at_once_is_revoked(tmp_path: Path) -> None:
+    class Two(Keys):
+        def create(self, name: str, **_: object) -> Any:
+            made = super().create(name)
+            made.key.create_time.FromSeconds(1)
+            self.held.append(contract_pb2.Key(key_id="k", display_name=name, state=contract_pb2.KEY_STATE_WORKS))
+            return made
+
+    keys = Two()
+    with pytest.raises(CommandError, match="at the same moment"):
+        applied(tmp_path, keys)
+    assert keys.revoked == ["key_1"]
+    assert not (tmp_path / "ci.token").exists()
+
+
+def test_the_unfinished_file_of_another_apply_is_not_taken_for_a_token(tmp_path: Path) -> None:
+    class Replaced(Keys):
+        def create(self, name: str, **_: object) -> Any:
+            unfinished = tmp_path / ".ci.token.unfinished"
+            unfinished.rename(tmp_path / "away")
+            unfinished.write_bytes(bytes(8))
+            return super().create(name)
+
+    keys = Replaced()
+    with pytest.raises(CommandError, match="written by somebody else"):
+        applied(tmp_path, keys)
+    assert keys.revoked == ["key_1"]
+    assert not (tmp_path / "ci.token").exists()
 
 
 @pytest.mark.parametrize("empty", [True, False])

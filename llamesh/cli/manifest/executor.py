@@ -1,4 +1,4 @@
-"""Carries out one action of a plan. Each is one call that can be repeated or whose effect the next plan sees."""
+"""Executes one action of a plan. Invariant: each call is idempotent, or the next plan observes its effect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def carry_out(mesh: Client, action: Action) -> Any:
-    """Create or update the object of an action and return it."""
+    """Create or update the object of an action and return it. CommandError if another apply has created it at the same moment."""
     return _HANDLERS[action.document.kind](mesh, action)
 
 
@@ -59,7 +60,7 @@ def _contract(mesh: Client, action: Action) -> object:
     spec, name = action.desired, action.document.name
     models, concurrent = list(spec.models), spec.max_concurrent_requests
     if action.present is None:
-        return mesh.contracts.create(name, concurrent=concurrent, models=models)
+        return _alone(mesh, action, mesh.contracts.create(name, concurrent=concurrent, models=models))
     return mesh.contracts.update(action.present.contract_id, concurrent=concurrent, models=models)
 
 
@@ -75,7 +76,7 @@ def _user(mesh: Client, action: Action) -> object:
 def _server(mesh: Client, action: Action) -> object:
     spec = action.desired
     if action.present is None:
-        return mesh.servers.serve(
+        made = mesh.servers.serve(
             spec.model_uuid,
             name=spec.model_name,
             replicas=spec.replicas,
@@ -85,11 +86,12 @@ def _server(mesh: Client, action: Action) -> object:
             namespace=spec.namespace,
             metered=spec.metered,
         )
+        return _alone(mesh, action, made)
     return mesh.servers.update(action.present, changes_of(action), etag=action.present.etag)
 
 
 def changes_of(action: Action) -> server_pb2.ServerChanges:
-    """What is sent for a server that is there: only what differs."""
+    """Return the changes for an existing server: only the fields that differ."""
     spec = action.desired
     made = server_pb2.ServerChanges()
     for name in {change.path.split(".")[1] for change in action.changes}:
@@ -99,7 +101,7 @@ def changes_of(action: Action) -> server_pb2.ServerChanges:
                 made.ClearField("parameters")
                 made.runtime_params = ""
         elif name in {"idle_sleep", "wake_budget"}:
-            # Zero stands for the default.
+            # Zero means the default.
             getattr(made, name).CopyFrom(getattr(spec, name))
         else:
             setattr(made, name, getattr(spec, name))
@@ -117,12 +119,36 @@ def _key(mesh: Client, action: Action) -> object:
         )
         key: contract_pb2.Key = made.key
         try:
+            _check_first(mesh, action, key)
             file.write(made.token)
         except BaseException:
             # Nobody would have the token.
             mesh.keys.revoke(key.key_id)
             raise
     return key
+
+
+def _alone(mesh: Client, action: Action, made: Any) -> Any:
+    """The object just created, if it is the first of its name; it is removed otherwise."""
+    try:
+        _check_first(mesh, action, made)
+    except CommandError:
+        remove(mesh, action.document.kind, made)
+        raise
+    return made
+
+
+def _check_first(mesh: Client, action: Action, made: Any) -> None:
+    """Of several objects of one name that were created at once the first stays; CommandError for the others.
+
+    Names of contracts, servers and keys are not unique in the mesh, and applies of several machines see each other only here.
+    """
+    found = holdings.read(mesh, {action.document.kind}).named(
+        action.document, getattr(action.desired, "model_name", "")
+    )
+    first = min(found, key=lambda item: (item.create_time.ToNanoseconds(), identity(item)), default=made)
+    if identity(first) != identity(made):
+        raise CommandError("somebody else has created it at the same moment", parts=[identity(first)])
 
 
 def token_path(action: Action) -> Path:
@@ -146,7 +172,7 @@ def without_token(action: Action) -> str:
 
 
 def _contract_id(mesh: Client, name: str) -> str:
-    """The id of a contract that the plan may have just made."""
+    """Return the id of a contract, which an earlier action may have created."""
     return next((item.contract_id for item in mesh.contracts.list() if item.display_name == name), name) if name else ""
 
 

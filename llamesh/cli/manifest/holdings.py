@@ -1,4 +1,4 @@
-"""What a mesh holds, read once for a plan, and which of it a document means. Only `read` asks the mesh."""
+"""The objects of a mesh, read once for a plan, and the object that a document refers to. Only `read` calls the mesh."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 class AmbiguousObjectError(LookupError):
-    """Several objects of the mesh have the name of a document."""
+    """Several objects of the mesh have a name in a document."""
 
-    def __init__(self, ids: Sequence[str]) -> None:
+    def __init__(self, ids: Sequence[str], field: str = "metadata.name") -> None:
         super().__init__(", ".join(ids))
         self.ids = tuple(ids)
+        self.field = field
+        """Where the name stands in the document."""
 
 
 @dataclass(slots=True)
@@ -43,23 +45,30 @@ class Holdings:
             return name
         found = [item.contract_id for item in self.contracts if item.display_name == name]
         if len(found) > 1:
-            raise AmbiguousObjectError(found)
+            raise AmbiguousObjectError(found, "spec.contract")
         return found[0] if found else name
 
     def find(self, document: Document, served_name: str = "") -> Message | None:
-        """The object that a document means, None if there is none. AmbiguousObjectError if its name means several."""
+        """Return the object that a document refers to; None if there is none. AmbiguousObjectError if several have its name."""
         if document.kind == "Model":
             return self.models.get(document.name)
         if document.kind == "User":
             return self.users.get(document.name)
-        lists: dict[str, Sequence[Any]] = {"Contract": self.contracts, "ModelServe": self.servers, "Key": self.keys}
-        known = lists[document.kind]
+        known = self._known(document.kind)
         if document.id and (exact := [item for item in known if identity(item) == document.id]):
             return exact[0]  # type: ignore[no-any-return]
-        named = [item for item in known if _answers_to(item, document, served_name)]
+        named = self.named(document, served_name)
         if len(named) > 1:
             raise AmbiguousObjectError([identity(item) for item in named])
         return named[0] if named else None
+
+    def named(self, document: Document, served_name: str = "") -> list[Any]:
+        """Every contract, server or key that has the name of a document."""
+        return [item for item in self._known(document.kind) if _answers_to(item, document, served_name)]
+
+    def _known(self, kind: str) -> Sequence[Any]:
+        lists: dict[str, Sequence[Any]] = {"Contract": self.contracts, "ModelServe": self.servers, "Key": self.keys}
+        return lists[kind]
 
 
 def _answers_to(item: Any, document: Document, served_name: str) -> bool:
@@ -73,7 +82,7 @@ def _answers_to(item: Any, document: Document, served_name: str) -> bool:
 
 
 def identity(item: Any) -> str:
-    """The id that the mesh knows an object by."""
+    """Return the id of an object in the mesh."""
     for name in ("server_uuid", "model_uuid", "key_id", "username", "contract_id"):
         if name in item.DESCRIPTOR.fields_by_name:
             return str(getattr(item, name))
@@ -81,7 +90,7 @@ def identity(item: Any) -> str:
 
 
 def kind_of(item: Message) -> str:
-    """The kind that declares such an object; empty if none does."""
+    """Return the kind that declares such an object; empty if there is none."""
     return {
         "llamesh.v1.Model": "Model",
         "llamesh.v1.Contract": "Contract",
@@ -92,7 +101,7 @@ def kind_of(item: Message) -> str:
 
 
 def read(mesh: Client, kinds: set[str]) -> Holdings:
-    """Ask the mesh for what a plan about these kinds needs."""
+    """Read from the mesh the objects that a plan for these kinds needs."""
     found = Holdings()
     if kinds & {"Model", "ModelServe"}:
         found.models = {item.model_uuid: item for item in mesh.models.list()}

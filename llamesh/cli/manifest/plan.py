@@ -6,6 +6,7 @@ A document is the whole spec: a field that is absent has its default, it does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -70,10 +71,11 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
         try:
             action = _action(document, held, names, limited)
         except AmbiguousObjectError as error:
-            words = f"its name is that of several: {', '.join(error.ids)}; set metadata.annotations.{ID_ANNOTATION}"
-            problems.append(f"{document.place('metadata.name')}: {words}")
+            remedy = f"set metadata.annotations.{ID_ANNOTATION}" if error.field == "metadata.name" else "write an id"
+            words = f"its name is that of several: {', '.join(error.ids)}; {remedy}"
+            problems.append(f"{document.place(error.field)}: {words}")
             continue
-        meant = identity(action.present) if action.present is not None else f"new {_name(action)}"
+        meant = identity(action.present) if action.present is not None else f"new {name_of(action)}"
         other = taken.setdefault((document.kind, meant), document)
         if other is not document:
             words = f"means the same object as {other.place('metadata.name')}"
@@ -85,7 +87,7 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     return actions
 
 
-def _name(action: Action) -> str:
+def name_of(action: Action) -> str:
     """What the next plan will find the object by."""
     if action.document.kind == "ModelServe":
         return f"{action.desired.namespace or 'default'}/{action.desired.model_name}"
@@ -101,9 +103,12 @@ def _limited(documents: Sequence[Document], held: Holdings) -> set[str]:
     """The ids of the contracts that limit models once the documents are applied."""
     models = {item.contract_id: list(item.models) for item in held.contracts}
     for document in documents:
-        if document.kind == "Contract" and (there := find(document, held)) is not None:
-            spec: Any = document.spec
-            models[identity(there)] = list(spec.models) or ["*"]
+        if document.kind != "Contract":
+            continue
+        spec: Any = document.spec
+        with suppress(AmbiguousObjectError):  # reported at its own document
+            if (there := find(document, held)) is not None:
+                models[identity(there)] = list(spec.models) or ["*"]
     return {contract for contract, names in models.items() if "*" not in names}
 
 

@@ -1,6 +1,7 @@
 """What an apply has created, kept in a file of this user, so that `--prune` removes nothing else.
 
-An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned.
+An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned. Invariant: an object is in the
+file before it is in the mesh, as an intention, so that a killed apply forgets nothing.
 """
 
 from __future__ import annotations
@@ -8,22 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
+from llamesh.cli.declaring import applied_directory
+from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest.holdings import identity, kind_of
+from llamesh.client.errors import MeshError
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedObject:
-    """One object that an apply created."""
+    """One object that an apply created, or an intention: one that it was about to create."""
 
     kind: str
     name: str
     id: str
+    """Empty for an intention."""
     create_time: str
+    """Of an intention: when it was written, by the clock of this machine."""
+    found_by: str = ""
+    """Of an intention: what a plan finds the object by."""
 
 
 def entry(name: str, item: Any) -> CreatedObject:
@@ -35,9 +43,8 @@ class Record:
     """The entries of one set of manifests on one mesh."""
 
     def __init__(self, url: str, name: str, environment: Mapping[str, str] = os.environ) -> None:
-        base = environment.get("XDG_STATE_HOME")
-        folder = (Path(base) if base else Path("~/.local/state").expanduser()) / "llamesh" / "applied"
-        self.path = folder / (hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:32] + ".json")
+        words = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:32]
+        self.path = applied_directory(environment) / f"{words}.json"
 
     def entries(self) -> list[CreatedObject]:
         """What was created; nothing if no record can be read."""
@@ -46,9 +53,32 @@ class Record:
         except (OSError, ValueError, TypeError):
             return []
 
-    def write(self, entries: Sequence[CreatedObject]) -> None:
-        """Replace the entries in one step."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def creating(self, kind: str, name: str, found_by: str, create: Callable[[], Any]) -> Any:
+        """Create an object between its intention and its entry. CommandError, with nothing created, if the file cannot be written."""
+        wanted = CreatedObject(kind, name, "", datetime.now(UTC).isoformat(), found_by)
+        self._replace(lambda item: (item.kind, item.found_by) == (kind, found_by), [wanted])
+        try:
+            made = create()
+        except Exception as error:
+            if isinstance(error, CommandError) or (isinstance(error, MeshError) and error.reason):
+                # It was refused: an object of this name is somebody else's.
+                self.drop(wanted)
+            raise
+        self._replace(lambda item: item == wanted, [entry(name, made)])
+        return made
+
+    def drop(self, gone: CreatedObject) -> None:
+        """Forget an entry. CommandError if the file cannot be written."""
+        self._replace(lambda item: item == gone, [])
+
+    def _replace(self, is_old: Callable[[CreatedObject], bool], new: Sequence[CreatedObject]) -> None:
+        """Read the file again and replace entries in one step."""
+        entries = [*(item for item in self.entries() if not is_old(item)), *new]
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps([asdict(item) for item in entries], indent=1))
-        unfinished.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unfinished.write_text(json.dumps([asdict(item) for item in entries], indent=1))
+            unfinished.replace(self.path)
+        except OSError as error:
+            words = f"the record of what apply creates cannot be written: {self.path}: {error.strerror}"
+            raise CommandError(words, hint="make room there, or name another folder in XDG_STATE_HOME") from error

@@ -32,9 +32,12 @@ class TokenFile:
                 raise OSError(0, "was written in part")
             os.ftruncate(self._descriptor, len(data))
             os.fsync(self._descriptor)
-            if not is_free(self._path):
+            unfinished = _unfinished(self._path)
+            # Another apply that writes the same file has replaced the unfinished one.
+            ours = os.path.samestat(os.fstat(self._descriptor), unfinished.lstat())
+            if not ours or not is_free(self._path):
                 raise FileExistsError(0, "has been written by somebody else")
-            _unfinished(self._path).replace(self._path)
+            unfinished.replace(self._path)
         except OSError as error:
             raise _refusal(self._document, self._path, error) from error
 
