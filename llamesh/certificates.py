@@ -1,6 +1,6 @@
-"""The certificate of the front door: reads the two files, judges them, and hands them to Envoy.
+"""Reads the certificate and the key of the front door, validates them, and writes them for Envoy.
 
-Invariant: Envoy gets a certificate and a key only as a pair that fits. A renewal that has replaced one of two files is not handed on.
+Invariant: Envoy gets only a certificate and a key that match. While a renewal has replaced only one of the two files, Envoy's pair stays.
 The library that reads certificates belongs to the extra `mesh` and is imported when a file is read.
 """
 
@@ -14,6 +14,8 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from llamesh.private_files import write_private
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
 """Name under which Envoy knows the certificate."""
@@ -31,14 +33,14 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A pair of certificate and key that fits."""
+    """A certificate and its matching key."""
 
     names: tuple[str, ...]
     """DNS names and addresses that it is valid for."""
     begins: datetime
     ends: datetime
     chain: str
-    """The certificate and those that signed it, as PEM."""
+    """The certificate and its chain, as PEM."""
     key: str
     """The private key, as PEM."""
 
@@ -57,7 +59,7 @@ class Certificate:
 
 
 def secret_file(run_dir: Path) -> Path:
-    """The file that Envoy reads the pair from."""
+    """Return the path of the file from which Envoy reads the pair."""
     return run_dir / "certificate.json"
 
 
@@ -85,7 +87,7 @@ def read(certificate: str, key: str, now: datetime) -> Certificate:
 
 
 def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
-    """Write the file that Envoy reads, for this user only and in one step. Returns whether it has changed. OSError if it cannot."""
+    """Write the file that Envoy reads, atomically and readable for this user only. Returns whether it has changed. OSError if it cannot."""
     secret = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": SECRET,
@@ -103,21 +105,6 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
         pass
     write_private(path, content.encode())
     return True
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only this user may read, in one step."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _content(file: str, setting: str) -> str:

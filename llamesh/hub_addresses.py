@@ -19,13 +19,13 @@ _FORM = re.compile(
     re.ASCII,
 )
 _NO_MODELS = frozenset({"datasets", "spaces", "docs", "models", "api", "collections", "papers", "blog", "settings"})
-"""First parts of pages that are no model's."""
+"""First path segments of pages that are not models."""
 _EXPECTED = "a model of Hugging Face is hf:OWNER/REPO, hf:OWNER/REPO:Q4_K_M or hf:OWNER/REPO/FILE.gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """A repository, a revision ("" means main), and which file of it: by `choice` (a type), by `path`, or by neither."""
+    """A repository, a revision ("" means main), and the selected file: by `choice` (a type), by `path`, or by neither."""
 
     owner: str
     repo: str
@@ -35,7 +35,7 @@ class HubAddress:
 
     @property
     def repository(self) -> str:
-        """The Hub's id of the repository."""
+        """Id of the repository on the Hub."""
         return f"{self.owner}/{self.repo}"
 
     @property
@@ -53,7 +53,7 @@ class HubAddress:
 
 
 def read_hub_address(text: str) -> HubAddress:
-    """Read `hf:...`, with or without the scheme. ValueError, with the right form, if it is none."""
+    """Read `hf:...`, with or without the scheme. ValueError, with the right form, if it is not an address."""
     found = _FORM.fullmatch(re.sub(r"^hf:/{0,2}", "", text, flags=re.IGNORECASE))
     if found is None:
         raise ValueError(_EXPECTED)
@@ -64,7 +64,7 @@ def read_hub_address(text: str) -> HubAddress:
 
 
 def read_hub_page(url: str) -> HubAddress:
-    """Read the address of a page or a file of the Hub, with or without https://. ValueError if it is no model's."""
+    """Read the address of a page or a file of the Hub, with or without https://. ValueError if it is not that of a model."""
     parts = urlsplit(url if "://" in url else f"https://{url}")
     steps = [step for step in parts.path.split("/") if step]
     if len(steps) < 2 or steps[0] in _NO_MODELS:
@@ -77,7 +77,7 @@ def read_hub_page(url: str) -> HubAddress:
         return _address(owner, repo, unquote(rest[0]))
     if kind in {"blob", "resolve", "raw"} and len(rest) > 1:
         return _address(owner, repo, unquote(rest[0]), path=unquote("/".join(rest[1:])))
-    # As the canonical form has it, with the host in front.
+    # The canonical form with the host as a prefix.
     return read_hub_address("/".join(steps))
 
 

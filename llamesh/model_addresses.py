@@ -1,6 +1,6 @@
-"""Addresses of models as people write them: which kind they are, their canonical form, and the nearest right form of a wrong one. Pure.
+"""Parses addresses of models: their kind, their canonical form, and the nearest valid form of an invalid one. Pure.
 
-Invariant: the command, the client and the download service read an address here, so that a form that one of them takes is taken by all.
+Invariant: the command, the client and the download service all parse addresses here, so they accept the same forms.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?", 
 
 
 def is_address(word: str) -> bool:
-    """Whether a word is meant as an address, right or not, and not as a path or a name."""
+    """Whether a word is meant as an address, valid or not, and not as a path or a name."""
     return "://" in word or word.lower().startswith(tuple(f"{scheme}:" for scheme in _SHORT)) or _is_hub_page(word)
 
 
 def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
-    """The canonical form of an address; what has none stays as it is. ValueError, with the right form, for a page that has no model."""
+    """Return the canonical form of an address; other words are unchanged. ValueError, with a valid form, for a page without a model."""
     word = word.strip()
     scheme, colon, rest = word.partition(":")
     if colon and scheme.lower() == "hf":
@@ -43,7 +43,7 @@ def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
 
 
 def likely(word: str) -> str:
-    """The address that was probably meant by a word that is none; empty if there is none."""
+    """Return the address that an invalid word probably means; empty if there is none."""
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
         names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
@@ -58,7 +58,7 @@ def likely(word: str) -> str:
 
 
 def default_name(address: str) -> str:
-    """The name that a model has if nobody gives one: that of its file, as far as the canonical address tells; "" if it tells none."""
+    """Return the default name of a model: that of its file, if the canonical address contains one; else ""."""
     if address.startswith("hf:"):
         try:
             return read_hub_address(address).model_name
@@ -66,7 +66,7 @@ def default_name(address: str) -> str:
             return ""
     if address.startswith("quant:"):
         return address.partition(":")[2]
-    # Keys of S3 and paths are as they are; only URLs are escaped.
+    # Only URLs are escaped, not S3 keys and paths.
     path = unquote(urlsplit(address).path) if "://" in address and not address.startswith("s3:") else address
     return path.rpartition("/")[2]
 

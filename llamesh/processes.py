@@ -55,7 +55,7 @@ class ProcessId:
 def start_time(pid: int) -> str | None:
     """Return the start time of a process in the system's format; None if it has ended, even if its parent has not reaped it.
 
-    A process has not ended while any of its threads runs: a killed process that frees much memory, or waits for a disk, still holds its
+    A process has ended only when all its threads have: a killed process that frees much memory, or waits for a disk, still holds its
     sockets and files.
     """
     if _LINUX:

@@ -1,4 +1,4 @@
-"""The mesh that a command talks to. gRPC and the contracts are imported here, inside the command, and nowhere before."""
+"""Connects a command to its mesh. gRPC and the contracts are imported only here, when a command runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(url: str = "") -> Iterator[Client]:
-    """A client for an address, else for the mesh that is meant. CommandError if address or token cannot be one, or no mesh is meant."""
+    """Return a client for an address, else for the selected mesh. CommandError if address or token is invalid, or no mesh is selected."""
     from llamesh.client.sync import Client
 
     url = with_scheme(url.strip())
@@ -47,7 +47,7 @@ def connected(url: str = "") -> Iterator[Client]:
 
 
 def log_in(mesh: Client, username: str, password: str) -> str:
-    """Get a token and keep it in the profile; what is said of it."""
+    """Get a token and store it in the profile. Return a description for people."""
     from llamesh.client.profile import Profile, home_of, save_profile
 
     answer = mesh.login(username, password)
@@ -58,7 +58,7 @@ def log_in(mesh: Client, username: str, password: str) -> str:
 
 
 def meant() -> Profile:
-    """The mesh that is meant. CommandError if LLAMESH_HOME is given and no mesh runs there, or LLAMESH_URL names its inference port."""
+    """Return the selected mesh. CommandError if LLAMESH_HOME is set and no mesh runs there, or LLAMESH_URL names an inference port."""
     try:
         return load_profile()
     except NoMeshRunsError as error:
@@ -68,7 +68,7 @@ def meant() -> Profile:
 
 
 def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
-    """What is said if no mesh runs in the home that was given."""
+    """The failure if no mesh runs in the given home."""
     hint = "`llamesh up` starts it there; LLAMESH_URL names another mesh"
     if error.logged_in:
         hint += f"; without LLAMESH_HOME the mesh at {error.logged_in} is used, where you are logged in"
@@ -76,14 +76,14 @@ def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
 
 
 def wrong_port(error: InferencePortError, name: str) -> CommandError:
-    """What is said if an option or a variable names the inference port where the management port is needed."""
+    """The failure if an option or a variable names the inference port instead of the management port."""
     right = f"--url {error.management}" if name.startswith("-") else f"{name}={error.management}"
     hint = f"{right}; requests for models go to LLAMESH_INFERENCE_URL"
     return CommandError(f"{name}: {error}", hint=hint, code=Exit.USAGE)
 
 
 def inference_asked(url: str) -> CommandError:
-    """What is said if a management call was answered as inference is: in the shape of OpenAI's errors."""
+    """The failure if the answer to a management call is an error in OpenAI's format."""
     host = urlsplit(url).hostname or ""
     shown = f"[{host}]" if ":" in host else host
     return CommandError(
@@ -94,11 +94,11 @@ def inference_asked(url: str) -> CommandError:
 
 
 def not_an_address(url: str) -> CommandError:
-    """What is said of an address that is none."""
+    """The failure for an invalid address."""
     return CommandError(f"{url!r} is not an address like http://localhost:8200", code=Exit.USAGE)
 
 
 def check_token(token: str) -> None:
-    """Refuse what no header can carry: most likely something else than a token was copied."""
+    """Refuse a token with characters that no header can have: most likely something else was copied."""
     if not (token.isascii() and (token.isprintable() or not token)):
         raise CommandError("LLAMESH_TOKEN holds no token", hint="llamesh login", code=Exit.NOT_SIGNED_IN)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
 MOST_IMAGE_BYTES = 10 * 2**20
@@ -48,7 +48,7 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Write the conversation, readable for this user only."""
         saved = {"system": self.system, "settings": self.settings, "messages": self.messages}
-        write_private(path, json.dumps(saved, ensure_ascii=False, indent=1))
+        keep(path, json.dumps(saved, ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
@@ -97,14 +97,9 @@ def _data_url(path: Path) -> str:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, in one step."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def keep(path: Path, text: str) -> None:
+    """Write a file that only this user can read, in one step. CommandError if that fails."""
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        unfinished.replace(path)
+        write_private(path, text.encode())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise CommandError(f"{path}: {error.strerror}", code=Exit.FAILED) from None

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 LONGEST = 36500 * _UNITS["d"]
-"""A hundred years: what is longer is a mistake."""
+"""A hundred years; a longer duration is a mistake."""
 
 
 def seconds(words: str) -> float:
-    """The length in seconds. ValueError where the words are none."""
+    """Return the length in seconds. ValueError if the text is not a length of time."""
     found = _PARTS.fullmatch(words.strip().lower())
     if found is None or not any(found.groups()):
         raise ValueError(f"{words!r} is not a length of time like 30s, 10m or 1h30m")

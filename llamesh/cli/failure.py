@@ -1,4 +1,4 @@
-"""How a command fails: what it prints and the exit code. An error is cause, parts and hint (docs: exit codes are a contract)."""
+"""Failures of commands: what they print, and the exit code. An error has a cause, parts and a hint; exit codes are a contract (docs)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BY_CODE = {
     "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
 }
 _REFUSALS = {"DOES_NOT_FIT", "DOWNLOAD_NOT_ENDED", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
-"""Reasons that a rule refuses, whatever their gRPC code."""
+"""Reasons with the exit code of a refusal by a rule, whatever their gRPC code."""
 _CODE_OF_HTTP = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -47,7 +47,7 @@ def exit_of(code: str, reason: str = "") -> Exit:
 
 
 def exit_of_http(status: int) -> Exit:
-    """The exit code for an HTTP status: that of the gRPC code which it stands for."""
+    """The exit code for an HTTP status: that of the corresponding gRPC code."""
     return exit_of(_CODE_OF_HTTP.get(status, ""))
 
 
@@ -62,7 +62,7 @@ class CommandError(Exception):
         self.code = code
 
     def render(self) -> str:
-        """The text for standard error. What came from outside is shown, never obeyed by the terminal."""
+        """Return the text for standard error, without characters that control the terminal."""
         lines = [f"error: {self.cause}", *(f"  {part}" for part in self.parts)]
         if self.hint:
             lines.append(f"hint: {self.hint}")
@@ -78,7 +78,7 @@ def visible(words: str) -> str:
 
 
 def unforeseen(error: Exception) -> CommandError:
-    """Words for what no command expected. What the system says is the user's to mend; the rest is a defect, which is said too."""
+    """Describe an unexpected exception. The user can fix a failure of the system; any other is reported as a defect."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return CommandError(f"{place}{error.strerror}")

@@ -1,4 +1,4 @@
-"""Model files of this machine: what a path must be, and how its file gets into the mesh's import folder.
+"""Model files of this machine: validates a path and links the file into the mesh's import folder.
 
 A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file into `import/handed-over` (a copy if the
 file is on another file system) and removes the link when the fetch has ended. Invariant: the link's path depends on the identity and the
@@ -26,7 +26,7 @@ from llamesh.locations import handed_over_directory, home_directory
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
 _LARGE = 256 * 2**20
-"""Bytes from which a copy takes long enough to be announced."""
+"""Size in bytes from which a copy is announced, because it takes long."""
 
 
 def is_path(word: str) -> bool:
@@ -64,7 +64,7 @@ def model_file(word: str) -> Path:
 
 
 def _check_content(word: str, path: Path) -> None:
-    """Refuse what the mesh would refuse anyway, before anything is linked or copied."""
+    """Refuse a file that the mesh would refuse, before it is linked or copied."""
     try:
         with path.open("rb") as file:
             beginning = file.read(len(MAGIC))
@@ -88,7 +88,7 @@ def _nearest(word: str) -> str:
 
 
 def _shown(directory: str, name: str) -> str:
-    """A path as a shell takes it."""
+    """Quote a path for a shell."""
     return shlex.quote(os.path.join(directory, name))  # noqa: PTH118 - a Path would drop the leading ./
 
 
@@ -140,7 +140,7 @@ class HandedOver:
 
 
 def _home_of(profile: Profile, path: Path) -> Path:
-    """The home of the mesh that is meant, if this machine runs it."""
+    """Return the home of the selected mesh, if it runs on this machine."""
     here = running_here(os.environ)
     if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
         return home_directory(os.environ)
@@ -158,11 +158,11 @@ def _home_of(profile: Profile, path: Path) -> Path:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Link a file, or copy it if that cannot be."""
+    """Link a file, or copy it if it cannot be linked."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if target.exists() and target.samefile(path):
         return
-    # A copy that an earlier command left behind may be half done.
+    # A copy that an earlier command left may be incomplete.
     target.unlink(missing_ok=True)
     try:
         target.hardlink_to(path)
@@ -176,7 +176,7 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file; file systems that can share its blocks do so."""
+    """Copy a file; the file system shares the blocks if it can."""
     with path.open("rb") as source, target.open("xb") as copy:
         try:
             while os.copy_file_range(source.fileno(), copy.fileno(), 2**30):

@@ -1,4 +1,4 @@
-"""`llamesh`: the command. Finds the command's module and imports only that; turns every failure into words and an exit code.
+"""Entry point of `llamesh`: imports only the module of the given command, and turns every failure into a message and an exit code.
 
 Exit codes: see `llamesh.cli.failure.Exit`. Data goes to standard output, everything else to standard error.
 """
@@ -79,7 +79,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that is not UTF-8 shows what it cannot write as an escape; that is no failure.
+        # A terminal that is not UTF-8 gets escapes for unsupported characters instead of a failure.
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments in (["--version"], ["-V"]):
         print(f"llamesh {__version__}")
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`) has had enough; Python would complain once more when it closes standard output.
+        # The reader (`head`) has closed the pipe; without this, Python reports it again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except Exception as error:
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
 
 
 def application() -> App:
-    """The commands as cyclopts knows them, none of them imported yet."""
+    """Register the commands with cyclopts without importing their modules."""
     from cyclopts import App, Group, Parameter
 
     app = App(
@@ -137,7 +137,7 @@ def application() -> App:
 
 
 def _shown_default(value: object) -> str | None:
-    """A default as help shows it; not at all where nothing is the default."""
+    """Return a default for help; None if there is no default to show."""
     return str(value) if value else None
 
 
@@ -156,7 +156,7 @@ def _dispatch(arguments: list[str]) -> int:
             code=Exit.USAGE,
         ) from None
     except Exception as error:
-        # What a call answered is translated where the client is loaded already; nothing else is caught.
+        # Translate errors of the client. If it is not loaded, the error is another one, so the client is not imported for this.
         translated = _refusal(error)
         if translated is not None:
             raise translated from error
@@ -165,7 +165,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _refused_option(error: Exception) -> str:
-    """Why an option of llama-server is not taken, where it is one and servers are started; else nothing."""
+    """Return why an option of llama-server is refused, if `serve` or `fit` got one; else nothing."""
     from cyclopts import UnknownOptionError
 
     if not isinstance(error, UnknownOptionError) or error.command_chain not in {("serve",), ("fit",)}:

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON, YAML or names for programs. Data on standard output, nothing else there.
+"""Prints results: tables for people; JSON, YAML or names for programs. Standard output gets data only.
 
 JSON: see `llamesh.cli.json_shape`; a list is an array, `[]` if it is empty. YAML of what a manifest can declare is a
 manifest, which `llamesh apply -f` takes; all other YAML has the shape of the JSON. On a pipe a table is plain text.
@@ -35,7 +35,7 @@ class Column:
     wide: bool = False
     """Only in `--output wide`."""
     spare: bool = False
-    """Left out where the terminal is too narrow for the whole table."""
+    """Omitted if the terminal is too narrow for the whole table."""
 
 
 def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
@@ -109,7 +109,7 @@ def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any
 
 
 def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns that a terminal has room for: spare ones are left out where the whole is too wide."""
+    """Return the columns that fit the terminal; spare columns are omitted if the table is too wide."""
     whole = _width(items, columns)
     return [column for column in columns if whole <= width or not column.spare]
 
@@ -141,7 +141,7 @@ def show_json_line(message: Message) -> None:
 
 
 def note(words: str) -> None:
-    """Say something that is no data, on standard error."""
+    """Print a message that is not data, on standard error."""
     print(visible(words), file=sys.stderr, flush=True)
 
 
@@ -151,7 +151,7 @@ def say(words: str) -> None:
 
 
 def text(value: object) -> str:
-    """A cell. What comes from outside cannot steer the terminal."""
+    """Return the text of a cell, without characters that control the terminal."""
     shown = "-" if value in ("", None) else str(value)
     return "".join(letter if letter.isprintable() else " " for letter in shown)
 
@@ -173,17 +173,17 @@ def word(enum: Any, value: int, prefix: str) -> str:
 
 
 def when(timestamp: Any) -> str:
-    """A time for people, in UTC; empty where it is not set."""
+    """Format a time for people, in UTC; empty if it is not set."""
     return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if timestamp.seconds else ""
 
 
 def document(value: object, output: Format) -> str:
-    """JSON or YAML of what JSON can hold."""
+    """Format a JSON value as JSON or YAML."""
     return json.dumps(value, indent=2) if output == "json" else "\n".join(_yaml(value))
 
 
 def _yaml(value: object) -> list[str]:
-    """Block YAML of what JSON can hold."""
+    """Format a JSON value as block YAML."""
     if isinstance(value, dict) and value:
         lines: list[str] = []
         for key, item in value.items():

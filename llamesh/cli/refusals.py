@@ -11,7 +11,7 @@ from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_pro
 _INFERENCE_SHAPE = '{"error":'
 """How the body of an error begins at the inference port. Management calls are never answered so."""
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
-"""Refused to somebody whom a login does not help."""
+"""Reasons of refusals that a login cannot cure."""
 REMEDIES = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
@@ -33,14 +33,14 @@ REMEDIES = {
 
 
 def translate(error: Exception, url: str = "") -> CommandError | None:
-    """The command's failure for an error of the client; None if it is none. `url`: the mesh that was asked, if it was named."""
+    """Return the command's failure for an error of the client; None for other errors. `url`: the mesh that was called, if known."""
     if isinstance(error, AmbiguousNameError):
         return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
     if not isinstance(error, MeshError):
         return None
     if error.message.startswith(_INFERENCE_SHAPE):
         return inference_asked(url or load_profile().url)
-    # The message often says what the fields say.
+    # The message often repeats the fields.
     parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
     decision = error.metadata.get("decisionId")
     if decision and error.reason != "DECISION_NOT_FOUND":
@@ -49,12 +49,12 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     if error.reason in REMEDIES:
         hint = REMEDIES[error.reason].format_map({"modelUuid": "MODEL", "username": "NAME", **error.metadata})
     if error.code == "UNAVAILABLE" and not error.reason:
-        # gRPC's own words name sockets and attempts; the address is what can be acted upon.
+        # gRPC's message names sockets and attempts; the user needs the address.
         cause = f"{_mesh(url)} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
-        # gRPC's own words again: our side gave up.
+        # Not gRPC's message either: the deadline is the client's.
         cause = f"{_mesh(url)} did not answer in time"
         hint = "`llamesh doctor` names the part that does not answer; it is restarted by itself"
     if error.code == "UNAUTHENTICATED" and error.reason not in _NOT_BY_LOGIN:
@@ -73,7 +73,7 @@ def command_error(error: Exception) -> CommandError:
 
 
 def _signed_in() -> bool:
-    """Whether there is a token to send."""
+    """Whether a token is available."""
     try:
         return bool(load_profile().token)
     except (NoMeshRunsError, InferencePortError):
@@ -81,7 +81,7 @@ def _signed_in() -> bool:
 
 
 def _mesh(url: str) -> str:
-    """The mesh that was asked, in words. It may have ended meanwhile."""
+    """Describe the mesh that was called, which may have ended meanwhile."""
     try:
         return f"the mesh at {url or load_profile().url}"
     except (NoMeshRunsError, InferencePortError):

@@ -1,4 +1,4 @@
-"""What people give as the source of a model: an address, a file of this machine, or a word that is neither."""
+"""Resolves the source of a model that a person wrote: an address, a file of this machine, or neither."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_source(word: str) -> bool:
 
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
-    """The address under which the mesh can fetch a source. CommandError if there is none."""
+    """Return the address from which the mesh can fetch a source. CommandError if there is none."""
     if is_address(source) or not source:
         yield HandedOver(source)
     elif is_path(source) or (source.endswith(".gguf") and not likely(source)):
@@ -32,7 +32,7 @@ def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[H
 
 
 def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
-    """The refusal of a word that names nothing, with the nearest right form. `known` are names that would have been right."""
+    """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names."""
     near = difflib.get_close_matches(word, known, n=1) or _same_letters(word, known)
     what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
     hint = f"give {FORMS}"

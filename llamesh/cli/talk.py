@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.cli.conversation import SETTINGS, Conversation, content, images_of, write_private
+from llamesh.cli.conversation import SETTINGS, Conversation, content, images_of, keep
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import note, text
 
@@ -202,6 +202,6 @@ def _keep(asked: list[str]) -> None:
     del asked[:-MOST_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(history_file(), json.dumps(asked, ensure_ascii=False))
+        keep(history_file(), json.dumps(asked, ensure_ascii=False))
     except (OSError, CommandError):
         return

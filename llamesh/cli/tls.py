@@ -83,7 +83,7 @@ def trust(file: str, /) -> None:
     except ValueError as error:
         hint = "copy ca.pem from LLAMESH_HOME/tls of the mesh's machine"
         raise CommandError(f"{file}: {error}", hint=hint, code=Exit.USAGE) from error
-    from llamesh.certificates import write_private
+    from llamesh.private_files import write_private
 
     kept = kept_authority()
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,7 +104,7 @@ def _kept(file: Path) -> list[Authority]:
 
 def _use(home: Path, certificate: Path, key: Path) -> str:
     """Name the files in the settings, unless the settings name some."""
-    from llamesh.certificates import write_private
+    from llamesh.private_files import write_private
 
     config = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     content = config.read_text("utf-8-sig") if config.exists() else ""

@@ -1,4 +1,4 @@
-"""HTTP with the standard library: for what is REST anyway, at a fraction of the start-up of an HTTP package."""
+"""HTTP client from the standard library, for REST calls; it loads much faster than an HTTP package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamesh.client.trust import UntrustedError, ssl_context
 def answer(
     base: str, method: str, path: str, token: str, body: bytes | None = None, timeout: float | None = None
 ) -> Iterator[http.client.HTTPResponse]:
-    """The answer to one request. CommandError where nobody answers."""
+    """Send one request and return the answer. CommandError if nothing answers."""
     try:
         parts = urlsplit(base)
         host, port = parts.hostname, parts.port
@@ -58,7 +58,7 @@ def _context(base: str) -> ssl.SSLContext:
 
 
 def refusal(response: http.client.HTTPResponse) -> CommandError:
-    """The failure that an answer of 400 or more stands for: OpenAI's shape, google.rpc.Status, or neither."""
+    """Return the failure for an answer with status 400 or more: in OpenAI's format, as google.rpc.Status, or neither."""
     content = response.read()
     code = exit_of_http(response.status)
     hint = "llamesh login" if code is Exit.NOT_SIGNED_IN else ""

@@ -1,4 +1,4 @@
-"""Text of a model on its way to a terminal: broken between words, and without anything that steers the terminal."""
+"""Wraps a model's text between words for a terminal, and removes characters that control the terminal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One class for each reason of the contract, under one for each gRPC code: `except errors.DoesNotFit as e: print(e.remedy)`.
 
 The classes are made from error_reason.proto's descriptor: `DoesNotFit` is DOES_NOT_FIT, its metadata are attributes in snake case
-(`e.needed_bytes`, a number where the contract's example is one). Where it is true, a class is also a TimeoutError, a
-PermissionError, a LookupError or a ConnectionError.
+(`e.needed_bytes`, a number if the contract's example is one). If Python has a builtin exception for the gRPC code, the class is
+also of that type, for instance TimeoutError or LookupError.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class FieldViolation:
 
 
 class MeshError(Exception):
-    """A call was refused or failed."""
+    """A call that was refused or that failed."""
 
     code = "UNKNOWN"
     """The gRPC code."""
     reason = ""
-    """The reason's name in the contract, for instance "DOES_NOT_FIT"; empty where the answer carried none."""
+    """The reason's name in the contract, for instance "DOES_NOT_FIT"; empty if the answer had none."""
     remedy = ""
     """What the caller can do."""
 
@@ -55,9 +55,9 @@ class MeshError(Exception):
         self.metadata = dict(metadata or {})
         """Every variable of the message, for programs."""
         self.fields = fields
-        """The fields at fault."""
+        """The invalid fields of the request."""
         self.retry_after = retry_after
-        """Seconds after which another try may help; None where none will."""
+        """Seconds after which a retry may succeed; None if the server gave no delay."""
 
     def __str__(self) -> str:
         return self.message
@@ -96,13 +96,13 @@ def _by_reason() -> dict[str, type[MeshError]]:
                 members[name] = _metadatum(key, numeric=example.isdecimal())
         name = _camel(reason)
         if name == base.__name__:
-            # INTERNAL, UNAUTHENTICATED and DEADLINE_EXCEEDED are called like their codes: one class is both, so that an answer
-            # of Envoy's own, which has no reason, brings the remedy too.
+            # INTERNAL, UNAUTHENTICATED and DEADLINE_EXCEEDED have the names of their codes. One class serves as both, so that an answer
+            # that Envoy itself makes, which has no reason, has the remedy too.
             for key, member in members.items():
                 setattr(base, key, member)
             classes[reason] = base
         else:
-            # A name of Python's own (NotImplemented) is not taken from it.
+            # Do not hide a builtin name of Python (NotImplemented).
             classes[reason] = _made(f"Mesh{name}" if hasattr(builtins, name) else name, (base,), members)
     return classes
 
@@ -116,7 +116,7 @@ def _metadatum(key: str, *, numeric: bool) -> property:
         value = error.metadata.get(key)
         return int(value) if numeric and value is not None and value.isdecimal() else value
 
-    return property(read, doc=f"`{key}` of the metadata; None where the answer lacks it.")
+    return property(read, doc=f"`{key}` of the metadata; None if the answer lacks it.")
 
 
 def _camel(name: str) -> str:
@@ -133,20 +133,20 @@ globals().update({made.__name__: made for made in [*_BY_CODE.values(), *_BY_REAS
 
 
 def __getattr__(name: str) -> type[MeshError]:
-    # The classes are there already; this says their type to a type checker.
+    # Gives type checkers the type of the classes. At run time Python calls it only for a name that does not exist.
     raise AttributeError(f"no error of the mesh is called {name!r}")
 
 
 def of_reason(reason: str, message: str, **details: Any) -> MeshError:
-    """The error of a reason by its name; of an unknown one (a newer mesh) the plain MeshError, its reason kept."""
+    """Make the error for a reason. A reason that a newer mesh added gives a plain MeshError with that reason."""
     made = _BY_REASON.get(reason, MeshError)(message, **details)
     made.reason = reason
     return made
 
 
 def of_call(error: grpc.RpcError) -> MeshError:
-    """The error that a failed call stands for."""
-    # Both of grpc's error classes have these methods, neither by a common type.
+    """Translate the gRPC error of a failed call."""
+    # Both error classes of grpc have these methods, but no common base class declares them.
     failed: Any = error
     code: grpc.StatusCode = failed.code()
     message: str = failed.details() or code.name.lower().replace("_", " ")

@@ -1,15 +1,15 @@
-"""Resolves what a person wrote (an id, a name, the beginning of an id) to an id. An ambiguous name is an error that lists the ids."""
+"""Resolves an id, a name, or the beginning of an id to an id. An ambiguous name is an error that lists the ids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 SHORTEST_PREFIX = 4
-"""Characters of an id that are taken for it, as long as only one id begins so."""
+"""Least length of a prefix that stands for an id. The prefix must be that of one id only."""
 
 
 class AmbiguousNameError(LookupError):
-    """A name means several things; the ids say which."""
+    """Several objects have the name; the message lists their ids."""
 
     def __init__(self, name: str, ids: Sequence[str]) -> None:
         super().__init__(f"{name!r} is the name of {len(ids)}; give one of the ids")
@@ -18,9 +18,10 @@ class AmbiguousNameError(LookupError):
 
 
 def resolve(wanted: str, known: Sequence[tuple[str, str]], *, shortened: bool = False) -> str:
-    """The id that is meant among (id, name) pairs: an id, else a name, else the beginning of an id if `shortened`; else what was given.
+    """Resolve a word among (id, name) pairs: as an id, else a name, else, if `shortened`, a prefix of an id. Return other words unchanged.
 
-    Only ids that the mesh makes are shortened: those that people give may begin with each other. AmbiguousNameError where it means several.
+    Pass `shortened` only for ids that the mesh makes: an id that a person chose may be a prefix of another. AmbiguousNameError if several
+    objects match.
     """
     if any(wanted == item for item, _ in known):
         return wanted

@@ -29,7 +29,7 @@ def combined(given: Parameters | None, named: Mapping[str, Value | None]) -> ser
 
 
 def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
-    """The message for the values that are not None. ValueError naming a parameter that there is not, or a word it does not know."""
+    """The message for the values that are not None. ValueError names an unknown parameter or an unknown word."""
     message = server_pb2.RuntimeParameters()
     for name, value in values.items():
         known = all_parameters().get(name)
@@ -49,12 +49,12 @@ def typed(values: Mapping[str, Value | None]) -> server_pb2.RuntimeParameters:
 
 
 def words(parameter: Parameter) -> tuple[str, ...]:
-    """What may be said in place of a number: words that stand for one, and those that mean the same as leaving it out."""
+    """Return the words that may replace a number: each stands for a number, or for the default."""
     return (*parameter.named, *sorted(word for word in parameter.absent if not word.lstrip("-").isdecimal()))
 
 
 def kind(parameter: Parameter) -> type[bool] | type[int] | type[float] | type[str]:
-    """The Python type of its values; of an enum's, which are words, str."""
+    """Return the Python type of a parameter's values; str for an enum, whose values are words."""
     kinds: dict[int, type[bool] | type[float] | type[str]] = {
         FieldDescriptor.CPPTYPE_BOOL: bool,
         FieldDescriptor.CPPTYPE_DOUBLE: float,
@@ -65,7 +65,7 @@ def kind(parameter: Parameter) -> type[bool] | type[int] | type[float] | type[st
 
 
 def bounds(parameter: Parameter) -> str:
-    """The least and the most of a number, for people; empty where there are none."""
+    """Describe the bounds of a number for people; empty if it has none."""
     rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     chosen = rules.WhichOneof("type")
     if chosen not in {"uint32", "int32", "double"}:
@@ -79,6 +79,6 @@ def bounds(parameter: Parameter) -> str:
 
 
 def choices(parameter: Parameter) -> tuple[str, ...]:
-    """The words that a value is one of; empty where it may be anything of its type."""
+    """Return the allowed words of a parameter; empty if every value of its type is allowed."""
     rules = parameter.field.GetOptions().Extensions[validate_pb2.field]
     return tuple(parameter.words) or tuple(getattr(rules.string, "in"))

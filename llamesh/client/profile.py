@@ -1,7 +1,7 @@
-"""Which mesh is meant and with which token: LLAMESH_URL, else the mesh of LLAMESH_HOME, else the profile that `llamesh login` wrote.
+"""Selects the mesh and its token: LLAMESH_URL, else the mesh of LLAMESH_HOME, else the profile that `llamesh login` wrote.
 
-Invariant: a mesh that was given (LLAMESH_URL, LLAMESH_HOME) is used, or it is said that none runs there; never another one. A profile of
-this machine (or none) means the mesh that runs in the usual home, at whatever ports it runs now. A token of a mesh of this machine is used
+Invariant: if LLAMESH_URL or LLAMESH_HOME is set, its mesh is used, or an error says that none runs there; no other mesh is used. A profile
+of this machine, or none, selects the mesh that runs in the default home, at its present ports. A token of a mesh of this machine is used
 only while that mesh runs: afterwards another user's program may listen at its port. Nothing heavy is imported: the command line reads the
 profile before it loads gRPC.
 """
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from llamesh.local_mesh import Addresses, running_here
 from llamesh.locations import home_directory
+from llamesh.private_files import write_private
 
 DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
@@ -25,7 +26,7 @@ _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
 class NoMeshRunsError(LookupError):
-    """The mesh of LLAMESH_HOME was given, and none runs there, or none that this user may know of."""
+    """LLAMESH_HOME is set, and no mesh runs there, or none that this user may see."""
 
     def __init__(self, home: Path, logged_in: str) -> None:
         super().__init__(f"no mesh runs in LLAMESH_HOME={home}" + (" that this user may see" if _closed(home) else ""))
@@ -34,22 +35,22 @@ class NoMeshRunsError(LookupError):
 
 
 class InferencePortError(LookupError):
-    """The inference address of the mesh of this machine was given where its management address is needed."""
+    """The given address is the inference address of this machine's mesh; the management address is needed."""
 
     def __init__(self, given: str, management: str) -> None:
         super().__init__(f"{given} is the inference address of the mesh that runs here, not its management address")
         self.management = management
-        """The address that is needed."""
+        """The management address of that mesh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One mesh as its user knows it."""
+    """Addresses and token of one mesh."""
 
     url: str = DEFAULT_URL
     """The management address."""
     token: str = ""
-    """Empty: not signed in."""
+    """Empty: not logged in."""
     inference_url: str = ""
     """The inference address, without /v1. Empty: with TLS the management address; beside port 8200 port 8080 of the same host."""
     home: str = ""
@@ -71,7 +72,7 @@ class Profile:
 
 
 def _closed(home: Path) -> bool:
-    """Whether there is a home that this user may not look into."""
+    """Whether a home exists that this user may not read."""
     try:
         return home.is_dir() and not os.access(home, os.R_OK | os.X_OK)
     except PermissionError:
@@ -85,7 +86,7 @@ def profile_path(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | None:
-    """What `llamesh login` kept; None if nothing can be read."""
+    """Read the profile that `llamesh login` wrote; None if there is none that can be read."""
     try:
         found = json.loads(profile_path(environment).read_text())
         return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
@@ -94,7 +95,7 @@ def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | Non
 
 
 def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
-    """What the environment says, completed by the file. The file's token goes only to the mesh that it came from.
+    """Combine the environment with the profile. The profile's token is sent only to the mesh that issued it.
 
     NoMeshRunsError if LLAMESH_HOME is set, LLAMESH_URL is not, and no mesh runs there. InferencePortError if LLAMESH_URL names the
     inference port of the mesh that runs here.
@@ -149,7 +150,7 @@ def _refuse_inference_port(url: str, here: Addresses) -> None:
 
 
 def with_scheme(url: str) -> str:
-    """An address as people write it: without a scheme it is one of http."""
+    """Complete an address that a person wrote: the default scheme is http."""
     return url if not url or "://" in url else f"http://{url}"
 
 
@@ -166,9 +167,5 @@ def save_profile(profile: Profile, environment: Mapping[str, str] = os.environ) 
     """Write the profile, readable for this user only, in one step."""
     path = profile_path(environment)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(profile), file, indent=2)
-    unfinished.replace(path)
+    write_private(path, json.dumps(asdict(profile), indent=2).encode())
     return path

@@ -1,4 +1,4 @@
-"""Values as callers give them, and as requests carry them. Pure; shared by the clients with and without `await`."""
+"""Converts the arguments of callers to values of requests. Pure; both clients use it, with and without `await`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Server = str | server_pb2.Server
 
 
 def address_of(source: str | Path) -> str:
-    """The address of a source: an address stays, or gets its canonical form; a path becomes a file address."""
+    """Return the canonical address of a source. A path becomes a file address."""
     text = str(source)
     if not text or (isinstance(source, str) and is_address(text)):
         try:
             return canonical(text)
         except ValueError:
-            # The mesh refuses it, and says why.
+            # The mesh refuses such an address and explains why.
             return text
     return Path(source).expanduser().absolute().as_uri()
 
 
 def model_uuid_of(model: Model) -> str:
-    """The id of a model."""
+    """Return the id of a model."""
     return model if isinstance(model, str) else model.model_uuid
 
 
 def server_uuid_of(server: Server) -> str:
-    """The id of a server."""
+    """Return the id of a server."""
     return server if isinstance(server, str) else server.server_uuid
 
 
@@ -43,7 +43,7 @@ def set_seconds(duration: Any, seconds: float | None) -> None:
 
 
 def why_not_ready(server: server_pb2.Server) -> str:
-    """Why a server is not ready, in words."""
+    """Describe for people why a server is not ready."""
     for condition in server.conditions:
         if condition.type == "Ready" and condition.message:
             return condition.message

@@ -1,4 +1,4 @@
-"""Retry policy of the client. Pure: the transport asks it, waits and tries again.
+"""Retry policy of the client. Pure: the transport applies it.
 
 A call is tried at most three times, within its deadline, and only if it is idempotent (the contract's idempotency_level, or a
 request_id) and failed with UNAVAILABLE. The server's retry delay is a lower bound of the backoff.
@@ -22,13 +22,13 @@ LONGEST_PAUSE = 2.0
 
 @cache
 def repeatable(method: str) -> bool:
-    """Whether the contract says that calling a method ("llamesh.v1.GatewayService/GetHealth") twice is as calling it once."""
+    """Whether the contract declares a method idempotent. Format of the name: "llamesh.v1.GatewayService/GetHealth"."""
     found = descriptor_pool.Default().FindMethodByName(method.replace("/", "."))
     return bool(found.GetOptions().idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN)
 
 
 def may_repeat(method: str, request: Message) -> bool:
-    """Whether this very call may be repeated: by the contract, or since it carries the id that makes it the same call."""
+    """Whether a call may be repeated: its method is idempotent, or its request has a `request_id`."""
     return repeatable(method) or bool(getattr(request, "request_id", ""))
 
 
@@ -40,6 +40,6 @@ def pause_before_next(
         return None
     pause = min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE) * (0.5 + random())
     if error.retry_after is not None:
-        # Everyone was told the same time: spread out after it, never before.
+        # The server gives all clients the same delay, so add jitter after it and never retry earlier.
         pause = error.retry_after + pause
     return pause if pause < left else None

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
-"""How calls reach the mesh: one gRPC channel to the front door, the token with each call, errors translated, safe calls repeated."""
+"""Sends calls over one gRPC channel to the front door: adds the token, translates errors, and retries idempotent calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamesh.client.trust import root_certificates
 Answer = TypeVar("Answer", bound=Message)
 
 DEADLINE = 30.0
-"""Seconds for a whole call, tries and pauses included, unless told otherwise."""
+"""Default deadline of a call in seconds, retries and pauses included."""
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -50,7 +50,7 @@ def _credentials(url: str) -> grpc.ChannelCredentials:
 
 
 class _Caller:
-    """What both transports share."""
+    """Base class of the two transports, with and without `await`."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -72,7 +72,7 @@ class AsyncTransport(_Caller):
         )
 
     async def call(self, method: str, request: Message, answer: type[Answer], timeout: float | None = None) -> Answer:
-        """One answer to one request."""
+        """Make a unary call."""
         send: Any = self.channel.unary_unary(f"/{method}", type(request).SerializeToString, answer.FromString)
         ends = time.monotonic() + (DEADLINE if timeout is None else timeout)
         tries = 0
@@ -91,7 +91,7 @@ class AsyncTransport(_Caller):
     async def stream(
         self, method: str, request: Message, answer: type[Answer], timeout: float | None = None
     ) -> AsyncIterator[Answer]:
-        """Answers as they come. Without a timeout the stream has no deadline."""
+        """Yield the responses of a stream. Without a timeout the stream has no deadline."""
         send: Any = self.channel.unary_stream(f"/{method}", type(request).SerializeToString, answer.FromString)
         call = send(request, timeout=timeout, metadata=self._metadata())
         try:
@@ -120,7 +120,7 @@ class Transport(_Caller):
         )
 
     def call(self, method: str, request: Message, answer: type[Answer], timeout: float | None = None) -> Answer:
-        """One answer to one request."""
+        """Make a unary call."""
         send: Any = self.channel.unary_unary(f"/{method}", type(request).SerializeToString, answer.FromString)
         ends = time.monotonic() + (DEADLINE if timeout is None else timeout)
         tries = 0
@@ -139,7 +139,7 @@ class Transport(_Caller):
     def stream(
         self, method: str, request: Message, answer: type[Answer], timeout: float | None = None
     ) -> Iterator[Answer]:
-        """Answers as they come. Without a timeout the stream has no deadline."""
+        """Yield the responses of a stream. Without a timeout the stream has no deadline."""
         send: Any = self.channel.unary_stream(f"/{method}", type(request).SerializeToString, answer.FromString)
         call = send(request, timeout=timeout, metadata=self._metadata())
         try:

@@ -1,8 +1,8 @@
-"""Which certificate authorities a mesh's certificate is checked against, for HTTP and for gRPC alike.
+"""Selects the certificate authorities that verify a mesh's certificate, for HTTP and gRPC.
 
 LLAMESH_CA names a file; else the one beside the profile (`llamesh tls trust`), else that of the mesh of this machine. Its authorities are
 trusted beside those of the system (SSL_CERT_FILE, or Python's).
-Invariant: a file that LLAMESH_CA names is read, or it is an error; no certificate goes unchecked.
+Invariant: a file that LLAMESH_CA names but that cannot be read is an error, and every certificate is verified.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class UntrustedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The certificate of an authority."""
+    """A certificate of an authority."""
 
     name: str
     fingerprint: str
-    """SHA-256, as browsers and `llamesh tls init` show it."""
+    """SHA-256 in the format of browsers and of `llamesh tls init`."""
     pem: str
 
 
@@ -45,12 +45,12 @@ def own_authority(home: Path) -> Path:
 
 
 def kept_authority(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where `llamesh tls trust` keeps a certificate."""
+    """Return the file in which `llamesh tls trust` stores certificates."""
     return profile_path(environment).with_name("ca.pem")
 
 
 def authorities(content: bytes) -> list[Authority]:
-    """The certificates of authorities in a PEM file. ValueError if it holds anything else, such as the certificate of a server."""
+    """The certificates of authorities in a PEM file. ValueError if the file contains anything else, such as the certificate of a server."""
     import ssl
 
     text = content.decode("ascii", "replace")
@@ -99,7 +99,7 @@ def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SS
 
 
 def root_certificates(url: str, environment: Mapping[str, str] = os.environ) -> bytes | None:
-    """The authorities for gRPC as PEM; None for those that gRPC brings. UntrustedError if the file cannot be used."""
+    """Return the authorities for gRPC as PEM; None for gRPC's defaults. UntrustedError if the file cannot be used."""
     import ssl
 
     file = authority(url, environment)

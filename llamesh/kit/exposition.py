@@ -1,6 +1,6 @@
-"""Prometheus' text format: reads the metrics of several sources, labels them, and writes them as one text.
+"""Reads metrics in Prometheus' text format from several sources, labels them, and writes them as one text.
 
-Invariant: the text that is written names each family once, with all samples of it, as the format demands.
+Invariant: the output has each family once, with all its samples, as the format requires.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def parsed(text: bytes) -> Iterable[Metric]:
-    """The families of a text. Raises ValueError if it is not in the format."""
+    """Parse a text to metric families. ValueError if it is not in the format."""
     return text_string_to_metric_families(text.decode())
 
 
 def labelled(family: Metric, labels: Mapping[str, str]) -> Metric:
-    """The family with these labels on each sample; they replace labels of the same name."""
+    """Return the family with these labels on each sample. They replace labels of the same name."""
     return with_samples(family, [each._replace(labels={**each.labels, **labels}) for each in family.samples])
 
 
 def with_samples(family: Metric, samples: list[Sample]) -> Metric:
-    """A copy of the family that has these samples instead of its own."""
+    """Copy the family with other samples."""
     made = Metric(family.name, family.documentation, family.type, family.unit)
     made.samples = samples
     return made
 
 
 def renamed(family: Metric, name: str, words: str, divisor: float = 1.0) -> Metric:
-    """The family under another name, its values divided: milliseconds become seconds with 1000. `words` document it.
+    """Return the family with another name, documentation (`words`) and unit: a divisor of 1000 converts milliseconds to seconds.
 
-    Of a histogram the bounds and the sum are divided, and its counts stay.
+    In a histogram the bounds and the sum are divided; the counts are not.
     """
     samples = []
     for each in family.samples:
@@ -53,7 +53,7 @@ def renamed(family: Metric, name: str, words: str, divisor: float = 1.0) -> Metr
 
 
 def merged(families: Iterable[Metric]) -> bytes:
-    """One text of all families; samples of the same family come together. The first documentation of a family is kept."""
+    """Write all families as one text. Samples of one family are merged under its first documentation."""
     found: dict[str, Metric] = {}
     for family in families:
         if family.name in found:

@@ -1,6 +1,6 @@
-"""Whether other machines reach the mesh. Envoy on loopback is not enough to tell: a proxy on this machine may stand before it.
+"""Detects whether other machines reach the mesh. Even if Envoy listens on loopback only, a proxy on this machine may expose it.
 
-Invariant: each setting that only makes sense if others reach the mesh counts, so a default password never meets them.
+Invariant: every setting that is useful only if others reach the mesh counts as exposure, so the default password is never exposed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or the name localhost, is of the loopback interface."""
+    """Whether a host is a loopback address or the name localhost."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reached_by_others(settings: Settings) -> str:
-    """The setting, as people write it, that says that other machines reach the mesh; empty if none does."""
+    """Return the setting, as NAME=value, that shows that other machines reach the mesh; empty if there is none."""
     if not settings.loopback:
         return f"LLAMESH_BIND={settings.bind}"
     if settings.trusted_proxies:

@@ -28,7 +28,7 @@ def largest(holders: Iterable[Holder]) -> tuple[Holder, ...]:
 
 
 def in_words(holders: Sequence[Holder]) -> str:
-    """Return the holders as the end of a sentence; empty without any."""
+    """Return the holders as the end of a sentence; empty if there are none."""
     if not holders:
         return ""
     named = ", ".join(f"{holder.server_uuid} ({holder.model_name}) {size(holder.freed_bytes)}" for holder in holders)

@@ -1,4 +1,4 @@
-"""Work that must be written although the database is away: what counts as an outage, and a step that is repeated until it succeeds."""
+"""Retries a step that writes to the database during an outage, and defines which failures are an outage."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether a step failed because the database does not work now, so that the same step may succeed later."""
+    """Whether a step failed because of an outage of the database, so that a retry may succeed."""
     if isinstance(error, MeshError):
         return error.code is grpc.StatusCode.UNAVAILABLE
     return isinstance(error, OSError | TimeoutError)
 
 
 async def until_written(step: Callable[[], Awaitable[T]], what: str) -> T:
-    """Take a step that uses the database, and repeat it with a backoff while the database does not work. `what` names it in the log."""
+    """Run a step that uses the database, and retry it with a backoff during an outage. `what` names the step in the log."""
     failures = 0
     while True:
         try:

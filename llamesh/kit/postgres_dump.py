@@ -28,7 +28,7 @@ _DUMP = (
     "--format=custom",
     *_MADE_FOR,
     *(f"--schema={name}" for name in SCHEMAS),
-    # A lease belongs to a process that runs; after a restore nobody has it.
+    # A lease belongs to a running process, so a restore leaves it out.
     "--exclude-table-data=*.lease",
 )
 _RESTORE = ("--single-transaction", "--exit-on-error", *_MADE_FOR)
@@ -37,17 +37,17 @@ _SECRETS = ("password", "sslpassword")
 
 @dataclass(frozen=True, slots=True)
 class DumpReport:
-    """What came of a dump or a restore."""
+    """Result of a dump or a restore."""
 
     postgres: bool
     """False: the tables are SQLite files below LLAMESH_HOME, and there is nothing to do here."""
     done: bool = False
     by_hand: bool = False
-    """The program is not there, or cannot be run without showing a secret: only a person can do it, with `commands`."""
+    """The program is missing, or would expose a secret as an argument. A person must run `commands`."""
     problem: str = ""
     fix: str = ""
     commands: list[str] = field(default_factory=list)
-    """What a person can type instead: the dump, and the restore. They ask for the password."""
+    """Commands for a person: the dump, then the restore. They ask for the password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Connection:
     password: str
     """Empty: none."""
     key_password: str
-    """Of the key of the client's certificate. No program takes it but as an argument."""
+    """Password of the key of the client's certificate. The programs take it only as an argument."""
 
     @classmethod
     def read(cls, url: str) -> Connection:
@@ -80,7 +80,7 @@ class Connection:
 
 
 def run(action: str, file: str, url: str, environment: Mapping[str, str]) -> DumpReport:
-    """Dump to a file, restore from it, or only say the commands ("commands")."""
+    """Dump to a file, restore from it, or only return the commands ("commands")."""
     connection = Connection.read(url)
     commands = [shlex.join(connection.arguments(each, "llamesh.dump")) for each in ("dump", "restore")]
     if action == "commands":
@@ -93,7 +93,7 @@ def run(action: str, file: str, url: str, environment: Mapping[str, str]) -> Dum
         return DumpReport(postgres=True, by_hand=True, problem=why, fix=fix, commands=commands)
     secret = {"PGPASSWORD": connection.password} if connection.password else {}
     ended = subprocess.run(
-        # Without a password that is right it fails at once; it must not ask a terminal.
+        # With a wrong password the program fails at once instead of asking in a terminal.
         [found, "--no-password", *arguments],
         env={**environment, **secret},
         stdin=subprocess.DEVNULL,

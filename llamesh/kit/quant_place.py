@@ -1,4 +1,4 @@
-"""Where the Quant service keeps its models."""
+"""The bucket in which the Quant service keeps its models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llamesh.kit.source_places import S3Place
 
 
 def quant_place(settings: Settings) -> S3Place | None:
-    """Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT with its keys; None if neither is set."""
+    """Return the bucket: on the server of QUANT_MINIO_ENDPOINT, else on MINIO_ENDPOINT with its keys; None if neither is set."""
     if settings.quant_minio_endpoint:
         return S3Place(
             endpoint=settings.quant_minio_endpoint,

@@ -1,4 +1,4 @@
-"""Asks what the settings name outside this machine: PostgreSQL, the S3 server, the sources of models.
+"""Probes the servers that the settings name: PostgreSQL, the S3 server, the sources of models.
 
 For `llamesh doctor`, which may not import the kit.
 
@@ -90,7 +90,7 @@ def objects(settings: Settings) -> StoreReport | None:
 
 
 def main() -> int:
-    """Print what was found."""
+    """Print the reports as JSON."""
     settings, _ = readable_settings()
     found = [asyncio.run(database(settings)), objects(settings), *sources(settings)]
     sys.stdout.write(json.dumps([asdict(answer) for answer in found if answer]) + "\n")

@@ -21,14 +21,14 @@ _EXAMPLE = '{"models": {"endpoint": "s3.example.com", "access_key": "...", "secr
 
 
 class S3Place(BaseModel):
-    """A bucket of an S3 server, with the credentials that read it. Without an access key, requests are not signed."""
+    """A bucket of an S3 server, with credentials to read it. Without an access key, requests are not signed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint: str
     """host or host:port."""
     bucket: str = ""
-    """Empty: the name of the place."""
+    """Empty: the bucket has the name of the place."""
     access_key: SecretStr = SecretStr("")
     secret_key: SecretStr = SecretStr("")
     secure: bool = True

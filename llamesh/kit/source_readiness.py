@@ -1,6 +1,6 @@
-"""Asks the servers that the settings name as sources of models: the S3 places, and the Quant service with its store.
+"""Probes the servers that the settings name as sources of models: the S3 places, and the Quant service with its store.
 
-Invariant: nothing is changed, no secret is shown, and all are asked at the same time, each for SECONDS twice at most.
+Invariant: a probe changes nothing and shows no secret. All run concurrently, each for at most twice SECONDS.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from llamesh.kit.source_places import S3Place
 from llamesh.kit.store_report import SECONDS, StoreReport
 
 _PROBE = "llamesh-doctor"
-"""Key of an object that need not exist. To ask for it tells wrong credentials from those that may not list."""
+"""Key of an object that need not exist. A request for it distinguishes wrong credentials from credentials without the right to list."""
 
 
 def sources(settings: Settings) -> list[StoreReport]:
-    """What each said. Hugging Face is not asked: a mesh without the internet needs it as little."""
+    """Return the report of each server. Hugging Face is left out, because a mesh without internet access works without it."""
     with ThreadPoolExecutor(8) as threads:
         return [asked.result() for asked in [threads.submit(ask) for ask in _questions(settings)]]
 

@@ -1,16 +1,16 @@
-"""What a server that the settings name said when `llamesh doctor` asked it."""
+"""The report of a server that `llamesh doctor` probed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SECONDS = 5.0
-"""How long each answer is waited for."""
+"""Deadline of each answer in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreReport:
-    """What one of them said."""
+    """The result of probing one server."""
 
     check: str
     problem: str
@@ -18,4 +18,4 @@ class StoreReport:
     found: str
     fix: str = ""
     clock_seconds: float | None = None
-    """Its clock minus ours, if it told the time."""
+    """Its clock minus ours, in seconds; None if the server gave no time."""

@@ -1,4 +1,4 @@
-"""One document of a manifest, and a problem in it. Each knows where it stands: file, document, line, field."""
+"""One document of a manifest, and a problem in one. Both have a position: file, document, line, field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Document:
     kind: str
     name: str
     id: str
-    """The mesh's own id from the annotation; empty if it is not given."""
+    """Id in the mesh, from the annotation; empty without one."""
     spec: Message
     lines: Mapping[str, int] = field(default_factory=dict)
     """Line of each field by its path in snake case, for instance "spec.parameters.ctx_size"."""
@@ -37,7 +37,7 @@ class Document:
         return Path.cwd() if self.file == "-" else Path(self.file).parent
 
     def place(self, path: str) -> str:
-        """Where a field stands, in words; the nearest parent that is written if the field is not."""
+        """Describe the position of a field for people; of its nearest written parent if the field is absent."""
         at = path
         while at and at not in self.lines:
             at = at.rpartition(".")[0]

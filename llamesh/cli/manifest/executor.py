@@ -1,4 +1,4 @@
-"""Carries out one action of a plan. Each is one call that can be repeated or whose effect the next plan sees."""
+"""Executes one action of a plan. Invariant: each call is idempotent, or the next plan observes its effect."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _server(mesh: Client, action: Action) -> object:
 
 
 def changes_of(action: Action) -> server_pb2.ServerChanges:
-    """What is sent for a server that is there: only what differs."""
+    """Return the changes for an existing server: only the fields that differ."""
     spec = action.desired
     made = server_pb2.ServerChanges()
     for name in {change.path.split(".")[1] for change in action.changes}:
@@ -101,7 +101,7 @@ def changes_of(action: Action) -> server_pb2.ServerChanges:
                 made.ClearField("parameters")
                 made.runtime_params = ""
         elif name in {"idle_sleep", "wake_budget"}:
-            # Zero stands for the default.
+            # Zero means the default.
             getattr(made, name).CopyFrom(getattr(spec, name))
         else:
             setattr(made, name, getattr(spec, name))
@@ -172,7 +172,7 @@ def without_token(action: Action) -> str:
 
 
 def _contract_id(mesh: Client, name: str) -> str:
-    """The id of a contract that the plan may have just made."""
+    """Return the id of a contract, which an earlier action may have created."""
     return next((item.contract_id for item in mesh.contracts.list() if item.display_name == name), name) if name else ""
 
 

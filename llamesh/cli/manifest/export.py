@@ -1,4 +1,4 @@
-"""Objects of the mesh as documents of a manifest: what `-o yaml` prints. Applying it again changes nothing."""
+"""Converts objects of the mesh to documents of a manifest, for `-o yaml`. Invariant: applying such a document changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamesh.v1 import contract_pb2, manifest_pb2, server_pb2
 
 
 def spec_of(item: Any) -> Message:
-    """The spec that declares an object as it is."""
+    """Return the spec that declares the present state of an object."""
     kind = kind_of(item)
     if kind == "ModelServe":
         spec = server_pb2.ServerSpec()
@@ -31,7 +31,7 @@ def spec_of(item: Any) -> Message:
 
 
 def declared(item: Any) -> dict[str, Any]:
-    """The document for an object. `status` is for readers; it is ignored when the document is applied."""
+    """Return the document for an object. Its `status` is for readers; apply ignores it."""
     kind = kind_of(item)
     metadata: dict[str, Any] = {"name": _name(item)}
     if kind in {"Contract", "ModelServe", "Key"}:

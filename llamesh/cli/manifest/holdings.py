@@ -1,4 +1,4 @@
-"""What a mesh holds, read once for a plan, and which of it a document means. Only `read` asks the mesh."""
+"""The objects of a mesh, read once for a plan, and the object that a document refers to. Only `read` calls the mesh."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Holdings:
         return found[0] if found else name
 
     def find(self, document: Document, served_name: str = "") -> Message | None:
-        """The object that a document means, None if there is none. AmbiguousObjectError if its name means several."""
+        """Return the object that a document refers to; None if there is none. AmbiguousObjectError if several have its name."""
         if document.kind == "Model":
             return self.models.get(document.name)
         if document.kind == "User":
@@ -82,7 +82,7 @@ def _answers_to(item: Any, document: Document, served_name: str) -> bool:
 
 
 def identity(item: Any) -> str:
-    """The id that the mesh knows an object by."""
+    """Return the id of an object in the mesh."""
     for name in ("server_uuid", "model_uuid", "key_id", "username", "contract_id"):
         if name in item.DESCRIPTOR.fields_by_name:
             return str(getattr(item, name))
@@ -90,7 +90,7 @@ def identity(item: Any) -> str:
 
 
 def kind_of(item: Message) -> str:
-    """The kind that declares such an object; empty if none does."""
+    """Return the kind that declares such an object; empty if there is none."""
     return {
         "llamesh.v1.Model": "Model",
         "llamesh.v1.Contract": "Contract",
@@ -101,7 +101,7 @@ def kind_of(item: Message) -> str:
 
 
 def read(mesh: Client, kinds: set[str]) -> Holdings:
-    """Ask the mesh for what a plan about these kinds needs."""
+    """Read from the mesh the objects that a plan for these kinds needs."""
     found = Holdings()
     if kinds & {"Model", "ModelServe"}:
         found.models = {item.model_uuid: item for item in mesh.models.list()}

@@ -19,7 +19,7 @@ NAMED_FOR_PEOPLE = frozenset({"Contract", "Key"})
 """Kinds whose name is a display name of the contract service: any text of at most `LONGEST_NAME` characters."""
 LONGEST_NAME = 128
 ID_ANNOTATION = "llamesh.dev/id"
-"""Names the server, contract or key that is meant, if its name alone is not enough."""
+"""Annotation with the id of a server, contract or key, for names that are not unique."""
 
 
 def label_of(kind: str, name: str) -> str:

@@ -1,6 +1,7 @@
-"""Reads manifests: YAML into documents, with the line of every field. Nothing is asked of a mesh.
+"""Reads manifests: parses YAML to documents and keeps the line of every field. Makes no call to a mesh.
 
-All problems of all files are reported together. Sizes are bounded: 1 MiB a file and 50,000 values, aliases counted each time.
+Invariant: all problems of all files are reported together, and sizes are bounded: 1 MiB for each file and 50,000 values, each use of an
+alias counted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _ProblemError(Exception):
 
 
 def read(paths: Sequence[str]) -> list[Document]:
-    """Every document of the files; "-" is standard input. CommandError that lists every problem."""
+    """Return every document of the files; "-" is standard input. CommandError lists every problem."""
     found: list[Document] = []
     problems: list[str] = []
     for path in paths:
@@ -100,7 +101,7 @@ def _empty(node: _Node) -> bool:
 
 
 def _count(node: _Node, budget: list[int], depth: int) -> None:
-    """Refuse what would take long: an alias counts as often as it is used."""
+    """Refuse documents that would take long. An alias counts each time it is used."""
     budget[0] -= 1
     if budget[0] < 0 or depth > DEEPEST:
         raise _ProblemError(

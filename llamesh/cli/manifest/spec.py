@@ -80,7 +80,7 @@ def _decode_field(
 
 
 def _plain(node: _Node) -> Any:
-    """The value as YAML reads it."""
+    """Return the value as YAML reads it."""
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item) for item in node.value]
     if isinstance(node, yaml.MappingNode):
@@ -90,7 +90,7 @@ def _plain(node: _Node) -> Any:
 
 
 def _spelled(field: FieldDescriptor, value: Any) -> Any:
-    """The value as protobuf's JSON spells it."""
+    """Return the value as protobuf's JSON writes it."""
     if field.enum_type is not None:
         names = enum_words(field)
         word = ("on" if value else "off") if isinstance(value, bool) else str(value)
@@ -112,7 +112,7 @@ def enum_words(field: Any) -> dict[str, str]:
 
 
 def _out_of_bounds(field: FieldDescriptor, value: Any) -> str:
-    """What the contract's rules say against a number or a text; the mesh checks all of them again."""
+    """Return the contract's rule that a number or a text breaks. The mesh checks all rules again."""
     rules = field.GetOptions().Extensions[validate_pb2.field]
     chosen = rules.WhichOneof("type")
     if chosen in {"uint32", "int32", "double"} and isinstance(value, int | float):
@@ -142,5 +142,5 @@ def _wanted(field: FieldDescriptor) -> str:
 
 
 def line_of(node: _Node) -> int:
-    """The line of a YAML node, from 1."""
+    """Return the line of a YAML node, counted from 1."""
     return int(node.start_mark.line) + 1

@@ -35,7 +35,7 @@ _SETTINGS = "config.env"
 
 
 class ArchiveError(Exception):
-    """A backup that cannot be made or restored; `remedy` says what to do."""
+    """A backup cannot be made or restored; `remedy` says what to do."""
 
     def __init__(self, words: str, remedy: str = "") -> None:
         super().__init__(words)
@@ -44,11 +44,11 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an archive is."""
+    """Description of an archive, stored in it."""
 
     format: int
     version: str
-    """The llamesh that made it."""
+    """Version of llamesh that made it."""
     made: str
     home: str
     models: bool
@@ -74,7 +74,7 @@ def write(
     descriptor, unfinished = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # Weights do not compress.
+            # Store models uncompressed: quantised weights do not compress.
             with tarfile.open(fileobj=file, mode="w" if models else "w:gz", format=tarfile.PAX_FORMAT) as archive:
                 _add_text(archive, MANIFEST, json.dumps(asdict(manifest)))
                 for name, path in _files(home, settings, models=models):
@@ -170,7 +170,7 @@ def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> None:
-    """Write one file. Whoever made the archive decides about nothing outside the home, and about no link."""
+    """Extract one file. An untrusted archive can write nothing outside the home, and no link."""
     name = PurePosixPath(member.name)
     allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS, MANIFEST}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:

@@ -1,6 +1,7 @@
-"""A certificate authority of one mesh, for networks where no public one issues certificates: makes it, and what it signs.
+"""Creates the certificate authority of one mesh and signs server certificates, for networks without a public authority.
 
-Invariant: keys are readable for this user only from the moment they exist, and the authority is never replaced: others trust it.
+Invariant: keys are readable for this user only from the moment they exist. The authority is never replaced, because other machines trust
+it.
 """
 
 from __future__ import annotations
@@ -14,33 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from llamesh import certificates
-from llamesh.certificates import Certificate, CertificateError, write_private
+from llamesh.certificates import Certificate, CertificateError
 from llamesh.client.trust import own_authority
 from llamesh.locations import make_private
+from llamesh.private_files import write_private
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
 """Browsers refuse certificates that are valid for longer."""
 RENEWED_DAYS = 30
-"""A certificate that is valid for less is made anew."""
+"""A certificate that expires within this time is renewed."""
 _SKEW = timedelta(hours=1)
 """Clocks of other machines may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where everything lies, below LLAMESH_HOME/tls."""
+    """Paths of the files below LLAMESH_HOME/tls."""
 
     home: Path
 
     @property
     def authority(self) -> Path:
-        """The authority's certificate, for all who are to trust it."""
+        """The authority's certificate, which clients trust."""
         return own_authority(self.home)
 
     @property
     def authority_key(self) -> Path:
-        """The authority's key. Who has it can pretend to be any server to those who trust it."""
+        """The authority's key. Whoever has it can impersonate any server to clients that trust the authority."""
         return self.home / "tls" / "ca.key"
 
     @property
@@ -55,7 +57,7 @@ class Files:
 
 
 def names_of_this_machine() -> list[str]:
-    """Names and addresses under which this machine can be asked."""
+    """Names and addresses of this machine."""
     host = socket.gethostname().lower()
     found = ["localhost", "127.0.0.1", "::1", host]
     if host and "." not in host:
@@ -67,7 +69,7 @@ def names_of_this_machine() -> list[str]:
 
 
 def outward_addresses() -> list[str]:
-    """The addresses that this machine has on its way to others. Nothing is sent."""
+    """The source addresses that this machine uses for other networks. Nothing is sent."""
     found = []
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -77,7 +79,7 @@ def outward_addresses() -> list[str]:
 
 
 def issue(files: Files, names: list[str], now: datetime, *, renew: bool = False) -> tuple[Certificate, bool]:
-    """The server's certificate for these names, and whether it was made just now: one that still does is kept.
+    """Return the server's certificate for these names, and whether it is new. A certificate that is still good is kept.
 
     OSError if a file cannot be written; CertificateError if the authority's files cannot be used.
     """
@@ -90,7 +92,7 @@ def issue(files: Files, names: list[str], now: datetime, *, renew: bool = False)
     make_private(files.authority.parent)
     signer, signing = _authority(files, now)
     certificate, key = _signed(wanted, signer, signing, now)
-    # Envoy is given a pair that fits only: whoever reads between these two lines takes it the next time.
+    # A reader between these two writes sees a pair that does not match, rejects it, and reads again later.
     write_private(files.key, key)
     write_private(files.certificate, certificate)
     return certificates.read(str(files.certificate), str(files.key), now), True

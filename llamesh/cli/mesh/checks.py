@@ -1,6 +1,6 @@
-"""What a mesh needs of a machine, one check each: what was found and, where that is not enough, what to do.
+"""Checks of this machine for `llamesh doctor`: each returns what it found and, if something is wrong, the remedy.
 
-A check looks and says; it changes nothing and raises nothing.
+Invariant: a check changes nothing and raises nothing.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ LOW_DISK = 5 * 2**30
 LOW_DAYS = 14
 NO_DISK = 200 * 2**20
 ASK_SECONDS = 20.0
-"""How long a program may take to say what it is."""
+"""Deadline in seconds for a program that is asked for its version or its devices."""
 
 LOGS = {"store": "download", "database": "gateway"}
-"""Whose log speaks of a part of health that is no process of the mesh."""
+"""Member whose log covers a component of health that is not a process of the mesh."""
 
 
 def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Every check, one after the other. A wrong setting is a finding, and the checks go on with its default."""
+    """Run all checks in order. An invalid setting is a finding; the other checks use its default."""
     yield python()
     yield openmp()
     try:
@@ -88,7 +88,7 @@ def python() -> Finding:
 
 
 def openmp() -> Finding:
-    """The one library of the system that the embedded llama.cpp needs."""
+    """The only system library that the embedded llama.cpp needs."""
     if sys.platform != "linux":
         return Finding("libgomp", "ok", "not needed here")
     try:
@@ -104,7 +104,7 @@ def openmp() -> Finding:
 
 
 def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """llama.cpp and the devices that it computes on."""
+    """llama.cpp, and the devices that it can use."""
     fix = "pip install 'llamesh[mesh,engine]'"
     try:
         asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
@@ -149,7 +149,7 @@ def envoy() -> Finding:
 
 
 def clock(now: Callable[[], float] = time.time) -> Finding:
-    """A clock that runs behind makes every token one of the future."""
+    """Check that the clock is not slow: if it is, every token seems to be issued in the future."""
     installed = Path(llamesh.__file__).stat().st_mtime
     if now() < installed - 60:
         return Finding(
@@ -200,7 +200,7 @@ def open_files() -> Finding:
 
 
 def run_directory(settings: MeshSettings) -> Finding:
-    """The folder of sockets: short enough, and nobody else's."""
+    """The folder of sockets: its path is short enough, and this user owns it."""
     folder = settings.run_dir
     length = len(os.fsencode(folder)) + LONGEST_SOCKET_NAME
     if length > UNIX_SOCKET_LIMIT:
@@ -214,7 +214,7 @@ def run_directory(settings: MeshSettings) -> Finding:
 
 
 def free_ports(settings: MeshSettings) -> Finding:
-    """The ports, while no mesh has them."""
+    """The ports, if no mesh runs."""
     problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
         return Finding("ports", "problem", "; ".join(item.words for item in problems), ports.remedy(problems))
@@ -226,7 +226,7 @@ def free_ports(settings: MeshSettings) -> Finding:
 
 
 def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
-    """Each part of the mesh that runs and answers at this address, and what its members wait for."""
+    """Each component of the mesh that runs at this address, and what its members wait for."""
     address = urlsplit(url)
     remembered = lives(settings.run_dir)
     waits = waiting.waits(settings.run_dir)
@@ -249,7 +249,7 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
 
 
 def restarts(life: Life | None) -> str:
-    """Words about a component that was restarted; none for one that was not."""
+    """Describe the restarts of a component; empty if there were none."""
     if life is None or not life.restarts:
         return ""
     silent = f", {life.silences} times because it did not answer" if life.silences else ""

@@ -1,4 +1,4 @@
-"""Which processes a mesh of one machine is made of: the same entry points as the containers."""
+"""The processes of a mesh on one machine; their entry points are those of the containers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _MODULES = {
     "download": "services.download",
 }
 _QUANT = {"quant": "services.quant"}
-"""The member that is not in every mesh."""
+"""The optional member."""
 _SPARE_SECONDS = 5.0
-"""On top of the drain: what a process needs to end after it."""
+"""Seconds that a process needs to end after its drain."""
 
 
 def components(settings: MeshSettings) -> list[Component]:
-    """All components. Envoy ends first, so that nothing new comes in; then the controller with its engines; then the services.
+    """Return all components. Envoy ends first, so that no new request arrives; then the controller with its engines; then the services.
 
-    EnvoyNotFoundError where there is no Envoy.
+    EnvoyNotFoundError if there is no Envoy.
     """
     patience = settings.drain_seconds + _SPARE_SECONDS
     members = [
-        # -P: a folder called `services` or `engine` where the command is typed is not ours.
+        # -P keeps the working directory out of the import path: a folder named `services` there is not ours.
         Component(
             name,
             (sys.executable, "-P", "-m", module),

@@ -1,7 +1,7 @@
-"""The first minute: a small model fetched, served and asked, through the same front door as any other.
+"""The demo: fetches a small model, serves it, and asks it a question through Envoy.
 
-`python -m llamesh.cli.mesh.demo HOME MANAGEMENT_URL INFERENCE_URL SECONDS`, a process of its own that ends when the question is
-answered: the supervisor stays small. Idempotent: what is there already is used.
+`python -m llamesh.cli.mesh.demo HOME MANAGEMENT_URL INFERENCE_URL SECONDS`, runs as a process of its own, which
+ends when the question is answered, so that the supervisor needs little memory. Idempotent: an existing model and server are used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL_UUID = "smollm2-135m-instruct"
 """The id of the demo model."""
 
 STAND_IN = "sentence"
-"""The id and name of the model that stands in for it where no registry answers."""
+"""Id and name of the fallback model if no registry answers."""
 
 QUESTION = "Hello! What is the capital of France?"
 READY_SECONDS = 120.0
@@ -38,7 +38,7 @@ READY_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the mesh is."""
+    """Home and addresses of the mesh."""
 
     home: Path
     management: str
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The model's file, as `python -m engine.demo` says it."""
+    """The model's file, as `python -m engine.demo` reports it."""
 
     path: str
     name: str
@@ -56,7 +56,7 @@ class Found:
 
 
 def show(place: Place, clock: Callable[[], float], began: float) -> None:
-    """Do it all and print it. CommandError or MeshError where something fails."""
+    """Run the demo and print its steps. CommandError or MeshError if a step fails."""
     fetching = None if list(_cache(place).glob("*.gguf")) else _fetch(place)
     with Client(place.management, inference_url=place.inference) as mesh:
         _await_health(mesh)
@@ -98,7 +98,7 @@ def _await_health(mesh: Client) -> None:
 
 
 def _login(mesh: Client, place: Place) -> str:
-    """Log in as the first administrator; without knowing the password, by the token of the profile. Returns words about it."""
+    """Log in as the first administrator, or use the profile's token if the password is unknown. Return a description for people."""
     password = os.environ.get("LLAMESH_ADMIN_PASSWORD") or "admin"
     kept = stored_profile()
     try:
@@ -131,7 +131,7 @@ def _fetch(place: Place) -> subprocess.Popen[str]:
 
 
 def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -> tuple[str, str]:
-    """The id and name of the model in the catalogue, brought in first where it is not there."""
+    """Return id and name of the model in the catalogue; fetch the model if it is missing."""
     for uuid in (MODEL_UUID, STAND_IN):
         with contextlib.suppress(errors.NotFound):
             model = mesh.models.get(uuid)
@@ -158,7 +158,7 @@ def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -
 
 
 def _importable(place: Place, file: Path) -> Path:
-    """The file below LLAMESH_HOME/import, where file: sources may lie."""
+    """The file below LLAMESH_HOME/import, which file: sources may name."""
     target = place.home / "import" / file.name
     target.parent.mkdir(exist_ok=True)
     target.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def _importable(place: Place, file: Path) -> Path:
 def _server(mesh: Client, model: str, name: str) -> server_pb2.Server:
     for server in mesh.servers.list():
         if server.model_uuid == model:
-            # A sleeping one is woken by the question.
+            # The question wakes a sleeping server.
             if server.state == server_pb2.SERVER_STATE_SLEEPING:
                 return server
             return mesh.servers.wait_ready(server, timeout=READY_SECONDS)
@@ -195,7 +195,7 @@ def _ask(mesh: Client, model: str) -> str:
 
 
 def command(path: str | None, here: Path) -> str:
-    """What to type for `llamesh`: its name where the shell finds this very one, else its path."""
+    """Return how to call this command: its name if the shell finds this installation, else its path."""
     program = Path(sys.executable).parent / "llamesh"
     if path is not None and Path(path).resolve() == program.resolve():
         return "llamesh"

@@ -1,4 +1,4 @@
-"""`llamesh up --detach`: a supervisor in the background, waited for until its mesh is ready or it has ended."""
+"""`llamesh up --detach`: starts a supervisor in the background and waits until its mesh is ready or it has ended."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llamesh.cli.mesh.supervisor import OWN_LOG
 
 
 def start(settings: MeshSettings) -> int:
-    """Start a supervisor of its own and return once the mesh is ready; else what the supervisor ended with.
+    """Start a supervisor; return 0 once its mesh is ready, or the exit code of a supervisor that has ended.
 
-    MeshRunningError if a mesh runs already; CommandError if it takes too long, which ends nothing.
+    MeshRunningError if a mesh runs already; CommandError after a timeout; the supervisor goes on starting.
     """
     if running := holder(settings.home):
         raise MeshRunningError(running)
     log = logfiles.path_of(settings.logs, OWN_LOG)
-    # Appended to: another start may have won since, and what is in it belongs to the running mesh then.
+    # Append: another start may have won meanwhile, and the content then belongs to its mesh.
     with log.open("a") as output:
         beginning = output.tell()
         process = subprocess.Popen(
@@ -36,7 +36,7 @@ def start(settings: MeshSettings) -> int:
     deadline = time.monotonic() + READY_SECONDS
     while True:
         said, beginning = _read_on(log, beginning)
-        # That it is ready is said after it counts as ready, and in other words by the caller.
+        # The supervisor prints its welcome after it counts as ready, and the caller prints a welcome of its own.
         if is_ready(settings.home, process.pid):
             return Exit.OK
         sys.stderr.write(said)
@@ -55,7 +55,7 @@ def start(settings: MeshSettings) -> int:
 
 
 def _read_on(log: Path, start: int) -> tuple[str, int]:
-    """What a log has beyond a place, and where it ends now."""
+    """Return the text of a log after an offset, and the offset of its end."""
     with log.open("rb") as file:
         file.seek(start)
         content = file.read()

@@ -1,5 +1,5 @@
-"""Envoy as the supervisor starts and drains it. What it does is the controller's business, by xDS; here are only its first file and
-its admin socket."""
+"""Starts and drains Envoy for the supervisor. The controller configures Envoy by xDS; this module writes the bootstrap file and uses
+the admin socket."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
 TETHER = Path(tether.__file__)
 
 ADMIN_SECONDS = 5.0
-"""How long an answer of the admin interface is waited for."""
+"""Deadline in seconds of a call to the admin interface."""
 
 _INFERENCE = "http.inference.downstream_rq_active"
-"""Envoy's gauge of the inference requests that are running; watches and logs of the management API are not waited for."""
+"""Envoy's gauge of running inference requests. The drain does not wait for streams of the management API."""
 
 
 def admin_socket(settings: MeshSettings) -> Path:
-    """Envoy's admin interface: private to this user."""
+    """Envoy's admin interface; only this user can reach it."""
     return settings.run_dir / f"{ENVOY_ADMIN}.sock"
 
 
 def write_bootstrap(settings: MeshSettings) -> Path:
-    """Write Envoy's first file from its template and say where it is. In one step, and only if it is not there already."""
+    """Write Envoy's bootstrap file from its template, atomically, unless it is up to date. Return its path."""
     values = {
         "node_id": socket.gethostname() or "llamesh",
         "admin_path": str(admin_socket(settings)),
         "controller_path": str(settings.run_dir / "controller.sock"),
     }
-    # The template puts paths into double quotes; JSON's escapes are YAML's there.
+    # The template puts paths in double quotes, and there YAML has the escapes of JSON.
     escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
     content = string.Template(BOOTSTRAP.read_text()).substitute(escaped)
     path = _bootstrap(settings)
@@ -57,16 +57,16 @@ def write_bootstrap(settings: MeshSettings) -> Path:
 
 
 def command(settings: MeshSettings, parent: int) -> list[str]:
-    """The command line. EnvoyNotFoundError where there is no Envoy."""
+    """Return the command line. EnvoyNotFoundError if there is no Envoy."""
     envoy = [
         str(find_envoy()),
         "--config-path",
         str(_bootstrap(settings)),
-        # Several meshes on one machine must not meet in Envoy's shared memory.
+        # Several meshes on one machine must not share Envoy's shared memory.
         "--disable-hot-restart",
         "--log-level",
         "warning",
-        # Every message that Envoy's authors call work in progress is one that we pinned and test.
+        # We use messages that Envoy marks as work in progress; the version of Envoy is pinned and tested.
         "--component-log-level",
         "misc:error",
         "--drain-strategy",
@@ -76,7 +76,7 @@ def command(settings: MeshSettings, parent: int) -> list[str]:
 
 
 async def drain(settings: MeshSettings) -> None:
-    """Accept nothing more and wait, for at most drain_seconds, until no inference request runs."""
+    """Stop accepting requests, then wait at most `drain_seconds` until no inference request runs."""
     loop = asyncio.get_running_loop()
     try:
         await loop.run_in_executor(None, ask_admin, settings, "POST", "/healthcheck/fail")
@@ -84,11 +84,11 @@ async def drain(settings: MeshSettings) -> None:
         await loop.run_in_executor(None, _refuse_held, settings)
         await loop.run_in_executor(None, _await_requests, settings)
     except OSError:
-        return  # It is gone or was never up: there is nothing to drain.
+        return  # Envoy has ended or never started, so there is nothing to drain.
 
 
 def _refuse_held(settings: MeshSettings) -> None:
-    """Let the waker answer requests that wait for an engine: they would keep the drain waiting for an engine that never comes."""
+    """Let the waker answer the requests that it holds: no engine will start for them, and the drain would wait in vain."""
     connection = _UnixConnection(str(settings.run_dir / "waker.sock"), ADMIN_SECONDS)
     try:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -114,7 +114,7 @@ def _running_requests(settings: MeshSettings) -> int:
 
 
 def ask_admin(settings: MeshSettings, method: str, path: str, seconds: float = ADMIN_SECONDS) -> bytes:
-    """Envoy's answer on its admin socket, whatever its status. OSError where there is none within so many seconds."""
+    """Return the answer of the admin interface, whatever its status. OSError if there is none before the deadline."""
     connection = _UnixConnection(str(admin_socket(settings)), seconds)
     try:
         connection.request(method, path)

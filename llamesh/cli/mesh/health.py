@@ -1,4 +1,4 @@
-"""Does the mesh work? Asked as anyone asks: `GET /health` through Envoy."""
+"""Reads the mesh's health as clients do: `GET /health` through Envoy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 PREFIX = "HEALTH_STATE_"
 
 SECONDS = 5.0
-"""How long an answer is waited for: longer than Envoy waits for the gateway (controller/xds/restarts.py), which then is what is named."""
+"""Deadline in seconds. It is longer than Envoy's for the gateway (controller/xds/restarts.py), so that the answer names the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class MeshHealth:
         return self.state == "OK"
 
     def missing(self) -> list[str]:
-        """What does not work, one line each."""
+        """Describe what does not work, one line for each component."""
         return [f"{part.name}: {part.message or part.state.lower()}" for part in self.parts if part.state != "OK"]
 
 
 def ask(host: str, port: int, timeout: float = SECONDS, *, tls: bool = False) -> MeshHealth:
-    """The mesh's health. OSError where nothing answers; state UNREACHABLE where something else does."""
+    """Return the mesh's health. OSError if nothing answers; state UNREACHABLE if another program answers."""
     connection = _connection(host, port, timeout, tls=tls)
     try:
         connection.request("GET", "/health")
@@ -63,7 +63,7 @@ def ask(host: str, port: int, timeout: float = SECONDS, *, tls: bool = False) ->
 def _connection(host: str, port: int, timeout: float, *, tls: bool) -> http.client.HTTPConnection:
     if not tls:
         return http.client.HTTPConnection(host, port, timeout=timeout)
-    # It is this machine's own port and nothing secret is sent: a certificate for other names must not look like a mesh that is down.
+    # Do not verify: the port is local and no secret is sent. A certificate for other names must not look like a mesh that is down.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)

@@ -1,8 +1,8 @@
-"""What a mesh writes into its run directory about its processes, and how a later mesh of the same home clears what is left of it.
+"""Records the processes of a mesh in its run directory, and lets a later mesh of the same home end what is left of them.
 
-Invariant: `clear` is called only while the lock of the home is held, so what it finds belongs to a mesh that is over. Records
-name a process by number and start time: a number that the system gave to somebody else in the meantime is left alone. Any file may be
-missing or damaged.
+Invariant: `clear` is called only while the lock of the home is held, so all records belong to a mesh that has ended.
+A record identifies a process by pid and start time, so another process with a reused pid is never touched. Any file may be missing or
+damaged.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from llamesh import locks, waiting
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
-"""Children end by themselves when their supervisor dies; so long they are left to it."""
+"""Seconds to wait for children, which end by themselves when their supervisor dies."""
 
 _NONE = ProcessId(0, "")
 
 
 @dataclass(slots=True)
 class Life:
-    """What the supervisor remembers of one component."""
+    """The supervisor's record of one component."""
 
     process: ProcessId = field(default=_NONE)
     """The process that runs, or ran last."""
     restarts: int = 0
-    """How often it ended by itself or was killed, and was started again."""
+    """Number of restarts, after an exit or a kill."""
     silences: int = 0
-    """How often it was killed because it left its liveness probes unanswered."""
+    """Number of kills because of unanswered liveness probes."""
     last_words: str = ""
-    """What it said when it last ended by itself with an exit code of its own."""
+    """Its last output before it last exited by itself."""
 
 
 def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
-    """Write down, in one step, which processes run below the supervisor and how often they were restarted. OSError: nothing changed."""
+    """Record atomically which processes run and how often each was restarted. After an OSError the old record is unchanged."""
     items = [
         {
             "name": name,
@@ -62,7 +62,7 @@ def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
 
 
 def lives(run_dir: Path) -> dict[str, Life]:
-    """What was recorded of each component that is named; nothing where the record is missing or damaged."""
+    """Return the records of the named components; none if the file is missing or damaged."""
     found = {}
     for item in _items(_path(run_dir)):
         with contextlib.suppress(KeyError, ValueError, TypeError):
@@ -73,7 +73,7 @@ def lives(run_dir: Path) -> dict[str, Life]:
 
 
 def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
-    """End what is left of an earlier mesh and remove its files; how many processes had to be ended by force."""
+    """End the processes of an earlier mesh and remove its files. Return how many processes had to be killed."""
     forced = 0
     left = [process for process in _recorded(run_dir) if process.alive]
     for process in left:
@@ -86,7 +86,7 @@ def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
 
 
 def _sweep(home: Path, run_dir: Path) -> None:
-    """Remove the files of a mesh that is over, and the folder if it is empty then. Files that no mesh writes stay."""
+    """Remove the files of a mesh that has ended, then the folder if it is empty. Other files stay."""
     sockets = [path for path in run_dir.glob("*.sock") if not _has_owner(home, path.stem)]
     records = [
         *run_dir.glob("envoy.*"),
@@ -103,7 +103,7 @@ def _sweep(home: Path, run_dir: Path) -> None:
 
 
 def _has_owner(home: Path, member: str) -> bool:
-    """Whether a process that this supervisor did not start is this member now: its socket is in use."""
+    """Whether a process that this supervisor did not start serves as this member: its lock is held."""
     try:
         descriptor = os.open(home / "locks" / f"{member}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -119,7 +119,7 @@ def _path(run_dir: Path) -> Path:
 
 
 def _recorded(run_dir: Path) -> list[ProcessId]:
-    """Components as the supervisor wrote them, engines as the controller did."""
+    """Read the processes that the supervisor (components) and the controller (engines) recorded."""
     found: list[ProcessId] = []
     for path in [_path(run_dir), *(run_dir / "engines").glob("*.json")]:
         for item in _items(path):

@@ -1,8 +1,8 @@
-"""Liveness probes: is a process still answering, and when has it been silent for too long?
+"""Liveness probes: decide when a process has not answered for too long.
 
-Probes are counted, not timed: after a suspended machine or a stopped supervisor wakes up, one probe is overdue and not many. A process that
-does not listen yet is starting (it may migrate a large database): it is given longer, and probed often, so that one that serves for a
-moment and then hangs is known to have served.
+Probes are counted, not timed: when a suspended machine or a stopped supervisor resumes, only one probe is overdue. A process that does not
+listen yet is starting (it may migrate a large database), so it gets more time. It is probed often, so that a process that listens briefly
+and then hangs is known to have listened.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from llamesh.cli.mesh import envoy, health
 from llamesh.cli.mesh.settings import MeshSettings
 
 SILENT_PROBES = 5
-"""A process that leaves so many probes in a row unanswered is ended."""
+"""Unanswered probes in a row after which a process is killed."""
 STARTING_SECONDS = 0.5
-"""A process that does not listen yet is probed so often."""
+"""Seconds between probes of a process that does not listen yet."""
 START_PATIENCES = 15
-"""A process that does not listen yet is ended after so many times the patience."""
+"""A process that does not listen yet is killed after this multiple of the patience."""
 
 
 class Answer(enum.Enum):
-    """What a probe found."""
+    """Result of a probe."""
 
     GIVEN = enum.auto()
     NONE = enum.auto()
@@ -38,7 +38,7 @@ class Answer(enum.Enum):
 
 
 Probe = Callable[[float], Awaitable[Answer]]
-"""Asks a process for an answer within so many seconds. OSError: it could not be asked, which says nothing about the process."""
+"""Probes a process with a deadline in seconds. OSError: the probe could not be sent, which says nothing about the process."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Liveness:
 
     @property
     def probe_seconds(self) -> float:
-        """How long an answer is waited for."""
+        """Deadline of a probe in seconds."""
         return self.patience / SILENT_PROBES
 
     @property
@@ -70,23 +70,23 @@ class Liveness:
         return START_PATIENCES * self.patience
 
     def count(self, answer: Answer, took: float = 0.0) -> bool:
-        """Count one probe, which took so many seconds. Returns whether the process has been silent for too long."""
+        """Count one probe and its seconds. Return whether the process has not answered for too long."""
         self.starting += min(max(took, self.every), self.probe_seconds)
         if answer is Answer.GIVEN or (answer is Answer.NONE and not self.listens):
-            # What it left unanswered before it listened is no silence.
+            # Probes from before it listened do not count.
             self.silent = 0
         self.listens = self.listens or answer is not Answer.NOBODY
         self.silent += answer is not Answer.GIVEN
         return self.silent >= SILENT_PROBES if self.listens else self.starting >= self.start_patience
 
     def words(self) -> str:
-        """What the process did not do, once it has been silent for too long."""
+        """Describe why the process is killed."""
         if self.listens:
             return f"left {self.silent} liveness probes in a row unanswered"
         return f"did not answer any liveness probe for {self.start_patience:g} s after its start"
 
     def begin_again(self) -> None:
-        """Forget the silence: the process was ended for it."""
+        """Reset the counts after the process was killed."""
         self.silent, self.starting = 0, 0.0
 
 
@@ -98,7 +98,7 @@ class MemberProbe:
 
     async def __call__(self, seconds: float) -> Answer:
         """Whether the member answered, whatever its health is."""
-        # Processes are started beside this channel: gRPC's fork handlers would now and then abort such a child.
+        # The supervisor starts processes while this channel is open, and gRPC's fork handlers sometimes abort such a child.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         import grpc
 
@@ -117,20 +117,20 @@ class MemberProbe:
         return Answer.GIVEN
 
     def _accepts(self) -> bool:
-        """Whether its socket takes connections; the kernel answers, at once. How the call ended does not say it on a busy machine."""
+        """Whether its socket accepts connections. The kernel answers at once; the result of the call is not reliable on a busy machine."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.setblocking(False)
             try:
                 connection.connect(str(self._socket))
             except BlockingIOError:
-                return True  # and so many wait that there is no room for another
+                return True  # the backlog is full
             except OSError:
                 return False
         return True
 
 
 class EnvoyProbe:
-    """Asks Envoy's main thread on the admin socket; where that file is gone, its front door."""
+    """Probes Envoy's main thread on the admin socket, or the front door if the socket's file is missing."""
 
     def __init__(self, settings: MeshSettings) -> None:
         self._settings = settings

@@ -1,6 +1,6 @@
-"""One mesh for each LLAMESH_HOME: an exclusive lock on a file that also says who holds it and where it answers.
+"""The exclusive lock of LLAMESH_HOME, which allows one mesh. Its file has the holder and the addresses of the mesh.
 
-Invariant: what the file says is only believed while the lock is held and the process named there is the one that wrote it.
+Invariant: the content counts only while the lock is held and the process that it names is the one that wrote it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class MeshRunningError(Exception):
 
 @contextmanager
 def held(home: Path, addresses: Addresses) -> Iterator[None]:
-    """Hold the lock of this home and say where its mesh answers. MeshRunningError where another process holds it."""
+    """Hold the lock of this home and publish the mesh's addresses. MeshRunningError if another process holds it."""
     descriptor = locks.open_file(lock_file(home))
     try:
         if not locks.take(descriptor):
             raise MeshRunningError(_holder(descriptor))
-        # The lock counts, not the words: that the disk is full is said by who looks at the disk next.
+        # The lock is what matters, not the content; a later check reports the full disk.
         with suppress(OSError):
             locks.write_holder(descriptor, asdict(ProcessId.of(os.getpid())) | asdict(addresses))
         yield
@@ -41,13 +41,13 @@ def held(home: Path, addresses: Addresses) -> Iterator[None]:
 
 
 def announce_ready(home: Path) -> None:
-    """Say, as the holder, that the mesh is ready. Nothing where the file was taken away. OSError on a full disk."""
+    """Record that the mesh is ready; the caller holds the lock. Does nothing if the file was removed. OSError on a full disk."""
     with suppress(FileNotFoundError), lock_file(home).open("r+b") as file:
         locks.write_holder(file.fileno(), locks.read_holder(file.fileno()) | {"ready": True})
 
 
 def is_gone(home: Path) -> bool:
-    """Whether the file that its holder locked was taken away, most likely with the whole home."""
+    """Whether the locked file was removed, most likely with the whole home."""
     try:
         lock_file(home).stat()
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def is_gone(home: Path) -> bool:
 
 
 def is_ready(home: Path, pid: int) -> bool:
-    """Whether this process holds the lock and has said that its mesh is ready."""
+    """Whether this process holds the lock and has recorded that its mesh is ready."""
     try:
         with lock_file(home).open("rb") as file:
             found = locks.read_holder(file.fileno())
@@ -68,7 +68,7 @@ def is_ready(home: Path, pid: int) -> bool:
 
 
 def holder(home: Path) -> ProcessId | None:
-    """The supervisor of this home's mesh; None where none runs."""
+    """Return the supervisor of this home's mesh; None if no mesh runs."""
     try:
         descriptor = os.open(lock_file(home), os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

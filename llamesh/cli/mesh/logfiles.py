@@ -1,8 +1,8 @@
-"""The components' log files: one each, appended to by the component itself, kept from growing by the supervisor.
+"""The log files of the components: each component appends to its own file, and the supervisor rotates the files.
 
-A component writes straight into its file, so a busy or stopped supervisor never holds it up. A full file is copied away and
-emptied in place (the component goes on writing to it); lines written during the copy itself may be lost. On a full disk older
-logs are given up first: a log that cannot be put aside is emptied all the same.
+A component writes to its file directly, so a busy or stopped supervisor never blocks it. A full file is copied and then truncated, because
+the component keeps it open; lines that are written during the copy may be lost. On a full disk the oldest logs are deleted first, and a
+log that cannot be copied is truncated without a copy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ NAMES = ("controller", "gateway", "contract", "download", "quant", "envoy")
 """The components that have a log file."""
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes after which a log file is put aside."""
+"""Size in bytes from which a log file is rotated."""
 
 KEPT = 3
-"""Files put aside for each component; the oldest goes."""
+"""Rotated files that are kept for each component."""
 
 
 def open_log(logs: Path, name: str) -> int:
@@ -28,12 +28,12 @@ def open_log(logs: Path, name: str) -> int:
 
 
 def path_of(logs: Path, name: str) -> Path:
-    """Where a component's log is."""
+    """Return the path of a component's log."""
     return logs / f"{name}.log"
 
 
 def rotate(logs: Path, name: str, largest: int = LARGEST) -> bool:
-    """Put a full log aside; whether it was full."""
+    """Rotate a full log. Return whether it was full."""
     path = path_of(logs, name)
     try:
         size = path.stat().st_size
@@ -47,7 +47,7 @@ def rotate(logs: Path, name: str, largest: int = LARGEST) -> bool:
 
 
 def _copy_aside(path: Path) -> None:
-    """Keep a full log as number 1. On a full disk the oldest ones are given up for it, in the end the log itself."""
+    """Copy a full log to number 1. On a full disk delete the oldest logs, and at last go without the copy."""
     unfinished = path.with_suffix(".log.tmp")
     kept = [path.with_suffix(f".log.{number}") for number in range(1, KEPT + 1)]
     while True:
@@ -72,7 +72,7 @@ def _copy_aside(path: Path) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log; none if there is no log, or it cannot be read."""
+    """Return the last lines of a log; none if it is missing or cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return [line.rstrip("\n") for line in deque(file, maxlen=count)]

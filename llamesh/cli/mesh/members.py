@@ -1,4 +1,4 @@
-"""Asks a program of the mesh a question that the command may not answer itself, because it does not import the server side."""
+"""Runs a module of the server side as a program, because the command does not import the server side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def ask(
 ) -> subprocess.CompletedProcess[str]:
     """Run a module of this installation and return what it wrote. subprocess.TimeoutExpired if it takes longer."""
     return subprocess.run(
-        # -P: a folder called `engine` where the command is typed is not ours.
+        # -P keeps the working directory out of the import path: a folder named `engine` there is not ours.
         [sys.executable, "-P", "-m", module, *arguments],
         env=dict(environment),
         capture_output=True,

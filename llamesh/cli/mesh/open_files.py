@@ -1,4 +1,4 @@
-"""How many files and sockets a process may have open. A mesh needs one for each connection; shells often allow only 256 or 1024."""
+"""The limit of open files of a process. A mesh needs one for each connection, and shells often allow only 256 or 1024."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import resource
 
 ENOUGH = 20_000
-"""Envoy accepts 10,000 connections and opens as many to engines."""
+"""Open files needed: Envoy accepts 10,000 connections and opens as many to engines."""
 MOST = 1 << 20
-"""Not raised further: some systems name no limit, and some programs walk through every descriptor they may have."""
+"""Highest limit that is set: some systems have none, and some programs loop over every possible descriptor."""
 
 
 def raise_limit() -> int:
@@ -16,7 +16,7 @@ def raise_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # macOS refuses what is above kern.maxfilesperproc although its hard limit says "unlimited".
+        # macOS refuses values above kern.maxfilesperproc, although its hard limit is "unlimited".
         for limit in (wanted, 10_240):
             with contextlib.suppress(OSError, ValueError):
                 if limit > soft:
@@ -26,6 +26,6 @@ def raise_limit() -> int:
 
 
 def attainable() -> int:
-    """The limit that a mesh started from here gets."""
+    """Return the limit of a mesh that is started from this shell."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if resource.RLIM_INFINITY in (soft, hard) else max(soft, min(hard, MOST))

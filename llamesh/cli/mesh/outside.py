@@ -10,13 +10,13 @@ from llamesh.cli.mesh import members
 from llamesh.cli.mesh.findings import Finding
 
 ASK_SECONDS = 30.0
-"""How long the program that asks may take; it waits 5 s for an answer, twice for each S3 server, and for all sources at once."""
+"""Deadline in seconds of the program that asks. It waits 5 s for each answer, twice for an S3 server, and asks all sources at once."""
 CLOCK_SECONDS = 5.0
-"""Tokens count for two seconds beyond their end; S3 refuses requests that are 15 minutes off."""
+"""Largest tolerated clock difference: tokens are valid for two seconds after they expire; S3 refuses requests that are 15 minutes off."""
 
 
 def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The database, the object store and the sources of models as far as the settings name servers, and what clocks say of ours."""
+    """Check the servers that the settings name (database, object store, sources of models), and compare their clocks with ours."""
     try:
         asked = members.ask("llamesh.kit.readiness", environment=environment, seconds=ASK_SECONDS)
         answers = json.loads(asked.stdout)
@@ -39,5 +39,5 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def devices(found: list[str]) -> Finding:
-    """The devices that llama.cpp computes on."""
+    """List the devices that llama.cpp can use."""
     return Finding("devices", "ok", ", ".join(found) if found else "the processor only")

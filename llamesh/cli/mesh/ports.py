@@ -1,4 +1,4 @@
-"""Are the ports free, and if not, who has them? Asked before Envoy is started, since Envoy would only log it."""
+"""Checks that the ports are free, and else finds who has them. Runs before Envoy starts, because Envoy would only log it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class PortProblem:
 
     words: str
     by_setting: bool = False
-    """Whether the settings themselves rule it out, so that another start cannot end differently."""
+    """Whether the settings themselves are the cause, so that a retry cannot help."""
 
 
 def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProblem]:
-    """Say of each port (by the setting that moves it) that cannot be listened on why; empty where all are free."""
+    """Return a problem for each port that cannot be bound, with the setting of the port; empty if all ports are free."""
     problems = []
     first: dict[int, str] = {}
     for setting, port in ports.items():
-        # Envoy would share a port between two listeners, and answer with either.
+        # Envoy would let two listeners share a port, and either would answer.
         if port and port in first:
             problems.append(PortProblem(f"{first[port]} and {setting} are both {port}", by_setting=True))
             continue
@@ -36,7 +36,7 @@ def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProble
 
 
 def remedy(problems: Iterable[PortProblem]) -> str:
-    """What a person does about them."""
+    """Return the remedy for these problems."""
     cured_by_setting = all(problem.by_setting for problem in problems)
     return "choose another port" if cured_by_setting else "end that process, or choose another port"
 
@@ -45,9 +45,9 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     moves = f"{setting} moves it"
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if family is socket.AF_INET6:  # as Envoy does: the same port of IPv4 is looked at by itself
+        if family is socket.AF_INET6:  # as Envoy does: the same port of IPv4 is checked separately
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # As servers do: a connection that lingers from the last run is no reason.
+        # As servers do: connections of the last run in TIME_WAIT do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -58,13 +58,13 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return PortProblem(f"port {port} is taken by {owner_of(port) or 'another process'}; {moves}")
-            # The address may be one that the network has not given yet.
+            # The network may not have assigned the address yet.
             return PortProblem(f"LLAMESH_BIND is {address}, port {port}: {error.strerror}")
     return None
 
 
 def owner_of(port: int) -> str:
-    """The process that listens on a port, as "process 17 (nginx)"; empty where the system does not tell."""
+    """The process that listens on a port, as "process 17 (nginx)"; empty if the system does not show it."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

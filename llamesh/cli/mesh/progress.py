@@ -1,4 +1,4 @@
-"""How far the start of a mesh is: what it still lacks, and what its members wait for."""
+"""Reports the progress of a mesh's start: what is not ready, and what its members wait for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.waiting import Wait
 
 READY_SECONDS = 60.0
-"""How long a start may take before it is called slow; nothing is given up then."""
+"""Seconds after which a start is reported as slow; it goes on."""
 
 WAITING_SECONDS = 2.0
-"""What a member waits for is said after so long: most waits of a start are over by then."""
+"""Seconds before the first check for waits, and between checks; most waits at a start are shorter."""
 
 
 class Waits:
-    """Says what the members of a mesh that starts wait for, each thing once until it is over."""
+    """Reports what members wait for, each wait once until it has ended."""
 
     def __init__(
         self, run_dir: Path, began: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -32,7 +32,7 @@ class Waits:
         self._said: set[Wait] = set()
 
     def look(self) -> None:
-        """Look at what is waited for now; at most every WAITING_SECONDS."""
+        """Report new waits; checks at most every WAITING_SECONDS."""
         if self._clock() < self._next_look:
             return
         self._next_look = self._clock() + WAITING_SECONDS
@@ -44,7 +44,7 @@ class Waits:
 
 
 def lacking_of(settings: MeshSettings) -> list[str]:
-    """What keeps the mesh from being ready, one line each; nothing if it is."""
+    """Describe why the mesh is not ready, one line for each cause; empty if it is ready."""
     try:
         found = health.ask(settings.host, settings.gateway_port, tls=settings.tls)
     except OSError as error:

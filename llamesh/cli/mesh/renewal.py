@@ -1,6 +1,6 @@
-"""The certificate of the front door from its start to its renewals: the pair that the settings name is judged, then handed to Envoy.
+"""Validates the certificate of the front door at the start and after each renewal, then passes it to Envoy.
 
-Invariant: a mesh does not start with a pair that cannot be used. One that runs goes on with the last pair that could, and says so once.
+Invariant: a mesh does not start with an invalid pair. A running mesh keeps the last valid pair and reports this once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.locations import make_private
 
 LOOK_SECONDS = 5.0
-"""How often the files are compared with what Envoy has."""
+"""Seconds between two comparisons of the files with Envoy's pair."""
 
 
 def read(settings: MeshSettings) -> Certificate | None:
@@ -36,7 +36,7 @@ def take(settings: MeshSettings) -> Certificate | None:
 
 
 def hand_over(settings: MeshSettings) -> Path | None:
-    """Give Envoy the pair if it can be used; what it has stays otherwise. OSError if the folder cannot be written to."""
+    """Pass the pair to Envoy if it is valid; else Envoy keeps its pair. OSError if the folder is not writable."""
     try:
         found = read(settings)
     except CertificateError:
@@ -48,7 +48,7 @@ def hand_over(settings: MeshSettings) -> Path | None:
 
 
 class Renewal:
-    """Hands each renewed pair to Envoy, and says what came of it."""
+    """Passes each renewed pair to Envoy and reports the result."""
 
     def __init__(self, settings: MeshSettings, say: Callable[[str], None]) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""When a component that ended is started again: at once, then with growing pauses, from the beginning once it was stable."""
+"""Backoff of restarts: at once, then with growing pauses; reset after a stable run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Restarts:
     """The restarts of one component."""
 
     in_a_row: int = 0
-    """How often it was started again without having been stable in between."""
+    """Restarts since it was last stable."""
 
     def pause_after(self, lived: float) -> float:
-        """Seconds to wait before the next start, after a life of so many seconds."""
+        """Return the seconds to wait before the next start, after a run of this many seconds."""
         if lived >= STABLE_SECONDS:
             self.in_a_row = 0
         self.in_a_row += 1

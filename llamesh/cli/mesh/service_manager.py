@@ -1,6 +1,6 @@
-"""What systemd is told about the mesh (sd_notify(3), Type=notify): ready, stopping, still alive. Without NOTIFY_SOCKET nothing is sent.
+"""Notifies systemd (sd_notify(3), Type=notify): ready, stopping, watchdog. Without NOTIFY_SOCKET nothing is sent.
 
-Nothing here raises: a mesh serves whether or not its service manager listens.
+Invariant: nothing here raises, because a mesh serves even if its service manager does not listen.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class ServiceManager:
 
     @property
     def alive_every(self) -> float:
-        """Seconds between two signs of life that it wants; 0: none."""
+        """Interval in seconds of watchdog notifications; 0: none."""
         return self._watchdog / 2
 
     def ready(self, words: str) -> None:
-        """Say that the start is over."""
+        """Notify that the mesh is ready."""
         self._send(f"READY=1\nSTATUS={words}")
 
     def stopping(self) -> None:
-        """Say that the end has begun."""
+        """Notify that the mesh is stopping."""
         self._send("STOPPING=1\nSTATUS=finishing running requests")
 
     def alive(self) -> None:
-        """Give a sign of life."""
+        """Send the watchdog notification."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:

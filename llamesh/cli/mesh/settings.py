@@ -1,7 +1,7 @@
-"""The settings in force, as the mesh's own processes read them.
+"""Reads the settings in force through the mesh's own program.
 
-They are asked for (`python -m llamesh.kit.config_loading`) rather than read a second time: one table, one reader. Asking also finds a
-wrong setting before anything is started.
+The command may not import the kit, so it runs `python -m llamesh.kit.config_loading`: there is one table of settings and one reader. This
+also finds an invalid setting before anything starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llamesh.local_mesh import Addresses
 
 @dataclass(frozen=True, slots=True)
 class MeshSettings:
-    """What the supervisor needs to know of the settings."""
+    """The settings that the supervisor uses."""
 
     home: Path
     run_dir: Path
@@ -39,9 +39,9 @@ class MeshSettings:
     tls_key: str = ""
     llama_server_bin: str = ""
     wrong: tuple[str, ...] = ()
-    """What of the settings cannot be used, one sentence each, if that was allowed."""
+    """Problems of invalid settings, one sentence each; only if `tolerant`."""
     warnings: tuple[str, ...] = ()
-    """What in the environment looks like a setting and is none."""
+    """Variables of the environment that look like settings and are not."""
 
     @property
     def logs(self) -> Path:
@@ -94,7 +94,7 @@ class MeshSettings:
 
     def url(self, port: int) -> str:
         """Address of one of the ports, for people and programs on this machine."""
-        # `localhost` only where every address of that name is listened on.
+        # `localhost` only if Envoy listens on every address of that name.
         return self.url_at(LOCALHOST if self.bind == LOCALHOST else self.host, port)
 
     def url_at(self, host: str, port: int) -> str:
@@ -103,7 +103,7 @@ class MeshSettings:
 
 
 def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> MeshSettings:
-    """Ask for the settings in force. CommandError naming the setting if one is wrong, or the extra if it is missing.
+    """Return the settings in force. CommandError naming the setting if one is wrong, or the extra if it is missing.
 
     `tolerant`: defaults take the place of what is wrong, which `wrong` then names.
     """

@@ -1,9 +1,9 @@
 """Keeps the mesh's processes running and ends them in order.
 
-Invariant: nothing outlives the supervisor. Every child holds the read end of a pipe whose write end only the supervisor has
-(LLAMESH_LIFELINE_FD, see llamesh/kit/lifeline.py), or is ended by the kernel (tether.py). Children are started from the main
-thread, in sessions of their own, so that Ctrl-C in a terminal reaches the supervisor only and the order of the end is kept; they
-ignore SIGTERM and are asked to end with SIGINT (llamesh/shutdown.py).
+Invariant: no child outlives the supervisor. Every child holds the read end of a pipe whose write end only the supervisor has
+(LLAMESH_LIFELINE_FD, see llamesh/kit/lifeline.py), or the kernel kills it (tether.py). The main thread starts the children in sessions
+of their own, so that Ctrl-C in a terminal reaches only the supervisor, which ends them in order. Children ignore SIGTERM and stop on
+SIGINT (llamesh/shutdown.py).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ OWN_LOG = "supervisor"
 """Name of the log of a detached supervisor."""
 HOUSEKEEPING_SECONDS = 10.0
 REFUSED_CODE = 2
-"""What a member ends with that may not start as it is configured; its last words say what to do."""
+"""Exit code of a member that cannot start with its configuration; its last output names the remedy."""
 TOLD_SECONDS = 60.0
-"""A component that keeps ending, or a task that keeps failing, is spoken of at most so often."""
+"""Least seconds between two reports about the same component or task."""
 
 Say = Callable[[str], None]
 
@@ -44,15 +44,15 @@ class Component:
     name: str
     command: tuple[str, ...]
     stage: int
-    """Order of the end: stage 0 first; those of a stage together."""
+    """Order of the shutdown: stage 0 first; components of one stage together."""
     stop_seconds: float
-    """How long it may take to end after it was asked to before it is killed."""
+    """Seconds from the stop signal to the kill."""
     drain: Callable[[], Awaitable[None]] | None = None
-    """Done before it is asked to end."""
+    """Called before the stop signal."""
     prepare: Callable[[], object] | None = None
-    """Done before each start. OSError: it is not started now."""
+    """Called before each start. OSError postpones the start."""
     probe: Probe | None = None
-    """Asks whether it still answers."""
+    """Liveness probe."""
 
 
 class Supervisor:
@@ -84,12 +84,12 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
         self.refused = ""
-        """Why a component may not start as it is configured; the others were ended then."""
+        """Why a component cannot start with its configuration; if set, the other components were ended."""
         self._lifeline, self._held = os.pipe()
         self._environment = {**environment, LIFELINE: str(self._lifeline)}
 
     async def run(self) -> None:
-        """Start everything, keep it running, and return when all has ended after `stop`."""
+        """Start all components and keep them running. Return when all have ended after `stop`."""
         keepers = [asyncio.create_task(self._keep(component)) for component in self._components]
         housekeeping = BackgroundTask(
             "housekeeping of logs and records", self._keep_house, self._report, every=self._housekeeping_seconds
@@ -100,27 +100,27 @@ class Supervisor:
         for stage in sorted({component.stage for component in self._components}):
             await asyncio.gather(*(self._end(item) for item in self._components if item.stage == stage))
         await asyncio.gather(*keepers)
-        # Whatever a component may have left below itself reads the end of the mesh here.
+        # Descendants that a component left behind see the end of the mesh here.
         os.close(self._held)
         os.close(self._lifeline)
 
     def stop(self) -> None:
-        """End in order. A repetition changes nothing."""
+        """Start the shutdown, in order. Idempotent."""
         self._stopping.set()
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Kill all components at once."""
         self._stopping.set()
         self._killing.set()
 
     @property
     def stopping(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the shutdown has begun."""
         return self._stopping.is_set()
 
     @property
     def killed(self) -> bool:
-        """Whether the end was forced."""
+        """Whether the shutdown was forced."""
         return self._killing.is_set()
 
     def running(self) -> dict[str, int]:
@@ -145,7 +145,7 @@ class Supervisor:
                 and not restarts.in_a_row
                 and self._clock() - started < STABLE_SECONDS
             ):
-                # No other try would end differently. A mesh that was up once goes on with what runs.
+                # A retry cannot help. A mesh that was ready before goes on with the other components.
                 self.refused = self._last_words(component) or f"{component.name} ended with exit code {code}"
                 self.stop()
                 return
@@ -186,7 +186,7 @@ class Supervisor:
                 await probing.close()
 
     def _open_log(self, component: Component) -> int:
-        """Open its log, or nothing: a disk that is full must not keep a component from running."""
+        """Open its log; the null device on a full disk, which must not keep a component from running."""
         try:
             return logfiles.open_log(self._logs, component.name)
         except OSError as error:
@@ -194,7 +194,7 @@ class Supervisor:
             return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def _probing(self, component: Component, process: asyncio.subprocess.Process) -> BackgroundTask | None:
-        """Watch, until closed, whether a process answers; kill it where it has been silent for too long."""
+        """Probe a process until closed; kill it if it has not answered for too long."""
         if component.probe is None:
             return None
         probe, liveness, name = component.probe, Liveness(self._patience), component.name
@@ -240,7 +240,7 @@ class Supervisor:
             logfiles.rotate(self._logs, name)
 
     def _record(self) -> None:
-        """Write down what runs. A full disk costs the record, until housekeeping can write it, not the mesh."""
+        """Record what runs. On a full disk the record is missing until housekeeping can write it; the mesh goes on."""
         try:
             leftovers.record(self._run_dir, self._lives)
             self._recorded = True

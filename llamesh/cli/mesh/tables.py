@@ -1,4 +1,4 @@
-"""The tables of a mesh whose database is PostgreSQL, as a part of its backup."""
+"""Backs up and restores the tables of a mesh whose database is PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llamesh.cli.mesh import members
 from llamesh.cli.mesh.archive import ArchiveError
 
 LONGEST_SECONDS = 6 * 3600.0
-"""How long a dump or a restore may take."""
+"""Deadline of a dump or a restore in seconds."""
 
 
 def dump(file: Path) -> list[str]:
     """Write the tables to a file if they are in PostgreSQL.
 
-    Returns what a person has to type instead if pg_dump cannot be used here, and nothing otherwise. ArchiveError if pg_dump fails.
+    Returns the commands for a person if pg_dump cannot be used here, else nothing. ArchiveError if pg_dump fails.
     """
     report = _asked("dump", file, dict(os.environ))
     if report["problem"] and not report["by_hand"]:
@@ -36,7 +36,7 @@ def load(file: Path, home: Path) -> None:
 
 
 def commands() -> list[str]:
-    """What a person types to dump and to restore the tables; empty if they are SQLite files."""
+    """Return the commands that dump and restore the tables; empty if they are SQLite files."""
     return list(_asked("commands", Path("llamesh.dump"), dict(os.environ))["commands"])
 
 

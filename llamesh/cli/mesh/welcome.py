@@ -1,4 +1,4 @@
-"""What a person reads whose mesh is ready: the addresses, for this machine and for others."""
+"""Prints the addresses of a mesh that is ready, for this machine and for others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamesh.cli.mesh.settings import MeshSettings
 
 
 def show_addresses(settings: MeshSettings) -> None:
-    """Print where the mesh answers. A reader that is gone does not matter."""
+    """Print the addresses. A closed output is not an error."""
     with contextlib.suppress(OSError):
         print("\n".join(lines(settings, outward_addresses())), flush=True)
 
@@ -27,7 +27,7 @@ def lines(settings: MeshSettings, outward: list[str]) -> list[str]:
 
 
 def hosts_for_others(settings: MeshSettings, outward: list[str]) -> list[str]:
-    """Under which name or address other machines reach the mesh: as the settings say, else the addresses of this machine."""
+    """Return the names or addresses by which other machines reach the mesh: from the settings, else this machine's addresses."""
     if settings.loopback:
         return []
     if settings.public_host != "localhost":

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
-"""The client of one mesh: its parts, login, health, usage, decisions and the watch."""
+"""The client of one mesh: login, health, usage, decisions and the watch, and one attribute for each kind of object."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AsyncClient:
         return answer
 
     async def health(self, *, timeout: float | None = None) -> gateway_pb2.Health:
-        """How the mesh and each of its parts do."""
+        """Return the health of the mesh and of each of its components."""
         request = gateway_pb2.GetHealthRequest()
         return await self.transport.call(f"{GATEWAY}/GetHealth", request, gateway_pb2.Health, timeout)
 
@@ -101,7 +101,7 @@ class AsyncClient:
         timeout: float | None = None,
         **named: Value | None,
     ) -> contract_pb2.CheckResponse:
-        """Whether a model would be served so, and what it would take. A refusal is an answer, not an error.
+        """Check whether a server would be admitted and how much memory it needs. A refusal is returned, not raised.
 
         Runtime parameters are given as for `servers.serve`.
         """
@@ -115,7 +115,7 @@ class AsyncClient:
         return await self.transport.call(f"{CONTRACT}/Check", request, contract_pb2.CheckResponse, timeout)
 
     def usage(self, *, subject: str = "", days: float | None = None) -> AsyncIterator[contract_pb2.Usage]:
-        """Requests and tokens by day, subject and model, of the last `days` (30)."""
+        """Return requests and tokens by day, subject and model, of the last `days` days (default 30)."""
         request = contract_pb2.ListUsageRequest(subject=subject)
         if days is not None:
             request.start_time.FromSeconds(int(time.time() - days * 86400))
@@ -127,7 +127,7 @@ class AsyncClient:
         return self.keys.pages(f"{CONTRACT}/ListDecisions", request, contract_pb2.ListDecisionsResponse, "decisions")
 
     async def decision(self, decision_id: str, *, timeout: float | None = None) -> contract_pb2.Decision:
-        """Why something was allowed or refused."""
+        """Return one decision: what was allowed or refused, and why."""
         request = contract_pb2.GetDecisionRequest(decision_id=decision_id)
         return await self.transport.call(f"{CONTRACT}/GetDecision", request, contract_pb2.Decision, timeout)
 
@@ -139,10 +139,10 @@ class AsyncClient:
         models: Sequence[Model] = (),
         timeout: float | None = None,
     ) -> AsyncIterator[gateway_pb2.WatchResponse]:
-        """What is there, then what changes; kinds are SERVERS, DOWNLOADS and MODELS.
+        """Yield all objects, then each change; the kinds are SERVERS, DOWNLOADS and MODELS.
 
-        A lost connection is made again and goes on where it was. Ends only by its reader, an error that trying again cannot mend,
-        or, after `timeout` seconds, with DeadlineExceeded.
+        After a lost connection the watch reconnects and continues from its last position. It ends only if its reader stops, if an
+        error occurs that a retry cannot cure, or with DeadlineExceeded after `timeout` seconds.
         """
         request = gateway_pb2.WatchRequest(
             kinds=[gateway_pb2.WatchKind.Value(f"WATCH_KIND_{kind}") for kind in kinds],
@@ -173,13 +173,13 @@ class AsyncClient:
             pause = min(pause * 2, LONGEST_RECONNECT)
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> AsyncOpenAI:
-        """The official OpenAI client for one server, or for all by model name.
+        """Return the official OpenAI client, for one server or for all servers by model name.
 
         ImportError if it is not installed; ValueError if the mesh's inference address is not known.
         """
         from openai import AsyncOpenAI
 
-        # A client that was told its way to the inference address keeps to it: the mesh's own name for it may lead elsewhere.
+        # Use the inference address that this client knows: the address that the mesh reports may not be reachable from here.
         if server and not self.profile.inference_url:
             address = server.endpoint
         else:

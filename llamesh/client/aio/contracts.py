@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
-"""Contracts: what their holders may use."""
+"""Calls for contracts, which say what their holders may use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llamesh.v1 import contract_pb2
 
 
 class AsyncContracts(AsyncPart):
-    """What someone may use."""
+    """Creates, lists, changes and removes contracts."""
 
     async def create(
         self, name: str, *, concurrent: int = 0, models: Sequence[str] = (), timeout: float | None = None
     ) -> contract_pb2.Contract:
-        """Make a contract: requests at the same time (0: no limit) and names of models (none: all)."""
+        """Create a contract: concurrent requests (0: no limit) and names of models (none: all models)."""
         request = contract_pb2.CreateContractRequest(
             display_name=name, max_concurrent_requests=concurrent, models=models
         )
@@ -36,13 +36,13 @@ class AsyncContracts(AsyncPart):
         models: Sequence[str] = (),
         timeout: float | None = None,
     ) -> contract_pb2.Contract:
-        """Change what is given."""
+        """Change the given fields; the others keep their values."""
         request = contract_pb2.UpdateContractRequest(
             contract_id=contract_id, display_name=name, max_concurrent_requests=concurrent, models=models
         )
         return await self._call(f"{CONTRACT}/UpdateContract", request, contract_pb2.Contract, timeout)
 
     async def delete(self, contract_id: str, *, timeout: float | None = None) -> contract_pb2.Contract:
-        """Remove a contract that nothing refers to."""
+        """Remove a contract to which no user and no key refers."""
         request = contract_pb2.DeleteContractRequest(contract_id=contract_id)
         return await self._call(f"{CONTRACT}/DeleteContract", request, contract_pb2.Contract, timeout)

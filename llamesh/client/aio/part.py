@@ -1,4 +1,4 @@
-"""What every part of the client shares: the transport and lists that come in pages."""
+"""The base class of the client's parts: it holds the transport and reads paged lists."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llamesh.client.transport import AsyncTransport
 
 
 class AsyncPart:
-    """What the parts of the client share."""
+    """Base class of a part of the client, such as `servers` or `models`."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
         self._call = transport.call
 
     async def pages(self, method: str, request: Any, answer: type[Message], field: str) -> AsyncIterator[Any]:
-        """The items of a list, one page after the other."""
+        """Yield the items of a list; each page is fetched when it is needed."""
         while True:
             page: Any = await self._call(method, request, answer)
             for item in getattr(page, field):

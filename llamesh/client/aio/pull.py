@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
-"""A download that is followed until its model can be served."""
+"""A handle on a running download, which its caller follows until the model can be served."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ENDED = frozenset(
 
 
 class AsyncPull:
-    """A model on its way."""
+    """A download that was started."""
 
     def __init__(self, mesh: AsyncClient, download: download_pb2.Download) -> None:
         self._mesh = mesh
         self.download = download
-        """The download as it was last seen."""
+        """Last observed state of the download."""
         self.model_uuid = download.model_uuid
 
     async def progress(self, timeout: float | None = None) -> AsyncIterator[download_pb2.Download]:
-        """The download each time it changes, until it has ended.
+        """Yield the download after each change, until it has ended.
 
         Raises the error of the contract's reason if it failed, and DownloadNotFound if its record was removed meanwhile.
         """
@@ -42,14 +42,14 @@ class AsyncPull:
             if event.WhichOneof("event") == "download":
                 self.download = await self._counting(event.download)
             else:
-                # A list without the download and a removal say the same: its record may be gone, and then nothing else would say so.
+                # A complete list without the download, or a removal: no later event reports a removed record, so ask for it.
                 self.download = (await self._mesh.models.pulling(self.model_uuid)).download
             yield self.download
             if self._ended():
                 return
 
     async def _counting(self, told: download_pb2.Download) -> download_pb2.Download:
-        """The download as it counts. A watch may begin with how an earlier attempt ended: whoever fetches the model knows better."""
+        """Return the state of this attempt. A watch may begin with the end of an earlier attempt; if so, read the download again."""
         if told.state not in _ENDED or told.create_time == self.download.create_time:
             return told
         return (await self._mesh.models.pulling(self.model_uuid)).download
@@ -67,7 +67,7 @@ class AsyncPull:
     async def wait(
         self, timeout: float | None = None, on_progress: Callable[[download_pb2.Download], None] | None = None
     ) -> model_pb2.Model:
-        """Wait until the model can be served."""
+        """Wait until the model can be served, and return it."""
         async for download in self.progress(timeout):
             if on_progress:
                 on_progress(download)

@@ -15,7 +15,7 @@ from llamesh.client.services import QUANT
 from llamesh.v1 import quant_pb2
 
 LOOK_SECONDS = 0.5
-"""How often a job that is waited for is looked at."""
+"""Seconds between two polls while `wait` runs."""
 ENDED = frozenset(
     {
         quant_pb2.QUANT_JOB_STATE_SUCCEEDED,
@@ -28,7 +28,7 @@ ENDED = frozenset(
 
 
 class AsyncQuant(AsyncPart):
-    """Jobs and models of the Quant service. A mesh without it answers NOT_IMPLEMENTED."""
+    """Calls of the Quant service. A mesh without this service answers NOT_IMPLEMENTED."""
 
     async def create(
         self,
@@ -42,7 +42,7 @@ class AsyncQuant(AsyncPart):
         request_id: str = "",
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
-        """Start a job that makes these types of a model of the catalogue."""
+        """Start a job that quantises a model of the catalogue to these types."""
         request = quant_pb2.CreateQuantJobRequest(
             model_uuid=model_uuid_of(model),
             types=types,
@@ -61,7 +61,7 @@ class AsyncQuant(AsyncPart):
         allow_requantize: bool = False,
         timeout: float | None = None,
     ) -> quant_pb2.EstimateQuantJobResponse:
-        """What a job would make and take; all types if none are named. Starts nothing, and a refusal is an answer."""
+        """Estimate a job without starting it, for all types if none are given. A refusal is returned, not raised."""
         request = quant_pb2.EstimateQuantJobRequest(
             model_uuid=model_uuid_of(model),
             types=types,
@@ -70,12 +70,12 @@ class AsyncQuant(AsyncPart):
         return await self._call(f"{QUANT}/EstimateQuantJob", request, quant_pb2.EstimateQuantJobResponse, timeout)
 
     async def job(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
-        """One job, with what its steps wrote last."""
+        """Return one job with the last output of its steps."""
         request = quant_pb2.GetQuantJobRequest(job_id=job_id)
         return await self._call(f"{QUANT}/GetQuantJob", request, quant_pb2.QuantJob, timeout)
 
     def jobs(self) -> AsyncIterator[quant_pb2.QuantJob]:
-        """All jobs, newest first."""
+        """Yield all jobs, newest first."""
         request = quant_pb2.ListQuantJobsRequest()
         return self.pages(f"{QUANT}/ListQuantJobs", request, quant_pb2.ListQuantJobsResponse, "jobs")
 
@@ -85,7 +85,7 @@ class AsyncQuant(AsyncPart):
         return await self._call(f"{QUANT}/CancelQuantJob", request, quant_pb2.QuantJob, timeout)
 
     async def retry(self, job_id: str, *, timeout: float | None = None) -> quant_pb2.QuantJob:
-        """Start a job again that ended without all its types."""
+        """Restart a job that ended before it made all its types."""
         request = quant_pb2.RetryQuantJobRequest(job_id=job_id)
         return await self._call(f"{QUANT}/RetryQuantJob", request, quant_pb2.QuantJob, timeout)
 
@@ -101,9 +101,9 @@ class AsyncQuant(AsyncPart):
         *,
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
-        """Wait until a job has ended, in whatever state; DeadlineExceeded after `timeout` seconds.
+        """Wait until a job has ended, in any state; DeadlineExceeded after `timeout` seconds.
 
-        `on_change` is called each time it is looked at.
+        `on_change` is called with the job after each poll.
         """
         ends = time.monotonic() + timeout if timeout is not None else math.inf
         while True:
@@ -122,12 +122,12 @@ class AsyncQuant(AsyncPart):
             await asyncio.sleep(LOOK_SECONDS)
 
     def variants(self) -> AsyncIterator[quant_pb2.QuantModel]:
-        """The models that the service has published, by time."""
+        """Yield the models that the service has published, ordered by time."""
         request = quant_pb2.ListQuantModelsRequest()
         return self.pages(f"{QUANT}/ListQuantModels", request, quant_pb2.ListQuantModelsResponse, "models")
 
     async def variant(self, model_uuid: str, *, timeout: float | None = None) -> quant_pb2.QuantModel:
-        """One published model, with what its checks have found."""
+        """Return one published model with the results of its checks."""
         request = quant_pb2.GetQuantModelRequest(model_uuid=model_uuid)
         return await self._call(f"{QUANT}/GetQuantModel", request, quant_pb2.QuantModel, timeout)
 

@@ -64,23 +64,23 @@ class AsyncServers(AsyncPart):
         return await self._call(f"{GATEWAY}/Serve", request, server_pb2.Server, timeout)
 
     def list(self) -> AsyncIterator[server_pb2.Server]:
-        """Every declared server; pages are fetched as needed."""
+        """Yield every declared server; pages are fetched as needed."""
         request = gateway_pb2.ListServersRequest()
         return self.pages(f"{GATEWAY}/ListServers", request, gateway_pb2.ListServersResponse, "servers")
 
     async def get(self, server: Server, *, timeout: float | None = None) -> server_pb2.Server:
-        """One server by its id."""
+        """Return one server by its id."""
         request = gateway_pb2.GetServerRequest(server_uuid=server_uuid_of(server))
         return await self._call(f"{GATEWAY}/GetServer", request, server_pb2.Server, timeout)
 
     async def find(self, name: str) -> str:
-        """The id that is meant by an id, a served name, or the beginning of an id."""
+        """Resolve an id, a served name, or the beginning of an id to the id of a server."""
         return resolve(name, [(item.server_uuid, item.model_name) async for item in self.list()], shortened=True)
 
     async def update(
         self, server: Server, changes: server_pb2.ServerChanges, *, etag: str = "", timeout: float | None = None
     ) -> server_pb2.Server:
-        """Change what is set in `changes`. With an `etag`, only if nobody else has changed it since."""
+        """Change the fields that are set in `changes`. With an `etag`, only if nobody else has changed the server since."""
         request = gateway_pb2.UpdateServerRequest(server_uuid=server_uuid_of(server), changes=changes, etag=etag)
         return await self._call(f"{GATEWAY}/UpdateServer", request, server_pb2.Server, timeout)
 
@@ -102,7 +102,7 @@ class AsyncServers(AsyncPart):
         return await self._call(f"{GATEWAY}/WakeServer", request, server_pb2.Server, timeout)
 
     async def stop(self, server: Server, *, etag: str = "", timeout: float | None = None) -> server_pb2.Server:
-        """Stop a server and forget it. With an `etag`, only if nobody else has changed it since."""
+        """Stop a server and delete its declaration. With an `etag`, only if nobody else has changed the server since."""
         request = gateway_pb2.StopRequest(server_uuid=server_uuid_of(server), etag=etag)
         return await self._call(f"{GATEWAY}/Stop", request, server_pb2.Server, timeout)
 
@@ -113,7 +113,7 @@ class AsyncServers(AsyncPart):
         timeout: float | None = 120.0,
         on_change: Callable[[server_pb2.Server], None] | None = None,
     ) -> server_pb2.Server:
-        """Wait until every wanted engine answers. EngineFailed where engines fail, DeadlineExceeded after `timeout` seconds."""
+        """Wait until all desired engines are ready. EngineFailed if engines fail, DeadlineExceeded after `timeout` seconds."""
         wanted = server_uuid_of(server)
         seen = server_pb2.Server(server_uuid=wanted)
         try:
@@ -130,7 +130,7 @@ class AsyncServers(AsyncPart):
                 elif kind == "stopped_server":
                     raise errors.of_reason("SERVER_NOT_FOUND", f"the server {wanted} was stopped")
                 elif kind == "synced":
-                    await self.get(wanted)  # Not found is an error, not something to wait for.
+                    await self.get(wanted)  # Raises if the server does not exist: no wait helps.
         except TimeoutError as error:
             words = f"{wanted} is not ready after {timeout:g} s: {why_not_ready(seen)}"
             raise errors.of_reason("DEADLINE_EXCEEDED", words) from error
@@ -139,7 +139,7 @@ class AsyncServers(AsyncPart):
     async def logs(
         self, server: Server, *, replica: int = 0, tail: int = 100, follow: bool = False
     ) -> AsyncIterator[str]:
-        """The last lines of an engine's log and, to follow, those that come."""
+        """Yield the last lines of an engine's log, and with `follow` each new line."""
         request = gateway_pb2.ReadServerLogRequest(
             server_uuid=server_uuid_of(server), replica=replica, tail_lines=tail, follow=follow
         )

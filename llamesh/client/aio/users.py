@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
-"""Who can log in."""
+"""Calls for users, who can log in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llamesh.v1 import gateway_pb2
 
 
 class AsyncUsers(AsyncPart):
-    """Who can log in."""
+    """Creates, lists, changes and removes users."""
 
     async def create(
         self, username: str, password: str, *, role: str = "USER", contract: str = "", timeout: float | None = None
     ) -> gateway_pb2.User:
-        """Make a user; roles are INFERENCE, USER and ADMIN."""
+        """Create a user; the roles are INFERENCE, USER and ADMIN."""
         request = gateway_pb2.CreateUserRequest(
             username=username, password=password, role=gateway_pb2.Role.Value(f"ROLE_{role}"), contract_id=contract
         )
@@ -38,7 +38,7 @@ class AsyncUsers(AsyncPart):
         disabled: bool | None = None,
         timeout: float | None = None,
     ) -> gateway_pb2.User:
-        """Change what is given. Users change their own password with the old one. `disabled`: no token of the user counts."""
+        """Change the given fields. A user's own password change needs the old one. All tokens of a disabled user are refused."""
         request = gateway_pb2.UpdateUserRequest(
             username=username,
             password=password,
@@ -50,6 +50,6 @@ class AsyncUsers(AsyncPart):
         return await self._call(f"{GATEWAY}/UpdateUser", request, gateway_pb2.User, timeout)
 
     async def delete(self, username: str, *, timeout: float | None = None) -> gateway_pb2.User:
-        """Remove a user. Its tokens and keys end."""
+        """Remove a user. All tokens and keys of the user become invalid."""
         request = gateway_pb2.DeleteUserRequest(username=username)
         return await self._call(f"{GATEWAY}/DeleteUser", request, gateway_pb2.User, timeout)

@@ -1,5 +1,5 @@
 # Written from aio/keys.py by tools/sync_client.py; edit there.
-"""Keys: tokens for programs."""
+"""Calls for keys, which are tokens for programs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llamesh.v1 import contract_pb2
 
 
 class Keys(Part):
-    """Keys: tokens for programs."""
+    """Creates, lists and revokes keys."""
 
     def create(
         self, name: str, *, scopes: Sequence[str] = (), contract: str = "", days: int = 0, timeout: float | None = None
     ) -> contract_pb2.CreateKeyResponse:
-        """Make a key. Its token is in the answer and never shown again."""
+        """Create a key. The answer contains its token, which the mesh never shows again."""
         request = contract_pb2.CreateKeyRequest(
             display_name=name, scopes=scopes, contract_id=contract, expire_days=days
         )
         return self._call(f"{CONTRACT}/CreateKey", request, contract_pb2.CreateKeyResponse, timeout)
 
     def list(self) -> Iterator[contract_pb2.Key]:
-        """Your keys; administrators see all."""
+        """Return the caller's keys; an administrator gets all keys."""
         request = contract_pb2.ListKeysRequest()
         return self.pages(f"{CONTRACT}/ListKeys", request, contract_pb2.ListKeysResponse, "keys")
 

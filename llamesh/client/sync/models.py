@@ -1,5 +1,5 @@
 # Written from aio/models.py by tools/sync_client.py; edit there.
-"""Models and their downloads."""
+"""Calls for models and for their downloads."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 
 class Models(Part):
-    """Models and their downloads."""
+    """Lists and removes models, starts downloads and looks them up."""
 
     def __init__(self, mesh: Client) -> None:
         super().__init__(mesh.transport)
         self._mesh = mesh
 
     def list(self) -> Iterator[model_pb2.Model]:
-        """Models that can be served; pages are fetched as needed."""
+        """Yield the models that can be served; pages are fetched as needed."""
         request = gateway_pb2.ListModelsRequest()
         return self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models")
 
     def get(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
-        """One model by its id."""
+        """Return one model by its id."""
         request = gateway_pb2.GetModelRequest(model_uuid=model_uuid_of(model))
         return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
 
     def find(self, name: str) -> str:
-        """The id that is meant by an id or a name."""
+        """Resolve an id or a name to the id of a model."""
         return resolve(name, [(item.model_uuid, item.name) for item in self.list()])
 
     def delete(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
@@ -49,7 +49,7 @@ class Models(Part):
     def pull(
         self, source: str | Path, *, uuid: str = "", name: str = "", sha256: str = "", timeout: float | None = None
     ) -> Pull:
-        """Begin to fetch a model from an address, or a file below the mesh's import folders. `uuid` is made from the name if not given."""
+        """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name."""
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
@@ -62,12 +62,12 @@ class Models(Part):
         return Pull(self._mesh, download)
 
     def pulling(self, model: Model, *, timeout: float | None = None) -> Pull:
-        """The download of a model, under way or ended."""
+        """Return the download of a model, whether it is running or has ended."""
         request = download_pb2.GetDownloadRequest(model_uuid=model_uuid_of(model))
         return Pull(self._mesh, self._call(f"{DOWNLOAD}/GetDownload", request, download_pb2.Download, timeout))
 
     def downloads(self) -> Iterator[download_pb2.Download]:
-        """All downloads, newest first."""
+        """Yield all downloads, newest first."""
         request = download_pb2.ListDownloadsRequest()
         return self.pages(f"{DOWNLOAD}/ListDownloads", request, download_pb2.ListDownloadsResponse, "downloads")
 
@@ -77,6 +77,6 @@ class Models(Part):
         return self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
 
     def delete_download(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
-        """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded before its end."""
+        """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded if it is still running."""
         request = download_pb2.DeleteDownloadRequest(model_uuid=model_uuid_of(model))
         return self._call(f"{DOWNLOAD}/DeleteDownload", request, download_pb2.Download, timeout)

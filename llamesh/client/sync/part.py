@@ -1,6 +1,6 @@
 # Written from aio/part.py by tools/sync_client.py; edit there.
 # ruff: noqa: UP028 a loop over what comes, as in the source
-"""What every part of the client shares: the transport and lists that come in pages."""
+"""The base class of the client's parts: it holds the transport and reads paged lists."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llamesh.client.transport import Transport
 
 
 class Part:
-    """What the parts of the client share."""
+    """Base class of a part of the client, such as `servers` or `models`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._call = transport.call
 
     def pages(self, method: str, request: Any, answer: type[Message], field: str) -> Iterator[Any]:
-        """The items of a list, one page after the other."""
+        """Yield the items of a list; each page is fetched when it is needed."""
         while True:
             page: Any = self._call(method, request, answer)
             for item in getattr(page, field):
