@@ -57,6 +57,7 @@ def restore(file: str, /) -> None:
     """Make the home of a mesh of a backup; only where there is none. Then `llamesh up` starts it.
 
     Tables of PostgreSQL go to the database of DATABASE_URL (else that of the backup's settings), which must be empty.
+    Trust a backup as you trust a program: its settings, which may name programs to run, are restored as they are.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -93,6 +94,21 @@ def test_files_to_import_belong_to_the_models_and_links_to_nobody(home: Path, mo
     found = restored(written(home, models=models), home.parent / "new")
     state = {f"data/{name}.db" for name in NAMES} | {"secrets/jwt_secret"}
     assert found == state | ({"objects/m", "import/m.gguf"} if models else set())
+
+
+def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "objects" / "m").write_bytes(bytes(200_000))
+    file = written(home, models=True)
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: Free(199_999))
+    with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free"):
+        archive.restore(file, home.parent / "new", __version__, no_tables)
+    assert not (home.parent / "new").exists()
+
+
+class Free(NamedTuple):
+    free: int
 
 
 @pytest.fixture

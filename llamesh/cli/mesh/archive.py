@@ -230,6 +230,12 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> s
     allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
         raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
+    free = shutil.disk_usage(home).free
+    if member.size > free:
+        raise ArchiveError(
+            f"{member.name} has {member.size} bytes, and {free} are free at {home.parent}",
+            "free space, or set LLAMESH_HOME to a folder of a larger file system",
+        )
     content = archive.extractfile(member)
     assert content is not None, "a regular file has content"
     target = home.joinpath(*name.parts)
