@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.private_files import write_private
 
@@ -54,9 +55,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation:
         """Read a conversation that was saved. CommandError if the file holds none."""
         try:
-            if path.stat().st_size > MOST_SAVED_BYTES:
-                raise CommandError(f"{path} is longer than {MOST_SAVED_BYTES} bytes", code=Exit.USAGE)
-            found = json.loads(path.read_text())
+            found = json.loads(read_bounded(path, MOST_SAVED_BYTES))
             messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
             loaded = cls(str(found.get("system", "")), {}, messages)
             for name, value in found.get("settings", {}).items():
@@ -89,10 +88,7 @@ def _data_url(path: Path) -> str:
     if kind is None:
         raise CommandError(f"{path} is no image", hint=f"images end with {', '.join(IMAGES)}", code=Exit.USAGE)
     try:
-        length = path.stat().st_size
-        if length > MOST_IMAGE_BYTES:
-            raise CommandError(f"{path} has {length} bytes; at most {MOST_IMAGE_BYTES} are sent", code=Exit.USAGE)
-        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MOST_IMAGE_BYTES)).decode()}"
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 

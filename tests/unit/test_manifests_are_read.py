@@ -82,6 +82,11 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, spec: str, line: int, 
         ("a: [1\n", "mesh.yaml:2: not YAML"),
         ("- 1\n", "mesh.yaml:1: document 1: must be a mapping"),
         (HEAD + "spec: &a [*a, *a]\n", "more than 50000 values or 50 levels"),
+        (f"{HEAD}spec: {{gpu: {':'.join(['1'] * 100)}}}\n", "a value is longer than 64 characters"),
+        (f"{HEAD}spec: {{model_uuid: {'a' * 65_537}}}\n", "a value is longer than 65536 characters"),
+        (f"{HEAD}spec:\n  ? {'a' * 60_000}\n  : 1\n", f"spec.{'a' * 77}...: unknown field"),
+        (f"? {'a' * 60_000}\n: 1\n", f"document 1: {'a' * 77}...: unknown field"),
+        (HEAD.replace("ModelServe", "a" * 60_000), f"'{'a' * 77}...' is not known"),
         ("x: " + "[" * 3000 + "]" * 3000, "nested deeper"),
     ],
 )
@@ -94,6 +99,13 @@ def test_all_mistakes_of_all_documents_are_said_at_once(tmp_path: Path) -> None:
         tmp_path, f"{HEAD}spec: {{modelUuid: a, x: 1, y: 2}}\n---\nkind: 1\n---\n{HEAD}spec: {{modelUuid: a}}\n"
     )
     assert len(found) == 3
+
+
+def test_all_documents_of_a_file_share_one_limit_of_values(tmp_path: Path) -> None:
+    document = f"{HEAD}spec: {{a: [{'0,' * 30_000}]}}\n---\n"
+    found = problems(tmp_path, document * 4)
+    assert len(found) == 2, "nothing is read after the limit"
+    assert "document 2: more than 50000 values" in found[1]
 
 
 def test_an_object_is_declared_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.document import Document
@@ -180,6 +181,10 @@ def _seconds(spec: Any, name: str) -> float | None:
     return getattr(spec, name).ToNanoseconds() / 1e9 if spec.HasField(name) else None
 
 
+LONGEST_SECRET_FILE = 4096
+"""Bytes of a file that holds a password."""
+
+
 def _secret(document: Document, reference: Any) -> str:
     place = document.place("spec.password_from")
     if reference.env:
@@ -189,7 +194,11 @@ def _secret(document: Document, reference: Any) -> str:
         return value
     path = document.folder / Path(reference.file).expanduser()
     try:
-        return path.read_text().removesuffix("\n").removesuffix("\r")
+        return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
+    except CommandError as error:
+        raise CommandError(
+            f"{place}: {error.cause}", hint="name a file that holds the password only", code=Exit.USAGE
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or "is not UTF-8"
         raise CommandError(f"{place}: {path}: {words}", code=Exit.USAGE) from error

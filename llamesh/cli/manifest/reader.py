@@ -1,7 +1,7 @@
 """Reads manifests: parses YAML to documents and keeps the line of every field. Makes no call to a mesh.
 
-Invariant: all problems of all files are reported together, and sizes are bounded: 1 MiB for each file and 50,000 values, each use of an
-alias counted.
+Invariant: all problems of all files are reported together, and sizes are bounded: 1 MiB and 50,000 values for each file, each use of an
+alias counted, and a length for each value.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import yaml
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, LONGEST_NAME, NAMED_FOR_PEOPLE, SPECS
-from llamesh.cli.manifest.spec import SpecError, decode, line_of
+from llamesh.cli.manifest.spec import SpecError, decode, line_of, short
 
 LARGEST_FILE = 1 << 20
 MOST_VALUES = 50_000
 DEEPEST = 50
+LONGEST_TEXT = 1 << 16
+"""Characters of a text."""
+LONGEST_NUMBER = 64
+"""Characters of a number or another value that is no text. PyYAML takes quadratic time for 1:1:1:..., a number of base 60."""
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 METADATA = ("name", "annotations", "labels", "namespace")
@@ -86,14 +90,16 @@ def _documents(path: str, text: str) -> Iterator[Document | str]:
         line = f":{mark.line + 1}" if mark else ""
         yield f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}"
         return
+    budget = [MOST_VALUES]
     for number, node in enumerate((node for node in nodes if not _empty(node)), 1):
         try:
-            budget = [MOST_VALUES]
             _count(node, budget, 0)
             yield from _document(path, number, node)
         except _ProblemError as problem:
             place = f": {problem.path}" if problem.path else ""
             yield f"{path}:{problem.line}: document {number}{place}: {problem.words}"
+            if budget[0] < 0:
+                return
 
 
 def _empty(node: _Node) -> bool:
@@ -101,13 +107,15 @@ def _empty(node: _Node) -> bool:
 
 
 def _count(node: _Node, budget: list[int], depth: int) -> None:
-    """Refuse documents that would take long. An alias counts each time it is used."""
+    """Refuse a file that would take long. An alias counts each time it is used."""
     budget[0] -= 1
     if budget[0] < 0 or depth > DEEPEST:
-        raise _ProblemError(
-            line_of(node), "", f"more than {MOST_VALUES} values or {DEEPEST} levels; divide the document"
-        )
-    if isinstance(node, yaml.MappingNode):
+        raise _ProblemError(line_of(node), "", f"more than {MOST_VALUES} values or {DEEPEST} levels; divide the file")
+    if isinstance(node, yaml.ScalarNode):
+        most = LONGEST_TEXT if node.tag == "tag:yaml.org,2002:str" else LONGEST_NUMBER
+        if len(node.value) > most:
+            raise _ProblemError(line_of(node), "", f"a value is longer than {most} characters")
+    elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             _count(key, budget, depth + 1)
             _count(value, budget, depth + 1)
@@ -121,11 +129,11 @@ def _document(path: str, number: int, node: _Node) -> Iterator[Document | str]:
     lines = {name: line_of(value) for name, value in fields.items()}
     version = _word(fields, "apiVersion", node)
     if version != API_VERSION:
-        raise _ProblemError(lines["apiVersion"], "apiVersion", f"{version!r} is not known; write {API_VERSION}")
+        raise _ProblemError(lines["apiVersion"], "apiVersion", f"{short(version)!r} is not known; write {API_VERSION}")
     kind = _word(fields, "kind", node)
     if kind not in SPECS:
         raise _ProblemError(
-            lines["kind"], "kind", f"{kind!r} is not known{_nearest(kind, SPECS)}; one of {', '.join(SPECS)}"
+            lines["kind"], "kind", f"{short(kind)!r} is not known{_nearest(kind, SPECS)}; one of {', '.join(SPECS)}"
         )
     if "metadata" not in fields:
         raise _ProblemError(line_of(node), "metadata", "is missing; write metadata: {name: ...}")
@@ -163,7 +171,7 @@ def _mapping(node: _Node, path: str, known: Sequence[str] = ()) -> dict[str, _No
     found: dict[str, _Node] = {}
     for key, value in node.value:
         name = str(key.value)
-        at = f"{path}.{name}" if path else name
+        at = f"{path}.{short(name)}" if path else short(name)
         if known and name not in known:
             raise _ProblemError(line_of(key), at, f"unknown field{_nearest(name, known)}; known: {', '.join(known)}")
         if name in found:

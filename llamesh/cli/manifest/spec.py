@@ -46,7 +46,7 @@ def decode(node: _Node, message: Message, path: str, lines: dict[str, int], erro
         if field is None:
             close = get_close_matches(word, list(known), 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(descriptor.fields_by_name)}"
-            errors.append(SpecError(line_of(key), f"{path}.{word}", f"unknown field{hint}"))
+            errors.append(SpecError(line_of(key), f"{path}.{short(word)}", f"unknown field{hint}"))
             continue
         at = f"{path}.{field.name}"
         lines[at] = line_of(key)
@@ -121,7 +121,7 @@ def _out_of_bounds(field: FieldDescriptor, value: Any) -> str:
             return f"must be between {limits.get('gte', 0):g} and {limits['lte']:.10g}, not {value:g}"
     if chosen == "string" and isinstance(value, str) and value:
         if rules.string.pattern and not re.search(rules.string.pattern, value):
-            return f"{value!r} does not match {rules.string.pattern}"
+            return f"{short(value)!r} does not match {rules.string.pattern}"
         if rules.string.max_len and len(value) > rules.string.max_len:
             return f"must have at most {rules.string.max_len} characters"
     return ""
@@ -139,6 +139,11 @@ def _wanted(field: FieldDescriptor) -> str:
     }
     words = kinds.get(field.cpp_type, "a whole number that is not negative")
     return f"a list, each {words}" if isinstance(field.default_value, list) else words
+
+
+def short(word: str) -> str:
+    """Return a word of a file as a message shows it: at most 80 characters."""
+    return word if len(word) <= 80 else f"{word[:77]}..."
 
 
 def line_of(node: _Node) -> int:
