@@ -3,11 +3,13 @@
 Tables in PostgreSQL are a dump in the archive, which the caller makes and restores (`tables`).
 
 Invariant: each database is copied in a transaction of its own, while the mesh may run; the archive appears whole or not at all, for this
-user only. A home is restored whole or not at all, and only where there is none.
+user only. Its last entry has the digest of every other one, so a home is restored whole or not at all, and only if there is none.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -16,22 +18,31 @@ import sqlite3
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from llamesh.locations import make_private
 
 FORMAT = 1
 MANIFEST = "llamesh-backup.json"
-FOLDERS = ("secrets", "tls", "import")
+END = "llamesh-backup.end"
+"""Last entry of an archive: the SHA-256 of every entry before it, by name. A reader of tar takes a damaged entry for the end."""
+FOLDERS = ("secrets", "tls")
 """Copied as they are, beside `data` and the settings."""
-MODELS = ("objects", "llm-models")
-"""The models that can be served, and those that the Quant service has published."""
+MODELS = ("objects", "llm-models", "import")
+"""The models that can be served, those that the Quant service has published, and the files that people have put in to import."""
+_HANDED_OVER = ("import", "handed-over")
+"""Links to files of users while a transfer reads them."""
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 _SETTINGS = "config.env"
+_LARGEST_END = 1 << 26
+_OF_FILE_SYSTEM = "lost+found"
+"""Stands in every new file system of ext4."""
 
 
 class ArchiveError(Exception):
@@ -77,10 +88,10 @@ def write(
             # Store models uncompressed: quantised weights do not compress.
             with tarfile.open(fileobj=file, mode="w" if models else "w:gz", format=tarfile.PAX_FORMAT) as archive:
                 _add_text(archive, MANIFEST, json.dumps(asdict(manifest)))
-                for name, path in _files(home, settings, models=models):
-                    _add(archive, name, path)
+                digests = {name: _add(archive, name, path) for name, path in _files(home, settings, models=models)}
                 if dump is not None:
-                    _add(archive, TABLES, dump)
+                    digests[TABLES] = _add(archive, TABLES, dump)
+                _add_text(archive, END, json.dumps(digests))
             file.flush()
             os.fsync(file.fileno())
         Path(unfinished).replace(target)
@@ -95,25 +106,30 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
 
     `load` is given a dump of tables, if there is one, and the home that is made; if it raises, there is no home.
     """
-    if home.exists() and any(home.iterdir()):
+    if home.exists() and any(entry.name != _OF_FILE_SYSTEM for entry in home.iterdir()):
         raise ArchiveError(
             f"{home} is not empty: a backup is restored where there is no mesh",
             f"set LLAMESH_HOME to a new folder, or move the old one away: mv {home} {home}.old",
         )
     home.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+    # Another file system cannot be replaced by a folder: its content is moved in at the end.
+    mounted = home.is_mount()
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home if mounted else home.parent))
     try:
         with tarfile.open(source, "r:*") as archive:
             manifest = _manifest(archive, source, version)
-            for member in archive:
-                _extract(archive, member, unfinished)
+            _extract_all(archive, source, unfinished)
         if (unfinished / TABLES).exists():
             load(unfinished / TABLES, unfinished)
             (unfinished / TABLES).unlink()
-        if home.exists():
-            home.rmdir()
-        unfinished.replace(home)
-    except (tarfile.TarError, EOFError) as error:
+        if mounted:
+            for entry in unfinished.iterdir():
+                entry.rename(home / entry.name)
+        else:
+            if home.exists():
+                home.rmdir()
+            unfinished.replace(home)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ArchiveError(f"{source} is no backup of llamesh, or is damaged: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -152,15 +168,32 @@ def _files(home: Path, settings: Path, *, models: bool) -> Iterator[tuple[str, P
         yield _SETTINGS, settings
     for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(home).as_posix(), path
+            name = path.relative_to(home)
+            if path.is_file() and not path.is_symlink() and name.parts[:2] != _HANDED_OVER:
+                yield name.as_posix(), path
 
 
-def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:
-    with path.open("rb") as content:
+class _Digested:
+    """A file whose digest is computed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self.sha256.update(content)
+        return content
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
+    """Add a file. Returns its SHA-256."""
+    with path.open("rb") as file:
         entry = tarfile.TarInfo(name)
-        entry.size, entry.mode, entry.mtime = os.fstat(content.fileno()).st_size, 0o600, int(path.stat().st_mtime)
+        entry.size, entry.mode, entry.mtime = os.fstat(file.fileno()).st_size, 0o600, int(path.stat().st_mtime)
+        content = _Digested(file)
         archive.addfile(entry, content)
+        return content.sha256.hexdigest()
 
 
 def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
@@ -169,18 +202,41 @@ def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
     archive.addfile(entry, io.BytesIO(text.encode()))
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> None:
-    """Extract one file. An untrusted archive can write nothing outside the home, and no link."""
+def _extract_all(archive: tarfile.TarFile, source: Path, home: Path) -> None:
+    """Extract every file. ArchiveError if one is missing, changed or too many."""
+    found: dict[str, str] = {}
+    expected: object = None
+    for member in archive:
+        if member.name == END and member.isreg() and (content := archive.extractfile(member)) is not None:
+            expected = _digests(content.read(_LARGEST_END))
+        elif member.name != MANIFEST:
+            found[member.name] = _extract(archive, member, home)
+    if found != expected:
+        raise ArchiveError(
+            f"{source} is damaged: it does not hold what was backed up", "use another copy of the backup"
+        )
+
+
+def _digests(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> str:
+    """Extract one file. An untrusted archive can write nothing outside the home, and no link. Returns the SHA-256."""
     name = PurePosixPath(member.name)
-    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS, MANIFEST}
+    allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
         raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
     content = archive.extractfile(member)
-    if member.name == MANIFEST or content is None:
-        return
+    assert content is not None, "a regular file has content"
     target = home.joinpath(*name.parts)
     for folder in reversed([parent for parent in target.parents if parent.is_relative_to(home)]):
         make_private(folder)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    digested = _Digested(content)
     with os.fdopen(descriptor, "wb") as file:
-        shutil.copyfileobj(content, file, 1 << 20)
+        shutil.copyfileobj(digested, file, 1 << 20)
+    return digested.sha256.hexdigest()

@@ -1,0 +1,121 @@
+"""A backup that was cut or changed restores nothing; one that is whole restores every file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llamesh import __version__
+from llamesh.cli.mesh import archive
+from llamesh.cli.mesh.archive import ArchiveError
+
+NAMES = ("contract", "controller", "gateway")
+
+
+def no_tables(_: Path, __: Path) -> None:
+    raise AssertionError("there are no tables of PostgreSQL")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    made = tmp_path / "home"
+    for folder in ("data", "secrets", "objects", "import/handed-over"):
+        (made / folder).mkdir(parents=True)
+    for name in NAMES:
+        with closing(sqlite3.connect(made / "data" / f"{name}.db")) as database:
+            database.execute("create table t (x)")
+            database.execute("insert into t values (?)", (os.urandom(30_000).hex(),))
+            database.commit()
+    (made / "secrets" / "jwt_secret").write_text("s" * 40)
+    (made / "objects" / "m").write_bytes(os.urandom(50_000))
+    (made / "import" / "m.gguf").write_bytes(b"m")
+    (made / "import" / "handed-over" / "m.gguf").write_bytes(b"m")
+    return made
+
+
+def written(home: Path, *, models: bool) -> Path:
+    target = home.parent / "backup"
+    archive.write(home, target, __version__, home / "config.env", models=models)
+    return target
+
+
+def restored(file: Path, home: Path) -> set[str]:
+    archive.restore(file, home, __version__, no_tables)
+    return {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+
+
+def member(file: Path, name: str) -> tarfile.TarInfo:
+    with tarfile.open(file) as opened:
+        return opened.getmember(name)
+
+
+def changed(file: Path, at: int, count: int = 1) -> None:
+    content = bytearray(file.read_bytes())
+    for place in range(at, at + count):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+
+
+def cut(file: Path, at: int) -> None:
+    file.write_bytes(file.read_bytes()[:at])
+
+
+DAMAGE: dict[str, tuple[bool, Callable[[Path], None]]] = {
+    "cut between two files": (True, lambda file: cut(file, member(file, "data/gateway.db").offset)),
+    "cut before the end": (True, lambda file: cut(file, member(file, archive.END).offset)),
+    "cut within a file": (True, lambda file: cut(file, member(file, "objects/m").offset_data + 100)),
+    "a later header changed": (True, lambda file: changed(file, member(file, "data/gateway.db").offset + 3)),
+    "a database changed": (True, lambda file: changed(file, member(file, "data/gateway.db").offset_data + 9_000)),
+    "the middle inverted": (False, lambda file: changed(file, file.stat().st_size // 2, 200)),
+    "cut in the middle": (False, lambda file: cut(file, file.stat().st_size // 2)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_backup_restores_nothing(home: Path, damage: str) -> None:
+    models, harm = DAMAGE[damage]
+    file = written(home, models=models)
+    harm(file)
+    with pytest.raises(ArchiveError, match="damaged"):
+        archive.restore(file, home.parent / "new", __version__, no_tables)
+    assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]
+
+
+@pytest.mark.parametrize("models", [True, False])
+def test_files_to_import_belong_to_the_models_and_links_to_nobody(home: Path, models: bool) -> None:
+    found = restored(written(home, models=models), home.parent / "new")
+    state = {f"data/{name}.db" for name in NAMES} | {"secrets/jwt_secret"}
+    assert found == state | ({"objects/m", "import/m.gguf"} if models else set())
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "llamesh-test", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_home_that_is_a_file_system_is_restored(home: Path, mounted: Path) -> None:
+    (mounted / "lost+found").mkdir()
+    assert "secrets/jwt_secret" in restored(written(home, models=True), mounted)
+    assert [path.name for path in mounted.iterdir() if path.name.startswith(".")] == []
