@@ -7,6 +7,7 @@ Invariant: it ends when its standard input ends, so it never outlives the engine
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import enum
 import json
 import os
@@ -184,6 +185,16 @@ def _hand_over(spec: EngineSpec) -> None:
             listeners.hand_over(channel, None)
 
 
+def _flush_log(xllamacpp: Any) -> None:
+    """Wait until llama.cpp's logging thread has written everything: the process may otherwise end before it (1 of 300 failed starts)."""
+    native = ctypes.CDLL(sys.modules[xllamacpp.Server.__module__].__file__)
+    # C++ functions of common/log.h, which the wrapper does not offer. An engine without them loses only words.
+    with contextlib.suppress(AttributeError):
+        main_log = native["_Z15common_log_mainv"]
+        main_log.restype = ctypes.c_void_p
+        native["_Z16common_log_flushP10common_log"](ctypes.c_void_p(main_log()))
+
+
 def main(spec_file: Path) -> int:
     """Serve until standard input ends. The exit code is a `FailureReason`, and the last line explains it."""
     # SIGTERM ends this process at once: the sender has waited for its requests.
@@ -201,7 +212,8 @@ def main(spec_file: Path) -> int:
     try:
         _serving = xllamacpp.Server(params)
     except RuntimeError:
-        # llama.cpp has written why; the supervising process reads it there. 1 is no FailureReason, so the log decides.
+        # llama.cpp has logged why; the supervising process reads it there. 1 is no FailureReason, so the log decides.
+        _flush_log(xllamacpp)
         return 1
     _hand_over(spec)
     most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))

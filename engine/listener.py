@@ -55,7 +55,8 @@ class Listener:
             return
         try:
             self._socket = await (_sent(child) if embedded else _of_program(child, str(self._path), ready))
-            self._socket.listen(listeners.BACKLOG)
+            if self._socket is not None:
+                self._socket.listen(listeners.BACKLOG)
         except (OSError, listeners.NoListenerError) as error:
             self._say(
                 f"no duplicate of llama.cpp's listening socket ({error}): requests that it has not accepted are lost if it dies"
@@ -96,12 +97,14 @@ class Listener:
         self._asking.clear()
 
 
-async def _sent(child: Child) -> socket.socket:
-    """Receive the duplicate that the embedded engine sends once it listens."""
+async def _sent(child: Child) -> socket.socket | None:
+    """Receive the duplicate that the embedded engine sends once it listens. None if the engine has ended before."""
     await listeners.readable(child.channel.fileno())
+    if not child.channel.recv(1, socket.MSG_PEEK):
+        return None
     sent = listeners.taken(child.channel)
     if sent is None:
-        raise listeners.NoListenerError("llama.cpp did not send it")
+        raise listeners.NoListenerError("llama.cpp has none to send")
     return sent
 
 

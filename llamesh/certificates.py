@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,9 @@ from llamesh.private_files import write_private
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
 """Name under which Envoy knows the certificate."""
+
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----).)*-----END \1-----", re.DOTALL)
+"""One whole block of PEM."""
 
 _REMEDY = "`llamesh tls init` makes a pair for this machine"
 
@@ -43,6 +47,8 @@ class Certificate:
     """The certificate and its chain, as PEM."""
     key: str
     """The private key, as PEM."""
+    leaf: bytes
+    """The server's own certificate, as DER: what a client is shown."""
 
     def days_left(self, now: datetime) -> float:
         """Days until it expires; negative afterwards."""
@@ -124,8 +130,9 @@ def _content(file: str, setting: str) -> str:
 
 def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+    _check_whole(chain, certificate)
     try:
         leaf = x509.load_pem_x509_certificates(chain.encode())[0]
     except ValueError as error:
@@ -148,7 +155,33 @@ def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
             f"the key {key} does not belong to the certificate {certificate}",
             "name the two files of one pair; in a chain the server's own certificate comes first",
         )
-    return Certificate(_names(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, secret)
+    if not _usable(private):
+        raise CertificateError(
+            f"Envoy takes no key of the kind of {key}",
+            "make one of ECDSA (P-256, P-384 or P-521), Ed25519, or RSA with at least 2048 bits",
+        )
+    der = leaf.public_bytes(Encoding.DER)
+    return Certificate(_names(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, secret, der)
+
+
+def _check_whole(chain: str, certificate: str) -> None:
+    """CertificateError if the file ends, or goes on, within a certificate: Envoy refuses all of it then."""
+    if any(line.startswith("-") for line in _BLOCK.sub("", chain).splitlines()):
+        raise CertificateError(
+            f"LLAMESH_TLS_CERTIFICATE: {certificate} holds a certificate that is cut off",
+            "write the whole chain again; a program that is writing it now will have finished soon",
+        )
+
+
+def _usable(private: Any) -> bool:
+    """Whether Envoy takes a key of this kind."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if isinstance(private, rsa.RSAPrivateKey):
+        return private.key_size >= 2048
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        return isinstance(private.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1)
+    return isinstance(private, ed25519.Ed25519PrivateKey)
 
 
 def _names(leaf: Any) -> tuple[str, ...]:

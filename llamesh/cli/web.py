@@ -36,10 +36,14 @@ def answer(
         **({"authorization": f"Bearer {token}"} if token else {}),
         **({"content-type": "application/json"} if body is not None else {}),
     }
+    response = None
     try:
         connection.request(method, f"{parts.path.rstrip('/')}{path}", body, dict(headers))
-        yield connection.getresponse()
+        response = connection.getresponse()
+        yield response
     except (OSError, http.client.HTTPException) as error:
+        if response and isinstance(error, BrokenPipeError):
+            raise  # Reading breaks no pipe: it is standard output, whose reader (`head`) has had enough.
         raise CommandError(
             f"{base} does not answer",
             parts=[str(error)],

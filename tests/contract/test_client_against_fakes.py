@@ -166,7 +166,7 @@ def test_login_changes_the_token(mesh: Client, gateway: FakeGateway) -> None:
         mesh.login("ada", "wrong")
     mesh.login("ada", "right")
     next(mesh.models.list())
-    assert gateway.tokens == ["Bearer fresh"]
+    assert gateway.tokens == ["", "", "Bearer fresh"]
 
 
 def test_a_refused_check_is_an_answer(mesh: Client) -> None:

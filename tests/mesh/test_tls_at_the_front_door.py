@@ -245,16 +245,18 @@ def test_only_authorities_are_trusted_and_another_one_beside_the_first(mesh: Tls
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one_is_not(mesh: TlsMesh) -> None:
+    log = mesh.home.parent / "up.log"
+    assert "has a new certificate" not in log.read_text()
     first = mesh.certificate()
     kept = (mesh.home / "tls" / "server.key").read_bytes()
     envoy = mesh.processes()["envoy"].pid
     renewed = mesh.command("tls", "init", "--renew")
     assert renewed.returncode == 0, renewed.stderr
     until(lambda: mesh.certificate() != first, 30, "the renewed certificate")
+    until(lambda: "has a new certificate" in log.read_text(), 30, "words about the renewal")
     second = mesh.certificate()
     good = (mesh.home / "tls" / "server.key").read_bytes()
     (mesh.home / "tls" / "server.key").write_bytes(kept)
-    log = mesh.home.parent / "up.log"
     until(lambda: "does not belong to the certificate" in log.read_text(), 30, "words about the pair")
     assert mesh.certificate() == second
     (mesh.home / "tls" / "server.key").write_bytes(good)

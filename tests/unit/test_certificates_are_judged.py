@@ -6,11 +6,18 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from llamesh import certificates
 from llamesh.certificates import CertificateError
+from llamesh.cli.mesh import renewal
 from llamesh.cli.mesh.authority import Files, issue
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -83,3 +90,74 @@ def test_envoy_gets_both_in_one_private_file_and_only_if_they_changed(files: Fil
     (secret,) = json.loads(file.read_text())["resources"]
     assert secret["tls_certificate"]["certificate_chain"]["inline_string"] == files.certificate.read_text()
     assert [path.name for path in run.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("key", "taken"),
+    [
+        (rsa.generate_private_key(65537, 1024), False),
+        (rsa.generate_private_key(65537, 2048), True),
+        (ec.generate_private_key(ec.SECP224R1()), False),
+        (ec.generate_private_key(ec.SECP256K1()), False),
+        (ec.generate_private_key(ec.SECP256R1()), True),
+        (ec.generate_private_key(ec.SECP384R1()), True),
+        (ec.generate_private_key(ec.SECP521R1()), True),
+        (ed25519.Ed25519PrivateKey.generate(), True),
+    ],
+    ids=["rsa1024", "rsa2048", "p224", "secp256k1", "p256", "p384", "p521", "ed25519"],
+)
+def test_a_key_that_envoy_does_not_take_is_refused(tmp_path: Path, key: Any, taken: bool) -> None:
+    builder = x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1)
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=9))
+    made = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    pair = Files(tmp_path)
+    pair.certificate.parent.mkdir(parents=True, exist_ok=True)
+    pair.certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    if taken:
+        assert read(pair).leaf == made.public_bytes(Encoding.DER)
+        return
+    with pytest.raises(CertificateError, match="Envoy takes no key of the kind") as caught:
+        read(pair)
+    assert "P-256" in caught.value.remedy
+
+
+@pytest.mark.parametrize("end", [20, 200, -2, -15])
+def test_a_chain_that_is_written_in_part_is_refused(files: Files, end: int) -> None:
+    whole = files.certificate.read_text()
+    signer = files.authority.read_text().strip()
+    files.certificate.write_text(f"{whole}\n{signer[:end]}")
+    with pytest.raises(CertificateError, match="cut off"):
+        read(files)
+    files.certificate.write_text(f"words before\n{whole}\n{signer}\n")
+    assert read(files)
+
+
+def test_a_renewal_is_said_when_a_client_is_shown_it(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    issue(files, ["localhost"], now, renew=True)
+    (tmp_path / "run").mkdir()
+    settings: Any = SimpleNamespace(
+        tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=tmp_path / "run"
+    )
+    first = read(files, now).leaf
+    said: list[str] = []
+    port: list[bytes | None] = [None]
+    monkeypatch.setattr(renewal, "shown", lambda _: port[0])
+    look = renewal.Renewal(settings, said.append)._look
+    look()  # Envoy does not listen yet
+    port[0] = first
+    look()
+    assert said == []
+    issue(files, ["localhost"], now, renew=True)
+    for _ in range(renewal.LOOKS_BEHIND + 2):
+        look()
+    assert len(said) == 1
+    assert "Envoy has not taken" in said[0]
+    port[0] = read(files, now).leaf
+    look()
+    look()
+    assert len(said) == 2
+    assert "has a new certificate" in said[1]

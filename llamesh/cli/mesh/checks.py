@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh import certificates, waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import health, members, outside, ports
+from llamesh.cli.mesh import health, members, outside, ports, renewal
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
@@ -79,6 +79,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("mesh", "ok", f"runs (process {running.pid})")
     here = running_here(environment)
+    if settings.tls and (behind := certificate_shown(settings)):
+        yield behind
     yield from components(settings, here.management if here else settings.addresses.management)
 
 
@@ -174,6 +176,21 @@ def certificate(settings: MeshSettings, now: Callable[[], float] = time.time) ->
         fix = f"commands on this machine need LLAMESH_URL with one of its names: {', '.join(found.names) or 'it has none'}"
         return Finding("certificate", "warning", f"{words}, but not for {host}", fix)
     return Finding("certificate", "ok", words)
+
+
+def certificate_shown(settings: MeshSettings) -> Finding | None:
+    """What is wrong if the mesh that runs shows another certificate than the file's. None if nothing is, or another check says it."""
+    try:
+        found = renewal.read(settings)
+    except certificates.CertificateError:
+        return None
+    shown = renewal.shown(settings)
+    if found is None or shown is None or shown == found.leaf:
+        return None
+    words = f"the front door shows another certificate than {settings.tls_certificate} holds"
+    return Finding(
+        "certificate", "problem", words, "a renewed one is taken within 15 s; if not, `llamesh down`, `llamesh up`"
+    )
 
 
 def disk(settings: MeshSettings) -> Finding:

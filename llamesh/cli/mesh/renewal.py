@@ -6,6 +6,8 @@ Invariant: a mesh does not start with an invalid pair. A running mesh keeps the 
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,10 @@ from llamesh.locations import make_private
 
 LOOK_SECONDS = 5.0
 """Seconds between two comparisons of the files with Envoy's pair."""
+LOOKS_BEHIND = 3
+"""After so many looks at an old certificate in a row it is said that Envoy has not taken the new one."""
+SHOW_SECONDS = 3.0
+"""How long a TLS handshake may take."""
 
 
 def read(settings: MeshSettings) -> Certificate | None:
@@ -47,13 +53,32 @@ def hand_over(settings: MeshSettings) -> Path | None:
     return certificates.secret_file(settings.run_dir)
 
 
+def shown(settings: MeshSettings) -> bytes | None:
+    """The certificate that the front door shows a client now, as DER. None if there is no TLS handshake within SHOW_SECONDS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Nothing is sent and nothing is trusted: the certificate is compared with the file.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((settings.host, settings.inference_port), timeout=SHOW_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=settings.host) as secured,
+        ):
+            return secured.getpeercert(binary_form=True)
+    except OSError:
+        return None
+
+
 class Renewal:
-    """Passes each renewed pair to Envoy and reports the result."""
+    """Hands each renewed pair to Envoy, and says what came of it: what a client is shown counts, not what was handed over."""
 
     def __init__(self, settings: MeshSettings, say: Callable[[str], None]) -> None:
         self._settings = settings
         self._say = say
         self._told = ""
+        self._shown: bytes | None = None
+        """What a client was shown last."""
+        self._behind = 0
 
     async def look(self) -> None:
         """Compare the files with what Envoy has. OSError if Envoy's file cannot be written."""
@@ -63,10 +88,32 @@ class Renewal:
         try:
             found = read(self._settings)
         except CertificateError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                self._say(f"the front door keeps the certificate that it has: {error}\n    -> {error.remedy}")
+            self._keeps(str(error), error.remedy)
             return
-        self._told = ""
-        if found and certificates.hand_to_envoy(found, self._settings.run_dir):
-            self._say(f"the front door has a new certificate, valid until {found.ends:%Y-%m-%d}")
+        if not found:
+            return
+        if certificates.hand_to_envoy(found, self._settings.run_dir):
+            self._behind = 0
+        if found.leaf != self._shown:
+            self._confirm(found)
+        else:
+            self._told = ""
+
+    def _confirm(self, found: Certificate) -> None:
+        now, before = shown(self._settings), self._shown
+        self._shown = now or before
+        if now == found.leaf:
+            self._behind, self._told = 0, ""
+            if before:
+                self._say(f"the front door has a new certificate, valid until {found.ends:%Y-%m-%d}")
+        elif now:
+            self._behind += 1
+            if self._behind >= LOOKS_BEHIND:
+                words = f"Envoy has not taken the new one, valid until {found.ends:%Y-%m-%d}"
+                self._keeps(words, "see the log of envoy; `llamesh down` and `llamesh up` hand it over again")
+
+    def _keeps(self, words: str, remedy: str) -> None:
+        """Say once why the certificate stays."""
+        if words != self._told:
+            self._told = words
+            self._say(f"the front door keeps the certificate that it has: {words}\n    -> {remedy}")
