@@ -1,4 +1,4 @@
-"""What a plan consists of: actions and endpoints. Values only; `controller.actuator` carries the actions out."""
+"""Actions and endpoints, of which a plan consists. They are values only; `controller.actuator` carries the actions out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Tell an engine to end."""
+    """Stop an engine."""
 
     instance: str
     grace: float
@@ -42,12 +42,12 @@ class Locate:
 
 @dataclass(frozen=True, slots=True)
 class FallAsleep:
-    """Note that the server sleeps because it was idle."""
+    """Record that the server sleeps because it was idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Nothing is left of a removed server: forget it."""
+    """Delete the row of a removed server that has no engines left."""
 
 
 Action = Start | Drain | Resume | Stop | Locate | FallAsleep | Forget
@@ -55,10 +55,10 @@ Action = Start | Drain | Resume | Stop | Locate | FallAsleep | Forget
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done now."""
+    """Result of a plan: the actions to carry out now, and the endpoints afterwards."""
 
     actions: tuple[Action, ...]
     endpoints: tuple[str, ...]
-    """Instances that requests are to reach once the actions are done."""
+    """Instances that Envoy should route requests to after the actions."""
     requeue_after: float = math.inf
     """Seconds after which time alone may change the plan."""

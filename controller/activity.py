@@ -1,4 +1,4 @@
-"""Polls the engines of servers with `idle_sleep` for their work counters, so that a working server does not fall asleep.
+"""Polls the work counters of the engines of servers with `idle_sleep`, so that a working server does not fall asleep.
 
 The story: twice a second one background task asks all ready engines of these servers at the same time and gives each answer to the
 reconciler, which records activity if the counter has grown. The engine's own counters are the source because they also count requests

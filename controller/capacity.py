@@ -11,7 +11,7 @@ from llamesh.v1.controller_pb2 import Capacity, MemoryHolder, NodeCapacity, Shar
 
 
 def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim], holders: Sequence[Holder] = ()) -> Capacity:
-    """The answer to GetCapacity for one machine on which these engines may run."""
+    """Return the answer to GetCapacity for one machine on which these engines may run."""
     node = NodeCapacity(
         name=socket.gethostname(),
         total_bytes=memory.total_bytes,

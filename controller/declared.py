@@ -1,7 +1,7 @@
 """A declared server: the desired state as people and the controller have set it, and the errors about it.
 
-Invariant: every change of a spec raises its generation by one, and the etag is the generation. The run state and the removal are no part
-of the spec and leave the generation alone.
+Invariant: every change of a spec raises its generation by one, and the etag is the generation. The run state and the removal are not part
+of the spec and do not change the generation.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from llamesh.v1.server_pb2 import ServerSpec
 
 
 class RunState(enum.StrEnum):
-    """Whether the engines are to run, and if not, why."""
+    """Whether the engines should run, and if not, why."""
 
     AWAKE = "awake"
     ASLEEP_IDLE = "idle"
-    """Asleep, because no request came for `idle_sleep`."""
+    """Asleep, because no request arrived for `idle_sleep`."""
     ASLEEP_REQUESTED = "asked"
-    """Asleep, because someone said so."""
+    """Asleep, because a caller requested it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredServer:
-    """A declared server: the wish."""
+    """A declared server: its spec and its desired run state."""
 
     server_uuid: str
     spec: ServerSpec
-    """Never to be changed in place."""
+    """Replace it to change it; never modify it in place."""
     generation: int
     owner: str
     requester: str
-    """Whose request_id it is."""
+    """Id of the user who sent `request_id`."""
     request_id: str
-    """Empty: the call was not to be repeatable."""
+    """Idempotency key of the call that declared the server; empty if the call had none."""
     request_digest: str
     engine_memory_bytes: int
-    """What one engine is expected to take; 0: not known."""
+    """Bytes of memory that one engine is expected to take; 0 if unknown."""
     shared_weights_bytes: int
-    """The part of it that engines of the same model share."""
+    """Bytes of `engine_bytes` that engines of the same model share."""
     run_state: RunState
     removing: bool
     create_time: datetime
@@ -55,17 +55,17 @@ class DeclaredServer:
 
     @property
     def footprint(self) -> Footprint:
-        """What one engine takes of the machine's memory."""
+        """The memory that one engine takes."""
         return of_one_engine(self.spec.model_uuid, self.engine_memory_bytes, self.shared_weights_bytes)
 
     @property
     def replicas(self) -> int:
-        """Engines wanted while awake."""
+        """Number of engines while the server is awake."""
         return self.spec.replicas or 1
 
 
 def engines_to_run(replicas: int, run_state: RunState, removing: bool) -> int:
-    """Return how many engines a server is to run now."""
+    """Return how many engines a server should run now."""
     return 0 if removing or run_state is not RunState.AWAKE else replicas
 
 
@@ -80,7 +80,10 @@ def check_etag(present: DeclaredServer, etag: str) -> None:
 
 
 def check_repeated(first: DeclaredServer, request_digest: str) -> DeclaredServer:
-    """The server of the first request with this id, if this is that request again. One of an older release has no digest."""
+    """Return the server that the first request with this id declared. Raises REQUEST_ID_REUSED if this is a different request.
+
+    Servers that an older release declared have no digest, so their requests are not compared.
+    """
     if request_digest and first.request_digest and request_digest != first.request_digest:
         why = "was used before, for another request"
         raise MeshError(

@@ -29,11 +29,11 @@ class ServerRow(Base):
     generation: Mapped[int]
     owner: Mapped[str]
     requester: Mapped[str]
-    """Whose request_id it is: the user's uid, which no later user of its name has; its name where there is none."""
+    """Id of the user who sent `request_id`, which is unique among users past and present; the user's name if the user has no id."""
     request_id: Mapped[str | None]
-    """None: the call was not to be repeatable."""
+    """Idempotency key of the call that declared the server; None if the call had none."""
     request_digest: Mapped[str] = mapped_column(default="")
-    """Of the request with that id; empty where it is not known."""
+    """Digest of the request that declared the server; empty if unknown."""
     engine_memory_bytes: Mapped[int]
     shared_weights_bytes: Mapped[int]
     run_state: Mapped[str] = mapped_column("rest")
@@ -43,7 +43,7 @@ class ServerRow(Base):
 
 
 def spec_json(spec: ServerSpec) -> str:
-    """Encode a spec as a row holds it."""
+    """Encode a spec as ProtoJSON for a row."""
     return json_format.MessageToJson(spec, preserving_proto_field_name=True, indent=None)
 
 

@@ -1,9 +1,10 @@
-"""The store of declared servers: rows of one table, with a copy in memory from which everything is read.
+"""Stores declared servers: rows of one table, with a cache in memory from which everything is read.
 
-Because of the copy, servers are kept running while the database is away. What people declare is in the database before it is answered.
-What the controller decides by itself (asleep when idle, awake for a request) counts at once and is written when the database is back.
+Because of the cache, servers keep running while the database is unavailable. A declaration of a caller is committed before the call is
+answered. A decision of the controller itself (asleep when idle, awake for a request) takes effect at once and is written as soon as the
+database is available.
 
-Invariant: decisions that are not written yet stay in force when rows are read again.
+Invariant: decisions that are not written yet remain in effect when rows are read again.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
 async def _unguarded(_: AsyncSession) -> None:
-    """Nobody else writes."""
+    """Allow every write: no other process writes to this database."""
 
 
 class DeclaredServers:
-    """The store. `clock` and `new_id` make what is otherwise chance and time.
+    """Store of declared servers. Tests replace `clock` and `new_id` to make times and ids deterministic.
 
-    `guard` is called in every transaction that writes and raises where this process may not write any more (`Lease.guard`).
+    `guard` is called in every writing transaction. It raises if this process may no longer write (`Lease.guard`).
     """
 
     def __init__(
@@ -50,20 +51,20 @@ class DeclaredServers:
         self._new_id = new_id
         self._guard = guard
         self._known: dict[str, DeclaredServer] | None = None
-        """The copy; None until the rows were read once."""
+        """The cache; None until the rows have been read for the first time."""
         self._changes = 0
         self._unwritten: dict[str, RunState] = {}
-        """Decisions of the controller that are not in the database yet."""
+        """Run states that the controller has decided and not written yet."""
         self._decided = asyncio.Event()
         self._writing = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Read all rows anew. Decisions that are not written yet stay in force."""
+        """Read all rows again. Decisions that are not written yet remain in effect."""
         changes = self._changes
         async with self._database.read() as session:
             rows = (await session.execute(select(ServerRow))).scalars().all()
         if self._known is not None and changes != self._changes:
-            return  # a change was made while these rows were read: they may be older
+            return  # A change was made during the read, so these rows may be older than the cache.
         self._known = {}
         for row in rows:
             self._keep(row)
@@ -78,9 +79,10 @@ class DeclaredServers:
         request_digest: str = "",
         owner_uid: str = "",
     ) -> DeclaredServer:
-        """Declare a server; the first one again where the owner has used the request id before.
+        """Declare a server. If the owner repeats a request id, return the server that the first request declared.
 
-        `owner_uid`: the user, whatever its name. REQUEST_ID_REUSED where that was for a request with another digest.
+        `owner_uid` is the user's id, which stays the same if the name changes. Raises REQUEST_ID_REUSED if the first request had another
+        digest.
         """
         now = self._clock()
         row = ServerRow(
@@ -116,29 +118,29 @@ class DeclaredServers:
     async def requested(
         self, owner: str, request_id: str, request_digest: str, owner_uid: str = ""
     ) -> DeclaredServer | None:
-        """The server that a request has declared before, if it is there; REQUEST_ID_REUSED as in `declare`."""
+        """Return the server that an earlier request declared; None if there is none. Raises REQUEST_ID_REUSED as `declare` does."""
         wanted = (owner_uid or owner, request_id)
         found = (each for each in (await self._copy()).values() if (each.requester, each.request_id) == wanted)
         first = next(found, None)
         return check_repeated(first, request_digest) if first is not None else None
 
     async def get(self, server_uuid: str) -> DeclaredServer:
-        """Read one; SERVER_NOT_FOUND where there is none."""
+        """Return one server. Raises SERVER_NOT_FOUND."""
         found = await self.find(server_uuid)
         if found is None:
             raise not_found(server_uuid)
         return found
 
     async def find(self, server_uuid: str) -> DeclaredServer | None:
-        """Read one, if there is one."""
+        """Return one server; None if there is none."""
         return (await self._copy()).get(server_uuid)
 
     async def all(self) -> Sequence[DeclaredServer]:
-        """All of them, the oldest first."""
+        """Return all servers, oldest first."""
         return sorted((await self._copy()).values(), key=_order_key)
 
     async def page(self, asked: PageQuery, model_uuid: str = "") -> tuple[Sequence[DeclaredServer], str]:
-        """One page, by create time and id, and the token of the next."""
+        """Return one page, ordered by creation time and id, and the token of the next page."""
         page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
         found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]
         return page.cut([each for each in found if page.after is None or _order_key(each) > page.after], _order_key)
@@ -151,9 +153,9 @@ class DeclaredServers:
         engine_memory_bytes: int,
         shared_weights_bytes: int = 0,
     ) -> DeclaredServer:
-        """Change what is set; SERVER_NOT_FOUND, or ETAG_MISMATCH where it changed since it was read.
+        """Change the fields that are set. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read.
 
-        A change that changes nothing leaves the generation alone.
+        A change to the present values does not raise the generation.
         """
         while True:
             present = await self.get(server_uuid)
@@ -178,7 +180,7 @@ class DeclaredServers:
             await self.refresh()
 
     async def set_run_state(self, server_uuid: str, run_state: RunState) -> bool:
-        """Say, for people, whether the engines are to run: written before it counts. False if it was so already."""
+        """Set the run state for a caller: it is written before it takes effect. Returns False if it was set already."""
         async with self._writing:
             after = await self._update(
                 server_uuid, ServerRow.run_state != run_state, {"run_state": run_state, "update_time": self._clock()}
@@ -188,9 +190,9 @@ class DeclaredServers:
         return after is not None
 
     def decide_run_state(self, server_uuid: str, run_state: RunState, only_from: RunState | None = None) -> bool:
-        """Say, for the controller itself, whether the engines are to run: it counts at once and is written by `write_decided`.
+        """Set the run state for the controller itself: it takes effect at once, and `write_decided` writes it.
 
-        False if it was so already, or was not as `only_from` says, or the server is not known.
+        Returns False if it was set already, if the present state is not `only_from`, or if the server is unknown.
         """
         present = (self._known or {}).get(server_uuid)
         if present is None or present.run_state is run_state or only_from not in (None, present.run_state):
@@ -201,7 +203,7 @@ class DeclaredServers:
         return True
 
     async def write_decided(self) -> None:
-        """Wait for decisions of the controller and write them. What could not be written stays to be written."""
+        """Wait for decisions of the controller and write them. A decision that cannot be written is kept for the next call."""
         await self._decided.wait()
         for server_uuid in list(self._unwritten):
             async with self._writing:
@@ -216,7 +218,7 @@ class DeclaredServers:
             self._decided.clear()
 
     async def begin_removal(self, server_uuid: str, etag: str = "") -> None:
-        """Mark a server as going; SERVER_NOT_FOUND if there is none, ETAG_MISMATCH where it changed since it was read."""
+        """Mark a server as being removed. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read."""
         while True:
             present = await self.get(server_uuid)
             check_etag(present, etag)
@@ -228,7 +230,7 @@ class DeclaredServers:
             await self.refresh()
 
     async def forget(self, server_uuid: str) -> None:
-        """Remove the row."""
+        """Delete the row."""
         async with self._database.begin() as session:
             await self._guard(session)
             await session.execute(delete(ServerRow).where(ServerRow.server_uuid == server_uuid))
@@ -240,7 +242,7 @@ class DeclaredServers:
     async def _update(
         self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]
     ) -> DeclaredServer | None:
-        """Change a row if it is as `present` says; None if it is not."""
+        """Change a row if it still equals `present`. Returns None if it does not."""
         statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
         async with self._database.begin() as session:
             await self._guard(session)
@@ -256,7 +258,7 @@ class DeclaredServers:
         return self._known or {}
 
     def _keep(self, row: ServerRow) -> DeclaredServer:
-        """Put a row into the copy, in the light of what was decided since."""
+        """Put a row into the cache, with the run state that was decided since."""
         declared = declared_server(row)
         if (run_state := self._unwritten.get(row.server_uuid)) is not None:
             declared = replace(declared, run_state=run_state)

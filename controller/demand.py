@@ -1,4 +1,4 @@
-"""Counts the held requests of each server. The request holder writes it; whoever prefers servers with held requests reads it."""
+"""Counts the held requests of each server. The request holder updates the counts; the start scheduler reads them to set priorities."""
 
 from __future__ import annotations
 

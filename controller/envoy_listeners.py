@@ -25,9 +25,9 @@ _PUBLIC = {
     CONTRACT: "llamesh.v1.ContractService",
     DOWNLOAD: "llamesh.v1.DownloadService",
 }
-"""The public service of each member; its internal ones are never routed."""
+"""The public service of each member. Internal services are never routed."""
 _QUANT = ("llamesh.v1.QuantService", QUANT)
-"""That of the member that is not in every mesh. Its paths repeat some of the gateway's, so its REST is at its own port only."""
+"""The Quant service, which is optional. Some of its paths equal paths of the gateway, so its REST API has a port of its own."""
 
 
 def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
@@ -74,14 +74,15 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             grpc_services=(_QUANT,) if settings.quant and name == GATEWAY else (),
             descriptor_file=_DESCRIPTORS,
             open_services=(
-                # Of the mesh, whichever port is asked.
+                # Health describes the whole mesh, on every port.
                 OpenService(health_names.SERVICE, GATEWAY, health_names.OF_MESH),
                 *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
             ),
             allowed_origins=frozenset(settings.allowed_origins),
             allowed_hosts=_hosts(settings),
-            # A mesh that other machines reach has names that it was not told, and no default password: only web pages, which may have
-            # been made to lead here, are held to its names. Where nobody else gets in, or nobody needs a token, all callers are.
+            # A mesh that other machines reach has host names that it does not know, but no default password. So host names are checked
+            # for web pages only, because DNS rebinding can send a page here. On a loopback mesh, or without tokens, they are checked
+            # for all callers.
             any_host=not settings.loopback and not settings.anonymous_allowed,
             secret_file=_secret_file(settings),
             trusted_proxies=settings.trusted_proxies,

@@ -18,7 +18,7 @@ from llamesh.runtime_parameters import models
 from llamesh.v1.server_pb2 import ServerSpec
 
 _SPARE_THREADS = 4
-"""HTTP threads of an engine for our own questions: is it ready, is it busy."""
+"""HTTP threads of an engine for the readiness and load probes of the mesh."""
 _CLUSTERS = 2
 """Envoy reaches an engine through the cluster of its server and through that of its model name."""
 
@@ -40,14 +40,14 @@ def response_timeout(spec: ServerSpec) -> int:
 
 
 def spec_hash(spec: ServerSpec, settings: Settings) -> str:
-    """Changes with everything that an engine would have to be replaced for."""
+    """Return a hash that differs if running engines must be replaced."""
     return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def launch_spec(
     server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model_file: Callable[[str], ModelFile]
 ) -> LaunchSpec:
-    """The order for one engine; `fact` knows the file of each model that it needs."""
+    """Return the launch spec of one engine; `fact` returns the file of each model that it needs."""
     model = model_file(spec.model_uuid)
     essence = _essence(spec, settings)
     return LaunchSpec(

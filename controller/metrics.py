@@ -1,7 +1,7 @@
 """The controller's metrics for Prometheus: declared servers, their replicas, and what llama.cpp counts in each engine.
 
-Engines are asked when somebody scrapes, all at the same time. Invariant: there are as many label values as declared servers and replicas;
-an engine that does not answer is left out, and llamesh_engine_up says so.
+Each scrape asks all engines at the same time. Invariant: there are as many label values as declared servers and replicas. An engine that
+does not answer has no metrics but llamesh_engine_up, which is 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ANSWER_SECONDS = 1.5
 
 
 class ServerMetrics:
-    """Reads the metrics. `servers` returns the present state of every declared server."""
+    """Builds the metrics. `servers` returns the present state of every declared server."""
 
     def __init__(self, servers: Callable[[], Iterable[Server]], runtime: Runtime) -> None:
         self._servers = servers
@@ -35,7 +35,7 @@ class ServerMetrics:
         return [*_of_servers(servers), *await self._of_engines(servers)]
 
     async def _of_engines(self, servers: Sequence[Server]) -> list[Metric]:
-        up = GaugeMetricFamily("llamesh_engine_up", "Whether an engine told its numbers.", labels=_LABELS)
+        up = GaugeMetricFamily("llamesh_engine_up", "Whether an engine returned its metrics.", labels=_LABELS)
         asked = {
             engine.instance: {**_named(server), "replica": str(engine.replica)}
             for server in servers

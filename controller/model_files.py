@@ -23,11 +23,11 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.server_pb2 import ServerSpec
 
 LOCATE_SECONDS = 3600.0
-"""A large model that lies in a distant store takes its time."""
+"""Deadline of one request, in seconds: long enough to fetch a large model from a remote object store."""
 RETRY_SECONDS = 2.0
-"""Between two questions after the answer was no for the first time; doubled with every further no."""
+"""Seconds before a failed request is repeated for the first time; doubled with every further failure."""
 LONGEST_RETRY_SECONDS = 30.0
-"""No pause between two questions is longer."""
+"""Longest pause before a failed request is repeated, in seconds."""
 
 
 class Availability(enum.Enum):
@@ -52,13 +52,13 @@ class ModelFile:
     message: str = ""
     path: str = ""
     context_length: int = 0
-    """Tokens it was trained for; 0: not known."""
+    """Number of tokens that the model was trained for; 0 if unknown."""
     asked_at: float = 0.0
-    """When the answer came, on the monotonic clock."""
+    """Monotonic time of the answer."""
     version: tuple[int, int, int] | None = None
-    """Inode, length and time of the file as it was when the answer came."""
+    """Inode, length and modification time of the file at the time of the answer."""
     failures: int = 0
-    """How often in a row the answer was no."""
+    """Number of consecutive failures."""
 
     @property
     def not_before(self) -> float:

@@ -21,7 +21,7 @@ plan; tests/unit/test_controller_plan_rolls_out.py replays them.
     2     c starts as replica 0                                none                    a b
     3     c ready, Envoy does not know it yet                  none                    a c b
     4     Envoy has acknowledged c                             Drain(a), Start(1)      c b
-    5     a withdrawn but busy, d starts as replica 1          none (looks again)      c b
+    5     a withdrawn but busy, d starts as replica 1          none (polls a)          c b
     6     a idle, d ready and acknowledged                     Stop(a), Drain(b)       c d
     7     a ended, b withdrawn and idle                        Stop(b)                 c d
     8     b ended                                              none                    c d
@@ -42,7 +42,7 @@ from controller.starts import NotEnoughMemory, Queued
 PATIENCE = 600.0
 """Seconds that a retired engine may take to become idle if nobody waits for its end."""
 IDLE_POLL_SECONDS = 0.1
-"""How often a draining engine is looked at."""
+"""Seconds between two polls of a draining engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Desired:
     run_state: RunState = RunState.AWAKE
     removing: bool = False
     idle_sleep: float = 0.0
-    """Seconds; 0: never."""
+    """Seconds without a request after which the server falls asleep; 0: never."""
     grace: float = 20.0
-    """Seconds that running requests get after an engine was stopped."""
+    """Seconds that running requests may take to finish after an engine was stopped."""
 
     @property
     def engine_count(self) -> int:
@@ -70,12 +70,12 @@ class ObservedEngine:
 
     engine: Engine
     published: bool = False
-    """Envoy has acknowledged that it takes requests."""
+    """Envoy has acknowledged an endpoint configuration with this engine."""
     withdrawn: bool = False
-    """Envoy has acknowledged that it does not, or there is no Envoy to say so."""
+    """Envoy has acknowledged an endpoint configuration without this engine, or no Envoy is connected."""
     draining_since: float | None = None
     busy: bool | None = None
-    """Whether it works on a request; None: it does not say."""
+    """Whether the engine works on a request; None if the engine did not answer."""
 
     @property
     def ready(self) -> bool:
@@ -102,7 +102,7 @@ class ObservedState:
     restart_histories: Mapping[int, RestartHistory] = field(default_factory=dict)
     model_available: bool = True
     last_activity: float = 0.0
-    """When it last had a request or woke."""
+    """Monotonic time at which the server last had a request or woke."""
     envoy_connected: bool = True
     """Whether a connected Envoy acknowledges its configuration."""
     routable: bool = False
@@ -110,7 +110,7 @@ class ObservedState:
     replace_in_place: frozenset[int] = frozenset()
     """Replicas whose old engine must go before there is room for the new one."""
     pending_starts: Mapping[int, Queued | NotEnoughMemory] = field(default_factory=dict)
-    """Replicas whose start is wanted and may not be yet."""
+    """Replicas whose start must wait for memory or for other starts."""
 
     def restart_history(self, replica: int) -> RestartHistory:
         """Return the restart history of a replica."""

@@ -21,7 +21,7 @@ class Publication:
 
     def __init__(self, server_uuid: str, control: ControlPlane, changed: Callable[[str], None]) -> None:
         self.envoy_connected = True
-        """Whether an Envoy is there, as far as was seen when it was last told something."""
+        """Whether an Envoy was connected at the last publication."""
         self._server_uuid = server_uuid
         self._control = control
         self._changed = changed
@@ -55,8 +55,8 @@ class Publication:
 
     def is_withdrawn(self, instance: str) -> bool:
         """Whether Envoy sends this engine no more requests."""
-        told = self._sent is not None and instance not in self._instances
-        return told and (self._waiting is None or not self.envoy_connected)
+        sent_without = self._sent is not None and instance not in self._instances
+        return sent_without and (self._waiting is None or not self.envoy_connected)
 
     def cancel(self) -> None:
         """Stop waiting for the acknowledgement."""

@@ -6,7 +6,7 @@ straight line: store -> `Observer` -> `plan` -> `StartScheduler` -> `Actuator` -
 the same line runs whatever the cause was, so a lost event only costs time, and a controller that was killed goes on where it was. The
 queue never runs one server twice at the same time, because two plans made from the same state would start an engine twice.
 
-Invariant: a server is reported ready only after Envoy was told to send it requests.
+Invariant: a server is reported ready only after its endpoints were published to Envoy.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Reconciler:
         ]
 
     async def open(self) -> None:
-        """Adopt running engines, reconcile every server once, then go on by events. Afterwards Envoy can be told all endpoints."""
+        """Adopt running engines, reconcile every server once, then continue on events. Afterwards all endpoints are known."""
         await self._runtime.open(self._queue.add, self.model_changed)
         for declared in await self._store.all():
             try:
@@ -245,7 +245,7 @@ class Reconciler:
         self._reporter.removed(server_uuid)
 
     async def _resync_once(self) -> None:
-        """Read the declared servers and reconcile all; while the database is away, reconcile those that are known."""
+        """Read the declared servers and reconcile all of them; if the database is unavailable, reconcile the cached ones."""
         try:
             await self._store.refresh()
         finally:

@@ -1,4 +1,4 @@
-"""Builds the part of a server's status that tells of its replicas. Pure."""
+"""Builds the replicas in a server's status. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _entry(state: ObservedState, observed: ObservedEngine, is_doubtful: bool) ->
     if draining:
         replica_state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
     elif is_doubtful:
-        # As with one that drains: it gets no new requests, and may finish those that it has.
+        # The engine gets no new requests and may finish its running ones, like a draining engine.
         replica_state, message = server_pb2.REPLICA_STATE_DRAINING, observed.engine.liveness_message
     elif state.serves(observed) and state.envoy_connected:
         replica_state, message = server_pb2.REPLICA_STATE_READY, history.summary

@@ -1,6 +1,6 @@
 """Reports the result of a reconciliation: endpoints to Envoy, status to everyone who reads or watches servers.
 
-Invariant: `report` does not await, so that nobody reads a server as ready after Envoy was told to avoid its engines.
+Invariant: `report` does not await, so nobody reads a server as ready after its engines were withdrawn from Envoy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Reporter:
         return self._status(declared, desired, self._observer.state(desired, declared, history), history, utc_now())
 
     def removed(self, server_uuid: str) -> None:
-        """Tell those who watch that a server is gone."""
+        """Publish the removal of a server to its watchers."""
         last = self._statuses.get(server_uuid)
         if last is not None:
             log.info("removed", server=server_uuid)

@@ -14,11 +14,11 @@ from controller.runtimes import CANNOT_START, EngineExit
 FIRST_PAUSE = 1.0
 """Seconds before the second restart in a row; the first is at once."""
 LONGEST_PAUSE = 60.0
-"""No pause is longer, in seconds."""
+"""Longest pause before a restart, in seconds."""
 LONGEST_START_PAUSE = 5.0
-"""No pause after a start that failed before there was a process is longer, in seconds."""
+"""Longest pause after a start that failed before there was a process, in seconds."""
 STEADY_SECONDS = 60.0
-"""An engine that has answered for so long is no failure in a row."""
+"""Seconds of readiness after which an engine's next exit starts a new series of failures."""
 FAILING_AFTER = 3
 """Failures in a row after which a server counts as failing."""
 

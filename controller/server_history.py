@@ -25,12 +25,12 @@ class ServerHistory:
     last_activity: float = 0.0
     spec_hash: str = ""
     restart_histories: dict[int, RestartHistory] = field(default_factory=dict)
-    """How each replica has fared with the present spec."""
+    """Restart history of each replica with the present spec."""
     draining: dict[str, float] = field(default_factory=dict)
-    """Instances that drain, and since when."""
+    """Draining instances, each with the time at which its drain began."""
     loads: dict[str, EngineLoad | None] = field(default_factory=dict)
     pending_starts: dict[int, Queued | NotEnoughMemory] = field(default_factory=dict)
-    """Replicas whose start has to wait, as of the last reconciliation."""
+    """Replicas whose start had to wait at the last reconciliation."""
     replace_in_place: set[int] = field(default_factory=set)
     """Replicas whose old engine must end before the new one has room."""
     generation: int = 0

@@ -1,8 +1,8 @@
 """Composition root of the controller: creates its parts from the settings, serves, and closes them in reverse order.
 
-The order of the steps matters. On PostgreSQL the lease comes first, because of several meshes on one database only one runs engines. Then
-the declared servers and the running engines are read, then the signing keys. Envoy gets its first configuration last, so that it is never
-less than the one that Envoy may have from a controller before this one.
+The order of the steps matters. On PostgreSQL the lease comes first, because only one of the meshes on a database may run engines. Then the
+declared servers and the running engines are read, then the signing keys. Envoy gets its first configuration last, so that it contains at
+least what Envoy may have from an earlier controller.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from llamesh.kit.standings import StandingReflector
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
 _LISTS_SECONDS = 5.0
-"""Longest wait for the lists of what Admission must be asked about."""
+"""Longest wait for the lists of ids that Envoy must ask Admission about, in seconds."""
 
 
 async def run(member: Member) -> None:
@@ -109,7 +109,7 @@ def _reflectors(
 
 
 async def _follow_lists(stack: AsyncExitStack, reflectors: Sequence[Reflector[Any]]) -> None:
-    """Follow the lists and wait for the first version of each, so that Envoy does not lose what a controller before this one told it."""
+    """Follow the lists and wait for the first version of each, so that Envoy keeps the ids that an earlier controller sent."""
     for reflector in reflectors:
         reflector.start()
         stack.push_async_callback(reflector.close)

@@ -30,13 +30,13 @@ from llamesh.v1.server_pb2 import Server
 
 _LOG_LINES = 100
 _REMOVAL_SECONDS = 60.0
-"""How long RemoveServer waits for the end where the caller sets no deadline."""
+"""Seconds that RemoveServer waits for the engines to end if the caller sets no deadline."""
 _REMOVAL_LOOK_SECONDS = 0.25
-"""How long RemoveServer waits for a change on the board before it looks again: a server that was never on it leaves none."""
+"""Seconds after which RemoveServer reads the store again. A server that never had a status causes no event when it is removed."""
 ROUTABLE_SECONDS = 5.0
-"""How long Envoy may take to acknowledge a server's name before the answer is given without."""
+"""Seconds that a call waits for Envoy to acknowledge a server's name before it answers anyway."""
 _MARGIN_SECONDS = 1.0
-"""An answer is given so long before the caller's deadline."""
+"""Seconds before the caller's deadline at which a waiting call answers."""
 
 
 class ControllerServicer(ControllerServiceServicer):
@@ -60,7 +60,7 @@ class ControllerServicer(ControllerServiceServicer):
         self._control = control
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
-        """Declares a server."""
+        """Declare a server."""
         declared = await self._store.declare(
             request.spec,
             request.owner,
@@ -73,7 +73,7 @@ class ControllerServicer(ControllerServiceServicer):
         return await self._routed(declared, context)
 
     async def FindRequestedServer(self, request: pb.FindRequestedServerRequest, context: Context) -> Server:
-        """Reads the one that a request has declared before."""
+        """Return the server that an earlier request declared."""
         first = await self._store.requested(
             request.owner, request.request_id, request.request_digest, request.owner_uid
         )
@@ -84,18 +84,18 @@ class ControllerServicer(ControllerServiceServicer):
         return self._reconciler.view(first)
 
     async def GetDeclaredServer(self, request: pb.GetDeclaredServerRequest, context: Context) -> Server:
-        """Reads one."""
+        """Return one server."""
         return self._reconciler.view(await self._store.get(request.server_uuid))
 
     async def ListDeclaredServers(
         self, request: pb.ListDeclaredServersRequest, context: Context
     ) -> pb.ListDeclaredServersResponse:
-        """Lists all."""
+        """List servers, one page at a time."""
         servers, token = await self._store.page(self._pages.query(request), request.model_uuid)
         return pb.ListDeclaredServersResponse(servers=map(self._reconciler.view, servers), next_page_token=token)
 
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
-        """Changes what is set."""
+        """Change the fields that the request sets."""
         declared = await self._store.change(
             request.server_uuid,
             request.changes,
@@ -108,7 +108,7 @@ class ControllerServicer(ControllerServiceServicer):
         return self._changed(declared)
 
     async def RemoveServer(self, request: pb.RemoveServerRequest, context: Context) -> Server:
-        """Stops the engines and forgets the server."""
+        """Stop the engines and remove the server."""
         await self._store.begin_removal(request.server_uuid, request.etag)
         last = self._changed(await self._store.get(request.server_uuid))
         remaining = context.time_remaining()
@@ -121,25 +121,25 @@ class ControllerServicer(ControllerServiceServicer):
         return last
 
     async def SleepDeclaredServer(self, request: pb.SleepDeclaredServerRequest, context: Context) -> Server:
-        """Stops the engines now."""
+        """Stop the engines until a request or a call wakes the server."""
         await self._store.get(request.server_uuid)
         await self._store.set_run_state(request.server_uuid, RunState.ASLEEP_REQUESTED)
         return self._changed(await self._store.get(request.server_uuid))
 
     async def WakeDeclaredServer(self, request: pb.WakeDeclaredServerRequest, context: Context) -> Server:
-        """Starts the engines of a sleeping server."""
+        """Start the engines of a sleeping server."""
         await self._reconciler.wake(request.server_uuid)
         return await self._routed(await self._store.get(request.server_uuid), context)
 
     async def WatchServers(
         self, request: pb.WatchServersRequest, context: Context
     ) -> AsyncIterator[pb.WatchServersResponse]:
-        """The present servers, then every change."""
+        """Stream the present servers, then every change."""
         async for response in self._statuses.watch():
             yield response
 
     async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
-        """Memory for engines."""
+        """Return the memory for engines."""
         servers = await self._store.all()
         left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
         others = [each for each in servers if each.server_uuid != request.without_server_uuid]
@@ -155,7 +155,7 @@ class ControllerServicer(ControllerServiceServicer):
         return capacity(memory, self._reserve_bytes, claims, holders)
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Context) -> pb.MeshStatus:
-        """How the data plane does."""
+        """Return the state of the data plane."""
         stats = self._control.stats
         running = sum(
             engine.phase is not EnginePhase.ENDED
@@ -173,7 +173,7 @@ class ControllerServicer(ControllerServiceServicer):
     async def ReadEngineLog(
         self, request: pb.ReadEngineLogRequest, context: Context
     ) -> AsyncIterator[pb.ReadEngineLogResponse]:
-        """The last lines of an engine's log, then the new ones."""
+        """Stream the last lines of an engine's log, then new lines."""
         await self._store.get(request.server_uuid)
         batches = self._runtime.read_log(
             request.server_uuid, request.replica, request.tail_lines or _LOG_LINES, follow=request.follow
@@ -188,9 +188,9 @@ class ControllerServicer(ControllerServiceServicer):
         return self._reconciler.view(declared)
 
     async def _routed(self, declared: DeclaredServer, context: Context) -> Server:
-        """The server, once Envoy routes its requests: a client may send one as soon as it has our answer.
+        """Return the server once Envoy routes its requests, because a client may send one as soon as it has the answer.
 
-        Waited for ROUTABLE_SECONDS at most, and not at all without an Envoy; then the condition Routable says how it stands.
+        Waits ROUTABLE_SECONDS at most, and not at all if no Envoy is connected. The condition Routable shows whether Envoy routes them.
         """
         name, generation = declared.server_uuid, declared.generation
         self._reconciler.changed(name)
@@ -205,7 +205,7 @@ class ControllerServicer(ControllerServiceServicer):
         return self._reconciler.view(declared)
 
     async def _removed(self, server_uuid: str, deadline: float) -> bool:
-        """Wait until nothing is left of a server; False where it is not done by the deadline."""
+        """Wait until a server is removed completely. Returns False if it is not by the deadline."""
         with self._statuses.listen((server_uuid,)) as changed:
             while await self._store.find(server_uuid) is not None:
                 left = deadline - time.monotonic()

@@ -1,6 +1,6 @@
-"""Polls the gateway for the public keys that Envoy verifies tokens with, so that a key rotation reaches Envoy within seconds.
+"""Polls the gateway for the public keys with which Envoy verifies tokens, so that a key rotation reaches Envoy within seconds.
 
-Invariant: once keys are known, Envoy always has some: while the gateway is away the last ones stay in force.
+Invariant: once keys are known, Envoy always has keys: while the gateway is unavailable, the last ones remain in use.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceStub
 
 POLL_SECONDS = 3.0
 LONGEST_PAUSE = 10.0
-"""Seconds between attempts at most: far less than a new key is named before it signs."""
+"""Longest pause between attempts, in seconds. The gateway publishes a new key much earlier than it signs with it."""
 
 
 class SigningKeys:
-    """Asks, until closed. `on_change(jwks)` is called with the first key set and with every other."""
+    """Polls until closed. Calls `on_change(jwks)` with the first key set and with every new one."""
 
     def __init__(self, gateway: grpc.aio.Channel, on_change: Callable[[str], None]) -> None:
         self._stub = SigningKeyServiceStub(gateway)
@@ -40,7 +40,7 @@ class SigningKeys:
         await self._task.close()
 
     async def _ask(self) -> None:
-        # Waits for a gateway that is being started: at the start nothing else is worth doing.
+        # The call waits for a gateway that is being started, because Envoy cannot be configured without keys.
         keys = await self._stub.ListSigningKeys(ListSigningKeysRequest(), timeout=DEADLINE, wait_for_ready=True)
         if keys.version != self._version:
             self._on_change(keys.jwks_json)

@@ -22,7 +22,7 @@ from llamesh.kit.holders import Holder, in_words, largest
 from llamesh.sizes import size
 
 SLOW_START_SECONDS = 60.0
-"""An engine that has been loading for so long does not count against the limit any more: a slow disk must not hold up all others."""
+"""Seconds after which a loading engine no longer counts against the limit, so that a slow disk does not delay all other starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class PendingStart:
     replica: int
     footprint: Footprint
     since: float
-    """Since when, on the clock of the caller."""
+    """Time at which the start was requested, on the caller's clock."""
     urgent: bool = False
-    """Requests wait for the server, and it has no engine yet."""
+    """Whether requests wait for the server and it has no engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class NotEnoughMemory:
     needed_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...] = ()
-    """Other servers that hold the most memory. Only shown to callers who may know of these servers."""
+    """The other servers that hold the most memory. They are shown only to callers who may see these servers."""
 
     def __str__(self) -> str:
         return f"waits for memory: needs {size(self.needed_bytes)}, {size(self.free_bytes)} are free"
@@ -117,7 +117,7 @@ class _Running:
 
     claim: Claim
     started: tuple[float, ...]
-    """When those that are starting were started, on the wall clock."""
+    """Start times of the engines that are starting, on the wall clock."""
 
 
 class StartScheduler:

@@ -29,13 +29,13 @@ _NO_MODEL = {
     Availability.CORRUPT: "ModelCorrupt",
     Availability.UNREACHABLE: "ModelUnreachable",
 }
-"""Why there is no file to start an engine with."""
+"""Reason of the Ready condition for each availability of the model's file."""
 _DOUBTS = {
     Liveness.SUSPECT: "InferenceSilent",
     Liveness.LOST: "EngineUnreachable",
     Liveness.STUCK: "InferenceStuck",
 }
-"""Reasons of the Ready condition while an engine is in doubt."""
+"""Reason of the Ready condition for each liveness of an engine that is not alive."""
 _SAME_MOMENT_MS = 500
 
 
@@ -166,7 +166,7 @@ class _StatusBuilder:
         if self._desired.removing:
             return _ConditionValue(_FALSE, BEING_REMOVED, "the server is being stopped")
         if not wanted:
-            why = "it was told to" if self._desired.run_state is RunState.ASLEEP_REQUESTED else "no request came"
+            why = "a caller requested it" if self._desired.run_state is RunState.ASLEEP_REQUESTED else "no request came"
             return _ConditionValue(_FALSE, "Asleep", f"asleep, because {why}; the next request wakes it")
         if self.serving and not self._state.envoy_connected:
             return _ConditionValue(

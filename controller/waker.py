@@ -38,9 +38,9 @@ from llamesh.v1.server_pb2 import Server
 
 _CHUNK = 1 << 16
 _HEADER_BYTES = 1 << 16
-"""Longest header that is read: all that Envoy lets in."""
+"""Longest header that is read, in bytes: Envoy's own limit."""
 _END_SECONDS = 0.1
-"""How long the end waits for an answer that is on its way. 0 would be for ever."""
+"""Seconds that a shutdown waits for responses that are being sent. For aiohttp, 0 means no limit."""
 
 
 class Waker:

@@ -21,7 +21,7 @@ class EnginePhase(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     STOPPING = "stopping"
-    """Told to end; finishes its running requests."""
+    """Stopping: the engine finishes its running requests."""
     ENDED = "ended"
 
 
@@ -30,15 +30,15 @@ class Liveness(enum.Enum):
 
     ALIVE = "alive"
     SUSPECT = "suspect"
-    """It does not answer, or makes no progress: it gets no new requests until it does."""
+    """The engine does not answer or makes no progress. It gets no new requests until it does."""
     LOST = "lost"
-    """Its address no longer leads to it, so it can get no new requests. Running requests may still finish."""
+    """The engine cannot be reached at its address, so it can get no new requests. Running requests may still finish."""
     STUCK = "stuck"
-    """It is past hope, and is being ended by force."""
+    """The engine hangs and is being killed."""
 
 
 CANNOT_START = "CannotStart"
-"""The reason of an engine for which not even a process could be started: this machine is the cause, not the engine."""
+"""Exit reason if no process could be started. The cause is this machine, not the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class EngineExit:
     """How an engine ended."""
 
     reason: str
-    """One word in CamelCase, for instance "OutOfMemory"."""
+    """Reason in CamelCase, for instance "OutOfMemory"."""
     message: str
     """Explanation for people."""
     requested: bool
-    """It had been told to end: no failure."""
+    """Whether a stop of the engine had been requested, so that the exit is not a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Engine:
     """Present state of one engine."""
 
     instance: str
-    """Its name on this runtime, for instance "0f0c6a0e-00"."""
+    """Name of the engine in this runtime, for instance "0f0c6a0e-00"."""
     server_uuid: str
     replica: int
     spec_hash: str
@@ -70,7 +70,7 @@ class Engine:
     """Process id, or name of the pod."""
     start_time: datetime
     ready_since: float | None = None
-    """Seconds of the monotonic clock; None: it never was."""
+    """Monotonic time at which the engine became ready; None if it never was."""
     exit: EngineExit | None = None
     """Set if the phase is ENDED."""
     liveness: Liveness = Liveness.ALIVE
@@ -89,7 +89,7 @@ class LaunchSpec:
     alias: str
     http_threads: int
     model_context: int = 0
-    """Tokens the model was trained for; 0: not known."""
+    """Number of tokens that the model was trained for; 0 if unknown."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """ProtoJSON of RuntimeParameters."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -17,11 +17,11 @@ from llamesh import listeners
 from llamesh.kit.logs import log
 
 _ASK_SECONDS = 0.1
-"""An engine that is only starting does not hand anything over yet; it is asked again after so long."""
+"""Seconds after which a starting engine, which cannot hand over its socket yet, is asked again."""
 _PATIENCE_SECONDS = 60.0
-"""How long an engine may take to be there to be asked. How long it then takes to be ready does not matter."""
+"""Seconds that an engine's process may take to open its hand-over socket. The time until it is ready is not limited."""
 _SETTLE_SECONDS = 5.0
-"""How long an engine that answers waits for requests until its duplicate is held. An engine without one serves too."""
+"""Seconds that a ready engine gets no requests while its duplicate is not held yet. Then it serves without one."""
 
 
 class Backlogs:

@@ -43,10 +43,10 @@ from llamesh.shutdown import STOP
 
 _FIRST_READY_POLL = 0.02
 _LONGEST_READY_POLL = 0.5
-"""Seconds between two questions to an engine that starts: the longer it takes, the less often it is asked."""
+"""Seconds between two readiness probes of a starting engine. The pause grows with the time since the start."""
 _LOADING_PROBE_SECONDS = 2.0
 _KILL_MARGIN = 2.0
-"""Beyond the grace: the engine itself cuts off what still runs when the grace is over."""
+"""Seconds after the grace before the engine is killed. The engine itself cuts off running requests when the grace is over."""
 
 
 class EngineProcess:
@@ -86,7 +86,7 @@ class EngineProcess:
 
     @property
     def _about(self) -> dict[str, str]:
-        """Which engine a log line is about."""
+        """Fields that identify the engine in a log line."""
         return {"server": self.record.server_uuid, "instance": self.record.instance}
 
     def start(self, spawn: Callable[[], Awaitable[asyncio.subprocess.Process]]) -> None:

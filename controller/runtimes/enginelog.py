@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 MOST_BYTES = 4 << 20
-"""Longest file."""
+"""Maximum length of a log file, in bytes."""
 _FOLLOW_SECONDS = 0.25
 _BLOCK = 64 << 10
 _MOST_READ = 1 << 20
-"""Most bytes that are read, or held as one line, at once."""
+"""Maximum number of bytes that are read at once, or kept as one line."""
 
 
 class EngineLogs:

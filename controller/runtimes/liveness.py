@@ -35,13 +35,13 @@ HALTED_PATIENCE = 10.0
 LOADING_PATIENCE = 120.0
 """Seconds without processor time in which an engine that starts does not become ready, and it has hung."""
 LONGEST_STEP = 10.0
-"""No probe counts for more seconds."""
+"""Largest number of seconds that one probe adds to a duration."""
 SLACK = 3.0
 """Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
 KNOWN_BATCHES = 30.0
 """Batches that an engine of known speed may miss; the setting is the upper bound."""
 KNOWN_LEAST = 60.0
-"""Seconds that it may take at least."""
+"""Shortest limit for an engine of known speed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +59,22 @@ class ProbeResult:
     """Result of one probe."""
 
     seconds: float
-    """Since the probe before."""
+    """Seconds since the previous probe."""
     answered: bool
     unreachable: bool = False
     """No process listens at the engine's address."""
     waiting: bool = False
-    """As the answer says, a request is worked on or waits."""
+    """Whether a request runs or waits, according to the engine's answer."""
     work: float = 0.0
-    """As the answer says; see `Counters.work`."""
+    """Work counter in the engine's answer; see `Counters.work`."""
     batch_seconds: float | None = None
     """Seconds for a full prompt batch at the engine's measured speed; None: unknown yet."""
     idle: bool = False
-    """Since the probe before, the process used no processor time, and none of its threads runs or waits for a disk."""
+    """Whether the process used no processor time since the previous probe, and none of its threads runs or waits for a disk."""
     ended: bool = False
-    """There is no llama.cpp below the engine's process any more."""
+    """Whether the llama.cpp child of the engine's process has ended."""
     halted: bool = False
-    """The supervising process is stopped by a signal."""
+    """Whether the supervising process is stopped by a signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +93,17 @@ class ProbeHistory:
     halted: float = 0.0
     """Seconds in which the supervising process was stopped, in a row."""
     longest: float = 0.0
-    """The most `working` that ended in progress."""
+    """Largest value of `working` after which the engine made progress."""
     longest_idle: float = 0.0
-    """The most `idle` that ended in progress."""
+    """Largest value of `idle` after which the engine made progress."""
     suspect: bool = False
-    """Stays until there is progress."""
+    """Whether the engine is suspect; reset only by progress."""
     work: float | None = None
     batch_seconds: float | None = None
 
 
 SILENT = ProbeHistory(silent=SILENT_PROBES, suspect=True)
-"""Of an engine that was ready before we came and does not answer now."""
+"""History of an adopted engine that was ready and does not answer now."""
 
 
 @dataclass(frozen=True, slots=True)

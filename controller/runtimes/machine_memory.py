@@ -1,7 +1,7 @@
-"""Reads the memory of this machine: what there is, and what the system says is available.
+"""Reads the total and the available memory of this machine.
 
-Invariant: inside a container its limit counts, because memory beyond it cannot be used. What of the memory engines may have is decided in
-`controller.footprint`.
+Invariant: inside a container the container's limit counts, because memory beyond it cannot be used. `controller.footprint` decides how
+much of the memory engines may use.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from controller.footprint import MachineMemory
 
 AGE_SECONDS = 0.25
-"""How old a reading may be."""
+"""Maximum age of a reading, in seconds."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of this size."""
 
 
 def machine_memory(root: Path = Path("/")) -> MachineMemory:
-    """Read it now. `root` is where proc and sys are found."""
+    """Read the memory now. `root` is the directory that contains proc and sys."""
     machine = _meminfo(root / "proc/meminfo") if sys.platform == "linux" else _sysctl()
     for limit, usage, files in _cgroups(root):
         # Pages of files are given back before anybody is killed; the system's own number counts them as available too.
@@ -33,7 +33,7 @@ def machine_memory(root: Path = Path("/")) -> MachineMemory:
 
 
 class RecentMemory:
-    """What `machine_memory` says, read again after AGE_SECONDS."""
+    """Cache of `machine_memory`, read again after AGE_SECONDS."""
 
     def __init__(self, clock: Callable[[], float], read: Callable[[], MachineMemory] = machine_memory) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class RecentMemory:
         self._last = MachineMemory(0, 0)
 
     def read(self) -> MachineMemory:
-        """The memory as it was at most AGE_SECONDS ago."""
+        """Return the memory as it was at most AGE_SECONDS ago."""
         now = self._clock()
         if now >= self._read_at + AGE_SECONDS:
             self._read_at, self._last = now, self._read()
@@ -67,7 +67,7 @@ def _answer(*command: str) -> str:
 
 
 def _cgroups(root: Path) -> Iterable[tuple[int, int, int]]:
-    """Limit, usage and pages of files of every group we are in that has a limit."""
+    """Yield limit, usage and file pages of every cgroup of this process that has a limit."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -79,7 +79,7 @@ def _cgroups(root: Path) -> Iterable[tuple[int, int, int]]:
 
 
 def _up(mount: Path, path: str, limit: str, usage: str, prefix: str) -> Iterable[tuple[int, int, int]]:
-    """This group and all above it. Inside a container the path is the host's and not there: then the mount itself is ours."""
+    """Yield this cgroup and its ancestors. In a container the path is the host's and does not exist, so the mount itself is used."""
     here = mount / path.strip("/")
     for directory in (here, *here.parents):
         with contextlib.suppress(OSError, ValueError):

@@ -10,10 +10,10 @@ from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters
 
 SECONDS = 2.0
-"""How long one question waits for its answer."""
+"""Timeout of one request, in seconds."""
 _RETRY_SECONDS = 0.02
 _QUEUE_FULL = (errno.EAGAIN, errno.ENOTCONN)
-"""The second is how asyncio's own loop says it."""
+"""Errors of connect while the engine's backlog is full. asyncio's event loop reports the second one."""
 _NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK, errno.EPROTOTYPE)
 
 

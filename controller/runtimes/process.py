@@ -45,7 +45,7 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 _TRIM_SECONDS = 10.0
 _KEEP_SECONDS = 2.0
 PROBE_SECONDS = 1.0
-"""How often an engine that is ready is asked whether its inference loop makes progress."""
+"""Seconds between two liveness probes of a ready engine."""
 
 
 class ProcessRuntime:

@@ -22,9 +22,9 @@ class ProcessStats:
     """Statistics of llama.cpp at one moment."""
 
     pid: int
-    """0: there is no such process (any more)."""
+    """Process id; 0 if the process does not exist (any more)."""
     ticks: int
-    """Processor time that it used so far, in the system's clock ticks."""
+    """Processor time that the process has used, in the system's clock ticks."""
 
     @property
     def ended(self) -> bool:

@@ -31,15 +31,15 @@ class EngineRecord:
     replica: int
     spec_hash: str
     start_seconds: float
-    """When it was started, in seconds since 1970."""
+    """Start time of the engine, in seconds since 1970."""
     pid: int = 0
-    """0: it was about to be started when this was written."""
+    """Process id; 0 if the record was written before the engine was started."""
     started: str = ""
-    """The process's start time in the system's own words: see `identity`."""
+    """Start time of the process as the system reports it: see `identity`."""
     stopping: bool = False
-    """It was told to end."""
+    """Whether a stop of the engine was requested."""
     batch: int = DEFAULT_BATCH
-    """Tokens of prompt that it computes at once."""
+    """Number of prompt tokens that the engine computes in one batch."""
 
     @property
     def process(self) -> ProcessId:

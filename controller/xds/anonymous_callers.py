@@ -14,17 +14,17 @@ from controller.xds.public_api import PublicApi
 def known(origins: Iterable[str], hosts: Iterable[str], addresses: Iterable[str]) -> dict[str, bool]:
     """Return who may call without a token: web pages of these origins, and all callers under one of these host names. If the mesh
     listens on more than the loopback interface (`addresses`), also all callers under an IP address."""
-    told = {f"origin {origin}": True for origin in origins} | {f"host {host}": True for host in hosts}
-    return told | {"any address": True} if any(not _is_loopback(each) for each in addresses) else told
+    metadata = {f"origin {origin}": True for origin in origins} | {f"host {host}": True for host in hosts}
+    return metadata | {"any address": True} if any(not _is_loopback(each) for each in addresses) else metadata
 
 
 def open_calls(api: PublicApi, open_services: Iterable[str]) -> dict[str, bool]:
     """Return the calls that need no token and no known host name, because they only read: for load balancers and verifiers of tokens."""
-    told = {f"open /{service}/": True for service in open_services}
+    metadata = {f"open /{service}/": True for service in open_services}
     for method in api.methods:
         if method.anonymous and method.reads:
-            told |= {f"open {path}": True for path in (method.path, *(each.path for each in method.bindings))}
-    return told
+            metadata |= {f"open {path}": True for path in (method.path, *(each.path for each in method.bindings))}
+    return metadata
 
 
 def _is_loopback(address: str) -> bool:

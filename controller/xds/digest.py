@@ -79,7 +79,7 @@ class Digest:
         else:
             self._put(added.values())
 
-    def told(self) -> AskedDigest:
+    def metadata(self) -> AskedDigest:
         """Return the metadata for the route filter."""
         if not self._hashes:
             return NOTHING

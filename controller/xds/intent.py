@@ -127,13 +127,13 @@ class Intent:
         return self._take()
 
     def clusters(self) -> Collection[str]:
-        """The clusters of all servers and of all their model names."""
+        """Return the clusters of all servers and of all their model names."""
         return self._members.keys()
 
     def resources_of(self, server_uuid: str) -> Collection[tuple[str, str]] | None:
-        """Type URL and name of each resource without which requests for a server go wrong; None if the server is unknown.
+        """Return type URL and name of each resource that Envoy needs for a server's requests; None if the server is unknown.
 
-        The routes are among them only if Admission is asked about its requests.
+        The routes are included only if Envoy asks Admission about the server's requests.
         """
         server = self._servers.get(server_uuid)
         if server is None:
@@ -142,7 +142,7 @@ class Intent:
         return [*((type_url, name) for name in server.clusters for type_url in (CDS, EDS)), *routes]
 
     def resources(self) -> Iterable[tuple[str, str]]:
-        """Type URL and name of every resource."""
+        """Return type URL and name of every resource."""
         return ((type_url, name) for type_url in TYPES for name in self.snapshot.of(type_url))
 
     def _leave(self, cluster: str, server_uuid: str) -> None:
@@ -189,13 +189,13 @@ class Intent:
         else:
             facts = {name: self._facts[name] for name in sorted(self._facts)}
             idle, context = self._largest()
-            message = inference_routes(self._inference, facts, self._told(), idle, context)
+            message = inference_routes(self._inference, facts, self._asked_metadata(), idle, context)
             routes = {names.INFERENCE_LISTENER: message}
             self._routed = facts, idle, context
         self._replace(RDS, routes, self.snapshot.of(RDS).keys() - routes.keys())
 
-    def _told(self) -> AskedDigest:
-        return self._digest.told() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
+    def _asked_metadata(self) -> AskedDigest:
+        return self._digest.metadata() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
 
     def _replace(self, type_url: str, present: Mapping[str, Any], gone: Iterable[str]) -> None:
         for name, content in present.items():

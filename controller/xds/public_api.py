@@ -98,10 +98,11 @@ class PublicApi:
         self.methods = tuple(_method(name, method) for name in services for method in present[name].method)
 
     def body_rules(self) -> dict[str, Any]:
-        """For strict_json.lua: every REST form of a call, and for every message reached from them its fields.
+        """Return the table for strict_json.lua: the REST bindings of all calls, and the fields of every message that they use.
 
-        A form has its verb, the pattern of its path, the message of its body (empty where it has none) and that of its query, and whether
-        it streams or has an etag. A field has its name, its kind, `list` where it is repeated, and the message's name or the enum's values.
+        A binding has its verb, the pattern of its path, the message of its body (empty if it has no body), the message of its query, and
+        whether it streams or has an etag. A field has its name, its kind, `list` if it is repeated, and the name of its message or the
+        values of its enum.
         """
         bindings: list[dict[str, Any]] = [
             {

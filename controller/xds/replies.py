@@ -74,7 +74,7 @@ def inference(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = _entries("inference", values)
     admission, *others = entries
     mappers = [_OF_LUA, *_inference_mappers(admission)]
-    # So have Admission's refusals.
+    # Admission's refusals have the right format too.
     mappers.append({"filter": _filter({"flags": ["UAEX"]}), "body_format_override": _AS_IT_IS})
     for entry in others:
         mappers += _inference_mappers(entry)

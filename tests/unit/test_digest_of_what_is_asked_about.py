@@ -1,4 +1,4 @@
-"""The digest that Envoy is told: the same in Python and Lua, nothing missing, little too much, and no larger however many ids it has."""
+"""The digest of ids that Envoy must ask about: Python and Lua agree, no id is missing, few ids are extra, and the size is bounded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Asked:
         return int(self._module[b"hash"](text.encode()))
 
     def digest(self, made: Digest) -> Any:
-        told = made.told()
+        told = made.metadata()
         given = {
             key.encode(): value.encode() if isinstance(value, str) else float(value) for key, value in told.host.items()
         }
@@ -79,11 +79,11 @@ def test_every_id_that_is_in_is_asked_about_and_few_others(asked: Asked, count: 
 
 def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
     made = Digest()
-    assert made.told() == digest.NOTHING
+    assert made.metadata() == digest.NOTHING
     made.set(["key_1"])
-    assert made.told() != digest.NOTHING
+    assert made.metadata() != digest.NOTHING
     made.set([])
-    assert made.told() == digest.NOTHING
+    assert made.metadata() == digest.NOTHING
 
 
 def test_what_is_gone_is_not_asked_about_any_more(asked: Asked) -> None:
@@ -97,12 +97,12 @@ def test_what_is_gone_is_not_asked_about_any_more(asked: Asked) -> None:
 def test_the_digest_is_bounded_however_many_ids_there_are() -> None:
     made = Digest()
     made.set(ids(1, 1))
-    few = made.told().host
+    few = made.metadata().host
     made.set(ids(1000, 1))
-    assert sum(len(str(value)) for value in made.told().host.values()) == sum(len(str(value)) for value in few.values())
+    assert sum(len(str(value)) for value in made.metadata().host.values()) == sum(len(str(value)) for value in few.values())
     made.set(ids(100_000, 1))
-    most = made.told().host
+    most = made.metadata().host
     assert len(most) == 1 + digest.MOST_BUCKETS
     made.add(ids(150_000, 1))
-    assert len(made.told().host) == len(most)
+    assert len(made.metadata().host) == len(most)
     assert sum(len(str(value)) for value in most.values()) < 90_000

@@ -117,7 +117,7 @@ def test_the_same_settings_give_the_same_bytes() -> None:
 def _digest() -> AskedDigest:
     digest = Digest()
     digest.set(["key_1"])
-    return digest.told()
+    return digest.metadata()
 
 
 @pytest.mark.parametrize(("anonymous", "origins"), [(True, frozenset()), (False, frozenset({"http://ui"}))])

@@ -67,7 +67,7 @@ TOKEN = {"sub": "ada", "uid": "usr_1", "standing": 3, "jti": "key_1", "scopes": 
 def about(*ids: str) -> dict[str, Any]:
     digest = Digest()
     digest.set(ids)
-    told = digest.told()
+    told = digest.metadata()
     return OPEN | told.route | told.host
 
 
