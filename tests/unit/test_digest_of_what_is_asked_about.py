@@ -99,7 +99,9 @@ def test_the_digest_is_bounded_however_many_ids_there_are() -> None:
     made.set(ids(1, 1))
     few = made.metadata().host
     made.set(ids(1000, 1))
-    assert sum(len(str(value)) for value in made.metadata().host.values()) == sum(len(str(value)) for value in few.values())
+    assert sum(len(str(value)) for value in made.metadata().host.values()) == sum(
+        len(str(value)) for value in few.values()
+    )
     made.set(ids(100_000, 1))
     most = made.metadata().host
     assert len(most) == 1 + digest.MOST_BUCKETS
