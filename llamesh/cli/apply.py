@@ -14,6 +14,8 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import note, text
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from llamesh.cli.manifest.document import Document
     from llamesh.cli.manifest.holdings import Holdings
     from llamesh.cli.manifest.plan import Action
@@ -104,7 +106,7 @@ def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
     with connected() as mesh:
         held = holdings.read(mesh, {item.kind for item in documents})
         try:
-            found = [(item, find(item, held)) for item in documents]
+            found = [(item, _exactly(item, find(item, held))) for item in documents]
         except holdings.AmbiguousObjectError as error:
             hint = f"set metadata.annotations.{ID_ANNOTATION} to the one that is meant"
             raise CommandError("a name means several objects", parts=error.ids, hint=hint, code=Exit.USAGE) from error
@@ -117,6 +119,13 @@ def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
                 _say(f"{label} would be removed")
             return
         _in_order(steps, "removed", {})
+
+
+def _exactly(document: Document, found: Message | None) -> Message | None:
+    """The object that is to be removed. A document with an id means that object only, not a later one of the same name."""
+    from llamesh.cli.manifest.holdings import identity
+
+    return found if found is None or document.id in ("", identity(found)) else None
 
 
 def schema() -> None:

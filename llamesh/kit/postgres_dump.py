@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
-SCHEMAS = ("gateway", "contract", "download", "controller")
+SCHEMAS = ("gateway", "contract", "download", "controller", "quant")
+"""One for each member that has tables (tests/unit/test_every_table_is_backed_up.py)."""
 _MADE_FOR = ("--no-owner", "--no-privileges")
 """The user of another database may have another name."""
 _DUMP = (

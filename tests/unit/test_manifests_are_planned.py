@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamesh.cli.apply import _exactly
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import reader
 from llamesh.cli.manifest.executor import changes_of
@@ -70,6 +71,17 @@ def test_any_display_name_is_exported_and_read_again(tmp_path: Path, name: str) 
     text = "".join(f"---\n{dumped(declared(item), 'yaml')}\n" for item in (mesh.contracts[0], mesh.keys[0]))
     assert [(item.verb, item.changes) for item in planned(tmp_path, text, mesh)] == [("unchanged", ())] * 2
     assert all(item.document.label.isprintable() for item in planned(tmp_path, text, mesh))
+
+
+def test_a_document_with_an_id_removes_that_object_only(tmp_path: Path) -> None:
+    text = f"{API}kind: Key\nmetadata: {{name: ci, annotations: {{llamesh.dev/id: ID}}}}\nspec: {{secretFile: x}}\n"
+    for wanted, found in (("key_1", True), ("key_0", False)):
+        path = tmp_path / "mesh.yaml"
+        path.write_text(text.replace("ID", wanted))
+        (document,) = reader.read([str(path)])
+        there = full().find(document)
+        assert there is not None
+        assert (_exactly(document, there) is not None) == found
 
 
 def test_the_order_is_that_of_dependencies(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_both_spellings_of_protobuf_s_json_are_taken(tmp_path: Path, spec: str) 
         ("  modelName: 7\n", 6, "spec.model_name: must be a text in quotes"),
         ("  model_uuid: other\n", 6, "spec.model_uuid: is given twice"),
         ("  parameters: 3\n", 6, "spec.parameters: must be a mapping of fields to values"),
+        ("  replicas: !env X\n", 6, "spec.replicas: must be a whole number that is not negative"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, spec: str, line: int, said: str) -> None:

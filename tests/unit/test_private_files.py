@@ -23,7 +23,9 @@ def test_only_this_user_may_read_it_whatever_stood_there(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", [f"kept.{os.getpid()}.tmp", "kept"])
+@pytest.mark.parametrize(
+    "name", [f"kept.{os.getpid()}.tmp", "kept"], ids=["a name that can be guessed", "its own name"]
+)
 def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
     other = tmp_path / "other"
     other.write_text("untouched")

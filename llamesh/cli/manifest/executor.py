@@ -174,7 +174,10 @@ def without_token(action: Action) -> str:
 
 def _contract_id(mesh: Client, name: str) -> str:
     """Return the id of a contract, which an earlier action may have created."""
-    return next((item.contract_id for item in mesh.contracts.list() if item.display_name == name), name) if name else ""
+    contracts = list(mesh.contracts.list()) if name else []
+    if any(item.contract_id == name for item in contracts):
+        return name
+    return next((item.contract_id for item in contracts if item.display_name == name), name)
 
 
 def _seconds(spec: Any, name: str) -> float | None:

@@ -75,7 +75,7 @@ def _decode_field(
         json_format.ParseDict({field.name: _spelled(field, value)}, message)
         if problem := _out_of_bounds(field, value):
             errors.append(SpecError(line_of(node), at, problem))
-    except (json_format.ParseError, ValueError, TypeError, LookupError, RecursionError):
+    except (json_format.ParseError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
         errors.append(SpecError(line_of(node), at, f"must be {_wanted(field)}"))
 
 
