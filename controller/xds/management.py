@@ -13,7 +13,7 @@ from typing import Any
 
 from controller.xds import anonymous_callers, replies, scripts, templates, tls
 from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
-from controller.xds.public_api import MAX_BODY_WITHOUT_TOKEN, Method, PublicApi
+from controller.xds.public_api import Method, PublicApi
 from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
 from controller.xds.tokens import ANY_BEARER, BEARER, SCHEME_IS_BEARER, TO_HEADER, TokenSettings, jwt_provider
 from llamesh import names
@@ -85,7 +85,6 @@ def management_listener(settings: ManagementSettings) -> Any:
         "name": settings.name,
         **listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
-        "connection_buffer_bytes": MAX_BODY_WITHOUT_TOKEN,
         "trusted_proxies": settings.trusted_proxies,
         "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
         "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
@@ -98,23 +97,11 @@ def management_listener(settings: ManagementSettings) -> Any:
         "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
         "services": [service for service, _ in settings.services],
         "per_filter": cors_policy(settings.allowed_origins),
-        "routes": [*_routes_without_token(api), *routes, _NOWHERE],
+        "routes": [*routes, _NOWHERE],
         **HEADER_LIMITS,
-        "replies": replies.management(
-            {
-                **HEADER_LIMITS,
-                "max_body_bytes": settings.max_body_bytes,
-                "max_body_without_token": MAX_BODY_WITHOUT_TOKEN,
-            }
-        ),
+        "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
     return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
-
-
-def _routes_without_token(api: PublicApi) -> list[dict[str, Any]]:
-    """The routes of REST calls that need no token, until they are transcoded. They bound what is buffered of a body of unknown length."""
-    limit = {"request_body_buffer_limit": MAX_BODY_WITHOUT_TOKEN}
-    return [{**_NOWHERE, "match": match, **limit} for match in _rest_without_token(api)]
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:
@@ -152,24 +139,19 @@ def _route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, ti
 def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
     """The rules of the JWT filter, of which the first match counts: calls that need no token by their exact path, then all others."""
     without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
-    without += [{"path": method.path} for method in api.methods if method.anonymous]
-    without += _rest_without_token(api)
+    for method in api.methods:
+        if method.anonymous:
+            without.append({"path": method.path})
+            without += [
+                {"path": path, "headers": [_verb_is(verb)]}
+                for each in method.bindings
+                # The transcoder ignores a slash at the end of a path, and strict_json.lua makes a HEAD a GET.
+                for path in (each.path, f"{each.path}/")
+                for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
+            ]
     return [{"match": match} for match in without] + [
         {"match": {"prefix": "/", "headers": [SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
         {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
-    ]
-
-
-def _rest_without_token(api: PublicApi) -> list[dict[str, Any]]:
-    """Matches of the REST calls that need no token."""
-    return [
-        {"path": path, "headers": [_verb_is(verb)]}
-        for method in api.methods
-        if method.anonymous
-        for each in method.bindings
-        # The transcoder ignores a slash at the end of a path, and strict_json.lua makes a HEAD a GET.
-        for path in (each.path, f"{each.path}/")
-        for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
     ]
 
 

@@ -15,9 +15,6 @@ from google.protobuf import descriptor_pb2
 from buf.validate import validate_pb2
 from llamesh.v1 import options_pb2
 
-MAX_BODY_WITHOUT_TOKEN = 16 << 10
-"""Largest REST body of a call without a token, in bytes. A login needs a quarter of that even if all its characters are escaped."""
-
 _Field = descriptor_pb2.FieldDescriptorProto
 _KINDS = {
     _Field.TYPE_STRING: "string",

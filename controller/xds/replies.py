@@ -115,8 +115,6 @@ def _filter(when: Mapping[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
     if header := when.get("header"):
         match = {"string_match": {"prefix": when["begins"]}} if "begins" in when else {"present_match": True}
         parts.append({"header_filter": {"header": {"name": header, **match}}})
-    if header := when.get("without"):
-        parts.append({"header_filter": {"header": {"name": header, "present_match": False}}})
     if key := when.get("metadata"):
         matcher = {"filter": names.METADATA, "path": [{"key": key}], "value": {"present_match": True}}
         parts.append({"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}})

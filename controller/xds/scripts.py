@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.xds import templates
-from controller.xds.public_api import MAX_BODY_WITHOUT_TOKEN, PublicApi
+from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
 from llamesh.kit.inference_errors import ANTHROPIC_TYPES
@@ -61,11 +61,7 @@ def answers() -> str:
 
 def strict_json(api: PublicApi) -> str:
     """The filter that checks REST calls against their contracts."""
-    known = {
-        "RULES": api.body_rules(),
-        "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS},
-        "MAX_WITHOUT_TOKEN": MAX_BODY_WITHOUT_TOKEN,
-    }
+    known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
     return head + modules(*_STRICT_MODULES) + file("strict_json")
 

@@ -32,7 +32,6 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
         self.pairs: list[list[tuple[str, Any]]] = []
-        self.version = "1"
 
     def _note(self, request: Any, context: Any) -> None:
         self.requests.append(request)
@@ -41,7 +40,7 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def GetHealth(self, request: Any, context: Any) -> Any:
         self._note(request, context)
-        return gateway_pb2.Health(version=self.version)
+        return gateway_pb2.Health(version="1")
 
     async def CreateToken(self, request: Any, context: Any) -> Any:
         self._note(request, context)

@@ -68,63 +68,6 @@ async def test_what_the_contract_lacks_is_refused(
     assert len(gateway.requests) == count
 
 
-@pytest.mark.parametrize("path", ["/auth/token", "/auth/token/"])
-async def test_a_chunked_body_without_a_token_is_refused_before_it_has_ended(managed: Mesh, path: str) -> None:
-    door, gateway = managed
-    count = len(gateway.requests)
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-    writer.write(head.encode() + b"4100\r\n" + b" " * 0x4100 + b"\r\n")
-    try:
-        first, headers = await asyncio.wait_for(read_head(reader), 10)
-        body = json.loads(await read_body(reader, headers))
-    finally:
-        writer.close()
-    assert first.split()[1] == "413"
-    assert body["message"] == "The body of a call without a token is larger than 16384 bytes."
-    assert body["details"][0]["reason"] == "INVALID_FIELD"
-    assert len(gateway.requests) == count
-
-
-async def test_a_chunked_body_of_a_login_is_taken(managed: Mesh) -> None:
-    door, _ = managed
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    text = json.dumps({"username": "ada", "password": "\u00e9" * 256}).encode()
-    head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-    for part in (head, b"%x\r\n" % (len(text) - 1) + text[:-1] + b"\r\n", b"1\r\n}\r\n0\r\n\r\n"):
-        writer.write(part)
-        await writer.drain()
-    try:
-        first, headers = await asyncio.wait_for(read_head(reader), 10)
-        body = json.loads(await read_body(reader, headers))
-    finally:
-        writer.close()
-    assert (first.split()[1], body["access_token"]) == ("200", "a.b.c")
-
-
-async def test_the_bound_of_a_body_without_a_token_bounds_no_other_body_and_no_answer(managed: Mesh) -> None:
-    door, gateway = managed
-    long = "v" * 300_000
-    gateway.version = long
-    try:
-        assert (await door.send("GET", "/health")).json()["version"] == long
-    finally:
-        gateway.version = "1"
-    chunk = b" " * 60_000
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    head = f"POST /servers/a:scale HTTP/1.1\r\nhost: localhost\r\nauthorization: {BEARER['authorization']}\r\n"
-    head += "content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-    body = chunk + b'{"replicas": 2}'
-    writer.write(head.encode() + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
-    try:
-        first, headers = await asyncio.wait_for(read_head(reader), 10)
-        await read_body(reader, headers)
-    finally:
-        writer.close()
-    assert first.split()[1] == "200"
-    assert gateway.requests[-1].replicas == 2
-
-
 async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(managed: Mesh) -> None:
     door, gateway = managed
     count = len(gateway.requests)
