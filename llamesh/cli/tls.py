@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import note
 from llamesh.client.trust import Authority, authorities, kept_authority
@@ -76,8 +77,7 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        with Path(file).expanduser().open("rb") as opened:
-            found = authorities(opened.read(_LARGEST_FILE))
+        found = authorities(read_bounded(Path(file).expanduser(), _LARGEST_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
     except ValueError as error:

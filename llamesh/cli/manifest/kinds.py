@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
+from llamesh.cli.output import text
 from llamesh.v1 import manifest_pb2, server_pb2
 
 API_VERSION = "llamesh.dev/v1alpha1"
@@ -24,4 +25,4 @@ ID_ANNOTATION = "llamesh.dev/id"
 
 def label_of(kind: str, name: str) -> str:
     """Kind and name, as people read them: characters that a terminal would act on are shown as spaces."""
-    return f"{kind}/{''.join(letter if letter.isprintable() else ' ' for letter in name)}"
+    return f"{kind}/{text(name)}"

@@ -18,6 +18,7 @@ from llamesh.cli.declaring import applied_directory
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest.holdings import identity, kind_of
 from llamesh.client.errors import MeshError
+from llamesh.private_files import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,9 @@ class Record:
     def _replace(self, is_old: Callable[[CreatedObject], bool], new: Sequence[CreatedObject]) -> None:
         """Read the file again and replace entries in one step."""
         entries = [*(item for item in self.entries() if not is_old(item)), *new]
-        unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            unfinished.write_text(json.dumps([asdict(item) for item in entries], indent=1))
-            unfinished.replace(self.path)
+            write_private(self.path, json.dumps([asdict(item) for item in entries], indent=1).encode())
         except OSError as error:
             words = f"the record of what apply creates cannot be written: {self.path}: {error.strerror}"
             raise CommandError(words, hint="make room there, or name another folder in XDG_STATE_HOME") from error
