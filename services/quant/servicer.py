@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 
 from llamesh.kit.calls import Context
@@ -72,7 +73,7 @@ class QuantServicer(QuantServiceServicer):
         model = await self._model(request.model_uuid)
         submission.check_source(model, allow_requantize=request.options.allow_requantize)
         submission.check_space(
-            submission.needed_bytes(model, request.types), submission.free_bytes(self._settings.home)
+            submission.needed_bytes(model, request.types), shutil.disk_usage(self._settings.home).free
         )
         identity = caller()
         job = await self._jobs.create(
@@ -103,7 +104,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             allow_requantize=request.options.allow_requantize,
             llama_quantize_bin=self._settings.llama_quantize_bin,
-            free=submission.free_bytes(self._settings.home),
+            free=shutil.disk_usage(self._settings.home).free,
         )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:

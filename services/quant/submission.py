@@ -6,7 +6,6 @@ Invariant: what can be known to fail is refused here, before any work.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -84,12 +83,6 @@ def needed_bytes(model: Model, types: Sequence[str]) -> int:
 def _variant_bytes(model: Model, of_type: str) -> int:
     weights = model.gguf.parameter_count * QUANTISATIONS[of_type].bits / 8
     return int(weights * _FALLBACKS) + _HEADER_BYTES
-
-
-def free_bytes(folder: str | os.PathLike[str]) -> int:
-    """Bytes that may be written to the disk of a folder."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 _OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -61,8 +62,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
         finish(unfinished, target)
         return {"size": target.stat().st_size}
     unfinished.unlink(missing_ok=True)
-    free = os.statvfs(workspace.folder)
-    left = free.f_bavail * free.f_frsize
+    left = shutil.disk_usage(workspace.folder).free
     if left < _LEAST_FREE:
         raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
     if code < 0:
