@@ -64,6 +64,16 @@ class Certificate:
         return wanted in self.names or wildcard in self.names
 
 
+def names(certificate: Path) -> tuple[str, ...]:
+    """The DNS names and addresses of the certificate in a file, also after its end. Empty if the file holds none."""
+    from cryptography import x509
+
+    try:
+        return _names(x509.load_pem_x509_certificates(certificate.read_bytes())[0])
+    except (OSError, ValueError):
+        return ()
+
+
 def secret_file(run_dir: Path) -> Path:
     """Return the path of the file from which Envoy reads the pair."""
     return run_dir / "certificate.json"
@@ -191,5 +201,5 @@ def _names(leaf: Any) -> tuple[str, ...]:
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
-    names: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
-    return (*(name.lower() for name in names), *map(str, alternatives.get_values_for_type(x509.IPAddress)))
+    hosts: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
+    return (*(host.lower() for host in hosts), *map(str, alternatives.get_values_for_type(x509.IPAddress)))

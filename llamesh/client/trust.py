@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def authorities(content: bytes) -> list[Authority]:
     """The certificates of authorities in a PEM file. ValueError if the file contains anything else, such as the certificate of a server."""
     import ssl
 
-    text = content.decode("ascii", "replace")
+    # Comments between the certificates may have any encoding.
+    text = content.removeprefix(BOM_UTF8).decode("ascii", "replace").replace("\ufffd", "?")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=text)
@@ -63,7 +65,9 @@ def authorities(content: bytes) -> list[Authority]:
         Authority(_name(shown), hashlib.sha256(der).digest().hex(":").upper(), ssl.DER_cert_to_PEM_cert(der))
         for shown, der in zip(context.get_ca_certs(), context.get_ca_certs(binary_form=True), strict=True)
     ]
-    if len(found) != text.count("-----BEGIN "):
+    # OpenSSL keeps a certificate that the file holds twice once.
+    blocks = {"".join(block.partition("-----END ")[0].split()) for block in text.split("-----BEGIN ")[1:]}
+    if len(found) != len(blocks):
         raise ValueError("it holds more than certificates of authorities: that of a server, or a key")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from llamesh import certificates
 from llamesh.certificates import CertificateError
 from llamesh.cli.mesh import renewal
 from llamesh.cli.mesh.authority import Files, issue
+from llamesh.client.trust import authorities
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -55,6 +57,31 @@ def test_a_second_run_keeps_what_does_and_renews_what_does_not(files: Files) -> 
     assert renewed.days_left(NOW + timedelta(days=370)) == 397
     assert issue(files, ["localhost", "new.lan"], NOW + timedelta(days=371))[1] is True
     assert files.authority.read_bytes() == authority
+
+
+@pytest.mark.parametrize("days", [370, 500], ids=["about to expire", "expired"])
+def test_a_renewal_keeps_the_names_of_the_earlier_certificate(files: Files, days: int) -> None:
+    renewed, made = issue(files, ["localhost", "new.lan"], NOW + timedelta(days=days))
+    assert made
+    assert renewed.names == ("localhost", "new.lan", "llm.lan", "127.0.0.1", "::1")
+
+
+def test_a_name_that_is_not_ascii_is_there_already_in_a_second_run(tmp_path: Path) -> None:
+    found, _ = issue(Files(tmp_path), ["Bücher.lan"], NOW)
+    assert found.names == ("xn--bcher-kva.lan",)
+    assert issue(Files(tmp_path), ["bücher.lan"], NOW)[1] is False
+
+
+def test_an_authority_is_trusted_beside_comments_and_once(files: Files) -> None:
+    pem = files.authority.read_bytes()
+    (one,) = authorities(pem)
+    comment = "Bücherei\n".encode()
+    for content in (comment + pem, comment.decode().encode("latin-1") + pem, BOM_UTF8 + pem, pem + comment + pem):
+        assert authorities(content) == [one]
+    with pytest.raises(ValueError, match="more than certificates of authorities"):
+        authorities(pem + pem + files.certificate.read_bytes())
+    with pytest.raises(ValueError, match="no PEM certificate"):
+        authorities(pem.replace(b"MII", "MÜI".encode(), 1))
 
 
 def test_the_time_counts(files: Files) -> None:
