@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -16,7 +17,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
-from llamesh.cli.conversation import Conversation, content
+from llamesh.cli.conversation import Conversation, content, encoded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.markdown import DIM, NORMAL, Markdown
@@ -64,6 +65,9 @@ def chat(
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is no text in the terminal's encoding is a question too.
+        sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
         ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
@@ -92,7 +96,10 @@ def _piped(prompt: str) -> str:
 
 
 def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False) -> str:
-    """Ask, print what comes as it comes, and return all of it. If it is stoppable, Ctrl-C ends the answer and returns what has come."""
+    """Ask, print what comes as it comes, and return all of it.
+
+    If it is stoppable, an answer that Ctrl-C or a failure ends is what has come until then.
+    """
     from llamesh.cli import web
 
     profile = meant()
@@ -103,18 +110,17 @@ def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool =
     address = inference_address(profile)
     shown = _Shown(json_lines=json_lines)
     try:
-        with web.answer(address, "POST", path, profile.token, json.dumps(body).encode()) as response:
+        with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
             if response.status >= 400:
                 raise _refused(web.refusal(response), address, profile.token)
             for event in _events(response):
-                if "error" in event:
-                    raise CommandError(str(event["error"].get("message", event["error"])))
                 shown.event(event)
-    except KeyboardInterrupt:
-        shown.end()
+    except (KeyboardInterrupt, CommandError) as error:
+        if shown.said or isinstance(error, KeyboardInterrupt):
+            shown.end()
         if not stoppable or not shown.said:
             raise
-        note("stopped")
+        note(error.render() if isinstance(error, CommandError) else "stopped")
         return shown.said
     shown.end()
     if verbose:
@@ -236,10 +242,21 @@ def _addressed(model: str, request: dict[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def _events(lines: Any) -> Iterator[dict[str, Any]]:
-    """The objects of a stream of server-sent events, until [DONE]."""
+    """The objects of a stream of server-sent events, until [DONE]. CommandError if the stream ends before, or one reports a failure."""
     for line in lines:
-        if line.startswith(b"data:"):
-            content = line[5:].strip()
-            if content == b"[DONE]":
-                return
-            yield json.loads(content)
+        if not line.startswith(b"data:"):
+            continue
+        content = line[5:].strip()
+        if content == b"[DONE]":
+            return
+        if not line.endswith(b"\n"):
+            break
+        event = json.loads(content)
+        if error := event.get("error"):
+            raise CommandError(str(error.get("message", error) if isinstance(error, dict) else error))
+        yield event
+    raise CommandError(
+        "the answer broke off: the connection ended before the answer did",
+        hint="ask again; `llamesh status` shows the servers",
+        code=Exit.UNAVAILABLE,
+    )
