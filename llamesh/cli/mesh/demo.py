@@ -24,6 +24,7 @@ from llamesh.cli.refusals import translate
 from llamesh.client import errors
 from llamesh.client.profile import Profile, home_of, on_this_machine, save_profile, stored_profile
 from llamesh.client.sync import Client
+from llamesh.server_conditions import staying
 from llamesh.v1 import gateway_pb2, server_pb2
 
 MODEL_UUID = "smollm2-135m-instruct"
@@ -170,7 +171,7 @@ def _importable(place: Place, file: Path) -> Path:
 
 
 def _server(mesh: Client, model: str, name: str) -> server_pb2.Server:
-    for server in mesh.servers.list():
+    for server in staying(mesh.servers.list()):
         if server.model_uuid == model:
             # The question wakes a sleeping server.
             if server.state == server_pb2.SERVER_STATE_SLEEPING:
