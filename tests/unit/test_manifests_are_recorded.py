@@ -76,6 +76,20 @@ def test_what_an_interrupted_apply_created_is_pruned(
     assert found == ([server, held.contracts[0]] if pruned else [])
 
 
+@pytest.mark.parametrize("content", [b"", b"[{", b"{}1", b"[{}]", b"[1]", b"1", b"\xff", b"[" * 100_000], ids=range(8))
+def test_a_record_that_cannot_be_read_is_not_replaced(tmp_path: Path, content: bytes) -> None:
+    kept = record(tmp_path)
+    kept.path.parent.mkdir(parents=True)
+    kept.path.write_bytes(content)
+    called: list[str] = []
+    for attempt in (kept.entries, lambda: kept.creating("Contract", "team", "team", lambda: called.append("created"))):
+        with pytest.raises(CommandError, match="it is damaged") as raised:
+            attempt()
+        assert str(kept.path) in str(raised.value)
+        assert "move it away" in raised.value.hint
+    assert (called, kept.path.read_bytes()) == ([], content)
+
+
 def test_what_the_mesh_refused_is_forgotten(tmp_path: Path) -> None:
     refused = MeshError("there is one")
     refused.reason = "USER_EXISTS"

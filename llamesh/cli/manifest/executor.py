@@ -15,6 +15,7 @@ from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.token_file import is_free, reserved
 from llamesh.cli.sources import fetchable
+from llamesh.locations import expanded
 from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
@@ -43,7 +44,8 @@ def _model(mesh: Client, action: Action) -> object:
     spec = action.desired
     source = spec.source
     if source and not is_address(source):
-        source = str((action.document.folder / Path(source).expanduser()).absolute())
+        path = expanded(source, action.document.place("spec.source"))
+        source = str((action.document.folder / path).absolute())
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
@@ -154,8 +156,7 @@ def _check_first(mesh: Client, action: Action, made: Any) -> None:
 
 def token_path(action: Action) -> Path:
     """The file that a key's token is written to."""
-    path: Path = action.document.folder / Path(action.desired.secret_file).expanduser()
-    return path
+    return action.document.folder / expanded(action.desired.secret_file, action.document.place("spec.secret_file"))
 
 
 def without_token(action: Action) -> str:
@@ -195,7 +196,7 @@ def _secret(document: Document, reference: Any) -> str:
         if not value:
             raise CommandError(f"{place}: the environment variable {reference.env} is not set", code=Exit.USAGE)
         return value
-    path = document.folder / Path(reference.file).expanduser()
+    path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
     try:
         return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
     except CommandError as error:

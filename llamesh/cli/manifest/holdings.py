@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from llamesh.cli.manifest.document import Document
+from llamesh.server_conditions import staying
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def read(mesh: Client, kinds: set[str]) -> Holdings:
     if "User" in kinds:
         found.users = {item.username: item for item in mesh.users.list()}
     if "ModelServe" in kinds:
-        found.servers = list(mesh.servers.list())
+        # One that is being removed is as good as gone: a plan that keeps it would be wrong a moment later.
+        found.servers = staying(mesh.servers.list())
     if "Key" in kinds:
         found.keys = list(mesh.keys.list())
     return found

@@ -29,7 +29,7 @@ class FileSource:
     """Reads regular files below the allowed directories."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
-        self._directories = [directory.expanduser().absolute() for directory in directories]
+        self._directories = [directory.absolute() for directory in directories]
 
     def check(self, source: str) -> CheckedSource:
         """See Source. Only the file's name is shown, because not every caller may know the paths of this machine."""
