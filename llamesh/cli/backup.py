@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import archive, tables
-from llamesh.cli.output import note, size
+from llamesh.cli.output import size
+from llamesh.cli.printing import note
 from llamesh.locations import expanded, home_directory
 
 

@@ -21,7 +21,8 @@ from llamesh.cli.conversation import Conversation, content, encoded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.markdown import DIM, NORMAL, Markdown
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note, put, say
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
@@ -150,10 +151,10 @@ class _Shown:
         if "usage" in event or "timings" in event:
             self.last = event
         if self._json:
-            print(json.dumps(event), flush=True)
+            say(json.dumps(event))
             return
         if self._wrapper is None:
-            print(piece, end="", flush=True)
+            put(piece)
             return
         self._show("".join(delta.get("reasoning_content") or "" for delta in deltas), reasoning=True)
         self._show(piece, reasoning=False)
@@ -165,18 +166,18 @@ class _Shown:
         if reasoning != self._reasoning:
             # Reasoning is dim and as the model wrote it; the answer begins on a line of its own.
             before = self._wrapper.flush() + ("" if reasoning else self._normal) + ("\n" if self._begun else "")
-            print(f"{before}{self._dim if reasoning else ''}", end="")
+            put(f"{before}{self._dim if reasoning else ''}")
             self._wrapper = Wrapper(_width()) if reasoning else _layout()
             self._reasoning = reasoning
         self._begun = True
-        print(self._wrapper.feed(safe(piece)), end="", flush=True)
+        put(self._wrapper.feed(safe(piece)))
 
     def end(self) -> None:
         """End the last line."""
         if self._json:
             return
         rest = self._wrapper.flush() if self._wrapper else ""
-        print(f"{rest}{self._normal if self._reasoning else ''}", flush=True)
+        put(f"{rest}{self._normal if self._reasoning else ''}\n")
         self._reasoning = False
 
 

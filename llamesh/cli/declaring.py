@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
 from llamesh.locations import expanded
 from llamesh.locks import open_file
 

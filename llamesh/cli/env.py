@@ -8,6 +8,7 @@ from typing import Literal
 
 from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
+from llamesh.cli.printing import say
 
 
 def env(*, output: Literal["shell", "json"] = "shell") -> None:
@@ -29,7 +30,7 @@ def env(*, output: Literal["shell", "json"] = "shell") -> None:
         "OPENAI_API_KEY": profile.token or "not-needed",
     }
     if output == "json":
-        print(json.dumps(variables, indent=2))
+        say(json.dumps(variables, indent=2))
         return
     for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}" if value else f"unset {name}")
+        say(f"export {name}={shlex.quote(value)}" if value else f"unset {name}")

@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note, size
+from llamesh.cli.output import size
+from llamesh.cli.printing import note
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory

@@ -16,7 +16,8 @@ from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration
 from llamesh.cli.models import pulled
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
 from llamesh.cli.sources import is_source, no_source
 from llamesh.client.names import resolve
 from llamesh.server_conditions import staying

@@ -18,7 +18,8 @@ from llamesh import runtime_parameters as parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_one, size
+from llamesh.cli.output import Column, Output, show_one, size
+from llamesh.cli.printing import note
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, choices, kind, words
 from llamesh.server_conditions import staying

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from llamesh.cli.conversation import SETTINGS, Conversation, content, encoded, images_of, keep
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
 from llamesh.locations import expanded
 
 MOST_QUESTIONS = 1000

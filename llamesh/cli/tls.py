@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note
+from llamesh.cli.printing import note, say
 from llamesh.client.trust import Authority, authorities, kept_authority
 from llamesh.locations import expanded, home_directory, make_private
 
@@ -62,7 +62,7 @@ def init(
     verb = "made" if made else "still valid"
     note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
     note(said)
-    print(_trust(files.authority, authority.fingerprint(files.authority)))
+    say(_trust(files.authority, authority.fingerprint(files.authority)))
 
 
 @app.command

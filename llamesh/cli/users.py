@@ -13,7 +13,8 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, when, word
+from llamesh.cli.printing import note
 
 Role = Literal["inference", "user", "admin"]
 PasswordInput = Annotated[bool, Parameter(negative="", help="Read passwords from standard input, one a line.")]

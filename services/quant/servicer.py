@@ -161,8 +161,8 @@ class QuantServicer(QuantServiceServicer):
 
 
 def _digest(request: CreateQuantJobRequest) -> str:
-    """The digest of a request without its request_id."""
-    said = CreateQuantJobRequest()
-    said.CopyFrom(request)
-    said.ClearField("request_id")
-    return hashlib.sha256(said.SerializeToString(deterministic=True)).hexdigest()
+    """Return the digest of a request without its request_id."""
+    fields = CreateQuantJobRequest()
+    fields.CopyFrom(request)
+    fields.ClearField("request_id")
+    return hashlib.sha256(fields.SerializeToString(deterministic=True)).hexdigest()

@@ -10,16 +10,19 @@ from tests.unit.house import name_of, product_files
 
 
 def callers(source: str, function: str) -> list[int]:
-    """Lines that call a function or a method of this name."""
+    """Lines that call a function, or with a dot before its name a method."""
+    attribute = "attr" if function.startswith(".") else "id"
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    return [call.lineno for call in calls if function == getattr(call.func, "id", getattr(call.func, "attr", ""))]
+    return [call.lineno for call in calls if getattr(call.func, attribute, "") == function.removeprefix(".")]
 
 
 @pytest.mark.parametrize(
     ("function", "below", "only"),
     [
         # `expanded` says in words which argument names a user that this machine does not have.
-        ("expanduser", "", "llamesh/locations.py"),
+        (".expanduser", "", "llamesh/locations.py"),
+        # `say` and `note` let nothing from outside steer the terminal.
+        ("print", "llamesh/cli/", "llamesh/cli/printing.py"),
     ],
 )
 def test_a_function_is_called_in_one_module_only(function: str, below: str, only: str) -> None:
@@ -30,4 +33,5 @@ def test_a_function_is_called_in_one_module_only(function: str, below: str, only
 
 
 def test_calls_are_found() -> None:
-    assert callers("print(1)\nx.print(2)\nprint\nprints(3)", "print") == [1, 2]
+    source = "print(1)\nx.print(2)\nprint\nprints(3)"
+    assert (callers(source, "print"), callers(source, ".print")) == ([1], [2])
