@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,29 +23,13 @@ from services.download.sources import (
     SourceRefusedError,
     SourceTruncatedError,
 )
+from tests.unit.loopback import Handler, serving
 
 BODY = bytes(range(256)) * 4096
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def model(request: web.Request) -> web.Response:
     return web.Response(body=BODY, headers={"ETag": '"v1"'})
-
-
-@asynccontextmanager
-async def serving(routes: dict[str, Handler], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A web server on a free port of loopback; gives its host:port."""
-    app = web.Application()
-    for path, handler in routes.items():
-        app.router.add_get(path, handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    try:
-        yield f"127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager

@@ -146,3 +146,26 @@ def test_an_ambiguous_contract_is_named_where_it_is_written(tmp_path: Path) -> N
     one, two = sorted(raised.value.parts)
     assert "(Key/ci): spec.contract: its name is that of several: c1, c2; write an id" in one
     assert "(Contract/team): metadata.name: its name is that of several: c1, c2; set metadata.annotations" in two
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "kind: Key\nmetadata: {name: ci}\nspec: {contract: team, secretFile: t}\n",
+        "kind: User\nmetadata: {name: ada}\nspec: {contract: team, passwordFrom: {env: PASSWORD}}\n",
+    ],
+    ids=["key", "user"],
+)
+def test_a_contract_that_became_ambiguous_since_the_plan_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    monkeypatch.setenv("PASSWORD", "long enough 1")
+    (tmp_path / "m.yaml").write_text(HEAD + document)
+    (action,) = plan(reader.read([str(tmp_path / "m.yaml")]), Holdings())
+    mesh = MagicMock()
+    mesh.contracts.list.side_effect = lambda: iter([contract(), contract(id="c2")])
+    with pytest.raises(CommandError, match=r"spec\.contract: its name is that of several: c1, c2; write an id"):
+        carry_out(mesh, action)
+    assert not mesh.users.create.called
+    assert not mesh.keys.create.called
+    assert not (tmp_path / "t").exists()

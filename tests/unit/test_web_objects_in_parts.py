@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from services.download.sources import AddressRules, HttpsSource, SourceChangedError, SourceError, SourceObject
 from services.download.sources.http_client import HttpClient
-from tests.unit.test_https_source import BODY, redirecting, serving, source
+from tests.unit.loopback import serving
+from tests.unit.test_https_source import BODY, redirecting, source
 from tests.unit.web_objects import answer
 
 

@@ -11,7 +11,7 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.holdings import identity
+from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.token_file import is_free, reserved
 from llamesh.cli.sources import fetchable
@@ -69,7 +69,7 @@ def _contract(mesh: Client, action: Action) -> object:
 
 def _user(mesh: Client, action: Action) -> object:
     spec, name = action.desired, action.document.name
-    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, spec.contract)
+    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, action)
     if action.present is None:
         made = mesh.users.create(name, _secret(action.document, spec.password_from), role=role, contract=contract)
         return mesh.users.update(name, disabled=True) if spec.disabled else made
@@ -117,7 +117,7 @@ def _key(mesh: Client, action: Action) -> object:
         made = mesh.keys.create(
             action.document.name,
             scopes=list(spec.scopes),
-            contract=_contract_id(mesh, spec.contract),
+            contract=_contract_id(mesh, action),
             days=spec.expire_days,
         )
         key: contract_pb2.Key = made.key
@@ -173,12 +173,14 @@ def without_token(action: Action) -> str:
     return f"is there, but {path} does not hold its token: {remedy}"
 
 
-def _contract_id(mesh: Client, name: str) -> str:
-    """Return the id of a contract, which an earlier action may have created."""
-    contracts = list(mesh.contracts.list()) if name else []
-    if any(item.contract_id == name for item in contracts):
-        return name
-    return next((item.contract_id for item in contracts if item.display_name == name), name)
+def _contract_id(mesh: Client, action: Action) -> str:
+    """Return the id of the contract of a user or key, which an earlier action may have created. CommandError if its name is ambiguous."""
+    name = action.desired.contract
+    held = Holdings(contracts=list(mesh.contracts.list()) if name else [])
+    try:
+        return held.contract_id(name)
+    except AmbiguousObjectError as error:
+        raise CommandError(error.words(action.document), code=Exit.USAGE) from error
 
 
 def _seconds(spec: Any, name: str) -> float | None:
