@@ -17,6 +17,7 @@ from llamesh import certificates
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
+from llamesh.locations import expanded
 from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, QUANT, WAKER
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
@@ -51,6 +52,7 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=_hosts(settings),
         secret_file=_secret_file(settings),
+        certificate_names=_certificate_names(settings),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -85,6 +87,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             # for all callers.
             any_host=not settings.loopback and not settings.anonymous_allowed,
             secret_file=_secret_file(settings),
+            certificate_names=_certificate_names(settings),
             trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, served) in ports.items()
@@ -97,3 +100,7 @@ def _hosts(settings: Settings) -> frozenset[str]:
 
 def _secret_file(settings: Settings) -> Path | None:
     return certificates.secret_file(settings.run_dir) if settings.tls else None
+
+
+def _certificate_names(settings: Settings) -> frozenset[str]:
+    return frozenset(certificates.names(expanded(settings.tls_certificate))) if settings.tls else frozenset()

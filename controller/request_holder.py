@@ -21,11 +21,12 @@ from dataclasses import dataclass
 
 from controller.demand import Demand
 from controller.status_cache import StatusCache
-from controller.status_reading import is_being_removed, ready_reason, why_not_ready
+from controller.status_reading import ready_reason, why_not_ready
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
 from llamesh.names import model_of, server_of
+from llamesh.server_conditions import is_being_removed
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 

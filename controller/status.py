@@ -14,8 +14,9 @@ from controller.plan import Desired, ObservedState
 from controller.replica_status import replica_entries
 from controller.runtimes import EnginePhase, Liveness
 from controller.starts import NotEnoughMemory
-from controller.status_reading import BEING_REMOVED, CONDITION_TRUE
+from controller.status_reading import CONDITION_TRUE
 from llamesh.runtime_parameters import flags
+from llamesh.server_conditions import BEING_REMOVED
 from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server

@@ -7,8 +7,6 @@ from datetime import datetime
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
-BEING_REMOVED = "Stopping"
-"""Reason of the Ready condition of a server that is being removed."""
 CONDITION_TRUE = server_pb2.CONDITION_STATUS_TRUE
 
 
@@ -22,11 +20,6 @@ def stopped_status(last: Server, now: datetime) -> Server:
     del server.conditions[:]
     server.update_time.FromDatetime(now)
     return server
-
-
-def is_being_removed(server: Server) -> bool:
-    """Whether a server is being removed, rather than falling asleep."""
-    return any(condition.type == "Ready" and condition.reason == BEING_REMOVED for condition in server.conditions)
 
 
 def ready_reason(server: Server) -> str:

@@ -20,7 +20,6 @@ from aiohttp.typedefs import Handler
 
 from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
 from controller.status_cache import StatusCache
-from controller.status_reading import is_being_removed
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
@@ -34,6 +33,7 @@ from llamesh.names import (
     model_of,
     server_cluster,
 )
+from llamesh.server_conditions import is_being_removed
 from llamesh.v1.server_pb2 import Server
 
 _CHUNK = 1 << 16

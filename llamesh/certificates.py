@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
@@ -125,7 +126,7 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
 
 def _content(file: str, setting: str) -> str:
     try:
-        return Path(file).expanduser().read_text("ascii")
+        return expanded(file, setting).read_text("ascii")
     except PermissionError as error:
         raise CertificateError(
             f"{setting}: {file} cannot be read by this user", f"let this user read it: chown {os.getuid()} {file}"
@@ -136,6 +137,8 @@ def _content(file: str, setting: str) -> str:
         raise CertificateError(
             f"{setting}: {file} is not PEM", f"convert it: openssl x509 -inform der -in {file}"
         ) from error
+    except ValueError as error:
+        raise CertificateError(str(error), f"correct {setting}") from error
 
 
 def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:

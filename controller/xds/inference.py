@@ -44,6 +44,8 @@ class InferenceSettings:
     """Host names (no port) under which anonymous requests are answered, in addition to those of the loopback interface."""
     secret_file: Path | None = None
     """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
+    certificate_names: frozenset[str] = frozenset()
+    """Names and addresses that the certificate is valid for."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is kept in memory until an engine has answered."""
     limits: Mapping[str, int] = field(default_factory=dict)
@@ -82,7 +84,8 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "answers_lua": scripts.answers(),
         "cors": cors_filter() if settings.allowed_origins else [],
     }
-    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file)
+    hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
+    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file, hosts)
 
 
 def held_listener(settings: InferenceSettings) -> Any:

@@ -60,6 +60,8 @@ class ManagementSettings:
     """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
     secret_file: Path | None = None
     """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
+    certificate_names: frozenset[str] = frozenset()
+    """Names and addresses that the certificate is valid for."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
     trusted_proxies: int = 0
@@ -101,7 +103,8 @@ def management_listener(settings: ManagementSettings) -> Any:
         **HEADER_LIMITS,
         "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
-    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
+    hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
+    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file, hosts)
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:

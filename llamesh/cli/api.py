@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
+from llamesh.cli.printing import say
 
 
 def api(
@@ -43,14 +44,14 @@ def api(
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
         if include:
             head = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.getheaders())]
-            print("\n".join(head), end="\n\n", flush=True)
+            say("\n".join([*head, ""]))
         if response.status >= 400:
             raise web.refusal(response)
         while chunk := response.read1(65536):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
     if sys.stdout.isatty():
-        print()
+        say("")
 
 
 def _body(data: str) -> bytes | None:

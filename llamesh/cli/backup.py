@@ -12,8 +12,9 @@ from cyclopts import Parameter
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import archive, tables
-from llamesh.cli.output import note, size
-from llamesh.locations import home_directory
+from llamesh.cli.output import size
+from llamesh.cli.printing import note
+from llamesh.locations import expanded, home_directory
 
 
 def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -28,7 +29,7 @@ def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = Fa
     models
         Include the models. Without them they are fetched again after a restore.
     """
-    home, target = home_directory(os.environ), Path(file).expanduser().absolute()
+    home, target = home_directory(os.environ), expanded(file, "FILE").absolute()
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -64,7 +65,7 @@ def restore(file: str, /) -> None:
     file
         What `llamesh backup` wrote.
     """
-    home, source = home_directory(os.environ), Path(file).expanduser().absolute()
+    home, source = home_directory(os.environ), expanded(file, "FILE").absolute()
     try:
         manifest = archive.restore(source, home, __version__, tables.load)
     except archive.ArchiveError as error:

@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note
+from llamesh.cli.printing import note, say
 from llamesh.client.trust import Authority, authorities, kept_authority
-from llamesh.locations import home_directory, make_private
+from llamesh.locations import expanded, home_directory, make_private
 
 app = App(name="tls", help="Certificates for the ports of a mesh.")
 
@@ -62,7 +62,7 @@ def init(
     verb = "made" if made else "still valid"
     note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
     note(said)
-    print(_trust(files.authority, authority.fingerprint(files.authority)))
+    say(_trust(files.authority, authority.fingerprint(files.authority)))
 
 
 @app.command
@@ -77,7 +77,7 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        found = authorities(read_bounded(Path(file).expanduser(), _LARGEST_FILE))
+        found = authorities(read_bounded(expanded(file), _LARGEST_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
     except ValueError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamesh.client.profile import on_this_machine, profile_path
-from llamesh.locations import home_directory
+from llamesh.locations import expanded, home_directory
 
 if TYPE_CHECKING:
     import ssl
@@ -78,9 +78,12 @@ def _name(certificate: Mapping[str, object]) -> str:
 
 
 def authority(url: str, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file of additional authorities for the mesh at an address. None if there is none."""
+    """The file of additional authorities for the mesh at an address. None if there is none. UntrustedError if LLAMESH_CA names no path."""
     if named := environment.get("LLAMESH_CA"):
-        return Path(named).expanduser()
+        try:
+            return expanded(named, "LLAMESH_CA")
+        except ValueError as error:
+            raise UntrustedError(str(error)) from error
     kept = kept_authority(environment)
     if kept.is_file():
         return kept

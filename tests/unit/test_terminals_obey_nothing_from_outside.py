@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamesh.cli import account, chat, completion, logs, output
+from llamesh.cli import account, chat, completion, logs, output, printing
 from llamesh.v1 import contract_pb2, model_pb2
 
 EVIL = "x\x1b]0;owned\x07\x9b31m\r\u202ey"
@@ -24,8 +24,8 @@ def decision() -> contract_pb2.Decision:
 
 
 WAYS: dict[str, Callable[[], Any]] = {
-    "note": lambda: output.note(EVIL),
-    "say": lambda: output.say(EVIL),
+    "note": lambda: printing.note(EVIL),
+    "say": lambda: printing.say(EVIL),
     "names": lambda: output.show_list(
         [model_pb2.Model(name=EVIL)], "name", [output.Column("name", lambda item: item.name)]
     ),
@@ -33,7 +33,7 @@ WAYS: dict[str, Callable[[], Any]] = {
     "a line of an engine": lambda: logs._show("", EVIL),
     "a line of a member": lambda: logs._show("gateway", json.dumps({"event": "call", "level": "info", "source": EVIL})),
     "a broken line of a member": lambda: logs._show("gateway", "{" + EVIL),
-    "figures": lambda: output.note(
+    "figures": lambda: printing.note(
         chat._figures({"usage": {"total_tokens": EVIL, "completion_tokens": EVIL}, "timings": EVIL}, 0)
     ),
 }

@@ -11,10 +11,11 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.holdings import identity
+from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.token_file import is_free, reserved
 from llamesh.cli.sources import fetchable
+from llamesh.locations import expanded
 from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
@@ -43,7 +44,8 @@ def _model(mesh: Client, action: Action) -> object:
     spec = action.desired
     source = spec.source
     if source and not is_address(source):
-        source = str((action.document.folder / Path(source).expanduser()).absolute())
+        path = expanded(source, action.document.place("spec.source"))
+        source = str((action.document.folder / path).absolute())
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
@@ -67,7 +69,7 @@ def _contract(mesh: Client, action: Action) -> object:
 
 def _user(mesh: Client, action: Action) -> object:
     spec, name = action.desired, action.document.name
-    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, spec.contract)
+    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, action)
     if action.present is None:
         made = mesh.users.create(name, _secret(action.document, spec.password_from), role=role, contract=contract)
         return mesh.users.update(name, disabled=True) if spec.disabled else made
@@ -115,7 +117,7 @@ def _key(mesh: Client, action: Action) -> object:
         made = mesh.keys.create(
             action.document.name,
             scopes=list(spec.scopes),
-            contract=_contract_id(mesh, spec.contract),
+            contract=_contract_id(mesh, action),
             days=spec.expire_days,
         )
         key: contract_pb2.Key = made.key
@@ -154,8 +156,7 @@ def _check_first(mesh: Client, action: Action, made: Any) -> None:
 
 def token_path(action: Action) -> Path:
     """The file that a key's token is written to."""
-    path: Path = action.document.folder / Path(action.desired.secret_file).expanduser()
-    return path
+    return action.document.folder / expanded(action.desired.secret_file, action.document.place("spec.secret_file"))
 
 
 def without_token(action: Action) -> str:
@@ -172,12 +173,14 @@ def without_token(action: Action) -> str:
     return f"is there, but {path} does not hold its token: {remedy}"
 
 
-def _contract_id(mesh: Client, name: str) -> str:
-    """Return the id of a contract, which an earlier action may have created."""
-    contracts = list(mesh.contracts.list()) if name else []
-    if any(item.contract_id == name for item in contracts):
-        return name
-    return next((item.contract_id for item in contracts if item.display_name == name), name)
+def _contract_id(mesh: Client, action: Action) -> str:
+    """Return the id of the contract of a user or key, which an earlier action may have created. CommandError if its name is ambiguous."""
+    name = action.desired.contract
+    held = Holdings(contracts=list(mesh.contracts.list()) if name else [])
+    try:
+        return held.contract_id(name)
+    except AmbiguousObjectError as error:
+        raise CommandError(error.words(action.document), code=Exit.USAGE) from error
 
 
 def _seconds(spec: Any, name: str) -> float | None:
@@ -195,7 +198,7 @@ def _secret(document: Document, reference: Any) -> str:
         if not value:
             raise CommandError(f"{place}: the environment variable {reference.env} is not set", code=Exit.USAGE)
         return value
-    path = document.folder / Path(reference.file).expanduser()
+    path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
     try:
         return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
     except CommandError as error:
