@@ -62,7 +62,7 @@ COMMANDS = {
     },
     "More": {
         "api": ("llamesh.cli.api:api", "Any REST call, with your token."),
-        "env": ("llamesh.cli.env:env", "The mesh as variables: addresses and token."),
+        "env": ("llamesh.cli.env:env", "The mesh as variables: addresses and a key."),
         "completion": ("llamesh.cli.shell:completion", "Completion for bash, zsh or fish."),
         "version": ("llamesh.cli.account:version", "Versions of the command and the mesh."),
     },

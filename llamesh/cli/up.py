@@ -25,6 +25,7 @@ from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import Supervisor
 from llamesh.cli.mesh.welcome import show_addresses, warning_of_clear_passwords
 from llamesh.cli.printing import note
+from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError
 from llamesh.local_mesh import Addresses
 from llamesh.locations import home_directory, make_private, run_directory
@@ -140,8 +141,7 @@ def _check_machine(settings: MeshSettings) -> None:
     openmp = checks.openmp()
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
-    space = os.statvfs(settings.home)
-    free = space.f_bavail * space.f_frsize
+    free = free_bytes(settings.home)
     if free < LEAST_FREE_BYTES:
         raise CommandError(
             f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {LEAST_FREE_BYTES // 2**20} are needed",

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -101,14 +100,10 @@ def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
 ) -> None:
     (home / "objects" / "m").write_bytes(bytes(200_000))
     file = written(home, models=True)
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: Free(199_999))
+    monkeypatch.setattr(archive, "free_bytes", lambda _: 199_999)
     with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free"):
         archive.restore(file, home.parent / "new", __version__, no_tables)
     assert not (home.parent / "new").exists()
-
-
-class Free(NamedTuple):
-    free: int
 
 
 @pytest.fixture

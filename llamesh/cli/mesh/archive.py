@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
 
 FORMAT = 1
@@ -230,7 +231,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> s
     allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
         raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
-    free = shutil.disk_usage(home).free
+    free = free_bytes(home)
     if member.size > free:
         raise ArchiveError(
             f"{member.name} has {member.size} bytes, and {free} are free at {home.parent}",

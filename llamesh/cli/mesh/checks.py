@@ -25,6 +25,7 @@ from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
 from llamesh.cli.mesh.open_files import ENOUGH, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
+from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.local_mesh import running_here
 from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
@@ -196,8 +197,7 @@ def certificate_shown(settings: MeshSettings) -> Finding | None:
 def disk(settings: MeshSettings) -> Finding:
     """Space for models."""
     folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
+    free = free_bytes(folder)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Finding("disk", "problem", f"{folder} cannot be written to", "set LLAMESH_HOME to a folder that can")
     words = f"{free / 2**30:.1f} GiB free at {folder}"

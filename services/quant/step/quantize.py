@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import deque
 from typing import Any
 
 from llamesh.cores import usable_cores
+from llamesh.disk_space import free_bytes
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
 from llamesh.sizes import size
@@ -62,7 +62,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
         finish(unfinished, target)
         return {"size": target.stat().st_size}
     unfinished.unlink(missing_ok=True)
-    left = shutil.disk_usage(workspace.folder).free
+    left = free_bytes(workspace.folder)
     if left < _LEAST_FREE:
         raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
     if code < 0:
