@@ -1,6 +1,6 @@
 """Configures Envoy's listeners from the settings and the signing keys: the inference port and the ports of the public services.
 
-Invariant: nothing here depends on which servers there are.
+Invariant: nothing here depends on the declared servers.
 """
 
 from __future__ import annotations
@@ -82,9 +82,8 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             ),
             allowed_origins=frozenset(settings.allowed_origins),
             allowed_hosts=_hosts(settings),
-            # A mesh that other machines reach has host names that it does not know, but no default password. So host names are checked
-            # for web pages only, because DNS rebinding can send a page here. On a loopback mesh, or without tokens, they are checked
-            # for all callers.
+            # Other machines may reach the mesh under host names that it does not know, but it then has no default password. So host names
+            # are checked for web pages only, against DNS rebinding. On a loopback mesh, or without tokens, they are checked for all callers.
             any_host=not settings.loopback and not settings.anonymous_allowed,
             secret_file=_secret_file(settings),
             certificate_names=_certificate_names(settings),

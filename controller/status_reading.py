@@ -1,4 +1,4 @@
-"""Reads the status of a server as `controller.status` builds it. Pure."""
+"""Reads the status of a server as `controller.status` builds it. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ready_reason(server: Server) -> str:
 
 
 def is_routable(server: Server, generation: int) -> bool:
-    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    """Return whether Envoy routes requests for a server as it was declared at this generation or later."""
     routable = any(
         condition.type == "Routable" and condition.status == CONDITION_TRUE for condition in server.conditions
     )
