@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,26 +31,15 @@ def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = Fa
     home, target = home_directory(os.environ), expanded(file, "FILE").absolute()
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            dump = Path(folder) / archive.TABLES
-            by_hand = tables.dump(dump)
-            archive.write(
-                home,
-                target,
-                __version__,
-                settings,
-                models=models,
-                dump=dump if dump.exists() else None,
-                tables_elsewhere=bool(by_hand),
-            )
+        manifest = archive.write(home, target, __version__, settings, models=models, dump=tables.dump)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
         raise CommandError(f"{error.filename or target}: {error.strerror or error}") from error
     note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
-    if by_hand:
+    if manifest.tables_elsewhere:
         note("pg_dump cannot be used here, so the tables are not in it. Dump them too; it asks for the password:")
-        note(by_hand[0])
+        note(tables.commands()[0])
 
 
 def restore(file: str, /) -> None:
