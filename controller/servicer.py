@@ -31,7 +31,7 @@ from llamesh.v1.server_pb2 import Server
 _LOG_LINES = 100
 _REMOVAL_SECONDS = 60.0
 """Seconds that RemoveServer waits for the engines to end if the caller sets no deadline."""
-_REMOVAL_LOOK_SECONDS = 0.25
+_REMOVAL_POLL_SECONDS = 0.25
 """Seconds after which RemoveServer reads the store again, because the removal of a server without a status causes no event."""
 ROUTABLE_SECONDS = 5.0
 """Seconds that a call waits for Envoy to acknowledge a server's name before it answers anyway."""
@@ -212,6 +212,6 @@ class ControllerServicer(ControllerServiceServicer):
                 if left <= 0:
                     return False
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), min(left, _REMOVAL_LOOK_SECONDS))
+                    await asyncio.wait_for(changed.wait(), min(left, _REMOVAL_POLL_SECONDS))
                 changed.clear()
         return True

@@ -49,7 +49,7 @@ class StatusCache:
             self._leave_name(before)
         self._by_name.setdefault(server.model_name, set()).add(server.server_uuid)
         self._servers[server.server_uuid] = server
-        self._tell(server.server_uuid)
+        self._notify(server.server_uuid)
 
     def remove(self, server: Server) -> None:
         """Remove a server. Watchers still get its last status."""
@@ -57,7 +57,7 @@ class StatusCache:
             self._leave_name(before)
         if self._watchers:
             self._removed[server.server_uuid] = server
-        self._tell(server.server_uuid)
+        self._notify(server.server_uuid)
 
     def named(self, model_name: str) -> list[Server]:
         """Return the servers of a model name, the oldest first."""
@@ -128,7 +128,7 @@ class StatusCache:
         if not members:
             del self._by_name[server.model_name]
 
-    def _tell(self, server_uuid: str) -> None:
+    def _notify(self, server_uuid: str) -> None:
         for watcher in self._watchers:
             watcher.changed[server_uuid] = None
             watcher.wake.set()

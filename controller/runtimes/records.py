@@ -1,7 +1,7 @@
 """Records of engines that outlive the controller: one small JSON file for each engine, written before the engine is started.
 
-Invariant: a record is replaced atomically, and an unreadable record counts as missing. The directory and its files may vanish or be
-damaged at any time; the next write restores them.
+Invariant: a record is replaced atomically, and an unreadable record counts as missing. The directory and its files may vanish or be damaged
+at any time; the next write restores them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class EngineRecords:
             if self._path(record.instance).read_text() == _text(record):
                 return
         except (OSError, ValueError):
-            pass  # Rewrite the file, whatever is wrong with it.
+            pass  # Rewrite the file, independent of the cause.
         self.write(record)
 
     def write_spec(self, instance: str, document: Mapping[str, object]) -> None:
@@ -100,7 +100,7 @@ class EngineRecords:
         self.spec(instance).write_text(json.dumps(document))
 
     def remove(self, instance: str) -> None:
-        """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has hidden its socket.
+        """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has renamed its socket.
 
         A file that cannot be removed stays until its name is needed or the next controller finds it.
         """
@@ -142,16 +142,16 @@ class EngineRecords:
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
         """Return the reason and the message of an engine's failure; None if it did not fail."""
-        said = self._said(instance)
-        if said.get("phase") == "failed":
-            return str(said.get("reason", "")), str(said.get("message", ""))
+        report = self._report(instance)
+        if report.get("phase") == "failed":
+            return str(report.get("reason", "")), str(report.get("message", ""))
         return None
 
     def was_ready(self, instance: str) -> bool:
-        """Whether the state file says that the engine had become ready. The file cannot tell that the engine hangs."""
-        return self._said(instance).get("phase") == "ready"
+        """Return whether the engine had become ready according to its state file. The file cannot show that the engine hangs."""
+        return self._report(instance).get("phase") == "ready"
 
-    def _said(self, instance: str) -> Mapping[str, object]:
+    def _report(self, instance: str) -> Mapping[str, object]:
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.state(instance).read_text())
             if isinstance(found, dict):

@@ -1,6 +1,6 @@
 """TLS in front of a listener, with the certificate that Envoy reads from a file.
 
-Invariant: with a certificate nothing is forwarded that came in clear, and nobody is redirected to a host that is not the mesh's.
+Invariant: with a certificate, no request that came in clear is forwarded, and no client is redirected to a host outside of the mesh.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llamesh.certificates import SECRET
 LISTENER = "envoy.config.listener.v3.Listener"
 
 WORDS = "This port speaks TLS: write https:// in the address."
-"""What a program reads that sends plain HTTP."""
+"""The message for a program that sends plain HTTP."""
 
 _OPENAI = {"error": {"message": WORDS, "type": "invalid_request_error", "param": None, "code": "https_required"}}
 _STATUS = {"code": 9, "message": WORDS, "details": []}
@@ -25,11 +25,11 @@ _STATUS = {"code": 9, "message": WORDS, "details": []}
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _DOMAIN = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
-"""What Envoy takes for the host of a request: a name, all names below a domain, or an address."""
+"""The forms of a request's host that Envoy accepts: a name, all names below a domain, or an address."""
 
 
 def put_before(listener: Any, secret_file: Path | None, hosts: Iterable[str]) -> Any:
-    """Return the listener as it is if there is no certificate, else with TLS before its filter chain.
+    """Return the listener unchanged if there is no certificate, else with TLS before its filter chain.
 
     Args:
         listener: the listener without TLS.
@@ -54,6 +54,6 @@ def put_before(listener: Any, secret_file: Path | None, hosts: Iterable[str]) ->
 
 
 def domains(hosts: Iterable[str]) -> list[str]:
-    """Return hosts as Envoy compares them with those of requests, without those that it cannot compare."""
+    """Return hosts in the form in which Envoy compares them with the hosts of requests, without those that it cannot compare."""
     found = {f"[{host}]" if ":" in host and not host.startswith("[") else host.lower() for host in (*_LOOPBACK, *hosts)}
     return sorted(host for host in found if _DOMAIN.fullmatch(host))

@@ -105,7 +105,11 @@ def test_a_key_that_will_not_do_is_replaced(mesh: MagicMock, capsys: Capture, ch
     assert key_of(given(capsys)["OPENAI_API_KEY"]) == "key_1"
 
 
-@pytest.mark.parametrize("token", [a_key(7), a_token(scopes=["infer:*", "metrics"]), "no token of a mesh", ""])
+@pytest.mark.parametrize(
+    "token",
+    [a_key(7), a_token(scopes=["infer:*", "metrics"]), "no token of a mesh", ""],
+    ids=["for inference", "for metrics too", "not to be read", "none"],
+)
 def test_what_may_make_no_key_is_given_as_it_is(
     token: str, mesh: MagicMock, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

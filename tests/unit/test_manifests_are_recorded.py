@@ -156,16 +156,19 @@ def test_an_ambiguous_contract_is_named_where_it_is_written(tmp_path: Path) -> N
     ],
     ids=["key", "user"],
 )
-def test_a_contract_that_became_ambiguous_since_the_plan_is_refused(
+def test_a_contract_that_another_apply_made_since_the_plan_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
 ) -> None:
     monkeypatch.setenv("PASSWORD", "long enough 1")
     (tmp_path / "m.yaml").write_text(HEAD + document)
-    (action,) = plan(reader.read([str(tmp_path / "m.yaml")]), Holdings())
+    held = Holdings(contracts=[contract(id="c2")])
+    (action,) = plan(reader.read([str(tmp_path / "m.yaml")]), held)
     mesh = MagicMock()
-    mesh.contracts.list.side_effect = lambda: iter([contract(), contract(id="c2")])
-    with pytest.raises(CommandError, match=r"spec\.contract: its name is that of several: c1, c2; write an id"):
-        carry_out(mesh, action)
-    assert not mesh.users.create.called
-    assert not mesh.keys.create.called
-    assert not (tmp_path / "t").exists()
+    later = contract(id="c1", after=timedelta(seconds=1))
+    mesh.contracts.list.side_effect = lambda: iter([later, *held.contracts])
+    made = mesh.keys.create.return_value
+    made.key, made.token = contract_pb2.Key(key_id="k1", display_name="ci"), "token"
+    mesh.keys.list.return_value = []
+    carry_out(mesh, action)
+    (call,) = mesh.users.create.mock_calls + mesh.keys.create.mock_calls
+    assert call.kwargs["contract"] == "c2"

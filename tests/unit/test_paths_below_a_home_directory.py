@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llamesh.cli import api
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.kit.config_loading import WrongSettingsError, load_settings
@@ -36,6 +37,14 @@ def test_a_command_names_its_argument(
     shown = capsys.readouterr().err
     assert f"the home directory {NOBODY} is not known" in shown
     assert "defect" not in shown
+
+
+def test_a_body_is_read_below_a_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "body.json").write_text("{}")
+    assert api._body("@~/body.json") == b"{}"
+    with pytest.raises(ValueError, match=f"^--data: the home directory {NOBODY} is not known$"):
+        api._body(f"@{NOBODY}/x")
 
 
 @pytest.mark.parametrize("setting", ["LLAMESH_HOME", "LLAMESH_CA"])

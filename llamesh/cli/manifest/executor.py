@@ -11,7 +11,7 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
+from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.token_file import is_free, reserved
 from llamesh.cli.sources import fetchable
@@ -149,9 +149,14 @@ def _check_first(mesh: Client, action: Action, made: Any) -> None:
     found = holdings.read(mesh, {action.document.kind}).named(
         action.document, getattr(action.desired, "model_name", "")
     )
-    first = min(found, key=lambda item: (item.create_time.ToNanoseconds(), identity(item)), default=made)
+    first = min(found, key=_age, default=made)
     if identity(first) != identity(made):
         raise CommandError("somebody else has created it at the same moment", parts=[identity(first)])
+
+
+def _age(item: Any) -> tuple[int, str]:
+    """What orders the objects of one name: the one that was created first stays."""
+    return item.create_time.ToNanoseconds(), identity(item)
 
 
 def token_path(action: Action) -> Path:
@@ -174,13 +179,17 @@ def without_token(action: Action) -> str:
 
 
 def _contract_id(mesh: Client, action: Action) -> str:
-    """Return the id of the contract of a user or key, which an earlier action may have created. CommandError if its name is ambiguous."""
+    """Return the id of the contract of a user or key: of several of its name the first.
+
+    The plan has refused an ambiguous name, so the first is the one that the plan found or that an earlier action has created. A later
+    one is that of another apply at the same moment, which removes it (see `_check_first`).
+    """
     name = action.desired.contract
-    held = Holdings(contracts=list(mesh.contracts.list()) if name else [])
-    try:
-        return held.contract_id(name)
-    except AmbiguousObjectError as error:
-        raise CommandError(error.words(action.document), code=Exit.USAGE) from error
+    contracts = list(mesh.contracts.list()) if name else []
+    if any(item.contract_id == name for item in contracts):
+        return str(name)
+    found = min((item for item in contracts if item.display_name == name), key=_age, default=None)
+    return found.contract_id if found else str(name)
 
 
 def _seconds(spec: Any, name: str) -> float | None:
