@@ -43,3 +43,12 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="No space left"):
         write_private(tmp_path / "kept", b"new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_durable_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write_private(tmp_path / "kept", b"old", durable=False)
+    assert synced == []
+    write_private(tmp_path / "kept", b"new")
+    assert len(synced) == 1
