@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from llamesh import certificates
 from llamesh.certificates import CertificateError
+from llamesh.cli import tls
+from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import renewal
 from llamesh.cli.mesh.authority import Files, issue
-from llamesh.client.trust import authorities
+from llamesh.client.trust import authorities, kept_authority
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -82,6 +84,21 @@ def test_an_authority_is_trusted_beside_comments_and_once(files: Files) -> None:
         authorities(pem + pem + files.certificate.read_bytes())
     with pytest.raises(ValueError, match="no PEM certificate"):
         authorities(pem.replace(b"MII", "MÜI".encode(), 1))
+
+
+def test_trust_does_not_replace_a_file_that_it_cannot_read(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    tls.trust(str(files.authority))
+    tls.trust(str(files.authority))
+    kept = kept_authority()
+    assert authorities(kept.read_bytes()) == authorities(files.authority.read_bytes())
+    kept.write_text("damaged")
+    with pytest.raises(CommandError, match="cannot be read: ") as raised:
+        tls.trust(str(files.authority))
+    assert str(kept) in str(raised.value)
+    assert kept.read_text() == "damaged"
 
 
 def test_the_time_counts(files: Files) -> None:
