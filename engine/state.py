@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.failure import EngineError
+from llamesh.private_files import write_private
 
 
 class ReportedPhase(enum.StrEnum):
@@ -59,10 +60,5 @@ class StateFile:
             return
         reason, message = (failure.reason.name, failure.message) if failure else ("", "")
         state = State(phase, self.engine, os.getpid(), self.clock(), reason, message, tuple(log) if failure else ())
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_text(json.dumps(asdict(state)))
-            unfinished.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            write_private(self.path, json.dumps(asdict(state)).encode(), durable=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamesh.kit.logs import log
 from llamesh.names import hidden_socket
+from llamesh.private_files import write_private
 from llamesh.processes import ProcessId, command_lines
 from llamesh.runtime_parameters import DEFAULT_BATCH
 
@@ -81,14 +82,7 @@ class EngineRecords:
     def write(self, record: EngineRecord) -> EngineRecord:
         """Write a record atomically. Raises OSError and then keeps the previous record."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = self._path(record.instance).with_suffix(".tmp")
-        try:
-            unfinished.write_text(_text(record))
-            unfinished.replace(self._path(record.instance))
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-            raise
+        write_private(self._path(record.instance), _text(record).encode(), durable=False)
         return record
 
     def keep(self, record: EngineRecord) -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -242,22 +242,26 @@ def _addressed(model: str, request: dict[str, Any]) -> tuple[str, dict[str, Any]
         return "/v1/chat/completions", {"model": model, **request}
 
 
-def _events(lines: Any) -> Iterator[dict[str, Any]]:
+def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The objects of a stream of server-sent events, until [DONE]. CommandError if the stream ends before, or one reports a failure."""
-    for line in lines:
-        if not line.startswith(b"data:"):
-            continue
-        content = line[5:].strip()
-        if content == b"[DONE]":
-            return
-        if not line.endswith(b"\n"):
-            break
-        event = json.loads(content)
-        if error := event.get("error"):
-            raise CommandError(str(error.get("message", error) if isinstance(error, dict) else error))
-        yield event
+    from http.client import HTTPException
+
+    ending = "the connection ended before the answer did"
+    try:
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            content = line[5:].strip()
+            if content == b"[DONE]":
+                return
+            if not line.endswith(b"\n"):
+                break
+            event = json.loads(content)
+            if error := event.get("error"):
+                raise CommandError(str(error.get("message", error) if isinstance(error, dict) else error))
+            yield event
+    except (OSError, HTTPException, ValueError) as error:
+        ending = str(error)
     raise CommandError(
-        "the answer broke off: the connection ended before the answer did",
-        hint="ask again; `llamesh status` shows the servers",
-        code=Exit.UNAVAILABLE,
+        f"the answer broke off: {ending}", hint="ask again; `llamesh status` shows the servers", code=Exit.UNAVAILABLE
     )

@@ -95,11 +95,16 @@ def trust(file: str, /) -> None:
 
 
 def _kept(file: Path) -> list[Authority]:
-    """The authorities trusted so far. Empty if the file cannot be used: it is replaced."""
+    """The authorities trusted so far. CommandError if there is a file that cannot be used: it would be replaced."""
     try:
         return authorities(file.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"the authorities trusted so far cannot be read: {file}: {getattr(error, 'strerror', None) or error}",
+            hint="restore the file, or remove it and trust each authority again",
+        ) from error
 
 
 def _use(home: Path, certificate: Path, key: Path) -> str:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamesh.private_files import write_private
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -51,7 +53,7 @@ class Workspace:
         """Make the folder and write the description of the job. Return whether the folder is new. Raises OSError."""
         new = not self._spec.exists()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(self._spec, json.dumps(asdict(spec)).encode())
+        write_private(self._spec, json.dumps(asdict(spec)).encode())
         return new
 
     def spec(self) -> JobSpec:
@@ -72,7 +74,7 @@ class Workspace:
 
     def keep_result(self, kind: str, of_type: str, result: Mapping[str, Any]) -> None:
         """Write the result of a step, so that the step is not repeated if the service misses its end."""
-        write_whole(self._result(kind, of_type), json.dumps(dict(result)).encode())
+        write_private(self._result(kind, of_type), json.dumps(dict(result)).encode())
 
     @property
     def _spec(self) -> Path:
@@ -93,13 +95,6 @@ def job_folders(home: Path) -> list[str]:
         return sorted(path.name for path in root_of(home).iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file durably under a temporary name, then rename it."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_bytes(data)
-    finish(unfinished, path)
 
 
 def finish(unfinished: Path, path: Path) -> None:

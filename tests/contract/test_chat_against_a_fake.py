@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from llamesh.cli.failure import Exit
+from llamesh.cli.chat import _events
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.main import run
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
@@ -188,6 +189,18 @@ def test_an_answer_that_ends_before_it_is_done_is_an_error(inference: FakeInfere
     shown = capsys.readouterr()
     assert shown.out == "You said: \n"
     assert shown.err.startswith("error: the answer broke off: ")
+
+
+def test_an_answer_whose_connection_fails_has_broken_off() -> None:
+    def lines() -> Iterator[bytes]:
+        yield b'data: {"a": 1}\n'
+        raise ConnectionResetError("reset by peer")
+
+    for broken in (lines(), [b'data: {"a": 1}\n', b"data: {no\n"]):
+        events = _events(broken)
+        assert next(events) == {"a": 1}
+        with pytest.raises(CommandError, match=r"^the answer broke off: (reset by peer|Expecting)"):
+            next(events)
 
 
 def test_any_call_can_be_made_and_its_remedy_is_shown(inference: FakeInference, capsys: Capture) -> None:

@@ -29,6 +29,7 @@ from typing import IO
 from llamesh.cli.mesh import unfinished
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
+from llamesh.private_files import new_private
 
 FORMAT = 1
 MANIFEST = "llamesh-backup.json"
@@ -88,13 +89,15 @@ def write(
     """
     if not (home / "data").is_dir() and not (home / "secrets").is_dir():
         raise ArchiveError(f"{home} holds no mesh", "LLAMESH_HOME names another home")
+    if target.is_dir():
+        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
     with _work_folder(target, target.parent) as folder:
         tables = folder / TABLES
         elsewhere = dump is not None and dump(tables)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere)
         written = folder / "archive"
-        with _new_file(written) as file:
+        with new_private(written) as file:
             # Store models uncompressed: quantised weights do not compress.
             with tarfile.open(fileobj=file, mode="w" if models else "w:gz", format=tarfile.PAX_FORMAT) as archive:
                 _add_text(archive, MANIFEST, json.dumps(asdict(manifest)))
@@ -286,11 +289,6 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> s
     for folder in reversed([parent for parent in target.parents if parent.is_relative_to(home)]):
         make_private(folder)
     digested = _Digested(content)
-    with _new_file(target) as file:
+    with new_private(target) as file:
         shutil.copyfileobj(digested, file, 1 << 20)
     return digested.sha256.hexdigest()
-
-
-def _new_file(path: Path) -> IO[bytes]:
-    """Open a file that does not exist yet, readable for this user only."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")

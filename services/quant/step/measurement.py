@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from llamesh.cores import usable_cores
+from services.quant.workspace import finish
 
 TOKENS = 512
 """Maximum number of tokens of the text that are read."""
@@ -94,6 +95,6 @@ def cached_predictions(source: Path, cache: Path) -> tuple[Any, Any]:
         tokens, predicted = predictions(source)
         unfinished = cache.with_name("unfinished.npy")
         numpy.save(unfinished, numpy.column_stack([tokens.astype(numpy.float32), predicted]))
-        unfinished.replace(cache)
+        finish(unfinished, cache)
     both = numpy.load(cache)
     return both[:, 0].astype(numpy.int64), both[:, 1:]
