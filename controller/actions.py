@@ -1,4 +1,4 @@
-"""Actions and endpoints, of which a plan consists. They are values only; `controller.actuator` carries the actions out."""
+"""The actions and endpoints that make up a plan. They are values; `controller.actuator` carries the actions out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Let no new request reach an engine."""
+    """Stop sending new requests to an engine."""
 
     instance: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Take a draining engine back."""
+    """Use a draining engine again."""
 
     instance: str
 

@@ -1,8 +1,8 @@
 """Polls the work counters of the engines of servers with `idle_sleep`, so that a working server does not fall asleep.
 
-The story: twice a second one background task asks all ready engines of these servers at the same time and gives each answer to the
-reconciler, which records activity if the counter has grown. The engine's own counters are the source because they also count requests
-that are shorter than the polling interval. Only one round runs at a time, so a slow engine is never asked twice at once.
+Every POLL_SECONDS a background task requests the counters of all ready engines of these servers in parallel and passes each answer to the
+reconciler, which records activity if the counter has grown. The engines' own counters are the source because they also count requests
+that are shorter than the polling interval. Only one round runs at a time, so a slow engine never has two polls at once.
 
 Invariant: a server without `idle_sleep` is never polled.
 """

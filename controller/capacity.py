@@ -1,4 +1,4 @@
-"""Builds the answer to GetCapacity from the memory of one machine and the engines that may run on it. Pure."""
+"""Builds the answer to GetCapacity from the memory of one machine and the engines that may run on it. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A declared server: the desired state as people and the controller have set it, and the errors about it.
+"""A declared server: the desired state as callers and the controller have set it, and the errors about it.
 
 Invariant: every change of a spec raises its generation by one, and the etag is the generation. The run state and the removal are not part
 of the spec and do not change the generation.
@@ -20,9 +20,9 @@ class RunState(enum.StrEnum):
 
     AWAKE = "awake"
     ASLEEP_IDLE = "idle"
-    """Asleep, because no request arrived for `idle_sleep`."""
+    """The server sleeps because no request arrived for `idle_sleep`."""
     ASLEEP_REQUESTED = "asked"
-    """Asleep, because a caller requested it."""
+    """The server sleeps because a caller requested it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class DeclaredServer:
 
     server_uuid: str
     spec: ServerSpec
-    """Replace it to change it; never modify it in place."""
+    """The spec. To change it, replace it; never modify it in place."""
     generation: int
     owner: str
     requester: str
@@ -50,7 +50,7 @@ class DeclaredServer:
 
     @property
     def etag(self) -> str:
-        """Changes with every change of the spec."""
+        """Version of the spec: changes with every change of the spec."""
         return str(self.generation)
 
     @property
@@ -96,7 +96,7 @@ def check_repeated(first: DeclaredServer, request_digest: str) -> DeclaredServer
 
 
 def not_found(server_uuid: str) -> MeshError:
-    """The error for a server that is not declared."""
+    """Return the error for a server that is not declared."""
     return MeshError(
         Reason.ERROR_REASON_SERVER_NOT_FOUND, f"no server has the id {server_uuid}", {"serverUuid": server_uuid}
     )

@@ -1,10 +1,10 @@
-"""Stores declared servers: rows of one table, with a cache in memory from which everything is read.
+"""Stores declared servers: rows of one table, and a cache in memory that serves all reads.
 
-Because of the cache, servers keep running while the database is unavailable. A declaration of a caller is committed before the call is
-answered. A decision of the controller itself (asleep when idle, awake for a request) takes effect at once and is written as soon as the
-database is available.
+Because of the cache, servers keep running while the database is unavailable. A caller's declaration is committed before the call returns. A
+decision of the controller itself (asleep when idle, awake for a request) takes effect at once and is written as soon as the database is
+available.
 
-Invariant: decisions that are not written yet remain in effect when rows are read again.
+Invariant: decisions that are not yet written stay in effect when rows are read again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DeclaredServers:
         self._writing = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Read all rows again. Decisions that are not written yet remain in effect."""
+        """Read all rows again. Decisions that are not yet written stay in effect."""
         changes = self._changes
         async with self._database.read() as session:
             rows = (await session.execute(select(ServerRow))).scalars().all()
@@ -176,7 +176,7 @@ class DeclaredServers:
             }
             if after := await self._update(server_uuid, ServerRow.generation == present.generation, values):
                 return after
-            # Someone else changed it in the database.
+            # Another process changed it in the database.
             await self.refresh()
 
     async def set_run_state(self, server_uuid: str, run_state: RunState) -> bool:
@@ -226,7 +226,7 @@ class DeclaredServers:
             values = {"removing": True, "update_time": self._clock()}
             if await self._update(server_uuid, and_(*as_read), values) or present.removing:
                 return
-            # Someone else changed it in the database.
+            # Another process changed it in the database.
             await self.refresh()
 
     async def forget(self, server_uuid: str) -> None:
@@ -258,7 +258,7 @@ class DeclaredServers:
         return self._known or {}
 
     def _keep(self, row: ServerRow) -> DeclaredServer:
-        """Put a row into the cache, with the run state that was decided since."""
+        """Put a row into the cache, with the run state that was decided since the row was read."""
         declared = declared_server(row)
         if (run_state := self._unwritten.get(row.server_uuid)) is not None:
             declared = replace(declared, run_state=run_state)

@@ -1,6 +1,6 @@
 """Configures Envoy's listeners from the settings and the signing keys: the inference port and the ports of the public services.
 
-Invariant: nothing here depends on which servers there are.
+Invariant: nothing here depends on the declared servers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from llamesh import certificates
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
+from llamesh.locations import expanded
 from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, QUANT, WAKER
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
@@ -51,6 +52,7 @@ def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=_hosts(settings),
         secret_file=_secret_file(settings),
+        certificate_names=_certificate_names(settings),
         max_body_bytes=settings.max_body_bytes,
         limits=settings.inference_limits,
     )
@@ -80,11 +82,11 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             ),
             allowed_origins=frozenset(settings.allowed_origins),
             allowed_hosts=_hosts(settings),
-            # A mesh that other machines reach has host names that it does not know, but no default password. So host names are checked
-            # for web pages only, because DNS rebinding can send a page here. On a loopback mesh, or without tokens, they are checked
-            # for all callers.
+            # Other machines may reach the mesh under host names that it does not know, but it then has no default password. So host names
+            # are checked for web pages only, against DNS rebinding. On a loopback mesh, or without tokens, for all callers.
             any_host=not settings.loopback and not settings.anonymous_allowed,
             secret_file=_secret_file(settings),
+            certificate_names=_certificate_names(settings),
             trusted_proxies=settings.trusted_proxies,
         )
         for name, (port, served) in ports.items()
@@ -97,3 +99,7 @@ def _hosts(settings: Settings) -> frozenset[str]:
 
 def _secret_file(settings: Settings) -> Path | None:
     return certificates.secret_file(settings.run_dir) if settings.tls else None
+
+
+def _certificate_names(settings: Settings) -> frozenset[str]:
+    return frozenset(certificates.names(expanded(settings.tls_certificate))) if settings.tls else frozenset()

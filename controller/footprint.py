@@ -1,13 +1,14 @@
-"""Calculates how much memory of one machine engines take and how much is free. Pure: numbers in, numbers out.
+"""Calculates how much memory of one machine engines take and how much is free. No I/O: numbers in, numbers out.
 
-Weights that are mapped from a file share their pages among all engines of a model: they count once per model, the rest once per engine.
+Weights that are mapped from a file share their pages among all engines of a model. They count once for each model, the rest once for
+each engine.
 
 Free memory is the lesser of two bounds:
 
-1. Declared: total - reserve - all that these engines take, loaded or not. It does not depend on how the system counts.
-2. Measured: what the system has available now - reserve - what engines have yet to load. It includes other programs. Mapped pages count as
-   available for the system, because it could drop them; a working engine needs them, so they are subtracted here. Private memory of
-   the engines is missing from the available bytes already and is not subtracted again.
+1. Declared: total - reserve - the memory that these engines take, loaded or not. It does not depend on how the system counts.
+2. Measured: the memory that the system has available now - reserve - the memory that engines have yet to allocate. It includes other
+   programs. Mapped pages count as available for the system, because it could drop them; a working engine needs them, so they are
+   subtracted here. Private memory of the engines is already missing from the available bytes and is not subtracted again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ class MachineMemory:
 
     total_bytes: int
     available_bytes: int
-    """What the system could give to a program now. Pages of files count as available, mapped or not."""
+    """Memory that the system could give to a program now. Pages of files count as available, mapped or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory that one engine of a model takes. All 0 means unknown and counts as nothing."""
+    """Memory that one engine of a model takes. Zeros mean unknown and count as nothing."""
 
     model_uuid: str
     own_bytes: int = 0
@@ -49,7 +50,7 @@ class Claim:
     footprint: Footprint
     engines: int
     in_memory: int = 0
-    """So many of them have allocated what they need."""
+    """Number of these engines that have already allocated their memory."""
 
 
 def of_one_engine(model_uuid: str, engine_bytes: int, shared_bytes: int) -> Footprint:
@@ -87,7 +88,7 @@ def freed(claims: Mapping[str, Claim]) -> dict[str, int]:
 
 
 def free(memory: MachineMemory, reserve: int, claims: Iterable[Claim]) -> int:
-    """Return the bytes that are free beside these engines; the module explains the two bounds. Never below 0."""
+    """Return the bytes that are free in addition to these engines; the module explains the two bounds. Never below 0."""
     known = list(claims)
     by_declaration = memory.total_bytes - reserve - promised(known)
     to_come = sum(max(0, claim.engines - claim.in_memory) * claim.footprint.own_bytes for claim in known)

@@ -20,34 +20,34 @@ from llamesh.v1.server_pb2 import ServerSpec
 _SPARE_THREADS = 4
 """HTTP threads of an engine for the readiness and load probes of the mesh."""
 _CLUSTERS = 2
-"""Envoy reaches an engine through the cluster of its server and through that of its model name."""
+"""Number of clusters through which Envoy reaches an engine: that of its server and that of its model name."""
 
 
 def connections(spec: ServerSpec, settings: Settings) -> int:
-    """Connections that each of the two clusters may open to an engine: enough for all its slots."""
+    """Return the number of connections that each of the two clusters may open to an engine: enough for all its slots."""
     return max(settings.engine_http_threads // _CLUSTERS, spec.parameters.parallel, 1)
 
 
 def wake_budget(spec: ServerSpec) -> int:
-    """Seconds that a request may be held for an engine."""
+    """Return the seconds that a request may be held for an engine."""
     return math.ceil(spec.wake_budget.ToMilliseconds() / 1000) or int(DEFAULT_BUDGET)
 
 
 def response_timeout(spec: ServerSpec) -> int:
-    """Seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
+    """Return the seconds that the server may take to begin an answer: its --timeout, but always more than a request may be held."""
     timeout = spec.parameters.timeout if spec.parameters.HasField("timeout") else SILENCE_SECONDS
     return max(timeout, wake_budget(spec) + BUDGET_MARGIN_SECONDS)
 
 
 def spec_hash(spec: ServerSpec, settings: Settings) -> str:
-    """Return a hash that differs if running engines must be replaced."""
+    """Return a hash of the parts of a spec that running engines depend on: if it changes, they must be replaced."""
     return hashlib.sha256(json.dumps(_essence(spec, settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def launch_spec(
     server_uuid: str, replica: int, spec: ServerSpec, settings: Settings, model_file: Callable[[str], ModelFile]
 ) -> LaunchSpec:
-    """Return the launch spec of one engine; `fact` returns the file of each model that it needs."""
+    """Return the launch spec of one engine; `model_file` returns the file of each model that it needs."""
     model = model_file(spec.model_uuid)
     essence = _essence(spec, settings)
     return LaunchSpec(

@@ -1,4 +1,4 @@
-"""Reflects the ids of contracts that have limits from the contract service. `Reflector` keeps the last list while the service is away."""
+"""Reflects the ids of contracts with limits from the contract service. If the service is unavailable, the last list stays in use."""
 
 from __future__ import annotations
 

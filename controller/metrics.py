@@ -1,7 +1,7 @@
-"""The controller's metrics for Prometheus: declared servers, their replicas, and what llama.cpp counts in each engine.
+"""The controller's metrics for Prometheus: declared servers, their replicas, and llama.cpp's counters of each engine.
 
-Each scrape asks all engines at the same time. Invariant: there are as many label values as declared servers and replicas. An engine that
-does not answer has no metrics but llamesh_engine_up, which is 0.
+Each scrape queries all engines in parallel. Invariant: the number of label values is bounded by declared servers and replicas. An engine
+that does not answer has no metrics except llamesh_engine_up, which is 0.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from llamesh.kit.logs import log
 from llamesh.v1.server_pb2 import Server, ServerState
 
 _LLAMA = "llamacpp:"
-"""Prefix of llama.cpp's own names, which stay as they are: people know them."""
+"""Prefix of llama.cpp's metric names, which are exposed unchanged because people know them."""
 _ANSWER_SECONDS = 1.5
-"""How long an engine may take to answer; all are asked at the same time. It is less than the gateway waits for this member."""
+"""Seconds that an engine may take to answer; engines are queried in parallel. Less than the gateway waits for this member."""
 
 
 class ServerMetrics:
@@ -30,7 +30,7 @@ class ServerMetrics:
         self._runtime = runtime
 
     async def read(self) -> Sequence[Metric]:
-        """The families of the declared servers and of their engines."""
+        """Return the metric families of the declared servers and of their engines."""
         servers = list(self._servers())
         return [*_of_servers(servers), *await self._of_engines(servers)]
 
@@ -50,13 +50,13 @@ class ServerMetrics:
         return found
 
     async def _of_engine(self, instance: str, labels: Mapping[str, str]) -> list[Metric]:
-        """What an engine said; nothing if it did not answer in time, or not in the format."""
+        """Return the metrics of an engine; none if it does not answer in time or not in the format."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 text = await self._runtime.metrics(instance) or b""
             return [labelled(each, labels) for each in parsed(text) if each.name.startswith(_LLAMA)]
         except (OSError, TimeoutError, ValueError) as error:
-            log.warning("no metrics of an engine", error=str(error), **labels)
+            log.warning("an engine returned no metrics", error=str(error), **labels)
             return []
 
 

@@ -1,7 +1,7 @@
-"""Cache of the paths of model files. The download service locates them, and fetches a file first if necessary.
+"""Cache of the paths of model files. The download service locates a file, and fetches it first if necessary.
 
-Invariant: a path that is returned exists, and its file has not changed since the download service verified it. `locate` never waits: the
-answer arrives as a call of `on_change`.
+Invariant: a returned path exists, and its file has not changed since the download service verified it. `locate` never waits: the result
+arrives as a call of `on_change`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from llamesh.v1.server_pb2 import ServerSpec
 LOCATE_SECONDS = 3600.0
 """Deadline of one request, in seconds: long enough to fetch a large model from a remote object store."""
 RETRY_SECONDS = 2.0
-"""Seconds before a failed request is repeated for the first time; doubled with every further failure."""
+"""Seconds before a failed request is retried for the first time; doubled with every further failure."""
 LONGEST_RETRY_SECONDS = 30.0
-"""Longest pause before a failed request is repeated, in seconds."""
+"""Longest pause before a failed request is retried, in seconds."""
 
 
 class Availability(enum.Enum):
@@ -39,9 +39,9 @@ class Availability(enum.Enum):
     MISSING = "missing"
     """The catalogue has no such model."""
     CORRUPT = "corrupt"
-    """The catalogue has it, but its object is missing or damaged: somebody has to download it again."""
+    """The catalogue has the model, but its object is missing or damaged: it must be downloaded again."""
     UNREACHABLE = "unreachable"
-    """The download service cannot say, or cannot fetch it."""
+    """The download service does not answer, or cannot fetch the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ _AVAILABILITY = {
     Reason.ERROR_REASON_MODEL_NOT_FOUND: Availability.MISSING,
     Reason.ERROR_REASON_MODEL_CORRUPT: Availability.CORRUPT,
 }
-_STARTING = "the download service, which says where the model's file is, is starting"
+_STARTING = "the download service, which locates the model's file, is starting"
 _NOTHING = ModelFile(Availability.UNKNOWN)
 
 
@@ -94,7 +94,7 @@ class ModelFiles:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def open(self, on_change: Callable[[str], None]) -> None:
-        """Start: `on_change(model_uuid)` is called whenever an answer has arrived."""
+        """Start. `on_change(model_uuid)` is called for every answer."""
         self._on_change = on_change
 
     def get(self, model_uuid: str) -> ModelFile:
@@ -106,7 +106,7 @@ class ModelFiles:
         return known
 
     def locate(self, model_uuid: str) -> None:
-        """Request a model's path, unless a request is under way or was answered just now."""
+        """Request a model's path, unless a request is running or was answered just now."""
         known = self.get(model_uuid)
         if model_uuid in self._asking or self._clock() < known.not_before:
             return
@@ -149,7 +149,7 @@ class ModelFiles:
         return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
 
     def _is_starting(self, error: MeshError) -> bool:
-        """Whether a failed request means that the download service is starting, as this process is."""
+        """Return whether a failed request means that the download service is starting, as this process is."""
         self._answered = self._answered or error.reason != Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
         return not self._answered and self._clock() - self._began < START_SECONDS
 

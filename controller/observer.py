@@ -1,6 +1,6 @@
-"""Reads the observed state of one server from its runtime, its models and what Envoy has acknowledged.
+"""Reads the observed state of one server: from its runtime, its models and Envoy's acknowledgements.
 
-Invariant: only `refresh` and `is_idle` wait for answers of engines; `state` reads what is known and has no side effects.
+Invariant: only `refresh` and `is_idle` wait for answers of engines; `state` reads cached values and has no side effects.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from controller.server_history import ServerHistory
 
 
 class Observer:
-    """The reading half of a reconciliation."""
+    """The observing part of a reconciliation."""
 
     def __init__(self, runtime: Runtime, clock: Callable[[], float]) -> None:
         self._runtime = runtime
         self._clock = clock
 
     async def refresh(self, desired: Desired, declared: DeclaredServer, history: ServerHistory) -> None:
-        """Record engines that have ended since the last reconciliation, and ask those that drain whether they are idle."""
+        """Record engines that have ended since the last reconciliation, and poll whether draining engines are idle."""
         for instance in history.update(desired.spec_hash, self.engines(declared), self._clock()):
             self._runtime.forget(instance)
         for engine in self.engines(declared):
@@ -47,7 +47,7 @@ class Observer:
         return next((file for file in (served, *others) if file.availability is not Availability.AVAILABLE), served)
 
     async def is_idle(self, declared: DeclaredServer, history: ServerHistory) -> bool:
-        """Ask every ready engine once more before the server is put to sleep. False if one has worked since the last answer."""
+        """Poll every ready engine once more before the server is put to sleep. Return False if one has worked since the last poll."""
         for engine in self.engines(declared):
             if engine.phase is EnginePhase.READY:
                 before = history.last_activity
@@ -62,5 +62,5 @@ class Observer:
 
 
 def model_names(declared: DeclaredServer) -> tuple[str, ...]:
-    """Return the names under which requests ask for the server, besides its id."""
+    """Return the model names of the server in requests, in addition to its id."""
     return (declared.spec.model_name,) if declared.spec.model_name else ()

@@ -1,4 +1,4 @@
-"""Decides which controller owns the declared servers: on PostgreSQL, which several meshes may share, the holder of a lease.
+"""Decides which controller owns the declared servers. On PostgreSQL, which several meshes may share, it is the holder of a lease.
 
 Invariant: a controller writes declared servers only while it holds the lease; the guard checks that in every transaction.
 """
@@ -38,12 +38,12 @@ class Ownership:
         self._lease.start()
 
     async def guard(self, session: AsyncSession) -> None:
-        """Raise if this process may not write any more."""
+        """Raise if this process may no longer write."""
         if self._lease is not None:
             await self._lease.guard(session)
 
     async def close(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         if self._lease is not None:
             await self._lease.close()
 

@@ -1,15 +1,15 @@
-"""Plans the next actions for one server. Pure: desired state, observed state and a clock in; actions and endpoints out.
+"""Plans the next actions for one server. No I/O: desired state, observed state and a clock in; actions and endpoints out.
 
 The rules, the most important first:
 
-1. Make before break: an engine that answers keeps its requests until its replacement answers and Envoy has acknowledged it.
-2. An engine is stopped only after Envoy has acknowledged to send it no more requests, and then once it is idle or its grace is over.
+1. Make before break: a ready engine keeps its requests until its replacement is ready and Envoy has acknowledged the replacement.
+2. An engine is stopped only after Envoy has acknowledged to send it no more requests, and then once it is idle or its grace period ends.
 3. A roll-out runs at most one extra engine: replicas are replaced one after the other.
 4. A failed engine is started again at once, then with exponential backoff.
 5. An engine that does not answer or makes no progress gets no new requests until it does. Its runtime kills it if it never does. An
    engine whose address is lost is replaced, but may finish its running requests.
-6. If memory has no room for an engine beside the one that it replaces, the old engine goes first and requests are held meanwhile.
-7. A server with `idle_sleep` falls asleep only while nothing runs. If it is woken before its engines have ended, it keeps them.
+6. If memory has no room for both an engine and its replacement, the old engine is stopped first and requests are held in the meantime.
+7. A server with `idle_sleep` falls asleep only while no request runs. If it is woken before its engines have ended, it keeps them.
 
 Invariant: all state is in `ObservedState`, so the same input gives the same plan, and a restarted controller continues the work.
 
@@ -40,7 +40,7 @@ from controller.runtimes import Engine, EnginePhase, Liveness
 from controller.starts import NotEnoughMemory, Queued
 
 PATIENCE = 600.0
-"""Seconds that a retired engine may take to become idle if nobody waits for its end."""
+"""Seconds that a retired engine may take to become idle if no caller waits for its end."""
 IDLE_POLL_SECONDS = 0.1
 """Seconds between two polls of a draining engine."""
 
@@ -56,7 +56,7 @@ class Desired:
     idle_sleep: float = 0.0
     """Seconds without a request after which the server falls asleep; 0: never."""
     grace: float = 20.0
-    """Seconds that running requests may take to finish after an engine was stopped."""
+    """Seconds that running requests may take to finish after an engine is stopped."""
 
     @property
     def engine_count(self) -> int:
@@ -66,7 +66,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class ObservedEngine:
-    """One engine and what Envoy and the reconciler know of it."""
+    """One engine, with its state at Envoy and its load."""
 
     engine: Engine
     published: bool = False
@@ -79,17 +79,17 @@ class ObservedEngine:
 
     @property
     def ready(self) -> bool:
-        """The engine answers and should keep running."""
+        """Whether the engine answers and should keep running."""
         return self.answers and self.draining_since is None
 
     @property
     def answers(self) -> bool:
-        """Requests may be sent to the engine."""
+        """Whether requests may be sent to the engine."""
         return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.ALIVE
 
     @property
     def lost(self) -> bool:
-        """The engine can get no more requests."""
+        """Whether the engine can get no more requests."""
         return self.engine.phase is EnginePhase.READY and self.engine.liveness is Liveness.LOST
 
 
@@ -108,7 +108,7 @@ class ObservedState:
     routable: bool = False
     """Whether Envoy routes requests by the server's present name."""
     replace_in_place: frozenset[int] = frozenset()
-    """Replicas whose old engine must go before there is room for the new one."""
+    """Replicas whose old engine must end before there is room for the new one."""
     pending_starts: Mapping[int, Queued | NotEnoughMemory] = field(default_factory=dict)
     """Replicas whose start must wait for memory or for other starts."""
 
@@ -117,7 +117,7 @@ class ObservedState:
         return self.restart_histories.get(replica, RestartHistory())
 
     def serves(self, observed: ObservedEngine | None) -> bool:
-        """Whether requests reach this engine (or would, if an Envoy were connected)."""
+        """Return whether requests reach this engine (or would, if an Envoy were connected)."""
         return observed is not None and observed.ready and (observed.published or not self.envoy_connected)
 
 
@@ -172,7 +172,7 @@ class _Plan:
         )
 
     def _retire(self, observed: ObservedEngine) -> None:
-        """Apply rule 2. An engine that never was ready has no requests and ends at once."""
+        """Apply rule 2. An engine that was never ready has no requests and is stopped at once."""
         instance = observed.engine.instance
         if observed.engine.phase is EnginePhase.STARTING:
             self._actions.append(Stop(instance, 0.0))
@@ -180,7 +180,7 @@ class _Plan:
             self._actions.append(Drain(instance))
         elif observed.withdrawn:
             waited_for = self._desired.removing or self._desired.run_state is RunState.ASLEEP_REQUESTED
-            # A stopped engine finishes its requests within the grace. It is polled for PATIENCE before that, unless somebody waits.
+            # A stopped engine has the grace period for its requests. Before the stop it is polled for PATIENCE, unless a caller waits.
             patience = 0.0 if waited_for else PATIENCE
             left = observed.draining_since + patience - self._state.now
             if left <= 0 or observed.busy is False:

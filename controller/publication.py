@@ -1,4 +1,4 @@
-"""Publishes the endpoints of one server to Envoy and records what Envoy has acknowledged.
+"""Publishes the endpoints of one server to Envoy and records Envoy's acknowledgements.
 
 Invariant: an engine is published once every connected Envoy has acknowledged endpoints with it. It is withdrawn once they have
 acknowledged endpoints without it, or if no Envoy is connected.
@@ -13,7 +13,7 @@ from controller.xds.clusters import ServerEndpoints
 from controller.xds.serving import ControlPlane
 
 ACK_SECONDS = 5.0
-"""How long Envoy may take to acknowledge before it counts as absent."""
+"""Seconds without an acknowledgement after which Envoy counts as absent."""
 
 
 class Publication:
@@ -46,15 +46,15 @@ class Publication:
         self._waiting = asyncio.create_task(self._await_envoy(self._instances, frozenset(endpoints.model_names)))
 
     def is_published(self, instance: str) -> bool:
-        """Whether Envoy knows this engine and may send it requests."""
+        """Return whether Envoy has this engine as an endpoint and may send it requests."""
         return instance in self._acknowledged
 
     def is_routed(self, *model_names: str) -> bool:
-        """Whether Envoy routes requests for this server's id and these names to its engines or to the waker."""
+        """Return whether Envoy routes requests for this server's id and these names to its engines or to the waker."""
         return self._routed is not None and self._routed.issuperset(model_names)
 
     def is_withdrawn(self, instance: str) -> bool:
-        """Whether Envoy sends this engine no more requests."""
+        """Return whether Envoy sends this engine no more requests."""
         sent_without = self._sent is not None and instance not in self._instances
         return sent_without and (self._waiting is None or not self.envoy_connected)
 

@@ -1,10 +1,10 @@
 """Reconciles declared servers: reads the desired and the observed state of one server, plans, acts, and reports.
 
-The story: a change of a declaration, an engine, a model file or Envoy's acknowledgement adds the server's id to the work queue; so do a
-timer that the last plan asked for and a resync of all servers every RESYNC_SECONDS. A worker of the queue then runs `_reconcile`, one
-straight line: store -> `Observer` -> `plan` -> `StartScheduler` -> `Actuator` -> `Reporter` (Envoy and status). It is level-triggered:
-the same line runs whatever the cause was, so a lost event only costs time, and a controller that was killed goes on where it was. The
-queue never runs one server twice at the same time, because two plans made from the same state would start an engine twice.
+A change of a declaration, of an engine or of a model file, or an acknowledgement of Envoy, adds the server's id to the work queue; so do a
+timer that the last plan set, and a resync of all servers every RESYNC_SECONDS. A worker of the queue then runs `_reconcile`, one straight
+line: store -> `Observer` -> `plan` -> `StartScheduler` -> `Actuator` -> `Reporter` (Envoy and status). It is level-triggered: the same line
+runs for every cause, so a lost event costs only time, and a restarted controller continues the work of a killed one. The queue never runs
+one server twice at the same time, because two plans from the same state would start an engine twice.
 
 Invariant: a server is reported ready only after its endpoints were published to Envoy.
 """
@@ -43,9 +43,9 @@ from llamesh.v1.server_pb2 import Server
 RESYNC_SECONDS = 10.0
 """Seconds between two reconciliations of every server without a cause."""
 MEMORY_POLL_SECONDS = 1.0
-"""Seconds between two tries of a start that waits for memory: other programs free theirs without an event."""
+"""Seconds between two tries of a start that waits for memory: no event reports memory that other programs free."""
 TURN_POLL_SECONDS = 5.0
-"""Seconds between two tries of a start that waits for other starts. An event comes earlier; this one keeps the status current."""
+"""Seconds between two tries of a start that waits for other starts. An event usually comes earlier; the timer keeps the status current."""
 
 
 class Reconciler:
@@ -106,7 +106,7 @@ class Reconciler:
             task.start()
 
     async def close(self) -> None:
-        """Stop reconciling. Engines stay as they are."""
+        """Stop reconciling. The engines keep running."""
         await asyncio.gather(*(task.close() for task in self._tasks))
         await self._queue.close()
         await asyncio.gather(*(history.publication.close() for history in self._histories.values()))
@@ -127,12 +127,12 @@ class Reconciler:
             history.last_activity = self._clock()
 
     def note_load(self, server_uuid: str, instance: str, load: EngineLoad | None) -> None:
-        """Record how busy an engine is. More work done than at the last time is activity."""
+        """Record the load of an engine. A larger work counter than before is activity."""
         if history := self._histories.get(server_uuid):
             history.note_load(instance, load, self._clock())
 
     async def wake(self, server_uuid: str) -> None:
-        """Let the engines of a sleeping server start; SERVER_NOT_FOUND if it is not declared or is being removed."""
+        """Let the engines of a sleeping server start. Raises SERVER_NOT_FOUND if it is not declared or is being removed."""
         if (await self._store.get(server_uuid)).removing:
             raise not_found(server_uuid)
         if self._store.decide_run_state(server_uuid, RunState.AWAKE):
@@ -146,7 +146,7 @@ class Reconciler:
         return self._reporter.status(declared, self._desired(declared), history)
 
     def claims(self, servers: Iterable[DeclaredServer]) -> list[Claim]:
-        """Return the engines that these servers may run: all replicas of awake servers, and what else still runs."""
+        """Return the engines that these servers may run: all replicas of awake servers, and other engines that still run."""
         found = []
         for declared in servers:
             running = self._starts.claim(declared.server_uuid)
@@ -192,7 +192,7 @@ class Reconciler:
         )
 
     async def _may_sleep(self, declared: DeclaredServer, history: ServerHistory) -> bool:
-        """Return whether no request is held for the server and its engines say that they are idle."""
+        """Return whether no request is held for the server and its engines report that they are idle."""
         if self._demand.waits_for(declared.server_uuid):
             history.last_activity = self._clock()
             return False
@@ -252,7 +252,7 @@ class Reconciler:
             await self._queue_all()
 
     async def _queue_all(self) -> None:
-        """Queue every server but those that sleep without engines and are declared as they were at their last reconciliation."""
+        """Queue every server, except servers that sleep without engines and have not changed since their last reconciliation."""
         declared = {each.server_uuid: desired_version(each) for each in await self._store.all()}
         asleep = {
             name

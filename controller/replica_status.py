@@ -1,4 +1,4 @@
-"""Builds the replicas in a server's status. Pure."""
+"""Builds the replicas in a server's status. No I/O."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _entry(state: ObservedState, observed: ObservedEngine, is_doubtful: bool) ->
     draining = observed.engine.phase is EnginePhase.STOPPING or observed.draining_since is not None
     replica_state, message = server_pb2.REPLICA_STATE_STARTING, "the model is being loaded"
     if draining:
-        replica_state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are finished"
+        replica_state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are being finished"
     elif is_doubtful:
         # The engine gets no new requests and may finish its running ones, like a draining engine.
         replica_state, message = server_pb2.REPLICA_STATE_DRAINING, observed.engine.liveness_message

@@ -1,6 +1,6 @@
-"""Reports the result of a reconciliation: endpoints to Envoy, status to everyone who reads or watches servers.
+"""Reports the result of a reconciliation: endpoints to Envoy, status to readers and watchers.
 
-Invariant: `report` does not await, so nobody reads a server as ready after its engines were withdrawn from Envoy.
+Invariant: `report` does not await, so no reader sees a server as ready after its engines were withdrawn from Envoy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llamesh.v1.server_pb2 import Server
 
 
 class Reporter:
-    """The reporting half of a reconciliation."""
+    """The reporting part of a reconciliation."""
 
     def __init__(self, settings: Settings, observer: Observer, starts: StartScheduler, statuses: StatusCache) -> None:
         self._settings = settings
@@ -45,7 +45,7 @@ class Reporter:
         engines: list[Engine],
         history: ServerHistory,
     ) -> None:
-        """Publish the endpoints that were decided, then the status that follows from them."""
+        """Publish the endpoints of a decision, then the status that follows from them."""
         history.publication.publish(self._endpoints(declared, decision, engines), decision.endpoints)
         history.generation = declared.generation
         history.reconciled = desired_version(declared)

@@ -1,11 +1,11 @@
-"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Knows no HTTP.
+"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Independent of HTTP.
 
 A request is held for the cluster of a server or of a model name (llamesh.names). If several servers have the name, one is enough.
 
-The story: the waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides anew after
-each one: go on, wait or refuse. The first request for a sleeping server starts one wake task for that server, however many requests are
-held; a failed wake is retried with exponential backoff as long as a request is held. A request is refused before its budget is over only
-if waiting cannot help: the failure is permanent, or no start is under way and the next one is due after the budget.
+The waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides again after each
+change: go on, wait or refuse. The first request for a sleeping server starts one wake task for that server, independent of the number of
+held requests; a failed wake is retried with exponential backoff while a request is held. A request is refused before its budget ends only
+if waiting cannot help: the failure is permanent, or no start is running and the next one is due after the budget.
 
 Invariant: a request goes on only after Envoy has acknowledged an engine. Every held request ends within its budget.
 """
@@ -21,18 +21,19 @@ from dataclasses import dataclass
 
 from controller.demand import Demand
 from controller.status_cache import StatusCache
-from controller.status_reading import is_being_removed, ready_reason, why_not_ready
+from controller.status_reading import ready_reason, why_not_ready
 from llamesh.background import backoff
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
 from llamesh.names import model_of, server_of
+from llamesh.server_conditions import is_being_removed
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
 DEFAULT_BUDGET = 120.0
-"""Seconds that a request may be held if the server's spec does not say."""
+"""Seconds that a request may be held if the server's spec has no budget."""
 MAX_HELD = 4096
-"""Requests held at the same time, for all servers together."""
+"""Maximum number of requests held at the same time, for all servers together."""
 PERMANENT_FAILURES = frozenset({"BadModel", "BadSpec", "NoModel", "NoLlamaCpp", "ModelNotFound", "ModelCorrupt"})
 """Reasons of the Ready condition after which another start would fail in the same way, so that requests are refused at once."""
 _ASLEEP = (server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_STOPPING)
@@ -80,7 +81,7 @@ class RequestHolder:
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`wake(server_uuid)` wakes a server; `touch(server_uuid)` records activity; `demand` records who is waited for."""
+        """`wake(server_uuid)` wakes a server; `touch(server_uuid)` records activity; `demand` counts the held requests of each server."""
         self.held = 0
         """Requests that wait now."""
         self._statuses = statuses
@@ -114,7 +115,7 @@ class RequestHolder:
     async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
         """Wait until a request for this cluster may go on. Cancelled if the client has disconnected.
 
-        `waited`: seconds of the budget that were spent already in a controller that died.
+        `waited` is the part of the budget in seconds that the request spent in an earlier controller.
         """
         if self.held >= self._max_held:
             return TooManyHeld()
@@ -162,7 +163,7 @@ class RequestHolder:
         return [server] if server is not None and not is_being_removed(server) else []
 
     def _verdict(self, candidates: Sequence[Server], left: float) -> HoldOutcome | None:
-        """Decide a request that may wait `left` more seconds. None: it keeps waiting."""
+        """Decide a request that may wait `left` more seconds. Return None if it keeps waiting."""
         if not candidates:
             return UnknownTarget()
         for server in candidates:
@@ -181,7 +182,7 @@ class RequestHolder:
         return Refused(text, seconds)
 
     def _wake_one(self, candidates: Sequence[Server]) -> None:
-        """Wake one of the servers, unless one is starting or answers already."""
+        """Wake one of the servers, unless one is already starting or ready."""
         asleep = [server.server_uuid for server in candidates if server.state in _ASLEEP]
         if not asleep or any(_is_coming(server) for server in candidates):
             return
@@ -191,7 +192,7 @@ class RequestHolder:
             self._under_way[name] = asyncio.create_task(self._wake_repeatedly(name))
 
     async def _wake_repeatedly(self, server_uuid: str) -> None:
-        """Wake the server until that succeeds or no request is held for it."""
+        """Wake the server repeatedly until a wake succeeds or no request is held for it."""
         failures = 0
         try:
             while True:
@@ -221,7 +222,7 @@ class RequestHolder:
 
 
 def next_start(server: Server, now: float) -> float:
-    """Return the seconds until the server's next start: 0 if one is under way, infinite if there is none. `now` is a Unix time."""
+    """Return the seconds until the server's next start: 0 if one is running, infinite if there is none. `now` is a Unix time."""
     if server.state != server_pb2.SERVER_STATE_FAILING:
         return 0.0
     if ready_reason(server) in PERMANENT_FAILURES:
@@ -232,7 +233,7 @@ def next_start(server: Server, now: float) -> float:
 
 
 def _is_coming(server: Server) -> bool:
-    """Whether an engine of a server is starting or answers already."""
+    """Return whether an engine of a server is starting or ready."""
     halted = server.state in (*_ASLEEP, server_pb2.SERVER_STATE_FAILING)
     return not halted and ready_reason(server) != "WaitsForMemory"
 

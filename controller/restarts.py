@@ -1,6 +1,6 @@
 """Exponential backoff for restarts of an engine: at once after a single failure, with growing pauses while it fails again.
 
-An engine that has answered for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
+An engine that was ready for a while starts with a clean history. A start that failed before there was a process (a full disk, no free
 descriptor) is a failure of the machine: it is retried after a short pause and does not count for the backoff.
 """
 
@@ -43,7 +43,7 @@ class RestartHistory:
 
     @property
     def failing(self) -> bool:
-        """Whether a restart has failed already."""
+        """Whether a restart has already failed."""
         return self.failures >= FAILING_AFTER
 
     @property

@@ -63,7 +63,7 @@ class ServerHistory:
     def note_load(self, instance: str, load: EngineLoad | None, now: float) -> None:
         """Record the load of an engine. A work counter that has grown counts as activity."""
         if instance in self.draining:
-            return  # The reconciler polls the engine itself, at a time that it chooses.
+            return  # The reconciler polls a draining engine itself, because the time of the poll matters.
         before = self.loads.get(instance)
         self.loads[instance] = load
         if load is None or load.busy or before is None or load.work_done != before.work_done:

@@ -1,8 +1,8 @@
 """Composition root of the controller: creates its parts from the settings, serves, and closes them in reverse order.
 
 The order of the steps matters. On PostgreSQL the lease comes first, because only one of the meshes on a database may run engines. Then the
-declared servers and the running engines are read, then the signing keys. Envoy gets its first configuration last, so that it contains at
-least what Envoy may have from an earlier controller.
+declared servers, the running engines and the signing keys are read. Envoy gets its first configuration last, so that it contains at least
+the resources that Envoy may have from an earlier controller.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def run(member: Member) -> None:
         stack.push_async_callback(runtime.close)
         reconciler = Reconciler(settings, store, runtime, control, statuses, demand)
         await reconciler.open()
-        # An orderly end of the controller is the end of the mesh on this machine. A controller that is killed leaves its engines.
+        # An orderly end of the controller is the end of the mesh on this machine. A killed controller leaves its engines running.
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
@@ -115,5 +115,5 @@ async def _follow_lists(stack: AsyncExitStack, reflectors: Sequence[Reflector[An
         stack.push_async_callback(reflector.close)
     if not all(await asyncio.gather(*(reflector.first(_LISTS_SECONDS) for reflector in reflectors))):
         log.warning(
-            "gateway or contract service do not say which tokens have changed: Admission is asked about all until they do"
+            "no list of changed tokens from the gateway or the contract service: Envoy asks Admission about all tokens until it arrives"
         )

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the names are the contract's
-"""Handlers of ControllerService: decode a request, call the store and the reconciler, encode the answer. They decide nothing."""
+"""Handlers of ControllerService. Each decodes a request, calls the store and the reconciler, and encodes the answer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from llamesh.v1.server_pb2 import Server
 _LOG_LINES = 100
 _REMOVAL_SECONDS = 60.0
 """Seconds that RemoveServer waits for the engines to end if the caller sets no deadline."""
-_REMOVAL_LOOK_SECONDS = 0.25
-"""Seconds after which RemoveServer reads the store again. A server that never had a status causes no event when it is removed."""
+_REMOVAL_POLL_SECONDS = 0.25
+"""Seconds after which RemoveServer reads the store again, because the removal of a server without a status causes no event."""
 ROUTABLE_SECONDS = 5.0
 """Seconds that a call waits for Envoy to acknowledge a server's name before it answers anyway."""
 _MARGIN_SECONDS = 1.0
@@ -190,7 +190,7 @@ class ControllerServicer(ControllerServiceServicer):
     async def _routed(self, declared: DeclaredServer, context: Context) -> Server:
         """Return the server once Envoy routes its requests, because a client may send one as soon as it has the answer.
 
-        Waits ROUTABLE_SECONDS at most, and not at all if no Envoy is connected. The condition Routable shows whether Envoy routes them.
+        Waits at most ROUTABLE_SECONDS, and not at all if no Envoy is connected. The condition Routable has the result.
         """
         name, generation = declared.server_uuid, declared.generation
         self._reconciler.changed(name)
@@ -212,6 +212,6 @@ class ControllerServicer(ControllerServiceServicer):
                 if left <= 0:
                     return False
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), min(left, _REMOVAL_LOOK_SECONDS))
+                    await asyncio.wait_for(changed.wait(), min(left, _REMOVAL_POLL_SECONDS))
                 changed.clear()
         return True

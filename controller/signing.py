@@ -1,6 +1,6 @@
-"""Polls the gateway for the public keys with which Envoy verifies tokens, so that a key rotation reaches Envoy within seconds.
+"""Polls the gateway for the keys with which Envoy verifies tokens, so that a key rotation reaches Envoy within seconds.
 
-Invariant: once keys are known, Envoy always has keys: while the gateway is unavailable, the last ones remain in use.
+Invariant: once Envoy has keys, it always has keys: while the gateway is unavailable, the last ones stay in use.
 """
 
 from __future__ import annotations

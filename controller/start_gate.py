@@ -16,7 +16,7 @@ from controller.starts import NotEnoughMemory, StartNow, StartScheduler
 
 
 class StartGate:
-    """Asks the scheduler for every start of a plan."""
+    """Requests every start of a plan from the scheduler."""
 
     def __init__(self, starts: StartScheduler) -> None:
         self._starts = starts

@@ -1,13 +1,13 @@
 """Schedules starts of engines: a limited number at the same time, each only if memory has room, in a fair order.
 
-The story: in each reconciliation `StartGate` calls `observe` with the engines that a server has, then `request` with the replicas that
-the plan starts. A start that may not happen now stays in the queue. After each reconciliation the reconciler asks `startable` for the
-servers whose turn has come and queues them. Simultaneous starts are limited because loading a model keeps a core busy.
+In each reconciliation `StartGate` calls `observe` with the engines that a server has, then `request` with the replicas that the plan
+starts. A start that is not possible now stays in the queue. After each reconciliation the reconciler calls `startable` and queues the
+servers whose start is possible. The number of simultaneous starts is limited because loading a model keeps a core busy.
 
-The order: servers with waiting requests and no engine come first, then the start that has waited longest. A start for which memory has
-no room is skipped and blocks no other start. `decide` is pure; `StartScheduler` keeps the queue.
+The order: servers with waiting requests and no engine come first, then the start that has waited longest. A start for which there is not
+enough memory is skipped and blocks no other start. `decide` has no side effects; `StartScheduler` keeps the queue.
 
-Invariant: no engine is started without a `StartNow`, which counts against the limit and the memory from the moment that it is given.
+Invariant: no engine is started without a `StartNow`, which counts against the limit and the memory from the moment when it is granted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StartNow:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The start waits for other starts: the limit is reached or others come first."""
+    """The start waits for other starts: the limit is reached or other starts come first."""
 
     others: int
 
@@ -86,7 +86,7 @@ def decide(
     reserve: int,
     claims: Sequence[Claim],
 ) -> dict[Key, StartDecision]:
-    """Decide every pending start. `starting` engines start already; `claims` are those of all engines that run or start."""
+    """Decide every pending start. `starting` is the number of engines that are starting; `claims` has all engines that run or start."""
     verdicts: dict[Key, StartDecision] = {}
     room = free(memory, reserve, claims)
     present = shared_weights(claims)
@@ -132,7 +132,7 @@ class StartScheduler:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`memory()` reads the machine's memory; `waits_for(server_uuid)` says whether requests wait for a server."""
+        """`memory()` reads the machine's memory; `waits_for(server_uuid)` returns whether requests wait for a server."""
         self._limit = limit
         self._reserve = reserve
         self._memory = memory

@@ -1,4 +1,4 @@
-"""Builds the status of a server from its desired and observed state: state, conditions with reasons, replicas. Pure.
+"""Builds the status of a server from its desired and observed state: state, conditions with reasons, replicas. No I/O.
 
 Invariant: the same input gives the same text, and only a condition whose status changed gets a new transition time.
 """
@@ -14,8 +14,9 @@ from controller.plan import Desired, ObservedState
 from controller.replica_status import replica_entries
 from controller.runtimes import EnginePhase, Liveness
 from controller.starts import NotEnoughMemory
-from controller.status_reading import BEING_REMOVED, CONDITION_TRUE
+from controller.status_reading import CONDITION_TRUE
 from llamesh.runtime_parameters import flags
+from llamesh.server_conditions import BEING_REMOVED
 from llamesh.sizes import size
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server
@@ -166,11 +167,15 @@ class _StatusBuilder:
         if self._desired.removing:
             return _ConditionValue(_FALSE, BEING_REMOVED, "the server is being stopped")
         if not wanted:
-            why = "a caller requested it" if self._desired.run_state is RunState.ASLEEP_REQUESTED else "no request came"
+            why = (
+                "a caller requested it"
+                if self._desired.run_state is RunState.ASLEEP_REQUESTED
+                else "no request arrived"
+            )
             return _ConditionValue(_FALSE, "Asleep", f"asleep, because {why}; the next request wakes it")
         if self.serving and not self._state.envoy_connected:
             return _ConditionValue(
-                _UNKNOWN, "EnvoyNotConnected", "engines answer, but no Envoy has said that it knows them"
+                _UNKNOWN, "EnvoyNotConnected", "engines answer, but no connected Envoy has acknowledged them"
             )
         if self.serving == wanted and not self._failing:
             return _ConditionValue(_TRUE, "AllReady", f"{wanted} of {wanted} engines answer")
@@ -196,13 +201,13 @@ class _StatusBuilder:
         """Return the condition Progressing: a change is under way."""
         if self._desired.removing or not self._desired.engine_count:
             if self.running:
-                return _ConditionValue(_TRUE, "Draining", "running requests are finished")
-            return _ConditionValue(_FALSE, "Stable", "nothing runs, as it should be")
+                return _ConditionValue(_TRUE, "Draining", "running requests are being finished")
+            return _ConditionValue(_FALSE, "Stable", "no engine runs, as desired")
         if self._no_room:
             # Clients see the reason of Ready too, and must not learn about other servers from it.
             return _ConditionValue(_FALSE, "WaitsForMemory", self._no_room.explained)
         if self._failing:
-            return _ConditionValue(_FALSE, "BackingOff", "engines are started again with growing pauses")
+            return _ConditionValue(_FALSE, "BackingOff", "engines are restarted with exponential backoff")
         if self._replacing:
             return _ConditionValue(_TRUE, "Replacing", "engines are replaced one after the other")
         if self._state.pending_starts:
@@ -211,7 +216,7 @@ class _StatusBuilder:
             )
         if self.serving < self._desired.engine_count:
             return _ConditionValue(_TRUE, "Starting", "engines are being started")
-        return _ConditionValue(_FALSE, "Stable", "everything is as it should be")
+        return _ConditionValue(_FALSE, "Stable", "the observed state is the desired state")
 
     def model_available(self) -> _ConditionValue:
         """Return the condition ModelAvailable: the model's file exists."""
@@ -224,7 +229,7 @@ class _StatusBuilder:
             return _ConditionValue(_UNKNOWN, "ModelUnreachable", self._model.message)
         if availability is Availability.LOCATING:
             return _ConditionValue(
-                _UNKNOWN, "Locating", self._model.message or "the model's file is being brought to this machine"
+                _UNKNOWN, "Locating", self._model.message or "the model's file is being copied to this machine"
             )
         return _ConditionValue(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 
@@ -237,7 +242,7 @@ class _StatusBuilder:
         if self._no_room:
             return _ConditionValue(_FALSE, "NotEnoughMemory", str(self._no_room))
         if memory is None:
-            return _ConditionValue(_UNKNOWN, "NotEstimated", "what an engine needs is not known")
+            return _ConditionValue(_UNKNOWN, "NotEstimated", "the memory that an engine needs is unknown")
         numbers = f"an engine needs about {size(memory.needed_bytes)}, {size(memory.free_bytes)} are free"
         if memory.needed_bytes > memory.free_bytes:
             return _ConditionValue(_FALSE, "NotEnoughMemory", numbers)
@@ -249,11 +254,9 @@ class _StatusBuilder:
             return _ConditionValue(_TRUE, "Acknowledged", "Envoy routes requests for this server")
         if not self._state.envoy_connected:
             return _ConditionValue(
-                _UNKNOWN, "EnvoyNotConnected", "no Envoy has said that it routes requests for this server"
+                _UNKNOWN, "EnvoyNotConnected", "no connected Envoy has acknowledged the routes of this server"
             )
-        return _ConditionValue(
-            _FALSE, "NotAcknowledged", "Envoy has not yet said that it routes requests for this server"
-        )
+        return _ConditionValue(_FALSE, "NotAcknowledged", "Envoy has not yet acknowledged the routes of this server")
 
     @property
     def _no_room(self) -> NotEnoughMemory | None:

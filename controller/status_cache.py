@@ -1,7 +1,7 @@
-"""Cache of the latest status of every server, with watches. Everyone but the reconciler reads servers here.
+"""Cache of the latest status of every server, with watches. All parts except the reconciler read servers here.
 
-Invariant: a watcher sees the latest status of every server eventually, and never an older one after a newer one. A slow watcher costs
-one entry for each server, not one for each change.
+Invariant: a watcher sees the latest status of every server eventually, and never an older one after a newer one. A slow watcher costs one
+entry for each server, not one for each change.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class StatusCache:
             self._leave_name(before)
         self._by_name.setdefault(server.model_name, set()).add(server.server_uuid)
         self._servers[server.server_uuid] = server
-        self._tell(server.server_uuid)
+        self._notify(server.server_uuid)
 
     def remove(self, server: Server) -> None:
         """Remove a server. Watchers still get its last status."""
@@ -57,7 +57,7 @@ class StatusCache:
             self._leave_name(before)
         if self._watchers:
             self._removed[server.server_uuid] = server
-        self._tell(server.server_uuid)
+        self._notify(server.server_uuid)
 
     def named(self, model_name: str) -> list[Server]:
         """Return the servers of a model name, the oldest first."""
@@ -80,7 +80,7 @@ class StatusCache:
                     del self._listeners[name]
 
     async def until(self, server_uuid: str, condition: Callable[[Server | None], bool], timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait until a server's status fulfils the condition; False if it does not within `timeout` seconds."""
+        """Wait until a server's status fulfils the condition. Return False if it does not within `timeout` seconds."""
         with self.listen((server_uuid,)) as changed:
             try:
                 async with asyncio.timeout(timeout):
@@ -111,7 +111,7 @@ class StatusCache:
             self._forget_removed()
 
     def _take(self, watcher: _Watcher) -> list[WatchServersResponse]:
-        """Return what has changed, each server with its latest status."""
+        """Return the changes since the last call, each server with its latest status."""
         responses = []
         for name in watcher.changed:
             if name in self._servers:
@@ -128,7 +128,7 @@ class StatusCache:
         if not members:
             del self._by_name[server.model_name]
 
-    def _tell(self, server_uuid: str) -> None:
+    def _notify(self, server_uuid: str) -> None:
         for watcher in self._watchers:
             watcher.changed[server_uuid] = None
             watcher.wake.set()
@@ -136,7 +136,7 @@ class StatusCache:
             event.set()
 
     def _forget_removed(self) -> None:
-        """Drop the last statuses of removed servers that every watcher has got."""
+        """Drop the last statuses of removed servers that every watcher has received."""
         for name in list(self._removed):
             if not any(name in watcher.changed for watcher in self._watchers):
                 del self._removed[name]

@@ -1,4 +1,4 @@
-"""Reads the status of a server as `controller.status` builds it. Pure."""
+"""Reads the status of a server as `controller.status` builds it. No I/O."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from datetime import datetime
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 
-BEING_REMOVED = "Stopping"
-"""Reason of the Ready condition of a server that is being removed."""
 CONDITION_TRUE = server_pb2.CONDITION_STATUS_TRUE
 
 
@@ -24,18 +22,13 @@ def stopped_status(last: Server, now: datetime) -> Server:
     return server
 
 
-def is_being_removed(server: Server) -> bool:
-    """Whether a server is being removed, rather than falling asleep."""
-    return any(condition.type == "Ready" and condition.reason == BEING_REMOVED for condition in server.conditions)
-
-
 def ready_reason(server: Server) -> str:
     """Return the reason of the condition Ready: why not every engine answers."""
     return next((condition.reason for condition in server.conditions if condition.type == "Ready"), "")
 
 
 def is_routable(server: Server, generation: int) -> bool:
-    """Whether Envoy routes requests for a server as it was declared at this generation or later."""
+    """Return whether Envoy routes requests for a server as it was declared at this generation or later."""
     routable = any(
         condition.type == "Routable" and condition.status == CONDITION_TRUE for condition in server.conditions
     )

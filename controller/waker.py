@@ -1,10 +1,10 @@
 """HTTP server that Envoy falls back to while a server has no ready engine: it wakes the server and holds the request.
 
-The story: Envoy sends the head of a request over a Unix socket and keeps the body. The `RequestHolder` decides when the request may go
-on; the answer of the waker makes Envoy retry it at the engine. The waker also answers the lists of models. It executes nothing, so Envoy
-may retry a request that was lost with this process at its successor (envoy/listeners/held.yaml).
+Envoy sends the head of a request over a Unix socket and keeps the body. The `RequestHolder` decides when the request may go on; the
+waker's answer makes Envoy retry the request at the engine. The waker also answers the lists of models. It executes nothing, so if a
+request is lost with this process, Envoy may retry it at the next one (envoy/listeners/held.yaml).
 
-Invariant: a list shows only what the caller may use. Envoy passes that in a request header; without the header the list is empty.
+Invariant: a list has only the models that the caller may use. Envoy passes them in a request header; without the header the list is empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from aiohttp.typedefs import Handler
 
 from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
 from controller.status_cache import StatusCache
-from controller.status_reading import is_being_removed
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
@@ -34,11 +33,12 @@ from llamesh.names import (
     model_of,
     server_cluster,
 )
+from llamesh.server_conditions import is_being_removed
 from llamesh.v1.server_pb2 import Server
 
 _CHUNK = 1 << 16
 _HEADER_BYTES = 1 << 16
-"""Longest header that is read, in bytes: Envoy's own limit."""
+"""Maximum length of a header in bytes: Envoy's own limit."""
 _END_SECONDS = 0.1
 """Seconds that a shutdown waits for responses that are being sent. For aiohttp, 0 means no limit."""
 
@@ -59,7 +59,7 @@ class Waker:
         # The supervisor sends this when the mesh stops. Envoy routes no PUT to the waker.
         application.router.add_put(DRAIN_PATH, self._drain)
         application.router.add_post("/{path:(?s:.*)}", self._hold)
-        # Cancel the handler when Envoy closes the connection, so that nothing is held for a client that has gone.
+        # Cancel the handler when Envoy closes the connection, so that no request is held for a client that is gone.
         # Do not wait for handlers on shutdown: Envoy retries the held requests at the next waker.
         self._runner = web.AppRunner(
             application,
@@ -106,7 +106,7 @@ class Waker:
         return web.json_response({})
 
     async def _health(self, _request: web.Request) -> web.Response:
-        """Answer as llama-server does. A request that is answered here will also be served by an engine."""
+        """Answer like llama-server. A request that is answered here will also be served by an engine."""
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -121,7 +121,7 @@ class Waker:
         return web.json_response(found[0]) if found else _answer(UnknownTarget(), model_cluster(name))
 
     def _shown(self, request: web.Request) -> list[Server]:
-        """Return the servers for a list: those whose name the caller may use, or the single server that it addresses by id."""
+        """Return the servers for a list: the servers whose name the caller may use, or the single server that the path names by id."""
         scopes = _Scopes(frozenset(map(unquote, request.headers.get(SCOPES_HEADER, "").split(","))))
         server_uuid = request.match_info.get("server")
         if server_uuid is None:
@@ -140,7 +140,7 @@ async def _in_our_shape(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except web.HTTPException as refused:
-        # Envoy has checked the method already: here POST stands for every path that waits for an engine.
+        # Envoy has already checked the method: here POST stands for every path that waits for an engine.
         status = 404 if refused.status == 405 else refused.status
         text = f"Nothing is served at this path for {request.method}."
         return _error(request.path, status, text, "invalid_request_error", "not_found")
@@ -153,12 +153,12 @@ class _Scopes:
     scopes: frozenset[str]
 
     def cover(self, name: str) -> bool:
-        """Whether the caller may use the model of this name or the server of this id."""
+        """Return whether the caller may use the model of this name or the server of this id."""
         return not self.scopes.isdisjoint(("infer:*", f"infer:{name}"))
 
 
 def _waited(request: web.Request, now: float) -> float:
-    """Return the seconds that Envoy has held a request already; 0 if the header is missing."""
+    """Return the seconds that Envoy has already held a request; 0 if the header is missing."""
     try:
         return max(0.0, now - float(request.headers.get(HELD_SINCE_HEADER, "")))
     except ValueError:

@@ -1,9 +1,9 @@
 """Work queue of server ids that must be reconciled. An id waits at most once and is never reconciled twice at the same time.
 
-The story: events call `add`, timers call it through `add_after`, and a fixed number of workers take ids and await `reconcile`. An id that
-is added while it is being reconciled is queued again afterwards. A failure is logged and retried with exponential backoff for that id.
+Events call `add`, timers call it through `add_after`, and a fixed number of workers take ids and await `reconcile`. An id that is added
+while it is being reconciled is queued again afterwards. A failure is logged and retried with exponential backoff for that id.
 
-Invariant: entries are level-triggered. They do not say what happened, so they can be merged and repeated.
+Invariant: entries are level-triggered. They do not contain the cause, so they can be merged and repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from llamesh.kit.logs import log
 
 FIRST_RETRY = 0.2
-"""Seconds before a failed reconciliation is retried; doubled each time."""
+"""Seconds before a failed reconciliation is retried; doubled with each further failure."""
 LONGEST_RETRY = 10.0
 
 
@@ -53,7 +53,7 @@ class WorkQueue:
             self._ready.put_nowait(name)
 
     def add_after(self, name: str, seconds: float) -> None:
-        """Queue a name after so many seconds. An earlier timer of the name is replaced."""
+        """Queue a name after this number of seconds. An earlier timer of the name is replaced."""
         if timer := self._timers.pop(name, None):
             timer.cancel()
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_ended, name)

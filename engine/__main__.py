@@ -1,10 +1,10 @@
 """`python -m engine SPEC.json`: one engine, from its start to its end.
 
-The story: this process checks the spec, starts llama.cpp as its only child, and polls /health until llama.cpp is ready. Then it waits for
-one of two events: llama.cpp ends (the failure is explained and published), or a signal or the end of the lifeline asks it to stop. To stop
-it renames the socket so that no new client connects, waits until llama.cpp is idle or the grace is over, and ends llama.cpp.
+This process checks the spec, starts llama.cpp as its only child, and polls /health until llama.cpp is ready. Then it waits for one of two
+events: llama.cpp ends (the failure is explained and published), or a signal or the end of the lifeline requests a stop. To stop, it renames
+the socket so that no new client connects, waits until llama.cpp is idle or the grace period ends, and terminates llama.cpp.
 
-SIGINT asks to stop. Without a supervisor SIGTERM does too, and a second signal stops at once; with a supervisor SIGTERM is ignored
+SIGINT requests a stop. Without a supervisor SIGTERM does too, and a second signal stops at once. With a supervisor SIGTERM is ignored
 (llamesh/shutdown.py), and only the end of the lifeline or SIGKILL stops at once. `python -m engine --check` prints which llama.cpp would
 be used. Exit codes: 0, or a value of `engine.failure.FailureReason`.
 """
@@ -36,13 +36,13 @@ from llamesh.names import LIFELINE
 from llamesh.shutdown import ignore_sigterm, is_supervised, stop_signals
 
 _UNUSED_DRAFT = (
-    "--model-draft: llama.cpp does not use this draft model, because its vocabulary is not that of the model; "
+    "--model-draft: llama.cpp does not use this draft model, because its vocabulary differs from the model's; "
     "choose one of the same family"
 )
 
 
 class StopRequest:
-    """A request to stop: first after running requests have finished, then at once."""
+    """A request to stop: the first one waits for running requests, a repeated one stops at once."""
 
     def __init__(self, *, repeated_is_forced: bool) -> None:
         self._repeated_is_forced = repeated_is_forced
@@ -62,11 +62,11 @@ class StopRequest:
 
 
 async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str]) -> int:
-    """Run one engine to its end. Returns the exit code."""
+    """Run one engine to its end and return the exit code."""
     stop = StopRequest(repeated_is_forced=not is_supervised(environment))
     state = StateFile(spec.state_file, "", time.time)
     try:
-        _listen_for_the_end(stop, environment)
+        _watch_stop_requests(stop, environment)
         for model in (spec.model, *spec.files.values()):
             _check_model(model)
         program, state.engine = find_program(environment)
@@ -117,7 +117,7 @@ async def _live(
     polling.cancel()
     if ended.done():
         return _fail(state, explain(ended.result(), child.log), child.log)
-    # Clients may use llama.cpp before the readiness poll has seen it, and the poll never sees it if the socket's path was removed.
+    # Clients may use llama.cpp before the readiness poll sees that it is ready, and the poll fails if the socket's path was removed.
     if ready.is_set() or await endpoint.serves(child.pid):
         await _drain(spec, endpoint, child, stop, state)
     else:
@@ -136,7 +136,7 @@ async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stop: StopR
     if stop.forced.is_set():
         child.kill()
     elif idle.done() and not idle.result():
-        _report(f"requests still ran after {spec.grace_seconds:g} s; they are cut off")
+        _report(f"requests were still running after {spec.grace_seconds:g} s; they are cut off")
     idle.cancel()
     if hidden is not endpoint and hidden.address.socket is not None:
         hidden.address.socket.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ async def _drain(spec: EngineSpec, endpoint: Endpoint, child: Child, stop: StopR
 
 def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list[str]:
     if program is None:
-        # -B: the umask suits the socket, but would make compiled modules unreadable for other users.
+        # -B: the umask is for the socket; with it, compiled modules would be unreadable for other users.
         return [sys.executable, "-B", "-m", "engine.embedded", str(spec_file)]
     # Imported late: the embedded engine's supervisor does not need protobuf, which would double its memory.
     from engine.parameters import launch_settings
@@ -153,7 +153,7 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
 
 
 def _check_model(model: Path) -> None:
-    """Report the two commonest problems of a model file in plain words before llama.cpp reports them in its own."""
+    """Report the two most common problems of a model file in plain words, before llama.cpp fails with its own."""
     try:
         with model.open("rb") as file:
             magic = file.read(4)
@@ -163,7 +163,7 @@ def _check_model(model: Path) -> None:
         raise EngineError(FailureReason.BAD_MODEL, f"{model} is not a GGUF file: it begins with {magic!r}")
 
 
-def _listen_for_the_end(stop: StopRequest, environment: Mapping[str, str]) -> None:
+def _watch_stop_requests(stop: StopRequest, environment: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
     for number in stop_signals(environment):
         loop.add_signal_handler(number, stop.ask)
@@ -175,12 +175,12 @@ def _listen_for_the_end(stop: StopRequest, environment: Mapping[str, str]) -> No
         except (ValueError, OSError) as error:
             raise EngineError(FailureReason.BAD_SPEC, f"{LIFELINE}={lifeline} is not an open descriptor") from error
 
-        def heard() -> None:
+        def on_lifeline() -> None:
             if not os.read(descriptor, 1):
                 loop.remove_reader(descriptor)
                 stop.force()
 
-        loop.add_reader(descriptor, heard)
+        loop.add_reader(descriptor, on_lifeline)
 
 
 async def _first(*awaited: asyncio.Task[Any]) -> None:

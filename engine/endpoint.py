@@ -1,4 +1,4 @@
-"""HTTP endpoint of an engine for its supervising process: asks for readiness and idleness, and stops accepting clients."""
+"""The HTTP endpoint of an engine as its supervising process uses it: probes readiness and idleness, and stops accepting clients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Endpoint:
     api_key: str = ""
 
     async def health(self) -> Health:
-        """Ask /health, which needs no key. A missing or slow server is a result, not an exception."""
+        """Request /health, which needs no key. A missing or slow server is a result, not an exception."""
         try:
             status, _ = await self._get("/health")
         except TimeoutError:
@@ -45,9 +45,9 @@ class Endpoint:
         return Health.READY if status == 200 else Health.LOADING
 
     async def busy(self, connections: Callable[[], int | None]) -> bool:
-        """Whether a request runs or a client is connected: see `llamesh.kit.occupancy`.
+        """Return whether a request runs or a client is connected: see `llamesh.kit.occupancy`.
 
-        `connections` is called after this method's own request has ended. A server too busy to answer is busy; a dead one is not.
+        `connections` is called after this method's own request has ended. A server that is too busy to answer is busy; a dead one is not.
         """
         try:
             _, body = await self._get(METRICS_PATH)
@@ -59,11 +59,11 @@ class Endpoint:
         return is_busy(requests, connections())
 
     async def serves(self, pid: int) -> bool:
-        """Whether process `pid` answers requests: a client is connected to it, or /health says that it is ready."""
+        """Return whether process `pid` answers requests: a client is connected to it, or /health reports that it is ready."""
         return bool(self.clients(pid)) or await self.health() is Health.READY
 
     async def speculates(self) -> bool:
-        """Whether the draft model is used. True if the server does not tell."""
+        """Return whether the draft model is used. True if the server does not report it."""
         try:
             _, body = await self._get("/slots")
             return all(slot["speculative"] for slot in json.loads(body))
@@ -88,15 +88,15 @@ class Endpoint:
         raise EngineError(FailureReason.ADDRESS_IN_USE, f"another engine listens on {path}")
 
     def release_path(self) -> None:
-        """Remove a Unix socket's path, unless a successor listens there already."""
+        """Remove a Unix socket's path, unless a successor already listens on it."""
         with contextlib.suppress(EngineError):
             self.claim_path()
 
     def stop_accepting(self) -> Endpoint:
         """Stop accepting clients: rename the Unix socket, which also frees its path for the next engine.
 
-        Returns the endpoint under its new name. Over TCP the endpoint itself is returned, because a port cannot be renamed: there
-        clients must stop sending first, as on Kubernetes.
+        Return the endpoint under its new name. Over TCP the same endpoint is returned, because a port cannot be renamed: there, clients
+        must stop sending first, as on Kubernetes.
         """
         path = self.address.socket
         if path is None or not path.exists():
@@ -106,7 +106,7 @@ class Endpoint:
         return Endpoint(Address(str(hidden)), self.api_key)
 
     def clients(self, pid: int) -> int | None:
-        """Count the connections of process `pid` here; None if the system does not tell (TCP, or no /proc)."""
+        """Return the number of connections of process `pid` to this endpoint; None if the system does not report it (TCP, or no /proc)."""
         path = self.address.socket
         return None if path is None else client_connections(path, pid)
 

@@ -1,6 +1,6 @@
 """Reasons why an engine does not run, with an exit code for programs and a sentence with a remedy for people.
 
-Invariant: every way an engine ends badly has exactly one `FailureReason`, one exit code and one sentence with a remedy.
+Invariant: every failure of an engine has exactly one `FailureReason`, one exit code and one sentence with a remedy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llamesh.processes import signal_name
 
 
 class FailureReason(enum.Enum):
-    """Reason of a failure; the value is the exit code of `python -m engine` (those of sysexits.h where one fits)."""
+    """Reason of a failure. The value is the exit code of `python -m engine` (a code of sysexits.h if one fits)."""
 
     BAD_SPEC = 64
     BAD_MODEL = 65
@@ -25,7 +25,7 @@ class FailureReason(enum.Enum):
 
 
 class EngineError(Exception):
-    """An engine cannot start or has failed: the reason and one sentence for people."""
+    """An engine cannot start or has failed. It has the reason and one sentence for people."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
@@ -34,17 +34,17 @@ class EngineError(Exception):
 
 
 REPORT_PREFIX = "engine: "
-"""Starts the line in which the embedded engine says why it gives up; the supervising process looks for it."""
+"""Prefix of the line in which the embedded engine reports why it ends; the supervising process looks for it."""
 
 _CAUSE = "error loading model: "
-"""Stands before why a model does not load."""
+"""Prefix of the reason why a model does not load."""
 _TEMPLATE_CAUSES = ("common_chat_templates_init: error: ", "chat template parsing error: ")
-"""Stand before why a chat template cannot be used, most telling first; the second is there always."""
+"""Prefixes of the reason why a chat template cannot be used, the most specific first; the second one is always there."""
 _TEMPLATE_REMEDY = "Use one of llama.cpp's own instead, for instance --chat-template chatml"
-"""Not --no-jinja, which llama.cpp names too: the template is read all the same."""
+"""Not --no-jinja, which llama.cpp also suggests: llama.cpp parses the template even with that flag."""
 
-# What llama.cpp writes, most telling first: an allocation that failed also makes it say "failed to load model". Of the marks of one
-# reason too the first that is found counts, wherever it stands: after the cause llama.cpp says several times that it has failed.
+# Messages of llama.cpp, the most specific reason first: a failed allocation also causes "failed to load model". Of the marks of one reason,
+# the first one in this list that is found counts, because llama.cpp reports several times after the cause that it has failed.
 _LOG_MARKS: tuple[tuple[FailureReason, tuple[str, ...]], ...] = (
     (
         FailureReason.OUT_OF_MEMORY,
@@ -76,7 +76,7 @@ _SIGNAL_WORDS: dict[int, str] = {
 
 
 def explain(exit_code: int, log: Sequence[str]) -> EngineError:
-    """Explain why llama.cpp ended, from its exit code (negative: killed by that signal) and its last log lines.
+    """Return why llama.cpp ended, from its exit code (negative: killed by that signal) and its last log lines.
 
     Call it only for an unrequested exit: a process that the engine stopped itself has not failed.
     """
@@ -108,7 +108,7 @@ def _template_problem(log: Sequence[str]) -> str | None:
     """Return why llama.cpp cannot use a chat template, or None if it can."""
     if not any(_TEMPLATE_CAUSES[-1] in line for line in log):
         return None
-    # The error of the template stands below the line that reports the failure, after the position.
+    # The error of the template is on a line of its own after the line that reports the failure.
     shown = [line.removeprefix("Error: ") for line in log if line.startswith("Error: ")]
     causes = [line.partition(mark)[2] for mark in _TEMPLATE_CAUSES for line in log if mark in line]
     return " ".join((shown + causes)[0].split()).rstrip(".:")

@@ -1,7 +1,7 @@
 """Finds the `llama-server` program and builds its arguments and its environment.
 
-Invariant: arguments are a list of typed values and never pass through a shell. llama.cpp gets only the environment variables
-named here, because each of its options can also be set by a variable.
+Invariant: arguments are a list of typed values and never pass through a shell. llama.cpp gets only the environment variables that are named
+here, because each of its options can also be set by a variable.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ MINIMUM_BUILD = 11434
 """The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""
 
 UNKNOWN_BUILD = 0
-"""What a llama-server says that was built outside of its git repository. It is used only where it was asked for by name."""
+"""Build number of a llama-server that was built outside of its git repository. It is used only if LLAMA_SERVER_BIN names it."""
 
 VERBOSITY = 2
-"""llama.cpp's log level: warnings and errors. One level more writes several lines for each request."""
+"""llama.cpp's log level: warnings and errors. The next level writes several lines for each request."""
 
 EMBEDDED = "embedded"
-"""The value of LLAMA_SERVER_BIN that asks for the embedded library even where a program is on PATH."""
+"""The value of LLAMA_SERVER_BIN that selects the embedded library even if a program is on PATH."""
 
 SHORT_SPIN = "100"
-"""Spins before a thread sleeps, some 5 us: libgomp's own number for machines with too many threads."""
+"""Spins before a thread sleeps, about 5 us: libgomp's own number for machines with too many threads."""
 
 _PASSED = re.compile(
     r"PATH|HOME|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|PYTHONPATH|PYTHONHOME"
@@ -52,10 +52,10 @@ class Program:
 
 
 def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
-    """Return the program to run (None: the embedded library) and a text that says why.
+    """Return the program to run (None: the embedded library) and the reason as a text.
 
-    If LLAMA_SERVER_BIN is set, that program must be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a
-    `llama-server` on PATH is taken if it is usable.
+    If LLAMA_SERVER_BIN is set, that program must be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a `llama-server` on PATH is
+    used if it is usable.
     """
     asked = environment.get("LLAMA_SERVER_BIN", "")
     if asked == EMBEDDED:
@@ -95,7 +95,7 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
 
 
 def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -> list[str]:
-    """Return the command line. It lacks the API key, because other users can read command lines; see `scrubbed`."""
+    """Return the command line, without the API key, because other users can read command lines; see `scrubbed`."""
     command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
     if spec.listen.socket is None:
         command += ["--port", str(spec.listen.port)]
@@ -109,7 +109,7 @@ def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -
 def computing(environment: Mapping[str, str], program: Program | None) -> dict[str, str]:
     """Return libgomp's variables for how threads wait, unless the user has set them: see engine/thread_placement.py.
 
-    The `llama-server` program cannot change this while it runs, so its threads sleep soon: prompts stay fast on an idle and on a
+    The `llama-server` program cannot change these settings while it runs, so its threads sleep soon: prompts are fast on an idle and on a
     busy machine, and answers use fewer threads (engine/cores.py).
     """
     if any(name in environment for name in thread_placement.ENVIRONMENT):
@@ -118,9 +118,9 @@ def computing(environment: Mapping[str, str], program: Program | None) -> dict[s
 
 
 def scrubbed(environment: Mapping[str, str], api_key: str = "") -> dict[str, str]:
-    """Return the environment for llama.cpp: without its own variables and llamesh's secrets, with the API key that it must require."""
+    """Return llama.cpp's environment: without its own variables and llamesh's secrets, and with the API key that it must require."""
     kept = {name: value for name, value in environment.items() if _PASSED.fullmatch(name)}
-    # Here llama-server would look for the user's configuration file, whose options are unchecked.
+    # llama-server looks here for the user's configuration file, whose options are unchecked.
     kept["XDG_CONFIG_HOME"] = os.devnull
     if api_key:
         kept["LLAMA_API_KEY"] = api_key

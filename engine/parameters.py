@@ -16,7 +16,7 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 
 
 def decode(document: Mapping[str, Any]) -> RuntimeParameters:
-    """Decode ProtoJSON. Raises EngineError(BAD_SPEC) on an unknown field or a wrong type; the contract service checks bounds."""
+    """Decode ProtoJSON. Raises EngineError(BAD_SPEC) for an unknown field or a wrong type; the contract service checks bounds."""
     try:
         return json_format.ParseDict(dict(document), RuntimeParameters())
     except json_format.ParseError as error:
@@ -34,7 +34,7 @@ def completed(parameters: RuntimeParameters, model_context: int, threads: Thread
 
 
 def launch_settings(spec: EngineSpec, threads: Threads) -> list[Setting]:
-    """Return the settings for llama.cpp, with files in place of models. Raises EngineError(BAD_SPEC) if a model's file is missing."""
+    """Return the settings for llama.cpp, with files instead of models. Raises EngineError(BAD_SPEC) if a model's file is missing."""
     found = settings(completed(decode(spec.parameters), spec.model_context, threads))
     return [_with_file(setting, spec) if all_parameters()[setting.name].model else setting for setting in found]
 
@@ -42,5 +42,5 @@ def launch_settings(spec: EngineSpec, threads: Threads) -> list[Setting]:
 def _with_file(setting: Setting, spec: EngineSpec) -> Setting:
     path = spec.files.get(setting.name)
     if path is None:
-        raise EngineError(FailureReason.BAD_SPEC, f"{setting.flag}: the file of the model {setting.value} is not named")
+        raise EngineError(FailureReason.BAD_SPEC, f"{setting.flag}: no file is given for the model {setting.value}")
     return replace(setting, value=str(path))

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from engine.endpoint import Endpoint, Health
 
 _POLL_SECONDS = 0.02
-_LONGEST_POLL_SECONDS = 0.5
+_MAX_POLL_SECONDS = 0.5
 _GROWTH = 1.2
-"""Each pause is so many times the one before: whoever waits, waits at most a fifth longer than the load takes, and a long load costs
-two questions a second."""
+"""Each pause is longer than the one before by this factor: the wait is at most a fifth longer than the load, and a long load costs two
+requests a second."""
 
 
 async def until_ready(endpoint: Endpoint, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
@@ -22,13 +22,13 @@ async def until_ready(endpoint: Endpoint, sleep: Callable[[float], Awaitable[Non
     pause = _POLL_SECONDS
     while await endpoint.health() is not Health.READY:
         await sleep(pause)
-        pause = min(pause * _GROWTH, _LONGEST_POLL_SECONDS)
+        pause = min(pause * _GROWTH, _MAX_POLL_SECONDS)
 
 
 async def until_idle(endpoint: Endpoint, known_as: Endpoint, pid: int, grace_seconds: float) -> bool:
-    """Wait until llama.cpp, process `pid`, has answered its running requests. False: the grace was over first.
+    """Wait until llama.cpp, process `pid`, has answered its running requests. Return False if the grace period ends first.
 
-    `endpoint` is the address to ask; `known_as` is the address to which clients connected, as the kernel's table lists it.
+    `endpoint` is the address to probe; `known_as` is the address to which clients connected, as the kernel's table lists it.
     """
     try:
         async with asyncio.timeout(grace_seconds):

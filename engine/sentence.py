@@ -1,9 +1,9 @@
-"""Writes a model that says one sentence: a real GGUF file with a known answer for tests and benchmarks.
+"""Writes a model that always answers with one sentence: a real GGUF file with a known answer for tests and benchmarks.
 
-`python -m engine.sentence OUT.gguf` writes it in a moment. It is a llama model like any other (llama.cpp loads it by the same
-path as a model of 70 billion parameters), but its weights are chosen, not learned: embeddings are one-hot, every block adds
-zero, and the output matrix maps each word to the one after it. So it answers any prompt, chat or completion, with `SENTENCE`
-at any sensible temperature. Invariant: a text never contains one of its words as a token, so a prompt cannot steer it.
+`python -m engine.sentence OUT.gguf` writes it in a moment. It is a llama model like any other (llama.cpp loads it by the same code path as
+a model of 70 billion parameters), but its weights are chosen, not learned: embeddings are one-hot, every block adds zero, and the output
+matrix maps each word to the next word. So it answers any prompt, chat or completion, with `SENTENCE` at any sensible temperature.
+Invariant: a text never contains one of its words as a token, so a prompt cannot change the answer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import numpy
 
 SENTENCE = "The mesh is up, and every token you read came from llama.cpp through Envoy."
-"""What the model says. No word twice, none shorter than two letters: see the module."""
+"""The answer of the model. No word occurs twice, and each has at least two letters: see the module."""
 COMPLETION_TOKENS = len(SENTENCE.split()) + 1
-"""Tokens of a whole answer: the words and the end."""
+"""Tokens of a complete answer: the words and the end token."""
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _UNKNOWN, _BEGIN, _END = range(3)
 _FIRST_WORD = len(_SPECIAL) + 256
 _LOGIT = 4.0
-"""Times the square root of the width: the logit of the next word. All others are 0, so chance never gets a say."""
+"""Factor of the square root of the width: their product is the logit of the next word. All others are 0, so sampling cannot change it."""
 _HEAD = 32
 _TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 
@@ -44,13 +44,13 @@ class Size:
 
 
 SMALL = Size()
-"""For tests: half a megabyte, no work."""
+"""For tests: half a megabyte, almost no computation."""
 PREFILL = Size(blocks=8, width=1024, feed_forward=4096)
-"""For benchmarks: as much work a prompt token as a model of 130 million parameters."""
+"""For benchmarks: as much computation for each prompt token as a model of 130 million parameters."""
 
 
 def write(path: Path, *, context: int = 8192, size: Size = SMALL, sentence: str = SENTENCE) -> Path:
-    """Write the model atomically, with a context of `context` tokens. Returns the path. Needs the package `gguf`."""
+    """Write the model atomically, with a context of `context` tokens, and return the path. Needs the package `gguf`."""
     import gguf
     import numpy
 
@@ -88,7 +88,7 @@ def write(path: Path, *, context: int = 8192, size: Size = SMALL, sentence: str 
 
 
 def _pieces(sentence: str) -> list[str]:
-    """Return the sentence as tokens. The first has no space before it, so that an answer begins with its first letter."""
+    """Return the sentence as tokens. The first has no space before it, so that the answer begins with its first letter."""
     words = sentence.split()
     if not words or len(set(words)) != len(words) or any(len(word) < 2 for word in words):
         raise ValueError("the words of the sentence must differ and have two letters or more")

@@ -1,7 +1,7 @@
 """Spec of one engine: the JSON file that `python -m engine` reads.
 
-Invariant: an `EngineSpec` is complete and consistent, so no other module checks it again; parameters stay as they were
-sent (ProtoJSON of `llamesh.v1.RuntimeParameters`) until `engine.parameters` types them.
+Invariant: an `EngineSpec` is complete and consistent, so no other module checks it again. Parameters stay as they were received (ProtoJSON
+of `llamesh.v1.RuntimeParameters`) until `engine.parameters` decodes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from engine.failure import EngineError, FailureReason
 
 MAX_SOCKET_PATH = 107
-"""Bytes in the path of a Unix socket, on every system llama.cpp runs on at most."""
+"""Maximum length of a Unix socket's path in bytes that all systems of llama.cpp allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +55,34 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Spec of one engine. Units are in the names; the module explains `parameters`."""
+    """Spec of one engine. The field names have the units."""
 
     model: Path
     """The GGUF file."""
     listen: Address
-    """Where llama.cpp answers HTTP."""
+    """Address on which llama.cpp serves HTTP."""
     alias: str
     """The model name in answers."""
     http_threads: int = 64
-    """Threads of the HTTP server. Not below the connections that Envoy opens: each holds a thread."""
+    """Threads of the HTTP server. At least as many as the connections that Envoy opens: each occupies a thread."""
     api_key: str = field(default="", repr=False)
-    """Asked of every caller except for /health. Empty: the socket's permissions are the lock."""
+    """Required from every caller, except for /health. If empty, only the socket's permissions protect the engine."""
     model_context: int = 0
-    """Tokens the model was trained for, from its GGUF metadata; bounds the default context. 0: not known."""
+    """Tokens that the model was trained for, from its GGUF metadata; the limit of the default context. 0 if unknown."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """ProtoJSON of RuntimeParameters."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """The file of each model that a parameter names, by the parameter's name."""
     grace_seconds: float = 30.0
-    """How long running requests may take to finish once the engine is told to stop."""
+    """Seconds that running requests may take to finish after a stop was requested."""
     state_file: Path | None = None
-    """Where the engine's state is published, replaced in one step; see `engine.state`."""
+    """File in which the engine publishes its state atomically; see `engine.state`."""
     hand_over: Path | None = None
-    """A Unix socket at which the engine hands a duplicate of its listening socket to the mesh; see `engine.listener`."""
+    """A Unix socket on which the engine sends a duplicate of its listening socket to the mesh; see `engine.listener`."""
 
     @classmethod
     def read(cls, path: Path) -> EngineSpec:
-        """Read a spec file. Raises EngineError(BAD_SPEC) naming what is wrong."""
+        """Read a spec file. Raises EngineError(BAD_SPEC), which names the problem."""
         try:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -91,7 +91,7 @@ class EngineSpec:
 
     @classmethod
     def decode(cls, document: object) -> EngineSpec:
-        """Type a decoded JSON document. Raises EngineError(BAD_SPEC) naming the field."""
+        """Decode a JSON document into a spec. Raises EngineError(BAD_SPEC), which names the field."""
         if not isinstance(document, dict):
             raise EngineError(FailureReason.BAD_SPEC, "the spec is not a JSON object")
         known = {item.name for item in fields(cls)}
@@ -130,7 +130,7 @@ def _typed(document: Mapping[str, Any], name: str, kind: type | tuple[type, ...]
 def _files(document: Mapping[str, Any]) -> dict[str, Path]:
     for name, path in document.items():
         if not isinstance(path, str) or not Path(path).is_absolute():
-            raise EngineError(FailureReason.BAD_SPEC, f"files: {name}: {path!r} is no absolute path")
+            raise EngineError(FailureReason.BAD_SPEC, f"files: {name}: {path!r} is not an absolute path")
     return {name: Path(path) for name, path in document.items()}
 
 

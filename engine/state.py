@@ -1,7 +1,7 @@
 """State file of an engine: one small JSON document, replaced atomically.
 
-The reason of a failure is in a file, not a pipe, because the file outlives the engine and a restart of the controller.
-Invariant: a reader finds a complete document or none.
+A file has the reason of a failure, instead of a pipe, because the file outlives the engine and a restart of the controller. Invariant: a
+reader finds a complete document or none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.failure import EngineError
+from llamesh.private_files import write_private
 
 
 class ReportedPhase(enum.StrEnum):
@@ -33,16 +34,16 @@ class State:
 
     phase: ReportedPhase
     engine: str
-    """Which llama.cpp, in words."""
+    """Name of the llama.cpp that runs."""
     pid: int
-    """The supervising process."""
+    """Process id of the supervising process."""
     since: float
     """When this phase began, in seconds since 1970."""
     reason: str = ""
-    """The name of a `Reason`; only where failed."""
+    """The name of a `FailureReason`; only if the engine failed."""
     message: str = ""
     log: tuple[str, ...] = ()
-    """llama.cpp's last lines; only where failed."""
+    """llama.cpp's last log lines; only if the engine failed."""
 
 
 @dataclass(slots=True)
@@ -54,15 +55,10 @@ class StateFile:
     clock: Callable[[], float]
 
     def publish(self, phase: ReportedPhase, failure: EngineError | None = None, log: Sequence[str] = ()) -> None:
-        """Replace the document. A full disk or a missing directory does not end an engine: it serves without the file."""
+        """Replace the document. A full disk or a missing directory does not end the engine: it serves without the file."""
         if self.path is None:
             return
         reason, message = (failure.reason.name, failure.message) if failure else ("", "")
         state = State(phase, self.engine, os.getpid(), self.clock(), reason, message, tuple(log) if failure else ())
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_text(json.dumps(asdict(state)))
-            unfinished.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            write_private(self.path, json.dumps(asdict(state)).encode(), durable=False)

@@ -1,8 +1,8 @@
 """Decides where an engine's threads run and whether they spin while other processes need the cores too.
 
-Spinning threads are fastest on an idle machine and nearly stop on a busy one; sleeping threads halve the speed of answers
-on an idle machine. So the threads spin, spread over all cores, until other processes use a good part of a core. Then they sleep while
-they wait, packed on half of the cores: this leaves the rest to other processes at the speed of half as many threads. The decision uses
+Spinning threads are fastest on an idle machine and nearly stop on a busy one; sleeping threads halve the speed of answers on an idle
+machine. So the threads spin, spread over all cores, until other processes use a considerable part of a core. Then they sleep while they
+wait, packed on half of the cores: this leaves the other cores to other processes, at the speed of half as many threads. The decision uses
 the kernel's count of how long runnable threads waited for a core.
 
 Invariant: this module only decides; engine/thread_yielding.py reads the counters and moves the threads.
@@ -17,19 +17,19 @@ from dataclasses import dataclass, field
 from llamesh.cores import Cores
 
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "300000"}
-"""libgomp's own spin count (some 10 ms), and none at all while it has more threads than processors: see `Crowd` there. It is set unless the
-user sets either; then the threads stay as they are."""
+"""libgomp's own spin count (about 10 ms); libgomp does not spin while it has more threads than processors: see `IdleTeam`. The variables
+are set unless the user sets either of them; then the threads stay as they are."""
 
 SPREAD_SECONDS = 0.05
-"""Between two looks at an engine that computes, its threads spread."""
+"""Seconds between two checks of a computing engine whose threads are spread."""
 PACKED_SECONDS = 0.25
-"""The same with its threads packed: long enough for the kernel's counters of processors, which step by 10 ms."""
+"""Seconds between two checks of a computing engine whose threads are packed: the kernel's processor counters have steps of 10 ms."""
 LOST = 0.4
-"""Threads are packed if they wait for a core this share of the time: packed they lose half, and less if there are only two."""
+"""Threads are packed if they wait for a core for this share of the time: packed threads lose half, or less if there are only two."""
 CALM = 0.25
-"""Threads are spread if they would wait no more than this share of the time."""
-LONGEST_CALM_SECONDS = 2.0
-"""How long it must be calm before threads are spread that had to be packed soon after the last times."""
+"""Threads are spread if they would wait for at most this share of the time."""
+MAX_CALM_SECONDS = 2.0
+"""Longest calm time before threads are spread again that had to be packed soon after each of the last spreads."""
 _SOON_SECONDS = 2.0
 
 
@@ -39,16 +39,16 @@ class CoreUsage:
 
     seconds: float
     ran: float
-    """Of all threads that compute: on a core."""
+    """Time for which all computing threads ran on a core."""
     waited: float
-    """Of all threads that compute: able to run and without a core."""
+    """Time for which all computing threads were runnable but had no core."""
     busy: Mapping[int, float]
-    """Of each processor: used by anyone at all, except by those who give way by themselves (nice)."""
+    """Time for which each processor was used by any process, without processes of low priority (nice)."""
 
 
 @dataclass(slots=True)
 class ThreadPlacement:
-    """Decides where the threads run: `packed` holds their processors, or None while they are spread over all."""
+    """Decides where the threads run: `packed` has their processors, or is None while they are spread over all."""
 
     cores: Cores
     threads: int
@@ -65,7 +65,7 @@ class ThreadPlacement:
             if usage.waited > LOST * usage.seconds:
                 # Packed again soon after spreading: the load changes faster than the reaction, so wait longer next time.
                 self._needed = (
-                    min(2 * self._needed, LONGEST_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS
+                    min(2 * self._needed, MAX_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS
                 )
                 self._calm, self._since = 0.0, 0.0
                 self.packed = self._quietest({}, usage)
@@ -89,14 +89,14 @@ class ThreadPlacement:
         }
 
     def _better(self, others: Mapping[int, float]) -> bool:
-        """Whether other cores are free enough to make a move worthwhile."""
+        """Return whether other cores are free enough to make a move worthwhile."""
         assert self.packed is not None
         here = sum(others.get(each, 0.0) for each in self.packed)
         there = sum(others.get(each, 0.0) for each in self._quietest(others, None))
         return here - there > CALM * len(self.packed)
 
     def _quietest(self, others: Mapping[int, float], usage: CoreUsage | None) -> frozenset[int]:
-        """Return half of the physical cores that the threads need: the least used ones, at random among equals."""
+        """Return half of the physical cores that the threads need: the least used ones, chosen at random among equals."""
         load = others if usage is None else {each: busy / usage.seconds for each, busy in usage.busy.items()}
         groups = self.chance.sample(self.cores.groups, len(self.cores.groups))
         groups.sort(key=lambda group: round(sum(load.get(each, 0.0) for each in group), 1))

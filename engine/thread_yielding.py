@@ -19,18 +19,18 @@ from engine.thread_placement import ENVIRONMENT, PACKED_SECONDS, SPREAD_SECONDS,
 from llamesh.cores import Cores
 
 REST_SECONDS = 0.1
-"""Between two looks at an engine that does not compute."""
+"""Seconds between two checks of an engine that does not compute."""
 RETRY_SECONDS = 10.0
-"""Before the next look, if the system did not let us count or arrange."""
+"""Seconds until the next check if the counters could not be read or the placement could not be applied."""
 _COMPUTES = 0.1
-"""Share of the time that a thread runs which counts as one that computes."""
-_LOOKS = 20
+"""Share of the time for which a thread must run to count as computing."""
+_FULL_CHECK_EVERY = 20
 
 
 class IdleTeam:
     """Team of sleeping OpenMP threads. While it exists, libgomp has more threads than processors, so no thread spins.
 
-    This rule is documented for GOMP_SPINCOUNT. It is the only way to change how a running library waits.
+    The documentation of GOMP_SPINCOUNT has this rule. It is the only way to change how a running library waits.
     """
 
     def __init__(self, libgomp: Path, processors: int) -> None:
@@ -43,7 +43,7 @@ class IdleTeam:
         self._member: threading.Thread | None = None
 
     def gather(self) -> bool:
-        """Stop all spinning. False if the threads cannot be created; then nothing has changed."""
+        """Stop all spinning. Return False if the threads cannot be created; then nothing has changed."""
         if self._member is None:
             if not self._has_room():
                 return False
@@ -52,21 +52,21 @@ class IdleTeam:
             try:
                 member.start()
             except RuntimeError:
-                # llama.cpp used up the limit meanwhile: it starts a thread for each connection.
+                # llama.cpp reached the limit in the meantime: it starts a thread for each connection.
                 return False
             self._leave, self._member = leave, member
             there.wait()
         return True
 
     def disperse(self) -> None:
-        """Let threads spin again: the end of the team's first thread ends the team."""
+        """Let threads spin again: the team ends with its first thread."""
         if self._member is not None and self._leave is not None:
             self._leave.set()
             self._member.join()
             self._member = None
 
     def _has_room(self) -> bool:
-        """Whether the team can be started. libgomp ends the process if it exceeds a limit of threads."""
+        """Return whether the team can be started. libgomp ends the process if it exceeds a limit of threads."""
         go = threading.Event()
         tried = [threading.Thread(target=go.wait, daemon=True) for _ in range(self._processors + 1)]
         started = []
@@ -94,7 +94,7 @@ class _Counters:
 
     at: float
     threads: Mapping[int, tuple[float, float]]
-    """Of each thread: ran, waited."""
+    """For each thread: seconds on a core, seconds of waiting for a core."""
     busy: Mapping[int, float]
 
 
@@ -105,28 +105,28 @@ class KernelCounters:
         self._proc = proc
         self._allowed = frozenset(each for group in cores.groups for each in group)
         self._computing: Sequence[int] = ()
-        self._looks = 0
+        self._checks = 0
         self._last: _Counters | None = None
         self._used = 0.0
 
     def readable(self) -> bool:
-        """Whether the kernel has the needed counters."""
+        """Return whether the kernel has the needed counters."""
         return bool(self._threads([os.getpid()])) and self._allowed <= self._busy().keys()
 
     def computes(self) -> bool:
-        """Whether this process used processor time since the last call. Cheap, for an idle engine."""
+        """Return whether this process used processor time since the last call. Cheap, for an idle engine."""
         used, self._used = self._used, time.process_time()
         return self._used - used > _COMPUTES * REST_SECONDS
 
     def forget(self) -> None:
-        """Drop the last values, so that the next interval starts anew."""
-        self._last, self._looks = None, 0
+        """Drop the last values, so that the next interval starts from the next call."""
+        self._last, self._checks = None, 0
 
     def usage(self) -> CoreUsage | None:
         """Return the use since the last call; None on the first call."""
-        # An engine has a thread for each connection. Read all of them only in some checks, and in the others only those that compute.
-        all_of_them = self._looks % _LOOKS < 2
-        self._looks += 1
+        # An engine has a thread for each connection. Some checks read all threads, the others only the computing ones.
+        all_of_them = self._checks % _FULL_CHECK_EVERY < 2
+        self._checks += 1
         threads = self._threads(self._all() if all_of_them else self._computing)
         last, now = self._last, _Counters(time.monotonic(), threads, self._busy())
         self._last = now
@@ -179,7 +179,7 @@ class KernelCounters:
 
 
 def loaded_libgomp(maps: str) -> Path | None:
-    """Return the loaded libgomp from the text of /proc/self/maps, because a package may bring its own."""
+    """Return the path of the loaded libgomp from the text of /proc/self/maps, because a package may contain its own."""
     found = re.search(r"(/\S*libgomp\S*)$", maps, re.MULTILINE)
     return Path(found[1]) if found else None
 
@@ -193,20 +193,20 @@ class ThreadYielder:
         self._team = team
 
     def adjust(self) -> float:
-        """Check once, and move the threads if necessary. Returns the seconds until the next check."""
+        """Check once, and move the threads if necessary. Return the seconds until the next check."""
         try:
             if self._placement.packed is None and not self._counters.computes():
                 self._counters.forget()
                 return REST_SECONDS
             usage = self._counters.usage()
-            if usage is None or self._arrange(usage):
+            if usage is None or self._apply(usage):
                 return SPREAD_SECONDS if self._placement.packed is None else PACKED_SECONDS
         except OSError:
             self._counters.forget()
         return RETRY_SECONDS
 
-    def _arrange(self, usage: CoreUsage) -> bool:
-        """Apply the placement. False if that fails; then the threads are as before."""
+    def _apply(self, usage: CoreUsage) -> bool:
+        """Apply the placement. Return False if that fails; then the threads are as before."""
         before = self._placement.packed
         self._placement.update(usage)
         now = self._placement.packed

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
@@ -62,6 +63,16 @@ class Certificate:
             wanted = host.lower().rstrip(".")
         wildcard = f"*.{wanted.partition('.')[2]}"
         return wanted in self.names or wildcard in self.names
+
+
+def names(certificate: Path) -> tuple[str, ...]:
+    """The DNS names and addresses of the certificate in a file, also after its end. Empty if the file holds none."""
+    from cryptography import x509
+
+    try:
+        return _names(x509.load_pem_x509_certificates(certificate.read_bytes())[0])
+    except (OSError, ValueError):
+        return ()
 
 
 def secret_file(run_dir: Path) -> Path:
@@ -115,7 +126,7 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
 
 def _content(file: str, setting: str) -> str:
     try:
-        return Path(file).expanduser().read_text("ascii")
+        return expanded(file, setting).read_text("ascii")
     except PermissionError as error:
         raise CertificateError(
             f"{setting}: {file} cannot be read by this user", f"let this user read it: chown {os.getuid()} {file}"
@@ -126,6 +137,8 @@ def _content(file: str, setting: str) -> str:
         raise CertificateError(
             f"{setting}: {file} is not PEM", f"convert it: openssl x509 -inform der -in {file}"
         ) from error
+    except ValueError as error:
+        raise CertificateError(str(error), f"correct {setting}") from error
 
 
 def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
@@ -191,5 +204,5 @@ def _names(leaf: Any) -> tuple[str, ...]:
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
-    names: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
-    return (*(name.lower() for name in names), *map(str, alternatives.get_values_for_type(x509.IPAddress)))
+    hosts: Sequence[str] = alternatives.get_values_for_type(x509.DNSName)
+    return (*(host.lower() for host in hosts), *map(str, alternatives.get_values_for_type(x509.IPAddress)))

@@ -19,9 +19,21 @@ LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
 DEFAULT_HOME = Path("~/.llamesh")
 
 
+def expanded(path: str | Path, named: str = "") -> Path:
+    """Return a path with the home directory for ~ and ~user. ValueError, which begins with the argument's name, if there is none."""
+    if not str(path).startswith("~"):
+        # A Path would take ./~x for ~x.
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        place = f"{named}: " if named else ""
+        raise ValueError(f"{place}the home directory {Path(path).parts[0]} is not known") from error
+
+
 def home_directory(environment: Mapping[str, str]) -> Path:
     """Return LLAMESH_HOME as an absolute path: the directory of all data of this machine."""
-    return Path(environment.get("LLAMESH_HOME") or DEFAULT_HOME).expanduser().absolute()
+    return expanded(environment.get("LLAMESH_HOME") or DEFAULT_HOME, "LLAMESH_HOME").absolute()
 
 
 def run_directory(home: Path, environment: Mapping[str, str]) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llamesh.private_files import write_private
 from llamesh.processes import ProcessId
 
 SUFFIX = ".waits"
@@ -31,9 +32,8 @@ class Wait:
 def say(run_dir: Path, member: str, wait: Wait) -> None:
     """Publish what a member, which is this process, waits for; OSError if the file cannot be written."""
     process = ProcessId.of(os.getpid())
-    unfinished = run_dir / f"{member}.new{SUFFIX}"
-    unfinished.write_text(json.dumps({"pid": process.pid, "started": process.started, **asdict(wait)}))
-    unfinished.replace(run_dir / f"{member}{SUFFIX}")
+    said = {"pid": process.pid, "started": process.started, **asdict(wait)}
+    write_private(run_dir / f"{member}{SUFFIX}", json.dumps(said).encode(), durable=False)
 
 
 def clear(run_dir: Path, member: str) -> None:

@@ -1,6 +1,6 @@
-"""The runtime protocol: starts, stops and lists single engines. What should run is decided in `controller.plan`.
+"""The runtime protocol: starts, stops and lists single engines. `controller.plan` decides which engines should run.
 
-Invariant: a runtime finds all its engines again after the controller was killed, so callers need not keep any state.
+Invariant: after the controller was killed, a runtime finds all its engines again, so callers need not store any state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class EnginePhase(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     STOPPING = "stopping"
-    """Stopping: the engine finishes its running requests."""
+    """The engine finishes its running requests."""
     ENDED = "ended"
 
 
@@ -38,12 +38,12 @@ class Liveness(enum.Enum):
 
 
 CANNOT_START = "CannotStart"
-"""Exit reason if no process could be started. The cause is this machine, not the engine."""
+"""Exit reason if no process could be started. The cause is the machine, not the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineExit:
-    """How an engine ended."""
+    """The end of an engine."""
 
     reason: str
     """Reason in CamelCase, for instance "OutOfMemory"."""
@@ -103,14 +103,14 @@ class EngineLoad:
     busy: bool
     """See `llamesh.kit.occupancy`."""
     work_done: float
-    """Grows with every request; comparable only with an earlier value of the same engine."""
+    """Increases with every request; comparable only with an earlier value of the same engine."""
 
 
 class Runtime(Protocol):
     """The place where engines run, as the reconciler uses it: the processes of this machine, or pods of a cluster."""
 
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
-        """Adopt the engines that run. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
+        """Adopt the running engines. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
 
     async def close(self) -> None:
         """Stop watching. The engines keep running."""
@@ -122,7 +122,7 @@ class Runtime(Protocol):
         """Return the memory for engines, a fraction of a second old at most."""
 
     def start_limit(self) -> int:
-        """Return how many engines may start at the same time if no setting says it."""
+        """Return how many engines may start at the same time if no setting limits them."""
 
     def model(self, model_uuid: str) -> ModelFile:
         """Return the cached entry of a model's file, without waiting."""

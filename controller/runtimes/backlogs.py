@@ -1,7 +1,7 @@
 """Holds duplicates of the engines' listening sockets, so that connections in an engine's backlog outlive an engine that is killed.
 
-An engine's own supervising process does the same for llama.cpp (engine/listener.py); this covers the death of that process. A new
-controller takes duplicates again from the engines that it adopts. An engine that starts gets no requests before its duplicate is held.
+An engine's own supervising process does the same for llama.cpp (engine/listener.py); this module covers the death of that process. A new
+controller gets duplicates again from the engines that it adopts. A starting engine gets no requests before its duplicate is held.
 
 Invariant: once the end of an engine was observed, no client can connect to it and every waiting connection is answered.
 """
@@ -17,11 +17,11 @@ from llamesh import listeners
 from llamesh.kit.logs import log
 
 _ASK_SECONDS = 0.1
-"""Seconds after which a starting engine, which cannot hand over its socket yet, is asked again."""
+"""Seconds after which a starting engine that cannot send its socket yet is asked again."""
 _PATIENCE_SECONDS = 60.0
 """Seconds that an engine's process may take to open its hand-over socket. The time until it is ready is not limited."""
 _SETTLE_SECONDS = 5.0
-"""Seconds that a ready engine gets no requests while its duplicate is not held yet. Then it serves without one."""
+"""Seconds for which a ready engine gets no requests while its duplicate is not held yet. Then it serves without one."""
 
 
 class Backlogs:
@@ -37,7 +37,7 @@ class Backlogs:
         self._asking[instance] = asyncio.create_task(self._ask(instance, hand_over))
 
     async def settled(self, instance: str) -> None:
-        """Wait until the duplicate is held, the engine has none to give, or `_SETTLE_SECONDS` are over."""
+        """Wait until the duplicate is held, the engine has none, or `_SETTLE_SECONDS` are over."""
         if asking := self._asking.get(instance):
             _, pending = await asyncio.wait([asking], timeout=_SETTLE_SECONDS)
             if pending:
@@ -72,7 +72,7 @@ class Backlogs:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     connection = await _connected(hand_over)
             except TimeoutError:
-                log.debug("the engine hands its listening socket over to nobody", instance=instance)
+                log.debug("the engine opened no hand-over socket", instance=instance)
                 return
             with connection:
                 await listeners.readable(connection.fileno())

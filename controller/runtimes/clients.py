@@ -1,4 +1,4 @@
-"""Counts the clients that are connected to an engine's llama.cpp, as the kernel's table of sockets has them."""
+"""Counts the clients that are connected to an engine's llama.cpp, according to the kernel's table of sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLOSING_TRIES = 3
 
 
 async def connected_clients(table: ConnectionTable, socket: Path, engine: ProcessId) -> int | None:
-    """Return the number of connected clients; None if the system does not say. The caller has no open connection of its own."""
+    """Return the number of connected clients; None if the system does not report it. The caller must have no open connection itself."""
     llama = llama_stats(engine)
     if llama is None:
         return None

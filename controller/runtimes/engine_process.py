@@ -1,10 +1,10 @@
 """Supervises one engine process of this machine from its start, or its adoption, to its end.
 
-The story: a task waits for the end of the process that `start` spawns or `adopt` takes over. Beside it a background task probes: /health
-until the engine is ready, then the counters of its inference loop. The pure functions of `liveness` assess each probe and may have the
-engine killed. Every change calls `changed`, which queues a reconciliation. Probes and `load` share one lock, because llama.cpp would count
-a second connection of this process as a client. Invariant: until the engine is ENDED, its end is awaited and its liveness is probed; a
-failure of this process (a full disk, no free descriptor) is never held against the engine and never ends the supervision.
+A task waits for the end of the process that `start` spawns or `adopt` takes over. In parallel a background task probes: /health until the
+engine is ready, then the counters of its inference loop. The pure functions of `liveness` assess each probe and may have the engine
+killed. Every change calls `changed`, which queues a reconciliation. Probes and `load` share one lock, because a second connection of this
+process would count as a client of llama.cpp. Invariant: until the engine is ENDED, its end is awaited and its liveness is probed; a
+failure of this process (a full disk, no free descriptor) never counts as a failure of the engine and never ends the supervision.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LONGEST_READY_POLL = 0.5
 """Seconds between two readiness probes of a starting engine. The pause grows with the time since the start."""
 _LOADING_PROBE_SECONDS = 2.0
 _KILL_MARGIN = 2.0
-"""Seconds after the grace before the engine is killed. The engine itself cuts off running requests when the grace is over."""
+"""Seconds after the grace period before the engine is killed. The engine itself cuts off running requests when the grace period ends."""
 
 
 class EngineProcess:
@@ -119,7 +119,7 @@ class EngineProcess:
         self._end(EngineExit(CANNOT_START, f"the engine cannot be started: {message}", requested=self.record.stopping))
 
     def save(self) -> None:
-        """Write the record; if that fails now, `keep_record` does it later."""
+        """Write the record. If that fails, `keep_record` writes it later."""
         try:
             self.keep_record()
         except OSError as error:
@@ -139,7 +139,7 @@ class EngineProcess:
                 connections = await connected_clients(self._table, self.socket, self.record.process)
                 return None if connections is None else EngineLoad(is_busy(0, connections), self._probes.work or 0.0)
             except OSError as error:
-                log.warning("cannot ask an engine", instance=self.record.instance, error=str(error))
+                log.warning("the load of an engine cannot be read", instance=self.record.instance, error=str(error))
                 return None
             if counters is None:
                 return None
@@ -149,7 +149,7 @@ class EngineProcess:
             return EngineLoad(is_busy(counters.requests, connections), counters.work)
 
     async def ended(self) -> None:
-        """Return when the engine has ended."""
+        """Wait until the engine has ended."""
         if self._task:
             await asyncio.wait([self._task])
 
@@ -201,7 +201,7 @@ class EngineProcess:
         elif self.phase is EnginePhase.READY:
             began = time.monotonic()
             await self._watch_ready()
-            # No pause while the engine is silent, so that an answer restores it at once.
+            # No pause while the engine does not answer, so that an answer restores it at once.
             await asyncio.sleep(max(0.0, self._probing.probe_seconds - (time.monotonic() - began)))
         else:
             await asyncio.sleep(self._probing.probe_seconds)

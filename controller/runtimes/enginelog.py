@@ -1,7 +1,7 @@
 """Log files of engines: one file of bounded length for each replica, continued across restarts.
 
-The engine itself holds the file open for appending, so nothing is lost while no controller runs. A file that has grown too long
-is trimmed in place to its newer half.
+The engine itself has the file open for appending, so nothing is lost while no controller runs. A file that is too long is trimmed in place
+to its newer half.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 """Maximum length of a log file, in bytes."""
 _FOLLOW_SECONDS = 0.25
 _BLOCK = 64 << 10
-_MOST_READ = 1 << 20
+_MAX_READ = 1 << 20
 """Maximum number of bytes that are read at once, or kept as one line."""
 
 
 class EngineLogs:
     """Log files in one directory."""
 
-    def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
 
     def open(self, server_uuid: str, replica: int) -> int:
         """Return a descriptor for appending. Close it once the engine has inherited it."""
@@ -36,7 +36,7 @@ class EngineLogs:
         failure: OSError | None = None
         for path in self._directory.glob("*.log"):
             try:
-                if path.stat().st_size > self._most_bytes:
+                if path.stat().st_size > self._max_bytes:
                     self._shorten(path)
             except FileNotFoundError:
                 continue
@@ -65,16 +65,16 @@ class EngineLogs:
             await asyncio.sleep(_FOLLOW_SECONDS)
             fresh, position = _since(path, position)
             *whole, rest = (rest + fresh).split(b"\n")
-            if len(rest) > _MOST_READ:
+            if len(rest) > _MAX_READ:
                 whole, rest = [*whole, rest], b""
             if whole:
                 yield _decoded(whole)
 
     def _shorten(self, path: Path) -> None:
         with path.open("r+b") as file:
-            file.seek(-self._most_bytes // 2, os.SEEK_END)
+            file.seek(-self._max_bytes // 2, os.SEEK_END)
             kept = file.read().partition(b"\n")[2]
-            # Writers append, so new lines land at the new end. A line that is written between read and truncate may be lost.
+            # Writers append, so new lines are written at the new end. A line that is written between read and truncate may be lost.
             file.truncate(0)
             os.lseek(file.fileno(), 0, os.SEEK_SET)
             os.write(file.fileno(), kept)
@@ -107,7 +107,7 @@ def _since(path: Path, position: int) -> tuple[bytes, int]:
             if end < position:
                 return b"", end
             file.seek(position)
-            data = file.read(_MOST_READ)
+            data = file.read(_MAX_READ)
             return data, position + len(data)
     except FileNotFoundError:
         return b"", 0

@@ -1,4 +1,4 @@
-"""Explains how an engine of this machine ended. Pure."""
+"""Explains the end of an engine of this machine. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamesh.processes import exit_words
 def explain_exit(
     code: int | None, requested: bool, report: tuple[str, str] | None, assessment: Assessment
 ) -> EngineExit:
-    """Return the exit of an engine: from its own report, else from its liveness, else from its exit code (None: not known)."""
+    """Return the exit of an engine: from its own report, else from its liveness, else from its exit code (None: unknown)."""
     if report is not None:
         reason, message = report
         return EngineExit("".join(word.capitalize() for word in reason.split("_")), message, requested)

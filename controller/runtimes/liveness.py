@@ -1,10 +1,10 @@
-"""Liveness probe of an engine that was ready: decides from the results of consecutive probes whether it still makes progress. Pure.
+"""Liveness probe of an engine that was ready: decides from consecutive probe results whether it still makes progress. No I/O.
 
-A probe asks llama.cpp for its counters, which its inference loop answers. Three durations are measured; each is
-reset once the loop answers and its counters move again:
+A probe requests llama.cpp's counters, which its inference loop returns. Three durations are measured; each is reset once the loop answers
+and its counters change again:
 
-- seconds without progress while the process used the processor. A long prompt batch looks the same, so this limit is long. It
-  is longer for a slow engine and after pauses from which the engine recovered;
+- seconds without progress while the process used the processor. A long prompt batch looks the same, so this limit is long. It is longer for
+  a slow engine and after pauses from which the engine recovered;
 - seconds without progress in which the process used no processor time at all (stopped, or each of its threads waits for another).
   No batch looks like this, so this limit is short;
 - seconds in which llama.cpp is gone but its supervising process, which should end with it, still runs. This limit is the shortest.
@@ -12,8 +12,8 @@ reset once the loop answers and its counters move again:
 An engine whose supervising process is stopped (SIGSTOP) while llama.cpp answers is not killed: it counts as lost, so it finishes its
 requests and is replaced.
 
-Invariant: each probe adds a bounded step of time, so a suspended machine makes no engine look hung. Each pause from which an engine
-recovers doubles the limit, so an engine is suspected rarely under any load.
+Invariant: each probe adds a bounded step of time, so no engine seems to hang because the machine was suspended. Each pause from which an
+engine recovers doubles the limit, so an engine is rarely suspected under any load.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SILENT_PROBES = 2
 LOST_PROBES = 2
 """Consecutive probes without a connection after which an engine is lost."""
 IDLE_PATIENCE = 30.0
-"""Seconds without an answer and without processor time after which an engine has hung. Even while a GPU works, its process uses some."""
+"""Seconds without an answer and without processor time after which an engine counts as hung. A process whose GPU works uses some."""
 ENDED_PATIENCE = 5.0
-"""Seconds without llama.cpp after which its supervising process has hung: it reports the end of llama.cpp within milliseconds."""
+"""Seconds without llama.cpp after which its supervising process counts as hung: it reports the end of llama.cpp within milliseconds."""
 HALTED_PATIENCE = 10.0
-"""Seconds in which the supervising process is stopped while llama.cpp answers, and the engine is lost: it cannot be drained."""
+"""Seconds for which the supervising process is stopped while llama.cpp answers. Then the engine is lost: it cannot be drained."""
 LOADING_PATIENCE = 120.0
-"""Seconds without processor time in which an engine that starts does not become ready, and it has hung."""
+"""Seconds without processor time after which a starting engine that is not ready counts as hung."""
 LONGEST_STEP = 10.0
 """Largest number of seconds that one probe adds to a duration."""
 SLACK = 3.0
 """Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
 KNOWN_BATCHES = 30.0
-"""Batches that an engine of known speed may miss; the setting is the upper bound."""
-KNOWN_LEAST = 60.0
+"""Number of batch durations without progress after which an engine of known speed counts as hung; the setting is the upper bound."""
+KNOWN_MIN = 60.0
 """Shortest limit for an engine of known speed, in seconds."""
 
 
@@ -82,16 +82,16 @@ class ProbeHistory:
     """Summary of all probes of one engine so far."""
 
     silent: int = 0
-    """Probes in a row without an answer."""
+    """Consecutive probes without an answer."""
     unreachable: int = 0
     working: float = 0.0
-    """Seconds without progress, processor in use."""
+    """Seconds without progress while the processor was used."""
     idle: float = 0.0
-    """Seconds without progress and without processor time, in a row."""
+    """Consecutive seconds without progress and without processor time."""
     ended: float = 0.0
-    """Seconds without llama.cpp, in a row."""
+    """Consecutive seconds without llama.cpp."""
     halted: float = 0.0
-    """Seconds in which the supervising process was stopped, in a row."""
+    """Consecutive seconds for which the supervising process was stopped."""
     longest: float = 0.0
     """Largest value of `working` after which the engine made progress."""
     longest_idle: float = 0.0
@@ -145,9 +145,9 @@ def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) 
 
 
 def patience(probes: ProbeHistory, stall_seconds: float) -> float:
-    """Return the seconds that an engine may work without progress. `stall_seconds`: the limit while its speed is unknown."""
+    """Return the seconds that an engine may work without progress. `stall_seconds` is the limit while its speed is unknown."""
     batch = probes.batch_seconds
-    usual = stall_seconds if batch is None else min(stall_seconds, max(KNOWN_LEAST, KNOWN_BATCHES * batch))
+    usual = stall_seconds if batch is None else min(stall_seconds, max(KNOWN_MIN, KNOWN_BATCHES * batch))
     return max(usual, SLACK * _expected(probes))
 
 
@@ -159,7 +159,7 @@ def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
     if probes.ended >= ENDED_PATIENCE:
         return Assessment(
             Liveness.STUCK,
-            f"llama.cpp ended, and the process that supervises it did not say so for {ENDED_PATIENCE:.0f} s",
+            f"llama.cpp ended, and its supervising process did not report it for {ENDED_PATIENCE:.0f} s",
         )
     if probes.idle >= short:
         return Assessment(
@@ -168,7 +168,7 @@ def assess(probes: ProbeHistory, stall_seconds: float) -> Assessment:
     if probes.working >= long:
         return Assessment(
             Liveness.STUCK,
-            f"its inference loop made no progress for {long:.0f} s{_pace(probes)}. If this was no fault but a long prompt, "
+            f"its inference loop made no progress for {long:.0f} s{_pace(probes)}. If the cause was a long prompt, "
             f"raise LLAMESH_ENGINE_STALL_SECONDS or lower --batch-size",
         )
     if probes.suspect:

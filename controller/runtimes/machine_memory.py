@@ -1,7 +1,7 @@
 """Reads the total and the available memory of this machine.
 
-Invariant: inside a container the container's limit counts, because memory beyond it cannot be used. `controller.footprint` decides how
-much of the memory engines may use.
+Invariant: inside a container the container's limit counts, because memory beyond it cannot be used. `controller.footprint` decides how much
+of the memory engines may use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def machine_memory(root: Path = Path("/")) -> MachineMemory:
     """Read the memory now. `root` is the directory that contains proc and sys."""
     machine = _meminfo(root / "proc/meminfo") if sys.platform == "linux" else _sysctl()
     for limit, usage, files in _cgroups(root):
-        # Pages of files are given back before anybody is killed; the system's own number counts them as available too.
+        # The kernel frees pages of files before it kills a process; the system's own number counts them as available too.
         left = max(0, limit - max(0, usage - files))
         machine = MachineMemory(min(machine.total_bytes, limit), min(machine.available_bytes, left))
     return machine

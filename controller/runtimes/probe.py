@@ -14,7 +14,7 @@ SECONDS = 2.0
 _RETRY_SECONDS = 0.02
 _QUEUE_FULL = (errno.EAGAIN, errno.ENOTCONN)
 """Errors of connect while the engine's backlog is full. asyncio's event loop reports the second one."""
-_NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK, errno.EPROTOTYPE)
+_NO_LISTENER = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK, errno.EPROTOTYPE)
 
 
 class UnreachableError(ConnectionError):
@@ -22,7 +22,7 @@ class UnreachableError(ConnectionError):
 
 
 async def is_ready(socket: str) -> bool:
-    """Whether the model is loaded and requests are answered."""
+    """Return whether the model is loaded and requests are answered."""
     with contextlib.suppress(OSError, TimeoutError):
         status, _ = await _get(socket, "/health")
         return status == 200
@@ -32,7 +32,7 @@ async def is_ready(socket: str) -> bool:
 async def metrics(socket: str) -> bytes | None:
     """Return the inference loop's metrics in Prometheus' text format; None if it does not answer in time. Raises UnreachableError.
 
-    An OSError says nothing about the engine: this process lacks a resource, such as a free descriptor.
+    An OSError is no statement about the engine: this process lacks a resource, such as a free descriptor.
     """
     try:
         status, body = await _get(socket, METRICS_PATH)
@@ -42,7 +42,7 @@ async def metrics(socket: str) -> bytes | None:
 
 
 async def counters(socket: str) -> Counters | None:
-    """Return the counters that the mesh uses; None if the engine does not answer in time. Raises what `metrics` raises."""
+    """Return the counters that the mesh uses; None if the engine does not answer in time. Raises the errors of `metrics`."""
     body = await metrics(socket)
     try:
         return None if body is None else Counters.read(body)
@@ -66,7 +66,7 @@ async def _ask(socket: str, path: str) -> tuple[int, bytes]:
     try:
         reader, writer = await asyncio.open_unix_connection(socket)
     except OSError as error:
-        if error.errno in _NOBODY_THERE:
-            raise UnreachableError(error.errno, f"nobody listens at {socket}") from error
+        if error.errno in _NO_LISTENER:
+            raise UnreachableError(error.errno, f"no process listens at {socket}") from error
         raise
     return await engine_http.get(reader, writer, path)

@@ -1,7 +1,7 @@
-"""Runs engines as processes of this machine: `python -m engine`, each in its own session, answering on a Unix socket.
+"""Runs engines as processes of this machine: `python -m engine`, each in its own session and with its own Unix socket.
 
-Engines outlive a killed controller. The next controller adopts them by their records or finds them by their command lines. They end
-with the supervisor of the mesh, whose lifeline they inherit.
+Engines outlive a killed controller. The next controller adopts them by their records or finds them by their command lines. They end with
+the supervisor of the mesh, whose lifeline they inherit.
 
 Invariant: each record has one process, and every engine of this run directory is watched while the runtime is open.
 """
@@ -84,7 +84,7 @@ class ProcessRuntime:
         )
 
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
-        """Adopt the running engines, probe their readiness, and clean up after those that ended meanwhile."""
+        """Adopt the running engines, probe their readiness, and clean up after engines that ended in the meantime."""
         self._make_directory()
         self._on_change = on_change
         if self._models is not None:
@@ -127,7 +127,7 @@ class ProcessRuntime:
         return self._models.get(model_uuid) if self._models is not None else ModelFile(Availability.UNKNOWN)
 
     def locate(self, model_uuid: str) -> None:
-        """Ask the download service for a model's file."""
+        """Request a model's file from the download service."""
         if self._models is not None:
             self._models.locate(model_uuid)
 
@@ -199,7 +199,7 @@ class ProcessRuntime:
         )
 
     async def _adopt(self, record: EngineRecord, found: ProcessId | None) -> None:
-        """Adopt a running engine. `found`: the process with the engine's command line, which its record may not name yet."""
+        """Adopt a running engine. `found` is the process with the engine's command line; the record may not have its id yet."""
         if found is not None and not record.process.alive:
             record = with_process(record, found)
         if not record.process.alive:
@@ -211,7 +211,7 @@ class ProcessRuntime:
 
     async def _end_orphan(self, instance: str, process: ProcessId) -> None:
         """Stop an engine whose record is lost. Its spec is unknown, so the reconciler replaces it."""
-        log.warning("an engine has lost its record and is ended", instance=instance, pid=process.pid)
+        log.warning("an engine without a record is stopped", instance=instance, pid=process.pid)
         engine = self._engines[instance] = self._new_engine(orphan_record(instance, process))
         await engine.adopt(self._grace)
         engine.stop(self._grace)

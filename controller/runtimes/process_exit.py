@@ -13,14 +13,14 @@ _POLL_SECONDS = 0.2
 
 
 async def wait_for_exit(process: ProcessId) -> None:
-    """Return when the process has ended; it need not be a child. Never fails: without a pidfd the process is polled."""
+    """Wait until the process has ended; it need not be a child. Never fails: without a pidfd the process is polled."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):
         # Not Linux, an old kernel, no free descriptor, or the process has ended.
         descriptor = -1
     try:
-        # The pidfd was opened by number, which another process may have got since the record was written.
+        # The pidfd was opened by process id, which another process may have received since the record was written.
         if descriptor >= 0 and process.alive:
             await listeners.readable(descriptor)
     except OSError as error:

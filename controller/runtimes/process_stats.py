@@ -1,6 +1,6 @@
 """Reads the kernel's statistics of an engine's llama.cpp: its process, its processor time and the states of its threads.
 
-Invariant: the engine itself is not asked, so a hung engine can be read too. Without /proc the result is None.
+Invariant: the engine itself is not queried, so the statistics of a hung engine can be read too. Without /proc the result is None.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class ProcessStats:
         return self.pid == 0
 
     def idle_since(self, before: ProcessStats | None) -> bool:
-        """Whether the process used no processor time since the earlier statistics and no thread is running now."""
+        """Return whether the process used no processor time since the earlier statistics and no thread is running now."""
         if before is None or (self.pid, self.ticks) != (before.pid, before.ticks):
             return False
         return not any(state in _AT_WORK for state in _thread_states(self.pid))
 
 
 def llama_stats(engine: ProcessId) -> ProcessStats | None:
-    """Return the statistics of llama.cpp, the only child of an engine's process; None if the system does not tell."""
+    """Return the statistics of llama.cpp, the only child of an engine's process; None if the system does not report them."""
     try:
         children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text().split()
     except OSError:
@@ -52,7 +52,7 @@ def llama_stats(engine: ProcessId) -> ProcessStats | None:
 
 
 def is_halted(process: ProcessId) -> bool:
-    """Whether a process is stopped by a signal such as SIGSTOP. False if the system does not tell."""
+    """Return whether a process is stopped by a signal such as SIGSTOP. False if the system does not report it."""
     return _stat(_PROC / str(process.pid))[:1] == ["T"]
 
 
@@ -67,7 +67,7 @@ def _thread_states(pid: int) -> Iterator[str]:
 def _stat(directory: Path) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
-        # The program's name stands in parentheses and may contain spaces and parentheses.
+        # The program's name is in parentheses and may contain spaces and parentheses.
         return (directory / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

@@ -1,7 +1,7 @@
 """Records of engines that outlive the controller: one small JSON file for each engine, written before the engine is started.
 
-Invariant: a record is replaced atomically, and an unreadable record counts as missing. The directory and its files may vanish or be
-damaged at any time; the next write restores them.
+Invariant: a record is replaced atomically, and an unreadable record counts as missing. The directory and its files may vanish or be damaged
+at any time; the next write restores them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamesh.kit.logs import log
 from llamesh.names import hidden_socket
+from llamesh.private_files import write_private
 from llamesh.processes import ProcessId, command_lines
 from llamesh.runtime_parameters import DEFAULT_BATCH
 
@@ -81,14 +82,7 @@ class EngineRecords:
     def write(self, record: EngineRecord) -> EngineRecord:
         """Write a record atomically. Raises OSError and then keeps the previous record."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = self._path(record.instance).with_suffix(".tmp")
-        try:
-            unfinished.write_text(_text(record))
-            unfinished.replace(self._path(record.instance))
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-            raise
+        write_private(self._path(record.instance), _text(record).encode(), durable=False)
         return record
 
     def keep(self, record: EngineRecord) -> None:
@@ -97,7 +91,7 @@ class EngineRecords:
             if self._path(record.instance).read_text() == _text(record):
                 return
         except (OSError, ValueError):
-            pass  # Rewrite the file, whatever is wrong with it.
+            pass  # Rewrite the file, independent of the cause.
         self.write(record)
 
     def write_spec(self, instance: str, document: Mapping[str, object]) -> None:
@@ -106,7 +100,7 @@ class EngineRecords:
         self.spec(instance).write_text(json.dumps(document))
 
     def remove(self, instance: str) -> None:
-        """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has hidden its socket.
+        """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has renamed its socket.
 
         A file that cannot be removed stays until its name is needed or the next controller finds it.
         """
@@ -148,16 +142,16 @@ class EngineRecords:
 
     def explanation(self, instance: str) -> tuple[str, str] | None:
         """Return the reason and the message of an engine's failure; None if it did not fail."""
-        said = self._said(instance)
-        if said.get("phase") == "failed":
-            return str(said.get("reason", "")), str(said.get("message", ""))
+        report = self._report(instance)
+        if report.get("phase") == "failed":
+            return str(report.get("reason", "")), str(report.get("message", ""))
         return None
 
     def was_ready(self, instance: str) -> bool:
-        """Whether the state file says that the engine had become ready. The file cannot tell that the engine hangs."""
-        return self._said(instance).get("phase") == "ready"
+        """Return whether the engine had become ready according to its state file. The file cannot show that the engine hangs."""
+        return self._report(instance).get("phase") == "ready"
 
-    def _said(self, instance: str) -> Mapping[str, object]:
+    def _report(self, instance: str) -> Mapping[str, object]:
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.state(instance).read_text())
             if isinstance(found, dict):

@@ -1,11 +1,11 @@
-"""How many engines may start at the same time on one machine if no setting says it."""
+"""Number of engines that may start at the same time on one machine if no setting limits them."""
 
 from __future__ import annotations
 
-MOST_STARTS = 16
-"""The default limit is never above this."""
+MAX_STARTS = 16
+"""Upper bound of the default limit."""
 
 
 def default_limit(cores: int) -> int:
-    """Engines that may start at the same time on a machine with so many usable cores: one each, loading keeps a core busy."""
-    return max(1, min(cores, MOST_STARTS))
+    """Return one start for each usable core, because loading a model keeps a core busy."""
+    return max(1, min(cores, MAX_STARTS))

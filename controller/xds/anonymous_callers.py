@@ -12,14 +12,14 @@ from controller.xds.public_api import PublicApi
 
 
 def known(origins: Iterable[str], hosts: Iterable[str], addresses: Iterable[str]) -> dict[str, bool]:
-    """Return who may call without a token: web pages of these origins, and all callers under one of these host names. If the mesh
-    listens on more than the loopback interface (`addresses`), also all callers under an IP address."""
+    """Return the callers that need no token: web pages of these origins, and all callers under one of these host names. If the mesh listens
+    on more than the loopback interface (`addresses`), also all callers under an IP address."""
     metadata = {f"origin {origin}": True for origin in origins} | {f"host {host}": True for host in hosts}
     return metadata | {"any address": True} if any(not _is_loopback(each) for each in addresses) else metadata
 
 
 def open_calls(api: PublicApi, open_services: Iterable[str]) -> dict[str, bool]:
-    """Return the calls that need no token and no known host name, because they only read: for load balancers and verifiers of tokens."""
+    """Return the calls that need neither a token nor a known host name, because they only read: for load balancers and token verifiers."""
     metadata = {f"open /{service}/": True for service in open_services}
     for method in api.methods:
         if method.anonymous and method.reads:

@@ -1,7 +1,6 @@
 """The Envoy clusters of members and of declared servers, and the endpoints of those servers.
 
-Invariant: a server's cluster does not change when its replicas do; only its endpoints change. The names of clusters stand in
-llamesh.names.
+Invariant: a server's cluster does not change when its replicas do; only its endpoints change. llamesh.names has the names of the clusters.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SILENCE_SECONDS = 3600
 """llama.cpp's own default for --timeout."""
 BUDGET_MARGIN_SECONDS = 5
-"""How long a server may be silent beyond its wake budget, whatever its --timeout: the waker ends a held request, not Envoy, because
-the waker can say why no engine was ready."""
+"""Seconds that a server may be silent in addition to its wake budget, for any --timeout: the waker ends a held request, not Envoy, because
+the waker knows why no engine was ready."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +30,38 @@ class ServiceSettings:
     address: str
     """Path of a Unix socket, or host:port."""
     http1: bool = False
-    """Speaks HTTP/1.1 (the waker) rather than gRPC."""
+    """Whether the member speaks HTTP/1.1 (the waker) rather than gRPC."""
 
 
 @dataclass(frozen=True)
 class ServerEndpoints:
-    """Where one declared server can be reached now."""
+    """The addresses of one declared server, and Envoy's limits for it."""
 
     server_uuid: str
     model_names: tuple[str, ...]
     """The names under which requests find it."""
     ready: tuple[str, ...]
-    """Its ready replicas: paths of Unix sockets, or host:port. Empty: requests go to the waker."""
+    """The addresses of its ready replicas: paths of Unix sockets, or host:port. If empty, requests go to the waker."""
     max_connections: int
-    """Connections that a cluster opens to one replica, plus one for each further worker of Envoy. A server has one cluster of its
-    own and one per name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
+    """Connections that a cluster opens to one replica, plus one for each further worker of Envoy. A server has one cluster of its own and
+    one for each name, so an engine needs (1 + names) * (max_connections + workers - 1) HTTP threads."""
     ask: bool = False
-    """Admission is asked about each request to it."""
+    """Whether Envoy asks Admission about each request to the server."""
     context: int = 0
-    """The number of tokens that a prompt and its answer may have together. 0: unknown."""
+    """Maximum number of tokens of a prompt and its answer together; 0 if unknown."""
     silence_seconds: int = SILENCE_SECONDS
-    """How long its engine may take to begin an answer: llama.cpp does not end a silent request."""
+    """Seconds that its engine may take to begin an answer. llama.cpp itself does not end a silent request."""
     budget_seconds: int = 0
-    """How long a request may be held before that, until an engine is ready."""
+    """Seconds that a request may be held before that, until an engine is ready."""
 
     @property
     def idle_seconds(self) -> int:
-        """How long a request may be without a byte in either direction: it is held, then its engine is silent."""
+        """Seconds for which a request may have no byte in either direction: it is held, then its engine is silent."""
         return self.silence_seconds + self.budget_seconds
 
     @property
     def own_cluster(self) -> str:
-        """The cluster that holds this server only."""
+        """The cluster that has only this server."""
         return names.server_cluster(self.server_uuid)
 
     @property
@@ -72,9 +71,9 @@ class ServerEndpoints:
 
 
 def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
-    """What the route filter must know about a cluster of these servers; empty if nothing differs from the defaults.
+    """Return the facts about a cluster of these servers for the route filter; empty if none differs from the defaults.
 
-    Of several time limits the largest counts.
+    The largest of several time limits counts.
     """
     members = list(servers)
     facts: dict[str, Any] = {"ask": True} if any(server.ask for server in members) else {}
@@ -83,7 +82,7 @@ def cluster_facts(servers: Iterable[ServerEndpoints]) -> dict[str, Any]:
 
 
 def address(location: str) -> dict[str, Any]:
-    """Envoy's address for the path of a Unix socket, or for host:port."""
+    """Return Envoy's address for the path of a Unix socket, or for host:port."""
     if location.startswith("/"):
         return {"pipe": {"path": location}}
     host, _, port = location.rpartition(":")
@@ -91,20 +90,20 @@ def address(location: str) -> dict[str, Any]:
 
 
 def service_cluster(settings: ServiceSettings) -> Any:
-    """The cluster of one member of the mesh."""
+    """Return the cluster of one member of the mesh."""
     options: dict[str, Any] = {"http_protocol_options": {}} if settings.http1 else {"http2_protocol_options": {}}
     values = {"name": settings.name, "address": address(settings.address), "protocol": options}
     return templates.render("clusters/service.yaml", CLUSTER, values)
 
 
 def server_cluster(name: str, max_connections: int) -> Any:
-    """A cluster of model servers. Its endpoints are a resource of their own, so it does not change when they do."""
+    """Return a cluster of model servers. Its endpoints are a separate resource, so the cluster does not change when they do."""
     values = {"name": name, "stat_name": names.stat_name(name), "max_connections": max_connections}
     return templates.render("clusters/server.yaml", CLUSTER, values)
 
 
 def endpoints(name: str, servers: Iterable[ServerEndpoints]) -> Any:
-    """The endpoints of the cluster `name`: the ready replicas of all `servers`, and the waker with lower priority."""
+    """Return the endpoints of the cluster `name`: the ready replicas of all `servers`, and the waker with lower priority."""
     members = sorted(servers, key=lambda server: server.server_uuid)
     ready = [{"endpoint": {"address": address(at)}} for server in members for at in server.ready]
     values = {"name": name, "ready": ready}

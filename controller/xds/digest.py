@@ -1,11 +1,11 @@
-"""Digest of the ids that Envoy must ask Admission about. Its size is bounded, however many ids there are.
+"""Digest of the ids that Envoy must ask Admission about. Its size is bounded for any number of ids.
 
 It is a blocked Bloom filter. The hash of an id selects one bucket and four bits in it; Envoy asks about an id if its four bits are set.
 The hash is 32-bit FNV-1a, the same as in envoy/lua/asked.lua; tests/unit/digest_vectors.json checks both. A bucket is a text, because
 Envoy's metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
 
-Invariant: Envoy asks about every id of the digest. It also asks about 0.1 % of the other ids with twelve bits per id, and about more of
-them beyond `MOST_BUCKETS`; such a question is harmless, because Admission decides by its own state.
+Invariant: Envoy asks about every id of the digest. It also asks about 0.1 % of the other ids with twelve bits for each id, and about more
+of them beyond `MAX_BUCKETS`. Such a question is harmless, because Admission decides by its own state.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ CHARACTERS = 342
 BITS = 6 * CHARACTERS
 """Bits of one bucket. A request reads one bucket for each id of its token."""
 ROUNDS = 4
-LEAST_BUCKETS = 16
-MOST_BUCKETS = 256
-"""With so many buckets the digest has 86 KiB, its maximum."""
+MIN_BUCKETS = 16
+MAX_BUCKETS = 256
+"""With this number of buckets the digest has 86 KiB, its maximum."""
 BITS_EACH = 12
-"""The number of buckets is doubled while an id would have fewer bits."""
+"""The number of buckets is doubled while there would be fewer bits for each id."""
 
 _ZERO = ord("0")
 
@@ -44,17 +44,17 @@ def place(value: int, buckets: int) -> tuple[int, tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class AskedDigest:
-    """Metadata for the route filter. Envoy copies metadata whenever a script asks for it: so routes, which every request reads, hold only
-    the version, and the virtual host holds the buckets, which a worker reads once per version."""
+    """Metadata for the route filter. Envoy copies metadata whenever a script reads it: so routes, which every request reads, have only the
+    version, and the virtual host has the buckets, which a worker reads once for each version."""
 
     route: Mapping[str, str | bool] = field(default_factory=dict)
     host: Mapping[str, str | int] = field(default_factory=dict)
 
 
 NOTHING = AskedDigest()
-"""Admission is asked about no token."""
+"""Envoy asks Admission about no token."""
 EVERYTHING = AskedDigest({"ask tokens": True})
-"""Admission is asked about every token."""
+"""Envoy asks Admission about every token."""
 
 
 class Digest:
@@ -102,7 +102,7 @@ class Digest:
 
 
 def _buckets(ids: int) -> int:
-    buckets = LEAST_BUCKETS
-    while buckets < MOST_BUCKETS and ids * BITS_EACH > buckets * BITS:
+    buckets = MIN_BUCKETS
+    while buckets < MAX_BUCKETS and ids * BITS_EACH > buckets * BITS:
         buckets *= 2
     return buckets

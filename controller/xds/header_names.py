@@ -1,9 +1,9 @@
 """The allow-list of a client's headers on the inference listener, as a regular expression that matches all other names.
 
-Engines and the waker accept 8 KB per header, and a client behind a proxy may send longer cookies: headers that nobody needs are removed
-first. Envoy removes the headers that match, so the expression is the complement of the allow-list.
+Engines and the waker accept 8 KB for each header, and a client behind a proxy may send longer cookies. So headers that no part of the mesh
+reads are removed first. Envoy removes the headers that match, so the expression is the complement of the allow-list.
 
-Invariant: no name that begins with x-llamesh- or x-envoy- is on the list: only the mesh sets them.
+Invariant: no name that begins with x-llamesh- or x-envoy- is on the list, because only the mesh may set them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def all_but(names: Iterable[str]) -> str:
 
 
 def _other_than(tree: dict[str, Any], not_first: str = "") -> str:
-    """Return the expression for what may follow the prefix of `tree`, so that the whole is none of its names."""
+    """Return the expression for the text after the prefix of `tree`, so that the whole is none of its names."""
     letters = [letter for letter in tree if letter]
     others = "".join(map(re.escape, letters)) + not_first
     branches = [f"[^{others}].*" if others else ".+"]

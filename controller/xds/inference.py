@@ -37,27 +37,29 @@ class InferenceSettings:
     port: int
     tokens: TokenSettings
     allow_anonymous: bool
-    """Requests without a token are served if the rules on origin and host allow it."""
+    """Whether requests without a token are served, provided that the rules on origin and host allow them."""
     allowed_origins: frozenset[str] = frozenset()
     """Origins of web pages that may call, as browsers write them (`http://localhost:5173`) or as patterns (llamesh.kit.origins)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port) under which anonymous requests are answered, in addition to those of the loopback interface."""
     secret_file: Path | None = None
     """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
+    certificate_names: frozenset[str] = frozenset()
+    """Names and addresses that the certificate is valid for."""
     max_body_bytes: int = 16 << 20
     """Largest request body; it is kept in memory until an engine has answered."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Limits of a request that differ from the table's defaults (llamesh.kit.limits)."""
     request_seconds: int = 600
-    """How long a client may take to send its request."""
+    """Seconds that a client may take to send its request."""
     admission_timeout_seconds: int = RESTART_BUDGET_SECONDS
-    """How long Admission may take to answer, a restart of the contract service included."""
+    """Seconds that Admission may take to answer, including a restart of the contract service."""
     restart_retries: int = RESTART_RETRIES
-    """How often a member that does not listen is tried again."""
+    """Maximum number of retries at a member that does not listen."""
 
 
 def inference_listener(settings: InferenceSettings) -> Any:
-    """The inference listener; its routes are a resource of their own."""
+    """Return the inference listener; its routes are a separate resource."""
     values = {
         **listening(settings.addresses, settings.port),
         "stream_idle_timeout": f"{SILENCE_SECONDS}s",
@@ -82,11 +84,12 @@ def inference_listener(settings: InferenceSettings) -> Any:
         "answers_lua": scripts.answers(),
         "cors": cors_filter() if settings.allowed_origins else [],
     }
-    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file)
+    hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
+    return tls.put_before(templates.render("listeners/inference.yaml", LISTENER, values), settings.secret_file, hosts)
 
 
 def held_listener(settings: InferenceSettings) -> Any:
-    """The internal listener through which a request goes to the waker while no engine is ready."""
+    """Return the internal listener through which a request goes to the waker while no engine is ready."""
     values = {
         "max_body_bytes": settings.max_body_bytes,
         "connection_buffer_bytes": _connection_buffer_bytes(settings),
@@ -105,13 +108,13 @@ def inference_routes(
     idle: int = SILENCE_SECONDS,
     context: int = 0,
 ) -> Any:
-    """The inference routes.
+    """Return the inference routes.
 
     Args:
-        settings: those of the listener.
+        settings: the settings of the listener.
         clusters: facts about each cluster that differs from the defaults (clusters.cluster_facts).
-        asked: the tokens that Admission is asked about.
-        idle: seconds that a request may be without a byte in either direction.
+        asked: the digest of the tokens that Envoy asks Admission about.
+        idle: seconds for which a request may have no byte in either direction.
         context: the largest number of tokens that a server accepts as a prompt; 0: unknown.
     """
     known: dict[str, Any] = {

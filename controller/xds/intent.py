@@ -1,10 +1,10 @@
-"""What should be in Envoy, as a function of what the controller has declared: no I/O, no streams.
+"""The configuration that Envoy should have, as a function of the controller's declarations: no I/O, no streams.
 
-The controller sets facts (the listeners, one server, the tokens that Admission is asked about). Each change builds the resources that
+The controller sets facts (the listeners, one server, the tokens that Envoy must ask Admission about). Each change builds the resources that
 depend on it, puts them into the snapshot, and returns the names of those whose content has changed; `serving` sends them.
 
-Invariant: a change of one server builds the resources of that server and of its model names only, however many servers exist. The
-inference routes are built anew only if a fact that they contain has changed.
+Invariant: a change of one server builds only the resources of that server and of its model names, for any number of servers. The inference
+routes are built again only if a fact that they contain has changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from controller.xds.snapshot import CDS, EDS, LDS, RDS, TYPES, Snapshot
 from llamesh import names
 
 ASKED_KINDS = frozenset({"keys", "standings", "contracts"})
-"""The kinds of ids that Admission is asked about: revoked keys, ended standings of users, contracts with a limit."""
+"""The kinds of ids that Envoy asks Admission about: revoked keys, ended standings of users, contracts with a limit."""
 
 Changes: TypeAlias = Mapping[str, Collection[str]]
 """Names of resources that were changed or removed, by type URL."""
@@ -47,13 +47,13 @@ class Intent:
         self._facts: dict[str, dict[str, Any]] = {}
         """Facts about each cluster that differs from the defaults."""
         self._idle: Counter[int] = Counter()
-        """How many servers have which idle_seconds."""
+        """Number of servers for each value of idle_seconds."""
         self._contexts: Counter[int] = Counter()
-        """How many servers have which context."""
+        """Number of servers for each value of context."""
         self._routed: tuple[dict[str, dict[str, Any]], int, int] = ({}, 0, 0)
         """Facts, idle_seconds and context in the present routes."""
         self._asked: dict[str, Collection[str]] = {}
-        """Ids that Admission is asked about, by kind. A kind that is missing is not known yet."""
+        """Ids that Envoy asks Admission about, by kind. A kind that is missing is not yet known."""
         self._digest = Digest()
         self._inference: InferenceSettings | None = None
 
@@ -63,7 +63,7 @@ class Intent:
         inference: InferenceSettings | None,
         management: Sequence[ManagementSettings],
     ) -> Changes:
-        """Set what does not depend on servers: clusters of members, and listeners. Those that are not named are removed."""
+        """Set the configuration that does not depend on servers: clusters of members, and listeners. Others are removed."""
         self._inference = inference
         clusters = {settings.name: service_cluster(settings) for settings in services}
         listeners = {settings.name: management_listener(settings) for settings in management}
@@ -77,7 +77,7 @@ class Intent:
         return self._take()
 
     def set_server(self, server: ServerEndpoints) -> Changes:
-        """Declare a server, or set where it can be reached now."""
+        """Declare a server, or set its present addresses."""
         previous = self._servers.get(server.server_uuid)
         if previous == server:
             return {}
@@ -105,9 +105,9 @@ class Intent:
         return self._take()
 
     def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> Changes:
-        """Set the ids of one of ASKED_KINDS that Admission is asked about.
+        """Set the ids of one of ASKED_KINDS that Envoy asks Admission about.
 
-        Until all kinds are known, Admission is asked about every token.
+        Until all kinds are known, Envoy asks about every token.
 
         Args:
             kind: the kind of the ids.
@@ -117,7 +117,7 @@ class Intent:
         known = len(self._asked)
         if added is None and kind in self._asked and set(ids) == set(self._asked[kind]):
             return {}
-        # The owner may change its collection later: without `added` that must stay visible, so a copy is kept.
+        # Without `added`, the owner may change its collection later, and the change must be visible as a difference: so a copy is stored.
         self._asked[kind] = ids if added is not None else list(ids)
         if added is None or known != len(self._asked):
             self._digest.set(each for kind in self._asked.values() for each in kind)
@@ -171,15 +171,15 @@ class Intent:
             self._set_routes()
 
     def _count(self, server: ServerEndpoints, number: int) -> None:
-        """Add a server to, or with -1 remove it from, the numbers of which the largest counts."""
+        """Add a server to the counts of idle_seconds and context; with -1, remove it from them."""
         for counter, value in ((self._idle, server.idle_seconds), (self._contexts, server.context)):
             counter[value] += number
             if not counter[value]:
                 del counter[value]
 
     def _largest(self) -> tuple[int, int]:
-        """The largest idle_seconds and context of all servers. Its cost follows the number of different values, not of servers."""
-        # A server of unknown context may have any.
+        """Return the largest idle_seconds and context of all servers. The cost depends on the number of values, not of servers."""
+        # A server of unknown context may have any context.
         context = 0 if 0 in self._contexts else max(self._contexts, default=0)
         return max(self._idle, default=SILENCE_SECONDS), context
 

@@ -1,4 +1,4 @@
-"""What the inference listener and the management listeners have in common: addresses, limits on headers, CORS."""
+"""Parts of the inference listener and of the management listeners: addresses, limits on headers, CORS."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from llamesh.kit.origins import expression, is_pattern
 
 HEADER_LIMITS = {"max_headers_kib": 60, "max_headers_count": 100}
-"""Limits on a client's headers, Envoy's defaults. Engines accept 8 KB per header and receive only a few headers: see header_names."""
+"""Limits on a client's headers, Envoy's defaults. Engines accept 8 KB for each header and receive only a few: see header_names."""
 
 
 def listening(addresses: Sequence[str], port: int) -> dict[str, Any]:
-    """Template values for a listener on all `addresses`."""
+    """Return the template values for a listener on all `addresses`."""
     first, *more = ({"socket_address": {"address": each, "port_value": port}} for each in addresses)
     return {"address": first, "more_addresses": [{"address": each} for each in more]}
 
 
 def cors_filter() -> list[dict[str, Any]]:
-    """The CORS filter, as a list to put into a list of filters."""
+    """Return the CORS filter, as a list to put into a list of filters."""
     return [
         {
             "name": "envoy.filters.http.cors",
@@ -28,7 +28,7 @@ def cors_filter() -> list[dict[str, Any]]:
 
 
 def cors_policy(origins: Collection[str]) -> dict[str, Any]:
-    """The configuration of the CORS filter for a virtual host; empty if no origin is allowed."""
+    """Return the configuration of the CORS filter for a virtual host; empty if no origin is allowed."""
     if not origins:
         return {}
     return {

@@ -20,8 +20,8 @@ from llamesh import names
 
 LISTENER = "envoy.config.listener.v3.Listener"
 
-# The last route. It is no direct response because the CORS filter looks at routes only, and because a REST call has this route
-# until it is transcoded. Nothing sets the header.
+# The last route. It is no direct response, because the CORS filter handles routes only, and because a REST call has this route until it is
+# transcoded. The header is never set.
 _NOWHERE = {
     "match": {"prefix": "/"},
     "route": {"cluster_header": names.CLUSTER_HEADER, "cluster_not_found_response_code": "NOT_FOUND"},
@@ -47,7 +47,7 @@ class ManagementSettings:
     port: int
     tokens: TokenSettings
     services: tuple[tuple[str, str], ...]
-    """Full names of the services that are served as REST, gRPC and gRPC-Web, each with the cluster that has it."""
+    """Full names of the services that are served as REST, gRPC and gRPC-Web, each with its cluster."""
     descriptor_file: Path
     """A FileDescriptorSet with those services and google/rpc/error_details.proto."""
     open_services: tuple[OpenService, ...] = ()
@@ -57,9 +57,11 @@ class ManagementSettings:
     allowed_hosts: frozenset[str] = frozenset()
     """Host names (no port) under which people log in, in addition to those of the loopback interface."""
     any_host: bool = False
-    """Programs log in under any host name; web pages only under those that are known, or from an allowed origin."""
+    """Whether programs may log in under any host name. Web pages may only under a known host name, or from an allowed origin."""
     secret_file: Path | None = None
     """File with the certificate that Envoy presents (llamesh.certificates); None: no TLS."""
+    certificate_names: frozenset[str] = frozenset()
+    """Names and addresses that the certificate is valid for."""
     max_body_bytes: int = 1 << 20
     """Largest request body."""
     trusted_proxies: int = 0
@@ -71,7 +73,7 @@ class ManagementSettings:
 
 
 def management_listener(settings: ManagementSettings) -> Any:
-    """A management listener, its routes included."""
+    """Return a management listener with its routes."""
     api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
     grpc_only = PublicApi(settings.descriptor_file, [service for service, _ in settings.grpc_services])
     clusters = dict((*settings.services, *settings.grpc_services))
@@ -101,7 +103,8 @@ def management_listener(settings: ManagementSettings) -> Any:
         **HEADER_LIMITS,
         "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
     }
-    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file)
+    hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
+    return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file, hosts)
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:
@@ -116,7 +119,7 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
 
 
 def _open_route(service: OpenService, retries: int) -> Any:
-    """The route of an open service: all its methods only read. Health has few retries, as GetHealth has."""
+    """Return the route of an open service: all its methods only read. Health has few retries, like GetHealth."""
     match = {"prefix": f"/{service.name}/"}
     route = _route(match, service.cluster, HEALTH_RETRIES if service.asked_as else retries, reads=True)
     if service.asked_as:
@@ -137,7 +140,7 @@ def _route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, ti
 
 
 def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
-    """The rules of the JWT filter, of which the first match counts: calls that need no token by their exact path, then all others."""
+    """Return the JWT filter's rules, the first match counts: calls that need no token by their exact path, then all others."""
     without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
     for method in api.methods:
         if method.anonymous:
@@ -145,7 +148,7 @@ def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dic
             without += [
                 {"path": path, "headers": [_verb_is(verb)]}
                 for each in method.bindings
-                # The transcoder ignores a slash at the end of a path, and strict_json.lua makes a HEAD a GET.
+                # The transcoder ignores a slash at the end of a path, and strict_json.lua turns a HEAD into a GET.
                 for path in (each.path, f"{each.path}/")
                 for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
             ]

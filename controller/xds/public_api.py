@@ -1,6 +1,6 @@
-"""The public API as Envoy's filters must know it: methods, those that need no token, and the fields of JSON bodies.
+"""The public API for Envoy's filters: methods, those that need no token, and the fields of JSON bodies.
 
-Invariant: all of it comes from the descriptor set that Envoy transcodes with, so a new call needs no change here.
+Invariant: everything is read from the descriptor set that Envoy transcodes with, so a new call needs no change here.
 """
 
 import re
@@ -43,7 +43,7 @@ class Binding:
     path: str
     """The template of google.api.http, for instance `/servers/{server_uuid}:scale`."""
     body: str
-    """Empty: no body. `*`: the body is the whole request. Otherwise the name of the field that the body is."""
+    """Empty: no body. `*`: the body is the whole request. Otherwise: the name of the field that the body is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Method:
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing: every REST form of it is a GET."""
+        """Whether the method changes nothing: every REST form of it is a GET."""
         return bool(self.bindings) and all(binding.verb == "GET" for binding in self.bindings)
 
 

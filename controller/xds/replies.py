@@ -1,7 +1,7 @@
 """The answers that Envoy itself gives: the tables below envoy/replies as mappers of local replies.
 
-Invariant: a client never reads Envoy's own error messages. REST and gRPC clients get the same google.rpc.Status; the inference listener
-answers in OpenAI's format, in Anthropic's on the paths of its API, and in Ollama's below `/api/`, where it serves nothing.
+Invariant: a client never reads Envoy's own error messages. REST and gRPC clients get the same google.rpc.Status. The inference listener
+answers in OpenAI's format, in Anthropic's on the paths of its API, and in Ollama's below `/api/`, where nothing is served.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPENAI = {
     "UNAUTHENTICATED": ("authentication_error", "invalid_api_key"),
     "DEADLINE_EXCEEDED": ("server_error", "timeout"),
 }
-"""OpenAI's type and code by reason. Any other reason means an invalid request."""
+"""OpenAI's type and code by reason. All other reasons mean an invalid request."""
 _GRPC: list[dict[str, Any]] = [
     {
         "header_filter": {

@@ -1,6 +1,6 @@
-"""The Lua scripts of Envoy's filters: the files below envoy/lua put together with the tables that they need.
+"""The Lua scripts of Envoy's filters: the files below envoy/lua, combined with their tables.
 
-Envoy accepts one text per filter, so modules come first, each as a function that `require` finds.
+Envoy accepts one text for each filter, so the modules come first, each as a function for `require`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
 
 def route(changed: Mapping[str, int]) -> str:
-    """The filter that decides about an inference request. `changed`: the limits that differ from the table's defaults."""
+    """Return the filter that decides about an inference request. `changed` has the limits that differ from the table's defaults."""
     return limits_modules(changed) + modules(*_ROUTE_MODULES) + file("route")
 
 
 def answers() -> str:
-    """The filter that reads what an answer used and puts an engine's errors into the shape of the API."""
+    """Return the filter that reads the usage in an answer and converts an engine's errors to the format of the API."""
     table = literal(
         {
             "entries": [
@@ -60,46 +60,46 @@ def answers() -> str:
 
 
 def strict_json(api: PublicApi) -> str:
-    """The filter that checks REST calls against their contracts."""
+    """Return the filter that checks REST calls against their contracts."""
     known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
     head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
     return head + modules(*_STRICT_MODULES) + file("strict_json")
 
 
 def without_token() -> str:
-    """The filter that decides under which host names a management call needs no token."""
+    """Return the filter that decides under which host names a management call needs no token."""
     head = f"local REMEDY = {literal(_remedy('HOST_NOT_ALLOWED'))}\n"
     return head + modules("quotation", "callers", "rpc_status") + file("without_token")
 
 
 def empty() -> str:
-    """The filter that drops a request's body on its way to the waker."""
+    """Return the filter that drops a request's body on its way to the waker."""
     return file("empty")
 
 
 def limits_modules(changed: Mapping[str, int]) -> str:
-    """The modules that check a body against the table of limits, and the table. `changed`: the limits that differ from its defaults."""
+    """Return the modules that check a body against the table of limits, and the table. `changed` has the limits that differ from it."""
     table = literal({"limits": limits.changed(changed), "shapes": limits.shapes(), "paths": limits.paths()})
     return module("limits_table", f"return {table}") + modules(*_LIMITS_MODULES)
 
 
 def file(name: str) -> str:
-    """The source of a script below envoy/lua."""
+    """Return the source of a script below envoy/lua."""
     return (templates.FOLDER / "lua" / f"{name}.lua").read_text()
 
 
 def modules(*names: str) -> str:
-    """A Lua text after which `require` finds these files as modules."""
+    """Return a Lua text that makes these files available to `require`."""
     return "".join(module(name, file(name)) for name in names)
 
 
 def module(name: str, source: str) -> str:
-    """A Lua text after which `require` finds the module `name`."""
+    """Return a Lua text that makes the module `name` available to `require`."""
     return f"package.preload[{name!r}] = function(...)\n{source}\nend\n"
 
 
 def literal(value: Any) -> str:
-    """The Lua literal, in ASCII, of a value that JSON can express."""
+    """Return the Lua literal, in ASCII, of a value that JSON can express."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"[{literal(key)}]={literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

@@ -1,13 +1,13 @@
-"""Envoy's control plane: serves the intent to every Envoy that connects, as delta ADS.
+"""Envoy's control plane: serves the intent to every Envoy that connects, by delta ADS.
 
 Envoy opens one stream and subscribes to types of resources. Each stream is a state machine (`stream`) with two tasks: a reader that
-takes Envoy's requests (subscriptions, ACKs and NACKs), and the handler that yields responses. The handler sleeps on an event that the
-reader sets after each request and that every change of the intent sets. It is the only one that takes responses from the state machine, so
-responses leave in the order in which they were made, and all changes made in one step of the event loop leave together. Whoever waits
-until Envoy has something (`acknowledged`) looks again after each request.
+receives Envoy's requests (subscriptions, ACKs and NACKs), and the handler that yields responses. The handler waits for an event that the
+reader sets after each request and that every change of the intent sets. Only the handler takes responses from the state machine, so
+responses are sent in the order in which they were made, and all changes made in one step of the event loop are sent together. A caller of
+`acknowledged` checks again after each request.
 
-Invariant: nothing is sent before the first `publish`. A controller that has just started knows nothing, and an empty snapshot would take
-down what works.
+Invariant: nothing is sent before the first `publish`, because a controller that has just started has an empty snapshot, which would remove
+the working configuration.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ControlPlane:
         self._send(self.intent.set_static(services, inference, management))
 
     def set_server(self, server: ServerEndpoints) -> None:
-        """Declare a server, or set where it can be reached now."""
+        """Declare a server, or set its present addresses."""
         self._send(self.intent.set_server(server))
 
     def remove_server(self, server_uuid: str) -> None:
@@ -81,19 +81,19 @@ class ControlPlane:
         self._send(self.intent.remove_server(server_uuid))
 
     def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> None:
-        """Set the ids of one kind that Admission is asked about: see Intent.set_asked."""
+        """Set the ids of one kind that Envoy asks Admission about: see Intent.set_asked."""
         self._send(self.intent.set_asked(kind, ids, added))
 
     def publish(self) -> None:
-        """Begin to send: everything that must be known at the start has been set. Later changes are sent at once."""
+        """Start to send: the initial configuration is complete. Later changes are sent at once."""
         self._published = True
         self._wake_streams()
 
     async def acknowledged(self, server_uuid: str, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait until every connected Envoy has acknowledged the present clusters and endpoints of a server.
 
-        If Admission is asked about its requests, the routes must be acknowledged too. Returns False if that did not happen within
-        `timeout` seconds: also if no Envoy was connected, or if the server is unknown.
+        If Envoy asks Admission about its requests, the routes must be acknowledged too. Return False if that did not happen within
+        `timeout` seconds, also if no Envoy was connected or the server is unknown.
         """
 
         def done() -> bool:
@@ -103,7 +103,7 @@ class ControlPlane:
         return await self._until(done, timeout)
 
     async def settled(self, timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait until every connected Envoy has acknowledged everything. Returns False as `acknowledged` does."""
+        """Wait until every connected Envoy has acknowledged everything. Return False as `acknowledged` does."""
         return await self._until(lambda: self._have(self.intent.resources()), timeout)
 
     def _have(self, resources: Iterable[tuple[str, str]]) -> bool:

@@ -1,7 +1,7 @@
 """The resources that Envoy should have, by type and name. Each is serialised once and versioned by a hash of its content.
 
-Invariant: the same content has the same version in every process. So building an unchanged resource again sends nothing, and
-after a restart of the controller Envoy receives only what differs.
+Invariant: the same content has the same version in every process. So building an unchanged resource again sends nothing, and after a
+restart of the controller Envoy receives only the differences.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Snapshot:
         return self._by_type[type_url]
 
     def put(self, name: str, content: Message) -> bool:
-        """Set the resource `name` of the content's type. Returns whether its content has changed."""
+        """Set the resource `name` of the content's type. Return whether its content has changed."""
         packed = envoy_api.pack(content)
         version = hashlib.sha256(packed.value).hexdigest()[:16]
         present = self._by_type[packed.type_url]
@@ -60,5 +60,5 @@ class Snapshot:
         return True
 
     def remove(self, type_url: str, name: str) -> bool:
-        """Remove a resource. Returns whether it existed."""
+        """Remove a resource. Return whether it existed."""
         return self._by_type[type_url].pop(name, None) is not None

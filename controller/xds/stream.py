@@ -1,12 +1,12 @@
 """One Envoy's delta xDS stream as a state machine: requests in, responses out, no I/O.
 
-Envoy subscribes to a type of resources: to all of them, or by name. Each response has a nonce; Envoy answers it with the nonce alone
-(ACK) or with the nonce and an error (NACK). The state machine therefore stores two versions of each resource: the one that was sent and
-the one that was acknowledged. After a NACK Envoy keeps the last good version, and the refused version is not sent again. Envoy refuses a
-response as a whole, so the resources of a refused response are sent once more, one per response: one bad resource blocks no other.
+Envoy subscribes to a type of resources: to all of them, or by name. Each response has a nonce. Envoy answers it with the nonce alone (ACK)
+or with the nonce and an error (NACK). The state machine therefore stores two versions of each resource: the sent one and the acknowledged
+one. After a NACK Envoy keeps the last good version, and the refused version is not sent again. Envoy refuses a response as a whole, so the
+resources of a refused response are sent once more, one in each response: a bad resource does not block the others.
 
 Invariant: additions are sent in the order CDS, EDS, LDS, RDS, and removals after all additions. After a cluster has changed, its endpoints
-are sent again, because Envoy does not finish warming the cluster without them.
+are sent again, because Envoy needs them to finish warming the cluster.
 """
 
 from collections.abc import Iterable, Iterator
@@ -57,7 +57,7 @@ class DeltaStream:
         self.node_id = ""
 
     def receive(self, request: Any) -> Nack | None:
-        """Process one DeltaDiscoveryRequest. Returns the NACK if the request is one."""
+        """Process one DeltaDiscoveryRequest. Return the NACK if the request is one."""
         self.node_id = request.node.id or self.node_id
         if request.type_url not in TYPES:
             return None

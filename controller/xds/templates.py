@@ -1,8 +1,8 @@
 """Templates of Envoy configuration: YAML as Envoy documents it, with a few `${placeholders}`.
 
-Placeholders are filled in the parsed tree, never in the text: so a value may contain anything and cannot change the structure around it.
-A node that is one placeholder becomes the value itself; if it is an item of a list and the value is a list, the items of that list
-replace it. A placeholder without a value is an error, and so is a value without a placeholder.
+Placeholders are filled in the parsed tree, never in the text, so a value cannot change the structure around it. A node that is one
+placeholder becomes the value itself; if it is an item of a list and the value is a list, the items of the value replace it. A placeholder
+without a value is an error, and so is a value without a placeholder.
 """
 
 import functools

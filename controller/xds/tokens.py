@@ -1,6 +1,6 @@
-"""How Envoy verifies the mesh's tokens: the JWT providers of both kinds of listeners.
+"""Envoy's rules for verifying the mesh's tokens: the JWT providers of both kinds of listeners.
 
-Invariant: the algorithm is that of the key; the one that a token names never counts.
+Invariant: the algorithm is that of the key; the algorithm in a token is ignored.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ TO_HEADER = {"forward_payload_header": names.CLAIMS_HEADER}
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """How the mesh's tokens are verified."""
+    """Settings for verifying the mesh's tokens."""
 
     jwks: str
     """The public keys as a JSON Web Key Set; for HS256 an `oct` key. Every key names its `alg`."""
     issuer: str = names.ISSUER
     audience: str = names.AUDIENCE
     clock_skew_seconds: int = 2
-    """How long after its expiry a token is still valid. Never 0, which Envoy reads as 60."""
+    """Seconds after its expiry for which a token is still valid. Never 0, which Envoy reads as 60."""
 
 
 def jwt_provider(tokens: TokenSettings, header: Mapping[str, str], forward: Mapping[str, str]) -> dict[str, Any]:
-    """The provider that reads a token from `header` and forwards its payload as `forward` says."""
+    """Return the provider that reads a token from `header` and forwards its payload as `forward` says."""
     return {
         "issuer": tokens.issuer,
         "audiences": [tokens.audience],

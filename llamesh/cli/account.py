@@ -13,7 +13,8 @@ from cyclopts.validators import Number
 from llamesh import __version__
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, document, note, say, show_list, show_one, size, when
+from llamesh.cli.output import Column, Output, document, show_list, show_one, size, when
+from llamesh.cli.printing import note, say
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Decision
@@ -155,7 +156,7 @@ def version(*, output: Output = "table") -> None:
 
     machine = output in {"json", "yaml"}
     if not machine:
-        print(f"llamesh {__version__}")
+        say(f"llamesh {__version__}")
     with connected() as mesh:
         url, found = mesh.profile.url, None
         try:
@@ -163,7 +164,7 @@ def version(*, output: Output = "table") -> None:
         except MeshError:
             note(f"no mesh answers at {url}")
     if machine:
-        print(document({"version": __version__, "mesh_version": found, "mesh_url": url}, output))
+        say(document({"version": __version__, "mesh_version": found, "mesh_url": url}, output))
     elif found is not None:
         say(f"mesh    {found} at {url}")
 

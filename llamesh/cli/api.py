@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
+from llamesh.cli.failure import visible
 from llamesh.cli.inference import inference_address
+from llamesh.cli.printing import put, say
+from llamesh.locations import expanded
 
 
 def api(
@@ -43,19 +47,30 @@ def api(
     with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
         if include:
             head = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.getheaders())]
-            print("\n".join(head), end="\n\n", flush=True)
+            say("\n".join([*head, ""]))
         if response.status >= 400:
             raise web.refusal(response)
-        while chunk := response.read1(65536):
+        _show(iter(lambda: response.read1(65536), b""))
+    if sys.stdout.isatty():
+        say("")
+
+
+def _show(chunks: Iterable[bytes]) -> None:
+    """Write a body as it comes: byte for byte on a pipe, without what would steer it in a terminal."""
+    if not sys.stdout.isatty():
+        for chunk in chunks:
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
-    if sys.stdout.isatty():
-        print()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for chunk in chunks:
+        put(visible(decoder.decode(chunk)))
+    put(visible(decoder.decode(b"", final=True)))
 
 
 def _body(data: str) -> bytes | None:
     if data == "-":
         return sys.stdin.buffer.read()
     if data.startswith("@"):
-        return Path(data[1:]).read_bytes()
+        return expanded(data[1:], "--data").read_bytes()
     return data.encode() if data else None

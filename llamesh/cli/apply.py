@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note, put, say
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -70,7 +71,7 @@ def apply(
         if dry_run:
             _show(actions, WOULD)
             for item, _ in gone:
-                _say(f"{label_of(item.kind, item.name)} would be removed")
+                say(text(f"{label_of(item.kind, item.name)} would be removed"))
             return
         if wait:
             _wait(mesh, documents)
@@ -113,10 +114,10 @@ def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
         steps = [(item.label, _remover(remove, mesh, item.kind, there)) for item, there in found if there is not None]
         for item, there in found:
             if there is None:
-                _say(f"{item.label} is not there")
+                say(text(f"{item.label} is not there"))
         if dry_run:
             for label, _ in steps:
-                _say(f"{label} would be removed")
+                say(text(f"{label} would be removed"))
             return
         _in_order(steps, "removed", {})
 
@@ -132,7 +133,7 @@ def schema() -> None:
     """Print the JSON schema of a manifest, for editors: save it and name it in `# yaml-language-server: $schema=FILE`."""
     from importlib.resources import files
 
-    print(files("llamesh.v1").joinpath("manifest.schema.json").read_text(encoding="utf-8"), end="")
+    put(files("llamesh.v1").joinpath("manifest.schema.json").read_text(encoding="utf-8"))
 
 
 def _read(filename: Sequence[str]) -> list[Document]:
@@ -207,7 +208,7 @@ def _in_order(steps: Sequence[tuple[str, Callable[[], None]]], done: str, action
         if label in actions:
             _show([actions[label]], DONE)
         else:
-            _say(f"{label} {done}")
+            say(text(f"{label} {done}"))
 
 
 def _partly(error: Exception, labels: Sequence[str], number: int, action: Action | None) -> CommandError:
@@ -254,17 +255,13 @@ def _wait(mesh: Client, documents: Sequence[Document]) -> None:
             server: Any = find(document, held)
             if server is not None and server.state != asleep:
                 mesh.servers.wait_ready(server)
-                _say(f"{document.label} is ready")
+                say(text(f"{document.label} is ready"))
 
 
 def _show(actions: Sequence[Action], words: dict[str, str]) -> None:
     from llamesh.cli.manifest.executor import without_token
 
     for action in actions:
-        _say(f"{action.document.label} {without_token(action) or words[action.verb]}")
+        say(text(f"{action.document.label} {without_token(action) or words[action.verb]}"))
         for change in action.changes:
-            _say(f"  {change}")
-
-
-def _say(words: str) -> None:
-    print(text(words), flush=True)
+            say(text(f"  {change}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,9 @@ from cyclopts import Parameter
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import archive, tables
-from llamesh.cli.output import note, size
-from llamesh.locations import home_directory
+from llamesh.cli.output import size
+from llamesh.cli.printing import note
+from llamesh.locations import expanded, home_directory
 
 
 def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -28,29 +28,18 @@ def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = Fa
     models
         Include the models. Without them they are fetched again after a restore.
     """
-    home, target = home_directory(os.environ), Path(file).expanduser().absolute()
+    home, target = home_directory(os.environ), expanded(file, "FILE").absolute()
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            dump = Path(folder) / archive.TABLES
-            by_hand = tables.dump(dump)
-            archive.write(
-                home,
-                target,
-                __version__,
-                settings,
-                models=models,
-                dump=dump if dump.exists() else None,
-                tables_elsewhere=bool(by_hand),
-            )
+        manifest = archive.write(home, target, __version__, settings, models=models, dump=tables.dump)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
         raise CommandError(f"{error.filename or target}: {error.strerror or error}") from error
     note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
-    if by_hand:
+    if manifest.tables_elsewhere:
         note("pg_dump cannot be used here, so the tables are not in it. Dump them too; it asks for the password:")
-        note(by_hand[0])
+        note(tables.commands()[0])
 
 
 def restore(file: str, /) -> None:
@@ -64,7 +53,7 @@ def restore(file: str, /) -> None:
     file
         What `llamesh backup` wrote.
     """
-    home, source = home_directory(os.environ), Path(file).expanduser().absolute()
+    home, source = home_directory(os.environ), expanded(file, "FILE").absolute()
     try:
         manifest = archive.restore(source, home, __version__, tables.load)
     except archive.ArchiveError as error:

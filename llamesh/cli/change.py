@@ -11,7 +11,8 @@ from llamesh import runtime_parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Output, note, show_one, text
+from llamesh.cli.output import Output, show_one, text
+from llamesh.cli.printing import note
 from llamesh.cli.serve import Flags, find_models, given_parameters, with_runtime_parameters
 from llamesh.cli.servers import SERVER, ServerName
 

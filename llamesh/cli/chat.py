@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,12 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
-from llamesh.cli.conversation import Conversation, content
+from llamesh.cli.conversation import Conversation, content, encoded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.markdown import DIM, NORMAL, Markdown
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note, put, say
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
@@ -64,6 +66,9 @@ def chat(
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is no text in the terminal's encoding is a question too.
+        sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
         ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
@@ -92,7 +97,10 @@ def _piped(prompt: str) -> str:
 
 
 def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False) -> str:
-    """Ask, print what comes as it comes, and return all of it. If it is stoppable, Ctrl-C ends the answer and returns what has come."""
+    """Ask, print what comes as it comes, and return all of it.
+
+    If it is stoppable, an answer that Ctrl-C or a failure ends is what has come until then.
+    """
     from llamesh.cli import web
 
     profile = meant()
@@ -103,18 +111,17 @@ def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool =
     address = inference_address(profile)
     shown = _Shown(json_lines=json_lines)
     try:
-        with web.answer(address, "POST", path, profile.token, json.dumps(body).encode()) as response:
+        with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
             if response.status >= 400:
                 raise _refused(web.refusal(response), address, profile.token)
             for event in _events(response):
-                if "error" in event:
-                    raise CommandError(str(event["error"].get("message", event["error"])))
                 shown.event(event)
-    except KeyboardInterrupt:
-        shown.end()
+    except (KeyboardInterrupt, CommandError) as error:
+        if shown.said or isinstance(error, KeyboardInterrupt):
+            shown.end()
         if not stoppable or not shown.said:
             raise
-        note("stopped")
+        note(error.render() if isinstance(error, CommandError) else "stopped")
         return shown.said
     shown.end()
     if verbose:
@@ -144,10 +151,10 @@ class _Shown:
         if "usage" in event or "timings" in event:
             self.last = event
         if self._json:
-            print(json.dumps(event), flush=True)
+            say(json.dumps(event))
             return
         if self._wrapper is None:
-            print(piece, end="", flush=True)
+            put(piece)
             return
         self._show("".join(delta.get("reasoning_content") or "" for delta in deltas), reasoning=True)
         self._show(piece, reasoning=False)
@@ -159,18 +166,18 @@ class _Shown:
         if reasoning != self._reasoning:
             # Reasoning is dim and as the model wrote it; the answer begins on a line of its own.
             before = self._wrapper.flush() + ("" if reasoning else self._normal) + ("\n" if self._begun else "")
-            print(f"{before}{self._dim if reasoning else ''}", end="")
+            put(f"{before}{self._dim if reasoning else ''}")
             self._wrapper = Wrapper(_width()) if reasoning else _layout()
             self._reasoning = reasoning
         self._begun = True
-        print(self._wrapper.feed(safe(piece)), end="", flush=True)
+        put(self._wrapper.feed(safe(piece)))
 
     def end(self) -> None:
         """End the last line."""
         if self._json:
             return
         rest = self._wrapper.flush() if self._wrapper else ""
-        print(f"{rest}{self._normal if self._reasoning else ''}", flush=True)
+        put(f"{rest}{self._normal if self._reasoning else ''}\n")
         self._reasoning = False
 
 
@@ -235,11 +242,26 @@ def _addressed(model: str, request: dict[str, Any]) -> tuple[str, dict[str, Any]
         return "/v1/chat/completions", {"model": model, **request}
 
 
-def _events(lines: Any) -> Iterator[dict[str, Any]]:
-    """The objects of a stream of server-sent events, until [DONE]."""
-    for line in lines:
-        if line.startswith(b"data:"):
+def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of a stream of server-sent events, until [DONE]. CommandError if the stream ends before, or one reports a failure."""
+    from http.client import HTTPException
+
+    ending = "the connection ended before the answer did"
+    try:
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
             content = line[5:].strip()
             if content == b"[DONE]":
                 return
-            yield json.loads(content)
+            if not line.endswith(b"\n"):
+                break
+            event = json.loads(content)
+            if error := event.get("error"):
+                raise CommandError(str(error.get("message", error) if isinstance(error, dict) else error))
+            yield event
+    except (OSError, HTTPException, ValueError) as error:
+        ending = str(error)
+    raise CommandError(
+        f"the answer broke off: {ending}", hint="ask again; `llamesh status` shows the servers", code=Exit.UNAVAILABLE
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError
+from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -32,7 +33,8 @@ def slot_context(model: str) -> int:
 
     try:
         with connected() as mesh:
-            servers = [server for server in mesh.servers.list() if model in {server.server_uuid, server.model_name}]
+            present = staying(mesh.servers.list())
+            servers = [server for server in present if model in {server.server_uuid, server.model_name}]
             contexts = [context_of(server.spec.parameters, model_context(mesh, server)) for server in servers]
     except (CommandError, MeshError):
         return 0

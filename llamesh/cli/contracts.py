@@ -9,7 +9,8 @@ from cyclopts import App, Parameter
 from cyclopts.types import UInt32
 
 from llamesh.cli.connection import connected
-from llamesh.cli.output import Column, Output, note, show_list, show_one, when
+from llamesh.cli.output import Column, Output, show_list, show_one, when
+from llamesh.cli.printing import note
 
 Models = Annotated[Sequence[str], Parameter(name="--model", negative="")]
 CONTRACT = (

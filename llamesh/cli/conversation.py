@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
@@ -49,7 +51,7 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Write the conversation, readable for this user only."""
         saved = {"system": self.system, "settings": self.settings, "messages": self.messages}
-        keep(path, json.dumps(saved, ensure_ascii=False, indent=1))
+        keep(path, encoded(saved, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
@@ -62,7 +64,7 @@ class Conversation:
                 loaded.set(name, str(value))
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CommandError(
                 f"{path} holds no saved conversation", hint="/save FILE writes one", code=Exit.USAGE
             ) from None
@@ -79,8 +81,14 @@ def content(question: str, images: list[Path]) -> str | list[dict[str, Any]]:
 
 def images_of(question: str) -> list[Path]:
     """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
-    paths = (Path(word).expanduser() for word in _IMAGE_PATH.findall(question))
-    return [path for path in paths if path.is_file()]
+    found = []
+    for word in _IMAGE_PATH.findall(question):
+        # What cannot be a path, such as a name that is too long, is a word of the question.
+        with suppress(OSError, ValueError):
+            path = expanded(word)
+            if path.is_file():
+                found.append(path)
+    return found
 
 
 def _data_url(path: Path) -> str:
@@ -93,9 +101,14 @@ def _data_url(path: Path) -> str:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 
 
-def keep(path: Path, text: str) -> None:
+def encoded(value: object, indent: int | None = None) -> bytes:
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are no text, becomes a question mark."""
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="replace")
+
+
+def keep(path: Path, content: bytes) -> None:
     """Write a file that only this user can read, in one step. CommandError if that fails."""
     try:
-        write_private(path, text.encode())
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}", code=Exit.FAILED) from None
+        write_private(path, content)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: {getattr(error, 'strerror', None) or error}", code=Exit.FAILED) from None

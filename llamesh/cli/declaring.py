@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
+from llamesh.locations import expanded
 from llamesh.locks import open_file
 
 
 def applied_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Where this user's commands keep what they have declared."""
     base = environment.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path("~/.local/state").expanduser()) / "llamesh" / "applied"
+    return (Path(base) if base else expanded("~/.local/state", "XDG_STATE_HOME")) / "llamesh" / "applied"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
 from llamesh.cli.output import Output, show_one, size, text, when, word
+from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER, ServerName
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
             return
         in_force = [*_in_force(found, model_context(mesh, found)), ("Memory", _memory(mesh, found))]
     for column in SERVER:
-        print(f"{column.title.capitalize():<12}{text(column.value(found))}")
+        say(f"{column.title.capitalize():<12}{text(column.value(found))}")
     for title, shown in in_force:
-        print(f"{title:<12}{text(shown)}")
-    print("Conditions")
+        say(f"{title:<12}{text(shown)}")
+    say("Conditions")
     for item in found.conditions:
         holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
         since = f" since {when(item.last_transition_time)}" if item.last_transition_time.seconds else ""
-        print(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
-    print("Engines")
+        say(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
+    say("Engines")
     for engine in found.replica_statuses:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
-        print(text(words).rstrip())
+        say(text(words).rstrip())
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:

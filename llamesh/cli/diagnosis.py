@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.output import document, text
+from llamesh.cli.printing import note, say
 
 if TYPE_CHECKING:
     from llamesh.cli.mesh.findings import Finding
@@ -35,11 +36,11 @@ def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name
         problems += finding.state == "problem"
         found.append(asdict(finding))
         if output == "table":
-            print("\n".join(lines(finding, width)), flush=True)
+            say("\n".join(lines(finding, width)))
     if output != "table":
-        print(document(found, output))
+        say(document(found, output))
     elif problems:
-        print(f"{problems} to mend", file=sys.stderr)
+        note(f"{problems} to mend")
     return Exit.FAILED if problems else Exit.OK
 
 

@@ -8,7 +8,8 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
+from llamesh.cli.printing import note
 from llamesh.cli.progress import followed, left, percent
 from llamesh.model_addresses import is_address
 

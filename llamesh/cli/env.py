@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
+from llamesh.cli.printing import say
 
 
-def env(*, output: Literal["shell", "json"] = "shell") -> None:
-    """Print the addresses and the token of the mesh that commands use: eval "$(llamesh env)".
+def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Literal["shell", "json"] = "shell") -> None:
+    """Print the addresses of the mesh that commands use, and a key for inference that ends within a day: eval "$(llamesh env)".
 
     Parameters
     ----------
+    manage
+        Include LLAMESH_TOKEN, the token of your login: whoever has it may do all that you may.
     output
         shell: lines that export the variables. json: one object.
     """
+    from llamesh.cli.inference_key import inference_key
+
     profile = meant()
     inference = inference_address(profile)
     variables = {
         "LLAMESH_URL": profile.url,
         "LLAMESH_INFERENCE_URL": inference,
-        "LLAMESH_TOKEN": profile.token,
+        **({"LLAMESH_TOKEN": profile.token} if manage else {}),
         "OPENAI_BASE_URL": f"{inference}/v1",
         # OpenAI SDKs refuse to start without a key; the mesh may take requests without one.
-        "OPENAI_API_KEY": profile.token or "not-needed",
+        "OPENAI_API_KEY": inference_key(profile.token, datetime.now(UTC)) if profile.token else "not-needed",
     }
     if output == "json":
-        print(json.dumps(variables, indent=2))
+        say(json.dumps(variables, indent=2))
         return
     for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}" if value else f"unset {name}")
+        say(f"export {name}={shlex.quote(value)}" if value else f"unset {name}")
+    # Last, because `eval $(llamesh env)` without quotation marks makes one line of all.
+    for name in ("LLAMESH_TOKEN", "OPENAI_API_KEY"):
+        if words := _end(variables.get(name, "")):
+            say(f"# {name} {words}")
+
+
+def _end(token: str) -> str:
+    """When a token ends, and how it is ended before; empty if it does not say."""
+    from llamesh.cli.output import text
+    from llamesh.cli.token_claims import end_of, key_id_of
+
+    end, key = end_of(token), key_id_of(token)
+    if end is None:
+        return ""
+    return text(f"ends at {end:%Y-%m-%d %H:%M:%S}Z" + (f"; before: llamesh keys revoke {key}" if key else ""))

@@ -71,6 +71,8 @@ class CommandError(Exception):
 
 def visible(words: str) -> str:
     """Words in which every character that a terminal would obey is written as an escape. Line ends stay."""
+    if words.replace("\n", "").isprintable():
+        return words
     return "".join(
         letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
         for letter in words

@@ -9,7 +9,8 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from llamesh.cli.connection import connected
-from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, when, word
+from llamesh.cli.printing import note, say
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Key
@@ -64,7 +65,7 @@ def create(
         show_one(made, output, KEY)
     else:
         note(f"{made.key.key_id} ({' '.join(made.key.scopes)}) until {when(made.key.expire_time)}; not shown again:")
-        print(made.token)
+        say(made.token)
 
 
 @app.command(name="list")

@@ -18,10 +18,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note, size
+from llamesh.cli.output import size
+from llamesh.cli.printing import note
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
-from llamesh.locations import handed_over_directory, home_directory
+from llamesh.locations import expanded, handed_over_directory, home_directory
 
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
@@ -44,7 +45,7 @@ def is_path(word: str) -> bool:
 def model_file(word: str) -> Path:
     """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none."""
     try:
-        path = Path(word).expanduser().absolute()
+        path = expanded(word).absolute()
         found = path.resolve(strict=True)
     except FileNotFoundError:
         raise CommandError(f"there is no file {word}", hint=_nearest(word), code=Exit.NOT_FOUND) from None
@@ -82,7 +83,7 @@ def _check_content(word: str, path: Path) -> None:
 def _nearest(word: str) -> str:
     """A file of the same directory with nearly the same name, as a hint."""
     directory, name = os.path.split(word)
-    names = [item.name for item in _listing(Path(directory or ".").expanduser())]
+    names = [item.name for item in _listing(expanded(directory or "."))]
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {_shown(directory or '.', near[0])}?" if near else ""
 

@@ -16,6 +16,7 @@ from cyclopts.types import UInt16
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit, visible
 from llamesh.cli.mesh import logfiles
+from llamesh.cli.printing import put
 from llamesh.locations import home_directory
 
 POLL_SECONDS = 0.2
@@ -47,7 +48,6 @@ def logs(
     with connected() as mesh:
         for line in mesh.servers.logs(mesh.servers.find(name), replica=replica, tail=tail, follow=follow):
             _show("", line)
-            sys.stdout.flush()
 
 
 def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
@@ -64,7 +64,6 @@ def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
         for name, path in paths.items():
             for line in _new_lines(path, ends, name):
                 _show(name if prefix else "", line)
-        sys.stdout.flush()
         time.sleep(POLL_SECONDS)
 
 
@@ -85,7 +84,7 @@ def _new_lines(path: Path, ends: dict[str, int], name: str) -> Iterator[str]:
 
 def _show(name: str, line: str) -> None:
     shown = visible(_readable(line)) if sys.stdout.isatty() else line
-    print(f"{name:<11}{shown}" if name else shown)
+    put(f"{name:<11}{shown}\n" if name else f"{shown}\n")
 
 
 def _readable(line: str) -> str:

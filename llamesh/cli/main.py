@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit, unforeseen
+from llamesh.cli.printing import note, say
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -61,7 +62,7 @@ COMMANDS = {
     },
     "More": {
         "api": ("llamesh.cli.api:api", "Any REST call, with your token."),
-        "env": ("llamesh.cli.env:env", "The mesh as variables: addresses and token."),
+        "env": ("llamesh.cli.env:env", "The mesh as variables: addresses and a key."),
         "completion": ("llamesh.cli.shell:completion", "Completion for bash, zsh or fish."),
         "version": ("llamesh.cli.account:version", "Versions of the command and the mesh."),
     },
@@ -82,18 +83,18 @@ def run(arguments: list[str]) -> int:
         # A terminal that is not UTF-8 gets escapes for unsupported characters instead of a failure.
         sys.stdout.reconfigure(errors="backslashreplace")
     if arguments in (["--version"], ["-V"]):
-        print(f"llamesh {__version__}")
+        say(f"llamesh {__version__}")
         return Exit.OK
     if arguments[:1] == ["--complete"]:
         from llamesh.cli.completion import ask_mesh, candidates
 
-        print("\n".join(candidates(arguments[1:], ask_mesh)))
+        say("\n".join(candidates(arguments[1:], ask_mesh)))
         return Exit.OK
     try:
         result = _dispatch(arguments)
         sys.stdout.flush()
     except CommandError as error:
-        print(error.render(), file=sys.stderr)
+        note(error.render())
         return error.code
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -105,7 +106,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("LLAMESH_LOG_LEVEL") == "debug":
             raise
         failure = unforeseen(error)
-        print(failure.render(), file=sys.stderr)
+        note(failure.render())
         return failure.code
     return result
 

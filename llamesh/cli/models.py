@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, when
+from llamesh.cli.output import Column, Output, show_list, show_one, size, when
+from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
 from llamesh.cli.sources import fetchable
 from llamesh.client.profile import load_profile

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from llamesh.cli.failure import visible
+from llamesh.cli.printing import say
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -42,9 +42,10 @@ def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column
     """Print a list. The first column is what `--output name` prints."""
     found = list(items)
     if output == "yaml" and all(is_declared(item) for item in found):
-        print("".join(manifest(item) for item in found), end="")
+        for item in found:
+            say(manifest(item))
     elif output in {"json", "yaml"}:
-        print(document([plain(item) for item in found], output))
+        say(document([plain(item) for item in found], output))
     elif output == "name":
         for item in found:
             say(str(columns[0].value(item)))
@@ -55,9 +56,9 @@ def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column
 def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
     """Print one resource."""
     if output == "yaml" and is_declared(item):
-        print(manifest(item), end="")
+        say(manifest(item))
     elif output in {"json", "yaml"}:
-        print(document(plain(item), output))
+        say(document(plain(item), output))
     else:
         show_list([item], output, columns)
 
@@ -73,7 +74,7 @@ def manifest(item: Message) -> str:
     """The document that declares an object, in YAML."""
     from llamesh.cli.manifest.export import declared
 
-    return f"---\n{document(declared(item), 'yaml')}\n"
+    return f"---\n{document(declared(item), 'yaml')}"
 
 
 def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool = False) -> None:
@@ -87,7 +88,7 @@ def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool
         Console().print(table(items, columns if keep else fitting(items, columns, width), width))
         return
     for line in zip(*(_padded(cells) for cells in _cells(items, columns)), strict=True):
-        print("  ".join(line).rstrip())
+        say("  ".join(line).rstrip())
 
 
 def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any:
@@ -137,17 +138,7 @@ def plain(message: Message) -> dict[str, Any]:
 
 def show_json_line(message: Message) -> None:
     """Print one object of a stream on one line."""
-    print(json.dumps(plain(message)), flush=True)
-
-
-def note(words: str) -> None:
-    """Print a message that is not data, on standard error."""
-    print(visible(words), file=sys.stderr, flush=True)
-
-
-def say(words: str) -> None:
-    """Print words for people. What comes from outside cannot steer the terminal."""
-    print(visible(words), flush=True)
+    say(json.dumps(plain(message)))
 
 
 def text(value: object) -> str:

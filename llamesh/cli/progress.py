@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from llamesh.cli.output import note, size, text
+from llamesh.cli.output import size, text
+from llamesh.cli.printing import note
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Pull

@@ -9,7 +9,8 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, size, text, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
+from llamesh.cli.printing import note
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client

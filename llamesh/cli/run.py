@@ -16,9 +16,11 @@ from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration
 from llamesh.cli.models import pulled
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
 from llamesh.cli.sources import is_source, no_source
 from llamesh.client.names import resolve
+from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -66,13 +68,14 @@ def run(
     with connected() as mesh:
         server = _server(mesh, model, ctx_size=ctx_size, idle_sleep=idle_sleep)
         _await(mesh, server, timeout)
-        name = _address(server, list(mesh.servers.list()))
+        name = _address(server, staying(mesh.servers.list()))
     chat(name, prompt, system=system, temperature=temperature, max_tokens=max_tokens, verbose=verbose)
 
 
 def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float) -> Server:
     """The server that is meant, declared if there is none."""
-    servers = list(mesh.servers.list())
+    # A server that is being removed answers no new question.
+    servers = staying(mesh.servers.list())
     if not is_source(word):
         found = _named(word, servers)
         if found:
@@ -80,7 +83,7 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
     uuid = _model(mesh, word, servers)
     with declaring(mesh.profile.url, "run"):
         # Again, because the fetch took time and another `run` may have declared one.
-        if serving := next((server for server in mesh.servers.list() if server.model_uuid == uuid), None):
+        if serving := next((server for server in staying(mesh.servers.list()) if server.model_uuid == uuid), None):
             return serving
         parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
         server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)

@@ -18,9 +18,11 @@ from llamesh import runtime_parameters as parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeDuration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_one, size
+from llamesh.cli.output import Column, Output, show_one, size
+from llamesh.cli.printing import note
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, choices, kind, words
+from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -142,7 +144,7 @@ def serve(
 
 def _warn_of_equals(mesh: Client, server: Server) -> None:
     """Say if other servers are declared just like this one: more engines of one server share its queue and its name."""
-    for other in mesh.servers.list():
+    for other in staying(mesh.servers.list()):
         same = other.model_uuid == server.model_uuid and other.runtime_params == server.runtime_params
         if same and other.server_uuid != server.server_uuid:
             note(

@@ -11,19 +11,8 @@ from cyclopts.types import PositiveInt
 
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import Duration
-from llamesh.cli.output import (
-    Column,
-    Output,
-    fitting,
-    note,
-    show_json_line,
-    show_list,
-    show_one,
-    table,
-    text,
-    when,
-    word,
-)
+from llamesh.cli.output import Column, Output, fitting, show_json_line, show_list, show_one, table, text, when, word
+from llamesh.cli.printing import note, say
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -141,7 +130,7 @@ def _watch(mesh: Client, output: str) -> None:
         if output == "json":
             show_json_line(server)
         else:
-            print("  ".join(text(column.value(server)) for column in SERVER if not column.wide), flush=True)
+            say("  ".join(text(column.value(server)) for column in SERVER if not column.wide))
 
 
 def _live(mesh: Client) -> None:

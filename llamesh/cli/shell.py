@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from llamesh.cli.printing import put
+
 SCRIPTS = {
     "bash": """\
 _llamesh() {
@@ -43,4 +45,4 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     shell
         For bash: eval "$(llamesh completion bash)" in ~/.bashrc; zsh alike; fish: llamesh completion fish | source.
     """
-    print(SCRIPTS[shell], end="")
+    put(SCRIPTS[shell])

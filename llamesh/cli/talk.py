@@ -1,7 +1,7 @@
 """The conversation in a terminal: questions with line editing and history, commands that begin with a slash.
 
-Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. A request that fails is said, its question is forgotten, and the
-conversation goes on.
+Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. Whatever else fails is said, and the conversation goes on. Of an
+answer that breaks off, what has come is kept; a question without any answer is forgotten.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.cli.conversation import SETTINGS, Conversation, content, images_of, keep
+from llamesh.cli.conversation import SETTINGS, Conversation, content, encoded, images_of, keep
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note, text
+from llamesh.cli.output import text
+from llamesh.cli.printing import note
+from llamesh.locations import expanded
 
 MOST_QUESTIONS = 1000
 """Questions that the history keeps."""
@@ -64,10 +66,12 @@ class Talk:
                         return
                 elif question:
                     self._put(question)
-            except CommandError as error:
-                note(error.render())
             except KeyboardInterrupt:
                 note("stopped")
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                note(_failure(error).render())
 
     def _question(self) -> str:
         """The next question; from three quotation marks to three, it may have several lines."""
@@ -139,10 +143,20 @@ class Talk:
         note(f"messages  {len(talk.messages)}")
 
 
+def _failure(error: Exception) -> CommandError:
+    """The failure in words. Raises the error itself if the log level is debug, as the command does."""
+    # Imported late: it brings the client, which a conversation without failures does not need.
+    from llamesh.cli.refusals import command_error
+
+    if os.environ.get("LLAMESH_LOG_LEVEL") == "debug" and not isinstance(error, CommandError):
+        raise error
+    return command_error(error)
+
+
 def _path(word: str) -> Path:
     if not word:
         raise CommandError("which file?", hint="/save FILE, /load FILE", code=Exit.USAGE)
-    return Path(word).expanduser()
+    return expanded(word, "FILE")
 
 
 def reader() -> Read:
@@ -185,7 +199,7 @@ def _plain(prompt: str) -> str:
 def history_file() -> Path:
     """Where questions are kept: a file of this user only."""
     base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path("~/.local/state").expanduser()) / "llamesh" / "chat_history.json"
+    return (Path(base) if base else expanded("~/.local/state", "XDG_STATE_HOME")) / "llamesh" / "chat_history.json"
 
 
 def _history() -> list[str]:
@@ -202,6 +216,6 @@ def _keep(asked: list[str]) -> None:
     del asked[:-MOST_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep(history_file(), json.dumps(asked, ensure_ascii=False))
-    except (OSError, CommandError):
+        keep(history_file(), encoded(asked))
+    except (OSError, ValueError, CommandError):
         return

@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import note
+from llamesh.cli.printing import note, say
 from llamesh.client.trust import Authority, authorities, kept_authority
-from llamesh.locations import home_directory, make_private
+from llamesh.locations import expanded, home_directory, make_private
 
 app = App(name="tls", help="Certificates for the ports of a mesh.")
 
@@ -30,8 +30,8 @@ def init(
 ) -> None:
     """Make an authority of this mesh's own and a certificate for this machine, and let the mesh use it.
 
-    A second run keeps what still does: it renews a certificate that expires within 30 days or lacks a name. A mesh that runs takes a
-    renewed certificate within seconds.
+    A second run keeps what still does: it renews a certificate that expires within 30 days or lacks a name, and keeps the names that
+    the certificate had. A mesh that runs takes a renewed certificate within seconds.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def init(
     verb = "made" if made else "still valid"
     note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
     note(said)
-    print(_trust(files.authority, authority.fingerprint(files.authority)))
+    say(_trust(files.authority, authority.fingerprint(files.authority)))
 
 
 @app.command
@@ -77,7 +77,7 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        found = authorities(read_bounded(Path(file).expanduser(), _LARGEST_FILE))
+        found = authorities(read_bounded(expanded(file), _LARGEST_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
     except ValueError as error:
@@ -95,11 +95,16 @@ def trust(file: str, /) -> None:
 
 
 def _kept(file: Path) -> list[Authority]:
-    """The authorities trusted so far. Empty if the file cannot be used: it is replaced."""
+    """The authorities trusted so far. CommandError if there is a file that cannot be used: it would be replaced."""
     try:
         return authorities(file.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"the authorities trusted so far cannot be read: {file}: {getattr(error, 'strerror', None) or error}",
+            hint="restore the file, or remove it and trust each authority again",
+        ) from error
 
 
 def _use(home: Path, certificate: Path, key: Path) -> str:

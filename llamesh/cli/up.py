@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
-from llamesh.cli.failure import CommandError, Exit, visible
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
@@ -24,6 +24,8 @@ from llamesh.cli.mesh.service_manager import ServiceManager, without_service_man
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import Supervisor
 from llamesh.cli.mesh.welcome import show_addresses, warning_of_clear_passwords
+from llamesh.cli.printing import note
+from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError
 from llamesh.local_mesh import Addresses
 from llamesh.locations import home_directory, make_private, run_directory
@@ -139,8 +141,7 @@ def _check_machine(settings: MeshSettings) -> None:
     openmp = checks.openmp()
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
-    space = os.statvfs(settings.home)
-    free = space.f_bavail * space.f_frsize
+    free = free_bytes(settings.home)
     if free < LEAST_FREE_BYTES:
         raise CommandError(
             f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {LEAST_FREE_BYTES // 2**20} are needed",
@@ -294,4 +295,4 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
 def _say(text: str) -> None:
     # Its log may be on a full disk, or its reader gone: neither may end the mesh.
     with contextlib.suppress(OSError):
-        print(visible(text), file=sys.stderr, flush=True)
+        note(text)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import getpass
-import json
 import os
 import sys
 from typing import Annotated, Literal
@@ -13,7 +11,9 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, note, show_list, show_one, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, when, word
+from llamesh.cli.printing import note
+from llamesh.cli.token_claims import claims_of, key_id_of
 
 Role = Literal["inference", "user", "admin"]
 PasswordInput = Annotated[bool, Parameter(negative="", help="Read passwords from standard input, one a line.")]
@@ -33,8 +33,6 @@ USER = (
     Column("SINCE", lambda user: when(user.create_time), wide=True),
 )
 
-KEY_PREFIX = "key_"
-"""What ids of keys begin with, as `keys list` shows them."""
 
 app = App(name="users", help="Who can log in.")
 
@@ -132,13 +130,8 @@ def rm(username: str) -> None:
 
 
 def subject_of_login(token: str) -> str:
-    """Whose login a token is; empty if it is a key or cannot be read. Nothing is decided by it: the mesh verifies tokens."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return "" if str(claims.get("jti", "")).startswith(KEY_PREFIX) else str(claims.get("sub", ""))
-    except (IndexError, ValueError, AttributeError):
-        return ""
+    """Whose login a token is; empty if it is a key or cannot be read."""
+    return "" if key_id_of(token) else str(claims_of(token).get("sub", ""))
 
 
 def _password(question: str, *, stdin: bool) -> str:

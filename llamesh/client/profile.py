@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llamesh.local_mesh import Addresses, running_here
-from llamesh.locations import home_directory
+from llamesh.locations import expanded, home_directory
 from llamesh.private_files import write_private
 
 DEFAULT_URL = "http://localhost:8200"
@@ -82,7 +82,7 @@ def _closed(home: Path) -> bool:
 def profile_path(environment: Mapping[str, str] = os.environ) -> Path:
     """The profile's file."""
     base = environment.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path("~/.config").expanduser()) / "llamesh" / "profile.json"
+    return (Path(base) if base else expanded("~/.config", "XDG_CONFIG_HOME")) / "llamesh" / "profile.json"
 
 
 def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | None:

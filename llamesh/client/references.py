@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llamesh.locations import expanded
 from llamesh.model_addresses import canonical, is_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
@@ -23,7 +24,7 @@ def address_of(source: str | Path) -> str:
         except ValueError:
             # The mesh refuses such an address and explains why.
             return text
-    return Path(source).expanduser().absolute().as_uri()
+    return expanded(source).absolute().as_uri()
 
 
 def model_uuid_of(model: Model) -> str:

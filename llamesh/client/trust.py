@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamesh.client.profile import on_this_machine, profile_path
-from llamesh.locations import home_directory
+from llamesh.locations import expanded, home_directory
 
 if TYPE_CHECKING:
     import ssl
@@ -53,7 +54,8 @@ def authorities(content: bytes) -> list[Authority]:
     """The certificates of authorities in a PEM file. ValueError if the file contains anything else, such as the certificate of a server."""
     import ssl
 
-    text = content.decode("ascii", "replace")
+    # Comments between the certificates may have any encoding.
+    text = content.removeprefix(BOM_UTF8).decode("ascii", "replace").replace("\ufffd", "?")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=text)
@@ -63,7 +65,9 @@ def authorities(content: bytes) -> list[Authority]:
         Authority(_name(shown), hashlib.sha256(der).digest().hex(":").upper(), ssl.DER_cert_to_PEM_cert(der))
         for shown, der in zip(context.get_ca_certs(), context.get_ca_certs(binary_form=True), strict=True)
     ]
-    if len(found) != text.count("-----BEGIN "):
+    # OpenSSL keeps a certificate that the file holds twice once.
+    blocks = {"".join(block.partition("-----END ")[0].split()) for block in text.split("-----BEGIN ")[1:]}
+    if len(found) != len(blocks):
         raise ValueError("it holds more than certificates of authorities: that of a server, or a key")
     return found
 
@@ -74,9 +78,12 @@ def _name(certificate: Mapping[str, object]) -> str:
 
 
 def authority(url: str, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file of additional authorities for the mesh at an address. None if there is none."""
+    """The file of additional authorities for the mesh at an address. None if there is none. UntrustedError if LLAMESH_CA names no path."""
     if named := environment.get("LLAMESH_CA"):
-        return Path(named).expanduser()
+        try:
+            return expanded(named, "LLAMESH_CA")
+        except ValueError as error:
+            raise UntrustedError(str(error)) from error
     kept = kept_authority(environment)
     if kept.is_file():
         return kept

@@ -21,7 +21,7 @@ from llamesh.kit.exposure import is_loopback
 from llamesh.kit.origins import read_host, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
-from llamesh.locations import run_directory
+from llamesh.locations import expanded, run_directory
 
 
 def _named(name: str, default: object, description: str) -> Any:
@@ -242,7 +242,12 @@ class Settings(BaseSettings):
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return expanded(value).absolute()
+
+    @field_validator("import_dirs", mode="after")
+    @classmethod
+    def _import_dirs(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(expanded(directory).absolute() for directory in value)
 
     @field_validator("jwt_secret", mode="after")
     @classmethod

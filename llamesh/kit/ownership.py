@@ -20,6 +20,7 @@ from pathlib import Path
 from llamesh import locks
 from llamesh.kit.logs import log
 from llamesh.locations import make_private
+from llamesh.private_files import create_private
 from llamesh.processes import ProcessId
 
 HELD_SECONDS = 2.0
@@ -53,22 +54,10 @@ def owner_of(home: Path, name: str) -> Owner:
     try:
         identifier = path.read_text().strip()
     except FileNotFoundError:
-        identifier = _new_identifier(path)
+        create_private(path, uuid.uuid4().hex.encode())
+        identifier = path.read_text().strip()
     # A copied home keeps its id, so host and path are part of the owner id.
     return Owner(f"{identifier}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}")
-
-
-def _new_identifier(path: Path) -> str:
-    """Create the id of the home; return the id of another member that was faster."""
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(uuid.uuid4().hex)
-        with contextlib.suppress(FileExistsError):
-            # Unlike a rename, a link fails if another member has written the id first.
-            os.link(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path.read_text().strip()
 
 
 class HomeLock:

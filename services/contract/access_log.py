@@ -1,7 +1,7 @@
 """Envoy's access log protocol: reports of requests that have ended.
 
-Envoy holds one stream open for each of its access logs and reports each request there when it ends. This module decodes the reports;
-`settlement` finds the tokens in them, and `admission` books them.
+Envoy holds one stream open for each of its access logs and reports each request on it when the request ends. This module decodes the
+reports; `settlement` finds the tokens in them, and `admission` records them.
 
 Invariant: no generated text passes through this service: a report has counts and metadata only.
 """
@@ -25,7 +25,7 @@ _LogMessage = message_class("envoy.service.accesslog.v3.StreamAccessLogsMessage"
 _LogResponse = message_class("envoy.service.accesslog.v3.StreamAccessLogsResponse")
 _ENDED: bytes = _LogResponse().SerializeToString()
 _REFUSED_BY_CHECK = (401, 403, 429)
-"""Statuses of which only `ext_authz` gives, always without a permit. A 503 may also be Envoy's own, for a request that holds a permit."""
+"""Statuses that only `ext_authz` gives, always without a permit. A 503 may also be Envoy's own, for a request that holds a permit."""
 
 _as_it_is: Callable[[bytes], bytes] = bytes
 """Serialiser of a handler that returns bytes."""
@@ -79,7 +79,7 @@ class AccessLog:
         common = entry.common_properties
         status = entry.response.response_code.value
         if status in _REFUSED_BY_CHECK and common.response_flags.HasField("unauthorized_details"):
-            return  # it holds no permit, but its id may be that of another request that does
+            return  # it holds no permit, but its id may be the id of another request that holds one
         target = target_of(entry.request.request_headers)[:256]
         if not target:
             return  # a list of models holds no permit and uses no tokens

@@ -1,11 +1,11 @@
-"""Admission of inference requests: may this request run now, and what did it use when it ended.
+"""Admission of inference requests: may this request run now, and how many tokens did it use when it ended?
 
-Envoy decides alone about most requests. It asks about tokens that carry a limited contract or that may have lost rights, and at metered
-servers (docs/adr/0017). `ext_authz` decodes the question and calls `admit`; `access_log` decodes Envoy's report of the end and calls
-`settle`. No Envoy message is read or written here.
+Envoy decides most requests alone. It asks about tokens with a limited contract, about tokens whose user may have lost rights, and about all
+requests to metered servers (docs/adr/0017). `ext_authz` decodes the question and calls `admit`; `access_log` decodes Envoy's report of the
+end and calls `settle`. No Envoy message is read or written here.
 
-Invariant: what counts is what holds now: the revoked keys, the user's standing, the user's contract and the key's. A request that is
-refused holds no permit; an admitted one holds a permit until `settle`.
+Invariant: a decision uses the present state: revoked keys, the user's standing, the user's contract and the key's contract. A request that
+is refused holds no permit; an admitted request holds a permit until `settle`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger
 
 SHOWN_MODELS = 8
-"""Granted models that a refusal names."""
+"""Maximum number of granted models that a refusal names."""
 RETRY_SECONDS = 1
-"""When a client that was refused for concurrency may try again."""
+"""Seconds after which a client that was refused for concurrency may retry."""
 
 
 class Admission:
-    """Decides about requests before they reach an engine, and books them when they have ended."""
+    """Decides about requests before they reach an engine, and records their usage when they have ended."""
 
     def __init__(
         self, limiter: ConcurrencyLimiter, terms: TermsCache, rights: Rights, ledger: Ledger, decisions: Decisions
@@ -44,10 +44,10 @@ class Admission:
         self._decisions = decisions
 
     async def admit(self, identity: Identity, target: str, permit_id: str) -> None:
-        """Let a request run; from now on it holds a permit of each contract that limits concurrency.
+        """Let a request run. From then on it holds a permit of each contract that limits concurrency.
 
         Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, MODEL_NOT_IN_CONTRACT, CONCURRENCY_EXCEEDED; and COMPONENT_UNAVAILABLE if
-        the rights or the terms are not known, because without them no limit would hold.
+        the rights or the terms are unknown, because no limit can be enforced without them.
         """
         _, terms = await self._present(identity)
         try:
@@ -58,22 +58,22 @@ class Admission:
             raise
 
     async def listing_scopes(self, identity: Identity) -> list[str]:
-        """The inference scopes that a caller has now, for a list of models. A list counts against no limit."""
+        """Return the inference scopes that a caller has now, for a list of models. A list counts against no limit."""
         present, terms = await self._present(identity)
         return inference_scopes(present.scopes, terms.values())
 
     def settle(self, permit_id: str, account: Account, usage: TokenUsage | None) -> None:
-        """Book a request that has ended, and free its permit. `usage` None: no engine worked on it."""
+        """Record the usage of a request that has ended, and free its permit. `usage` is None if no engine worked on it."""
         self._limiter.release(permit_id)
         if usage is not None:
             self._ledger.add(account, usage)
 
     def release_all(self) -> None:
-        """Free all permits: the Envoy that would report the ends of their requests is gone, and the requests with it."""
+        """Free all permits: the Envoy that would report the ends of their requests is gone, and so are the requests."""
         self._limiter.release_all()
 
     async def _present(self, identity: Identity) -> tuple[Identity, Mapping[str, Terms | None]]:
-        """The caller with its present rights, and the terms of the contracts that apply to it."""
+        """Return the caller with its present rights, and the terms of the contracts that apply to it."""
         await self._rights.settle(identity)
         present = self._rights.of(identity)
         ids = dict.fromkeys((present.contract_id, present.user_contract_id))
@@ -98,7 +98,7 @@ class Admission:
 
 
 def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
-    """The concurrency limits that apply to a request, by contract. Raises if a contract is gone or does not grant the target."""
+    """Return the concurrency limits that apply to a request, by contract. Raises if a contract is gone or does not grant the target."""
     limits = {}
     for contract_id, each in terms.items():
         if each is None:
@@ -111,7 +111,7 @@ def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
 
 
 def _not_granted(terms: Terms, target: str) -> MeshError:
-    """The refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
+    """Return the refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
     shown = terms.models[:SHOWN_MODELS]
     more = len(terms.models) - len(shown)
     granted = (", ".join(shown) + (f" and {more} more" if more else "")) or "no model"

@@ -1,4 +1,4 @@
-"""Writes the books, usage and refusals, from memory to SQL: once in a second, and at the end of the process.
+"""Writes usage and refusals from memory to SQL: once a second, and at the end of the process.
 
 A request must not wait for SQL, so `Ledger` and `Decisions` collect in memory. One background task calls `flush` for both. When the
 process drains, the last write is tried again until it succeeds or the drain is over.
@@ -20,7 +20,7 @@ LAST_PAUSE = 0.5
 
 
 class Books:
-    """The ledger and the decisions, as far as they are written together. `drain_left` returns the seconds that are left of the drain."""
+    """Writes the ledger and the decisions. `drain_left` returns the seconds that are left of the drain."""
 
     def __init__(self, ledger: Ledger, decisions: Decisions, drain_left: Callable[[], float]) -> None:
         self._ledger = ledger
@@ -33,7 +33,7 @@ class Books:
         await self._decisions.flush()
 
     async def close(self) -> None:
-        """Write what is left in memory; what cannot be written before the drain is over is lost and logged."""
+        """Write what is left in memory. Entries that cannot be written before the drain ends are lost and logged."""
         while (error := await self._flush_failure()) is not None:
             left = self._drain_left()
             if left <= 0:

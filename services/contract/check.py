@@ -1,4 +1,4 @@
-"""The check of a proposed server: parameters, model, memory needed, memory available, policy, decision, in this order.
+"""The check of a proposed server, in this order: parameters, model, memory needed, memory available, policy, decision.
 
 Invariant: a check starts nothing, and every result is recorded before it is returned.
 """
@@ -27,7 +27,7 @@ from services.contract.memory_estimate import MemoryEstimate, ModelShape, estima
 from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
 
 VOCABULARY_DIFFERENCE = 128
-"""Tokens by which the vocabularies of a model and of its draft may differ: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
+"""Maximum difference between the vocabularies of a model and its draft, in tokens: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
 
 _GUESSES = {
     SpeculativeType.SPECULATIVE_TYPE_NGRAM_SIMPLE: 48,
@@ -70,7 +70,7 @@ class Checker:
         self.policy = policy
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
-        """Check and record. Raises MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND as the siblings do, and PARAMETER_INVALID."""
+        """Check and record. Raises PARAMETER_INVALID, and the siblings' MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND."""
         shape = model_shape(await self._inventory.model(proposed.model_uuid))
         draft = await self._draft(proposed.parameters)
         check_of_model(proposed.parameters, shape, draft)
@@ -115,7 +115,7 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
 
 
 def model_shape(model: Model) -> ModelShape:
-    """The properties of a model that the estimate uses."""
+    """Return the properties of a model that the estimate uses."""
     gguf = model.gguf
     return ModelShape(
         tensor_bytes=gguf.tensor_bytes or model.size_bytes,
@@ -133,14 +133,14 @@ def model_shape(model: Model) -> ModelShape:
 
 
 def sharing_slots(parameters: RuntimeParameters) -> int:
-    """Number of slots that share an engine's context; defaults must be filled in."""
+    """Return the number of slots that share an engine's context; defaults must be filled in."""
     return 1 if parameters.kv_unified else parameters.parallel
 
 
 def estimate_for(
     shape: ModelShape, parameters: RuntimeParameters, replicas: int, context: int, draft: ModelShape | None = None
 ) -> MemoryEstimate:
-    """The memory of engines with these parameters, defaults filled in, and this context."""
+    """Return the memory of engines with these parameters, defaults filled in, and this context."""
     estimate = partial(
         estimate_memory,
         context=context,
@@ -172,7 +172,7 @@ def estimate_for(
 
 
 def guesses(parameters: RuntimeParameters) -> int:
-    """Tokens that are verified at once for one request if speculation is used."""
+    """Return the number of tokens that are verified at once for one request if speculation is used."""
     if parameters.spec_type == SpeculativeType.SPECULATIVE_TYPE_DRAFT_SIMPLE:
         return parameters.spec_draft_n_max or DEFAULT_DRAFT_TOKENS
     return _GUESSES.get(parameters.spec_type, 0)

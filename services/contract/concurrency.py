@@ -1,9 +1,9 @@
-"""Limits how many requests of a contract run at the same time. Pure; constant time for each request.
+"""Limits how many requests of a contract run at the same time. No I/O; constant time for each request.
 
 A request acquires a permit when it begins, and releases it when Envoy reports its end. Permits belong to this process: if several
 replicas run, each counts its own.
 
-Invariant: a contract never has more permits than its limit at the time of the request; a permit that is not released expires.
+Invariant: a contract never has more permits than its limit at the time of the request. A permit that is not released expires.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 LEASE_SECONDS = 3600.0
-"""Lifetime of a permit: llama.cpp works on one request for at most this time by default."""
+"""Lifetime of a permit in seconds: by default, llama.cpp works on one request for at most this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class ConcurrencyLimiter:
         self._taken = 0
         # Oldest first: all permits have the same lifetime, so the first one expires first.
         self._by_contract: dict[str, dict[int, _Permit]] = {}
-        # A list, because a permit whose release was lost stays until it expires: its id could come again.
+        # A list: a permit whose release was lost stays until it expires, and another request may have the same id.
         self._by_request: dict[str, list[_Permit]] = {}
 
     def acquire(self, limits: Mapping[str, int], request_id: str) -> str | None:
-        """Give a request a permit of each contract in `limits`. Returns None, or the contract whose limit is reached."""
+        """Give a request a permit of each contract in `limits`. Return None, or the contract whose limit is reached."""
         now = self._monotonic()
         for contract_id, limit in limits.items():
             if self._live(contract_id, now) >= limit:
@@ -55,7 +55,7 @@ class ConcurrencyLimiter:
             self._remove(permits[0])
 
     def in_flight(self, contract_id: str) -> int:
-        """Number of requests of a contract that run now."""
+        """Return the number of requests of a contract that run now."""
         return self._live(contract_id, self._monotonic())
 
     def release_all(self) -> None:

@@ -13,7 +13,7 @@ class ContractUsers:
         self._gateway = gateway
 
     async def count(self, contract_id: str) -> int:
-        """How many users have a contract now. COMPONENT_UNAVAILABLE if the gateway does not answer."""
+        """Return how many users have a contract now. Raises COMPONENT_UNAVAILABLE if the gateway does not answer."""
         request = gateway_pb2.CountContractUsersRequest(contract_id=contract_id)
         with asking("gateway"):
             return (await self._gateway.CountContractUsers(request, **call_options())).users

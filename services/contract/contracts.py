@@ -1,7 +1,7 @@
-"""Contracts in SQL: what the users and keys that carry them may use.
+"""Contracts in SQL: the limits of the users and keys that have them.
 
-Invariant: a contract that a user or a working key carries cannot be deleted, also if it is given to one during the deletion. The cache of
-terms is invalidated after each change.
+Invariant: a contract of a user or of a working key cannot be deleted, even if it is assigned during the deletion. The cache of terms is
+invalidated after each change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 from services.contract.terms_cache import TermsCache, terms_of
 
 REMOVAL_TIME = timedelta(seconds=60)
-"""A deletion that takes longer is given up; the gateway needs less time to count the users of a contract."""
+"""Longest duration of a deletion; a longer one is given up. The gateway needs less time to count the users of a contract."""
 
 _LISTING = Listing("contracts", BY_TIME)
 _ORDER = (ContractRow.create_time, ContractRow.contract_id)
@@ -40,7 +40,7 @@ class Contracts:
         users_of: Callable[[str], Awaitable[int]],
         key_owner: Callable[[KeyRow], object],
     ) -> None:
-        """`users_of` returns how many users have a contract, `key_owner` the owner of a key or None."""
+        """`users_of` returns how many users have a contract; `key_owner` returns the owner of a key, or None."""
         self._users_of = users_of
         self._owner_of = key_owner
         self._database = database
@@ -65,14 +65,14 @@ class Contracts:
         return row
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[ContractRow], str]:
-        """A page by creation time and id, and the token of the next page."""
+        """Return a page by creation time and id, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(ContractRow), _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.contract_id))
 
     async def get(self, contract_id: str) -> ContractRow:
-        """One contract. CONTRACT_NOT_FOUND also during its deletion, so that the gateway gives it to no user meanwhile."""
+        """Return a contract. Raises CONTRACT_NOT_FOUND also during its deletion, so that the gateway assigns it to no user meanwhile."""
         async with self._database.read() as session:
             row = await _found(session, contract_id)
         if row.removing_until is not None and row.removing_until > self._clock():
@@ -80,12 +80,12 @@ class Contracts:
         return row
 
     async def hold(self, session: AsyncSession, contract_id: str) -> None:
-        """Lock a contract against deletion until the transaction ends. CONTRACT_NOT_FOUND."""
+        """Lock a contract against deletion until the transaction ends. Raises CONTRACT_NOT_FOUND."""
         if contract_id:
             await _found(session, contract_id, lock=True)
 
     async def terms(self, contract_id: str) -> Terms:
-        """The terms of a contract; an empty id means no contract, which limits nothing. CONTRACT_NOT_FOUND."""
+        """Return the terms of a contract; an empty id means no contract, which limits nothing. Raises CONTRACT_NOT_FOUND."""
         if not contract_id:
             return Terms()
         async with self._database.read() as session:
@@ -94,7 +94,7 @@ class Contracts:
     async def update(
         self, contract_id: str, display_name: str | None, max_concurrent_requests: int | None, models: Sequence[str]
     ) -> ContractRow:
-        """Change the given fields. CONTRACT_NOT_FOUND."""
+        """Change the given fields. Raises CONTRACT_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
             if display_name is not None:
@@ -108,11 +108,11 @@ class Contracts:
         return row
 
     async def delete(self, contract_id: str) -> ContractRow:
-        """Delete a contract. CONTRACT_NOT_FOUND; CONTRACT_IN_USE while a user or a working key carries it.
+        """Delete a contract. Raises CONTRACT_NOT_FOUND, or CONTRACT_IN_USE while a user or a working key has it.
 
-        If several calls delete one contract at the same time, the last one goes on and the others get COMPONENT_UNAVAILABLE.
+        If several calls delete one contract at the same time, the last call goes on and the others get COMPONENT_UNAVAILABLE.
 
-        The contract is marked first, so that the gateway gives it to no user from then on. Then the gateway counts its users, among them
+        The contract is marked first, so that the gateway assigns it to no user from then on. Then the gateway counts its users, among them
         those that got it before the mark. A new key locks the contract in its own transaction (`hold`).
         """
         until = await self._mark(contract_id, self._clock() + REMOVAL_TIME)
@@ -124,7 +124,7 @@ class Contracts:
             raise
 
     async def _mark(self, contract_id: str, least: datetime) -> datetime:
-        """Mark the contract and return the mark. Marks of calls at the same time differ, so that each removes only its own."""
+        """Mark the contract and return the mark. Marks of concurrent calls differ, so that each call removes only its own mark."""
         async with self._database.begin() as session:
             row = await _found(session, contract_id, lock=True)
             if row.removing_until is not None:
@@ -173,7 +173,7 @@ async def _found(session: AsyncSession, contract_id: str, *, lock: bool = False)
 
 
 def not_found(contract_id: str) -> MeshError:
-    """The error for a contract that does not exist."""
+    """Return the error for a contract that does not exist."""
     return MeshError(
         Reason.ERROR_REASON_CONTRACT_NOT_FOUND, f"there is no contract {contract_id}", {"contractId": contract_id}
     )

@@ -49,7 +49,7 @@ class Contradiction:
 
 
 def contradictions(parameters: RuntimeParameters, names: Mapping[str, str]) -> Iterator[Contradiction]:
-    """All contradictions. `names` has the flag of each parameter as the caller spelt it."""
+    """Yield all contradictions. `names` has the flag of each parameter as the caller spelt it."""
 
     def found(name: str, problem: str) -> Contradiction:
         value = getattr(parameters, name)

@@ -1,7 +1,7 @@
 """The audit record of what was allowed and refused, and why; `llamesh why` shows it.
 
-Invariant: the record is bounded in age and number. Requests for inference come in thousands, so only their refusals are recorded, at most
-one in a minute for each subject, contract and reason.
+Invariant: the record is bounded in age and number. Inference requests are frequent, so only refusals of them are recorded, at most once a
+minute for each subject, contract and reason.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from services.contract.tables import Clock, DecisionRow, NewId, RowOwner
 
 KEPT = timedelta(days=30)
 MAX_DECISIONS = 100_000
-"""Most decisions that are kept; the oldest are deleted first."""
+"""Maximum number of decisions that are kept; the oldest are deleted first."""
 QUIET = timedelta(minutes=1)
-"""How long an equal refusal of inference is not recorded again."""
+"""Time for which an equal refusal of inference is not recorded again."""
 MAX_QUIET = 10_000
-"""Refusals that are compared for that."""
+"""Maximum number of refusals that new ones are compared with."""
 
 MAX_NOTED = 10_000
-"""Refusals that wait in memory to be written; beyond, the oldest are dropped."""
+"""Maximum number of refusals that wait in memory to be written; if there are more, the oldest are dropped."""
 BATCH = 500
-"""Refusals of one transaction."""
+"""Maximum number of refusals in one transaction."""
 
 _INSERT: dict[str, Callable[[type[DecisionRow]], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -43,7 +43,7 @@ _ORDER = (DecisionRow.create_time, DecisionRow.decision_id)
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """A decision; the fields are those of the message Decision in contract.proto."""
+    """A decision. The fields are those of the message Decision in contract.proto."""
 
     subject: str
     action: str
@@ -66,14 +66,14 @@ class Decisions:
         self._quiet: dict[tuple[str, str, str], datetime] = {}
 
     async def record(self, decided: RecordedDecision) -> str:
-        """Write a decision. Returns its id."""
+        """Write a decision and return its id."""
         row = self._row(decided)
         async with self._database.begin() as session:
             session.add(row)
         return row.decision_id
 
     def note(self, decided: RecordedDecision) -> None:
-        """Keep a refusal of inference for the next `flush`, unless an equal one was noted within `QUIET`."""
+        """Keep a refusal of inference in memory for the next `flush`, unless an equal one was noted within `QUIET`."""
         now = self._clock()
         key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
         if self._quiet.get(key, now) > now:
@@ -100,7 +100,7 @@ class Decisions:
 
     @property
     def pending(self) -> int:
-        """Refusals that wait to be written."""
+        """Return the number of refusals that wait to be written."""
         return len(self._noted)
 
     async def _write(self, rows: Sequence[DecisionRow]) -> None:
@@ -129,7 +129,7 @@ class Decisions:
     async def page(
         self, owner: RowOwner | None, page_query: PageQuery, *, refused_only: bool
     ) -> tuple[Sequence[DecisionRow], str]:
-        """A page, newest first, and the token of the next page. `owner` None: the decisions about all users."""
+        """Return a page, newest first, and the token of the next page. `owner` None: the decisions about all users."""
         page = page_query.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)
         if owner is not None:
@@ -141,7 +141,7 @@ class Decisions:
         return page.cut(rows, lambda row: (row.create_time, row.decision_id))
 
     async def get(self, owner: RowOwner | None, decision_id: str) -> DecisionRow:
-        """One decision. DECISION_NOT_FOUND also if it is about another user. `owner` None: about any user."""
+        """Return a decision. Raises DECISION_NOT_FOUND also if it is about another user. `owner` None: about any user."""
         async with self._database.read() as session:
             row = await session.get(DecisionRow, decision_id)
         if row is None or not (owner is None or (row.subject == owner.name and row.create_time >= owner.since)):

@@ -1,4 +1,4 @@
-"""What Envoy says about one request, the same in an authorization check and in an access log entry: the token's claims and the target."""
+"""Decodes the parts that an authorization check and an access log entry of Envoy have in common: the token's claims and the target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamesh.names import CLAIMS_METADATA, CLUSTER_HEADER, model_of, server_of
 
 
 def claims_of(metadata: Any) -> Any:
-    """The claims of the verified token; empty for an anonymous request."""
+    """Return the claims of the verified token; empty for an anonymous request."""
     if CLAIMS_METADATA not in metadata.filter_metadata:
         return {}
     fields = metadata.filter_metadata[CLAIMS_METADATA].fields
@@ -17,12 +17,12 @@ def claims_of(metadata: Any) -> Any:
 
 
 def text_of(claims: Any, name: str) -> str:
-    """A claim that is a text; empty if the token has none of this name."""
+    """Return a claim that is a text; empty if the token has no claim of this name."""
     return str(claims[name].string_value) if name in claims else ""
 
 
 def identity_of(claims: Any) -> Identity:
-    """The caller that the claims describe."""
+    """Return the caller that the claims describe."""
     scopes = claims["scopes"].list_value.values if "scopes" in claims else ()
     return Identity(
         subject=text_of(claims, "sub"),
@@ -36,11 +36,11 @@ def identity_of(claims: Any) -> Identity:
 
 
 def permit_id_of(claims: Any, request_id: str) -> str:
-    """Id of the permit that a request holds. Envoy makes the request id; the token's id keeps permits of different tokens apart anyway."""
+    """Return the id of the permit of a request. Envoy makes the request id; the token's id keeps permits of different tokens apart."""
     return f"{text_of(claims, 'jti')} {request_id}"
 
 
 def target_of(headers: Any) -> str:
-    """The model name that was requested, or the server id if the path has one. Empty for a list of models."""
+    """Return the requested model name, or the server id if the path has one. Empty for a list of models."""
     cluster = str(headers.get(CLUSTER_HEADER, ""))
     return model_of(cluster) or server_of(cluster) or ""

@@ -1,9 +1,9 @@
 """Envoy's external authorization protocol (ext_authz): may this request go on?
 
-Envoy sends the request's headers and the verified token's claims, never its body, and applies the answer. The decision is made by
-`admission`; this module decodes the question and encodes the answer.
+Envoy sends the request's headers and the verified token's claims, never its body, and applies the answer. `admission` decides; this module
+decodes the question and encodes the answer.
 
-Invariant: a refusal has the error format of the API that was called (OpenAI or Anthropic), because the client reads it as it is.
+Invariant: a refusal has the error format of the API that was called (OpenAI or Anthropic), because the client gets it unchanged.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _refusal(error: MeshError, path: str) -> bytes:
 
 
 def _listing(scopes: Sequence[str]) -> bytes:
-    """Allow a list of models. The header tells the waker, which answers it, what the caller may use (envoy/lua/route.lua does the same)."""
+    """Allow a list of models. The waker answers it and reads the caller's scopes from the header (envoy/lua/route.lua sets it too)."""
     response = _CheckResponse()
     changed = response.ok_response.headers.add()
     changed.header.key = SCOPES_HEADER

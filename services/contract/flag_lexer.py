@@ -2,7 +2,7 @@
 
 Blanks are spaces, tabs and line ends. In double quotes, a backslash escapes a quote or a backslash, as in a shell.
 
-Invariant: a word without quotes is printable ASCII, so no look-alike character makes a word that only looks like a flag.
+Invariant: an unquoted word is printable ASCII, so that a look-alike character cannot imitate a flag.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Word:
 
     @property
     def may_be_flag(self) -> bool:
-        """Whether the word looks like a flag: it begins with a dash, is not quoted and is no number."""
+        """Whether the word looks like a flag: it begins with a dash, is not quoted and is not a number."""
         return not self.quoted and self.text.startswith("-") and not NUMBER.fullmatch(self.text)
 
 
 def words(text: str) -> Iterator[Word]:
-    """The words of a text, in order. Raises WordError at the first one that cannot be read."""
+    """Yield the words of a text, in order. Raises WordError at the first word that cannot be read."""
     at = 0
     while at < len(text):
         if text[at] in _BLANKS:

@@ -1,7 +1,7 @@
 """Parser for llama.cpp's flags in one string: returns typed parameters. `llamesh.runtime_parameters` writes them back as flags.
 
-A flag could open a way into the engine's process. So the parser accepts only flags of an allow-list: the fields of `RuntimeParameters`
-with the spellings that their proto options name. It also refuses what llama.cpp reads laxly: `2K` as 2, `5;` as 5, the last of duplicates.
+A flag could open a way into the engine's process, so the parser accepts only the flags of an allow-list: the fields of `RuntimeParameters`
+with the spellings in their proto options. It also refuses values that llama.cpp reads laxly: `2K` as 2, `5;` as 5, the last of duplicates.
 
 Invariant: for any text, `parse` returns parameters within all bounds or raises MeshError; `parse(flags(p)) == p`.
 """
@@ -29,7 +29,7 @@ MAX_LENGTH = 4096
 """Longest text, in characters; contract.proto has the same bound."""
 
 SHOWN_NAMES = 8
-"""Allowed names that an error message lists; server.proto has all of them."""
+"""Maximum number of allowed names in an error message; server.proto has all of them."""
 
 _TEXTS = {
     "alias": "must be one name of 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
@@ -37,7 +37,7 @@ _TEXTS = {
     "model_draft": "must be the model_uuid of a model in the catalogue; a path, an address or a repository is not taken",
     "reasoning_budget_message": "must be 1 to 512 characters, none of them a control character",
 }
-"""The rule for each text parameter that is not one of a list of names, in words."""
+"""The rule for each text parameter that has no list of allowed names, in words."""
 
 _ZERO_CONTEXT = (
     "; for llama.cpp 0 means the model's own context, whose memory must be stated here: give the number that `llamesh models` shows, "
@@ -58,7 +58,7 @@ class Spelling:
 
 @cache
 def spellings() -> Mapping[str, Spelling]:
-    """All flags of the allow-list, with aliases and implied values."""
+    """Return all flags of the allow-list, with aliases and implied values."""
     table: dict[str, Spelling] = {}
     for parameter in all_parameters().values():
         plain = Spelling(parameter, True if parameter.switch else None)
@@ -118,7 +118,7 @@ def check(parameters: RuntimeParameters, spelt: Mapping[str, str] | None = None)
 
 
 def bounds(parameter: Parameter) -> str:
-    """The bounds of a parameter's value for an error message: "must be 64 to 1048576"."""
+    """Return the bounds of a parameter's value for an error message: "must be 64 to 1048576"."""
     others = [*parameter.named, *sorted(parameter.absent)]
     return _bounds(parameter) + (f", or {' or '.join(others)}" if others else "")
 
@@ -185,7 +185,7 @@ def _typed(parameter: Parameter, flag: str, value: bool | str) -> bool | int | f
 
 
 def _field_at_fault(error: protovalidate.ValidationError) -> str:
-    """Name of the first field that breaks a rule. All rules of RuntimeParameters are rules of fields."""
+    """Return the name of the first field that breaks a rule. All rules of RuntimeParameters are rules of fields."""
     path = error.violations[0].proto.field
     assert path is not None
     return path.elements[0].field_name
@@ -196,12 +196,12 @@ def _number(value: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """A caller's text for a message: shortened, and without control characters that a terminal or a log would interpret."""
+    """Return a caller's text for a message: shortened, and without control characters that a terminal or a log would interpret."""
     return (text if len(text) <= 64 else text[:61] + "...").encode("unicode_escape").decode()
 
 
 def unknown(flag: str) -> MeshError:
-    """PARAMETER_UNKNOWN for a flag: with the reason if llama-server has the flag, and with the nearest flag of the allow-list."""
+    """Return PARAMETER_UNKNOWN for a flag: with the reason if llama-server has the flag, and with the nearest flag of the allow-list."""
     name = flag[:64].replace("_", "-")
     option = options().get(name) if name.startswith("--") else options().get(flag)
     near = _nearest(name, option)
@@ -237,7 +237,7 @@ _REFUSED = {
 
 
 def invalid(flag: str, value: str, problem: str) -> MeshError:
-    """PARAMETER_INVALID for a flag with this value."""
+    """Return PARAMETER_INVALID for a flag with this value."""
     shown = f"{_shown(flag)} {_shown(value)}".rstrip()
     message = f"{shown}: {problem}"
     return MeshError(

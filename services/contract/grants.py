@@ -34,12 +34,12 @@ class Terms:
 
 
 def role_scopes(role: Role.ValueType, terms: Terms) -> list[str]:
-    """Scopes of a login token. A contract narrows inference only, so that an administrator can always change the contract."""
+    """Return the scopes of a login token. A contract narrows inference only, so that an administrator can always change the contract."""
     return _narrowed(ROLE_SCOPES[role], terms)
 
 
 def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> list[str]:
-    """Scopes of a key that a caller with the scopes `held` asks for. Without `asked`: all inference that the caller may use.
+    """Return the scopes of a key that a caller with the scopes `held` requests. Without `asked`: all inference that the caller may use.
 
     Raises SCOPE_MISSING if the caller or the key's contract lacks a scope.
     """
@@ -55,7 +55,7 @@ def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> lis
 
 
 def inference_scopes(held: Collection[str], contracts: Iterable[Terms | None]) -> list[str]:
-    """The inference scopes that contracts leave of `held`; None is a contract that was deleted, and leaves nothing."""
+    """Return the inference scopes of `held` that the contracts grant. None is a contract that was deleted; it grants nothing."""
     left = {scope for scope in held if scope.startswith(INFER)}
     for terms in contracts:
         models = terms.models if terms else ()

@@ -1,6 +1,6 @@
-"""Models and memory of machines, as the download service and the controller report them. Other modules here do not call these siblings.
+"""Asks the download service for models and the controller for the memory of machines. No other module here calls these two siblings.
 
-Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), its silence as COMPONENT_UNAVAILABLE.
+Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), and COMPONENT_UNAVAILABLE if it does not answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.contract.policy import Machine
 
 
 class Inventory:
-    """Asks the siblings."""
+    """Client of the download service and the controller."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Inventory:
         self._controller = controller
 
     async def model(self, model_uuid: str) -> Model:
-        """A model that is ready to serve. Raises MODEL_NOT_FOUND or MODEL_NOT_READY."""
+        """Return a model that is ready to serve. Raises MODEL_NOT_FOUND or MODEL_NOT_READY."""
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(
                 download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid),
@@ -34,9 +34,9 @@ class Inventory:
             )
 
     async def machines(self, model_uuid: str, without_server_uuid: str = "") -> list[Machine]:
-        """The memory of each machine for a new engine of this model. If a server is named, as if it did not run; SERVER_NOT_FOUND.
+        """Return the memory of each machine for a new engine of this model. A server in `without_server_uuid` counts as not running.
 
-        The controller has already subtracted what declared servers may take and the reserve.
+        The controller has already subtracted the reserve and the memory that declared servers may take. Raises SERVER_NOT_FOUND.
         """
         request = controller_pb2.GetCapacityRequest(without_server_uuid=without_server_uuid)
         with asking("controller"):

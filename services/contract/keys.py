@@ -1,7 +1,7 @@
 """Keys: signed tokens for programs. This service makes and records them, the gateway signs them, a revocation ends them.
 
-Invariant: a key never carries more scopes than its maker has, and a token is returned only after its key is recorded. The token itself
-is not stored. What a key may do is decided at each use, from what its owner may do then.
+Invariant: a key never has more scopes than its maker, and a token is returned only after its key is recorded. The token itself is not
+stored. Each use of a key is decided by its owner's rights at that time.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Keys:
     async def create(
         self, maker: Identity, display_name: str, scopes: Sequence[str], contract_id: str, expire_days: int
     ) -> tuple[KeyRow, str]:
-        """Make a key and its token. Without `contract_id` the key carries the maker's own contract.
+        """Make a key and its token. Without `contract_id` the key has the maker's own contract.
 
-        Raises SCOPE_MISSING if the maker may not do what is asked, and CONTRACT_NOT_FOUND.
+        Raises SCOPE_MISSING if the maker may not grant the requested scopes, and CONTRACT_NOT_FOUND.
         """
         terms = await self._terms(maker, contract_id)
         granted = key_scopes(scopes, maker.scopes, terms)
@@ -87,7 +87,7 @@ class Keys:
         return row, signed.token
 
     async def page(self, owner: RowOwner | None, page_query: PageQuery) -> tuple[Sequence[KeyRow], str]:
-        """A page by creation time and id, and the token of the next page. `owner` None: the keys of all users."""
+        """Return a page by creation time and id, and the token of the next page. `owner` None: the keys of all users."""
         page = page_query.of(Listing(f"keys {owner!r}", BY_TIME))
         query = select(KeyRow)
         if owner is not None:
@@ -98,7 +98,7 @@ class Keys:
         return page.cut(rows, lambda row: (row.create_time, row.key_id))
 
     async def revoke(self, owner: RowOwner | None, key_id: str) -> KeyRow:
-        """Revoke a key; idempotent. KEY_NOT_FOUND also if the key belongs to another user. `owner` None: any user's key."""
+        """Revoke a key; idempotent. Raises KEY_NOT_FOUND also if the key belongs to another user. `owner` None: any user's key."""
         try:
             async with self._database.begin() as session:
                 row = await session.get(KeyRow, key_id, with_for_update=True)
@@ -112,7 +112,7 @@ class Keys:
         return row
 
     def state(self, row: KeyRow) -> contract_pb2.KeyState.ValueType:
-        """Whether a key works, or the first reason why it does not."""
+        """Return whether a key works, or the first reason why it does not."""
         if row.revoke_time is not None:
             return contract_pb2.KEY_STATE_REVOKED
         if row.expire_time <= self._clock():
@@ -123,7 +123,7 @@ class Keys:
         return contract_pb2.KEY_STATE_OWNER_DISABLED if owner.disabled else contract_pb2.KEY_STATE_WORKS
 
     async def _terms(self, maker: Identity, contract_id: str) -> Terms:
-        # `maker` has the user's present contract, whatever its token says.
+        # `maker` has the user's present contract, even if its token names another one.
         wanted = contract_id or maker.contract_id
         if wanted != maker.contract_id and not maker.is_admin:
             raise MeshError(
@@ -135,7 +135,7 @@ class Keys:
 
 
 def key_owner(rights: Rights, row: KeyRow) -> UserRights | None:
-    """The user that a key belongs to; None if it was removed: then the key does not work, though it is not revoked."""
+    """Return the user that a key belongs to. None if the user was removed: then the key does not work, though it is not revoked."""
     return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
 
 

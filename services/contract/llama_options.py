@@ -1,6 +1,6 @@
-"""llama-server's options that a server may not be given, with the reason: the table llama_options.yaml, whose head explains it.
+"""llama-server's options that a server may not set, with the reason. The table is llama_options.yaml; its first lines explain it.
 
-Invariant: each option is in the table once, and none that may be given is in it.
+Invariant: each option is in the table once, and no option that a server may set is in it.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ class Treatment(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option that a server may not be given."""
+    """One option that a server may not set."""
 
     flags: tuple[str, ...]
     """Its spellings."""
     treatment: Treatment
     reason: str
     instead: str
-    """The flag of the nearest parameter that may be given; empty if there is none."""
+    """The flag of the nearest parameter that a server may set; empty if there is none."""
 
 
 @cache
 def options() -> Mapping[str, Option]:
-    """The options by spelling."""
+    """Return the options by spelling."""
     return {flag: option for option in table() for flag in option.flags}
 
 
 @cache
 def table() -> tuple[Option, ...]:
-    """The options in the order of the file."""
+    """Return the options in the order of the file."""
     return tuple(
         Option(tuple(item["flags"]), Treatment(group["treatment"]), group["reason"], item.get("instead", ""))
         for group in _document()["groups"]
@@ -54,7 +54,7 @@ def table() -> tuple[Option, ...]:
 
 
 def build() -> int:
-    """The llama.cpp build whose options these are."""
+    """Return the llama.cpp build that the options were read from."""
     return int(_document()["build"])
 
 

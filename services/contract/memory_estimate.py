@@ -1,15 +1,14 @@
 """Estimate of the memory of an engine before its start: weights + KV cache + overhead, in bytes. Pure.
 
-The KV cache is exact for full attention: llama.cpp allocates it for the whole context when it starts. A sliding
-window is not counted as smaller, because whether llama.cpp uses it depends on the architecture; the estimate is then
-too high, never too low. Weights that llama.cpp maps from the file are the same pages for all engines of the model on
-one machine and count once. llama.cpp does not map them if `--load-mode` forbids it (none, mlock), or if it repacks the
-weights for the processor: then each engine has a copy, and MAPPED_TYPES does not have the type. The overhead is fitted
-to llama.cpp build 11549 so that it is above what the process took, by less than 64 MiB for the models measured
-(tests/unit/test_memory_estimate.py has the numbers).
+The KV cache is exact for full attention: llama.cpp allocates it for the whole context when it starts. A sliding window is not counted as
+smaller, because the architecture decides whether llama.cpp uses it; the estimate is then too high, never too low. Weights that llama.cpp
+maps from the file are the same pages for all engines of the model on one machine and count once. llama.cpp does not map them if
+`--load-mode` forbids it (none, mlock), or if it repacks the weights for the processor: then each engine has a copy, and MAPPED_TYPES does
+not have the type. The overhead is fitted to llama.cpp build 11549: it is above the memory that the process took, by less than 64 MiB for
+the measured models (tests/unit/test_memory_estimate.py has the numbers).
 
-A checkpoint holds the keys and values of a sliding window; the catalogue does not say how many layers have one, so all
-count. A recurrent state is not in the catalogue and not counted: it is small beside the KV cache counted for its layers.
+A checkpoint holds the keys and values of a sliding window. The catalogue does not have the number of layers with a window, so all layers
+count. A recurrent state is not in the catalogue and not counted: it is small compared to the KV cache that is counted for its layers.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ CACHE_TYPES: dict[str, tuple[int, int]] = {
 """Values and bytes of a block of each KV cache type."""
 
 MAPPED_TYPES = frozenset({"F32", "F16", "BF16", "Q4_1", "Q5_0", "Q5_1", "Q6_K", "Q8_0"})
-"""Quantisations whose tensors stay where the file is mapped; none is assumed. Measured with llama.cpp build 11549 on x86-64 with AVX2 and
-AVX-512, each with a model of 60 million weights that has one type in its blocks (33 MiB as Q4_0, 227 as F32): beside the file an engine of
-these has 26 MiB of anonymous memory, whatever the type; with Q4_0, Q4_K and IQ4_NL it has 58, the weights once more. Mixed quantisations
-such as Q4_K_M and types that were not measured count as copied: the estimate is then too high, never too low."""
+"""Quantisations whose tensors stay in the mapped file; only measured ones are listed. Measured with llama.cpp build 11549 on x86-64 with
+AVX2 and AVX-512, each with a model of 60 million weights that has one type in its blocks (33 MiB as Q4_0, 227 as F32). In addition to the
+file, an engine of these types has 26 MiB of anonymous memory. With Q4_0, Q4_K and IQ4_NL it has 58 MiB, because it copies the weights.
+Mixed quantisations such as Q4_K_M and types that were not measured count as copied: the estimate is then too high, never too low."""
 
 DEFAULT_CONTEXT = 4096
 """Context, in tokens, if neither the request nor the file names one."""
@@ -41,10 +40,10 @@ DEFAULT_CONTEXT = 4096
 _CONTEXT_STEP = 256
 _MIB = 1 << 20
 _PROGRAM = 64 * _MIB
-"""The process, its libraries and its data besides the buffers."""
+"""The process, its libraries, and its data outside the buffers."""
 _ACTIVATION_BYTES = 66
-"""Compute buffer for each token of a micro-batch and each value of the model's width: about 7 rows of the width and
-2.4 of a feed-forward layer taken as four times as wide, 4 bytes each. Fitted to SmolLM2 (52) and the test model (28)."""
+"""Bytes of the compute buffer for each token of a micro-batch and each value of the model's width: about 7 rows of the width and 2.4 rows
+of a feed-forward layer, which is assumed to be four times as wide, 4 bytes each. Fitted to SmolLM2 (52) and the test model (28)."""
 _NGRAM_TABLE = 16 * _MIB
 """llama.cpp's n-gram table for speculation: 4 Mi entries of 4 bytes."""
 _TOKEN_BYTES = 256
@@ -71,7 +70,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """The memory of one engine in parts, and of all replicas together, in bytes."""
+    """The memory of one engine in parts, and the number of replicas. All sizes are in bytes."""
 
     weights_bytes: int
     kv_cache_bytes: int
@@ -82,16 +81,16 @@ class MemoryEstimate:
 
     @property
     def engine_bytes(self) -> int:
-        """One engine."""
+        """Return the memory of one engine."""
         return self.weights_bytes + self.kv_cache_bytes + self.overhead_bytes
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of each engine besides shared weights."""
+        """Return the memory of each engine without shared weights."""
         return self.engine_bytes - self.shared_weights_bytes
 
     def with_draft(self, draft: MemoryEstimate) -> MemoryEstimate:
-        """The same engine with a draft model. Its weights count for each engine."""
+        """Return the estimate for the same engine with a draft model. The draft's weights count for each engine."""
         return replace(
             self,
             weights_bytes=self.weights_bytes + draft.weights_bytes,
@@ -101,7 +100,7 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """All replicas on one machine."""
+        """Return the memory of all replicas on one machine."""
         return self.shared_weights_bytes + self.own_bytes * self.replicas
 
 
@@ -124,11 +123,11 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the memory of `replicas` engines.
 
-    `context` is in tokens and shared by all slots (llama.cpp's `--ctx-size`); 0 takes the model's own. `micro_batch`
-    is `--ubatch-size`, `prompt_cache_mib` is `--cache-ram`, `mapped` is whether `--load-mode` maps the
-    weights. `requests` at the same time are as many as slots, unless slots share one context; `checkpoints` is `--ctx-checkpoints` if
-    the engine makes them, `guesses` the tokens that speculation verifies at once, `ngram_table` whether it keeps an n-gram table. Raises
-    ValueError for an unknown cache type and for numbers below their minimum.
+    `context` is in tokens and shared by all slots (llama.cpp's `--ctx-size`); 0 means the model's own. `micro_batch` is
+    `--ubatch-size`, `prompt_cache_mib` is `--cache-ram`, `mapped` is whether `--load-mode` maps the weights. `requests` is the number of
+    concurrent requests: as many as slots, unless slots share one context. `checkpoints` is `--ctx-checkpoints` if the engine makes
+    checkpoints, `guesses` the number of tokens that speculation verifies at once, `ngram_table` whether the engine has an n-gram table.
+    Raises ValueError for an unknown cache type and for numbers below their minimum.
     """
     if min(slots, micro_batch, replicas) < 1 or min(context, prompt_cache_mib, requests, checkpoints, guesses) < 0:
         raise ValueError("slots, micro_batch and replicas start at 1, the other numbers at 0")
@@ -150,14 +149,14 @@ def estimate_memory(
 
 def _overhead(model: ModelShape, tokens: int, slots: int, micro_batch: int, flash_attention: bool) -> int:
     window = _rounded(-(-tokens // slots), _CONTEXT_STEP)
-    # Every token of a micro-batch has a mask over the slot's context; without flash attention, scores of every head too.
+    # Every token of a micro-batch has a mask over the slot's context; without flash attention, it also has scores of every head.
     scores = 2 * window if flash_attention else (2 + 4 * model.head_count) * window
     compute = min(micro_batch, tokens) * (_ACTIVATION_BYTES * model.embedding_length + scores)
     return _PROGRAM + compute + model.vocabulary_size * _TOKEN_BYTES
 
 
 def _outputs(model: ModelShape, requests: int, guesses: int) -> int:
-    """Bytes of the logits: for each token of the vocabulary one row for each request, and two for each token that speculation guesses."""
+    """Return the bytes of the logits: for each token of the vocabulary, one row for each request and two for each speculated token."""
     return 4 * model.vocabulary_size * requests * (1 + 2 * guesses)
 
 

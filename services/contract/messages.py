@@ -14,7 +14,7 @@ from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
 
 
 def moment(timestamp: Timestamp, name: str) -> datetime:
-    """The time in a field of a request. INVALID_FIELD if it is out of range."""
+    """Return the time in a field of a request. Raises INVALID_FIELD if it is out of range."""
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
@@ -22,14 +22,14 @@ def moment(timestamp: Timestamp, name: str) -> datetime:
 
 
 def timestamp(value: datetime) -> Timestamp:
-    """A time as a message."""
+    """Encode a time."""
     message = Timestamp()
     message.FromDatetime(value)
     return message
 
 
 def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
-    """An estimate as a message."""
+    """Encode an estimate."""
     return MemoryEstimate(
         weights_bytes=memory.weights_bytes,
         kv_cache_bytes=memory.kv_cache_bytes,
@@ -41,14 +41,14 @@ def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
 
 
 def refusal_message(refusal: policy.PolicyRefusal) -> contract_pb2.Refusal:
-    """A refusal as a message."""
+    """Encode a refusal."""
     return contract_pb2.Refusal(
         reason=refusal.reason, message=refusal.message, remedy=refusal.remedy, metadata=refusal.metadata
     )
 
 
 def contract_message(row: ContractRow, running_requests: int) -> contract_pb2.Contract:
-    """A contract as a message."""
+    """Encode a contract."""
     return contract_pb2.Contract(
         contract_id=row.contract_id,
         display_name=row.display_name,
@@ -61,7 +61,7 @@ def contract_message(row: ContractRow, running_requests: int) -> contract_pb2.Co
 
 
 def usage_message(row: UsageRow) -> contract_pb2.Usage:
-    """Usage as a message."""
+    """Encode usage."""
     return contract_pb2.Usage(
         day=row.day,
         subject=row.subject,
@@ -76,7 +76,7 @@ def usage_message(row: UsageRow) -> contract_pb2.Usage:
 
 
 def key_message(row: KeyRow, state: contract_pb2.KeyState.ValueType) -> contract_pb2.Key:
-    """A key as a message."""
+    """Encode a key."""
     return contract_pb2.Key(
         key_id=row.key_id,
         display_name=row.display_name,
@@ -91,7 +91,7 @@ def key_message(row: KeyRow, state: contract_pb2.KeyState.ValueType) -> contract
 
 
 def decision_message(row: DecisionRow) -> contract_pb2.Decision:
-    """A decision as a message."""
+    """Encode a decision."""
     return contract_pb2.Decision(
         decision_id=row.decision_id,
         create_time=timestamp(row.create_time),

@@ -1,6 +1,6 @@
 """Policy: compares a proposed server with the limits and with the free memory. Pure: plain values in, refusals out.
 
-Invariant: every refusal states its numbers and what would be allowed instead, in words and, in `metadata`, for programs.
+Invariant: every refusal states its numbers and an allowed alternative: in words, and for programs in `metadata`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llamesh.sizes import size
 from services.contract.memory_estimate import MemoryEstimate
 
 CONTEXT_STEP = 256
-"""Contexts that are proposed are multiples of this many tokens."""
+"""Proposed contexts are multiples of this number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRefusal:
-    """A rule that a request breaks; the fields are those of the message Refusal in contract.proto."""
+    """A rule that a request breaks. The fields are those of the message Refusal in contract.proto."""
 
     reason: str
     message: str
@@ -37,7 +37,7 @@ class PolicyRefusal:
 
 
 def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[PolicyRefusal]:
-    """Refusals because of the number of replicas and of the namespace."""
+    """Return the refusals because of the number of replicas and of the namespace."""
     found = []
     if replicas > policy.max_replicas:
         found.append(
@@ -66,7 +66,7 @@ class Machine:
     free_bytes: int
     """Bytes that a new engine may take."""
     shared_bytes: int = 0
-    """Weights of this model that engines of the machine share already; they are not counted again."""
+    """Weights of this model that engines on the machine share already; they are not counted again."""
     holders: tuple[Holder, ...] = ()
     """The servers that hold most of its memory."""
 
@@ -74,10 +74,10 @@ class Machine:
 def memory_refusals(
     estimate: Callable[[int], MemoryEstimate], context: int, least_context: int, machines: Sequence[Machine]
 ) -> list[PolicyRefusal]:
-    """Refusals because of memory: each engine must fit on one of these machines.
+    """Return the refusals because of memory: each engine must fit on one of these machines.
 
-    `estimate` returns the memory for a context in tokens, more for a longer one. `least_context` is the shortest context that may be
-    proposed instead.
+    `estimate` returns the memory for a context in tokens; it is larger for a longer context. `least_context` is the shortest context that
+    may be proposed instead.
     """
     wanted = estimate(context)
     if fits(wanted, machines):
@@ -102,14 +102,14 @@ def memory_refusals(
 
 
 def fits(wanted: MemoryEstimate, machines: Sequence[Machine]) -> bool:
-    """Whether each engine fits on some machine."""
+    """Return whether each engine fits on some machine."""
     return _places(wanted, machines) >= wanted.replicas
 
 
 def largest_fitting_context(
     estimate: Callable[[int], MemoryEstimate], least: int, most: int, machines: Sequence[Machine]
 ) -> int:
-    """The longest context that fits: a multiple of CONTEXT_STEP from `least` to `most` tokens; 0 if none fits."""
+    """Return the longest context that fits: a multiple of CONTEXT_STEP from `least` to `most` tokens; 0 if none fits."""
     low, high = -(-least // CONTEXT_STEP), most // CONTEXT_STEP
     if low > high or not fits(estimate(low * CONTEXT_STEP), machines):
         return 0
@@ -123,7 +123,7 @@ def largest_fitting_context(
 
 
 def _places(wanted: MemoryEstimate, machines: Sequence[Machine]) -> int:
-    """How many such engines fit. An engine runs on one machine; engines of one machine share mapped weights."""
+    """Return how many such engines fit. An engine runs on one machine; engines on one machine share mapped weights."""
     places = 0
     for machine in machines:
         left = machine.free_bytes - max(0, wanted.shared_weights_bytes - machine.shared_bytes)
@@ -132,7 +132,7 @@ def _places(wanted: MemoryEstimate, machines: Sequence[Machine]) -> int:
 
 
 def _needs(wanted: MemoryEstimate, context: int, machine: Machine) -> str:
-    """The memory that is needed on this machine, with its parts, in words."""
+    """Return the memory that is needed on this machine, with its parts, in words."""
     weights = f"weights {size(wanted.weights_bytes)}"
     rest = f"KV cache of {context} tokens {size(wanted.kv_cache_bytes)}, buffers {size(wanted.overhead_bytes)}"
     if wanted.shared_weights_bytes and machine.shared_bytes >= wanted.shared_weights_bytes:

@@ -1,10 +1,10 @@
-"""Revoked keys, told to the members that check tokens: the controller for Envoy, the public services for their own calls.
+"""Streams the revoked keys to the members that check tokens: to the controller for Envoy, and to public services for their own calls.
 
-`Keys.revoke` commits a revocation and calls `announce`. Every open watch then reads the table again and sends the new ids. With
-PostgreSQL, other replicas of this service revoke keys too, so the watches also read at an interval. All watches share one list of ids
-under one lock: however many watch, a revocation costs one query.
+`Keys.revoke` commits a revocation and calls `announce`. Every open watch then reads the table again and sends the new ids. With PostgreSQL,
+other replicas of this service revoke keys too, so the watches also read at an interval. All watches share one list of ids under one lock:
+a revocation costs one query, independent of the number of watches.
 
-Invariant: a watch sends each id once, and sends revocations of this process at once, those of other replicas within `RESYNC_SECONDS`.
+Invariant: a watch sends each id once. It sends revocations of this process at once, and those of other replicas within `RESYNC_SECONDS`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from services.contract.tables import Clock, KeyRow
 RESYNC_SECONDS = 1.0
 """Interval at which revocations by other replicas of this service are read."""
 LATE = timedelta(seconds=60)
-"""How much later than its timestamp a revocation may become visible: more than a transaction lasts and than clocks of replicas differ."""
+"""Longest delay between a revocation's timestamp and its visibility: longer than a transaction and the clock skew of replicas."""
 BATCH = 1000
-"""Ids in one message of a watch."""
+"""Maximum number of ids in one message of a watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class _Listed:
     """All revoked keys that have not expired."""
 
     since: datetime
-    """When the list was begun. A later list replaces this one, and ends the watches of this one."""
+    """When the list was started. A later list replaces this one and ends its watches."""
     key_ids: Sequence[str]
-    """In the order in which they became known; the list only grows, so a watch is a position in it."""
+    """Ids in the order in which they became known. The list only grows, so a watch is a position in it."""
 
 
 class Revocations:
@@ -56,30 +56,30 @@ class Revocations:
         self._lock = asyncio.Lock()
 
     def announce(self) -> None:
-        """Let every watch read again: a key may have been revoked."""
+        """Make every watch read again: a key may have been revoked."""
         self._stale = True
         self._feed.announce()
 
     async def watch(self) -> AsyncIterator[list[str]]:
-        """Ids that are revoked and not expired, in lists; an empty list after the last of them; then each further id.
+        """Yield the ids that are revoked and not expired, in lists; an empty list after the last of them; then each further id.
 
         Ends when the list is as old as `LISTED_FOR`: a new watch gets a list without the keys that have expired.
         """
-        told = 0
+        sent = 0
         since: datetime | None = None
         async for listed in self._feed.states():
             if since not in (None, listed.since):
                 return
-            while told < len(listed.key_ids):
-                told, batch = told + BATCH, list(listed.key_ids[told : told + BATCH])
+            while sent < len(listed.key_ids):
+                sent, batch = sent + BATCH, list(listed.key_ids[sent : sent + BATCH])
                 yield batch
-            told = len(listed.key_ids)
+            sent = len(listed.key_ids)
             if since is None:
                 since = listed.since
                 yield []
 
     async def _read(self) -> _Listed:
-        """Read what was revoked since the last read; the cost does not depend on how many keys were revoked before."""
+        """Read the revocations since the last read. The cost does not depend on the number of earlier revocations."""
         async with self._lock:
             now = self._clock()
             listed = self._listed

@@ -84,7 +84,7 @@ async def run(member: Member) -> None:
         stack.push_async_callback(books.close)
         # The drain also bounds the last write if the start fails.
         stack.callback(member.stop)
-        # Envoy is answered while the member waits for the database: requests without a contract need no table.
+        # Envoy gets answers while the member waits for the database: requests without a contract need no table.
         await member.prepare(database, "services.contract")
         for task in (
             BackgroundTask("write usage and refusals", books.flush, report_failure, every=FLUSH_SECONDS),
@@ -98,5 +98,5 @@ async def run(member: Member) -> None:
 
 
 def new_id(prefix: str) -> str:
-    """An id that begins with the prefix and cannot be guessed."""
+    """Return an id that begins with the prefix and cannot be guessed."""
     return prefix + secrets.token_hex(8)

@@ -145,12 +145,12 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListKeysRequest, context: Any
     ) -> contract_pb2.ListKeysResponse:
         """See contract.proto."""
-        rows, token = await self._keys.page(whose(caller()), self._pages.query(request))
+        rows, token = await self._keys.page(visible_owner(caller()), self._pages.query(request))
         return contract_pb2.ListKeysResponse(keys=[self._key(row) for row in rows], next_page_token=token)
 
     async def RevokeKey(self, request: contract_pb2.RevokeKeyRequest, context: Any) -> contract_pb2.Key:  # noqa: N802
         """See contract.proto."""
-        return self._key(await self._keys.revoke(whose(caller()), request.key_id))
+        return self._key(await self._keys.revoke(visible_owner(caller()), request.key_id))
 
     def _key(self, row: KeyRow) -> contract_pb2.Key:
         return key_message(row, self._keys.state(row))
@@ -174,7 +174,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
     ) -> contract_pb2.ListDecisionsResponse:
         """See contract.proto."""
         rows, token = await self._decisions.page(
-            whose(caller()), self._pages.query(request), refused_only=request.refused_only
+            visible_owner(caller()), self._pages.query(request), refused_only=request.refused_only
         )
         return contract_pb2.ListDecisionsResponse(
             decisions=[decision_message(row) for row in rows], next_page_token=token
@@ -184,7 +184,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.GetDecisionRequest, context: Any
     ) -> contract_pb2.Decision:
         """See contract.proto."""
-        return decision_message(await self._decisions.get(whose(caller()), request.decision_id))
+        return decision_message(await self._decisions.get(visible_owner(caller()), request.decision_id))
 
     def _contract(self, row: ContractRow) -> contract_pb2.Contract:
         return contract_message(row, self._limiter.in_flight(row.contract_id))
@@ -205,7 +205,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
         except MeshError as error:
             if error.reason != Reason.ERROR_REASON_CONTRACT_NOT_FOUND:
                 raise
-            # A deleted contract allows no inference, but it locks nobody out: an administrator must be able to log in and repair it.
+            # A deleted contract allows no inference, but it does not prevent a login: an administrator must be able to repair it.
             terms = Terms(request.contract_id, models=())
         return admission_pb2.GrantResponse(scopes=role_scopes(request.role, terms), contract_id=request.contract_id)
 
@@ -225,7 +225,7 @@ class AdmissionServicer(admission_pb2_grpc.AdmissionServiceServicer):
 
 
 def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
-    """The parameters of a request, given as text or typed; the same rules apply to both."""
+    """Return the parameters of a request, given as text or typed; the same rules apply to both."""
     if request.runtime_params and request.HasField("parameters"):
         raise invalid_field("runtime_params", "give either runtime_params or parameters, not both")
     if request.HasField("parameters"):
@@ -234,18 +234,18 @@ def read_parameters(request: contract_pb2.CheckRequest) -> RuntimeParameters:
     return flag_parser.parse(request.runtime_params)
 
 
-def whose(identity: Identity) -> RowOwner | None:
-    """The owner whose objects a caller sees: itself; None, which means all, for administrators."""
+def visible_owner(identity: Identity) -> RowOwner | None:
+    """Return the owner whose objects a caller may see: the caller itself; None, which means all owners, for administrators."""
     return None if identity.is_admin else owner(identity)
 
 
 def owner(identity: Identity) -> RowOwner:
-    """The caller as the owner of objects."""
+    """Return the caller as the owner of objects."""
     return RowOwner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
 def usage_of(identity: Identity, asked: str) -> RowOwner | str | None:
-    """The user whose usage is listed: the caller; for administrators a name, or all users. SCOPE_MISSING for another user's usage."""
+    """Return the user whose usage is listed: the caller, or for administrators a name or None (all). SCOPE_MISSING for another user."""
     if identity.is_admin:
         return asked or None
     if asked not in ("", identity.subject):

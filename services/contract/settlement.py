@@ -1,12 +1,12 @@
-"""Settlement: how many tokens a request used, read from Envoy's report of its end (`access_log` calls it for every report).
+"""Settlement: how many tokens a request used. `access_log` calls it for every report of Envoy about a request that has ended.
 
-llama.cpp reports the tokens at the end of an answer, and envoy/lua/answers.lua copies them into Envoy's report: then they are exact. If
-the client left or the engine died before that, they are estimated. Tokens of the answer: llama.cpp sends each token in an HTTP chunk of its
-own, and the report has two byte counts whose difference is the framing of the chunks. Tokens of the prompt: the size of the request,
-multiplied by the ratio that earlier reports of the same model had.
+llama.cpp reports the tokens at the end of an answer, and envoy/lua/answers.lua copies them into Envoy's report: these counts are exact. If
+the client left or the engine died before the end, the tokens are estimated. Tokens of the answer: llama.cpp sends each token in an HTTP
+chunk of its own, and the difference of two byte counts in the report is the framing of the chunks. Tokens of the prompt: the size of the
+request multiplied by the ratio of tokens to bytes in earlier reports of the same model.
 
-Invariant: the same work gives the same number through every API. Each token of a prompt counts once, cached or not; an answer counts the
-tokens of all its choices.
+Invariant: the same work gives the same number in every API. Each token of a prompt counts once, cached or not; an answer counts the tokens
+of all its choices.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import Any
 
 from llamesh.names import METADATA, USAGE_METADATA
 
-MOST_TOKENS = 1 << 40
-"""No answer has as many tokens: a higher count is ignored."""
+MAX_TOKENS = 1 << 40
+"""Higher counts are ignored: no answer has as many tokens."""
 BYTES_PER_TOKEN = 4.0
-"""Bytes of a request for each token of its prompt, until a model has reported some."""
+"""Bytes of a request for each token of its prompt, until there are reports about the model."""
 BYTES_PER_EVENT = 240.0
-"""Bytes of a stream for each token, until a model has reported some: an event of a chat with a short model name."""
+"""Bytes of a stream for each token, until there are reports about the model: an event of a chat with a short model name."""
 IMPLAUSIBLE = 16.0
 """A report with more than this many times the usual bytes for each token is ignored: a body with media or padding says nothing about texts,
-and would make the prompts of all others look short."""
+and would make the estimates for other prompts too low."""
 KINDS_KNOWN = 10_000
-"""Kinds of texts whose ratio is kept; beyond, the least recently reported one is dropped."""
+"""Maximum number of kinds of texts whose ratio is kept; the least recently reported one is dropped first."""
 
 _REMEMBERED_BYTES = 1 << 20
-"""The ratio is the mean over this many bytes; older reports fade."""
+"""The ratio is the weighted mean of about this many bytes; older reports count less."""
 _UNCOUNTED_HEAD = 25
 """Bytes of a response's head that Envoy counts as received, but not as header bytes: "HTTP/1.1 200 OK" and separators."""
 _SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
-"""From 256 bytes on a chunk's length has three hexadecimal digits, so its framing has 7 bytes instead of 6."""
+"""A chunk's length has three hexadecimal digits from 256 bytes on, so its framing has 7 bytes instead of 6."""
 _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
-"""Ends of paths whose answers count a prompt's tokens without using any."""
+"""Ends of paths whose answers count a prompt's tokens but use none."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of one request. `reported`: True if the engine reported them; False if the answer was cut short and they are estimated."""
+    """Tokens of one request. `reported` is True if the engine reported them; False if the answer was cut short and they are estimated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -55,24 +55,24 @@ class TokenEstimator:
         self._unknown = bytes_per_token, 1.0
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def learn(self, kind: str, length: int, told: int) -> None:
-        """Learn that a text of this kind with so many bytes had so many tokens."""
-        if not 0 < length <= told * self._unknown[0] * IMPLAUSIBLE:
+    def learn(self, kind: str, length: int, reported: int) -> None:
+        """Learn that a text of this kind with `length` bytes had `reported` tokens."""
+        if not 0 < length <= reported * self._unknown[0] * IMPLAUSIBLE:
             return
         size, tokens = self._known.pop(kind, (0.0, 0.0))
         fading = min(1.0, _REMEMBERED_BYTES / (size + length))
-        self._known[kind] = (size * fading + length, tokens * fading + told)
+        self._known[kind] = (size * fading + length, tokens * fading + reported)
         if len(self._known) > KINDS_KNOWN:
             self._known.popitem(last=False)
 
     def estimate(self, kind: str, length: int) -> int:
-        """Estimated tokens of so many bytes."""
+        """Return the estimated number of tokens in `length` bytes."""
         size, tokens = self._known.get(kind, self._unknown)
         return round(length * tokens / size)
 
 
 class TokenEstimators:
-    """The estimators: prompts of each model by the bytes of the request, and events of its streams by their bytes."""
+    """The estimators: for prompts of each model by the size of the request, and for events of its streams by their size."""
 
     def __init__(self) -> None:
         self.prompts = TokenEstimator(BYTES_PER_TOKEN)
@@ -80,7 +80,7 @@ class TokenEstimators:
 
 
 def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage | None:
-    """Tokens that the reported request used of `target`; None if no engine worked on it."""
+    """Return the tokens that the reported request used of `target`; None if no engine worked on it."""
     status = entry.response.response_code.value
     engine_has_it = _reached_engine(entry.common_properties)
     path = entry.request.path.partition("?")[0]
@@ -90,8 +90,8 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
         return None
     metadata = entry.common_properties.metadata
     answers = _numbers(metadata, METADATA).get("answers", 1)
-    said = _numbers(metadata, USAGE_METADATA)
-    prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
+    counts = _numbers(metadata, USAGE_METADATA)
+    prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
     size = entry.request.request_body_bytes
     tried_before = entry.common_properties.upstream_request_attempt_count > 1
     stream = f"{target} {path.rpartition('/')[2]}"
@@ -110,7 +110,7 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
 
 
 def _tokens_that_came(entry: Any, answers: int) -> int:
-    """Number of chunks of a stream that came from the engine.
+    """Return the number of chunks of a stream that came from the engine.
 
     Exact if all chunks except the first of each answer have less than 256 bytes, or if all have more; otherwise within a sixth.
     """
@@ -125,25 +125,25 @@ def _tokens_that_came(entry: Any, answers: int) -> int:
 
 
 def _framing(entry: Any) -> int:
-    """Bytes from the engine that are neither response head nor body."""
+    """Return the bytes from the engine that are neither response head nor body."""
     response = entry.response
     counted = response.upstream_header_bytes_received + response.response_body_bytes + _UNCOUNTED_HEAD
     return int(entry.common_properties.upstream_wire_bytes_received - counted)
 
 
 def _reached_engine(common: Any) -> bool:
-    """Whether an engine received the request. The waker, which holds a request until an engine is ready, has no such address."""
+    """Return whether an engine received the request. The waker, which holds a request until an engine is ready, has no such address."""
     address = common.upstream_remote_address
     return bool(common.upstream_wire_bytes_sent) and address.WhichOneof("address") in ("pipe", "socket_address")
 
 
 def _numbers(metadata: Any, namespace: str) -> dict[str, int]:
-    """The numbers of a metadata namespace that are plausible counts."""
+    """Return the numbers of a metadata namespace that are plausible counts."""
     if namespace not in metadata.filter_metadata:
         return {}
     fields = metadata.filter_metadata[namespace].fields
     return {
         name: int(value.number_value)
         for name, value in fields.items()
-        if value.HasField("number_value") and 0 <= value.number_value < MOST_TOKENS
+        if value.HasField("number_value") and 0 <= value.number_value < MAX_TOKENS
     }

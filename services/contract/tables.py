@@ -1,7 +1,7 @@
 """The contract service's own tables.
 
-Invariant: no other service reads or writes them. Lists are paged by their whole sort key (llamesh.kit.pages), so no row is shown twice, and
-no row that existed from the beginning is missed.
+Invariant: no other service reads or writes these tables. Lists are paged by their whole sort key (llamesh.kit.pages), so no row is listed
+twice, and no row that existed from the beginning is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ContractRow(Base):
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
     removing_until: Mapped[datetime | None] = mapped_column(Timestamp)
-    """Mark of a deletion: until this time no user is given the contract. The mark of an interrupted deletion expires."""
+    """Mark of a deletion: until this time the contract is assigned to no user. The mark of an interrupted deletion expires."""
 
 
 class KeyRow(Base):
@@ -94,7 +94,7 @@ class DecisionRow(Base):
 
 @dataclass(frozen=True, slots=True)
 class RowOwner:
-    """The user whose rows are selected; earlier users of the same name are not."""
+    """The user whose rows are selected, without the rows of earlier users of the same name."""
 
     name: str
     uid: str

@@ -1,11 +1,11 @@
-"""A cache of contract terms, so that a request for inference waits for no SQL.
+"""A cache of contract terms, so that an inference request waits for no SQL.
 
 `Contracts` invalidates an entry after each change, and a background task reads all terms every `REFRESH_SECONDS`, so that they are cached
-when the database goes away. Envoy must ask about requests under contracts that limit something: `watch_limited` tells their ids to the
-controller, which hands them to Envoy.
+if the database fails. Envoy must ask about requests under contracts that limit something: `watch_limited` sends their ids to the
+controller, which configures Envoy with them.
 
 Invariant: a change through this process is in force for the next request, a change through another replica within `REFRESH_SECONDS`.
-While the database is away, cached terms stay in force, and a request waits for it `STALE_PATIENCE` at most.
+During an outage of the database, cached terms stay in force, and a request waits for it at most `STALE_PATIENCE`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import ContractRow
 
 TERMS_SECONDS = 5.0
-"""How long cached terms count as fresh."""
+"""Seconds for which cached terms count as fresh."""
 REFRESH_SECONDS = 1.0
-"""Interval at which all terms are read."""
+"""Seconds between two reads of all terms."""
 STALE_PATIENCE = 0.25
-"""Seconds that a request waits for stale terms to be read again; then the cached ones count."""
+"""Seconds that a request waits until stale terms are read again; then the cached ones are used."""
 STALE_SECONDS = 1.0
-"""How long stale terms that could not be read count before the next attempt."""
+"""Seconds for which stale terms that could not be read are used before the next attempt."""
 MAX_CACHED = 10_000
-"""Contracts in the cache; beyond, the terms that were read first are dropped."""
+"""Maximum number of contracts in the cache; the terms that were read first are dropped first."""
 
 _COLUMNS = (ContractRow.contract_id, ContractRow.models, ContractRow.max_concurrent_requests)
 _LIMITED = select(ContractRow.contract_id).where(
@@ -41,7 +41,7 @@ _LIMITED = select(ContractRow.contract_id).where(
 
 
 class TermsCache:
-    """The terms of each contract, as last read. `monotonic` returns seconds."""
+    """The terms of each contract at the last read. `monotonic` returns seconds."""
 
     def __init__(self, database: Database, monotonic: Callable[[], float]) -> None:
         self._database = database
@@ -52,7 +52,7 @@ class TermsCache:
         self._feed = ChangeFeed(self._limited_ids)
 
     async def get(self, contract_id: str) -> Terms | None:
-        """The terms; None if there is no such contract. COMPONENT_UNAVAILABLE if they are not cached and cannot be read."""
+        """Return the terms; None if there is no such contract. COMPONENT_UNAVAILABLE if they are not cached and cannot be read."""
         cached = self._cached.get(contract_id)
         if cached is None:
             return await self._read(contract_id)
@@ -74,7 +74,7 @@ class TermsCache:
             terms: dict[str, Terms | None] = {row.contract_id: terms_of(row) for row in await session.execute(query)}
             limited = frozenset((await session.scalars(_LIMITED)).all())
         if changes != self._changes:
-            return  # what was read may be older than a change; the next refresh reads the change
+            return  # the terms may be older than a change; the next refresh reads the change
         if len(terms) < MAX_CACHED:
             terms = dict.fromkeys(self._cached) | terms
         for contract_id, each in terms.items():
@@ -82,7 +82,7 @@ class TermsCache:
         self._set_limited(limited)
 
     def invalidate(self, contract_id: str, terms: Terms | None = None) -> None:
-        """Drop cached terms after a change. `terms`: the new ones; None if the contract was deleted."""
+        """Drop cached terms after a change. `terms` are the new terms; None if the contract was deleted."""
         self._changes += 1
         self._cached.pop(contract_id, None)
         if self._limited is not None:
@@ -90,11 +90,11 @@ class TermsCache:
             self._set_limited(others | {contract_id} if terms and terms.limited else others)
 
     async def watch_limited(self) -> AsyncIterator[frozenset[str]]:
-        """Ids of all contracts that limit something, and again after each change. COMPONENT_UNAVAILABLE if they cannot be read at first."""
-        told: frozenset[str] | None = None
+        """Yield the ids of all contracts that limit something, again after each change. COMPONENT_UNAVAILABLE if the first read fails."""
+        sent: frozenset[str] | None = None
         async for limited in self._feed.states():
-            if limited != told:
-                told = limited
+            if limited != sent:
+                sent = limited
                 yield limited
 
     async def _limited_ids(self) -> frozenset[str]:
@@ -113,7 +113,7 @@ class TermsCache:
         async with self._database.read() as session:
             row = (await session.execute(query)).first()
         terms = terms_of(row) if row else None
-        # A change that was committed during the read must not be hidden by what was read before it.
+        # The read may have started before a change was committed: then its result is not cached.
         if changes == self._changes:
             self._keep(contract_id, terms)
         return terms
@@ -126,5 +126,5 @@ class TermsCache:
 
 
 def terms_of(row: Any) -> Terms:
-    """The terms of a row of the contract table, or of its columns that hold terms."""
+    """Return the terms in a row of the contract table, or in its columns that hold terms."""
     return Terms(row.contract_id, tuple(row.models), row.max_concurrent_requests)

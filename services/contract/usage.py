@@ -1,9 +1,9 @@
-"""The ledger: tokens and requests by day, subject, model and contract, as Envoy reports them when a request ends.
+"""The ledger: tokens and requests by day, subject, model and contract, from Envoy's reports of requests that have ended.
 
 Usage is added up in memory and written in batches, so a request needs no SQL.
 
 Invariant: a batch that could not be written is written later, within bounded memory, and counts once even if an interrupted commit took
-effect. Only a killed process loses usage: what it received since its last write, a second or the length of an outage.
+effect. Only a killed process loses usage: the usage since its last write, which is a second or the length of an outage.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _INSERT: dict[str, Callable[[type[Base]], sqlite.Insert | postgresql.Insert]] = 
 }
 _ORDER = (UsageRow.day, UsageRow.subject, UsageRow.model_name, UsageRow.contract_id, UsageRow.uid)
 MAX_PENDING = 100_000
-"""Accounts that wait in memory to be written (some 50 MB); usage of further accounts is counted together, by day."""
+"""Maximum number of accounts that wait in memory to be written (about 50 MB); usage of further accounts is counted together, by day."""
 UNATTRIBUTED = "(not attributed)"
 """Model name of usage that is counted together."""
 BATCHES_KEPT = timedelta(days=7)
-"""How long the id of a written batch is kept: longer than a write may be repeated."""
+"""How long the id of a written batch is kept: longer than a write can be repeated."""
 BATCH = 500
-"""Accounts in one transaction, which ends well within the database's deadline."""
+"""Maximum number of accounts in one transaction, so that it ends well within the database's deadline."""
 
 USAGE_WINDOW = timedelta(days=30)
-"""How far back usage is listed if the request does not say."""
+"""Period of a list of usage if the request does not give one."""
 
 _EPOCH = date(1970, 1, 1)
 
 
 class Account(NamedTuple):
-    """The key that usage is added up by."""
+    """The key under which usage is added up."""
 
     day: str
     subject: str
@@ -81,7 +81,7 @@ class Ledger:
         self._insert = _INSERT[database.engine.dialect.name]
         self._pending: dict[Account, Total] = {}
         self._batch: _Batch | None = None
-        """The batch that is being written or could not be written. It does not change until it is known to be written."""
+        """The batch that is being written or could not be written. It does not change until its write has succeeded."""
         self._turn = asyncio.Lock()
 
     def add(self, account: Account, used: TokenUsage) -> None:
@@ -95,7 +95,7 @@ class Ledger:
         total.unknown_requests += not used.reported
 
     async def flush(self) -> None:
-        """Write the usage in memory. What cannot be written is kept for the next flush."""
+        """Write the usage in memory. If the write fails, the usage is kept for the next flush."""
         async with self._turn:
             while self._batch or self._pending:
                 if self._batch is None:
@@ -111,32 +111,32 @@ class Ledger:
 
     @property
     def pending(self) -> int:
-        """Accounts that wait to be written."""
+        """Return the number of accounts that wait to be written."""
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
     def window(self, start: datetime | None, end: datetime | None) -> tuple[datetime, datetime]:
-        """The period of a list of usage: until now if `end` is not given, of `USAGE_WINDOW` up to now if `start` is not given."""
+        """Return the period of a list of usage. `end` defaults to now, `start` to `USAGE_WINDOW` before now."""
         now = self._clock()
         return start or now - USAGE_WINDOW, end or now
 
     async def page(
-        self, whose: RowOwner | str | None, start: datetime, end: datetime, page_query: PageQuery
+        self, user: RowOwner | str | None, start: datetime, end: datetime, page_query: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
-        """A page by day, subject, model and contract, of the days from `start` to `end`, and the token of the next page.
+        """Return a page by day, subject, model and contract, of the days from `start` to `end`, and the token of the next page.
 
-        `whose`: one user; all users that have had a name; None: all users.
+        `user` is one user, or the name of all users that have had it; None means all users.
         """
         await self.flush()
         first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
-        listing = Listing(f"usage {whose!r} {first} {last}", (str,) * len(_ORDER))
+        listing = Listing(f"usage {user!r} {first} {last}", (str,) * len(_ORDER))
         page = page_query.of(listing)
         query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
-        if isinstance(whose, str):
-            query = query.where(UsageRow.subject == whose)
-        elif whose is not None:
-            since = whose.since.astimezone(UTC).date().isoformat()
-            earlier = and_(UsageRow.uid == "", UsageRow.subject == whose.name, UsageRow.day >= since)
-            query = query.where(or_(UsageRow.uid == whose.uid, earlier))
+        if isinstance(user, str):
+            query = query.where(UsageRow.subject == user)
+        elif user is not None:
+            since = user.since.astimezone(UTC).date().isoformat()
+            earlier = and_(UsageRow.uid == "", UsageRow.subject == user.name, UsageRow.day >= since)
+            query = query.where(or_(UsageRow.uid == user.uid, earlier))
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(query, _ORDER))).all()
         return page.cut(rows, lambda row: (row.day, row.subject, row.model_name, row.contract_id, row.uid))
@@ -181,5 +181,5 @@ class Ledger:
 
 
 def day_of(seconds: int) -> str:
-    """The UTC day of a time in seconds since 1970: "2026-11-24"."""
+    """Return the UTC day of a time in seconds since 1970: "2026-11-24"."""
     return (_EPOCH + timedelta(days=seconds // 86_400)).isoformat()

@@ -1,6 +1,6 @@
 """The catalogue: the models whose bytes are complete, verified and published.
 
-Invariant: a model in the catalogue has its object, whatever several processes do on the same database and store (see `unowned_objects`).
+Invariant: a model in the catalogue has its object, even if several processes use the same database and store (see `unowned_objects`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Catalogue:
         self._objects = objects
 
     async def get(self, model_uuid: str) -> ModelRow:
-        """One model. Raises MODEL_NOT_FOUND, or MODEL_NOT_READY while it is fetched."""
+        """Return a model. Raises MODEL_NOT_FOUND, or MODEL_NOT_READY while it is fetched."""
         async with self._database.read() as session:
             model = await session.get(ModelRow, model_uuid)
         if model is not None:
@@ -40,19 +40,19 @@ class Catalogue:
         return model
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[ModelRow], str]:
-        """A page by creation time, then id, and the token of the next page."""
+        """Return a page by creation time, then id, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(ModelRow), _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[ModelRow]:
-        """All models by creation time."""
+        """Return all models by creation time."""
         async with self._database.read() as session:
             return (await session.scalars(select(ModelRow).order_by(ModelRow.create_time))).all()
 
     async def delete(self, model_uuid: str) -> ModelRow:
-        """Delete a model and its transfer, then its object if no other model shares it. Raises as `get`."""
+        """Delete a model and its transfer, then its object if no other model shares it. Raises the errors of `get`."""
         while True:
             known = await self.get(model_uuid)
             async with self._database.begin() as session:
@@ -62,7 +62,7 @@ class Catalogue:
                 if model is None:
                     raise _absent(model_uuid, transfer)
                 if model.sha256 != known.sha256:
-                    continue  # the locked bytes are no longer those of this model
+                    continue  # the model has other bytes than those that were locked
                 await session.delete(model)
                 if transfer is not None:
                     await session.delete(transfer)

@@ -15,24 +15,24 @@ from llamesh.v1.model_pb2 import Model
 
 
 class Watcher:
-    """One reader's unread changes."""
+    """The unread changes of one reader."""
 
     def __init__(self) -> None:
         self._unread: dict[tuple[str, str], WatchCatalogueResponse] = {}
         self._told = asyncio.Event()
 
-    def tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
-        """Add a change; it replaces an unread one of the same object."""
+    def add(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
+        """Add a change; it replaces an unread change of the same object."""
         self._unread.pop(key, None)
         self._unread[key] = change
         self._told.set()
 
     def unread_models(self) -> set[str]:
-        """The models with an unread change, of the model, of its download or of its removal."""
+        """Return the models with an unread change: of the model, of its download or of its removal."""
         return {model_uuid for _, model_uuid in self._unread}
 
     async def follow(self) -> AsyncIterator[WatchCatalogueResponse]:
-        """Every change, oldest first, without end."""
+        """Yield every change, oldest first, without end."""
         while True:
             await self._told.wait()
             self._told.clear()
@@ -49,7 +49,7 @@ class Changes:
 
     @contextmanager
     def watch(self) -> Iterator[Watcher]:
-        """A watcher of all changes from now on."""
+        """Yield a watcher of all changes from now on."""
         watcher = Watcher()
         self._watchers.add(watcher)
         try:
@@ -58,36 +58,36 @@ class Changes:
             self._watchers.discard(watcher)
 
     def download(self, download: Download) -> None:
-        """Broadcast that a download began or changed."""
-        self._tell(("download", download.model_uuid), WatchCatalogueResponse(download=download))
+        """Broadcast that a download was started or changed."""
+        self._broadcast(("download", download.model_uuid), WatchCatalogueResponse(download=download))
 
     def model(self, model: Model) -> None:
         """Broadcast that a model was added or changed."""
-        self._tell(("model", model.model_uuid), WatchCatalogueResponse(model=model))
+        self._broadcast(("model", model.model_uuid), WatchCatalogueResponse(model=model))
 
     def removed(self, model_uuid: str) -> None:
         """Broadcast that a model and its download were removed."""
-        self._tell(("model", model_uuid), WatchCatalogueResponse(removed_model_uuid=model_uuid))
+        self._broadcast(("model", model_uuid), WatchCatalogueResponse(removed_model_uuid=model_uuid))
 
     def removed_download(self, model_uuid: str) -> None:
         """Broadcast that the record of a download was removed; its model, if there is one, stays."""
-        self._tell(("download", model_uuid), WatchCatalogueResponse(removed_download_uuid=model_uuid))
+        self._broadcast(("download", model_uuid), WatchCatalogueResponse(removed_download_uuid=model_uuid))
 
     def last_download(self, model_uuid: str) -> Download | None:
-        """The last change of a download; None if there was none, or if it was removed."""
+        """Return the last change of a download; None if there was none, or if the download was removed."""
         last = self._last.get(("download", model_uuid))
         return last.download if last is not None else None
 
     def last_model(self, model_uuid: str) -> Model | None:
-        """The last change of a model; None if there was none, or if it was removed."""
+        """Return the last change of a model; None if there was none, or if the model was removed."""
         last = self._last.get(("model", model_uuid))
         return last.model if last is not None else None
 
-    def told(self, kind: str) -> set[str]:
-        """The models ("model") or downloads ("download") that were broadcast and not removed since."""
+    def live(self, kind: str) -> set[str]:
+        """Return the models ("model") or downloads ("download") that were broadcast and not removed since."""
         return {model_uuid for own, model_uuid in self._last if own == kind}
 
-    def _tell(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
+    def _broadcast(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
         match change.WhichOneof("change"):
             case "removed_model_uuid":
                 for kind in ("download", "model"):
@@ -97,4 +97,4 @@ class Changes:
             case _:
                 self._last[key] = change
         for watcher in self._watchers:
-            watcher.tell(key, change)
+            watcher.add(key, change)

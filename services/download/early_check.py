@@ -1,7 +1,7 @@
-"""Checks the header of a GGUF file while its bytes arrive, so that a file that is refused costs megabytes and not all of it.
+"""Checks the header of a GGUF file while its bytes arrive, so that a file that is refused costs megabytes instead of all its bytes.
 
-Invariant: nothing is accepted here that `verification.verify` does not check again when all bytes are staged; this check only refuses
-earlier. Memory: the bytes up to the end of the header, at most MOST_BYTES; a file with a larger header is checked at the end only.
+Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. Memory: the bytes up to
+the end of the header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import BinaryIO, cast
 
 from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
 
-MOST_BYTES = 64 << 20
+MAX_HEADER_BYTES = 64 << 20
 _FIRST_TRY = 1 << 20
-"""Bytes with which the header is read for the first time; each further try has twice as many."""
+"""Number of bytes after which the header is read for the first time; each further attempt has twice as many."""
 
 
 async def checked_chunks(
@@ -23,7 +23,7 @@ async def checked_chunks(
     count: Callable[[int], None],
     check: Callable[[GgufMetadata], None],
 ) -> AsyncIterator[bytes]:
-    """Pass chunks of a file of `size` bytes on, and count them. Raises GgufError, and what `check` raises about the header."""
+    """Pass on and count the chunks of a file of `size` bytes. Raises GgufError and the errors of `check` about the header."""
     early: _EarlyCheck | None = _EarlyCheck(size, check)
     async for chunk in chunks:
         count(len(chunk))
@@ -33,7 +33,7 @@ async def checked_chunks(
 
 
 class _EarlyCheck:
-    """The beginning of a file, until its header has been checked."""
+    """The first bytes of a file, until its header has been checked."""
 
     def __init__(self, size: int | None, check: Callable[[GgufMetadata], None]) -> None:
         self._size = size
@@ -42,7 +42,7 @@ class _EarlyCheck:
         self._next_try = _FIRST_TRY
 
     async def done_with(self, chunk: bytes) -> bool:
-        """Whether the check is done after one more chunk. Raises GgufError, and what `check` raises."""
+        """Return whether the check is done after one more chunk. Raises GgufError and the errors of `check`."""
         self._beginning += chunk
         start = bytes(self._beginning[: len(MAGIC)])
         if not MAGIC.startswith(start):
@@ -55,7 +55,7 @@ class _EarlyCheck:
             metadata = await asyncio.to_thread(self._read)
         except _MoreNeededError:
             self._next_try *= 2
-            return self._next_try > MOST_BYTES
+            return self._next_try > MAX_HEADER_BYTES
         self._check(metadata)
         return True
 
@@ -65,7 +65,7 @@ class _EarlyCheck:
 
 
 class _MoreNeededError(Exception):
-    """The header goes on behind the bytes that are here."""
+    """The header continues after the bytes that have arrived."""
 
 
 class _Beginning:

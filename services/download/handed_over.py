@@ -1,7 +1,7 @@
 """Removes the files that the command has handed over for a fetch that has ended.
 
-The command links a file of its user into LLAMESH_HOME/import/handed-over and takes the link away after the fetch. A command that was
-interrupted or killed cannot: then it is done here. Invariant: a file that an active transfer reads, or that was just put there, stays.
+The command links a file of its user into LLAMESH_HOME/import/handed-over and removes the link after the fetch. If the command was
+interrupted or killed, this module removes it. Invariant: a file that an active transfer reads, or that was linked a moment ago, stays.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 from llamesh.kit.logs import log
 
 SWEEP_SECONDS = 60.0
-"""How often unused files are looked for."""
+"""Seconds between two searches for unused files."""
 GRACE_SECONDS = 300.0
-"""How long a file stays that no transfer names: its command may be about to ask for it."""
+"""Seconds for which a file without a transfer stays: its command may be about to start one."""
 
 
 def remove_unused(directory: Path, active_sources: Collection[str], now: float | None = None) -> list[Path]:
-    """Remove the folders of `directory` in which no active source lies. Returns what was removed."""
+    """Remove the folders of `directory` that contain no active source, and return them."""
     now = time.time() if now is None else now
     used = {Path(unquote(urlsplit(source).path)).parent for source in active_sources if source.startswith("file:")}
     removed = []
@@ -34,7 +34,7 @@ def remove_unused(directory: Path, active_sources: Collection[str], now: float |
 
 
 def _changed(folder: Path) -> float:
-    """When the folder or a file of it was last linked or written."""
+    """Return when the folder or a file in it was last linked or written."""
     try:
         return max(item.stat().st_ctime for item in (folder, *folder.iterdir()))
     except OSError:

@@ -1,10 +1,10 @@
-"""Whether the object of a model is present and undamaged.
+"""Checks whether the object of a model is present and undamaged.
 
-A model is checked when it is located for an engine (its bytes are hashed as they are copied to this machine) and when it is asked for
+A model is checked when it is located for an engine (its bytes are hashed while they are copied to this machine) and when it is requested
 again (only size and presence). The result is written to the model and to its transfer: a model with a problem cannot be served, and a new
 download of the same model repairs it.
 
-Invariant: an object that was found damaged is not read a second time until it is replaced; `damage` says which version was read.
+Invariant: a damaged object is not read a second time until it is replaced; `damage` identifies the version that was read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferStat
 CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
 CHECK_SECONDS = 3.0
-"""How long the check of an object may delay a call."""
+"""Seconds for which the check of an object may delay a call."""
 
 
 class Integrity:
-    """Checks objects. `on_transfer` and `on_model` are called with each row that the result changed; `clock` returns the time in UTC."""
+    """Checks objects. `on_transfer` and `on_model` get each row that the result changed; `clock` returns the time in UTC."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Integrity:
         self._on_model = on_model
 
     async def locate(self, model_uuid: str) -> tuple[Path, ModelRow]:
-        """The model as a file of this machine.
+        """Return the path of the model's file on this machine, and its row.
 
         Raises MODEL_CORRUPT if its object is missing or damaged, MODEL_NOT_READY while it is fetched again for that reason, and
         STORE_UNAVAILABLE if the store cannot return it.
@@ -90,7 +90,7 @@ class Integrity:
                 )
 
     async def _corrupt(self, model: ModelRow, error: StoreError) -> MeshError:
-        """Write that the model cannot be used, and return the error that says so."""
+        """Record that the model cannot be used, and return the error for it."""
         message = f"{model.model_uuid} cannot be used: {error}"[:2000]
         damage = model.damage
         if isinstance(error, ObjectDamagedError) and not damage:
@@ -109,7 +109,7 @@ class Integrity:
         return MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, message, {"modelUuid": model.model_uuid})
 
     async def _set_problem(self, model: ModelRow, problem: str, damage: str) -> TransferRow | None:
-        """Write the problem to the model and its transfer, "" if the object is sound. A later failure of the transfer is kept."""
+        """Write the problem to the model and its transfer; "" if the object is sound. A later failure of the transfer is kept."""
         async with self._database.read() as session:
             transfer = await session.get(TransferRow, model.model_uuid)
         says_corrupt = (
@@ -123,7 +123,7 @@ class Integrity:
             row = await session.get(ModelRow, model.model_uuid, with_for_update=True)
             if row is None or row.object_key != model.object_key:
                 return transfer
-            # Models with the same bytes share the object, and so its problem.
+            # Models with the same bytes share the object, and therefore its problem.
             sharing = update(ModelRow).where(ModelRow.object_key == row.object_key)
             await session.execute(sharing.values(damage=damage, problem=problem))
             models = await models_with(session, row.object_key) if model.problem != problem else ()
@@ -135,7 +135,7 @@ class Integrity:
         return transfer
 
     def _correct(self, transfer: TransferRow, problem: str) -> bool:
-        """Set a transfer's state by the problem of its object; False if it has that state, or a later one. A hidden one is shown again."""
+        """Set a transfer's state by the problem of its object, and show it if it was hidden. Return False if nothing has to change."""
         if problem and transfer.state == TransferState.SUCCEEDED:
             transfer.state, transfer.error_reason, transfer.error_message = TransferState.FAILED, CORRUPT, problem
         elif not problem and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED:

@@ -14,7 +14,7 @@ from services.download.tables import ModelRow, TransferRow, TransferState
 
 
 def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
-    """A transfer as a message. `progress`, if given, is newer than the row."""
+    """Encode a transfer. `progress`, if given, is newer than the row."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -41,7 +41,7 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
 
 
 def model_message(row: ModelRow) -> Model:
-    """A model of the catalogue as a message."""
+    """Encode a model of the catalogue."""
     message = Model(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -57,5 +57,5 @@ def model_message(row: ModelRow) -> Model:
 
 
 def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:
-    """The fields of a GGUF header that the contract has, as they are stored with a model."""
+    """Return the fields of a GGUF header that the contract has, as they are stored with a model."""
     return {name: getattr(metadata, name) for name in GgufMetadata.DESCRIPTOR.fields_by_name}

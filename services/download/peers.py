@@ -1,10 +1,10 @@
-"""Changes by other processes on the same database, broadcast to the watchers of this one.
+"""Broadcasts changes by other processes on the same database to the watchers of this process.
 
-Level-triggered like the worker: every LOOK_SECONDS the tables are read and compared with the last broadcast of each object, so a missed
-change costs seconds. A SQLite file has no other processes, so nothing runs there.
+Level-triggered like the worker: every POLL_SECONDS the tables are read and compared with the last broadcast of each object, so a missed
+change costs seconds. A SQLite file belongs to one process, so nothing runs there.
 
-Invariant: times of different processes are never compared, because their clocks may differ. What this process broadcasts while the tables
-are read is at least as new as what was read, and is not replaced; every other difference is broadcast.
+Invariant: times of different processes are never compared, because their clocks may differ. A change that this process broadcasts while the
+tables are read is at least as new as the rows, so it is not replaced; every other difference is broadcast.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from services.download.changes import Changes
 from services.download.messages import download_message, model_message
 from services.download.transfers import Transfers
 
-LOOK_SECONDS = 2.0
-"""Interval of the comparisons."""
+POLL_SECONDS = 2.0
+"""Seconds between two comparisons."""
 
 
 class PeerChanges:
-    """Follows the other processes."""
+    """Polls the tables for changes by other processes."""
 
     def __init__(self, transfers: Transfers, catalogue: Catalogue, changes: Changes) -> None:
         self._transfers = transfers
         self._catalogue = catalogue
         self._changes = changes
-        self._task = BackgroundTask("follow other processes", self.compare, report_failure, every=LOOK_SECONDS)
+        self._task = BackgroundTask("follow other processes", self.compare, report_failure, every=POLL_SECONDS)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start to poll."""
         self._task.start()
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop polling."""
         await self._task.close()
 
     async def compare(self) -> None:
@@ -53,12 +53,12 @@ class PeerChanges:
             if download.model_uuid not in newer and (last is None or _version(download) != _version(last)):
                 self._changes.download(download)
         downloads = {row.model_uuid for row in transfers}
-        for model_uuid in self._changes.told("model") - {model.model_uuid for model in models} - downloads - newer:
+        for model_uuid in self._changes.live("model") - {model.model_uuid for model in models} - downloads - newer:
             self._changes.removed(model_uuid)
-        for model_uuid in self._changes.told("download") - downloads - newer:
+        for model_uuid in self._changes.live("download") - downloads - newer:
             self._changes.removed_download(model_uuid)
 
 
 def _version(download: Download) -> tuple[int, int, str]:
-    """Identifies a state of a download, without progress: the process that runs the transfer broadcasts it."""
+    """Return the key of a download's state, without its progress: only the process that runs the transfer broadcasts progress."""
     return download.create_time.ToNanoseconds(), download.state, download.error.reason

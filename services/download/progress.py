@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 
 WINDOW_SECONDS = 5.0
-"""Window of the rate."""
+"""Seconds over which the rate is measured."""
 _STEP_SECONDS = 0.25
 
 
 class Progress:
-    """Bytes received, bytes in total (0: unknown) and the rate. `clock` is monotonic, in seconds."""
+    """Bytes received, total bytes (0: unknown) and the rate. `clock` is monotonic, in seconds."""
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
         self.done = 0
@@ -29,7 +29,7 @@ class Progress:
             self._marks.popleft()
 
     def rate(self) -> int:
-        """Bytes per second over the window."""
+        """Return the bytes per second over the window."""
         since, before = self._marks[0]
         elapsed = self._clock() - since
         return int((self.done - before) / elapsed) if elapsed > 0 else 0

@@ -1,7 +1,7 @@
 """Publications: from verified bytes to a model in the catalogue, in two steps.
 
-`publish` copies the bytes into the object store, unless a record has them there already. `record` writes the model and the success of its
-transfer in one transaction. A publication that is never recorded is removed by `abandon`, or by the sweep if this process is killed.
+`publish` copies the bytes into the object store, unless the object of a record already has them. `record` writes the model and the success
+of its transfer in one transaction. An object that is never recorded is removed by `abandon`, or by the sweep if this process is killed.
 
 Invariant: `record` succeeds only while the published object exists (see `unowned_objects`).
 """
@@ -26,13 +26,13 @@ from services.download.unowned_objects import UnownedObjects, lock_bytes
 
 @dataclass(frozen=True, slots=True)
 class PublishedObject:
-    """Bytes in the store that are yet to be recorded."""
+    """Bytes in the store that have no record yet."""
 
     key: str
     sha256: str
     size: int
     shared: bool
-    """Whether the key is that of an earlier record with the same bytes."""
+    """Whether the object belongs to an earlier record with the same bytes."""
     unsound: frozenset[str] = field(default_factory=frozenset)
     """Keys of records with the same bytes whose objects are missing or damaged."""
 
@@ -42,7 +42,7 @@ class PublicationLostError(Exception):
 
 
 class Publications:
-    """Publishes and records. `on_repaired` is called with each model whose missing or damaged object was replaced."""
+    """Publishes and records. `on_repaired` gets each model whose missing or damaged object was replaced."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Publications:
         self._on_repaired = on_repaired
 
     async def publish(self, staged: StagedObject) -> PublishedObject:
-        """Copy verified bytes into the store, unless a record has them there. `record` or `abandon` must follow."""
+        """Copy verified bytes into the store, unless a record has them. The caller must then call `record` or `abandon`."""
         key, unsound = await self._published(staged.sha256, staged.size)
         if key:
             return PublishedObject(key, staged.sha256, staged.size, shared=True, unsound=unsound)
@@ -78,9 +78,9 @@ class Publications:
     async def record(
         self, publication: PublishedObject, gguf: Mapping[str, Any], transfer: TransferRow
     ) -> tuple[ModelRow, TransferRow] | None:
-        """Record the model and the transfer's success in one transaction; idempotent, so it may be repeated if the database failed.
+        """Record the model and the transfer's success in one transaction. Idempotent: it may be repeated if the database failed.
 
-        None if the transfer was cancelled, started again or taken over meanwhile. Raises PublicationLostError.
+        Return None if the transfer was cancelled, started again or taken over in the meantime. Raises PublicationLostError.
         """
         now = self._clock()
         async with self._database.begin() as session:
@@ -130,16 +130,16 @@ class Publications:
         return model, row
 
     async def abandon(self, publication: PublishedObject) -> None:
-        """Remove an object that was published in vain; idempotent, and without effect if a record has it."""
+        """Remove a published object that gets no record. Idempotent, and without effect if a record has the object."""
         if not publication.shared:
             await self._objects.try_remove(publication.key)
 
     async def _published(self, sha256: str, size: int) -> tuple[str, frozenset[str]]:
-        """The key of a sound object with these bytes that a record has, or ""; and the keys of unsound ones."""
+        """Return the key of a sound object of a record with these bytes, or ""; and the keys of unsound ones."""
         async with self._database.read() as session:
             query = select(ModelRow.object_key, ModelRow.damage).where(ModelRow.sha256 == sha256)
             known = (await session.execute(query)).all()
-        # Damage may have been noted in only one of several records with the same key.
+        # The damage may be recorded in only one of several records with the same key.
         damaged = {(key, damage) for key, damage in known}
         unsound = set()
         for key in sorted({key for key, _ in damaged}):
@@ -154,7 +154,7 @@ class Publications:
         return "", frozenset(unsound)
 
     async def _key_for(self, session: AsyncSession, publication: PublishedObject) -> str:
-        """The key for the record: that of a record which was written first, else the published one."""
+        """Return the key for the record: the key of a record that was written first, else the published key."""
         query = select(ModelRow.object_key).where(
             ModelRow.sha256 == publication.sha256, ModelRow.object_key.not_in(publication.unsound)
         )
@@ -171,7 +171,7 @@ class Publications:
 async def _recorded(
     session: AsyncSession, publication: PublishedObject, transfer: TransferRow
 ) -> tuple[ModelRow, TransferRow] | None:
-    """What an earlier try recorded whose commit seemed to fail; None if it did not."""
+    """Return the rows of an earlier attempt whose commit succeeded although it seemed to fail; None if there are none."""
     row = await session.get(TransferRow, transfer.model_uuid)
     model = await session.get(ModelRow, transfer.model_uuid)
     if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, TransferState.SUCCEEDED):
@@ -180,11 +180,11 @@ async def _recorded(
 
 
 async def models_with(session: AsyncSession, object_key: str) -> Sequence[ModelRow]:
-    """The models that share an object, read again within a transaction that may have changed them."""
+    """Return the models that share an object, read again within a transaction that may have changed them."""
     query = select(ModelRow).where(ModelRow.object_key == object_key)
     return (await session.scalars(query, execution_options={"populate_existing": True})).all()
 
 
 def version_of(info: ObjectInfo) -> str:
-    """Identifies one version of an object: another one that replaces it has a different time or size."""
+    """Return the key of one version of an object: an object that replaces it has another time or size."""
     return f"{info.size}:{info.modified.isoformat()}"

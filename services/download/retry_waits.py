@@ -1,6 +1,6 @@
-"""How long transfers wait before they are tried again, for a source or for the object store, by attempt.
+"""Waits of transfers before their next try, for a source or for the object store, by attempt.
 
-In memory only: after a restart every transfer may begin at once.
+The waits are in memory only: after a restart every transfer may begin at once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from services.download.store_retries import StoreRetries
 
 
 class TransferAttempt(NamedTuple):
-    """One attempt of a model's transfer; the number rises with every start on request."""
+    """One attempt of a model's transfer. The number increases each time a caller starts the transfer."""
 
     model_uuid: str
     number: int
 
 
 class RetryWaits:
-    """The retries of the attempts that have failed once. `clock` is monotonic, in seconds."""
+    """The retries of the attempts that have failed at least once. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -28,12 +28,12 @@ class RetryWaits:
         self.of_source: dict[TransferAttempt, SourceRetries] = {}
 
     def seconds_left(self, attempt: TransferAttempt) -> float:
-        """How long an attempt must still wait; 0: it may begin."""
+        """Return the seconds that an attempt must still wait; 0 if it may begin."""
         store, source = self.of_store.get(attempt), self.of_source.get(attempt)
         return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0)
 
     def attempts(self) -> Set[TransferAttempt]:
-        """All attempts that have failed once."""
+        """Return all attempts that have failed at least once."""
         return self.of_store.keys() | self.of_source.keys()
 
     def forget(self, attempt: TransferAttempt) -> None:

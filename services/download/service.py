@@ -57,7 +57,7 @@ from services.download.worker import Worker
 async def run(member: Member) -> None:
     """Serve llamesh.v1.DownloadService and CatalogueService until the member is asked to stop.
 
-    Transfers that are interrupted by the stop are started again by the next process.
+    Transfers that the stop interrupts are started again by the next process.
     """
     settings = member.settings
     async with AsyncExitStack() as stack:
@@ -65,8 +65,8 @@ async def run(member: Member) -> None:
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.download")
         owner = owner_of(settings.home, "download")
-        # It ties this database to one store: in another store, the models of its records would have no objects. Other processes may use
-        # the same bucket, which therefore keeps it.
+        # The lease ties this database to one store: in another store, the models of its records would have no objects. A lease on a
+        # bucket is not released at the end, because other processes may still use the bucket.
         lease = member_lease(
             member, database, "store", store_owner(settings, owner), _other_store, release=not settings.minio_endpoint
         )
@@ -80,17 +80,17 @@ async def run(member: Member) -> None:
 
         changes = Changes()
 
-        def tell_transfer(row: TransferRow) -> None:
+        def broadcast_transfer(row: TransferRow) -> None:
             changes.download(download_message(row))
 
-        def tell_model(row: ModelRow) -> None:
+        def broadcast_model(row: ModelRow) -> None:
             changes.model(model_message(row))
 
         transfers = Transfers(database, utc_now, owner.id)
         objects = UnownedObjects(database, store, owner.id)
         catalogue = Catalogue(database, objects)
-        integrity = Integrity(database, store, catalogue, utc_now, tell_transfer, tell_model)
-        publications = Publications(database, store, objects, utc_now, owner.id, tell_model)
+        integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
+        publications = Publications(database, store, objects, utc_now, owner.id, broadcast_model)
         sources = sources_of(settings, siblings["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
@@ -123,7 +123,7 @@ async def run(member: Member) -> None:
 
 
 def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTask:
-    """The task that removes the files that commands have handed over for fetches that have ended."""
+    """Return the task that removes the files that commands have handed over for fetches that have ended."""
 
     async def remove() -> None:
         rows = await transfers.workable()
@@ -133,7 +133,7 @@ def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTa
 
 
 def store_of(settings: Settings) -> ObjectStore:
-    """The object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
+    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
     return object_store(
         directory=settings.home / "objects",
         endpoint=settings.minio_endpoint or None,
@@ -146,9 +146,9 @@ def store_of(settings: Settings) -> ObjectStore:
 
 
 def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
-    """The sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
+    """Return the sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
 
-    `quant_member` leads to the Quant service of this mesh, if it has one.
+    `quant_member` is the channel to the Quant service of this mesh, if it has one.
     """
     rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
@@ -166,7 +166,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
 
 
 def store_owner(settings: Settings, owner: Owner) -> Owner:
-    """The owner of the lease on the store: a directory belongs to this home, a bucket to all who name it."""
+    """Return the owner of the lease on the store: this home for a directory, the bucket's address for a bucket."""
     if settings.minio_endpoint:
         place = f"s3://{settings.minio_endpoint}/{settings.minio_bucket}"
         return Owner(place, f"{place}, used by {owner.words}")

@@ -68,7 +68,7 @@ class DownloadServicer(DownloadServiceServicer):
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
         wanted = self._transfer_request(request, request.source)
-        # If a model's object is missing, its transfer must not count as succeeded: then this call starts it again, which repairs the model.
+        # If a model's object is missing, its transfer must not count as succeeded, so that this call starts it again and repairs the model.
         await self._integrity.check_object(request.model_uuid)
         try:
             row = await self._transfers.start(wanted)
@@ -113,12 +113,12 @@ class DownloadServicer(DownloadServiceServicer):
             source = self._source.check(address)
         except SourceRefusedError as error:
             raise source_refusal(error, _SECRETS.sub("", address)) from error
-        # A source whose address tells no name names the model when it is opened.
+        # If the address contains no name, the model gets its name when the source is opened.
         name = request.name or (served_name(source.name, request.model_uuid) if source.name else "")
         return replace(wanted, source=source.address, shown_source=source.shown, name=name)
 
     def _quant_source(self, model_uuid: str) -> str:
-        """The source of a model that nobody has named one for."""
+        """Return the source of a model for which no source was given."""
         if not self._has_quant:
             raise MeshError(
                 Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
@@ -173,7 +173,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: WatchCatalogueRequest, context: Context
     ) -> AsyncIterator[WatchCatalogueResponse]:
         """See download.proto."""
-        # The watch begins before the lists are read, so that a change in between is sent twice rather than never.
+        # The watch starts before the lists are read: a change in between is then sent twice instead of never.
         with self._changes.watch() as watcher:
             for transfer in await self._transfers.all():
                 progress = self._worker.progress(transfer.model_uuid)

@@ -1,4 +1,4 @@
-"""Recorded sources: the form that may be shown, and whether an address means the same one."""
+"""Recorded sources: the form that may be shown, and whether an address is the same source."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from llamesh.model_addresses import canonical
 
 
 def shown_source(recorded: str) -> str:
-    """A source as it may be shown: of a file only its name, because an earlier release recorded its whole URL."""
+    """Return a source as it may be shown: only the name of a file, because an earlier release recorded its whole URL."""
     return unquote(urlsplit(recorded).path).rpartition("/")[2] if recorded.startswith("file:") else recorded
 
 
 def same_source(asked: str, recorded: str) -> bool:
-    """Whether a canonical address means the recorded source, which an earlier release recorded as it was given; "" means any."""
+    """Return whether a canonical address is the recorded source, which an earlier release recorded as written; "" is any source."""
     if asked in ("", recorded):
         return True
     try:

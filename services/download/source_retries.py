@@ -1,20 +1,20 @@
-"""Retries of one attempt of a transfer whose source is busy or broke off.
+"""Retries of one attempt of a transfer whose source is busy or was interrupted.
 
-Invariant: the number of tries and the length of each wait are bounded, whatever the source says.
+Invariant: the number of tries and the length of each wait are bounded, even if the source requests more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-MOST_TRIES = 6
-"""Tries in all. Each starts at the first byte."""
+MAX_TRIES = 6
+"""Maximum number of tries. Each starts at the first byte."""
 FIRST_SECONDS = 2.0
-"""Wait after the first try; doubled after each further one."""
+"""Wait after the first failed try; doubled after each further one."""
 LONGEST_SECONDS = 60.0
-"""Longest wait that the source did not ask for."""
+"""Longest wait that the source did not request."""
 LONGEST_RETRY_AFTER = 600.0
-"""The transfer fails if the source asks for a longer wait."""
+"""The transfer fails if the source requests a longer wait."""
 
 
 class SourceRetries:
@@ -26,14 +26,14 @@ class SourceRetries:
         self._not_before = 0.0
 
     def next_wait(self, retry_after: float | None) -> float | None:
-        """Count a failed try. Returns the seconds before the next, at least those that the source asks for; None if there is no next."""
+        """Count a failed try and return the seconds before the next, at least as many as the source requests; None if there is no next."""
         self.failed += 1
-        if self.failed >= MOST_TRIES or (retry_after or 0) > LONGEST_RETRY_AFTER:
+        if self.failed >= MAX_TRIES or (retry_after or 0) > LONGEST_RETRY_AFTER:
             return None
         wait: float = max(min(FIRST_SECONDS * 2.0 ** (self.failed - 1), LONGEST_SECONDS), retry_after or 0.0)
         self._not_before = self._clock() + wait
         return wait
 
     def seconds_left(self) -> float:
-        """How long the transfer must still wait."""
+        """Return the seconds that the transfer must still wait."""
         return max(self._not_before - self._clock(), 0.0)

@@ -1,9 +1,9 @@
-"""Whether the object store can be used. A background task checks it, so that transfers wait for it and the health service reports it.
+"""Health of the object store. A background task checks it, so that transfers wait for it and the health service reports it.
 
-A healthy store is checked every CHECK_SECONDS. A transfer that finds a failure reports it, which wakes the task at once; so does a caller
-who asks for a transfer while there is a problem.
+A healthy store is checked every CHECK_SECONDS. A transfer that finds a failure reports it, which wakes the task at once; so does a call
+that requests a transfer while there is a problem.
 
-Invariant: while `problem` is set no transfer begins. Only a check that succeeds clears it.
+Invariant: no transfer begins while `problem` is set. Only a successful check clears `problem`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import ObjectStore, StoreDeniedError, StoreError
 
 CHECK_SECONDS = 10.0
-"""Interval at which a healthy store is checked."""
+"""Seconds between two checks of a healthy store."""
 
 
 class StoreHealth:
@@ -45,29 +45,29 @@ class StoreHealth:
 
     @property
     def check_pending(self) -> bool:
-        """Whether a check was requested and has not ended: what is known is older than the request."""
+        """Whether a check was requested and has not ended: the last result is then older than the request."""
         return self._requested > self._answered
 
     @property
     def denied(self) -> bool:
-        """Whether the store rejects our credentials, so that waiting does not help."""
+        """Whether the store rejects the configured credentials, so that waiting does not help."""
         return isinstance(self.problem, StoreDeniedError)
 
     @property
-    def away_seconds(self) -> float:
-        """For how long the store has been unusable."""
+    def outage_seconds(self) -> float:
+        """Seconds for which the store has been unusable."""
         return self._clock() - self._since if self.problem else 0.0
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call this whenever a check or a report has set or cleared `problem`."""
+        """Call `listener` whenever a check or a report has set or cleared `problem`."""
         self._listeners.append(listener)
 
     def start(self) -> None:
-        """Begin to check."""
+        """Start the checks."""
         self._task.start()
 
     async def close(self) -> None:
-        """Stop checking."""
+        """Stop the checks."""
         await self._task.close()
 
     def check_now(self) -> None:
@@ -77,7 +77,7 @@ class StoreHealth:
             self._hurry.set()
 
     def report(self, error: StoreError) -> None:
-        """A transfer found that the store does not work."""
+        """Record the failure that a transfer found, and check at once."""
         self._set(error)
         self.check_now()
 
@@ -97,15 +97,15 @@ class StoreHealth:
         if not self.usable:
             self.known, self.problem = True, None
             log.info("the object store can be used")
-            self._tell()
+            self._notify()
 
     def _set(self, error: StoreError) -> None:
         if self.problem is None:
             self._since = self._clock()
         self.known, self.problem = True, error
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 

@@ -1,8 +1,8 @@
-"""Retries of one attempt of a transfer whose object store fails, and how long the store has delayed it so far.
+"""Retries of one attempt of a transfer whose object store fails, and the time for which the store has delayed it so far.
 
-Invariant: only time counts in which the store did not work: from the last byte that it took until it failed, and the backoff before the
-next try. Time in which bytes arrive, or in which the transfer waits for a free worker, does not count. A try that stores more bytes than
-any before resets the count. A store that always fails at the same byte is given up at last, because the backoffs count.
+Invariant: only the time counts in which the store failed: from the last byte that it stored to the failure, and the backoff before the next
+try. Time in which bytes arrive, or in which the transfer waits for a free worker, does not count. A try that stores more bytes than any
+try before resets the count. A store that always fails at the same byte ends the transfer at last, because the backoffs count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llamesh.background import backoff
 
 
 class StoreRetries:
-    """The waits of one attempt; `clock` is monotonic, in seconds."""
+    """The waits of one attempt. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -25,21 +25,21 @@ class StoreRetries:
         self._furthest = 0
 
     def begin(self) -> None:
-        """A try begins to store bytes."""
+        """Note that a try begins to store bytes."""
         self._done = 0
         self._stalled_since = self._clock()
 
     def add(self, length: int) -> None:
-        """The store took bytes."""
+        """Note that the store took `length` bytes."""
         self._done += length
         self._stalled_since = self._clock()
 
     def staged(self) -> None:
-        """The store has all bytes. What follows may wait for something else, for instance for the database."""
+        """Note that the store has all bytes. The time from now on is spent on other services, for instance on the database."""
         self._stalled_since = None
 
     def failed(self) -> float:
-        """The store failed; the next try must wait for a backoff. Returns the seconds that count so far."""
+        """Note that the store failed, and start a backoff. Return the seconds that count so far."""
         if self._done > self._furthest:
             self._furthest, self._waited, self._failures = self._done, 0.0, 0
         self._count()
@@ -49,7 +49,7 @@ class StoreRetries:
         return self._waited
 
     def seconds_left(self) -> float:
-        """How long the transfer must still wait. Ask only while the store can be used: an answer of 0 ends the wait."""
+        """Return the seconds that the transfer must still wait. Call it only while the store works: a result of 0 ends the wait."""
         left = self._not_before - self._clock()
         if left <= 0:
             self._count()

@@ -1,8 +1,8 @@
-"""The download service's own tables.
+"""The tables of the download service.
 
-Invariant: no other service reads or writes them. A model's row exists only while its object is published. An object
-without a model's row has a row in `unowned_object` until it gets a model or is removed. Processes that share the tables
-are identified by `Owner.id`: a row that one of them works on carries its id and the time when this claim expires.
+Invariant: no other service reads or writes them. A model's row exists only while its object is published. An object without a model's row
+has a row in `unowned_object` until it gets a model or is removed. `Owner.id` identifies the processes that share the tables: a row that a
+process works on has its id and the time at which this claim expires.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llamesh.kit.database import Base, Timestamp
 
 
 class TransferState(enum.StrEnum):
-    """State of a transfer; the names are those of DownloadState without its prefix."""
+    """State of a transfer. The names are those of DownloadState without its prefix."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -40,28 +40,28 @@ class TransferRow(Base):
     model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
     source: Mapped[str] = mapped_column(String(2048))
-    """The source as the caller gave it, perhaps with a signature: a restart needs it. Never shown."""
+    """The source as the caller gave it, possibly with a signature: a restart needs it. Never shown."""
     shown_source: Mapped[str] = mapped_column(String(4096))
     revision: Mapped[str] = mapped_column(String(64), default="")
-    """The revision of the source that was opened last; empty: none is known."""
+    """The revision of the source at its last opening; empty if unknown."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
-    """Empty: any."""
+    """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Rises with every start by a caller, from a random number; a run of an earlier attempt, or of a deleted row, can change nothing."""
+    """Starts at a random number and increases with each start by a caller. A run of an earlier attempt or deleted row changes nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]
     bytes_total: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     error_reason: Mapped[str] = mapped_column(String(64))
     error_message: Mapped[str] = mapped_column(String(4096))
-    """Why the transfer failed, or what it waits for."""
+    """Why the transfer failed, or the reason for which it waits."""
     claimed_by: Mapped[str] = mapped_column(String(4096), default="")
-    """The process that runs it; empty: none."""
+    """The process that runs it; empty if there is none."""
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
-    """When another process may take it over, by the clock of the database."""
+    """When another process may take the transfer over, by the clock of the database."""
     hidden: Mapped[bool] = mapped_column(default=False)
-    """A caller removed the record; the row stays for its model. Never true of an active transfer."""
+    """Whether a caller removed the record; the row stays for its model. Never true of an active transfer."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
@@ -78,13 +78,13 @@ class ModelRow(Base):
     object_key: Mapped[str] = mapped_column(String(128), index=True)
     source: Mapped[str] = mapped_column(String(4096))
     revision: Mapped[str] = mapped_column(String(64), default="")
-    """The revision of the source that the bytes are of; empty: none is known."""
+    """The revision of the source that the bytes come from; empty if unknown."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")
-    """The version of the object that was found damaged (`publications.version_of`); empty: none."""
+    """The version of the object that was found damaged (`publications.version_of`); empty if none was."""
     problem: Mapped[str] = mapped_column(String(4096), default="")
-    """Why the model cannot be served: its object was found missing or damaged. Empty: no problem is known."""
+    """Why the model cannot be served: its object is missing or damaged. Empty if there is no known problem."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
 
 
@@ -94,8 +94,8 @@ class UnownedObjectRow(Base):
     __tablename__ = "unowned_object"
     object_key: Mapped[str] = mapped_column(String(128), primary_key=True)
     held_by: Mapped[str] = mapped_column(String(4096), default="")
-    """The process that is about to record a model with it."""
+    """The process that is about to record a model with the object."""
     held_until: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
-    """When the hold expires, by the clock of the database; None: not held."""
+    """When the hold expires, by the clock of the database; None if the object is not held."""
     removing: Mapped[bool] = mapped_column(default=False)
-    """It is being removed; no model can be recorded with it any more."""
+    """Whether the object is being removed; it cannot get a model any more."""

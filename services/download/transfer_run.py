@@ -1,11 +1,11 @@
 """One run of a transfer, from its source to a model: fetch, verify, publish, record.
 
 The worker starts a run as a task for a row of the transfer table. The run claims the row, streams the source into the store's staging
-area, checks hash and GGUF header, publishes the object and records model and success together. A run that ends without success leaves the
-row in one of three states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
+area, checks hash and GGUF header, publishes the object and records model and success together. A run without success leaves its row in one
+of two states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
 
-Invariant: what fails outside the transfer never fails it. A database that does not answer is retried for as long as it takes, because
-the bytes are here; an object store that is away is waited for, STORE_PATIENCE_SECONDS at most.
+Invariant: a short outage of the database or the store does not fail a transfer. Writes to an unavailable database are retried without
+limit, because the bytes have been fetched; a transfer waits for an unavailable object store for at most STORE_PATIENCE_SECONDS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from services.download.messages import download_message, gguf_fields, model_mess
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
-from services.download.source_retries import MOST_TRIES, SourceRetries
+from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import Source, SourceError, SourceObject
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
@@ -44,13 +44,13 @@ from services.download.transfers import Transfers
 from services.download.verification import check_digest, check_usable, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
-"""How long a transfer waits for an object store that does not work; time in which the store works does not count."""
+"""Seconds for which a transfer waits for an object store that fails; time in which the store works does not count."""
 
 T = TypeVar("T")
 
 
 class TransferRuns:
-    """Runs transfers and tells watchers how they stand."""
+    """Runs transfers and broadcasts their state to watchers."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class TransferRuns:
         self._fetching: dict[str, tuple[TransferRow, Progress]] = {}
 
     def progress(self, model_uuid: str) -> Progress | None:
-        """How far a transfer is that is fetched now."""
+        """Return the progress of a transfer that is being fetched; None if it is not."""
         fetching = self._fetching.get(model_uuid)
         return fetching[1] if fetching else None
 
     async def run(self, attempt: TransferAttempt) -> None:
-        """Run one attempt. Returns when the row says how it ended or what it waits for."""
+        """Run one attempt. When it returns, the row has the result or the reason to wait."""
         row = await self._transfers.begin(*attempt)
         if row is None:
             return
@@ -85,7 +85,7 @@ class TransferRuns:
         log.info("transfer begins", model_uuid=row.model_uuid, source=row.shown_source, resumed=row.resume_count)
         retries = self._waits.of_store.get(attempt) or StoreRetries(self._waits.clock)
         try:
-            await self._bring_in(row, retries)
+            await self._transfer(row, retries)
         except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
             await self._retry_store(row, retries, error)
         except SourceError as error:
@@ -98,55 +98,55 @@ class TransferRuns:
             self._waits.forget(attempt)
 
     async def fail(self, row: TransferRow, error: Exception) -> None:
-        """End a transfer with the reason for an error."""
+        """End a transfer as failed, with the reason of an error."""
         reason = transfer_error(error, row.shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
         self._waits.forget(attempt_of(row))
         failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
-        self.tell(failed)
+        self.broadcast(failed)
 
-    async def hold_back(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
-        """Queue a transfer again, with what it waits for. `keep`: only this process may begin it."""
-        self.tell(await self._transfers.hold_back(row.model_uuid, row.attempt, reason, keep=keep))
+    async def requeue(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
+        """Queue a transfer again with the reason for which it waits. With `keep`, only this process may begin it."""
+        self.broadcast(await self._transfers.requeue(row.model_uuid, row.attempt, reason, keep=keep))
 
-    async def hold_back_for_store(self, row: TransferRow, error: StoreError) -> None:
+    async def requeue_for_store(self, row: TransferRow, error: StoreError) -> None:
         """Queue a transfer again until the object store works."""
-        await self.hold_back(row, _waiting(error, row))
+        await self.requeue(row, _waiting(error, row))
 
-    def tell(self, row: TransferRow | None) -> None:
-        """Tell watchers how a transfer stands."""
+    def broadcast(self, row: TransferRow | None) -> None:
+        """Broadcast the state of a transfer."""
         if row is not None:
             self._changes.download(download_message(row))
 
-    def tell_end(self, model_uuid: str, row: TransferRow | None) -> None:
-        """Tell watchers how a stopped transfer stands, or that its record was removed meanwhile."""
-        self.tell(row)
+    def broadcast_end(self, model_uuid: str, row: TransferRow | None) -> None:
+        """Broadcast the state of a stopped transfer, or that its record was removed in the meantime."""
+        self.broadcast(row)
         if row is None:
             self._changes.removed_download(model_uuid)
 
-    async def tell_progress(self) -> None:
-        """Tell watchers how far the transfers are."""
+    async def broadcast_progress(self) -> None:
+        """Broadcast the progress of the running transfers."""
         for row, progress in list(self._fetching.values()):
             self._changes.download(download_message(row, progress))
 
     async def write_progress(self) -> None:
-        """Write to the rows how far the transfers are."""
+        """Write the progress of the running transfers to their rows."""
         for row, progress in list(self._fetching.values()):
             await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
 
     async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
         """Queue the transfer again if another try of the source may help and is allowed; otherwise fail it."""
         reason = transfer_error(error, row.shown_source)
-        if error.passing:
+        if error.transient:
             retries = self._waits.of_source.setdefault(attempt_of(row), SourceRetries(self._waits.clock))
             wait = retries.next_wait(error.retry_after)
             if wait is not None:
                 reason.message = (
-                    f"tries again in {wait:.0f} s, {retries.failed} of {MOST_TRIES} tries failed: {reason.message}"
+                    f"tries again in {wait:.0f} s, {retries.failed} of {MAX_TRIES} tries failed: {reason.message}"
                 )
                 log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(error), seconds=wait)
-                await _until_written(partial(self.hold_back, row, reason, keep=True))
+                await _until_written(partial(self.requeue, row, reason, keep=True))
                 return
             reason.message += f" (given up after {retries.failed} tries)"
         await self.fail(row, reason)
@@ -154,7 +154,7 @@ class TransferRuns:
     async def _retry_store(
         self, row: TransferRow, retries: StoreRetries, error: StoreError | PublicationLostError
     ) -> None:
-        """Queue the transfer again, because only the store failed; fail it if that has lasted too long."""
+        """Queue the transfer again, because only the store failed; fail it if the store has failed for too long."""
         if isinstance(error, PublicationLostError):
             error = StoreUnavailableError(str(error))
         if retries.failed() > STORE_PATIENCE_SECONDS:
@@ -162,11 +162,11 @@ class TransferRuns:
             return
         self._waits.of_store[attempt_of(row)] = retries
         log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
-        await _until_written(partial(self.hold_back_for_store, row, error))
+        await _until_written(partial(self.requeue_for_store, row, error))
         if isinstance(error, StoreUnavailableError):
             self._health.report(error)
 
-    async def _bring_in(self, row: TransferRow, retries: StoreRetries) -> None:
+    async def _transfer(self, row: TransferRow, retries: StoreRetries) -> None:
         staged, sha256 = await self._fetch(row, retries)
         try:
             verifying = await _until_written(
@@ -176,17 +176,17 @@ class TransferRuns:
             )
             if verifying is None:
                 return
-            self.tell(verifying)
+            self.broadcast(verifying)
             metadata = await to_completion(verify(staged, sha256))
             publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
             recorded = await self._record(staged, publication, metadata, row)
         finally:
-            await _quietly("discard staged bytes", staged.discard())
+            await _clean_up("discard staged bytes", staged.discard())
         if recorded is not None:
             model, transfer = recorded
             log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
             self._changes.model(model_message(model))
-            self.tell(transfer)
+            self.broadcast(transfer)
 
     async def _record(
         self, staged: StagedObject, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow
@@ -203,7 +203,7 @@ class TransferRuns:
         return recorded
 
     async def _fetch(self, row: TransferRow, retries: StoreRetries) -> tuple[StagedObject, str]:
-        """Stage the bytes. Returns them with the SHA-256 that they must have, or "" if nobody knows it."""
+        """Stage the bytes. Return them with the SHA-256 that they must have, or "" if none is known."""
         staged: StagedObject | None = None
         try:
             async with self._source.open(row.source) as found:
@@ -222,29 +222,29 @@ class TransferRuns:
                 staged = await self._store.stage(chunks, expected_size=found.size)
                 retries.staged()
         except BaseException:
-            # Closing the source can fail or be cancelled too, when all bytes are staged.
+            # The source's close can fail or be cancelled when all bytes are staged.
             if staged is not None:
-                await _quietly("discard staged bytes", staged.discard())
+                await _clean_up("discard staged bytes", staged.discard())
             raise
         finally:
             self._fetching.pop(row.model_uuid, None)
         return staged, expected
 
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
-        """Record what only the open source knows: the revision, and the file's name if nobody has named the model."""
+        """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
         if not row.name or found.revision != row.revision:
             name = served_name(found.name, row.model_uuid)
             opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
-            self.tell(await _until_written(opened))
+            self.broadcast(await _until_written(opened))
 
 
 def attempt_of(row: TransferRow) -> TransferAttempt:
-    """The attempt that a row is at."""
+    """Return the attempt that a row is at."""
     return TransferAttempt(row.model_uuid, row.attempt)
 
 
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:
-    """Take a step that writes to the database, and repeat it with a backoff while the database does not work."""
+    """Repeat a step that writes to the database, with a backoff, until it succeeds."""
     return await until_written(step, "write a transfer's state")
 
 
@@ -254,8 +254,8 @@ def _waiting(error: StoreError, row: TransferRow) -> MeshError:
     return reason
 
 
-async def _quietly(name: str, work: Awaitable[None]) -> None:
-    """Clean up. What fails is removed by the store's next sweep and must not change how a transfer ends."""
+async def _clean_up(name: str, work: Awaitable[None]) -> None:
+    """Clean up. If it fails, the store's next sweep cleans up; the result of the transfer stays the same."""
     try:
         await work
     except StoreError as error:

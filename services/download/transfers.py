@@ -2,8 +2,8 @@
 
 Calls start and cancel transfers by changing the row; the worker reconciles its tasks with the rows (see `worker`).
 
-Invariant: every transition by a run names its attempt and its process. It changes nothing if the row belongs to a later attempt or to
-another process meanwhile. A claim that is not renewed for LEASE_SECONDS may be taken over by another process.
+Invariant: every transition by a run names its attempt and its process. It changes nothing if the row has a later attempt or belongs to
+another process by then. Another process may take over a claim that is not renewed for LEASE_SECONDS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download.source_names import same_source, shown_source
 from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
 
-_LONGEST_MESSAGE = 2_000
+_MAX_MESSAGE = 2_000
 
 _LISTING = Listing("downloads", BY_TIME)
 _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
@@ -33,7 +33,7 @@ _SHOWN = TransferRow.hidden.is_(False)
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """A call for a transfer. An empty field means the value of the previous call, or the default."""
+    """A request for a transfer. An empty field means the value of the previous request, or the default."""
 
     model_uuid: str
     source: str = ""
@@ -43,7 +43,7 @@ class TransferRequest:
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
-    """Whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
+    """Return whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
     if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
@@ -53,14 +53,14 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
             f"{row.model_uuid} is or was fetched from {source}"
             + (f" with SHA-256 {known}" if known else "")
-            + ", which is not what is asked for now",
+            + ", which differs from this request",
             {"modelUuid": row.model_uuid, "source": source},
         )
     return False
 
 
 class Transfers:
-    """The rows. `clock` returns the time in UTC; `owner_id` is this process among those that share the tables."""
+    """The rows. `clock` returns the time in UTC; `owner_id` identifies this process among those that share the tables."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], owner_id: str) -> None:
         self._database = database
@@ -72,7 +72,7 @@ class Transfers:
         try:
             return await self._start(request)
         except IntegrityError:
-            # Another call inserted the row at the same moment: now compare with that row.
+            # Another call inserted the row at the same moment: compare with that row.
             return await self._start(request)
 
     async def _start(self, request: TransferRequest) -> TransferRow:
@@ -86,7 +86,7 @@ class Transfers:
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
             if row is None:
-                # Random, so that a run of a deleted row of the same model does not count for this one.
+                # Random, so that a run of a deleted row of the same model has another attempt than this row.
                 first = secrets.randbelow(2**30)
                 row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)
@@ -108,31 +108,31 @@ class Transfers:
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:
-        """The last transfer of a model; None if there is none."""
+        """Return the last transfer of a model; None if there is none."""
         async with self._database.read() as session:
             return await session.scalar(select(TransferRow).where(TransferRow.model_uuid == model_uuid, _SHOWN))
 
     async def get(self, model_uuid: str) -> TransferRow:
-        """The last transfer of a model. Raises DOWNLOAD_NOT_FOUND."""
+        """Return the last transfer of a model. Raises DOWNLOAD_NOT_FOUND."""
         row = await self.find(model_uuid)
         if row is None:
             raise _not_found(model_uuid)
         return row
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[TransferRow], str]:
-        """A page, newest first, and the token of the next page."""
+        """Return a page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(TransferRow).where(_SHOWN), _ORDER, backwards=True))).all()
         return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
 
     async def all(self) -> Sequence[TransferRow]:
-        """All transfers by time of request."""
+        """Return all transfers by time of request."""
         async with self._database.read() as session:
             return (await session.scalars(select(TransferRow).where(_SHOWN).order_by(TransferRow.create_time))).all()
 
     async def workable(self) -> Sequence[TransferRow]:
-        """The active transfers that this process runs or may claim, by time of request."""
+        """Return the active transfers that this process runs or may claim, by time of request."""
         query = select(TransferRow).where(*self._workable()).order_by(TransferRow.create_time)
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
@@ -145,22 +145,23 @@ class Transfers:
         """Extend the claims of this process."""
         async with self._database.begin() as session:
             await session.execute(
-                self._mine().values(claim_expires=moment(self._database, LEASE_SECONDS)),
+                self._own_claims().values(claim_expires=moment(self._database, LEASE_SECONDS)),
                 execution_options={"synchronize_session": False},
             )
 
     async def release(self) -> None:
-        """Release the claims of this process, so that another one, or the next one, starts the transfers again at once."""
+        """Release the claims of this process, so that another or the next process starts the transfers again at once."""
         async with self._database.begin() as session:
             await session.execute(
-                self._mine().values(claimed_by="", claim_expires=None), execution_options={"synchronize_session": False}
+                self._own_claims().values(claimed_by="", claim_expires=None),
+                execution_options={"synchronize_session": False},
             )
 
-    def _mine(self) -> Update:
+    def _own_claims(self) -> Update:
         return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
     async def cancel(self, model_uuid: str) -> TransferRow:
-        """Cancel a transfer; idempotent, and without effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
+        """Cancel a transfer. Idempotent, and without effect on a transfer that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await self._shown(session, model_uuid)
             if row.state in ACTIVE:
@@ -172,8 +173,8 @@ class Transfers:
     async def delete(self, model_uuid: str) -> TransferRow:
         """Remove the record of a transfer that has ended. Raises DOWNLOAD_NOT_FOUND, and DOWNLOAD_NOT_ENDED before its end.
 
-        The row of a model that is there is hidden until the model is fetched or deleted: its source tells a later request for the same
-        model from one for another, and repairs it.
+        If the model exists, the row is only hidden until the model is fetched or deleted: a later request is compared with its source, and
+        the source repairs the model.
         """
         async with self._database.begin() as session:
             row = await self._shown(session, model_uuid)
@@ -196,9 +197,9 @@ class Transfers:
         return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """Claim a transfer and begin at its first byte. `resume_count` rises if it was interrupted.
+        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted.
 
-        None if it ended, was started again by a caller, or is claimed by another process.
+        Return None if it ended, was started again by a caller, or is claimed by another process.
         """
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
@@ -219,10 +220,10 @@ class Transfers:
         """Whether other processes may work on the same tables."""
         return bool(self._database.schema)
 
-    async def hold_back(
+    async def requeue(
         self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
     ) -> TransferRow | None:
-        """Queue a transfer again, with an error that says what it waits for. With `keep`, only this process may begin it again."""
+        """Queue a transfer again, with an error that has the reason to wait. With `keep`, only this process may begin it again."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
@@ -231,7 +232,7 @@ class Transfers:
                 row.state = TransferState.QUEUED
                 row.bytes_done = 0
                 row.error_reason = name_of(error.reason)
-                row.error_message = error.message[:_LONGEST_MESSAGE]
+                row.error_message = error.message[:_MAX_MESSAGE]
                 row.claimed_by = self.owner_id if keep else ""
                 row.claim_expires = (
                     await session.scalar(select(moment(self._database, LEASE_SECONDS))) if keep else None
@@ -240,7 +241,7 @@ class Transfers:
             return row
 
     async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
-        """Write what the open source says: its revision, and the name of the model unless it has one."""
+        """Write the revision of the opened source, and the name of the model unless it has one."""
         async with self._database.begin() as session:
             row = await current(session, model_uuid, attempt, self.owner_id)
             if row is not None:
@@ -251,7 +252,7 @@ class Transfers:
     async def progress(
         self, model_uuid: str, attempt: int, *, done: int, total: int, verifying: bool = False
     ) -> TransferRow | None:
-        """Write the progress; with `verifying`, that all bytes are here."""
+        """Write the progress; `verifying` means that all bytes have arrived."""
         async with self._database.begin() as session:
             row = await current(session, model_uuid, attempt, self.owner_id)
             if row is not None and (verifying or row.state == TransferState.RUNNING):
@@ -261,20 +262,20 @@ class Transfers:
             return row
 
     async def fail(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
-        """End a transfer with the reason of an error."""
+        """End a transfer as failed, with the reason of an error."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
                 row.state = TransferState.FAILED
                 row.error_reason = name_of(error.reason)
-                row.error_message = error.message[:_LONGEST_MESSAGE]
+                row.error_message = error.message[:_MAX_MESSAGE]
                 row.update_time = self._clock()
             return row
 
 
 async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id: str) -> TransferRow | None:
-    """The locked row, if this attempt is active and claimed by this process; None otherwise."""
+    """Return the locked row if this attempt is active and claimed by this process; None otherwise."""
     row = await session.get(TransferRow, model_uuid, with_for_update=True)
     counts = row is not None and row.attempt == attempt and row.state in ACTIVE and row.claimed_by == owner_id
     return row if counts else None

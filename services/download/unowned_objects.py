@@ -1,11 +1,11 @@
-"""Objects in the store that no model has: those about to get a model, and those to be removed.
+"""Objects in the store that have no model: those that are about to get one, and those to be removed.
 
-Several processes may share the tables and the store, and any of them may be killed at any point. Two rules keep every model's object:
+Several processes may share the tables and the store, and any of them may be killed at any time. Two rules keep the object of every model:
 
 1. Each publication has a key of its own (`models/<sha256>-<copy>.gguf`), so a late removal can only remove that object. Models with the
    same bytes share one object: their records have the same key.
 2. A key without a record has a row in `unowned_object`. It gets a record only in a transaction that finds the row held by this process
-   and not marked as being removed. It is removed only after the mark. Of the two transactions, one comes first.
+   and not marked for removal. The object is removed only after the mark. The database orders the two transactions.
 
 Invariant: a model's record exists only while its object does.
 """
@@ -23,7 +23,7 @@ from services.download.tables import ModelRow, UnownedObjectRow
 
 
 class UnownedObjects:
-    """The rows of `unowned_object` and the objects that they name. `owner_id` is this process among those that share the tables."""
+    """The rows of `unowned_object` and their objects. `owner_id` identifies this process among those that share the tables."""
 
     def __init__(self, database: Database, store: ObjectStore, owner_id: str) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class UnownedObjects:
             )
 
     async def adopt(self, session: AsyncSession, key: str) -> bool:
-        """In the transaction that records a model with this key: whether the object is still there to be recorded."""
+        """Return whether the object can still be recorded. Called in the transaction that records a model with this key."""
         held = await session.get(UnownedObjectRow, key, with_for_update=True)
         if held is None or held.removing:
             return False
@@ -62,7 +62,7 @@ class UnownedObjects:
         return True
 
     async def disown(self, session: AsyncSession, key: str) -> None:
-        """In a transaction that has locked the bytes: note a key as unowned unless a record has it."""
+        """Note a key as unowned unless a record has it. Called in a transaction that has locked the bytes."""
         owners = await session.scalar(select(func.count()).select_from(ModelRow).where(ModelRow.object_key == key))
         if not owners:
             await session.merge(UnownedObjectRow(object_key=key, held_by="", held_until=None, removing=False))
@@ -101,9 +101,9 @@ class UnownedObjects:
 
 
 async def lock_bytes(database: Database, session: AsyncSession, sha256: str) -> None:
-    """Let one transaction at a time decide about objects with these bytes. A SQLite file has a single writer anyway.
+    """Make transactions that decide about objects with these bytes run one at a time. A SQLite file has a single writer anyway.
 
-    All who lock do so in the same order: the bytes, the transfer, the model.
+    All callers lock in the same order: the bytes, the transfer, the model.
     """
     if database.schema:
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))

@@ -1,6 +1,6 @@
 """Verification of bytes before they become a model, and the error reason for each way in which a transfer can fail.
 
-Hash and GGUF header are checked when all bytes are staged. `early_check` has checked the header before, while the bytes arrived.
+Hash and GGUF header are checked when all bytes are staged. `early_check` has already checked the header while the bytes arrived.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _mismatch(words: str, expected: object, actual: object) -> MeshError:
 
 
 async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
-    """Check hash and header of staged bytes. Returns the header; raises CONTENT_MISMATCH and MODEL_INVALID."""
+    """Check hash and header of staged bytes and return the header. Raises CONTENT_MISMATCH and MODEL_INVALID."""
     check_digest(staged.sha256, expected_sha256)
     metadata = await asyncio.to_thread(_read, staged)
     check_usable(metadata)
@@ -33,9 +33,9 @@ async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
 
 
 def check_usable(metadata: GgufMetadata) -> None:
-    """Raise MODEL_INVALID if a valid file is no model that can be served."""
+    """Raise MODEL_INVALID if a valid file is not a model that can be served."""
     if metadata.kind != "model":
-        raise _unusable(f"the file is of the kind {metadata.kind[:40]!r} and no model that could be served")
+        raise _unusable(f"the file is of the kind {metadata.kind[:40]!r}, which is not a model that can be served")
     if metadata.split_count > 1:
         raise _unusable(
             f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}: "
@@ -53,7 +53,7 @@ def _unusable(problem: str) -> MeshError:
 
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
-    """SOURCE_REFUSED for a source that may not be used."""
+    """Return SOURCE_REFUSED for a source that may not be used."""
     return MeshError(
         Reason.ERROR_REASON_SOURCE_REFUSED,
         str(error),
@@ -63,7 +63,7 @@ def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
 
 
 def transfer_error(error: Exception, shown_source: str) -> MeshError:
-    """The error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them."""
+    """Return the error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them."""
     match error:
         case MeshError():
             return error

@@ -1,13 +1,13 @@
 """The worker: decides which transfers run in this process, and starts and stops them.
 
-Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts what is active and has no task, and cancels
-tasks whose row has moved on (cancelled, started again, taken over). A call that changed a row, an ended task, a wait that is over and a
-change of the store's health wake it; without any, it runs every LOOK_SECONDS, so a missed wake-up costs seconds. It runs one pass at a
-time, because two passes would start the same row twice. After a restart, interrupted rows are found like any others.
+Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts a task for each active row without one, and
+cancels the tasks whose row has changed (cancelled, started again, taken over). It is woken by a call that changed a row, the end of a task,
+the end of a wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. It runs one
+pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all others.
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
-Invariant: at most MAX_RUNNING transfers run. A process whose own store cannot be used fails no transfer that another process might run.
+Invariant: at most MAX_RUNNING transfers run. A process whose own store fails does not fail a transfer that another process might run.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
 
 MAX_RUNNING = 3
-"""Transfers that run at the same time; more would only share the same network and disk."""
-LOOK_SECONDS = 5.0
-"""Interval at which the rows are read without a wake-up, and progress is written to them."""
-TELL_SECONDS = 0.5
-"""Interval at which watchers are told of progress."""
+"""Maximum number of transfers that run at the same time; more would only share the same network and disk."""
+POLL_SECONDS = 5.0
+"""Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
+BROADCAST_SECONDS = 0.5
+"""Seconds between two broadcasts of progress."""
 SWEEP_SECONDS = 60.0
-"""Interval at which objects without a record are removed, and the waits of ended attempts dropped."""
+"""Seconds between two sweeps, which remove objects without a record and drop the waits of ended attempts."""
 
 
 class Worker:
@@ -52,16 +52,16 @@ class Worker:
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
-        """Models whose task was cancelled; watchers are yet to be told how their rows stand."""
+        """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._held: set[tuple[str, int, str]] = set()
-        """Attempts whose rows say already which problem of the store they wait for."""
+        """Attempts whose rows already have the store's problem as their message."""
         self._prepared = False
         self._background = [
             BackgroundTask(
-                "follow transfers", self._follow_rows, report_failure, every=LOOK_SECONDS, sleep=sleep_or(self._wake)
+                "follow transfers", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
             ),
-            BackgroundTask("tell progress", runs.tell_progress, report_failure, every=TELL_SECONDS),
-            BackgroundTask("write progress", runs.write_progress, report_failure, every=LOOK_SECONDS),
+            BackgroundTask("broadcast progress", runs.broadcast_progress, report_failure, every=BROADCAST_SECONDS),
+            BackgroundTask("write progress", runs.write_progress, report_failure, every=POLL_SECONDS),
             BackgroundTask(
                 "renew claims", self._renew_claims, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
             ),
@@ -74,18 +74,18 @@ class Worker:
         self._wake.set()
 
     def progress(self, model_uuid: str) -> Progress | None:
-        """How far a transfer is that is fetched now."""
+        """Return the progress of a transfer that is being fetched; None if it is not."""
         return self._runs.progress(model_uuid)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start to work."""
         self._health.on_change(self._wake.set)
         self._health.start()
         for task in self._background:
             task.start()
 
     async def close(self) -> None:
-        """Stop every transfer and release its claim, so that another process, or the next one, starts it again."""
+        """Stop every transfer and release its claim, so that another or the next process starts it again."""
         await asyncio.gather(self._health.close(), *(task.close() for task in self._background))
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
@@ -99,7 +99,7 @@ class Worker:
     async def _follow_rows(self) -> None:
         self._wake.clear()
         while self._stopped:
-            await self._tell_end(self._stopped.pop())
+            await self._broadcast_end(self._stopped.pop())
         rows = await self._transfers.workable()
         wanted = {attempt_of(row) for row in rows}
         for model_uuid, (number, task) in self._tasks.items():
@@ -121,28 +121,28 @@ class Worker:
                 self._tasks[row.model_uuid] = (row.attempt, task)
                 task.add_done_callback(partial(self._end, row.model_uuid))
 
-    async def _tell_end(self, model_uuid: str) -> None:
-        """Tell watchers how a stopped transfer stands: its last progress may have been told after its row moved on."""
+    async def _broadcast_end(self, model_uuid: str) -> None:
+        """Broadcast the state of a stopped transfer: its last progress may have been broadcast after its row changed."""
         try:
             stopped = await self._transfers.find(model_uuid)
         except BaseException:
             self._stopped.add(model_uuid)
             raise
-        self._runs.tell_end(model_uuid, stopped)
+        self._runs.broadcast_end(model_uuid, stopped)
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
-        """While the store cannot be used: write to each row that has no task what it waits for, or fail it if waiting does not help."""
+        """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""
         error = self._health.problem
         if error is None or self._health.check_pending:
             return
-        hopeless = self._health.denied or self._health.away_seconds > transfer_run.STORE_PATIENCE_SECONDS
+        hopeless = self._health.denied or self._health.outage_seconds > transfer_run.STORE_PATIENCE_SECONDS
         for row in rows:
             if row.model_uuid in self._tasks:
                 continue
             if hopeless and (row.claimed_by == self._transfers.owner_id or not self._transfers.shared):
                 await self._runs.fail(row, error)
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
-                await self._runs.hold_back_for_store(row, error)
+                await self._runs.requeue_for_store(row, error)
                 self._held.add(key)
 
     def _may_begin(self, row: TransferRow) -> bool:
@@ -156,7 +156,7 @@ class Worker:
         if task.cancelled():
             self._stopped.add(model_uuid)
         elif error := task.exception():
-            # Even the failure could not be written: the row is still active, so the next pass starts it again.
+            # The failure could not be written either: the row is still active, so the next pass starts it again.
             log.error("transfer not settled", model_uuid=model_uuid, error=str(error))
             return
         self._wake.set()
@@ -172,7 +172,7 @@ class Worker:
             await self._objects.sweep()
 
     async def _forget_waits(self) -> None:
-        """Drop the waits of attempts that this worker did not end: they were cancelled, deleted or ended by another process."""
+        """Drop the waits of attempts that this worker did not end: attempts that were cancelled, deleted or ended by another process."""
         for attempt in self._waits.attempts():
             row = await self._transfers.find(attempt.model_uuid)
             if row is None or attempt_of(row) != attempt or row.state not in ACTIVE:
@@ -180,6 +180,6 @@ class Worker:
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel a transfer once: a second cancellation would interrupt the clean-up after the first."""
+    """Cancel a transfer once: a second cancellation would interrupt the cleanup after the first."""
     if not task.cancelling():
         task.cancel()

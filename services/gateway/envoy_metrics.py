@@ -1,8 +1,8 @@
 """Which of Envoy's statistics the mesh exposes as metrics, and under which names.
 
-Envoy names what it counts after its configuration. `envoy/listeners/inference.yaml` has it count answers by cluster; here a cluster
-becomes the labels `server` or `model`, microseconds become seconds, and what OpenTelemetry has a name for (semantic conventions for
-generative AI, in development) gets that name. Invariant: a family that is not in the tables below is not told.
+Envoy names its statistics after its configuration: `envoy/listeners/inference.yaml` makes it count answers by cluster. This module turns a
+cluster into the label `server` or `model`, and microseconds into seconds. A name that OpenTelemetry's semantic conventions for generative
+AI (in development) define is used as it is there. Invariant: a family that is not in the tables below is not exposed.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ PATH = "/stats/prometheus"
 _ANSWERS = {
     "envoy_llamesh_request_duration": (
         "gen_ai_server_request_duration_seconds",
-        "From the first byte of a request to the last of its answer, waiting for an engine included.",
+        "Seconds from the first byte of a request to the last byte of its answer, including the wait for an engine.",
     ),
     "envoy_llamesh_time_to_first_token": (
         "gen_ai_server_time_to_first_token_seconds",
-        "From the first byte of a request to the first of a streamed answer, waiting for an engine included.",
+        "Seconds from the first byte of a request to the first byte of a streamed answer, including the wait for an engine.",
     ),
     "envoy_llamesh_time_per_output_token": (
         "gen_ai_server_time_per_output_token_seconds",
-        "Between two tokens of a streamed answer, after the first.",
+        "Seconds between two tokens of a streamed answer, after the first token.",
     ),
 }
 _TOKENS = {"envoy_llamesh_input_tokens": "input", "envoy_llamesh_output_tokens": "output"}
 _FRONT_DOOR = {
-    "envoy_http_downstream_rq_xx": ("llamesh_front_door_requests", "Requests by the first digit of their answer's status."),
-    "envoy_http_downstream_rq_active": ("llamesh_front_door_requests_active", "Requests that are running."),
-    "envoy_http_downstream_cx_active": ("llamesh_front_door_connections_active", "Connections that are open."),
+    "envoy_http_downstream_rq_xx": ("llamesh_front_door_requests", "Requests by the first digit of the response status."),
+    "envoy_http_downstream_rq_active": ("llamesh_front_door_requests_active", "Requests in progress."),
+    "envoy_http_downstream_cx_active": ("llamesh_front_door_connections_active", "Open connections."),
     "envoy_cluster_upstream_rq_xx": ("llamesh_upstream_requests", "Requests to engines, members and the waker, by status."),
-    "envoy_cluster_upstream_rq_active": ("llamesh_upstream_requests_active", "Requests that engines and members work on."),
+    "envoy_cluster_upstream_rq_active": ("llamesh_upstream_requests_active", "Requests in progress at engines and members."),
     "envoy_cluster_upstream_rq_pending_active": ("llamesh_upstream_requests_waiting", "Requests that wait in Envoy."),
-    "envoy_cluster_upstream_rq_retry": ("llamesh_upstream_retries", "Requests that Envoy sent again."),
+    "envoy_cluster_upstream_rq_retry": ("llamesh_upstream_retries", "Requests that Envoy retried."),
     "envoy_server_memory_allocated": ("llamesh_envoy_memory_allocated_bytes", "Memory that Envoy uses."),
-    "envoy_server_uptime": ("llamesh_envoy_uptime_seconds", "Since Envoy's start."),
+    "envoy_server_uptime": ("llamesh_envoy_uptime_seconds", "Seconds since Envoy started."),
     "envoy_control_plane_connected_state": ("llamesh_envoy_control_plane_connected", "1 while the controller configures Envoy."),
-    "envoy_listener_manager_lds_update_rejected": ("llamesh_envoy_rejected_updates", "Configurations of listeners that Envoy refused."),
+    "envoy_listener_manager_lds_update_rejected": ("llamesh_envoy_rejected_updates", "Listener updates that Envoy rejected."),
 }  # fmt: skip
 
 QUERY: Mapping[str, str] = {
@@ -51,13 +51,13 @@ QUERY: Mapping[str, str] = {
     r"|cluster\..*\.upstream_rq_([1-5]xx|active|pending_active|retry)$"
     r"|server\.(memory_allocated|uptime)$|control_plane\.connected_state$|listener_manager\.lds\.update_rejected$)",
 }
-"""What Envoy is asked for: all that the tables name."""
+"""Parameters of the request to Envoy: they select the statistics in the tables above."""
 
 _STREAM = "text/event-stream"
 
 
-def told(families: Iterable[Metric]) -> Iterator[Metric]:
-    """The families that are told, of those that Envoy gives."""
+def exposed(families: Iterable[Metric]) -> Iterator[Metric]:
+    """Select and rename the families that the mesh exposes."""
     tokens = Metric("gen_ai_client_token_usage_tokens", "Tokens of prompts and answers.", "counter")
     for family in families:
         if family.name in _ANSWERS:
@@ -73,12 +73,12 @@ def told(families: Iterable[Metric]) -> Iterator[Metric]:
 
 
 def _streamed(family: Metric) -> Metric:
-    """Only what was streamed: another answer comes as a whole, and its first byte says nothing of the first token."""
+    """Return only the samples of streamed answers: the first byte of any other answer says nothing about the first token."""
     return with_samples(family, [each for each in family.samples if each.labels.get("content", "").startswith(_STREAM)])
 
 
 def _by_target(family: Metric) -> Metric:
-    """Labels of ours in place of Envoy's: what a cluster is for, whether an answer was streamed, the listener, the status."""
+    """Replace Envoy's labels by the mesh's: target of the cluster, streamed or not, listener, class of the status."""
     return with_samples(family, [each._replace(labels=_labels(each.labels)) for each in family.samples])
 
 

@@ -1,10 +1,10 @@
-"""A fair queue (start-time fair queueing) for work that few can do at a time: groups take turns, so no group can block the others.
+"""A fair queue (start-time fair queueing) for work with few slots: groups take turns, so no group can block the others.
 
-A caller of `turn` gets a free slot at once or waits in a future. Whoever gives a slot back passes it to the next waiter, in the same step
-of the event loop, so a slot is never free while somebody waits.
+A caller of `turn` gets a free slot at once or waits in a future. The caller that returns a slot passes it to the next waiter in the same
+step of the event loop, so a slot is never free while a caller waits.
 
-Invariants: memory is bounded. The first request of a group comes before the second of any other. Known callers do not wait behind
-strangers, nor do they starve them: every other slot goes to a stranger if one waits.
+Invariants: memory is bounded. The first request of a group comes before the second request of any other group. Known callers do not wait
+behind unknown ones and do not starve them: every other slot goes to an unknown caller if one waits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import count
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who requests a slot."""
+    """A caller that requests a slot."""
 
     group: Hashable
     """Requesters with the same group share its slots."""
@@ -27,14 +27,14 @@ class Requester:
 
 
 class QueueFullError(Exception):
-    """Too many wait. Requesters whose groups have the most slots before them are refused first, strangers before known ones."""
+    """The queue is full. Requesters whose groups have the most slots before them are refused first, unknown before known ones."""
 
 
 @dataclass(slots=True)
 class _Waiter:
     requester: Requester
     start: int
-    """Virtual start time: the number of slots that its group gets before."""
+    """Virtual start time: the number of slots that its group gets before this one."""
     number: int
     turn: asyncio.Future[None]
 

@@ -52,14 +52,14 @@ class Feeds:
             async for item in stream:
                 match item.WhichOneof("change"):
                     case "server":
-                        listing.saw(KIND_SERVERS, item.server.server_uuid)
+                        listing.add(KIND_SERVERS, item.server.server_uuid)
                         self._hub.put(KIND_SERVERS, item.server.server_uuid, item.server)
                     case "removed":
                         self._hub.remove(KIND_SERVERS, item.removed.server_uuid, item.removed)
                     case "synced":
                         listing.end()
         except grpc.aio.AioRpcError as error:
-            listing.broke("controller", error)
+            listing.fail("controller", error)
 
     async def _read_catalogue(self) -> None:
         listing = _Listing(self._hub, KIND_DOWNLOADS, KIND_MODELS)
@@ -68,10 +68,10 @@ class Feeds:
             async for item in stream:
                 match item.WhichOneof("change"):
                     case "download":
-                        listing.saw(KIND_DOWNLOADS, item.download.model_uuid)
+                        listing.add(KIND_DOWNLOADS, item.download.model_uuid)
                         self._hub.put(KIND_DOWNLOADS, item.download.model_uuid, item.download)
                     case "model":
-                        listing.saw(KIND_MODELS, item.model.model_uuid)
+                        listing.add(KIND_MODELS, item.model.model_uuid)
                         self._hub.put(KIND_MODELS, item.model.model_uuid, item.model)
                     case "removed_model_uuid":
                         # The record of a download is removed with its model.
@@ -82,7 +82,7 @@ class Feeds:
                     case "synced":
                         listing.end()
         except grpc.aio.AioRpcError as error:
-            listing.broke("download", error)
+            listing.fail("download", error)
 
 
 class _Listing:
@@ -94,7 +94,7 @@ class _Listing:
         self._seen: set[Key] = set()
         self.ended = False
 
-    def saw(self, kind: Kind, name: str) -> None:
+    def add(self, kind: Kind, name: str) -> None:
         if not self.ended:
             self._seen.add((kind, name))
 
@@ -107,7 +107,7 @@ class _Listing:
         self._seen.clear()
         self._hub.set_synced(self._kinds)
 
-    def broke(self, member: str, error: grpc.aio.AioRpcError) -> None:
+    def fail(self, member: str, error: grpc.aio.AioRpcError) -> None:
         """Raise the error of a stream that ended before `synced`. A later end is a restart of the other service, which is no failure."""
         if not self.ended:
             raise error

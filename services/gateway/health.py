@@ -20,7 +20,7 @@ from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.members import Members
 
 PATIENCE = 1.0
-"""Deadline of the answer of one component in seconds."""
+"""Seconds that one component may take to answer."""
 
 FRESH = 1.0
 """Seconds for which a report is cached."""
@@ -36,7 +36,7 @@ State: TypeAlias = gateway_pb2.HealthState.ValueType
 
 
 class _NotSaidYetError(Exception):
-    """A member answers, but has not yet reported one of its dependencies."""
+    """A member answers, but it has not yet reported one of its dependencies."""
 
 
 class HealthReporter:
@@ -74,7 +74,7 @@ class HealthReporter:
         )
 
     def _or_starting(self, component: gateway_pb2.ComponentHealth) -> gateway_pb2.ComponentHealth:
-        """The component; STARTING instead of DOWN if it has not answered since the gateway started a moment ago."""
+        """Return the component, with STARTING instead of DOWN if it has not answered since the gateway started a moment ago."""
         if component.status == gateway_pb2.HEALTH_STATE_OK:
             self._answered.add(component.name)
         young = self._clock() - self._began < START_SECONDS

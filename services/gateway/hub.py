@@ -4,8 +4,8 @@ Each change gets a sequence number. A reader stores only the last number it has 
 walks back from the newest. `Feeds` writes changes; each `Watches.watch` waits in `wait_beyond`, which the next change wakes, and reads with
 `changed_since`. Everything runs in one event loop, so no lock is needed.
 
-Invariant: readers need no memory here, a slow reader gets the latest state of each object instead of every step, and the cost of reading
-depends on the number of changes, not of objects.
+Invariants: the hub stores nothing for each reader; a slow reader gets the latest state of each object instead of every step; the cost of
+reading depends on the number of changes, not on the number of objects.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Key: TypeAlias = tuple[Kind, str]
 
 @dataclass(frozen=True, slots=True)
 class HubEntry:
-    """The latest state of an object, or its last one before it was removed."""
+    """The latest state of an object, or its last state before it was removed."""
 
     sequence: int
     object: Object

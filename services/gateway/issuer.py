@@ -1,6 +1,6 @@
 """Issues tokens: login tokens for users, and the tokens of their keys. Envoy verifies tokens and passes the claims on.
 
-Invariants: a token never grants more than its user's present role and contract do, whatever the token that asks for it says. Issuer,
+Invariants: a token never grants more than its user's present role and contract do, even if the token that requests it carries more. Issuer,
 audience, times and ids are set here, never by the caller.
 """
 
@@ -44,7 +44,7 @@ class Login:
 
 
 class Issuer:
-    """Issues tokens. `lifetime` is that of login tokens, `new_id` makes their ids."""
+    """Issues tokens. `lifetime` is the lifetime of login tokens; `new_id` makes the ids of tokens."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Issuer:
         Raises:
             MeshError: SCOPE_MISSING if the user's present role does not grant this; else as in `Users.hold`.
         """
-        # The token that asks may be older than the user's present rights: no key may outlast a right that was taken away.
+        # The token in the request may be older than the user's present rights: no key may outlast a right that was taken away.
         user = await self._users.hold(username, uid, lifetime)
         role = as_role(user.role)
         for scope in grant.scopes:

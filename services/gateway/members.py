@@ -29,7 +29,7 @@ class Members:
     health: dict[str, health_pb2_grpc.HealthStub]
     """grpc.health of each member by name."""
     metrics: dict[str, metrics_pb2_grpc.MetricsServiceAsyncStub]
-    """The numbers of each member by name."""
+    """The metrics of each member by name."""
 
     def __init__(self, settings: Settings) -> None:
         self.channels: dict[str, grpc.aio.Channel] = {

@@ -20,7 +20,7 @@ from llamesh.v1 import gateway_pb2
 from services.gateway.health import HealthReporter
 
 MAX_WATCHES = 64
-"""Most open watches of all callers together."""
+"""Maximum number of open watches of all callers together."""
 EVERY = 1.0
 """Seconds between two checks of a watch."""
 SERVICES = {
@@ -29,7 +29,7 @@ SERVICES = {
     "llamesh.v1.DownloadService": "download",
     "llamesh.v1.QuantService": "quant",
 }
-"""Public services and the members that have them; a mesh need not have the last."""
+"""Public services and the members that serve them. A mesh may run without the last one."""
 
 _USABLE = (gateway_pb2.HEALTH_STATE_OK, gateway_pb2.HEALTH_STATE_DEGRADED)
 

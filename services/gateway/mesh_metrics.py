@@ -1,7 +1,7 @@
 """The metrics of the whole mesh: collected from the gateway itself, the other members and Envoy, and returned as one text.
 
-Every source is asked at the same time, and each has PATIENCE seconds. Invariant: a source that fails is left out, and `llamesh_up` of
-that source is 0; the answer never fails because of it.
+All sources are queried at the same time, and each has PATIENCE seconds to answer. Invariant: the scrape never fails because of a source. A
+source that fails is left out, and its `llamesh_up` is 0.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from services.gateway import envoy_metrics
 from services.gateway.members import Members
 
 PATIENCE = 2.0
-"""Seconds that a source may take for its answer."""
-MOST_BYTES = 16 << 20
-"""Most bytes of Envoy's statistics: some 10,000 servers. More is not read, and Envoy counts as a source that fails."""
+"""Seconds that one source may take to answer."""
+MAX_BYTES = 16 << 20
+"""Maximum size of Envoy's statistics, enough for about 10,000 servers. If they are larger, Envoy counts as a source that fails."""
 
 _FAILURES = (grpc.aio.AioRpcError, aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
@@ -39,7 +39,7 @@ class MeshMetrics:
         self._turn = asyncio.Lock()
 
     async def collect(self) -> bytes:
-        """The metrics in Prometheus' text format. One scrape at a time: more would ask every engine more often."""
+        """Return the metrics in Prometheus' text format. One scrape runs at a time: parallel ones would query engines more often."""
         async with self._turn:
             sources: Mapping[str, Awaitable[Sequence[Metric]]] = {
                 "gateway": self._gateway(),
@@ -50,7 +50,7 @@ class MeshMetrics:
                 "envoy": self._envoy(),
             }
             answers = await asyncio.gather(*(self._within_patience(name, ask) for name, ask in sources.items()))
-        up = GaugeMetricFamily("llamesh_up", "Whether a part of the mesh told its numbers.", labels=("source",))
+        up = GaugeMetricFamily("llamesh_up", "Whether a part of the mesh returned its metrics.", labels=("source",))
         for name, answer in zip(sources, answers, strict=True):
             up.add_metric((name,), 0 if answer is None else 1)
         return merged([up, *(family for answer in answers for family in answer or ())])
@@ -60,7 +60,7 @@ class MeshMetrics:
             async with asyncio.timeout(PATIENCE):
                 return await ask
         except _FAILURES as error:
-            log.warning("no numbers", source=name, error=str(error))
+            log.warning("a source returned no metrics", source=name, error=str(error))
             return None
 
     async def _gateway(self) -> Sequence[Metric]:
@@ -76,12 +76,12 @@ class MeshMetrics:
             client.get(envoy_metrics.PATH, params=envoy_metrics.QUERY) as answer,
         ):
             answer.raise_for_status()
-            text = await answer.content.read(MOST_BYTES + 1)
-            while len(text) <= MOST_BYTES and (more := await answer.content.read(MOST_BYTES)):
+            text = await answer.content.read(MAX_BYTES + 1)
+            while len(text) <= MAX_BYTES and (more := await answer.content.read(MAX_BYTES)):
                 text += more
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"Envoy has more than {MOST_BYTES} bytes of numbers")
-        return list(envoy_metrics.told(parsed(text)))
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"Envoy's statistics have more than {MAX_BYTES} bytes")
+        return list(envoy_metrics.exposed(parsed(text)))
 
 
 def _of_member(name: str, families: Iterable[Metric]) -> Sequence[Metric]:

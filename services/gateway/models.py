@@ -8,7 +8,7 @@ from llamesh.v1 import controller_pb2, download_pb2, model_pb2
 from services.gateway.members import Members
 
 NAMED_SERVERS = 10
-"""Most servers that the refusal of a deletion names."""
+"""Maximum number of servers that the refusal of a deletion names."""
 
 
 class Models:

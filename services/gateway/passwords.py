@@ -17,7 +17,7 @@ AT_ONCE = 2
 """Hashes that are computed at the same time: bounds their memory to twice 64 MiB."""
 
 WAITING = 64
-"""Hashes that may wait; more are refused with TOO_MANY_LOGINS. the queue is fair between networks (fair_queue.py)."""
+"""Hashes that may wait; more are refused with TOO_MANY_LOGINS. The queue is fair between networks (fair_queue.py)."""
 
 MEMBER = Requester("members", known=True)
 """Requester of hashes for authenticated callers, and for the first administrator."""
@@ -29,7 +29,7 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
         self._queue = FairQueue(AT_ONCE, WAITING)
-        self._nobodys = self._hasher.hash("the password of nobody")
+        self._no_user = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
@@ -40,7 +40,7 @@ class Passwords:
 
         Return None if it is wrong, else the hash to store, which is a new one if the cost was raised.
         """
-        right = await self._in_turn(password, kept or self._nobodys, requester)
+        right = await self._in_turn(password, kept or self._no_user, requester)
         return right if kept else None
 
     async def _in_turn(self, password: str, kept: str | None, requester: Requester) -> str | None:

@@ -20,7 +20,7 @@ def wanted_etag(field: str, context: Context) -> str:
 
     Raises:
         MeshError: INVALID_FIELD if the header is malformed, has several etags, or differs from the field; ETAG_MISMATCH if the etag is
-            weak or empty, which no resource has.
+            weak or empty, because no resource has such an etag.
     """
     headers = [str(value) for key, value in context.invocation_metadata() or () if key == CONDITION_HEADER]
     if not headers:

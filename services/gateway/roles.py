@@ -6,10 +6,10 @@ from llamesh.v1 import gateway_pb2
 
 
 def as_role(number: int) -> gateway_pb2.Role.ValueType:
-    """The role that a number in the database stands for."""
+    """Return the role that a number in the database stands for."""
     return gateway_pb2.Role.Value(gateway_pb2.Role.Name(gateway_pb2.Role.ValueType(number)))
 
 
 def role_claim(number: int) -> str:
-    """A role as tokens carry it: "admin", "user" or "inference"."""
+    """Return the role as tokens carry it: "admin", "user" or "inference"."""
     return gateway_pb2.Role.Name(as_role(number)).removeprefix("ROLE_").lower()

@@ -1,7 +1,7 @@
 """Creates, changes and stops servers: asks the contract service whether a server is allowed, then declares it at the controller.
 
 Invariant: nothing is declared or changed without a check by the contract service, and a change applies only to the state that was checked
-(etag). The gateway stores nothing: the controller knows what a request_id has declared, after a restart and in all replicas.
+(etag). The gateway stores nothing: the controller stores which server each request_id has declared, across restarts and replicas.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ STOP_MARGIN = 10.0
 """Seconds that a stop may take in addition to the drain."""
 
 CHANGE_ATTEMPTS = 5
-"""Attempts to check and make a change, if others change the server at the same time."""
+"""Attempts to check and make a change if other callers change the server at the same time."""
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
-"""Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single one."""
+"""Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single field."""
 
 
 class Servers:
@@ -87,7 +87,7 @@ class Servers:
     async def update(self, server_uuid: str, changes: server_pb2.ServerChanges, etag: str) -> server_pb2.Server:
         """Check the changed server as a new one would be, then change it.
 
-        Raises ETAG_MISMATCH if the server has another etag, or if others keep changing it.
+        Raises ETAG_MISMATCH if the server has another etag, or if other callers keep changing it.
         """
         attempts = 1 if etag else CHANGE_ATTEMPTS
         for attempt in range(attempts):
@@ -103,7 +103,7 @@ class Servers:
         raise AssertionError("the last attempt returns or raises")
 
     async def _change(self, present: server_pb2.Server, changes: server_pb2.ServerChanges) -> server_pb2.Server:
-        """Check a server as it would be after a change, and change it; ETAG_MISMATCH if it changes in between."""
+        """Check a server as it would be after a change, and change it; ETAG_MISMATCH if the server changes between the two."""
         checked = await self._check(check_of_change(present.server_uuid, present.spec, changes))
         wanted = server_pb2.ServerChanges()
         wanted.CopyFrom(changes)
@@ -229,11 +229,11 @@ def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> st
 
 def digest_of(request: gateway_pb2.ServeRequest) -> str:
     """Return the digest of a request without its request_id; missing fields count as their defaults."""
-    said = json_format.MessageToDict(request, preserving_proto_field_name=True)
-    said.pop("request_id", None)
-    said.setdefault("replicas", 1)
-    said.setdefault("namespace", DEFAULT_NAMESPACE)
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    fields = json_format.MessageToDict(request, preserving_proto_field_name=True)
+    fields.pop("request_id", None)
+    fields.setdefault("replicas", 1)
+    fields.setdefault("namespace", DEFAULT_NAMESPACE)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _changed_since(present: server_pb2.Server, etag: str) -> MeshError:

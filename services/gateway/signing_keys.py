@@ -78,7 +78,7 @@ class Signer(Protocol):
         """Return the keys that verify tokens now."""
 
     async def public_keys(self) -> Sequence[Mapping[str, str]]:
-        """Return those of them that are not secret."""
+        """Return the keys of the key set that are not secret."""
 
     async def rotate(self) -> None:
         """Replace old keys and delete unused ones."""
@@ -109,7 +109,7 @@ class SharedSecret:
 
 
 class KeyPairs:
-    """EdDSA or RS256 key pairs in the database, encrypted with `secret`. `now` is the clock, `new_id` makes names of keys.
+    """EdDSA or RS256 key pairs in the database, encrypted with `secret`. `now` is the clock; `new_id` makes the names of keys.
 
     During an outage of the database, the keys that were read last stay published.
     """

@@ -1,12 +1,12 @@
-"""The standings of users: versions of their rights, and the ended ones that Envoy must check.
+"""The standings of users: versions of their rights, and the ended standings that Envoy must check.
 
 A token contains its user's standing at the time it was made. The standing increases with each change of role, contract, state or password.
-The earlier one is published as ended until its last token has expired: Envoy asks Admission about tokens with an ended standing.
+The earlier standing is published as ended until its last token has expired. Envoy asks Admission about tokens with an ended standing.
 
 A change runs in `changing`, which sets an event; each watch waits for that event, or RESYNC_SECONDS for changes by other gateways, reads
 everything if the counter of changes has moved, and sends the difference to its reader.
 
-Invariant: watchers of this process get a change at once, a change by another gateway on the same database within RESYNC_SECONDS.
+Invariant: watchers of this process get a change at once; they get a change by another gateway on the same database within RESYNC_SECONDS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from services.gateway.tables import User
 RESYNC_SECONDS = 1.0
 """Seconds between two checks for changes by another gateway on the same database."""
 BATCH = 1000
-"""Most users, or ended standings, in one message of a watch."""
+"""Maximum number of users, or of ended standings, in one message of a watch."""
 
 
 class EndedRow(Base):
@@ -70,7 +70,7 @@ class Standings:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
-        # A SQLite file belongs to one process: nobody else changes users in it.
+        # A SQLite file belongs to one process: no other process changes users in it.
         self._feed = ChangeFeed(self._read, RESYNC_SECONDS if database.schema else None)
         self._present = _Present()
         self._turn = asyncio.Lock()
@@ -112,15 +112,15 @@ class Standings:
 
     async def watch(self) -> AsyncIterator[gateway_pb2.WatchStandingsResponse]:
         """Yield everything, then each change; see the contract. Ends after `LISTED_FOR`, so that the next watch drops expired items."""
-        told = _Present()
+        sent = _Present()
         until = self._now() + LISTED_FOR
         synced = False
         async for present in self._feed.states():
             if synced and self._now() >= until:
                 return
-            for message in _difference(told, present):
+            for message in _difference(sent, present):
                 yield message
-            told = present
+            sent = present
             if not synced:
                 synced = True
                 yield gateway_pb2.WatchStandingsResponse(synced=True)
@@ -162,11 +162,11 @@ def encoded(user: User) -> gateway_pb2.Standing:
     return result
 
 
-def _difference(told: _Present, present: _Present) -> Iterable[gateway_pb2.WatchStandingsResponse]:
-    if told.number == present.number:
+def _difference(sent: _Present, present: _Present) -> Iterable[gateway_pb2.WatchStandingsResponse]:
+    if sent.number == present.number:
         return
-    gone = [gateway_pb2.Standing(uid=uid, deleted=True) for uid in told.users if uid not in present.users]
-    changed = [user for uid, user in present.users.items() if told.users.get(uid) != user]
-    users, ended = gone + changed, sorted(present.ended - told.ended)
+    gone = [gateway_pb2.Standing(uid=uid, deleted=True) for uid in sent.users if uid not in present.users]
+    changed = [user for uid, user in present.users.items() if sent.users.get(uid) != user]
+    users, ended = gone + changed, sorted(present.ended - sent.ended)
     for start in range(0, max(len(users), len(ended)), BATCH):
         yield gateway_pb2.WatchStandingsResponse(users=users[start : start + BATCH], ended=ended[start : start + BATCH])

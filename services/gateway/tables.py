@@ -17,7 +17,7 @@ class User(Base):
 
     username: Mapped[str] = mapped_column(String(64), primary_key=True)
     uid: Mapped[str] = mapped_column(String(64), unique=True)
-    """A later user with the same name has another one."""
+    """Id of the user; a later user with the same name has another id."""
     role: Mapped[int]
     contract_id: Mapped[str] = mapped_column(String(64))
     disabled: Mapped[bool]

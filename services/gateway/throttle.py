@@ -1,10 +1,10 @@
-"""Throttles password guessing: after some failures, a user name has to wait at the address that failed, and so has the address.
+"""Throttles password guessing: after some failures, a user name has to wait at the address that failed, and so has the whole address.
 
 An attempt waits in `attempt` until it may begin, counts as running while the password is checked, and wakes the waiting attempts at its
 end. Only attempts of one address wait for each other.
 
 Invariants: failures at other addresses never lock a user out, and no lock lasts for ever (fair_queue.py shares the hashing). An attempt
-counts before its password is checked, so concurrent guesses are no more than consecutive ones. Memory is bounded for any names.
+counts before its password is checked, so concurrent guessing is no faster than sequential guessing. Memory is bounded for any names.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from llamesh.kit.errors import MeshError, Reason
 from services.gateway.fair_queue import Requester
 
 FREE_FAILURES = 5
-"""Failures of a name at an address without a pause: people mistype."""
+"""Failures of a name at an address that cause no pause: people mistype."""
 
 FREE_FAILURES_OF_ADDRESS = 20
-"""Failures of all names at an address without a pause: people share addresses."""
+"""Failures of all names at an address that cause no pause: people share addresses."""
 
 FREE_FAILURES_OF_SITE = 100
-"""Failures of all addresses of an IPv6 /48 without a pause: one owner may have all of it, or share it."""
+"""Failures of all addresses of an IPv6 /48 that cause no pause: the network may belong to one owner or to many."""
 
 FIRST_PAUSE = 1.0
-"""Pause in seconds after the first failure above these numbers; doubled with each further one."""
+"""Pause in seconds after the first failure above these numbers; each further failure doubles it."""
 
 LONGEST_PAUSE = 60.0
 """Longest pause in seconds."""
@@ -40,10 +40,10 @@ FORGOTTEN_AFTER = 900.0
 """Seconds without a failure after which earlier ones no longer count."""
 
 REMEMBERED = 10_000
-"""Most records of names at addresses, and of addresses; the least recently used is dropped first."""
+"""Maximum number of records of names at addresses, and of addresses; the least recently used record is dropped first."""
 
 AT_ONCE = 4
-"""Passwords of one address that are hashed, or wait for it, at the same time, so that a stranger cannot fill the queue."""
+"""Passwords of one address that may be hashed, or wait to be hashed, at the same time, so that one client cannot fill the queue."""
 
 WAITING_OF_ADDRESS = 32
 """Attempts of one address that may wait to begin; more are refused."""
@@ -81,15 +81,15 @@ class _Records(Generic[Key]):
 
     def running(self, key: Key) -> int:
         """Return the number of running attempts."""
-        return self._look(key).running
+        return self._present(key).running
 
     def pause(self, key: Key) -> float:
         """Return the seconds before the next attempt may begin."""
-        return self._look(key).free_at - self._clock()
+        return self._present(key).free_at - self._clock()
 
     def has_room(self, key: Key) -> bool:
         """Whether one more attempt may begin without a pause, even if all running ones fail."""
-        record = self._look(key)
+        record = self._present(key)
         return record.running < max(1, self._free - record.failures)
 
     def begin(self, key: Key) -> None:
@@ -114,7 +114,7 @@ class _Records(Generic[Key]):
         if not record.running and not record.failures:
             del self._records[key]
 
-    def _look(self, key: Key) -> _Record:
+    def _present(self, key: Key) -> _Record:
         """Return a record without storing a new one, so that refused attempts displace no records."""
         record = self._records.get(key)
         if record is None:
@@ -124,7 +124,7 @@ class _Records(Generic[Key]):
         return record
 
     def _keep(self, key: Key) -> _Record:
-        record = self._records[key] = self._look(key)
+        record = self._records[key] = self._present(key)
         self._records.move_to_end(key)
         if len(self._records) > REMEMBERED:
             self._records.popitem(last=False)
@@ -149,7 +149,7 @@ class Throttle:
         self._addresses: _Records[str] = _Records(FREE_FAILURES_OF_ADDRESS, clock)
         self._sites: _Records[str] = _Records(FREE_FAILURES_OF_SITE, clock)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
-        """Names that have logged in from an address: failures of other names there do not delay them."""
+        """Names that have logged in from an address: failures of other names at that address do not delay them."""
         self._waiting: Counter[str] = Counter()
         self._ended = asyncio.Condition()
 
@@ -229,7 +229,7 @@ class Throttle:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, the network of an IPv6 host, or the whole loopback interface."""
+    """Return the network that counts as one address: an IPv4 address, the network of an IPv6 host, or the whole loopback interface."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -32,7 +32,7 @@ from services.gateway.tables import User
 FIRST_ADMIN = "admin"
 """Name of the user that the first start creates."""
 
-DEFAULT_PASSWORD = "admin"  # noqa: S105 - known to everyone, so refused unless Envoy listens on loopback only
+DEFAULT_PASSWORD = "admin"  # noqa: S105 - publicly known, so refused unless Envoy listens on loopback only
 """Password of the first user if none is set."""
 
 TOKENS_MARGIN = timedelta(days=1)
@@ -42,7 +42,7 @@ SIGNING_TIME = timedelta(minutes=1)
 """Longer than the time between storing that expiry and signing the token."""
 
 RECHECK_SECONDS = 1.0
-"""How long a transaction that gives a contract to a user waits for the contract service, which has answered a moment before."""
+"""Seconds that a transaction that gives a contract to a user waits for the contract service, which answered a moment before."""
 
 _LISTING = Listing("users", (str,))
 
@@ -60,12 +60,12 @@ class UserChange:
 
     @property
     def rights(self) -> bool:
-        """Whether it changes the user's rights, which only administrators may do."""
+        """Whether the change concerns the user's rights, which only administrators may change."""
         return (self.role, self.contract_id, self.disabled) != (None, None, None)
 
 
 KnowContract: TypeAlias = Callable[[str, float], Awaitable[None]]
-"""Raises CONTRACT_NOT_FOUND if there is no contract with this id; waits at most so many seconds for the contract service."""
+"""Raises CONTRACT_NOT_FOUND if there is no contract with this id; waits at most this number of seconds for the contract service."""
 
 
 async def any_contract(_contract_id: str, _deadline: float) -> None:
@@ -73,7 +73,7 @@ async def any_contract(_contract_id: str, _deadline: float) -> None:
 
 
 def new_user_id() -> str:
-    """Make an id that no user has had before."""
+    """Make an id that no other user has or had."""
     return f"usr_{secrets.token_hex(8)}"
 
 
@@ -265,7 +265,7 @@ def _not_found(username: str) -> MeshError:
 
 
 def user_disabled(username: str) -> MeshError:
-    """The error of a user who may not log in."""
+    """Return the error for a user who may not log in."""
     return MeshError(Reason.ERROR_REASON_USER_DISABLED, f"the user {username} is disabled", {"username": username})
 
 

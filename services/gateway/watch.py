@@ -23,7 +23,7 @@ HEARTBEAT = 10.0
 """Seconds without a message after which a heartbeat is sent."""
 
 MAX_WATCHES = 16
-"""Most open watches of one user."""
+"""Maximum number of open watches of one user."""
 
 SYNC_PATIENCE = 5.0
 """Seconds that a new watch waits for services that have not yet sent their list."""

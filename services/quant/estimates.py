@@ -1,4 +1,4 @@
-"""Estimates what a job would make and take, by the rules of `submission`: pure, and nothing is started."""
+"""Estimates the results and the needs of a job, by the rules of `submission`. No I/O; nothing is started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.quant.quantisations import QUANTISATIONS
 def estimate(
     model: Model, types: Sequence[str], *, allow_requantize: bool, llama_quantize_bin: str, free: int
 ) -> EstimateQuantJobResponse:
-    """Estimate a job that makes these types of a model, all types if none are named. Raises INVALID_FIELD for an unknown one."""
+    """Estimate a job that makes these types of a model, or all types if none are named. Raises INVALID_FIELD for an unknown type."""
     submission.check_known(types)
     each = [_of_type(model, name) for name in types or QUANTISATIONS]
     possible = [item.type for item in each if not item.HasField("refusal")]

@@ -1,7 +1,7 @@
 """One run of a job: its steps one after the other, each as a program, until the job has ended.
 
-The worker starts a run as a task and cancels it if the job's row has moved on. Invariant: what fails outside a step never fails it: a
-database that does not answer is retried for as long as it takes.
+The worker starts a run as a task and cancels the task if the job's row has changed. Invariant: a failure outside a step does not fail the
+step: writes to an unavailable database are retried without limit.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class JobRuns:
         self._running: tuple[Job, QuantStepRow, StepProgress] | None = None
 
     def progress(self, job_id: str) -> StepProgress | None:
-        """How far the step is that runs now, if it is one of this job."""
+        """Return the progress of the running step; None if the step belongs to another job."""
         return self._running[2] if self._running and self._running[0].row.job_id == job_id else None
 
     async def write_progress(self) -> None:
-        """Write to its row how far the running step is."""
+        """Write the progress of the running step to its row."""
         if self._running:
             job, step, progress = self._running
             await self._rows.progress(job, step, progress.done, progress.total)
 
     async def run(self, job_id: str, attempt: int) -> None:
-        """Run a job until it has ended, or its row has moved on."""
+        """Run a job until it has ended or its row has changed."""
         while True:
             job = await _until_written(lambda: self._jobs.find(job_id))
             if job is None or not job.active or job.row.attempt != attempt:
@@ -64,7 +64,7 @@ class JobRuns:
         log.info("job ended", job_id=job.row.job_id, state=state)
 
     async def _take(self, job: Job, step: QuantStepRow) -> None:
-        """Run one step and write how it ended."""
+        """Run one step and write its result."""
         if step.error_reason:
             await asyncio.sleep(backoff(step.tries))
         key = _key_of(job, step)
@@ -88,7 +88,7 @@ class JobRuns:
         outcome = await self._outcome(job, step, progress)
         await self._settle(job, step, outcome, progress)
         if outcome.code == DONE and step.kind == StepKind.PUBLISH:
-            # Its bytes are in the bucket now, and the row says so.
+            # Its bytes are in the bucket now, and the row has their key.
             workspace.variant(step.type).unlink(missing_ok=True)
 
     async def _outcome(self, job: Job, step: QuantStepRow, progress: StepProgress) -> Outcome:
@@ -109,7 +109,7 @@ class JobRuns:
         if outcome.code == DONE:
             await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
             return
-        again = step.tries + 1 < outcome.most_tries
+        again = step.tries + 1 < outcome.max_tries
         error = _error_of(job, step, outcome)
         log.warning(
             "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=error.message
@@ -130,7 +130,7 @@ def _spec_of(job: Job) -> JobSpec:
 
 
 def _key_of(job: Job, step: QuantStepRow) -> str:
-    """The key of the object that a step publishes; empty if it publishes none."""
+    """Return the key of the object that a step publishes; empty if it publishes none."""
     if step.kind != StepKind.PUBLISH:
         return ""
     found = next(each.result for each in job.steps if each.kind == StepKind.VERIFY and each.type == step.type)

@@ -2,7 +2,7 @@
 
 Calls change rows only; the worker compares its work with the rows (see `worker`), and `step_rows` has the transitions of a run.
 
-Invariant: of one name and type there is at most one model and one active job that makes it.
+Invariant: for one name and type there is at most one model, and at most one active job that makes it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the job has not ended."""
         return self.row.state in ACTIVE
 
 
 def variant_uuid(name: str, of_type: str) -> str:
-    """The id of the model that a job makes of a type."""
+    """Return the id of the model that a job makes of a type."""
     return f"{name}-{of_type}"
 
 
@@ -50,10 +50,10 @@ class Jobs:
         self._database = database
         self._clock = clock
         self._creating = asyncio.Lock()
-        """One service writes the tables, so this lock keeps two calls from making the same job or model."""
+        """Only this process writes the tables, so the lock is enough to keep two calls from making the same job or model."""
 
     async def create(self, wanted: QuantJobRow) -> Job:
-        """Insert a job with its steps, or return the one that its owner's request_id has made.
+        """Insert a job with its steps, or return the job that was created with the same request_id of its owner.
 
         Raises REQUEST_ID_REUSED, and QUANT_MODEL_EXISTS if a variant exists or is being made.
         """
@@ -73,20 +73,20 @@ class Jobs:
             return await _whole(session, wanted)
 
     async def find(self, job_id: str) -> Job | None:
-        """A job; None if there is none."""
+        """Return a job; None if there is none."""
         async with self._database.begin() as session:
             row = await session.get(QuantJobRow, job_id)
             return await _whole(session, row) if row else None
 
     async def get(self, job_id: str) -> Job:
-        """A job. Raises QUANT_JOB_NOT_FOUND."""
+        """Return a job. Raises QUANT_JOB_NOT_FOUND."""
         job = await self.find(job_id)
         if job is None:
             raise _not_found(job_id)
         return job
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[Job], str]:
-        """A page, newest first, and the token of the next page."""
+        """Return a page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.begin() as session:
             found = (await session.scalars(page.select(select(QuantJobRow), _ORDER, backwards=True))).all()
@@ -95,14 +95,14 @@ class Jobs:
         return [Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows], token
 
     async def active(self) -> Sequence[QuantJobRow]:
-        """The jobs that have not ended, in the order in which they were submitted."""
+        """Return the jobs that have not ended, in the order in which they were submitted."""
         async with self._database.read() as session:
             return (
                 await session.scalars(select(QuantJobRow).where(QuantJobRow.state.in_(ACTIVE)).order_by(*_ORDER))
             ).all()
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job; idempotent, and without effect on one that has ended. Raises QUANT_JOB_NOT_FOUND."""
+        """Cancel a job. Idempotent, and without effect on a job that has ended. Raises QUANT_JOB_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
@@ -115,7 +115,7 @@ class Jobs:
             return job
 
     async def retry(self, job_id: str) -> Job:
-        """Start a job again that ended without all its types; idempotent. Raises QUANT_JOB_NOT_FOUND and QUANT_MODEL_EXISTS."""
+        """Restart a job that ended without all its types. Idempotent. Raises QUANT_JOB_NOT_FOUND and QUANT_MODEL_EXISTS."""
         async with self._creating, self._database.begin() as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
@@ -133,7 +133,7 @@ class Jobs:
         async with self._database.begin() as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
-            # An object without a record is found by its step's row: the row stays until the worker has removed the object.
+            # Only the step's row has the key of an object without a record: the row stays until the worker has removed the object.
             left = [step for step in job.steps if step.object_key]
             if job.active or left:
                 state = row.state if job.active else "being cleaned up"
@@ -150,7 +150,7 @@ class Jobs:
 
 
 def start_again(steps: Sequence[QuantStepRow]) -> None:
-    """Set the steps of all types that are not published, and of the source, back to their beginning."""
+    """Reset the steps of the source and of all types that are not published."""
     for step in steps:
         if step.type and is_published(steps, step.type):
             continue
@@ -162,7 +162,7 @@ def start_again(steps: Sequence[QuantStepRow]) -> None:
 
 
 async def _first_of(session: AsyncSession, wanted: QuantJobRow) -> QuantJobRow | None:
-    """The job that this owner's request_id has made; REQUEST_ID_REUSED if it was another request."""
+    """Return the job of this owner's request_id; REQUEST_ID_REUSED if the request was another one."""
     first = await session.scalar(
         select(QuantJobRow).where(
             QuantJobRow.owner_uid == wanted.owner_uid, QuantJobRow.request_id == wanted.request_id
@@ -178,7 +178,7 @@ async def _first_of(session: AsyncSession, wanted: QuantJobRow) -> QuantJobRow |
 
 
 async def _refuse_present(session: AsyncSession, name: str, types: Sequence[str]) -> None:
-    """Raise QUANT_MODEL_EXISTS if a model has the id of one of these variants, or an active job makes it."""
+    """Raise QUANT_MODEL_EXISTS if one of these variants exists, or an active job makes it."""
     for each in types:
         uuid = variant_uuid(name, each)
         model = await session.get(QuantModelRow, uuid)

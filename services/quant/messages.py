@@ -20,7 +20,7 @@ from services.quant.tables import QuantModelRow, QuantStepRow, StepState
 
 
 def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = False) -> QuantJob:
-    """A job as a message. `running`, if given, is newer than the row of the step that runs. `logs`: with the steps' last lines."""
+    """Encode a job. `running`, if given, is newer than the row of the running step. `logs` adds the steps' last lines."""
     row = job.row
     message = QuantJob(
         job_id=row.job_id,
@@ -67,7 +67,7 @@ def _error_message(step: QuantStepRow) -> QuantError:
 
 
 def model_message(row: QuantModelRow, bucket: str) -> QuantModel:
-    """A published variant as a message."""
+    """Encode a published variant."""
     message = QuantModel(
         model_uuid=row.model_uuid,
         name=row.name,

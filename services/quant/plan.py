@@ -1,4 +1,4 @@
-"""Decides how a job goes on, from its steps alone: pure, without I/O.
+"""Decides the next step of a job from its steps alone. No I/O.
 
 The steps of a job are `fetch`, and for each type `quantize`, `verify`, `publish`. Invariant: a type that fails does not stop the others.
 """
@@ -15,7 +15,7 @@ _OPEN = (StepState.WAITING, StepState.RUNNING)
 
 
 class Step(Protocol):
-    """What the plan needs to know of a step."""
+    """The fields of a step that the plan uses."""
 
     kind: str
     type: str
@@ -26,12 +26,12 @@ S = TypeVar("S", bound=Step)
 
 
 def steps_of(types: Sequence[str]) -> list[tuple[StepKind, str]]:
-    """The steps of a job that makes these types, in their order."""
+    """Return the steps of a job that makes these types, in their order."""
     return [(StepKind.FETCH, ""), *((kind, each) for each in types for kind in _OF_A_TYPE)]
 
 
 def next_of(steps: Sequence[S]) -> S | JobState:
-    """The step that runs next, or the state in which the job has ended."""
+    """Return the step that runs next, or the state in which the job has ended."""
     failed: set[str] = set()
     for step in steps:
         if {"", step.type} & failed:
@@ -47,7 +47,7 @@ def next_of(steps: Sequence[S]) -> S | JobState:
 
 
 def is_published(steps: Sequence[Step], of_type: str) -> bool:
-    """Whether a type has been published: a retry keeps it."""
+    """Return whether a type has been published: a retry keeps it."""
     return any(
         step.state == StepState.SUCCEEDED for step in steps if step.kind == StepKind.PUBLISH and step.type == of_type
     )

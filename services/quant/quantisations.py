@@ -1,7 +1,7 @@
 """The types that a job can make, as llama.cpp names them.
 
-Bits and the need for a matrix are those of llama.cpp's own quantiser. The limits of the KL divergence are llamesh's: several times what a
-sound file of a small model has, and a fraction of what a damaged one has.
+Bits and the need for a matrix are those of llama.cpp's own quantiser. The limits of the KL divergence are llamesh's: several times the
+divergence of a sound file of a small model, and a fraction of that of a damaged one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Quantisation:
 
     name: str
     bits: float
-    """Bits of a weight in a large model; small ones need more, see ADR 36."""
+    """Bits of a weight in a large model; small models need more (ADR 36)."""
     max_kl: float
     """Largest mean KL divergence, in nats per token, with which a variant is published."""
     needs_matrix: bool = False
@@ -67,10 +67,10 @@ QUANTISATIONS = {
         Quantisation("IQ1_S", 2.0, 3.0, needs_matrix=True),
     )
 }
-"""By name, the largest first."""
+"""The types by name, the largest first."""
 
 
 def nearest(name: str) -> list[str]:
-    """The names that may have been meant by an unknown one, at most three; without any, some that most people want."""
+    """Return at most three names that are similar to an unknown name; if there are none, some common types."""
     meant = name.upper().replace("-", "_")
     return get_close_matches(meant, QUANTISATIONS, n=3, cutoff=0.5) or ["Q4_K_M", "Q5_K_M", "Q8_0"]

@@ -29,7 +29,7 @@ async def run(member: Member) -> None:
         database = open_database(settings, "quant")
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.quant")
-        # Its jobs have folders on one machine.
+        # The folders of its jobs are on one machine.
         await stack.enter_async_context(
             member_lease(member, database, "quant", owner_of(settings.home, "quant"), _other)
         )

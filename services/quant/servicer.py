@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 
+from llamesh.disk_space import free_bytes
 from llamesh.kit.calls import Context
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.config import Settings
@@ -72,9 +72,7 @@ class QuantServicer(QuantServiceServicer):
         submission.check_quantiser(self._settings.llama_quantize_bin)
         model = await self._model(request.model_uuid)
         submission.check_source(model, allow_requantize=request.options.allow_requantize)
-        submission.check_space(
-            submission.needed_bytes(model, request.types), shutil.disk_usage(self._settings.home).free
-        )
+        submission.check_space(submission.needed_bytes(model, request.types), free_bytes(self._settings.home))
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
@@ -104,7 +102,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             allow_requantize=request.options.allow_requantize,
             llama_quantize_bin=self._settings.llama_quantize_bin,
-            free=shutil.disk_usage(self._settings.home).free,
+            free=free_bytes(self._settings.home),
         )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:
@@ -161,8 +159,8 @@ class QuantServicer(QuantServiceServicer):
 
 
 def _digest(request: CreateQuantJobRequest) -> str:
-    """The digest of a request without its request_id."""
-    said = CreateQuantJobRequest()
-    said.CopyFrom(request)
-    said.ClearField("request_id")
-    return hashlib.sha256(said.SerializeToString(deterministic=True)).hexdigest()
+    """Return the digest of a request without its request_id."""
+    fields = CreateQuantJobRequest()
+    fields.CopyFrom(request)
+    fields.ClearField("request_id")
+    return hashlib.sha256(fields.SerializeToString(deterministic=True)).hexdigest()

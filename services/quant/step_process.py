@@ -1,10 +1,10 @@
 """Runs the program of a step as a child process, and reads its progress and its outcome.
 
-The child has a session of its own, so that everything below it ends with it. Its standard input is a pipe that only this process holds: it
-ends when this process ends, even by SIGKILL. Its standard output has lines of JSON (see `step.report`), its standard error what llama.cpp
-says.
+The child has a session of its own, so that it can be killed with all its descendants. Its standard input is a pipe whose other end only
+this process has: the child ends when this process ends, even by SIGKILL. Its standard output has lines of JSON (see `step.report`); its
+standard error has the messages of llama.cpp.
 
-Invariant: when `run` returns or is cancelled, the child and everything below it has ended. What a child writes is bounded in memory.
+Invariant: when `run` returns or is cancelled, the child and all its descendants have ended. Memory for the child's output is bounded.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from llamesh.names import LIFELINE
 from llamesh.processes import exit_words
 
 STEP_SECONDS = 24 * 3600.0
-"""Deadline of one step. The longest, a large model measured on a few cores, takes hours."""
+"""Deadline of one step. The longest step, the measurement of a large model on a few cores, takes hours."""
 DONE, REFUSED, CRASHED, OUTAGE = 0, 1, 70, 75
 """Exit codes of a step's program; see ADR 36."""
-MOST_TRIES_OF_CRASH = 3
-MOST_TRIES_OF_OUTAGE = 25
-"""With the backoff between them, these take some ten minutes."""
-_LONGEST_LINE = 2_000
+MAX_CRASH_TRIES = 3
+MAX_OUTAGE_TRIES = 25
+"""With the backoff between them, these tries take about ten minutes."""
+_MAX_LINE = 2_000
 _LINES = 40
 _BLOCK = 1 << 16
 
 
 @dataclass(slots=True)
 class StepProgress:
-    """How far a step is, in its own units."""
+    """Progress of a step, in its own units."""
 
     done: int = 0
     total: int = 0
@@ -46,26 +46,26 @@ class StepProgress:
 
 @dataclass(slots=True)
 class Outcome:
-    """How the program of a step ended."""
+    """Result of the program of a step."""
 
     code: int
-    """Its exit code; negative for a signal."""
+    """Exit code of the program; negative for a signal."""
     result: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
-    """Name of an ErrorReason without prefix; empty if the program named none."""
+    """Name of an ErrorReason without prefix; empty if the program gave none."""
     message: str = ""
     log: str = ""
-    """Its last lines on standard error."""
+    """Last lines of the program on standard error."""
 
     @property
-    def most_tries(self) -> int:
-        """Starts after which the step has failed. A program that was killed or has crashed is given fewer than an outage."""
+    def max_tries(self) -> int:
+        """Number of starts after which the step has failed. A killed or crashed program gets fewer than an outage."""
         if self.code == REFUSED:
             return 1
-        return MOST_TRIES_OF_OUTAGE if self.code == OUTAGE else MOST_TRIES_OF_CRASH
+        return MAX_OUTAGE_TRIES if self.code == OUTAGE else MAX_CRASH_TRIES
 
     def words(self) -> str:
-        """Why it did not succeed, for people."""
+        """Why the program did not succeed, for people."""
         if self.message:
             return self.message
         last = next((line for line in reversed(self.log.splitlines()) if line.strip()), "")
@@ -82,12 +82,12 @@ class StepProcess:
             "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
         }
         self._log: deque[str] = deque(maxlen=_LINES)
-        self._said: dict[str, Any] = {}
+        self._report: dict[str, Any] = {}
 
     async def run(self, on_progress: Callable[[int, int], None], seconds: float = STEP_SECONDS) -> Outcome:
-        """Run the program to its end. One that takes longer than the deadline is killed, which counts as refused."""
+        """Run the program to its end. A program that exceeds the deadline is killed, which counts as refused."""
         process = await asyncio.create_subprocess_exec(
-            # -P: a folder called `services` where the mesh was started is not ours.
+            # -P: the folder in which the mesh was started may have a folder `services` of another project.
             *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -104,14 +104,14 @@ class StepProcess:
         except TimeoutError:
             return Outcome(REFUSED, message=f"it took longer than {seconds / 3600:g} hours", log="\n".join(self._log))
         finally:
-            # Of a program that has ended too: what it started may still run.
+            # Also after the program has ended: its descendants may still run.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(process.wait())
-        error = self._said.get("error", {})
+        error = self._report.get("error", {})
         return Outcome(
             code,
-            result=self._said.get("result", {}),
+            result=self._report.get("result", {}),
             reason=str(error.get("reason", "")),
             message=str(error.get("message", "")),
             log="\n".join(self._log),
@@ -120,24 +120,24 @@ class StepProcess:
     async def _listen(self, stream: asyncio.StreamReader, on_progress: Callable[[int, int], None]) -> None:
         async for line in _lines(stream, 1 << 20):
             try:
-                said = json.loads(line)
+                report = json.loads(line)
             except ValueError:
-                self._log.append(line[:_LONGEST_LINE])
+                self._log.append(line[:_MAX_LINE])
                 continue
-            if not isinstance(said, dict):
+            if not isinstance(report, dict):
                 continue
-            if "done" in said:
-                on_progress(said["done"], said["total"])
+            if "done" in report:
+                on_progress(report["done"], report["total"])
             else:
-                self._said.update(said)
+                self._report.update(report)
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
-        async for line in _lines(stream, _LONGEST_LINE):
+        async for line in _lines(stream, _MAX_LINE):
             self._log.append(line)
 
 
 async def _lines(stream: asyncio.StreamReader, longest: int) -> AsyncIterator[str]:
-    """The lines of a stream, each cut to its first `longest` bytes."""
+    """Yield the lines of a stream, each cut to its first `longest` bytes."""
     rest = b""
     while block := await stream.read(_BLOCK):
         *whole, rest = (rest + block).split(b"\n")

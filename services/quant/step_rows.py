@@ -1,6 +1,6 @@
-"""The transitions of a run: what the worker writes about the steps of a job while it runs them.
+"""The transitions of a run: the rows of the steps as the worker writes them while it runs a job.
 
-Invariant: every transition names the attempt of the job. It changes nothing if the job was cancelled or started again meanwhile.
+Invariant: every transition names the attempt of the job. It changes nothing if the job was cancelled or restarted in the meantime.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from services.quant.jobs import Job, start_again, variant_uuid
 from services.quant.step_process import Outcome, StepProgress
 from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
 
-LONGEST_LOG = 4_000
-"""Characters of a step's last lines that are kept."""
-_LONGEST_MESSAGE = 2_000
+MAX_LOG = 4_000
+"""Maximum number of characters of a step's last lines that are stored."""
+_MAX_MESSAGE = 2_000
 
 
 class StepRows:
@@ -30,7 +30,7 @@ class StepRows:
         self._clock = clock
 
     async def begin(self, job: Job, step: QuantStepRow, *, object_key: str = "") -> bool:
-        """Write that a step runs. An interrupted one does not count as another try. `object_key` is what it may publish."""
+        """Write that a step runs. An interrupted step does not count as another try. `object_key` is the object that it may publish."""
         async with self._database.begin() as session:
             row = await self._current(session, job, step)
             if row is None:
@@ -43,7 +43,7 @@ class StepRows:
             return True
 
     async def progress(self, job: Job, step: QuantStepRow, done: int, total: int) -> None:
-        """Write how far a step is."""
+        """Write the progress of a step."""
         async with self._database.begin() as session:
             row = await self._current(session, job, step)
             if row is not None:
@@ -59,7 +59,7 @@ class StepRows:
             row.done, row.total = progress.done, progress.total
             row.result = outcome.result
             row.error_reason = row.error_message = ""
-            row.log, row.end_time = outcome.log[-LONGEST_LOG:], self._clock()
+            row.log, row.end_time = outcome.log[-MAX_LOG:], self._clock()
             if row.kind == StepKind.PUBLISH:
                 await session.merge(self._model_of(job, row))
                 row.object_key = ""
@@ -71,13 +71,13 @@ class StepRows:
             if row is None:
                 return
             row.state = StepState.WAITING if again else StepState.FAILED
-            row.error_reason, row.error_message = name_of(error.reason), error.message[:_LONGEST_MESSAGE]
-            row.log, row.end_time = log[-LONGEST_LOG:], self._clock()
+            row.error_reason, row.error_message = name_of(error.reason), error.message[:_MAX_MESSAGE]
+            row.log, row.end_time = log[-MAX_LOG:], self._clock()
             if not again:
                 await self._skip_after(session, row)
 
     async def restart(self, job: Job) -> None:
-        """Set a job back to its source, because its folder is gone; published types stay."""
+        """Reset a job to its source, because its folder is gone; published types stay."""
         async with self._database.begin() as session:
             if await self._current(session, job, job.steps[0]) is not None:
                 start_again(await _steps(session, job.row.job_id))
@@ -91,7 +91,7 @@ class StepRows:
                 row.state = state
 
     async def unrecorded(self) -> Sequence[QuantStepRow]:
-        """The steps of jobs that have ended which may have left an object without a record."""
+        """Return the steps of ended jobs that may have left an object without a record."""
         query = (
             select(QuantStepRow)
             .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
@@ -101,7 +101,7 @@ class StepRows:
             return (await session.scalars(query)).all()
 
     async def forget_object(self, step: QuantStepRow) -> None:
-        """Write that a step has left no object, unless its job was started again."""
+        """Write that a step has left no object, unless its job was restarted."""
         async with self._database.begin() as session:
             job = await session.get(QuantJobRow, step.job_id, with_for_update=True)
             row = await session.get(QuantStepRow, (step.job_id, step.position))
@@ -109,7 +109,7 @@ class StepRows:
                 row.object_key = ""
 
     async def _current(self, session: AsyncSession, job: Job, step: QuantStepRow) -> QuantStepRow | None:
-        """The row of a step, if its job is active and at the same attempt; marks the job as running."""
+        """Return the row of a step if its job is active and at the same attempt, and mark the job as running."""
         row = await session.get(QuantJobRow, job.row.job_id, with_for_update=True)
         if row is None or row.state not in ACTIVE or row.attempt != job.row.attempt:
             return None

@@ -1,6 +1,6 @@
-"""Decides whether a job may be submitted: pure rules over the request, the source's header and the machine.
+"""Decides whether a job may be submitted: rules over the request, the source's header and the machine.
 
-Invariant: what can be known to fail is refused here, before any work.
+Invariant: a job that is known to fail is refused here, before any work.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
 
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
 _FALLBACKS = 1.3
-"""A model whose rows do not divide into blocks of 256 becomes larger than its type says; by a quarter, where it was measured."""
+"""Factor for a model whose rows do not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where measured."""
 _HEADER_BYTES = 16 << 20
-"""Room for the header, which is not quantised."""
+"""Bytes reserved for the header, which is not quantised."""
 
 
 def check_known(types: Sequence[str]) -> None:
-    """Raise INVALID_FIELD for an unknown type, naming the nearest ones."""
+    """Raise INVALID_FIELD for an unknown type; the message names the nearest types."""
     for each in types:
         if each not in QUANTISATIONS:
             raise invalid_field("types", f"there is no type {each!r}; perhaps {', '.join(nearest(each))}")
@@ -39,7 +39,7 @@ def check_types(types: Sequence[str]) -> None:
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:
-    """Raise QUANT_REFUSED if the source is quantised already, unless that is allowed; MODEL_CORRUPT if it is damaged."""
+    """Raise QUANT_REFUSED if the source is already quantised, unless that is allowed; MODEL_CORRUPT if it is damaged."""
     if model.problem:
         raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, model.problem, {"modelUuid": model.model_uuid})
     if model.gguf.quantisation not in UNQUANTISED and not allow_requantize:
@@ -75,7 +75,7 @@ def check_space(needed: int, free: int) -> None:
 
 
 def needed_bytes(model: Model, types: Sequence[str]) -> int:
-    """Most bytes of disk that a job takes: all variants, the largest of them once more while it is published, and a copy of the source."""
+    """Return the maximum disk space of a job: all variants, the largest one twice while it is published, and a copy of the source."""
     sizes = [_variant_bytes(model, each) for each in types]
     return sum(sizes) + max(sizes) + model.size_bytes
 
@@ -89,7 +89,7 @@ _OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
 
 
 def default_name(model_uuid: str) -> str:
-    """What the ids of the variants begin with: the source's id without its suffix and its own type."""
+    """Return the beginning of the variants' ids: the source's id without its suffix and its own type."""
     stem = model_uuid.removesuffix(".gguf")
     return (_OWN_TYPE.sub("", stem) or stem)[:111]
 

@@ -1,4 +1,4 @@
-"""The Quant service's own tables.
+"""The tables of the Quant service.
 
 Invariant: only the service's process writes them; the programs of the steps do not. A variant is visible if it has a row in `quant_model`,
 which is written in the transaction that ends its step `publish`.
@@ -17,7 +17,7 @@ from llamesh.kit.database import Base, Timestamp
 
 
 class JobState(enum.StrEnum):
-    """State of a job; the names are those of QuantJobState without its prefix."""
+    """State of a job. The names are those of QuantJobState without its prefix."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -32,7 +32,7 @@ ACTIVE = (JobState.QUEUED, JobState.RUNNING)
 
 
 class StepState(enum.StrEnum):
-    """State of a step; the names are those of QuantStepState without its prefix."""
+    """State of a step. The names are those of QuantStepState without its prefix."""
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
@@ -42,7 +42,7 @@ class StepState(enum.StrEnum):
 
 
 class StepKind(enum.StrEnum):
-    """What a step does: also the word on the command line of its program."""
+    """Kind of a step; also the word on the command line of its program."""
 
     FETCH = "fetch"
     QUANTIZE = "quantize"
@@ -67,13 +67,13 @@ class QuantJobRow(Base):
     allow_requantize: Mapped[bool]
     pure: Mapped[bool]
     max_kl_divergence: Mapped[float]
-    """0: the limit of each type."""
+    """0 means the limit of each type."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Rises with every start by a caller; a run of an earlier attempt can change nothing."""
+    """Increases with every start by a caller; a run of an earlier attempt changes nothing."""
     owner: Mapped[str] = mapped_column(String(256))
     owner_uid: Mapped[str] = mapped_column(String(256))
-    """Whose request_ids these are."""
+    """The owner of the request_id."""
     request_id: Mapped[str] = mapped_column(String(128))
     request_digest: Mapped[str] = mapped_column(String(64))
     create_time: Mapped[datetime] = mapped_column(Timestamp)
@@ -86,7 +86,7 @@ class QuantStepRow(Base):
     __tablename__ = "quant_step"
     job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
-    """Its place in the order of the job's steps, from 0."""
+    """Position in the order of the job's steps, from 0."""
     kind: Mapped[str] = mapped_column(String(16))
     type: Mapped[str] = mapped_column(String(16))
     """Empty for a step of the whole job."""
@@ -98,11 +98,11 @@ class QuantStepRow(Base):
     error_reason: Mapped[str] = mapped_column(String(64), default="")
     error_message: Mapped[str] = mapped_column(String(4096), default="")
     log: Mapped[str] = mapped_column(String(4096), default="")
-    """The last lines that its program wrote."""
+    """The last lines of its program."""
     result: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
-    """What its program has found."""
+    """The result of its program."""
     object_key: Mapped[str] = mapped_column(String(128), default="")
-    """Of a step `publish`: the object that it may have published. Empty once nothing is to be removed."""
+    """For a step `publish`: the object that it may have published. Empty if nothing has to be removed."""
     start_time: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
     end_time: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
 

@@ -1,7 +1,7 @@
 """The published variants: their rows, and their objects in Quant's bucket.
 
-Invariant: a row exists only after its object was published. A delete removes the object first, so that a crash in between leaves a row
-that can be deleted again, and no object that nobody knows.
+Invariant: a row exists only after its object was published. A delete removes the object first: a crash in between leaves a row that can be
+deleted again, and never an object without a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Variants:
         self._store = store
 
     async def get(self, model_uuid: str) -> QuantModelRow:
-        """A model. Raises MODEL_NOT_FOUND."""
+        """Return a model. Raises MODEL_NOT_FOUND."""
         async with self._database.read() as session:
             row = await session.get(QuantModelRow, model_uuid)
         if row is None:
@@ -44,7 +44,7 @@ class Variants:
         return row
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[QuantModelRow], str]:
-        """A page by time and id, and the token of the next page."""
+        """Return a page by time and id, and the token of the next page."""
         page = page_query.of(_LISTING)
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(select(QuantModelRow), _ORDER))).all()
@@ -59,7 +59,7 @@ class Variants:
         return row
 
     async def locate(self, model_uuid: str) -> tuple[QuantModelRow, str]:
-        """A model and the path of its file, empty if the bucket is on an S3 server. Raises MODEL_NOT_FOUND and MODEL_CORRUPT."""
+        """Return a model and the path of its file, empty if the bucket is on an S3 server. Raises MODEL_NOT_FOUND and MODEL_CORRUPT."""
         row = await self.get(model_uuid)
         if not isinstance(self._store, DirectoryStore):
             return row, ""
@@ -78,13 +78,13 @@ class Variants:
 
 
 def variant_key(job_id: str, of_type: str, sha256: str) -> str:
-    """The key of the object that a job publishes for a type: always the same, so that a repeated step makes no second object."""
+    """Return the key of the object that a job publishes for a type: always the same, so a repeated step makes no second object."""
     copy = hashlib.sha256(f"{job_id}/{of_type}".encode()).hexdigest()[:16]
     return object_key("models", sha256, ".gguf", copy=copy)
 
 
 def bucket_of(settings: Settings) -> ObjectStore:
-    """Quant's bucket: on the S3 server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
+    """Return Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
     place = quant_place(settings)
     if place is None:
         return object_store(directory=variants_directory(settings.home))

@@ -1,11 +1,11 @@
-"""The worker: runs the jobs that the rows ask for, and clears what ended jobs have left.
+"""The worker: runs the jobs whose rows are active, and cleans up after ended jobs.
 
-Level-triggered. `_follow_rows` compares the rows with the job that runs, starts the oldest that is active, cancels a run whose row has
-moved on (cancelled, deleted, started again), removes the folders of jobs that are not active, and the objects that they published
-without a record. A call that changed a row and the end of a run wake it; without any, it runs every LOOK_SECONDS, so a missed wake-up
-costs seconds. After a restart, an interrupted job is found like any other.
+Level-triggered: `_follow_rows` compares the rows with the running job, starts the oldest active job, cancels a run whose row has changed
+(cancelled, deleted, restarted), and removes the folders of jobs that are not active and the objects that they published without a record.
+It is woken by a call that changed a row and by the end of a run; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds.
+After a restart, an interrupted job is found like all others.
 
-Invariant: one job runs at a time. Nothing of an ended job is removed while its run has not ended.
+Invariant: one job runs at a time. The files of an ended job are removed only after its run has ended.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from services.quant.step_rows import StepRows
 from services.quant.variants import Variants
 from services.quant.workspace import Workspace, job_folders
 
-LOOK_SECONDS = 5.0
-"""Interval at which the rows are read without a wake-up, and progress is written to them."""
+POLL_SECONDS = 5.0
+"""Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
 
 
 class JobWorker:
@@ -41,9 +41,9 @@ class JobWorker:
         self._task: asyncio.Task[None] | None = None
         self._background = [
             BackgroundTask(
-                "follow jobs", self._follow_rows, report_failure, every=LOOK_SECONDS, sleep=sleep_or(self._wake)
+                "follow jobs", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
             ),
-            BackgroundTask("write progress", runs.write_progress, report_failure, every=LOOK_SECONDS),
+            BackgroundTask("write progress", runs.write_progress, report_failure, every=POLL_SECONDS),
         ]
 
     def wake(self) -> None:
@@ -51,16 +51,16 @@ class JobWorker:
         self._wake.set()
 
     def progress(self, job_id: str) -> StepProgress | None:
-        """How far the step is that runs now, if it is one of this job."""
+        """Return the progress of the running step; None if the step belongs to another job."""
         return self._runs.progress(job_id)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start to work."""
         for task in self._background:
             task.start()
 
     async def close(self) -> None:
-        """Stop the step that runs; the next process starts it again."""
+        """Stop the running step; the next process starts it again."""
         await asyncio.gather(*(task.close() for task in self._background))
         await self._stop()
 
@@ -81,7 +81,7 @@ class JobWorker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = self._running = None
         if not task.cancelled() and (error := task.exception()):
-            # The job is still active, so a later pass starts it again; not at once, or a fault of ours would run without a pause.
+            # The job is still active, so a later pass starts it again. Not at once: a bug would then make it restart without a pause.
             log.error("run of a job failed", error=str(error), exc_info=error)
             return
         self._wake.set()
@@ -94,7 +94,7 @@ class JobWorker:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _clear(self, active: Iterable[str]) -> None:
-        """Remove what ended jobs have left: their folders, and objects that no model has."""
+        """Remove the remains of ended jobs: their folders, and objects without a model."""
         for job_id in set(await asyncio.to_thread(job_folders, self._home)) - set(active):
             await asyncio.to_thread(Workspace(self._home, job_id).remove)
         for step in await self._rows.unrecorded():

@@ -1,6 +1,6 @@
-"""The folder of a job: what its steps hand to each other, `LLAMESH_HOME/quant/JOB`.
+"""The folder of a job, `LLAMESH_HOME/quant/JOB`: its steps pass files to each other here.
 
-Invariant: a file has its final name only if it is complete. The service and the programs of the steps agree on the names here.
+Invariant: a file has its final name only if it is complete. Only this module defines the names of the files.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamesh.private_files import write_private
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What the programs of the steps know of a job: `job.json`."""
+    """The description of a job for the programs of its steps: `job.json`."""
 
     job_id: str
     model_uuid: str
@@ -24,7 +26,7 @@ class JobSpec:
     allow_requantize: bool
     pure: bool
     max_kl_divergence: float
-    """0: the limit of each type."""
+    """0 means the limit of each type."""
 
 
 class Workspace:
@@ -35,27 +37,27 @@ class Workspace:
 
     @property
     def source(self) -> Path:
-        """The source model."""
+        """Path of the source model."""
         return self.folder / "source.gguf"
 
     def variant(self, of_type: str) -> Path:
-        """The variant of a type."""
+        """Path of the variant of a type."""
         return self.folder / f"{of_type}.gguf"
 
     @property
     def measured_source(self) -> Path:
-        """What the model of the source predicts on the corpus: the same for all types."""
+        """Path of the source model's predictions for the corpus: the same for all types."""
         return self.folder / "source.npy"
 
     def prepare(self, spec: JobSpec) -> bool:
-        """Make the folder and write what the steps need to know. Returns whether it is new. Raises OSError."""
+        """Make the folder and write the description of the job. Return whether the folder is new. Raises OSError."""
         new = not self._spec.exists()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(self._spec, json.dumps(asdict(spec)).encode())
+        write_private(self._spec, json.dumps(asdict(spec)).encode())
         return new
 
     def spec(self) -> JobSpec:
-        """What `prepare` wrote. Raises OSError."""
+        """Return the description that `prepare` wrote. Raises OSError."""
         return JobSpec(**json.loads(self._spec.read_text()))
 
     def remove(self) -> None:
@@ -63,7 +65,7 @@ class Workspace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def result(self, kind: str, of_type: str) -> dict[str, Any] | None:
-        """What a step has found that was completed in this folder; None if it was not."""
+        """Return the result of a step that was completed in this folder; None if it was not completed."""
         try:
             found: dict[str, Any] = json.loads(self._result(kind, of_type).read_text())
         except FileNotFoundError:
@@ -71,8 +73,8 @@ class Workspace:
         return found
 
     def keep_result(self, kind: str, of_type: str, result: Mapping[str, Any]) -> None:
-        """Write what a step has found, so that the step is not done twice if the service misses its end."""
-        write_whole(self._result(kind, of_type), json.dumps(dict(result)).encode())
+        """Write the result of a step, so that the step is not repeated if the service misses its end."""
+        write_private(self._result(kind, of_type), json.dumps(dict(result)).encode())
 
     @property
     def _spec(self) -> Path:
@@ -83,23 +85,16 @@ class Workspace:
 
 
 def root_of(home: Path) -> Path:
-    """The folder of all jobs."""
+    """Return the folder of all jobs."""
     return home / "quant"
 
 
 def job_folders(home: Path) -> list[str]:
-    """The ids of the jobs that have a folder."""
+    """Return the ids of the jobs that have a folder."""
     try:
         return sorted(path.name for path in root_of(home).iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file durably under a temporary name, then rename it."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_bytes(data)
-    finish(unfinished, path)
 
 
 def finish(unfinished: Path, path: Path) -> None:

@@ -89,7 +89,7 @@ async def test_what_the_store_refuses_is_said(
         async with source(minio, **changes).open(f"s3://quant/{key}"):
             pass
     assert minio.secret_key not in str(caught.value)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 @pytest.fixture

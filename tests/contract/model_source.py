@@ -10,6 +10,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from tests.unit.gguf_bytes import STRING, File, pair, tensor
+from tests.unit.loopback import ALL_PATHS, serving
 
 
 def model_bytes(name: str = "tiny", size: int = 128) -> bytes:
@@ -74,14 +75,8 @@ class ModelServer:
 async def model_server() -> AsyncIterator[ModelServer]:
     """A running server on a free port of loopback."""
     state = ModelServer()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", state.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state.host = f"127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield state
-    finally:
-        state.go_on.set()
-        await runner.cleanup()
+    async with serving({ALL_PATHS: state.handle}) as state.host:
+        try:
+            yield state
+        finally:
+            state.go_on.set()

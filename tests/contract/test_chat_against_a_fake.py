@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from llamesh.cli.failure import Exit
+from llamesh.cli.chat import _events
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.main import run
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
@@ -28,6 +29,8 @@ class FakeInference(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.refusal: tuple[int, object] | None = None
         self.breaks_off = False
+        self.cut: int | None = None
+        """How many bytes of an answer are sent before the connection ends, as if the answer ended there."""
         self.served: list[str] | None = None
         self.said: list[dict[str, str]] = []
         """The deltas that are answered in place of the echo."""
@@ -70,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.breaks_off:
             events[1] = {"error": {"message": "the engine ended"}}
         lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-        self._send(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+        self._send(200, "".join([*lines, "data: [DONE]\n\n"]).encode()[: self.server.cut])
 
     def _send(self, status: int, content: bytes) -> None:
         self.send_response(status)
@@ -177,6 +180,27 @@ def test_an_error_inside_the_stream_is_an_error(inference: FakeInference, capsys
     inference.breaks_off = True
     assert run(["chat", "smol", "Hi"]) == Exit.FAILED
     assert "error: the engine ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cut", [59, 80], ids=["between events", "within an event"])
+def test_an_answer_that_ends_before_it_is_done_is_an_error(inference: FakeInference, capsys: Capture, cut: int) -> None:
+    inference.cut = cut
+    assert run(["chat", "smol", "Hi"]) == Exit.UNAVAILABLE
+    shown = capsys.readouterr()
+    assert shown.out == "You said: \n"
+    assert shown.err.startswith("error: the answer broke off: ")
+
+
+def test_an_answer_whose_connection_fails_has_broken_off() -> None:
+    def lines() -> Iterator[bytes]:
+        yield b'data: {"a": 1}\n'
+        raise ConnectionResetError("reset by peer")
+
+    for broken in (lines(), [b'data: {"a": 1}\n', b"data: {no\n"]):
+        events = _events(broken)
+        assert next(events) == {"a": 1}
+        with pytest.raises(CommandError, match=r"^the answer broke off: (reset by peer|Expecting)"):
+            next(events)
 
 
 def test_any_call_can_be_made_and_its_remedy_is_shown(inference: FakeInference, capsys: Capture) -> None:

@@ -151,6 +151,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(chat: Terminal, infere
     ]
 
 
+def test_an_answer_that_breaks_off_is_said_and_kept(chat: Terminal, inference: FakeInference) -> None:
+    inference.cut = 80
+    chat.type("first\r")
+    chat.until("You said:\nerror: the answer broke off")
+    inference.cut = None
+    say(chat, "second", "You said: second")
+    assert [message["content"] for message in inference.asked[-1][2]["messages"]] == ["first", "You said: ", "second"]
+
+
 def test_an_image_is_sent_as_data(inference: FakeInference, tmp_path: Path) -> None:
     (tmp_path / "dot.png").write_bytes(b"\x89PNG")
     inference.refusal = 400, {"error": {"message": "no images"}}

@@ -226,7 +226,7 @@ def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatc
 def test_the_mesh_is_told_to_programs_as_variables(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMESH_INFERENCE_URL", "http://localhost:9080/")
     monkeypatch.setenv("LLAMESH_TOKEN", "it's")
-    assert run(["env", "--output", "json"]) == Exit.OK
+    assert run(["env", "--manage", "--output", "json"]) == Exit.OK
     assert json.loads(capsys.readouterr().out) == {
         "LLAMESH_URL": url,
         "LLAMESH_INFERENCE_URL": "http://localhost:9080",
@@ -235,10 +235,10 @@ def test_the_mesh_is_told_to_programs_as_variables(url: str, capsys: Capture, mo
         "OPENAI_API_KEY": "it's",
     }
     monkeypatch.setenv("LLAMESH_TOKEN", "it's $HOME")
-    assert run(["env"]) == Exit.OK
+    assert run(["env", "--manage"]) == Exit.OK
     script = f'{capsys.readouterr().out}printf %s "$LLAMESH_TOKEN"'
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "it's $HOME"
     monkeypatch.delenv("LLAMESH_TOKEN")
-    assert run(["env"]) == Exit.OK
+    assert run(["env", "--manage"]) == Exit.OK
     said = capsys.readouterr().out.splitlines()
     assert {"unset LLAMESH_TOKEN", "export OPENAI_API_KEY=not-needed"} <= set(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -111,7 +112,7 @@ def test_an_archive_decides_about_nothing_outside_the_home(tmp_path: Path, name:
     with tarfile.open(evil, "w") as tar:
         for entry_name, content in ((archive.MANIFEST, json.dumps(manifest).encode()), (name, b"x")):
             entry = tarfile.TarInfo(entry_name)
-            entry.size = len(content)
+            entry.size, entry.pax_headers = len(content), {archive.DIGEST: hashlib.sha256(content).hexdigest()}
             if entry_name == "secrets/link":
                 entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
             tar.addfile(entry, io.BytesIO(content))

@@ -268,7 +268,7 @@ def test_a_process_is_told_by_its_argument_and_its_start(tmp_path: Path) -> None
 
 
 async def test_a_log_is_bounded_and_its_end_is_kept(tmp_path: Path) -> None:
-    logs = EngineLogs(tmp_path, most_bytes=2000)
+    logs = EngineLogs(tmp_path, max_bytes=2000)
     writer = logs.open(SERVER, 0)
     for number in range(1000):
         os.write(writer, f"line {number}\n".encode())
@@ -301,7 +301,7 @@ async def test_a_log_that_cannot_be_shortened_does_not_keep_the_others_long(tmp_
     for number in range(200):
         (tmp_path / "a.log" / f"something to make it long {number}").touch()
     (tmp_path / "b.log").write_bytes(b"line\n" * 100_000)
-    logs = EngineLogs(tmp_path, most_bytes=(tmp_path / "a.log").stat().st_size - 1)
+    logs = EngineLogs(tmp_path, max_bytes=(tmp_path / "a.log").stat().st_size - 1)
     with pytest.raises(IsADirectoryError):
         logs.trim()
     assert (tmp_path / "b.log").stat().st_size < 500_000

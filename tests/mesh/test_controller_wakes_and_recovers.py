@@ -191,7 +191,7 @@ async def test_a_server_falls_asleep_when_idle_and_only_then(mesh: ControlledMes
         await asyncio.sleep(0.2)
     assert mesh.starts() == 1
     state = await mesh.until_state(server.server_uuid, SLEEPING)
-    assert "no request came" in state.conditions[0].message
+    assert "no request arrived" in state.conditions[0].message
     assert mesh.engine_pids() == []
     assert await mesh.says() == SENTENCE
     assert mesh.starts() == 2

@@ -174,6 +174,14 @@ def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
         for port in ("inference", "gateway"):
             led = plain.get(f"http://localhost:{mesh.ports[port]}/health?a=b")
             assert (led.status_code, led.headers["location"]) == (308, mesh.url(port, "/health?a=b"))
+            host = f"mesh.example:{mesh.ports[port]}"
+            led = plain.get(f"http://localhost:{mesh.ports[port]}/health", headers={"Host": host})
+            assert (led.status_code, led.headers["location"]) == (308, f"https://{host}/health")
+            # The host is the caller's word: nobody is led to a host that is not the mesh's.
+            for stranger in ("stranger.example", "stranger.example:80", "localhost.stranger.example", "x@localhost"):
+                told = plain.get(f"http://localhost:{mesh.ports[port]}/health", headers={"Host": stranger})
+                assert (told.status_code, "location" in told.headers) == (400, False)
+                assert "https://" in told.text
         told = plain.post(f"http://localhost:{mesh.ports['inference']}/v1/chat/completions", json={"model": "sentence"})
         assert (told.status_code, told.json()["error"]["code"]) == (400, "https_required")
         told = plain.post(f"http://localhost:{mesh.ports['gateway']}/auth/token", json=ADMIN)

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.unit.loopback import ALL_PATHS, serving
 from tests.unit.web_objects import answer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -127,13 +128,5 @@ def _error(status: int, code: str, message: str = "") -> web.Response:
 async def fake_hub() -> AsyncIterator[FakeHub]:
     """A running fake on a free port of loopback."""
     state = FakeHub()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", state.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state.host = f"127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with serving({ALL_PATHS: state.handle}) as state.host:
         yield state
-    finally:
-        await runner.cleanup()

@@ -8,6 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.unit.loopback import ALL_PATHS, serving
+
 
 class FakeQuant:
     """What it has, and what it was asked."""
@@ -46,13 +48,6 @@ def _json(status: int, text: str) -> web.Response:
 async def fake_quant() -> AsyncIterator[FakeQuant]:
     """A running fake on a free port of loopback."""
     state = FakeQuant()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", state.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    state.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with serving({ALL_PATHS: state.handle}) as host:
+        state.url = f"http://{host}"
         yield state
-    finally:
-        await runner.cleanup()

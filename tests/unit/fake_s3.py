@@ -10,13 +10,14 @@ import hashlib
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from tests.unit.loopback import ALL_PATHS, serving
 from tests.unit.web_objects import answer
 
 TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
@@ -143,29 +144,22 @@ def fake_s3() -> Iterator[FakeS3]:
     """A running server on a free port, in a thread of its own: the client under test blocks."""
     state = FakeS3()
     loop = asyncio.new_event_loop()
-    started = threading.Event()
+    started, ended = threading.Event(), asyncio.Event()
 
-    async def start() -> web.AppRunner:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("*", "/{path:.*}", state.handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        state.endpoint = f"127.0.0.1:{runner.addresses[0][1]}"
-        return runner
+    async def serve() -> None:
+        async with serving({ALL_PATHS: state.handle}) as state.endpoint:
+            started.set()
+            await ended.wait()
 
-    def serve() -> None:
-        runner = loop.run_until_complete(start())
-        started.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
+    def run() -> None:
+        with closing(loop):
+            loop.run_until_complete(serve())
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=run)
     thread.start()
     started.wait()
     try:
         yield state
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(ended.set)
         thread.join()

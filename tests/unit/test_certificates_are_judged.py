@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from llamesh import certificates
 from llamesh.certificates import CertificateError
+from llamesh.cli import tls
+from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import renewal
 from llamesh.cli.mesh.authority import Files, issue
+from llamesh.client.trust import authorities, kept_authority
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -55,6 +59,46 @@ def test_a_second_run_keeps_what_does_and_renews_what_does_not(files: Files) -> 
     assert renewed.days_left(NOW + timedelta(days=370)) == 397
     assert issue(files, ["localhost", "new.lan"], NOW + timedelta(days=371))[1] is True
     assert files.authority.read_bytes() == authority
+
+
+@pytest.mark.parametrize("days", [370, 500], ids=["about to expire", "expired"])
+def test_a_renewal_keeps_the_names_of_the_earlier_certificate(files: Files, days: int) -> None:
+    renewed, made = issue(files, ["localhost", "new.lan"], NOW + timedelta(days=days))
+    assert made
+    assert renewed.names == ("localhost", "new.lan", "llm.lan", "127.0.0.1", "::1")
+
+
+def test_a_name_that_is_not_ascii_is_there_already_in_a_second_run(tmp_path: Path) -> None:
+    found, _ = issue(Files(tmp_path), ["Bücher.lan"], NOW)
+    assert found.names == ("xn--bcher-kva.lan",)
+    assert issue(Files(tmp_path), ["bücher.lan"], NOW)[1] is False
+
+
+def test_an_authority_is_trusted_beside_comments_and_once(files: Files) -> None:
+    pem = files.authority.read_bytes()
+    (one,) = authorities(pem)
+    comment = "Bücherei\n".encode()
+    for content in (comment + pem, comment.decode().encode("latin-1") + pem, BOM_UTF8 + pem, pem + comment + pem):
+        assert authorities(content) == [one]
+    with pytest.raises(ValueError, match="more than certificates of authorities"):
+        authorities(pem + pem + files.certificate.read_bytes())
+    with pytest.raises(ValueError, match="no PEM certificate"):
+        authorities(pem.replace(b"MII", "MÜI".encode(), 1))
+
+
+def test_trust_does_not_replace_a_file_that_it_cannot_read(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    tls.trust(str(files.authority))
+    tls.trust(str(files.authority))
+    kept = kept_authority()
+    assert authorities(kept.read_bytes()) == authorities(files.authority.read_bytes())
+    kept.write_text("damaged")
+    with pytest.raises(CommandError, match="cannot be read: ") as raised:
+        tls.trust(str(files.authority))
+    assert str(kept) in str(raised.value)
+    assert kept.read_text() == "damaged"
 
 
 def test_the_time_counts(files: Files) -> None:
@@ -133,31 +177,76 @@ def test_a_chain_that_is_written_in_part_is_refused(files: Files, end: int) -> N
     assert read(files)
 
 
-def test_a_renewal_is_said_when_a_client_is_shown_it(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = datetime.now(UTC)
-    issue(files, ["localhost"], now, renew=True)
-    (tmp_path / "run").mkdir()
-    settings: Any = SimpleNamespace(
-        tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=tmp_path / "run"
-    )
-    first = read(files, now).leaf
-    said: list[str] = []
-    port: list[bytes | None] = [None]
-    monkeypatch.setattr(renewal, "shown", lambda _: port[0])
-    look = renewal.Renewal(settings, said.append)._look
+class Served:
+    """A front door whose certificate a test sets, and what the supervisor says about it."""
+
+    def __init__(self, files: Files, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files = files
+        self.now = datetime.now(UTC)
+        self.renew()
+        self.certificate: bytes | None = None
+        self.said: list[str] = []
+        settings: Any = SimpleNamespace(
+            tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=run_dir
+        )
+        monkeypatch.setattr(renewal, "shown", lambda _: self.certificate)
+        self.look = renewal.Renewal(settings, self.said.append)._look
+
+    def renew(self) -> None:
+        issue(self.files, ["localhost"], self.now, renew=True)
+
+    def take(self) -> None:
+        self.certificate = read(self.files, self.now).leaf
+
+
+@pytest.fixture
+def served(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
+    return Served(files, tmp_path / "run", monkeypatch)
+
+
+def test_a_renewal_is_said_when_a_client_is_shown_it(served: Served) -> None:
+    said, look = served.said, served.look
     look()  # Envoy does not listen yet
-    port[0] = first
+    served.take()
     look()
     assert said == []
-    issue(files, ["localhost"], now, renew=True)
+    served.renew()
     for _ in range(renewal.LOOKS_BEHIND + 2):
         look()
     assert len(said) == 1
     assert "Envoy has not taken" in said[0]
-    port[0] = read(files, now).leaf
+    served.take()
     look()
     look()
     assert len(said) == 2
     assert "has a new certificate" in said[1]
+
+
+def test_a_renewal_that_envoy_misses_because_its_folder_was_moved_is_said(served: Served, tmp_path: Path) -> None:
+    served.take()
+    served.look()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    served.renew()
+    for _ in range(renewal.LOOKS_BEHIND + 2):
+        served.look()
+    (words,) = served.said
+    assert "Envoy has not taken the new one" in words
+    assert "`llamesh down` and `llamesh up`" in words
+
+
+def test_a_renewal_that_cannot_be_handed_over_is_said_once_with_the_remedy(served: Served, tmp_path: Path) -> None:
+    served.take()
+    served.look()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").touch()
+    served.renew()
+    served.look()
+    served.look()
+    (words,) = served.said
+    assert "certificate.json cannot be written: " in words
+    assert "is a folder of this user" in words
+    (tmp_path / "run").unlink()
+    served.look()
+    served.take()
+    served.look()
+    assert "has a new certificate" in served.said[-1]

@@ -10,7 +10,7 @@ import pytest
 
 from controller.footprint import Claim, Footprint, MachineMemory
 from controller.runtimes import Engine, EnginePhase
-from controller.runtimes.start_limit import MOST_STARTS, default_limit
+from controller.runtimes.start_limit import MAX_STARTS, default_limit
 from controller.starts import (
     SLOW_START_SECONDS,
     NotEnoughMemory,
@@ -90,7 +90,7 @@ def test_the_words_for_people() -> None:
     assert str(Queued(3)) == "waits for 3 other starts"
 
 
-@pytest.mark.parametrize(("cores", "limit"), [(0, 1), (1, 1), (2, 2), (16, 16), (128, MOST_STARTS)])
+@pytest.mark.parametrize(("cores", "limit"), [(0, 1), (1, 1), (2, 2), (16, 16), (128, MAX_STARTS)])
 def test_the_default_limit_follows_the_cores(cores: int, limit: int) -> None:
     assert default_limit(cores) == limit
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from llamesh import __version__
+from llamesh.cli.backup import backup
+from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import archive
 from llamesh.cli.mesh.archive import ArchiveError
 
@@ -74,6 +76,11 @@ DAMAGE: dict[str, tuple[bool, Callable[[Path], None]]] = {
     "cut within a file": (True, lambda file: cut(file, member(file, "objects/m").offset_data + 100)),
     "a later header changed": (True, lambda file: changed(file, member(file, "data/gateway.db").offset + 3)),
     "a database changed": (True, lambda file: changed(file, member(file, "data/gateway.db").offset_data + 9_000)),
+    "the manifest changed": (True, lambda file: changed(file, file.read_bytes().index(b'"made"') + 9)),
+    "the version changed": (True, lambda file: changed(file, file.read_bytes().index(b'"version"') + 12)),
+    "the end changed": (True, lambda file: changed(file, member(file, archive.END).offset_data + 9)),
+    "the checksum of gzip changed": (False, lambda file: changed(file, file.stat().st_size - 8, 4)),
+    "cut within the checksum of gzip": (False, lambda file: cut(file, file.stat().st_size - 6)),
     "the middle inverted": (False, lambda file: changed(file, file.stat().st_size // 2, 200)),
     "cut in the middle": (False, lambda file: cut(file, file.stat().st_size // 2)),
 }
@@ -84,9 +91,68 @@ def test_a_damaged_backup_restores_nothing(home: Path, damage: str) -> None:
     models, harm = DAMAGE[damage]
     file = written(home, models=models)
     harm(file)
-    with pytest.raises(ArchiveError, match="damaged"):
+    with pytest.raises(ArchiveError, match="damaged") as raised:
         archive.restore(file, home.parent / "new", __version__, no_tables)
+    assert raised.value.remedy == "use another copy of the backup"
     assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]
+
+
+@pytest.mark.parametrize("models", [True, False], ids=["tar", "gzip"])
+def test_one_changed_byte_is_refused_or_changes_nothing(tmp_path: Path, models: bool) -> None:
+    home = tmp_path / "home"
+    (home / "secrets").mkdir(parents=True)
+    (home / "secrets" / "jwt_secret").write_bytes(os.urandom(40))
+    before = contents(home)
+    file = written(home, models=models)
+    remedies: set[str] = set()
+    for at in range(0, file.stat().st_size, 61 if models else 7):
+        new = tmp_path / "new"
+        changed(file, at)
+        try:
+            archive.restore(file, new, __version__, no_tables)
+        except ArchiveError as error:
+            remedies.add(error.remedy)
+        else:
+            assert contents(new) == before, at
+            shutil.rmtree(new)
+        changed(file, at)
+    assert remedies
+    assert all(remedies)
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    return {path.relative_to(home).as_posix(): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("harm", ["no database", "a damaged page"])
+def test_a_damaged_database_is_named_and_the_old_backup_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    before = written(home, models=False).read_bytes()
+    database = home / "data" / "gateway.db"
+    if harm == "no database":
+        database.write_bytes(b"x" * 4096)
+    else:
+        changed(database, 4096, 2000)
+    monkeypatch.setenv("LLAMESH_HOME", str(home))
+    monkeypatch.setattr("llamesh.cli.mesh.tables.dump", lambda _: False)
+    with pytest.raises(CommandError, match=r"gateway\.db is damaged: ") as raised:
+        backup(str(home.parent / "backup"))
+    assert "repair it: sqlite3 " in (raised.value.hint or "")
+    assert (home.parent / "backup").read_bytes() == before
+    assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "nothing yet"])
+def test_a_home_that_is_a_link_is_restored_where_it_points_to(home: Path, there: bool) -> None:
+    file = written(home, models=False)
+    link, folder = home.parent / "link", home.parent / "disk" / "home"
+    link.symlink_to(folder)
+    if there:
+        folder.mkdir(parents=True)
+    assert "secrets/jwt_secret" in restored(file, link)
+    assert (link.readlink(), folder.stat().st_mode & 0o777) == (folder, 0o700)
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("models", [True, False])
@@ -101,14 +167,10 @@ def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
 ) -> None:
     (home / "objects" / "m").write_bytes(bytes(200_000))
     file = written(home, models=True)
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: Free(199_999))
+    monkeypatch.setattr(archive, "free_bytes", lambda _: 199_999)
     with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free"):
         archive.restore(file, home.parent / "new", __version__, no_tables)
     assert not (home.parent / "new").exists()
-
-
-class Free(NamedTuple):
-    free: int
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_without_any_parameter_the_library_has_what_llama_server_has() -> None:
 
 def test_a_model_that_a_parameter_names_needs_a_file() -> None:
     spec = replace(SPEC, parameters={"model_draft": "small"})
-    with pytest.raises(EngineError, match="--model-draft: the file of the model small is not named") as caught:
+    with pytest.raises(EngineError, match="--model-draft: no file is given for the model small") as caught:
         parameters.launch_settings(spec, THREADS)
     assert caught.value.reason is FailureReason.BAD_SPEC
 

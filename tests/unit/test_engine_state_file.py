@@ -14,13 +14,12 @@ def test_a_full_disk_leaves_the_state_before_and_no_other_file(tmp_path: Path, m
     state = StateFile(tmp_path / "engine.state", "llama.cpp", lambda: 0.0)
     state.publish(ReportedPhase.STARTING)
     before = (tmp_path / "engine.state").read_text()
-    write = Path.write_text
 
-    def full(path: Path, text: str) -> int:
-        write(path, "")  # The name is there by the time the disk turns out to be full.
+    def full(path: Path, _: Path) -> Path:
+        assert path.exists()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     state.publish(ReportedPhase.READY)
     assert [path.name for path in tmp_path.iterdir()] == ["engine.state"]
     assert (tmp_path / "engine.state").read_text() == before

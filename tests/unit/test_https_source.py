@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,29 +23,13 @@ from services.download.sources import (
     SourceRefusedError,
     SourceTruncatedError,
 )
+from tests.unit.loopback import Handler, serving
 
 BODY = bytes(range(256)) * 4096
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def model(request: web.Request) -> web.Response:
     return web.Response(body=BODY, headers={"ETag": '"v1"'})
-
-
-@asynccontextmanager
-async def serving(routes: dict[str, Handler], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A web server on a free port of loopback; gives its host:port."""
-    app = web.Application()
-    for path, handler in routes.items():
-        app.router.add_get(path, handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    try:
-        yield f"127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -153,7 +137,7 @@ async def test_a_port_where_nobody_listens_is_an_error() -> None:
 
 async def test_a_server_that_falls_silent_is_given_up() -> None:
     async with raw_serving(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(10), linger=0.5) as host:
-        with pytest.raises(SourceError, match="fell silent after 10 bytes"):
+        with pytest.raises(SourceError, match="sent nothing more after 10 bytes"):
             await read(source(host, silence_seconds=0.1), f"http://{host}/m")
 
 
@@ -249,7 +233,7 @@ async def test_a_busy_server_says_when_to_come_back(status: int, header: str, se
     async with raw_serving(answer) as host:
         with pytest.raises(SourceError) as caught:
             await read(source(host), f"http://{host}/m")
-    assert (caught.value.passing, caught.value.retry_after) == (True, seconds)
+    assert (caught.value.transient, caught.value.retry_after) == (True, seconds)
 
 
 async def test_a_busy_server_may_name_a_date() -> None:
@@ -264,7 +248,7 @@ async def test_a_busy_server_may_name_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "passing"),
+    ("answer", "transient"),
     [
         (b"", True),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(10), True),
@@ -273,11 +257,11 @@ async def test_a_busy_server_may_name_a_date() -> None:
         (b"SSH-2.0-OpenSSH_9\r\n", False),
     ],
 )
-async def test_what_was_cut_off_may_pass_and_what_is_wrong_does_not(answer: bytes, passing: bool) -> None:
+async def test_what_was_cut_off_may_pass_and_what_is_wrong_does_not(answer: bytes, transient: bool) -> None:
     async with raw_serving(answer) as host:
         with pytest.raises(SourceError) as caught:
             await read(source(host), f"http://{host}/m")
-    assert caught.value.passing is passing
+    assert caught.value.transient is transient
 
 
 async def test_a_redirect_loop_ends() -> None:

@@ -103,7 +103,7 @@ async def test_what_is_not_clear_lists_what_there_is(hub: FakeHub, files: list[s
     with pytest.raises(SourceError) as caught:
         await fetched(hub, f"hf:ada/x{address}")
     assert words in str(caught.value)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 async def test_only_model_files_count(hub: FakeHub) -> None:
@@ -139,7 +139,7 @@ async def test_the_token_opens_gated_repositories(hub: FakeHub) -> None:
 async def test_what_the_hub_has_not_is_said(hub: FakeHub, address: str, words: str) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         await fetched(hub, address)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 @pytest.mark.parametrize("location", ["https://169.254.169.254/x", "http://127.0.0.1:9/x", "https://localhost/x"])
@@ -164,7 +164,7 @@ async def test_a_file_outside_of_lfs_has_no_digest(hub: FakeHub) -> None:
 
 async def test_what_is_no_hub_is_said(hub: FakeHub) -> None:
     hub.repositories["ada/tiny-GGUF"].commit = "../../etc"
-    with pytest.raises(SourceError, match="does not answer as the Hugging Face Hub does: check HF_ENDPOINT"):
+    with pytest.raises(SourceError, match="does not answer like the Hugging Face Hub: check HF_ENDPOINT"):
         await fetched(hub, "hf:ada/tiny-GGUF@main")
 
 

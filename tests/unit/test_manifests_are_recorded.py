@@ -76,6 +76,20 @@ def test_what_an_interrupted_apply_created_is_pruned(
     assert found == ([server, held.contracts[0]] if pruned else [])
 
 
+@pytest.mark.parametrize("content", [b"", b"[{", b"{}1", b"[{}]", b"[1]", b"1", b"\xff", b"[" * 100_000], ids=range(8))
+def test_a_record_that_cannot_be_read_is_not_replaced(tmp_path: Path, content: bytes) -> None:
+    kept = record(tmp_path)
+    kept.path.parent.mkdir(parents=True)
+    kept.path.write_bytes(content)
+    called: list[str] = []
+    for attempt in (kept.entries, lambda: kept.creating("Contract", "team", "team", lambda: called.append("created"))):
+        with pytest.raises(CommandError, match="it is damaged") as raised:
+            attempt()
+        assert str(kept.path) in str(raised.value)
+        assert "move it away" in raised.value.hint
+    assert (called, kept.path.read_bytes()) == ([], content)
+
+
 def test_what_the_mesh_refused_is_forgotten(tmp_path: Path) -> None:
     refused = MeshError("there is one")
     refused.reason = "USER_EXISTS"
@@ -132,3 +146,29 @@ def test_an_ambiguous_contract_is_named_where_it_is_written(tmp_path: Path) -> N
     one, two = sorted(raised.value.parts)
     assert "(Key/ci): spec.contract: its name is that of several: c1, c2; write an id" in one
     assert "(Contract/team): metadata.name: its name is that of several: c1, c2; set metadata.annotations" in two
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "kind: Key\nmetadata: {name: ci}\nspec: {contract: team, secretFile: t}\n",
+        "kind: User\nmetadata: {name: ada}\nspec: {contract: team, passwordFrom: {env: PASSWORD}}\n",
+    ],
+    ids=["key", "user"],
+)
+def test_a_contract_that_another_apply_made_since_the_plan_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    monkeypatch.setenv("PASSWORD", "long enough 1")
+    (tmp_path / "m.yaml").write_text(HEAD + document)
+    held = Holdings(contracts=[contract(id="c2")])
+    (action,) = plan(reader.read([str(tmp_path / "m.yaml")]), held)
+    mesh = MagicMock()
+    later = contract(id="c1", after=timedelta(seconds=1))
+    mesh.contracts.list.side_effect = lambda: iter([later, *held.contracts])
+    made = mesh.keys.create.return_value
+    made.key, made.token = contract_pb2.Key(key_id="k1", display_name="ci"), "token"
+    mesh.keys.list.return_value = []
+    carry_out(mesh, action)
+    (call,) = mesh.users.create.mock_calls + mesh.keys.create.mock_calls
+    assert call.kwargs["contract"] == "c2"

@@ -6,7 +6,7 @@ import pytest
 
 from llamesh.kit.exposition import labelled, merged, parsed, renamed
 from llamesh.names import cluster_of_stat, model_cluster, server_cluster, stat_name
-from services.gateway.envoy_metrics import told
+from services.gateway.envoy_metrics import exposed
 
 ENVOY = b"""
 # TYPE envoy_llamesh_time_to_first_token histogram
@@ -57,7 +57,7 @@ def test_a_text_in_another_format_is_a_value_error() -> None:
 
 
 def test_envoys_numbers_are_told_by_model_or_server_in_seconds_and_no_others() -> None:
-    found = lines(merged(told(parsed(ENVOY))))
+    found = lines(merged(exposed(parsed(ENVOY))))
     labels = 'gen_ai_request_model="qwen3.gguf"'
     assert found == [
         f'gen_ai_server_time_to_first_token_seconds_bucket{{{labels},le="0.5",stream="true"}} 1.0',

@@ -101,7 +101,7 @@ async def test_what_the_server_refuses_names_the_setting(s3: FakeS3) -> None:
     s3.refuse["GET"] = (503, "SlowDown")
     with pytest.raises(SourceError, match="answers 503") as busy:
         await fetched(source(s3), f"s3://store/{KEY}")
-    assert busy.value.passing
+    assert busy.value.transient
 
 
 @pytest.mark.parametrize(

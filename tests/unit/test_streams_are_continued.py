@@ -43,7 +43,7 @@ async def read(source: Breaking) -> bytes:
 
 @pytest.mark.parametrize(
     "error",
-    [SourceTruncatedError("ended", expected=2, actual=1), SourceError("silent", passing=True)],
+    [SourceTruncatedError("ended", expected=2, actual=1), SourceError("silent", transient=True)],
     ids=["truncated", "silent"],
 )
 async def test_it_goes_on_where_it_was(error: SourceError) -> None:
@@ -55,11 +55,11 @@ async def test_it_goes_on_where_it_was(error: SourceError) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        Breaking(300, SourceError("broken", passing=True), ranges=False),
-        Breaking(300, SourceError("broken", passing=True), size=None),
+        Breaking(300, SourceError("broken", transient=True), ranges=False),
+        Breaking(300, SourceError("broken", transient=True), size=None),
         Breaking(300, SourceError("refused")),
         Breaking(300, SourceChangedError("changed", opened="a", found="b")),
-        Breaking(300, SourceError("busy", passing=True, retry_after=10_000)),
+        Breaking(300, SourceError("busy", transient=True, retry_after=10_000)),
     ],
     ids=["no ranges", "no size", "for good", "changed", "much later"],
 )
@@ -71,14 +71,14 @@ async def test_what_cannot_go_on_is_the_error_of_the_source(source: Breaking) ->
 
 
 async def test_without_a_new_byte_it_is_given_up_soon() -> None:
-    source = Breaking(0, SourceError("broken", passing=True))
+    source = Breaking(0, SourceError("broken", transient=True))
     with pytest.raises(SourceError, match="broken"):
         await read(source)
-    assert source.offsets == [0] * source_retries.MOST_TRIES
+    assert source.offsets == [0] * source_retries.MAX_TRIES
 
 
 async def test_a_source_that_sends_little_each_time_is_given_up_in_the_end() -> None:
-    source = Breaking(1, SourceError("broken", passing=True))
+    source = Breaking(1, SourceError("broken", transient=True))
     with pytest.raises(SourceError, match="broke off 100 times"):
         await read(source)
-    assert len(source.offsets) == continuation.MOST_CONTINUATIONS
+    assert len(source.offsets) == continuation.MAX_CONTINUATIONS

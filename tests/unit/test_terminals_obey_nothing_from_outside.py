@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamesh.cli import account, chat, completion, logs, output
+from llamesh.cli import account, api, chat, completion, logs, output, printing
 from llamesh.v1 import contract_pb2, model_pb2
 
 EVIL = "x\x1b]0;owned\x07\x9b31m\r\u202ey"
@@ -24,8 +24,8 @@ def decision() -> contract_pb2.Decision:
 
 
 WAYS: dict[str, Callable[[], Any]] = {
-    "note": lambda: output.note(EVIL),
-    "say": lambda: output.say(EVIL),
+    "note": lambda: printing.note(EVIL),
+    "say": lambda: printing.say(EVIL),
     "names": lambda: output.show_list(
         [model_pb2.Model(name=EVIL)], "name", [output.Column("name", lambda item: item.name)]
     ),
@@ -33,7 +33,8 @@ WAYS: dict[str, Callable[[], Any]] = {
     "a line of an engine": lambda: logs._show("", EVIL),
     "a line of a member": lambda: logs._show("gateway", json.dumps({"event": "call", "level": "info", "source": EVIL})),
     "a broken line of a member": lambda: logs._show("gateway", "{" + EVIL),
-    "figures": lambda: output.note(
+    "a body": lambda: api._show([b"\xc2", b"\x9b31m", EVIL.encode(), b"\xff\xc2"]),
+    "figures": lambda: printing.note(
         chat._figures({"usage": {"total_tokens": EVIL, "completion_tokens": EVIL}, "timings": EVIL}, 0)
     ),
 }
@@ -49,6 +50,11 @@ def test_what_comes_from_outside_is_shown_and_not_obeyed(
     shown = printed.out + printed.err
     assert shown
     assert all(letter.isprintable() or letter == "\n" for letter in shown)
+
+
+def test_a_body_stays_as_it_is_on_a_pipe(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    api._show([b"\xc2", b"\x9b31m", b"\xff"])
+    assert capfdbinary.readouterr().out == b"\xc2\x9b31m\xff"
 
 
 def test_a_log_stays_as_it_is_on_a_pipe(capsys: Capture) -> None:

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from services.download.sources import AddressRules, HttpsSource, SourceChangedError, SourceError, SourceObject
 from services.download.sources.http_client import HttpClient
-from tests.unit.test_https_source import BODY, redirecting, serving, source
+from tests.unit.loopback import serving
+from tests.unit.test_https_source import BODY, redirecting, source
 from tests.unit.web_objects import answer
 
 
@@ -135,7 +136,7 @@ async def test_a_token_is_not_sent_along_a_redirect_to_another_origin() -> None:
         assert seen["same"] == "Bearer secret"
 
 
-@pytest.mark.parametrize(("body", "words"), [(b"{", "no JSON"), (b" " * ((8 << 20) + 1), "more than")])
+@pytest.mark.parametrize(("body", "words"), [(b"{", "invalid JSON"), (b" " * ((8 << 20) + 1), "more than")])
 async def test_an_answer_of_an_api_is_bounded_json(body: bytes, words: str) -> None:
     async def answering(request: web.Request) -> web.Response:
         return web.Response(body=body)

@@ -87,6 +87,6 @@ async def test_what_is_no_gguf_is_refused_at_its_first_bytes(data: bytes) -> Non
 
 
 async def test_a_header_that_is_too_large_to_keep_is_left_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_check, "MOST_BYTES", 2 << 20)
+    monkeypatch.setattr(early_check, "MAX_HEADER_BYTES", 2 << 20)
     data = replace(LARGE, extra=(WORDS, pair("general.type", STRING, "mmproj"))).build()
     assert await Stream(data).passed() == data

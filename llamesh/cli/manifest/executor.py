@@ -15,6 +15,7 @@ from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.token_file import is_free, reserved
 from llamesh.cli.sources import fetchable
+from llamesh.locations import expanded
 from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
@@ -43,7 +44,8 @@ def _model(mesh: Client, action: Action) -> object:
     spec = action.desired
     source = spec.source
     if source and not is_address(source):
-        source = str((action.document.folder / Path(source).expanduser()).absolute())
+        path = expanded(source, action.document.place("spec.source"))
+        source = str((action.document.folder / path).absolute())
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
@@ -67,7 +69,7 @@ def _contract(mesh: Client, action: Action) -> object:
 
 def _user(mesh: Client, action: Action) -> object:
     spec, name = action.desired, action.document.name
-    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, spec.contract)
+    role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, action)
     if action.present is None:
         made = mesh.users.create(name, _secret(action.document, spec.password_from), role=role, contract=contract)
         return mesh.users.update(name, disabled=True) if spec.disabled else made
@@ -115,7 +117,7 @@ def _key(mesh: Client, action: Action) -> object:
         made = mesh.keys.create(
             action.document.name,
             scopes=list(spec.scopes),
-            contract=_contract_id(mesh, spec.contract),
+            contract=_contract_id(mesh, action),
             days=spec.expire_days,
         )
         key: contract_pb2.Key = made.key
@@ -147,15 +149,19 @@ def _check_first(mesh: Client, action: Action, made: Any) -> None:
     found = holdings.read(mesh, {action.document.kind}).named(
         action.document, getattr(action.desired, "model_name", "")
     )
-    first = min(found, key=lambda item: (item.create_time.ToNanoseconds(), identity(item)), default=made)
+    first = min(found, key=_age, default=made)
     if identity(first) != identity(made):
         raise CommandError("somebody else has created it at the same moment", parts=[identity(first)])
 
 
+def _age(item: Any) -> tuple[int, str]:
+    """What orders the objects of one name: the one that was created first stays."""
+    return item.create_time.ToNanoseconds(), identity(item)
+
+
 def token_path(action: Action) -> Path:
     """The file that a key's token is written to."""
-    path: Path = action.document.folder / Path(action.desired.secret_file).expanduser()
-    return path
+    return action.document.folder / expanded(action.desired.secret_file, action.document.place("spec.secret_file"))
 
 
 def without_token(action: Action) -> str:
@@ -172,12 +178,18 @@ def without_token(action: Action) -> str:
     return f"is there, but {path} does not hold its token: {remedy}"
 
 
-def _contract_id(mesh: Client, name: str) -> str:
-    """Return the id of a contract, which an earlier action may have created."""
+def _contract_id(mesh: Client, action: Action) -> str:
+    """Return the id of the contract of a user or key: of several of its name the first.
+
+    The plan has refused an ambiguous name, so the first is the one that the plan found or that an earlier action has created. A later
+    one is that of another apply at the same moment, which removes it (see `_check_first`).
+    """
+    name = action.desired.contract
     contracts = list(mesh.contracts.list()) if name else []
     if any(item.contract_id == name for item in contracts):
-        return name
-    return next((item.contract_id for item in contracts if item.display_name == name), name)
+        return str(name)
+    found = min((item for item in contracts if item.display_name == name), key=_age, default=None)
+    return found.contract_id if found else str(name)
 
 
 def _seconds(spec: Any, name: str) -> float | None:
@@ -195,7 +207,7 @@ def _secret(document: Document, reference: Any) -> str:
         if not value:
             raise CommandError(f"{place}: the environment variable {reference.env} is not set", code=Exit.USAGE)
         return value
-    path = document.folder / Path(reference.file).expanduser()
+    path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
     try:
         return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
     except CommandError as error:

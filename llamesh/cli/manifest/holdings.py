@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from llamesh.cli.manifest.document import Document
+from llamesh.cli.manifest.kinds import ID_ANNOTATION
+from llamesh.server_conditions import staying
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ class AmbiguousObjectError(LookupError):
         self.ids = tuple(ids)
         self.field = field
         """Where the name stands in the document."""
+
+    def words(self, document: Document) -> str:
+        """The problem and the remedy, with the place in the document."""
+        remedy = f"set metadata.annotations.{ID_ANNOTATION}" if self.field == "metadata.name" else "write an id"
+        return f"{document.place(self.field)}: its name is that of several: {', '.join(self.ids)}; {remedy}"
 
 
 @dataclass(slots=True)
@@ -110,7 +117,8 @@ def read(mesh: Client, kinds: set[str]) -> Holdings:
     if "User" in kinds:
         found.users = {item.username: item for item in mesh.users.list()}
     if "ModelServe" in kinds:
-        found.servers = list(mesh.servers.list())
+        # One that is being removed is as good as gone: a plan that keeps it would be wrong a moment later.
+        found.servers = staying(mesh.servers.list())
     if "Key" in kinds:
         found.keys = list(mesh.keys.list())
     return found

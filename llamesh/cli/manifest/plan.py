@@ -17,7 +17,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
-from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
+from llamesh.cli.manifest.kinds import ORDER
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
 from llamesh.v1 import gateway_pb2, manifest_pb2
@@ -71,9 +71,7 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
         try:
             action = _action(document, held, names, limited)
         except AmbiguousObjectError as error:
-            remedy = f"set metadata.annotations.{ID_ANNOTATION}" if error.field == "metadata.name" else "write an id"
-            words = f"its name is that of several: {', '.join(error.ids)}; {remedy}"
-            problems.append(f"{document.place(error.field)}: {words}")
+            problems.append(error.words(document))
             continue
         meant = identity(action.present) if action.present is not None else f"new {name_of(action)}"
         other = taken.setdefault((document.kind, meant), document)

@@ -48,11 +48,17 @@ class Record:
         self.path = applied_directory(environment) / f"{words}.json"
 
     def entries(self) -> list[CreatedObject]:
-        """What was created; nothing if no record can be read."""
+        """What was created; nothing without a record. CommandError if there is one that cannot be read: it would be replaced."""
         try:
-            return [CreatedObject(**item) for item in json.loads(self.path.read_text())]
-        except (OSError, ValueError, TypeError):
+            return [CreatedObject(**item) for item in json.loads(self.path.read_text("utf-8"))]
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            words = error.strerror if isinstance(error, OSError) else "it is damaged"
+            raise CommandError(
+                f"the record of what apply created cannot be read: {self.path}: {words}",
+                hint="restore it, or move it away: --prune then leaves what it named, and `llamesh delete -f` removes it",
+            ) from error
 
     def creating(self, kind: str, name: str, found_by: str, create: Callable[[], Any]) -> Any:
         """Create an object between its intention and its entry. CommandError, with nothing created, if the file cannot be written."""

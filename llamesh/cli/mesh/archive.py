@@ -3,7 +3,8 @@
 Tables in PostgreSQL are a dump in the archive, which the caller makes and restores (`tables`).
 
 Invariant: each database is copied in a transaction of its own, while the mesh may run; the archive appears whole or not at all, for this
-user only. Its last entry has the digest of every other one, so a home is restored whole or not at all, and only if there is none.
+user only. Its first and last entry, which describe it, have a digest of their own, and the last has that of every other one. So a home is
+restored whole or not at all, and only if there is none.
 """
 
 from __future__ import annotations
@@ -13,24 +14,29 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from llamesh.cli.mesh import unfinished
+from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
+from llamesh.private_files import new_private
 
 FORMAT = 1
 MANIFEST = "llamesh-backup.json"
 END = "llamesh-backup.end"
-"""Last entry of an archive: the SHA-256 of every entry before it, by name. A reader of tar takes a damaged entry for the end."""
+"""Last entry of an archive: the SHA-256 of every file before it, by name. A reader of tar takes a damaged entry for the end."""
+DIGEST = "LLAMESH.sha256"
+"""Extended header (pax) of the manifest and the end: the SHA-256 of the entry."""
 FOLDERS = ("secrets", "tls")
 """Copied as they are, beside `data` and the settings."""
 MODELS = ("objects", "llm-models", "import")
@@ -40,7 +46,8 @@ _HANDED_OVER = ("import", "handed-over")
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 _SETTINGS = "config.env"
-_LARGEST_END = 1 << 26
+_LARGEST_TEXT = 1 << 26
+_ANOTHER_COPY = "use another copy of the backup"
 _OF_FILE_SYSTEM = "lost+found"
 """Stands in every new file system of ext4."""
 
@@ -74,30 +81,34 @@ def write(
     settings: Path,
     *,
     models: bool,
-    dump: Path | None = None,
-    tables_elsewhere: bool = False,
+    dump: Callable[[Path], bool] | None = None,
 ) -> Manifest:
-    """Write the archive; `dump` has the tables of PostgreSQL. ArchiveError if there is nothing to back up; OSError if a file fails."""
+    """Write the archive. ArchiveError if there is nothing to back up, or a database is damaged; OSError if a file fails.
+
+    `dump` writes the tables of PostgreSQL to a file, if there are any, and says whether they stay out of the archive.
+    """
     if not (home / "data").is_dir() and not (home / "secrets").is_dir():
         raise ArchiveError(f"{home} holds no mesh", "LLAMESH_HOME names another home")
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    manifest = Manifest(FORMAT, version, made, str(home), models, tables_elsewhere)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    if target.is_dir():
+        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
+    with _work_folder(target, target.parent) as folder:
+        tables = folder / TABLES
+        elsewhere = dump is not None and dump(tables)
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere)
+        written = folder / "archive"
+        with new_private(written) as file:
             # Store models uncompressed: quantised weights do not compress.
             with tarfile.open(fileobj=file, mode="w" if models else "w:gz", format=tarfile.PAX_FORMAT) as archive:
                 _add_text(archive, MANIFEST, json.dumps(asdict(manifest)))
-                digests = {name: _add(archive, name, path) for name, path in _files(home, settings, models=models)}
-                if dump is not None:
-                    digests[TABLES] = _add(archive, TABLES, dump)
+                files = _files(home, settings, folder, models=models)
+                digests = {name: _add(archive, name, path) for name, path in files}
+                if tables.exists():
+                    digests[TABLES] = _add(archive, TABLES, tables)
                 _add_text(archive, END, json.dumps(digests))
             file.flush()
             os.fsync(file.fileno())
-        Path(unfinished).replace(target)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+        written.replace(target)
     return manifest
 
 
@@ -106,7 +117,10 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
 
     `load` is given a dump of tables, if there is one, and the home that is made; if it raises, there is no home.
     """
-    if home.exists() and any(entry.name != _OF_FILE_SYSTEM for entry in home.iterdir()):
+    # A link stays: the home is made where it points to.
+    home = Path(os.path.realpath(home))
+    others = {_OF_FILE_SYSTEM, unfinished.path_of(home, home).name}
+    if home.exists() and any(entry.name not in others for entry in home.iterdir()):
         raise ArchiveError(
             f"{home} is not empty: a backup is restored where there is no mesh",
             f"set LLAMESH_HOME to a new folder, or move the old one away: mv {home} {home}.old",
@@ -114,38 +128,43 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
     home.parent.mkdir(parents=True, exist_ok=True)
     # Another file system cannot be replaced by a folder: its content is moved in at the end.
     mounted = home.is_mount()
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home if mounted else home.parent))
-    try:
-        with tarfile.open(source, "r:*") as archive:
-            manifest = _manifest(archive, source, version)
-            _extract_all(archive, source, unfinished)
-        if (unfinished / TABLES).exists():
-            load(unfinished / TABLES, unfinished)
-            (unfinished / TABLES).unlink()
+    with _work_folder(home, home if mounted else home.parent) as folder:
+        made = folder / "home"
+        made.mkdir(mode=0o700)
+        manifest = _extract_all(source, made, version)
+        if (made / TABLES).exists():
+            load(made / TABLES, made)
+            (made / TABLES).unlink()
         if mounted:
-            for entry in unfinished.iterdir():
+            for entry in made.iterdir():
                 entry.rename(home / entry.name)
         else:
             if home.exists():
                 home.rmdir()
-            unfinished.replace(home)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            made.replace(home)
     return manifest
+
+
+@contextmanager
+def _work_folder(target: Path, parent: Path) -> Iterator[Path]:
+    try:
+        with unfinished.work_folder(target, parent) as folder:
+            yield folder
+    except unfinished.InUseError as error:
+        raise ArchiveError(f"another backup or restore is making {target}", "wait until it has ended") from error
 
 
 def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
     first = archive.next()
-    content = archive.extractfile(first) if first is not None and first.name == MANIFEST else None
-    if content is None:
-        raise ArchiveError(f"{source} is no backup of llamesh")
+    if first is None or first.name != MANIFEST:
+        raise ArchiveError(f"{source} is no backup of llamesh", "name a file that `llamesh backup` wrote")
+    text = _text(archive, first, source)
     try:
-        manifest = Manifest(**json.loads(content.read(1 << 16)))
-    except (ValueError, TypeError) as error:
+        manifest = Manifest(**json.loads(text))
+        newer = manifest.format > FORMAT or _numbers(manifest.version) > _numbers(version)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{source} was made by another llamesh than {version}", "install that version") from error
-    if manifest.format > FORMAT or _numbers(manifest.version) > _numbers(version):
+    if newer:
         raise ArchiveError(
             f"{source} was made by llamesh {manifest.version}; this is {version}",
             f"pip install 'llamesh[mesh,engine]>={manifest.version}'",
@@ -157,13 +176,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _files(home: Path, settings: Path, *, models: bool) -> Iterator[tuple[str, Path]]:
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=home) as copies:
-        for database in sorted((home / "data").glob("*.db")):
-            copy = Path(copies) / database.name
-            with closing(sqlite3.connect(database, timeout=30)) as now, closing(sqlite3.connect(copy)) as then:
-                now.backup(then)
-            yield f"data/{database.name}", copy
+def _files(home: Path, settings: Path, folder: Path, *, models: bool) -> Iterator[tuple[str, Path]]:
+    """Every file of the archive with its name. Copies of databases are made in `folder`."""
+    for database in sorted((home / "data").glob("*.db")):
+        copy = folder / database.name
+        _copy(database, copy)
+        yield f"data/{database.name}", copy
+        copy.unlink()
     if settings.is_file():
         yield _SETTINGS, settings
     for folder in (*FOLDERS, *(MODELS if models else ())):
@@ -171,6 +190,22 @@ def _files(home: Path, settings: Path, *, models: bool) -> Iterator[tuple[str, P
             name = path.relative_to(home)
             if path.is_file() and not path.is_symlink() and name.parts[:2] != _HANDED_OVER:
                 yield name.as_posix(), path
+
+
+def _copy(database: Path, copy: Path) -> None:
+    """Copy a database in one transaction, and check the copy. ArchiveError if the database is damaged or cannot be read."""
+    try:
+        with closing(sqlite3.connect(database, timeout=30)) as now, closing(sqlite3.connect(copy)) as then:
+            now.backup(then)
+            found = str(then.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if found != "ok":
+                raise sqlite3.DatabaseError(" ".join(found.split()))
+    except sqlite3.OperationalError as error:
+        remedy = "see that there is space, and that this user may read it; then run `llamesh backup` again"
+        raise ArchiveError(f"{database} cannot be copied: {error}", remedy) from error
+    except sqlite3.DatabaseError as error:
+        remedy = f"`llamesh down`, then restore the backup of before, or repair it: sqlite3 {shlex.quote(str(database))} .recover"
+        raise ArchiveError(f"{database} is damaged: {error}", remedy) from error
 
 
 class _Digested:
@@ -197,31 +232,41 @@ def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
 
 
 def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
+    content = text.encode()
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(text.encode()), 0o600
-    archive.addfile(entry, io.BytesIO(text.encode()))
+    entry.size, entry.mode, entry.pax_headers = len(content), 0o600, {DIGEST: hashlib.sha256(content).hexdigest()}
+    archive.addfile(entry, io.BytesIO(content))
 
 
-def _extract_all(archive: tarfile.TarFile, source: Path, home: Path) -> None:
+def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> bytes:
+    """Read what `_add_text` has added. ArchiveError if it has changed."""
+    file = archive.extractfile(entry)
+    content = b"" if file is None else file.read(_LARGEST_TEXT)
+    if hashlib.sha256(content).hexdigest() != entry.pax_headers.get(DIGEST):
+        raise ArchiveError(f"{source} is damaged: its {entry.name} is not as it was written", _ANOTHER_COPY)
+    return content
+
+
+def _extract_all(source: Path, home: Path, version: str) -> Manifest:
     """Extract every file. ArchiveError if one is missing, changed or too many."""
     found: dict[str, str] = {}
     expected: object = None
-    for member in archive:
-        if member.name == END and member.isreg() and (content := archive.extractfile(member)) is not None:
-            expected = _digests(content.read(_LARGEST_END))
-        elif member.name != MANIFEST:
-            found[member.name] = _extract(archive, member, home)
-    if found != expected:
-        raise ArchiveError(
-            f"{source} is damaged: it does not hold what was backed up", "use another copy of the backup"
-        )
-
-
-def _digests(text: bytes) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
-        return None
+        with tarfile.open(source, "r:*") as archive:
+            manifest = _manifest(archive, source, version)
+            for member in archive:
+                if member.name == END:
+                    expected = json.loads(_text(archive, member, source))
+                elif member.name != MANIFEST:
+                    found[member.name] = _extract(archive, member, home)
+            # Behind the last entry gzip has a checksum, which is compared only by reading on.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged: {error}", _ANOTHER_COPY) from error
+    if found != expected:
+        raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
+    return manifest
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> str:
@@ -229,11 +274,13 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> s
     name = PurePosixPath(member.name)
     allowed = name.parts[:1] and name.parts[0] in {"data", _SETTINGS, TABLES, *MODELS, *FOLDERS}
     if not member.isreg() or name.is_absolute() or ".." in name.parts or not allowed:
-        raise ArchiveError(f"it holds {member.name!r}, which no backup of llamesh does")
-    free = shutil.disk_usage(home).free
+        raise ArchiveError(
+            f"it holds {member.name!r}, which no backup of llamesh does", "restore only backups that you trust"
+        )
+    free = free_bytes(home)
     if member.size > free:
         raise ArchiveError(
-            f"{member.name} has {member.size} bytes, and {free} are free at {home.parent}",
+            f"{member.name} has {member.size} bytes, and {free} are free for the home",
             "free space, or set LLAMESH_HOME to a folder of a larger file system",
         )
     content = archive.extractfile(member)
@@ -241,8 +288,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, home: Path) -> s
     target = home.joinpath(*name.parts)
     for folder in reversed([parent for parent in target.parents if parent.is_relative_to(home)]):
         make_private(folder)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     digested = _Digested(content)
-    with os.fdopen(descriptor, "wb") as file:
+    with new_private(target) as file:
         shutil.copyfileobj(digested, file, 1 << 20)
     return digested.sha256.hexdigest()

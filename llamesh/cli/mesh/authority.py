@@ -81,6 +81,7 @@ def outward_addresses() -> list[str]:
 def issue(files: Files, names: list[str], now: datetime, *, renew: bool = False) -> tuple[Certificate, bool]:
     """Return the server's certificate for these names, and whether it is new. A certificate that is still good is kept.
 
+    A new one is also valid for the names of the one that it replaces, which clients may use.
     OSError if a file cannot be written; CertificateError if the authority's files cannot be used.
     """
     wanted = tuple(map(_normal, names))
@@ -91,7 +92,8 @@ def issue(files: Files, names: list[str], now: datetime, *, renew: bool = False)
         return kept, False
     make_private(files.authority.parent)
     signer, signing = _authority(files, now)
-    certificate, key = _signed(wanted, signer, signing, now)
+    names_before = certificates.names(files.certificate)
+    certificate, key = _signed(tuple(dict.fromkeys((*wanted, *names_before))), signer, signing, now)
     # A reader between these two writes sees a pair that does not match, rejects it, and reads again later.
     write_private(files.key, key)
     write_private(files.certificate, certificate)
@@ -179,17 +181,21 @@ def _general_name(name: str) -> Any:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(name.encode("idna").decode() if not name.isascii() else name)
-    except ValueError as error:
-        raise CertificateError(f"{name!r} is no host name or address", "write it without scheme and port") from error
+    return x509.DNSName(name)
 
 
 def _normal(name: str) -> str:
+    """A name as certificates have it: an address in its shortest form, a host name in lower case and in ASCII (IDNA)."""
     name = name.strip().strip("[]").rstrip(".").lower()
-    if not name or any(mark in name for mark in "/ @") or (":" in name and not _is_address(name)):
+    if _is_address(name):
+        return str(ip_address(name))
+    try:
+        host = name if name.isascii() else name.encode("idna").decode()
+    except ValueError:
+        host = ""
+    if not host or any(mark in host for mark in "/ @:"):
         raise CertificateError(f"{name!r} is no host name or address", "write it without scheme and port")
-    return str(ip_address(name)) if _is_address(name) else name
+    return host
 
 
 def _is_address(name: str) -> bool:

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from llamesh.cli import web
 from llamesh.cli.failure import CommandError
-from llamesh.cli.output import note, say, size
+from llamesh.cli.output import size
+from llamesh.cli.printing import note, say
 from llamesh.cli.refusals import translate
 from llamesh.client import errors
 from llamesh.client.profile import Profile, home_of, on_this_machine, save_profile, stored_profile
 from llamesh.client.sync import Client
+from llamesh.server_conditions import staying
 from llamesh.v1 import gateway_pb2, server_pb2
 
 MODEL_UUID = "smollm2-135m-instruct"
@@ -70,11 +72,11 @@ def show(place: Place, clock: Callable[[], float], began: float) -> None:
         answer = _ask(mesh, server.model_name)
     answered = clock()
     say(f"\n  you     {QUESTION}\n  {server.model_name}  {answer}\n")
-    print(
+    say(
         f"  answered {answered - began:.1f} s after the start: mesh {ready - began:.1f}, model {fetched - ready:.1f},"
         f" server {served - fetched:.1f}, answer {answered - served:.1f}\n"
     )
-    print(_what_next(place, server.model_name, login), flush=True)
+    say(_what_next(place, server.model_name, login))
 
 
 def _await_health(mesh: Client) -> None:
@@ -170,7 +172,7 @@ def _importable(place: Place, file: Path) -> Path:
 
 
 def _server(mesh: Client, model: str, name: str) -> server_pb2.Server:
-    for server in mesh.servers.list():
+    for server in staying(mesh.servers.list()):
         if server.model_uuid == model:
             # The question wakes a sleeping server.
             if server.state == server_pb2.SERVER_STATE_SLEEPING:

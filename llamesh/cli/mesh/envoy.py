@@ -19,6 +19,7 @@ from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.locations import make_private
 from llamesh.names import DRAIN_PATH, ENVOY_ADMIN
+from llamesh.private_files import write_private
 
 BOOTSTRAP = Path(llamesh.__file__).parent.parent / "envoy" / "bootstrap.yaml"
 TETHER = Path(tether.__file__)
@@ -50,9 +51,7 @@ def write_bootstrap(settings: MeshSettings) -> Path:
         if path.read_text() == content:
             return path
     make_private(settings.run_dir)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(content)
-    unfinished.replace(path)
+    write_private(path, content.encode(), durable=False)
     return path
 
 

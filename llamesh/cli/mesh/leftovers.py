@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamesh import locks, waiting
+from llamesh import certificates, locks, private_files, waiting
+from llamesh.private_files import write_private
 from llamesh.processes import ProcessId
 
 GRACE_SECONDS = 2.0
@@ -51,14 +52,7 @@ def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
         }
         for name, life in lives.items()
     ]
-    unfinished = _path(run_dir).with_suffix(".tmp")
-    try:
-        unfinished.write_text(json.dumps(items))
-        unfinished.replace(_path(run_dir))
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
+    write_private(_path(run_dir), json.dumps(items).encode(), durable=False)
 
 
 def lives(run_dir: Path) -> dict[str, Life]:
@@ -92,7 +86,10 @@ def _sweep(home: Path, run_dir: Path) -> None:
         *run_dir.glob("envoy.*"),
         *run_dir.glob("processes.*"),
         *run_dir.glob(f"*{waiting.SUFFIX}"),
+        *run_dir.glob(f".*{private_files.SUFFIX}"),
         run_dir / "controller.lock",
+        # It holds a copy of the key.
+        certificates.secret_file(run_dir),
     ]
     for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
         with contextlib.suppress(OSError):

@@ -15,15 +15,15 @@ LONGEST_SECONDS = 6 * 3600.0
 """Deadline of a dump or a restore in seconds."""
 
 
-def dump(file: Path) -> list[str]:
-    """Write the tables to a file if they are in PostgreSQL.
+def dump(file: Path) -> bool:
+    """Write the tables to a file if they are in PostgreSQL. ArchiveError if pg_dump fails.
 
-    Returns the commands for a person if pg_dump cannot be used here, else nothing. ArchiveError if pg_dump fails.
+    Returns whether a person must dump them (`commands`), because pg_dump cannot be used here.
     """
     report = _asked("dump", file, dict(os.environ))
     if report["problem"] and not report["by_hand"]:
         raise ArchiveError(report["problem"], report["fix"])
-    return list(report["commands"])
+    return bool(report["by_hand"])
 
 
 def load(file: Path, home: Path) -> None:

@@ -6,12 +6,13 @@ import contextlib
 
 from llamesh.cli.mesh.authority import outward_addresses
 from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.cli.printing import say
 
 
 def show_addresses(settings: MeshSettings) -> None:
     """Print the addresses. A closed output is not an error."""
     with contextlib.suppress(OSError):
-        print("\n".join(lines(settings, outward_addresses())), flush=True)
+        say("\n".join(lines(settings, outward_addresses())))
 
 
 def lines(settings: MeshSettings, outward: list[str]) -> list[str]:

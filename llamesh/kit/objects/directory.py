@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from llamesh.disk_space import free_bytes
 from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep, sync_directory
 from llamesh.kit.objects.store import (
     ObjectDamagedError,
@@ -69,8 +70,7 @@ class DirectoryStore:
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
-        stats = os.statvfs(self._staging)
-        free = stats.f_bavail * stats.f_frsize
+        free = free_bytes(self._staging)
         if size > free:
             raise StoreFullError(f"the object needs {size} bytes and the object store has {free} bytes free")
 

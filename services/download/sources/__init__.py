@@ -49,10 +49,10 @@ __all__ = [
 
 
 class Sources:
-    """A Source that brings addresses into their canonical form and hands them to the kind that reads their scheme."""
+    """A Source that brings addresses into their canonical form and passes them to the kind of source for their scheme."""
 
     def __init__(self, by_scheme: Mapping[str, Source], hub_hosts: Collection[str] = HUB_HOSTS) -> None:
-        """`by_scheme`: kinds of sources by lower-case scheme; an absolute path without a scheme belongs to "file"."""
+        """`by_scheme` maps lower-case schemes to kinds of sources; an absolute path without a scheme belongs to "file"."""
         self._by_scheme = by_scheme
         self._hub_hosts = hub_hosts
 

@@ -1,7 +1,7 @@
-"""Which hosts and addresses a download may connect to: the guard against server-side request forgery (SSRF).
+"""Rules for the hosts and addresses that a download may connect to: the guard against server-side request forgery (SSRF).
 
-Invariant: a host is resolved once, all its addresses are checked, and the connection goes to exactly those addresses, so DNS rebinding has
-no effect. Only public addresses are allowed, unless the operator named the host.
+Invariant: a host is resolved once, all its addresses are checked, and the connection uses exactly those addresses, so DNS rebinding has no
+effect. Only public addresses are allowed, unless the operator named the host.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from services.download.sources.source import SourceError, SourceRefusedError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to the textual addresses of the host."""
+"""Returns the addresses of a host and port as texts."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is public; an IPv4 address inside an IPv6 address is checked too."""
+    """Return whether an address is public; an IPv4 address inside an IPv6 address is checked too."""
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
@@ -47,7 +47,7 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host from the system's resolver. Raises OSError."""
+    """Return the addresses of a host from the system's resolver. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -61,15 +61,15 @@ class AddressRules:
     remedy: str = "an administrator allows it with LLAMESH_SOURCE_HOSTS"
 
     def of_redirects(self) -> AddressRules:
-        """The rules for redirects of a server that a caller named: none leads to a private host."""
+        """Return the rules for redirects of a server that a caller named: no redirect may lead to a private host."""
         return AddressRules(resolve=self.resolve, remedy="a redirect does not lead to it; name its own address")
 
     def allowing(self, host: str) -> AddressRules:
-        """These rules, for a source whose host the operator named in a setting of its own."""
+        """Return these rules, extended by a host that the operator named in another setting."""
         return AddressRules(self.private_hosts | {host}, self.resolve)
 
     async def addresses(self, host: str, port: int, *, trusted: bool = False) -> list[str]:
-        """Addresses to connect to. Raises SourceRefusedError if one is not allowed, SourceError if there is none."""
+        """Return the addresses to connect to. Raises SourceRefusedError if one is not allowed, SourceError if there is none."""
         try:
             found = await self.resolve(host, port)
         except OSError as error:
@@ -81,7 +81,7 @@ class AddressRules:
         for text in found:
             # A scope (fe80::1%eth0) only exists on link-local addresses.
             if "%" in text or not is_public(ipaddress.ip_address(text)):
-                # The address goes to the log only: callers must not learn what internal names resolve to.
+                # The address goes to the log only: callers must not learn the addresses of internal names.
                 log.info("source refused", host=host, address=text)
                 raise SourceRefusedError(
                     f"the host {host} has an address that is not one of the public internet: {self.remedy}",

@@ -1,7 +1,7 @@
 """Models from files of this machine, in folders that the operator named.
 
 Invariant: no file outside of these folders is read. The path is resolved and checked, the file is opened without following a final link,
-and the opened file is checked again, so a link that is swapped in between leads nowhere.
+and the opened file is checked again, so a link that is swapped in between has no effect.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FileSource:
     """Reads regular files below the allowed directories."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
-        self._directories = [directory.expanduser().absolute() for directory in directories]
+        self._directories = [directory.absolute() for directory in directories]
 
     def check(self, source: str) -> CheckedSource:
         """See Source. Only the file's name is shown, because not every caller may know the paths of this machine."""
@@ -55,7 +55,7 @@ class FileSource:
 
     def _resolve(self, source: str) -> Path:
         path = _path(source)
-        # realpath and not Path.resolve(strict=True): the answer must not tell whether a file outside exists.
+        # realpath and not Path.resolve(strict=True): the answer must not reveal whether a file outside exists.
         resolved = Path(os.path.realpath(path))
         for directory in self._directories:
             if resolved.is_relative_to(os.path.realpath(directory)):

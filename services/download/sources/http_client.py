@@ -1,7 +1,7 @@
-"""The only HTTP client of the download service. Only here does a caller's text decide where a process of the mesh connects.
+"""The only HTTP client of the download service: the only place where a caller's text decides where the mesh connects.
 
-Invariant: every address is checked before the connection, which goes to that address (see `addresses`); each redirect is checked like the
-first URL. A token is sent to the origin that it belongs to and to no other. No message shows a query, because it may be a signature.
+Invariant: every address is checked before the connection, which uses that address (see `addresses`); each redirect is checked like the
+first URL. A token is sent only to the origin that it belongs to. No message shows a query, because it may contain a signature.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from services.download.sources.source import CHUNK, SourceError, SourceRefusedEr
 
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 8 << 20
-"""Most bytes of an answer of an API."""
+"""Maximum size of an API's answer."""
 _MAX_ERROR_BYTES = 4096
 _BODY_SECONDS = 60.0
-"""How long the body of an answer of an API, or of an error, may take."""
+"""Deadline in seconds for the body of an API's answer or of an error."""
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {429, 502, 503, 504}
 """HTTP statuses after which a retry may help."""
 _URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
-"""The characters of a URL; any other must be escaped."""
+"""The characters of a URL; all others must be escaped."""
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
 
 
 class SourceAnswerError(SourceError):
-    """The source answered with another status than the expected. `headers` and the first bytes of the `body` say why."""
+    """The source answered with an unexpected status. `headers` and the first bytes of `body` have the reason."""
 
     def __init__(self, message: str, response: aiohttp.ClientResponse, body: bytes) -> None:
         super().__init__(
             message,
             status=response.status,
-            passing=response.status in _BUSY,
+            transient=response.status in _BUSY,
             retry_after=_retry_after(response.headers.get("Retry-After", "")),
         )
         self.headers = response.headers
@@ -59,8 +59,8 @@ class SourceAnswerError(SourceError):
 class HttpClient:
     """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
 
-    `redirect_rules` are those for redirects to another host; by default none is private. `token` goes to the URLs of the origin `token_for`
-    only, as a bearer token.
+    `redirect_rules` apply to redirects to another host; by default they allow no private host. `token` is sent as a bearer token to URLs of
+    the origin `token_for` only.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class HttpClient:
         self._token_origin = URL(token_for).origin() if token_for else None
 
     def parsed(self, text: str) -> URL:
-        """The URL of a text, byte for byte. Raises SourceRefusedError unless it may be asked, as far as the text tells."""
+        """Parse a URL byte for byte. Raises SourceRefusedError if its text alone shows that it may not be requested."""
         try:
             url = _as_written(text)
             host, port = url.host, url.port
@@ -100,7 +100,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def get(self, first: URL, headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to a GET, after at most MAX_REDIRECTS redirects. Raises SourceError."""
+        """Yield the answer to a GET, after at most MAX_REDIRECTS redirects. Raises SourceError."""
         url, came_from = first, first
         for _ in range(MAX_REDIRECTS + 1):
             addresses = await self._addresses(url, came_from)
@@ -115,7 +115,7 @@ class HttpClient:
         raise SourceRefusedError(f"{shown(first)} redirects more than {MAX_REDIRECTS} times", rule="redirects")
 
     async def document(self, url: URL, what: str) -> Any:
-        """The JSON document at a URL. Raises SourceError, which says that `what` does not answer as it should."""
+        """Return the JSON document at a URL. Raises SourceError; `what` names the server in its message."""
         async with self.get(url, {"Accept": "application/json"}) as response:
             await expect(response, {200})
             body = await _beginning(response, MAX_DOCUMENT_BYTES + 1)
@@ -124,7 +124,7 @@ class HttpClient:
         try:
             return json.loads(body)
         except ValueError as error:
-            raise SourceError(f"{what} answers with what is no JSON", status=200) from error
+            raise SourceError(f"{what} answers with invalid JSON", status=200) from error
 
     def _headers(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, str]:
         all_headers = {**_HEADERS, **(headers or {})}
@@ -133,7 +133,7 @@ class HttpClient:
         return all_headers
 
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
-        """Addresses of the URL's host, by the rules for redirects if a redirect of another host led to it."""
+        """Return the addresses of the URL's host, by the rules for redirects if another host redirected to it."""
         host, port = url.host or "", url.port or 0
         rules = self._rules if host == came_from.host else self._redirect_rules
         plain = url.scheme == "http" and url.authority == came_from.authority
@@ -151,21 +151,21 @@ class HttpClient:
     def _redirected(self, url: URL, response: aiohttp.ClientResponse) -> URL:
         location = response.headers.get("Location")
         if not location:
-            raise SourceError(f"{shown(url)} redirects to nowhere", status=response.status)
+            raise SourceError(f"{shown(url)} redirects without a location", status=response.status)
         try:
             target = urljoin(str(url), location)
             _as_written(target)
         except ValueError as error:
-            raise SourceError(f"{shown(url)} redirects to what is no URL", status=response.status) from error
+            raise SourceError(f"{shown(url)} redirects to an invalid URL", status=response.status) from error
         return self.parsed(target)
 
 
 def service_client(
     rules: AddressRules, address: str, *, token: SecretStr | None = None, tls: ssl.SSLContext | None = None
 ) -> HttpClient:
-    """A client for a service that a setting names: it may be private, and without TLS if the address says so.
+    """Return a client for a service that a setting names: it may be private, and without TLS if the address has the scheme http.
 
-    A service that the operator named may redirect to the private hosts that the operator named too; the public Hub may not.
+    A service that the operator named may redirect to the private hosts that the operator named; the public Hub may not.
     """
     url = URL(address)
     return HttpClient(
@@ -179,7 +179,7 @@ def service_client(
 
 
 class _Pinned(AbstractResolver):
-    """Resolver that returns the addresses that were checked, whatever DNS says meanwhile."""
+    """Resolver that always returns the addresses that were checked, even if DNS changes in the meantime."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -200,7 +200,7 @@ class _Pinned(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 @asynccontextmanager
@@ -210,11 +210,11 @@ async def _answer(
     try:
         response = await session.get(url, allow_redirects=False, headers=headers)
     except TimeoutError as error:
-        raise SourceError(f"{shown(url)} does not answer in time", passing=True) from error
+        raise SourceError(f"{shown(url)} does not answer in time", transient=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # Only a connection that was cut off is worth a retry, not one that was never made or has a wrong certificate.
+        # A retry helps only if an established connection was cut off, not if none was made or a certificate is wrong.
         cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
-        raise SourceError(f"{shown(url)} cannot be reached: {_cause(error)}", passing=cut_off) from error
+        raise SourceError(f"{shown(url)} cannot be reached: {_cause(error)}", transient=cut_off) from error
     try:
         yield response
     finally:
@@ -222,17 +222,17 @@ async def _answer(
 
 
 async def expect(response: aiohttp.ClientResponse, statuses: Collection[int]) -> None:
-    """Check the status of an answer, and that its bytes are as they are. Raises SourceError."""
+    """Check the status of an answer, and that its bytes are not compressed. Raises SourceError."""
     if response.status not in statuses:
         body = await _beginning(response, _MAX_ERROR_BYTES)
         raise SourceAnswerError(f"{shown(response.url)} answers {response.status} {response.reason}", response, body)
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        words = "answers with compressed bytes although none were asked for"
+        words = "answers with compressed bytes although the request did not allow them"
         raise SourceError(f"{shown(response.url)} {words}", status=response.status)
 
 
 async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The first bytes of a body, fewer if it breaks off."""
+    """Return the first bytes of a body, fewer if the connection is cut off."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
@@ -240,12 +240,14 @@ async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
                 body += chunk
     except (aiohttp.ClientError, OSError) as error:
         if response.status == 200:
-            raise SourceError(f"{shown(response.url)} broke off: {type(error).__name__}", passing=True) from error
+            raise SourceError(
+                f"{shown(response.url)} cut the connection: {type(error).__name__}", transient=True
+            ) from error
     return body
 
 
 def _cause(error: Exception) -> str:
-    """Why there is no connection, without the resolved address."""
+    """Return why there is no connection, without the resolved address."""
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         number = error.os_error.errno
         return os.strerror(number) if number else "no connection can be made"
@@ -253,7 +255,7 @@ def _cause(error: Exception) -> str:
 
 
 def _as_written(text: str) -> URL:
-    """Parse a URL, path and query byte for byte, because escaping them again would break a signature. Raises ValueError.
+    """Parse a URL with path and query byte for byte, because escaping them again would break a signature. Raises ValueError.
 
     Scheme, host and port are parsed as a browser does, because they are checked. A text with other characters is escaped.
     """
@@ -271,7 +273,7 @@ def _as_written(text: str) -> URL:
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, which has a number or a date; None if it has neither."""
+    """Return the seconds in a Retry-After header, which is a number or a date; None if it is neither."""
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:
@@ -280,10 +282,10 @@ def _retry_after(value: str) -> float | None:
             at = at.replace(tzinfo=UTC)
         return max((at - datetime.now(UTC)).total_seconds(), 0.0)
     except (ValueError, OverflowError):
-        # OverflowError: a number in it is too large for a date.
+        # OverflowError: a number in the date is too large.
         return None
 
 
 def shown(url: URL) -> str:
-    """A URL as messages may show it: without its query."""
+    """Return a URL as messages may show it: without its query."""
     return str(url.with_query(None))

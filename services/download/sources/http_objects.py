@@ -1,7 +1,7 @@
-"""Objects behind HTTP GET, for every source whose bytes come over HTTP.
+"""Opens objects by HTTP GET, for every source whose bytes come over HTTP.
 
-`open` makes one request, whose answer says what the object is and streams it. If the answer names a strong ETag and offers ranges, parts
-of the object can be read too. Invariant: a part is of the object that was opened. The request names the ETag, and the answer's ETag and
+`open` makes one request; the answer identifies the object and streams it. If the answer has a strong ETag and offers ranges, parts of the
+object can be read too. Invariant: a part is of the object that was opened. The request has the ETag, and the answer's ETag and
 Content-Range are checked, because some caches ignore If-Match. A body that is shorter than announced, or slower than a limit, is an error.
 """
 
@@ -35,9 +35,9 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASC
 
 
 class HttpObjects:
-    """Opens objects of at most `max_bytes`. A body with less than `least_bytes_per_minute` is given up.
+    """Opens objects of at most `max_bytes`. A body with less than `least_bytes_per_minute` is an error.
 
-    `digest_header`: the header in which a server that keeps SHA-256 beside its objects says it; empty: none.
+    `digest_header` is the response header in which a server gives the SHA-256 of an object; empty if there is none.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HttpObjects:
     async def open(
         self, locate: Locate, name: str, *, sha256: str = "", revision: str = ""
     ) -> AsyncIterator[SourceObject]:
-        """Open the object that `locate` leads to. Raises SourceError."""
+        """Open the object at the address that `locate` returns. Raises SourceError."""
         async with self._client.get(locate()) as response:
             await expect(response, {200})
             size = response.content_length
@@ -98,7 +98,7 @@ class HttpObjects:
                 await body.aclose()
 
     async def _body(self, response: aiohttp.ClientResponse, size: int | None) -> AsyncGenerator[bytes, None]:
-        """The body: `size` bytes, or all there are if it is None."""
+        """Yield the body: `size` bytes, or all bytes if `size` is None."""
         where = shown(response.url)
         done = 0
         clock = asyncio.get_running_loop().time
@@ -120,9 +120,9 @@ class HttpObjects:
                 actual=done,
             ) from error
         except TimeoutError as error:
-            raise SourceError(f"{where} fell silent after {done} bytes", passing=True) from error
+            raise SourceError(f"{where} sent nothing more after {done} bytes", transient=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SourceError(f"{where} broke off after {done} bytes: {error}", passing=True) from error
+            raise SourceError(f"{where} cut the connection after {done} bytes: {error}", transient=True) from error
         if size is not None and done != size:
             raise SourceTruncatedError(f"{where} ended after {done} of {size} bytes", expected=size, actual=done)
 
@@ -136,4 +136,4 @@ def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int,
     if now != etag or (found and found[3] not in ("*", str(size))):
         raise SourceChangedError(f"{where} changed while it was read", opened=etag, found=now)
     if found is None or (int(found[1]), int(found[2])) != (first, last):
-        raise SourceError(f"{where} was asked for bytes {first}-{last} and answers with {header[:80]!r}", status=206)
+        raise SourceError(f"bytes {first}-{last} of {where} were requested, the answer has {header[:80]!r}", status=206)

@@ -1,4 +1,4 @@
-"""Models from public hosts over TLS, at any address that a caller names."""
+"""Models from public hosts over TLS, at any address that a caller gives."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HttpsSource:
         self._objects = HttpObjects(self._client, max_bytes=max_bytes, least_bytes_per_minute=least_bytes_per_minute)
 
     def check(self, source: str) -> CheckedSource:
-        """See Source. What is shown has no query and no fragment, which may contain a signature."""
+        """See Source. The shown form has no query and no fragment, because they may contain a signature."""
         address = shown(self._client.parsed(source))
         return CheckedSource(source, address, default_name(address))
 

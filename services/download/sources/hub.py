@@ -1,7 +1,7 @@
-"""Models from the Hugging Face Hub, or from a mirror that speaks its API.
+"""Models from the Hugging Face Hub, or from a mirror with the same API.
 
-`open` asks the API for the repository's files at the wanted revision, chooses one, and reads it at exactly that commit, so that a branch
-that moves meanwhile changes nothing. Invariant: the bytes have the size and the SHA-256 that the listing says, or the transfer fails.
+`open` requests the repository's files at the wanted revision, chooses one, and reads it at that commit, so a branch that moves in the
+meantime changes nothing. Invariant: the bytes have the size and the SHA-256 in the listing, or the transfer fails.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from services.download.sources.source import (
 
 
 class HubSource:
-    """Reads GGUF files of repositories. `token`, if it is not empty, goes to the endpoint only."""
+    """Reads GGUF files of repositories. `token`, if it is not empty, is sent to the endpoint only."""
 
     def __init__(
         self, rules: AddressRules, endpoint: str, token: SecretStr | None = None, *, tls: ssl.SSLContext | None = None
     ) -> None:
-        """`endpoint`: the address that the operator set, whose host may be private; http if it says so."""
+        """`endpoint` is the address that the operator set. Its host may be private; http is used if the address has that scheme."""
         self._endpoint = endpoint.rstrip("/")
         self.host = URL(self._endpoint).authority
         self._has_token = bool(token and token.get_secret_value())
@@ -67,13 +67,13 @@ class HubSource:
         try:
             return read_listing(await self._client.document(url, self.host))
         except ValueError as error:
-            raise SourceError(f"{self.host} does not answer as the Hugging Face Hub does: check HF_ENDPOINT") from error
+            raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
 
     def _url(self, path: str) -> URL:
         return self._client.parsed(f"{self._endpoint}{path}")
 
     def _explained(self, error: SourceAnswerError, address: HubAddress) -> SourceError:
-        """The error in words that name the remedy. The Hub answers 401 for a repository that does not exist as well."""
+        """Return the error with a message that names the remedy. The Hub also answers 401 for a repository that does not exist."""
         code, said = error.headers.get("X-Error-Code", ""), error.headers.get("X-Error-Message", "")
         repository = address.repository
         if code == "RevisionNotFound":

@@ -1,6 +1,6 @@
-"""Which file of a repository of the Hugging Face Hub is meant. Pure.
+"""Chooses the file that the address of a Hugging Face repository means. No I/O.
 
-Invariant: a file is chosen only if nothing else can be meant; otherwise the error lists what there is, nearest first.
+Invariant: a file is chosen only if the address is unambiguous; otherwise the error lists the possible files, nearest first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from llamesh.sizes import size
 from services.download.sources.source import SourceError
 
 DEFAULT_TYPE = "Q4_K_M"
-"""The type that llama.cpp and Ollama take if none is named."""
-_MOST_LISTED = 20
+"""The type that llama.cpp and Ollama use by default."""
+_MAX_LISTED = 20
 _TYPE = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d+(?:_(?:K|\d|XXS|XS|S|M|L|XL|XXL|NL))*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?))(?=$|[-._/])",
     re.IGNORECASE,
@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository. `size` in bytes, None if the Hub does not say; `sha256` is "" if the file is not in Git LFS."""
+    """A file of a repository. `size` is in bytes, None if the Hub does not give it; `sha256` is "" if the file is not in Git LFS."""
 
     path: str
     size: int | None
@@ -38,13 +38,13 @@ class HubFile:
 
     @property
     def type(self) -> str:
-        """The type that its name tells, in capitals; "" if it tells none."""
+        """The type in the file's name, in capitals; "" if the name has none."""
         found = _TYPE.findall(_PART.sub("", self.path.removesuffix(".gguf")))
         return found[-1].upper() if found else ""
 
     @property
     def parts(self) -> int:
-        """In how many files the model is split."""
+        """The number of files that the model is split into."""
         found = _PART.search(self.path.removesuffix(".gguf"))
         return int(found[2]) if found else 1
 
@@ -58,7 +58,7 @@ class HubListing:
 
 
 def read_listing(document: Any) -> HubListing:
-    """Read the Hub's answer about a repository. Raises ValueError if it is none."""
+    """Read the Hub's answer about a repository. Raises ValueError if it is not a listing."""
     try:
         commit = document["sha"]
         files = [_file(item) for item in document["siblings"]]
@@ -79,7 +79,7 @@ def _file(item: Any) -> HubFile:
 
 
 def choose(listing: HubListing, address: HubAddress) -> HubFile:
-    """The file that an address means. Raises SourceError, which lists what there is."""
+    """Return the file that an address means. Raises SourceError, which lists the possible files."""
     files = [file for file in listing.files if file.path.lower().endswith(".gguf")]
     if not files:
         others = any(file.path.endswith(".safetensors") for file in listing.files)
@@ -100,7 +100,7 @@ def _single(address: HubAddress, matching: Sequence[HubFile], all_files: Sequenc
     if len(whole) == 1:
         return whole[0]
     if whole:
-        names = "; ".join(_address_of(address, file) for file in whole[:_MOST_LISTED])
+        names = "; ".join(_address_of(address, file) for file in whole[:_MAX_LISTED])
         raise SourceError(f"{address.repository} has {len(whole)} files of the type {whole[0].type}: name one: {names}")
     if matching:
         raise SourceError(
@@ -120,7 +120,7 @@ def _single(address: HubAddress, matching: Sequence[HubFile], all_files: Sequenc
 
 
 def _listed(address: HubAddress, files: Iterable[HubFile]) -> str:
-    """The types that there are with their sizes, nearest to the wanted one first; files without a type by their addresses."""
+    """Return the available types with their sizes, nearest to the wanted type first; files without a type by their addresses."""
     sizes: dict[str, list[HubFile]] = {}
     for file in files:
         if file.parts == 1:
@@ -129,8 +129,8 @@ def _listed(address: HubAddress, files: Iterable[HubFile]) -> str:
         return "all its models are in parts"
     wanted = _key(address.choice or DEFAULT_TYPE)
     order = sorted(sizes, key=lambda type_: _distance(wanted, _key(type_)))
-    shown = [f"{type_}{_size(sizes[type_])}" for type_ in order[:_MOST_LISTED]]
-    more = f", and {len(order) - _MOST_LISTED} more" if len(order) > _MOST_LISTED else ""
+    shown = [f"{type_}{_size(sizes[type_])}" for type_ in order[:_MAX_LISTED]]
+    more = f", and {len(order) - _MAX_LISTED} more" if len(order) > _MAX_LISTED else ""
     nearest = order[0] if ":" in order[0] else str(replace(address, choice=order[0], path=""))
     return f"did you mean {nearest}? There are {', '.join(shown)}{more}"
 
@@ -144,7 +144,7 @@ def _address_of(address: HubAddress, file: HubFile) -> str:
 
 
 def _distance(wanted: str, type_: str) -> tuple[int, float]:
-    """How far apart two types are: first in bits per weight, then in letters."""
+    """Return how different two types are: first in bits per weight, then in letters."""
     bits = [int(found[0]) if (found := _BITS.search(text)) else 0 for text in (wanted, type_)]
     return abs(bits[0] - bits[1]), -difflib.SequenceMatcher(None, wanted, type_).ratio()
 

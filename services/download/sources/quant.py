@@ -1,6 +1,6 @@
 """Models that a Quant service has made: `quant:MODEL`.
 
-`open` asks the service where the model is, then reads its store. Invariant: the bytes have the size and the SHA-256 that Quant says.
+`open` asks the service where the model is, then reads its store. Invariant: the bytes have the size and the SHA-256 that Quant reports.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
 class QuantSource:
-    """Reads what `models` knows; None: there is no Quant service, and all is refused.
+    """Reads the models that `models` finds. If `models` is None, there is no Quant service and every address is refused.
 
-    `bucket` is in Quant's store, None if that is not on an S3 server; `files` may read its files on this machine.
+    `bucket` is in Quant's store, None if the store is not on an S3 server; `files` reads the store's files on this machine.
     """
 
     def __init__(self, models: QuantModels | None, bucket: S3Bucket | None, files: FileSource) -> None:
@@ -36,7 +36,7 @@ class QuantSource:
         self._files = files
 
     def check(self, source: str) -> CheckedSource:
-        """See Source. The model's name is what Quant calls its file, so the address tells none."""
+        """See Source. Quant gives the file its name when it is opened, so the address has none."""
         return CheckedSource(source, f"quant:{self._parts(source)[1]}", "")
 
     @asynccontextmanager

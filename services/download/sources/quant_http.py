@@ -1,6 +1,6 @@
-"""A Quant service that is asked over HTTP: `GET /models/{model_uuid}` of quant.proto, as JSON.
+"""Client of a Quant service over HTTP: `GET /models/{model_uuid}` of quant.proto, as JSON.
 
-A foreign service with the same answer, and tokens of its own, works too.
+A service of another vendor with the same answer, and tokens of its own, works too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.download.sources.source import SourceError
 
 
 class QuantOverHttp:
-    """The service at `url`. The token, if it is not empty, is sent there only."""
+    """The service at `url`. The token, if it is not empty, is sent only there."""
 
     def __init__(self, rules: AddressRules, url: str, token: SecretStr) -> None:
         self._url = url
@@ -35,7 +35,7 @@ class QuantOverHttp:
         try:
             return read_model(document, model_uuid)
         except ValueError as error:
-            raise SourceError(f"what answers at QUANT_SERVICE_URL is no Quant service: {error}") from error
+            raise SourceError(f"the server at QUANT_SERVICE_URL is not a Quant service: {error}") from error
 
     async def _document(self, path: str) -> Any:
         return await self._client.document(self._client.parsed(f"{self._url}{path}"), "the Quant service")
@@ -52,7 +52,7 @@ class QuantOverHttp:
         return SourceError(words, status=error.status)
 
     async def _nearest(self, model_uuid: str) -> str:
-        """The nearest model that Quant has, as the end of a sentence; empty if it does not list any."""
+        """Return the nearest model that Quant has, as the end of a sentence; empty if Quant lists none."""
         models: Any = []
         with suppress(SourceError):
             document = await self._document("/models")

@@ -1,4 +1,4 @@
-"""The Quant service of this mesh, asked over gRPC."""
+"""Client of the Quant service of this mesh over gRPC."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class QuantMember:
                 )
         except MeshError as error:
             status = 404 if error.reason == Reason.ERROR_REASON_MODEL_NOT_FOUND else 0
-            passing = error.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
-            raise SourceError(error.message, status=status, passing=passing, retry_after=error.retry_after) from error
+            transient = error.reason == Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
+            raise SourceError(
+                error.message, status=status, transient=transient, retry_after=error.retry_after
+            ) from error
         model = found.model
         return QuantModel(
             model.object_key, model.bucket, model.name, model.size_bytes or None, model.sha256, path=found.path

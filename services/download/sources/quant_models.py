@@ -1,4 +1,4 @@
-"""What a Quant service says of a model that it has made: where it is."""
+"""The location of a model in a Quant service."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class QuantModel:
-    """Where a model of Quant is: in its store under `key`, or in the file `path` of this machine.
+    """The location of a model of Quant: in its store under `key`, or in the file `path` of this machine.
 
-    `size`: None if Quant does not say; `bucket`, `name` and `sha256`: "" then.
+    `size` is None, and `bucket`, `name` and `sha256` are "", if Quant does not give them.
     """
 
     key: str
@@ -26,10 +26,10 @@ class QuantModel:
 
 
 class QuantModels(Protocol):
-    """A Quant service, as far as models are fetched from it."""
+    """The part of a Quant service that models are fetched with."""
 
     async def find(self, model_uuid: str) -> QuantModel:
-        """Where a model is. Raises SourceError."""
+        """Return the location of a model. Raises SourceError."""
 
 
 def read_model(document: Any, model_uuid: str) -> QuantModel:
@@ -40,14 +40,14 @@ def read_model(document: Any, model_uuid: str) -> QuantModel:
     if field_of(document, "model_uuid") not in (None, model_uuid):
         raise ValueError("its answer is about another model")
     bucket, name, sha256 = (_text(document, name) for name in ("bucket", "name", "sha256"))
-    # 64-bit numbers are texts in the JSON of a contract.
+    # The JSON form of a message has 64-bit numbers as texts.
     number = int(size) if isinstance(size, int | str) and str(size).isascii() and str(size).isdecimal() else None
     digest = sha256.lower().removeprefix("sha256:")
     return QuantModel(key, bucket, name, number or None, digest if _DIGEST.fullmatch(digest) else "")
 
 
 def field_of(document: Any, name: str) -> Any:
-    """A field of a message as JSON, in either spelling of its name; None if there is none."""
+    """Return a field of a message as JSON, in either spelling of its name; None if it is missing."""
     first, *rest = name.split("_")
     camel = first + "".join(map(str.capitalize, rest))
     return document.get(name, document.get(camel)) if isinstance(document, Mapping) else None

@@ -1,7 +1,7 @@
 """Models from the S3 servers that the operator named in LLAMESH_S3_SOURCES: `s3://NAME/KEY`.
 
-Each request gets a signed address of its own, computed here without asking anybody. Invariant: only the named buckets are read, with
-their own credentials; a caller's text decides the key alone. The server may be private, and a redirect to another host is checked as any.
+Each request gets a signed address of its own, computed locally. Invariant: only the configured buckets are read, with their own
+credentials; a caller's text decides only the key. The server may be private; a redirect to another host is checked like any address.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.download.sources.http_objects import HttpObjects
 from services.download.sources.source import CheckedSource, SourceError, SourceObject, SourceRefusedError
 
 _SIGNED_FOR = timedelta(minutes=15)
-"""Life of a signed address, which is used at once. It allows for a clock that differs."""
+"""Lifetime of a signed address. It is used at once; the rest is a margin for a clock that differs."""
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 _OTHER_REGION = {
     "AuthorizationHeaderMalformed",
@@ -31,12 +31,12 @@ _OTHER_REGION = {
     "IllegalLocationConstraintException",
     "PermanentRedirect",
 }
-"""Codes of S3 if a signature is for another region than that of the bucket."""
-_LONGEST_KEY = 1024
+"""Error codes of S3 for a signature for the wrong region."""
+_MAX_KEY_BYTES = 1024
 
 
 class S3Bucket:
-    """Opens the objects of one place. `setting`: what messages name as the place of its credentials."""
+    """Opens the objects of one place. `setting` is the name of the setting with the credentials, for messages."""
 
     def __init__(self, rules: AddressRules, place: S3Place, setting: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._place = place
@@ -46,7 +46,7 @@ class S3Bucket:
             access_key=place.access_key.get_secret_value() or None,
             secret_key=place.secret_key.get_secret_value() or None,
             secure=place.secure,
-            # With a region nothing is asked to sign an address.
+            # With a region, signing an address needs no request.
             region=place.region,
         )
         address = f"{'https' if place.secure else 'http'}://{place.endpoint}"
@@ -55,14 +55,14 @@ class S3Bucket:
 
     @asynccontextmanager
     async def open(self, key: str, *, bucket: str = "") -> AsyncIterator[SourceObject]:
-        """Open an object. `bucket`: another than that of the place. Raises SourceError."""
+        """Open an object. `bucket` replaces the bucket of the place. Raises SourceError."""
         bucket = bucket or self._place.bucket
 
         def locate() -> URL:
             try:
                 address = self._signer.get_presigned_url("GET", bucket, key, _SIGNED_FOR)
             except ValueError as error:
-                raise SourceError(f"{bucket[:100]!r} is no name of a bucket") from error
+                raise SourceError(f"{bucket[:100]!r} is not a valid bucket name") from error
             return self._client.parsed(address)
 
         try:
@@ -100,7 +100,7 @@ class S3Source:
         }
 
     def check(self, source: str) -> CheckedSource:
-        """See Source. A key is as the server has it: nothing in it is escaped."""
+        """See Source. The key is used as the server stores it, without escaping."""
         _, key = self._parts(source)
         return CheckedSource(source, source, key.rpartition("/")[2])
 
@@ -125,9 +125,9 @@ class S3Source:
 
 
 def check_key(key: str) -> None:
-    """Raise SourceRefusedError unless a key can be that of a model's file."""
+    """Raise SourceRefusedError unless the key can be the key of a model's file."""
     strange = any(ord(character) < 32 for character in key) or {".", ".."} & set(key.split("/"))
-    if not key or key.endswith("/") or len(key.encode()) > _LONGEST_KEY or strange:
+    if not key or key.endswith("/") or len(key.encode()) > _MAX_KEY_BYTES or strange:
         raise SourceRefusedError(
             "an object is s3://NAME/KEY, with a key of 1 to 1024 bytes that names a file", rule="key"
         )

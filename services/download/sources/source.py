@@ -1,7 +1,7 @@
 """The interface of a source of model bytes, and its errors.
 
-Invariant: what an opened source returns is a part of one object that does not change, complete, or an error: neither a truncated body nor
-the bytes of another object ever look like the end.
+Invariant: an opened source returns bytes of one object that does not change, completely, or raises an error. A truncated body or the bytes
+of another object never look like the end.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK = 1 << 20
-"""Most bytes of one read."""
+"""Maximum size of one read in bytes."""
 
 MAX_OBJECT_BYTES = 2 << 40
-"""Most bytes of a model: 2 TiB."""
+"""Maximum size of a model: 2 TiB."""
 
 
 class SourceError(Exception):
     """The source did not return the bytes. `status` is the HTTP status if there is one.
 
-    `passing`: the source is busy or broke off, so a retry may help; `retry_after`: seconds to wait before it, if the source says so.
+    `transient`: the source is busy or was interrupted, so a retry may help. `retry_after`: seconds to wait before the retry, if the source
+    gives them.
     """
 
     def __init__(
-        self, message: str, *, status: int = 0, passing: bool = False, retry_after: float | None = None
+        self, message: str, *, status: int = 0, transient: bool = False, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.passing = passing
+        self.transient = transient
         self.retry_after = retry_after
 
 
@@ -45,16 +46,16 @@ class SourceTruncatedError(SourceError):
     """The source returned fewer bytes than it announced, or changed while it was read."""
 
     def __init__(self, message: str, *, expected: int, actual: int) -> None:
-        super().__init__(message, passing=True)
+        super().__init__(message, transient=True)
         self.expected = expected
         self.actual = actual
 
 
 class SourceChangedError(SourceError):
-    """The object is another one than when it was opened; to open the source again gives the new one."""
+    """The object has been replaced since it was opened; opening the source again gives the new object."""
 
     def __init__(self, message: str, *, opened: str, found: str) -> None:
-        super().__init__(message, passing=True)
+        super().__init__(message, transient=True)
         self.opened = opened
         self.found = found
 
@@ -63,7 +64,7 @@ class SourceChangedError(SourceError):
 class CheckedSource:
     """A source that may be used. `address` is canonical and may have a signature; `shown` has none and may be recorded and shown.
 
-    `name` is the default name of its model, or "" if the address tells none.
+    `name` is the default name of its model, or "" if the address has none.
     """
 
     address: str
@@ -72,15 +73,15 @@ class CheckedSource:
 
 
 RangedRead = Callable[[int, int], AsyncIterator[bytes]]
-"""Returns `length` bytes from `offset`. Raises SourceError. Reads are independent: they may run at the same time, and be closed early."""
+"""Yields `length` bytes from `offset`. Raises SourceError. Reads are independent: they may run in parallel and be closed early."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
     """An open source.
 
-    `size` in bytes, or None if unknown; the file's `name`; `sha256`, `revision` and `etag`, or "" where the source knows none.
-    `chunks` are all bytes in order, once. `read` returns ranges; None if the source has none, or nothing that identifies the object.
+    `size` is in bytes, or None if unknown; `name` is the file's name; `sha256`, `revision` and `etag` are "" if the source has none.
+    `chunks` yields all bytes in order, once. `read` returns ranges; it is None if the source has no ranges or cannot identify the object.
     """
 
     size: int | None
@@ -96,7 +97,7 @@ class Source(Protocol):
     """One kind of source."""
 
     def check(self, source: str) -> CheckedSource:
-        """Check an address without asking anybody. Raises SourceRefusedError, with the nearest right form."""
+        """Check an address without any request. Raises SourceRefusedError with the nearest valid form."""
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
         """Open a canonical address; the context closes it. Raises SourceError, also while bytes are read."""

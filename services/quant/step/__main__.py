@@ -1,7 +1,7 @@
-"""Does one step of a job: `python -m services.quant.step STEP JOB [TYPE]`.
+"""Runs one step of a job: `python -m services.quant.step STEP JOB [TYPE]`.
 
-Exit codes: 0 done, 1 refused for good, 70 crashed, 75 an outage; 2 for a wrong command line. See `report` for what it prints, ADR 36 for
-the rest.
+Exit codes: 0 done, 1 refused for good, 70 crashed, 75 an outage; 2 for a wrong command line. `report` has the format of the output; ADR 36
+has the rest.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from services.quant.tables import StepKind
 from services.quant.workspace import Workspace
 
 _NICE = 10
-"""Engines that answer people come first."""
+"""Lower priority than engines, which answer people."""
 _OOM_SCORE = 800
-"""If the system runs out of memory, it ends a step rather than an engine or a service."""
+"""If the system runs out of memory, it kills a step rather than an engine or a service."""
 
 
 def main(words: list[str]) -> int:
-    """Do the step and return the exit code."""
+    """Run the step and return the exit code."""
     if len(words) not in (2, 3) or words[0] not in set(StepKind):
         sys.stderr.write("usage: python -m services.quant.step fetch|quantize|verify|publish JOB [TYPE]\n")
         return 2
     kind, job_id, of_type = words[0], words[1], "".join(words[2:])
-    _be_humble()
+    _lower_priority()
     _end_with_service()
     settings = load_settings()
     workspace = Workspace(settings.home, job_id)
     try:
         result = _done(kind, of_type, workspace, settings)
     except report.StepRefusedError as error:
-        report.tell_error(error.reason, str(error))
+        report.report_error(error.reason, str(error))
         return REFUSED
     except (report.StepOutageError, report.StepCrashedError) as error:
-        report.tell_error(error.reason, str(error))
+        report.report_error(error.reason, str(error))
         return OUTAGE if isinstance(error, report.StepOutageError) else CRASHED
     except Exception:
-        # A fault of ours, or a machine without memory: Python's own exit code would mean that the step is refused.
+        # A bug, or a machine without memory. Python's own exit code would mean that the step is refused.
         traceback.print_exc()
         return CRASHED
-    report.tell_result(result)
+    report.report_result(result)
     return DONE
 
 
 def _done(kind: str, of_type: str, workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    """What the step has found: in an earlier run whose end nobody saw, or now."""
+    """Return the result of the step: of an earlier run whose end the service missed, or of this run."""
     if (found := workspace.result(kind, of_type)) is not None:
         return found
     # Imported only if needed: each step needs other libraries.
@@ -82,8 +82,8 @@ def _done(kind: str, of_type: str, workspace: Workspace, settings: Settings) -> 
     return result
 
 
-def _be_humble() -> None:
-    """Lower priority, first to go if memory is short, no core dumps."""
+def _lower_priority() -> None:
+    """Lower the CPU priority, let the kernel kill this process first if memory is short, and write no core dumps."""
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def _be_humble() -> None:
 
 
 def _end_with_service() -> None:
-    """End, with everything below, when the service that started this program ends: then its end of the pipe on standard input is closed."""
+    """Kill this process group when the service ends: then the other end of the pipe on standard input is closed."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode) and not stat.S_ISSOCK(os.fstat(0).st_mode):
         return
 

@@ -1,6 +1,6 @@
-"""The step `fetch`: brings the source, a model of the catalogue, into the job's folder.
+"""The step `fetch`: links or copies the source, a model of the catalogue, into the job's folder.
 
-On one machine it is a hard link, so nothing is copied, and the bytes stay if the model is deleted meanwhile.
+On one machine it is a hard link: nothing is copied, and the bytes stay if the model is deleted in the meantime.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llamesh.kit.errors import MeshError, name_of
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
-from services.quant.step.report import StepOutageError, StepRefusedError, tell_progress
+from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
 _LOCATE_SECONDS = 6 * 3600.0
@@ -48,7 +48,7 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         with unfinished.open("rb") as file:
             metadata = read_gguf(file, size)
     except OSError as error:
-        raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be brought in: {error.strerror}") from error
+        raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be copied: {error.strerror}") from error
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", str(error)) from error
     finish(unfinished, workspace.source)
@@ -76,6 +76,6 @@ def _bring(path: Path, target: Path, sha256: str) -> None:
             copy.write(block)
             digest.update(block)
             done += len(block)
-            tell_progress(done, total)
+            report_progress(done, total)
     if digest.hexdigest() != sha256:
-        raise StepRefusedError("CONTENT_MISMATCH", "the bytes of the source are not those of its record")
+        raise StepRefusedError("CONTENT_MISMATCH", "the source has other bytes than its record")

@@ -1,4 +1,4 @@
-"""Translates what llama.cpp says last before it fails into what a person can do."""
+"""Translates the last messages of llama.cpp before a failure into instructions for a person."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEANINGS = (
 
 
 def translate(lines: Sequence[str]) -> str:
-    """What a person can do about the last lines of llama.cpp; the last of them if they are not known, empty without any."""
+    """Return instructions for the last lines of llama.cpp; the last line if no message is known, empty if there are no lines."""
     for line in reversed(lines):
         for pattern, meaning in _MEANINGS:
             if found := re.search(pattern, line):

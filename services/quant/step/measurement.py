@@ -1,7 +1,7 @@
-"""Measures how far a variant is from its source: what both predict for the same text.
+"""Measures how much a variant differs from its source: compares their predictions for the same text.
 
-The text ships with llamesh. Its first half is context only, since every model is bad at guessing a beginning. What the source predicts is
-kept in the job's folder, because it is the same for all types.
+The text is part of llamesh. Its first half is context only, because every model predicts a beginning badly. The predictions of the source
+are cached in the job's folder, because they are the same for all types.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 import numpy
 
 from llamesh.cores import usable_cores
+from services.quant.workspace import finish
 
 TOKENS = 512
-"""Tokens of the text that are read, at most."""
+"""Maximum number of tokens of the text that are read."""
 CORPUS = Path(__file__).resolve().parent.parent / "corpus.txt"
 
 
 class NotMeasurableError(Exception):
-    """A model cannot be measured; the message says why."""
+    """A model cannot be measured; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How a variant predicts a text, compared with its source."""
+    """The predictions of a variant for a text, compared with those of its source."""
 
     tokens: int
     """Tokens whose predictions were compared."""
@@ -38,7 +39,7 @@ class Measurement:
 
 
 def compared(source: Any, variant: Any, tokens: Any) -> Measurement:
-    """Compare the logarithms of two models' probabilities, one line for each token of the text."""
+    """Compare the log probabilities of two models, one row for each token of the text."""
     wanted = tokens[1:]
     mine, theirs = source[:-1], variant[:-1]
     places = numpy.arange(len(wanted))
@@ -53,7 +54,7 @@ def compared(source: Any, variant: Any, tokens: Any) -> Measurement:
 
 
 def predictions(path: Path) -> tuple[Any, Any]:
-    """The tokens of the second half of the text, and the logarithms of what a model predicts after each. Raises NotMeasurableError."""
+    """Return the tokens of the second half of the text, and the model's log probabilities after each. Raises NotMeasurableError."""
     try:
         from cyllama.llama import llama_cpp
     except ImportError as error:
@@ -88,12 +89,12 @@ def _log_probabilities(logits: Any) -> Any:
     return shifted - numpy.log(numpy.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def kept_predictions(source: Path, kept: Path) -> tuple[Any, Any]:
-    """As `predictions` of the source, from the file in which they are kept, which is written if it is not there."""
-    if not kept.exists():
+def cached_predictions(source: Path, cache: Path) -> tuple[Any, Any]:
+    """Return `predictions` of the source from the file `cache`, which is written if it does not exist."""
+    if not cache.exists():
         tokens, predicted = predictions(source)
-        unfinished = kept.with_name("unfinished.npy")
+        unfinished = cache.with_name("unfinished.npy")
         numpy.save(unfinished, numpy.column_stack([tokens.astype(numpy.float32), predicted]))
-        unfinished.replace(kept)
-    both = numpy.load(kept)
+        finish(unfinished, cache)
+    both = numpy.load(cache)
     return both[:, 0].astype(numpy.int64), both[:, 1:]

@@ -1,6 +1,6 @@
-"""The step `publish`: puts a verified variant into Quant's bucket, under the key that the service has written down for it.
+"""The step `publish`: writes a verified variant into Quant's bucket, under the key that the service has recorded for it.
 
-The store writes under a temporary name and makes the object visible in one step. The service records the model after that.
+The store writes under a temporary name and makes the object visible atomically. After that, the service records the model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.kit.objects import StoreDeniedError, StoreError, StoreFullError
-from services.quant.step.report import StepOutageError, StepRefusedError, tell_progress
+from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
 from services.quant.variants import bucket_of, variant_key
 from services.quant.workspace import Workspace
 
@@ -53,5 +53,5 @@ async def _blocks(workspace: Workspace, of_type: str, total: int) -> AsyncIterat
     with workspace.variant(of_type).open("rb") as file:
         while block := await asyncio.to_thread(file.read, _BLOCK):
             done += len(block)
-            tell_progress(done, total)
+            report_progress(done, total)
             yield block

@@ -1,7 +1,7 @@
 """The program that quantises: `python -m services.quant.step.quantiser SOURCE TARGET TYPE THREADS [--allow-requantize] [--pure]`.
 
-It is llama.cpp's own quantiser, from the package `cyllama`, or the program that LLAMA_QUANTIZE_BIN names. It is a program of its own
-because llama.cpp says only on standard error why it refuses, and may abort. On Linux it ends with the step that started it.
+It is llama.cpp's own quantiser from the package `cyllama`, or the program in LLAMA_QUANTIZE_BIN. It runs in a process of its own because
+llama.cpp gives the reason of a refusal on standard error only, and may abort. On Linux it ends with the step that started it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from services.quant.quantisations import QUANTISATIONS
 
 
 def main(words: list[str]) -> int:
-    """Quantise and return the exit code; does not return where another program does it."""
+    """Quantise and return the exit code. Does not return if LLAMA_QUANTIZE_BIN replaces this program."""
     source, target, of_type, threads, *options = words
-    # Also holds for the program that takes this one's place.
+    # Also applies to the program that replaces this one.
     kill_with_parent()
     if program := os.environ.get("LLAMA_QUANTIZE_BIN"):
         os.execvp(program, [program, *options, source, target, of_type, threads])  # noqa: S606 - a program, no shell
@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
     try:
         llama_cpp.model_quantize(source, target, parameters)
     except Exception as error:
-        # What follows are paths of this machine.
+        # The rest of the message has paths of this machine.
         sys.stderr.write(f"\n{str(error).partition(' (input=')[0]}\n")
         return 1
     return 0

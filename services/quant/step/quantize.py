@@ -1,32 +1,32 @@
-"""The step `quantize`: runs the quantiser, follows its progress and translates its last words."""
+"""The step `quantize`: runs the quantiser, reports its progress and translates its last messages."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import deque
 from typing import Any
 
 from llamesh.cores import usable_cores
+from llamesh.disk_space import free_bytes
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
 from llamesh.sizes import size
 from services.quant.step.last_words import translate
-from services.quant.step.report import StepCrashedError, StepRefusedError, tell_progress
+from services.quant.step.report import StepCrashedError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _NOISE = re.compile(r"^llama_model_loader: - (kv|type)|^\[\s*\d+/")
 _REASON = re.compile(r"fail|error|requir|disabled")
-_LONGEST_LINE = 500
+_MAX_LINE = 500
 _KEPT = frozenset(
     {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"}
 )
 _LEAST_FREE = 64 << 20
-"""With less space left on the disk, a failed write is taken for a full disk."""
+"""If the disk has less free space than this, a failed write counts as a full disk."""
 
 
 def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str, Any]:
@@ -52,17 +52,17 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
     last: deque[str] = deque(maxlen=30)
     for line in process.stdout:
         if found := _TENSOR.match(line):
-            tell_progress(int(found[1]), int(found[2]))
-        # A reason may stand at the end of the line of a tensor.
+            report_progress(int(found[1]), int(found[2]))
+        # The reason may be at the end of a line about a tensor.
         if not _NOISE.match(line) or _REASON.search(line):
-            last.append(line[:_LONGEST_LINE].rstrip())
+            last.append(line[:_MAX_LINE].rstrip())
             sys.stderr.write(f"{last[-1]}\n")
     code = process.wait()
     if code == 0 and unfinished.exists():
         finish(unfinished, target)
         return {"size": target.stat().st_size}
     unfinished.unlink(missing_ok=True)
-    left = shutil.disk_usage(workspace.folder).free
+    left = free_bytes(workspace.folder)
     if left < _LEAST_FREE:
         raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
     if code < 0:
@@ -71,6 +71,6 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What llama.cpp gets of the environment: no secrets, because it parses files that nobody has vouched for."""
+    """Return the environment of llama.cpp: no secrets, because llama.cpp parses untrusted files."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT}
     return kept | {"LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin}

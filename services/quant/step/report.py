@@ -1,4 +1,4 @@
-"""What the program of a step says: its progress and its outcome, as lines of JSON on standard output.
+"""The output of a step's program: its progress and its outcome, as lines of JSON on standard output.
 
 Argo Workflows reads progress as `N/M` from the file that ARGO_PROGRESS_FILE names.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class StepRefusedError(Exception):
-    """The step cannot be done, whatever is tried again. `reason` is the name of an ErrorReason without its prefix."""
+    """The step cannot succeed, even if it is retried. `reason` is the name of an ErrorReason without its prefix."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -23,37 +23,37 @@ class StepRefusedError(Exception):
 
 
 class StepCrashedError(Exception):
-    """A program that the step needs died: another try may succeed."""
+    """A program that the step needs died: a retry may succeed."""
 
     reason = "QUANTISATION_FAILED"
 
 
 class StepOutageError(Exception):
-    """Something outside the step does not work now: it is worth to try again for a while."""
+    """Something outside the step fails now: retries may succeed later."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-def tell_progress(done: int, total: int) -> None:
-    """Say how far the step is, in its own units."""
-    _say({"done": done, "total": total})
+def report_progress(done: int, total: int) -> None:
+    """Report the progress of the step, in its own units."""
+    _write({"done": done, "total": total})
     if file := os.environ.get("ARGO_PROGRESS_FILE"):
         with suppress(OSError):
             Path(file).write_text(f"{done}/{total}")
 
 
-def tell_result(result: Mapping[str, Any]) -> None:
-    """Say what the step has found."""
-    _say({"result": dict(result)})
+def report_result(result: Mapping[str, Any]) -> None:
+    """Report the result of the step."""
+    _write({"result": dict(result)})
 
 
-def tell_error(reason: str, message: str) -> None:
-    """Say why the step is not done."""
-    _say({"error": {"reason": reason, "message": message}})
+def report_error(reason: str, message: str) -> None:
+    """Report why the step failed."""
+    _write({"error": {"reason": reason, "message": message}})
 
 
-def _say(value: Mapping[str, Any]) -> None:
+def _write(value: Mapping[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(value)}\n")
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Rows of tensors in a GGUF file, and the same rows as a second build of llama.cpp quantises them.
+"""Rows of tensors in a GGUF file, and the same rows quantised by a second build of llama.cpp.
 
-Rows are quantised one by one and independently, so that a part of a tensor is enough for a comparison, however large the tensor is.
+Rows are quantised independently, so a part of a tensor is enough for a comparison, even if the tensor is large.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ import numpy
 
 from llamesh.kit.gguf import TensorInfo
 
-MOST_WEIGHTS = 1 << 22
-"""Weights of a tensor that are compared."""
+MAX_WEIGHTS = 1 << 22
+"""Maximum number of weights of a tensor that are compared."""
 
 
 def row_count(info: TensorInfo) -> int:
-    """Number of rows, those of all matrices of a tensor with more than two dimensions."""
+    """Return the number of rows: of all matrices if a tensor has more than two dimensions."""
     return math.prod(info.shape[1:])
 
 
 def sample_of(info: TensorInfo, seed: int) -> tuple[int, int]:
-    """First row and number of rows that stand for a tensor."""
-    count = min(row_count(info), max(1, MOST_WEIGHTS // info.shape[0]))
+    """Return the first row and the number of rows of the sample of a tensor."""
+    count = min(row_count(info), max(1, MAX_WEIGHTS // info.shape[0]))
     return seed % (row_count(info) - count + 1), count
 
 
 def stored_rows(path: Path, info: TensorInfo, first: int, count: int) -> Any:
-    """The bytes of some rows, one row a line."""
+    """Return the bytes of some rows, one line for each row."""
     width = info.size // row_count(info)
     mapped = numpy.memmap(path, numpy.uint8, "r", offset=info.offset + first * width, shape=(count, width))
     return numpy.array(mapped)
 
 
 def weights_of(rows: Any, of_type: str) -> Any:
-    """The weights of stored rows as 32-bit numbers."""
+    """Return the weights of stored rows as 32-bit numbers."""
     return numpy.ascontiguousarray(gguf.quants.dequantize(rows, _kind(of_type)), dtype=numpy.float32)
 
 
 def quantised(weights: Any, of_type: str) -> Any:
-    """The bytes that llama.cpp's library of the engine makes of weights."""
+    """Return the weights quantised by the engine's llama.cpp library, as bytes."""
     if of_type in ("F32", "F16", "BF16"):
         return gguf.quants.quantize(weights, _kind(of_type)).view(numpy.uint8)
     kind = _kind(of_type)
@@ -57,7 +57,7 @@ def quantised(weights: Any, of_type: str) -> Any:
 
 
 def relative_error(rows: Any, of_type: str, weights: Any) -> float:
-    """Root of the mean squared error of stored rows, relative to that of the weights; 0 for all weights zero."""
+    """Return the root of the mean squared error of stored rows, relative to the weights; 0 if all weights are zero."""
     scale = float(numpy.sqrt(numpy.mean(weights**2)))
     return float(numpy.sqrt(numpy.mean((weights_of(rows, of_type) - weights) ** 2))) / scale if scale else 0.0
 

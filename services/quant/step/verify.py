@@ -1,6 +1,6 @@
 """The step `verify`: refuses a variant unless it is a sound quantisation of its source.
 
-Header and tensors first, which is cheap; then sampled rows against a second build of llama.cpp; then what the model says.
+It checks header and tensors first, which is cheap; then sampled rows against a second build of llama.cpp; then the model's predictions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from llamesh.kit.gguf import GgufError, GgufMetadata, TensorInfo, read_tensors
 from llamesh.sizes import size
 from services.quant.quantisations import QUANTISATIONS
 from services.quant.step import measurement, tensor_rows
-from services.quant.step.report import StepRefusedError, tell_progress
+from services.quant.step.report import StepRefusedError, report_progress
 from services.quant.workspace import Workspace
 
 _PARTS = 4
 _SAME_ERROR = 1.02
-"""Bytes may differ between two builds if the error grows by no more than this factor."""
+"""The bytes of two builds may differ if the error grows by at most this factor."""
 _BLOCK_OF_K = 256
 _MEMORY = Path("/proc/meminfo")
 
@@ -36,13 +36,13 @@ class GgufFile:
 
 
 def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
-    """Check the variant of a type; returns its size, its SHA-256 and the fields of QuantReport."""
+    """Check the variant of a type. Return its size, its SHA-256 and the fields of QuantReport."""
     source, variant = opened(workspace.source), opened(workspace.variant(of_type))
     check_header(source, variant, of_type)
-    tell_progress(1, _PARTS)
+    report_progress(1, _PARTS)
     spec = workspace.spec()
     compared = check_rows(source, variant, seed_of(spec.job_id, of_type))
-    tell_progress(2, _PARTS)
+    report_progress(2, _PARTS)
     report = {
         "bits_per_weight": variant.metadata.tensor_bytes * 8 / variant.metadata.parameter_count,
         "fallback_tensors": len(fallbacks(variant.tensors.values(), of_type)),
@@ -51,10 +51,10 @@ def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
     }
     limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
     report |= measured(workspace, of_type, limit)
-    tell_progress(3, _PARTS)
+    report_progress(3, _PARTS)
     with variant.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    tell_progress(4, _PARTS)
+    report_progress(4, _PARTS)
     return {"size": variant.metadata.file_bytes, "sha256": sha256, "report": report}
 
 
@@ -72,19 +72,19 @@ def check_header(source: GgufFile, variant: GgufFile, of_type: str) -> None:
     """Raise StepRefusedError unless a variant has the tensors of its source and the wanted type."""
     mine, theirs = variant.metadata, source.metadata
     if mine.quantisation != of_type:
-        raise _unsound(f"the file says that it is {mine.quantisation}")
+        raise _unsound(f"the file has the type {mine.quantisation}")
     if mine.architecture != theirs.architecture or mine.vocabulary_size != theirs.vocabulary_size:
-        raise _unsound("architecture or vocabulary are not those of the source")
+        raise _unsound("architecture or vocabulary differ from the source")
     if variant.tensors.keys() != source.tensors.keys():
-        lacking = sorted(source.tensors.keys() ^ variant.tensors.keys())
-        raise _unsound(f"its tensors are not those of the source: {', '.join(lacking[:5])}")
+        different = sorted(source.tensors.keys() ^ variant.tensors.keys())
+        raise _unsound(f"it has other tensors than the source: {', '.join(different[:5])}")
     for name, info in variant.tensors.items():
         if info.shape != source.tensors[name].shape:
             raise _unsound(f"the tensor {name} has another shape than in the source")
 
 
 def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
-    """Compare rows of one tensor of each type with what another build makes of the source's. Returns how many tensors were compared."""
+    """Compare rows of one tensor of each type with the source's rows quantised by another build. Return the number of tensors compared."""
     names = sampled(list(variant.tensors.values()), seed)
     for name in names:
         mine, theirs = variant.tensors[name], source.tensors[name]
@@ -97,12 +97,12 @@ def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
         mine_error = tensor_rows.relative_error(stored, mine.type, weights)
         allowed = tensor_rows.relative_error(made, mine.type, weights) * _SAME_ERROR
         if not mine_error <= allowed:
-            raise _unsound(f"the tensor {name} has an error of {mine_error:.3g}, where {allowed:.3g} is possible")
+            raise _unsound(f"the tensor {name} has an error of {mine_error:.3g}, at most {allowed:.3g} is possible")
     return len(names)
 
 
 def sampled(tensors: Sequence[TensorInfo], seed: int) -> list[str]:
-    """One tensor of each type, chosen by the seed."""
+    """Return one tensor of each type, chosen by the seed."""
     by_type: dict[str, list[str]] = {}
     for info in tensors:
         by_type.setdefault(info.type, []).append(info.name)
@@ -110,24 +110,24 @@ def sampled(tensors: Sequence[TensorInfo], seed: int) -> list[str]:
 
 
 def seed_of(job_id: str, of_type: str) -> int:
-    """The seed of a variant: the same each time it is verified."""
+    """Return the seed of a variant: the same each time it is verified."""
     return int.from_bytes(hashlib.sha256(f"{job_id}/{of_type}".encode()).digest()[:8])
 
 
 def fallbacks(tensors: Any, of_type: str) -> list[str]:
-    """Tensors whose rows do not divide into the blocks of a K or IQ type, so that llama.cpp chose another."""
+    """Return the tensors whose rows do not divide into the blocks of a K or IQ type, so that llama.cpp chose another type."""
     if "_K" not in of_type and not of_type.startswith("IQ"):
         return []
     return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % _BLOCK_OF_K]
 
 
 def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
-    """The measured fields of the report. Raises StepRefusedError if the variant is too far from its source."""
+    """Return the measured fields of the report. Raises StepRefusedError if the variant differs too much from its source."""
     needed = workspace.source.stat().st_size
     if (left := available_memory()) < needed:
         return {"not_measured": f"the source needs {size(needed)} of memory, {size(left)} are available"}
     try:
-        tokens, source = measurement.kept_predictions(workspace.source, workspace.measured_source)
+        tokens, source = measurement.cached_predictions(workspace.source, workspace.measured_source)
     except measurement.NotMeasurableError as error:
         return {"not_measured": str(error)}
     try:
@@ -135,7 +135,7 @@ def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]
     except measurement.NotMeasurableError as error:
         raise _unsound(str(error)) from error
     if list(others) != list(tokens):
-        raise _unsound("it reads the same text as other tokens than its source")
+        raise _unsound("it splits the same text into other tokens than its source")
     found = measurement.compared(source, variant, tokens)
     if not found.kl_divergence <= limit or not math.isfinite(found.perplexity):
         raise _unsound(
@@ -152,7 +152,7 @@ def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]
 
 
 def available_memory() -> int:
-    """Bytes of memory that programs may still take; without /proc so many that they are no limit."""
+    """Return the bytes of memory that programs may still allocate; a number too large to be a limit if there is no /proc."""
     try:
         lines = _MEMORY.read_text().splitlines()
     except OSError:

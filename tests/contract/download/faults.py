@@ -101,7 +101,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     opened = wiring.open_database
     monkeypatch.setattr(wiring, "open_database", lambda *arguments: found.wrap(opened(*arguments)))
     # The pauses are of no interest here.
-    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(worker, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(store_health, "CHECK_SECONDS", 0.1)

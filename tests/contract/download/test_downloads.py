@@ -64,7 +64,7 @@ NOT_SERVED = {
     "the first half": (TINY[: len(TINY) // 2], "the file ends here"),
     "one byte short": (TINY[:-1], "truncated: 1 bytes"),
     "a hostile count": (TINY[:8] + b"\xff" * 8 + TINY[16:], "tensors, at most"),
-    "an adapter": (File().adding(pair("general.type", STRING, "adapter")), "no model that could be served"),
+    "an adapter": (File().adding(pair("general.type", STRING, "adapter")), "not a model that can be served"),
     "a part of a split model": (File().adding(pair("split.count", U32, 3)), "part 1 of a model split in 3"),
 }
 

@@ -1,0 +1,25 @@
+"""Writes text to standard output and standard error; every command writes through it.
+
+Invariant: what comes from outside cannot steer the terminal. Only `put` writes text as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from llamesh.cli.failure import visible
+
+
+def say(words: str) -> None:
+    """Print a line of the result."""
+    put(f"{visible(words)}\n")
+
+
+def note(words: str) -> None:
+    """Print a line that is not the result, on standard error."""
+    print(visible(words), file=sys.stderr, flush=True)
+
+
+def put(words: str) -> None:
+    """Write part of the result as it is: a model's answer on a pipe, or what is laid out for this terminal already."""
+    print(words, end="", flush=True)

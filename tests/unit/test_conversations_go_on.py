@@ -1,0 +1,83 @@
+"""Nothing that a person types, and no answer that fails, ends a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli.conversation import Conversation
+from llamesh.cli.talk import Ask, Talk
+
+LONG = "x" * 300
+
+
+def echo(talk: Conversation, verbose: bool) -> str:
+    return f"heard {len(talk.messages)}"
+
+
+def talk(lines: Iterable[str], ask: Ask = echo) -> Conversation:
+    """The conversation after these lines and the end of the input."""
+    typed = iter(lines)
+
+    def read(prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    conversation = Conversation()
+    Talk("smol", conversation, ask, read).go_on()
+    return conversation
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/load ~no-such-user/x.json", "error: FILE: the home directory ~no-such-user is not known"),
+        ("/save ~no-such-user/x.json", "error: FILE: the home directory ~no-such-user is not known"),
+        ("/save a\0b", "embedded null"),
+        ("/load a\0b", "holds no saved conversation"),
+        (f"/save {LONG}", "File name too long"),
+        (f"/load {LONG}", "File name too long"),
+        ("/load deep.json", "deep.json holds no saved conversation"),
+    ],
+)
+def test_a_command_that_fails_is_said(
+    line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep.json").write_text('{"messages": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert len(talk([line, "Hi"]).messages) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_word_that_looks_like_an_image_but_cannot_be_a_path_is_a_word() -> None:
+    questions = [f"look at /{LONG}.png", "look at /a\0b.png", "Hi"]
+    assert [item["content"] for item in talk(questions).messages[::2]] == questions
+
+
+def test_an_error_that_nobody_expected_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(conversation: Conversation, verbose: bool) -> str:
+        if len(conversation.messages) == 1:
+            raise RecursionError("too deep")
+        return "never"
+
+    assert talk(["one", "two"], ask).messages == []
+    assert capsys.readouterr().err.count("error: RecursionError: too deep") == 2
+
+
+def test_what_is_no_text_is_saved_and_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    talk(["caf\udce9", f"/save {file}"])
+    assert json.loads(file.read_text())["messages"][0]["content"] == "caf?"
+
+
+def test_what_is_no_text_is_kept_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamesh.cli import talk as module
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    module._keep(["caf\udce9"])
+    assert module._history() == ["caf?"]
