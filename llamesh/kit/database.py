@@ -51,7 +51,7 @@ MIGRATION_SECONDS = 120.0
 """Deadline of the migrations at start, the wait for another replica's migrations included."""
 
 SQLITE_SHARE = 2.0
-"""A SQLite operation has twice the deadline: once for the lock, once for the queue of this process's transactions."""
+"""Factor of the deadline of a SQLite operation: once for the lock, once for the queue of this process's transactions."""
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -144,7 +144,7 @@ class Database:
             yield session
 
     async def probe(self) -> None:
-        """Check that the database answers. Errors as in `begin`. Asks even during a known outage, and does not wait for other callers."""
+        """Check that the database answers. Errors as in `begin`. Probes even during a known outage, and does not wait for other callers."""
         self._check_file()
         async with self._bounded(), self._reader.sessions() as session:
             await session.execute(text("SELECT count(*) FROM sqlite_schema" if self._file else "SELECT 1"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llamesh.sizes import size
 
 MAX_SHOWN = 3
-"""Most holders that a message names."""
+"""Maximum number of holders that a message names."""
 
 
 @dataclass(frozen=True, slots=True)

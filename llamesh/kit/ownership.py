@@ -1,7 +1,8 @@
 """The lock of a member on its home: at most one process of each member (gateway, contract, download, controller) for each LLAMESH_HOME.
 
 Invariant: the kernel releases the lock of a process that dies in any way (`llamesh.locks`). The lock file is in the home, not in the run
-directory, which may be removed at any time and depends on XDG_RUNTIME_DIR. What several homes share (a database) is owned by `leases`.
+directory, which may be removed at any time and depends on XDG_RUNTIME_DIR. A resource that several homes share (a database) is protected by
+`leases`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Owner:
 
 
 def owner_of(home: Path, name: str) -> Owner:
-    """Return the owner that this process is; give the home an id if it has none."""
+    """Return this process as an owner; create the home's id if it has none."""
     host = socket.gethostname()
     path = make_private(home) / "home-id"
     try:
@@ -68,7 +69,7 @@ class HomeLock:
         self._write(ending=False)
 
     def say_ending(self) -> None:
-        """Tell processes that wait for the lock that this one is draining."""
+        """Record for waiting processes that this process is draining."""
         self._write(ending=True)
 
     def _write(self, *, ending: bool) -> None:
@@ -103,7 +104,7 @@ async def exclusive(home: Path, name: str, ending_seconds: float) -> AsyncIterat
 
 async def _locked(path: Path, name: str, ending_seconds: float) -> int:
     began = time.monotonic()
-    said = False
+    logged = False
     while True:
         descriptor = locks.open_file(path)
         try:
@@ -119,8 +120,8 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
         os.close(descriptor)
         if time.monotonic() - began > (ending_seconds if ending else HELD_SECONDS):
             raise HeldError(name, holder)
-        if not said:
-            said = True
+        if not logged:
+            logged = True
             log.warning("another process holds the lock; waiting for it to end", lock=str(path), holder=holder)
         await asyncio.sleep(_POLL_SECONDS)
 

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress
 
 CONNECTIONS = 15
-"""Most connections of one process to PostgreSQL. Callers share all but one, which is the probe's."""
+"""Maximum number of connections of one process to PostgreSQL. Callers share all but one, which is for the probe."""
 IDLE_CONNECTIONS = 5
-"""Connections to PostgreSQL that are kept open while nobody uses them."""
+"""Number of unused connections to PostgreSQL that stay open."""
 SQLITE_READERS = 2
 """Callers that read a SQLite file at the same time."""
 
@@ -41,7 +41,7 @@ def sqlite_pools(file: Path, seconds: float) -> tuple[Pool, Pool]:
     """Return the connections to a SQLite file for transactions, and those for single statements that read."""
     address = f"sqlite+aiosqlite:///{file}"
     # Parameters are hidden in errors: they would put password hashes and keys into the log.
-    # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
+    # One connection: transactions queue for it, which costs less than polling SQLite's lock.
     writer = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0)
     # Readers never wait for the writer (WAL). Each step of a transaction that they save is a change of threads.
     reader = create_async_engine(
@@ -100,10 +100,10 @@ def postgres_for_migrations(address: PostgresAddress, schema: str, seconds: floa
 
 
 def _cut_off(connection: Any, _record: object, _error: object) -> None:
-    # An orderly goodbye would wait for a server that does not answer.
+    # An orderly close would wait for a server that does not answer.
     connection.driver_connection.terminate()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # The driver's own BEGIN comes only before the first write: what was read until then could change under the transaction.
+    # The driver's own BEGIN comes only before the first write: rows that were read until then could change during the transaction.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

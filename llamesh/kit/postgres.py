@@ -50,7 +50,7 @@ LOCK_SHARE, STATEMENT_SHARE = 0.6, 0.8
 
 
 class PostgresRefusedError(Exception):
-    """The server refuses the connection, or the address is wrong: a retry cannot help. The message says what to correct."""
+    """The server refuses the connection, or the address is wrong: a retry cannot help. The message names the correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ class PostgresAddress:
     """The content of DATABASE_URL."""
 
     dsn: str
-    """Contains the password; never shown."""
+    """Address with the password; never shown."""
     place: str
     """Hosts and ports, for messages."""
     named: bool
     """Whether the address sets its own application_name."""
     connect_timeout: float | None
-    """Seconds; None if not set."""
+    """Timeout in seconds; None if not set."""
     files: tuple[tuple[str, str], ...]
     """Parameters that name files, with these files."""
 

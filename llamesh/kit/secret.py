@@ -1,6 +1,6 @@
 """The secret of a mesh: JWT_SECRET, or one that is created once and stored in LLAMESH_HOME/secrets.
 
-Invariant: the secret itself signs tokens only. Everything else is signed with a key that is derived from it for that purpose. All replicas
+Invariant: the secret itself signs tokens only. All other signatures use a key that is derived from it for one purpose. All replicas
 of a service need the same secret.
 """
 
