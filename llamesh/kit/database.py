@@ -3,7 +3,8 @@
 Each service has its migrations in `<package>/migrations/versions`; `migrate` applies them when the service starts.
 
 Invariant: no operation takes longer than its deadline (LLAMESH_DATABASE_SECONDS) and STATEMENT_SHARE of it for the rollback, even if the
-database is stopped, frozen, locked or cut off. A connection that was cut off is discarded. A long wait for a free connection never counts as an outage of the database.
+database is stopped, frozen, locked or cut off. A connection that was cut off is discarded. A long wait for a free connection never counts
+as an outage of the database.
 """
 
 from __future__ import annotations

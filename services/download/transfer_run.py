@@ -195,7 +195,7 @@ class TransferRuns:
         recorded = None
         try:
             # Before the success can be seen, so that a success leaves nothing behind.
-            await _quietly("discard staged bytes", staged.discard())
+            await _clean_up("discard staged bytes", staged.discard())
             recorded = await _until_written(lambda: to_completion(self._publications.record(publication, fields, row)))
         finally:
             if recorded is None:

@@ -349,4 +349,4 @@ async def controlled_mesh(drain_seconds: float = 5, **variables: str) -> AsyncIt
         finally:
             await mesh.stop()
             # pytest shows it if the test fails.
-            print(mesh.log()[-20_000:])
+            sys.stdout.write(mesh.log()[-20_000:])
