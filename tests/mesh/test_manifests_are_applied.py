@@ -211,7 +211,7 @@ def test_the_example_of_the_reference_applied_again_changes_nothing(llamesh: Com
     assert source
     (folder / "e.yaml").write_text(example.replace("https://models.example/SmolLM2.gguf", source[1]))
     first = llamesh("apply", "-f", "e.yaml").stdout.splitlines()
-    assert [line.rpartition(" ")[2] for line in first] == ["created"] * 5
+    assert [line.rpartition(" ")[2] for line in first] == ["created"] * 5, first
     for verb in ("apply", "diff"):
         lines = llamesh(verb, "-f", "e.yaml").stdout.splitlines()
         assert lines == ([line.replace("created", "unchanged") for line in first] if verb == "apply" else [])

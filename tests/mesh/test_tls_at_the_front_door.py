@@ -149,7 +149,9 @@ def test_a_page_in_a_browser_asks_first_then_streams_over_http2_and_calls_grpc_w
     status, allowed, content = fetch("inference", chat, PAGE, *json_type, body=body)
     assert (status, allowed) == ("HTTP/2 200", PAGE)
     assert content.rstrip().endswith(b"data: [DONE]")
-    assert fetch("inference", chat, "https://other.example", *json_type, body=body)[:2] == ("HTTP/2 403", "")
+    # Without a body: curl 7 reports an error if it gets the answer while it still sends.
+    refused = fetch("inference", chat, "https://other.example", *json_type, "-X", "POST")
+    assert refused[:2] == ("HTTP/2 403", "")
 
     message = gateway_pb2.CreateTokenRequest(**ADMIN).SerializeToString()
     frame = b"\0" + len(message).to_bytes(4, "big") + message
