@@ -67,7 +67,7 @@ class DeclaredServers:
             return  # A change was made during the read, so these rows may be older than the cache.
         self._known = {}
         for row in rows:
-            self._keep(row)
+            self._cache_row(row)
 
     async def declare(
         self,
@@ -113,7 +113,7 @@ class DeclaredServers:
                 raise
             row = first
         self._changes += 1
-        return check_repeated(self._keep(row), request_digest)
+        return check_repeated(self._cache_row(row), request_digest)
 
     async def requested(
         self, owner: str, request_id: str, request_digest: str, owner_uid: str = ""
@@ -250,14 +250,14 @@ class DeclaredServers:
         if row is None:
             return None
         self._changes += 1
-        return self._keep(row)
+        return self._cache_row(row)
 
     async def _copy(self) -> dict[str, DeclaredServer]:
         if self._known is None:
             await self.refresh()
         return self._known or {}
 
-    def _keep(self, row: ServerRow) -> DeclaredServer:
+    def _cache_row(self, row: ServerRow) -> DeclaredServer:
         """Put a row into the cache, with the run state that was decided since the row was read."""
         declared = declared_server(row)
         if (run_state := self._unwritten.get(row.server_uuid)) is not None:

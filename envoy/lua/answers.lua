@@ -1,14 +1,14 @@
 -- Reads the usage of an answer for the access log: `prompt_tokens` and `completion_tokens` in the metadata mean the same for every API.
 -- Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is complete.
 --
--- All other bytes are forwarded as they arrive; what is kept of them is bounded. Nothing is parsed: a quote inside a text is escaped, so no
--- text of a model can look like the names that are searched for. Envoy's own filter for streams parses each event, and crashes at `data:
--- null`, which llama.cpp sends first to a request with several prompts.
+-- All other bytes are forwarded as they arrive; the number of stored bytes is bounded. Nothing is parsed: a quote inside a text is escaped,
+-- so no text of a model can contain the names that are searched for. Envoy's own filter for streams parses each event, and crashes at
+-- `data: null`, which llama.cpp sends first to a request with several prompts.
 --
 -- A stream has `timings` in the last event of each answer, whether or not the client asked for usage. A stream of Anthropic's API has none:
--- its first event has the usage of the prompt, its last event that of the answer. A whole body has `usage`; if it has several answers, of
--- the first one only. A client can have the timings repeated: with each token (`timings_per_token`), and inside `__verbose` (`verbose`).
--- They count once per answer.
+-- its first event has the usage of the prompt, its last event that of the answer. A whole body has `usage`; if it has several answers, only
+-- that of the first one. A client can request repeated timings: with each token (`timings_per_token`), and inside `__verbose` (`verbose`).
+-- They count once for each answer.
 
 local engine_errors = require("engine_errors")
 
@@ -16,9 +16,9 @@ local find, match, sub, byte, floor = string.find, string.match, string.sub, str
 local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
 
 local USAGE, TIMINGS = '"usage":{', '"timings":{'
--- Bytes that are kept of an unfinished event. The usage is at its end, except in an event with `__verbose`.
+-- Maximum number of stored bytes of an unfinished event. The usage is at its end, except in an event with `__verbose`.
 local LONGEST_EVENT = 1048576
--- Bytes that are kept of a whole body with several answers. The lengths of answers beyond it are unknown.
+-- Maximum number of stored bytes of a whole body with several answers. The lengths of the answers after them are unknown.
 local LONGEST_BODY = 16777216
 -- The names of fields with text of the model.
 local WRITTEN = { content = true, text = true, reasoning_content = true, arguments = true }
@@ -63,7 +63,7 @@ local function string_end(text, at)
   return last
 end
 
--- Whether the name at `at` is a name of the outermost object, which begins at `from`.
+-- Returns whether the name at `at` is a name of the outermost object, which begins at `from`.
 local function outermost(event, from, at)
   local depth = 0
   while from and from < at do
@@ -78,9 +78,9 @@ local function outermost(event, from, at)
   return depth == 1
 end
 
--- Whether the timings in `event` from `at` to `last` are those of a whole answer, and are not repeated.
+-- Returns whether the timings in `event` from `at` to `last` are those of a whole answer, and are not repeated.
 local function ends_answer(event, at, last)
-  -- Timings that come with each token are sums so far; the last ones are the total.
+  -- Timings with each token are cumulative; the last ones are the total.
   if find(event, '"finish_reason":null', 1, true) then
     return false
   elseif find(event, '"type":"response.', 1, true) and not find(event, '"type":"response.completed"', 1, true) then
@@ -88,7 +88,7 @@ local function ends_answer(event, at, last)
   end
   local begins = match(event, "^[^{\n]*\n?data: (){")
   if not begins then
-    -- The event was too long: its beginning was not kept.
+    -- The event was too long: its beginning was not stored.
     return sub(event, last + 1) == "}\n\n"
   end
   return not find(event, '"__verbose":{', 1, true) or outermost(event, begins, at)
@@ -100,7 +100,7 @@ function answers.stream()
   local reader = {}
 
   local function read(events)
-    each(events, TIMINGS, function(said, at)
+    each(events, TIMINGS, function(object, at)
       local start, next_event = 1, nil
       while true do
         _, next_event = find(events, "\n\n", start, true)
@@ -109,22 +109,22 @@ function answers.stream()
         end
         start = next_event + 1
       end
-      if ends_answer(sub(events, start, next_event), at - start + 1, at - start + #TIMINGS - 1 + #said) then
+      if ends_answer(sub(events, start, next_event), at - start + 1, at - start + #TIMINGS - 1 + #object) then
         ended = ended + 1
-        prompt = prompt + (number(said, "prompt_n") or 0) + (number(said, "cache_n") or 0)
-        completion = completion + (number(said, "predicted_n") or 0)
+        prompt = prompt + (number(object, "prompt_n") or 0) + (number(object, "cache_n") or 0)
+        completion = completion + (number(object, "predicted_n") or 0)
       end
     end)
-    each(events, USAGE, function(said)
-      reader.prompt = prompt_of(said) or reader.prompt
-      -- With its prompt a stream of messages says that there is no answer yet.
-      local begins = number(said, "input_tokens") and number(said, "output_tokens") == 0
-      reader.completion = not begins and answer_of(said) or reader.completion
+    each(events, USAGE, function(object)
+      reader.prompt = prompt_of(object) or reader.prompt
+      -- The first event of a stream of messages reports the prompt, and 0 tokens for the answer.
+      local begins = number(object, "input_tokens") and number(object, "output_tokens") == 0
+      reader.completion = not begins and answer_of(object) or reader.completion
     end)
   end
 
   function reader.add(bytes)
-    -- As a rule a piece is an event.
+    -- Usually a piece is an event.
     if rest == "" and sub(bytes, -2) == "\n\n" then
       return read(bytes)
     end
@@ -185,7 +185,7 @@ local function lengths(body)
   return all
 end
 
--- Returns the length of all choices of a body divided by that of the first; `expected` if it is not known.
+-- Returns the length of all choices of a body divided by that of the first; `expected` if it is unknown.
 local function times_the_first(body, expected)
   local written = lengths(body)
   local all = 0
@@ -196,18 +196,18 @@ local function times_the_first(body, expected)
 end
 
 -- Reads the usage of a whole body. If llama.cpp reports only the usage of the first of several answers, the others are estimated from the
--- length of their text, and every prompt counts as the first does.
+-- length of their text, and every prompt counts like the first one.
 function answers.whole(several)
-  local rest, told, prompt, completion = "", 0, nil, nil
+  local rest, reports, prompt, completion = "", 0, nil, nil
   local pieces, size = {}, 0
   local reader = {}
 
   function reader.add(bytes)
     rest = rest .. bytes
-    local open = each(rest, USAGE, function(said)
-      told = told + 1
-      prompt = prompt_of(said) and (prompt or 0) + prompt_of(said)
-      completion = answer_of(said) and (completion or 0) + answer_of(said)
+    local open = each(rest, USAGE, function(object)
+      reports = reports + 1
+      prompt = prompt_of(object) and (prompt or 0) + prompt_of(object)
+      completion = answer_of(object) and (completion or 0) + answer_of(object)
     end)
     rest = sub(rest, open or math.max(1, #rest - #USAGE + 2))
     size = size + #bytes
@@ -221,8 +221,8 @@ function answers.whole(several)
       return nil
     elseif not several then
       return prompt, completion or 0
-    elseif told > 1 then
-      return floor(prompt * prompts / told + 0.5), completion
+    elseif reports > 1 then
+      return floor(prompt * prompts / reports + 0.5), completion
     end
     local times = size <= LONGEST_BODY and times_the_first(table.concat(pieces), expected) or expected
     return prompt * prompts, floor((completion or 0) * times + 0.5)
@@ -231,13 +231,13 @@ function answers.whole(several)
   return reader
 end
 
--- A body may end with an empty chunk, of which Envoy has no bytes to give.
+-- A body may end with an empty chunk, for which Envoy returns no bytes.
 local function bytes_of(chunk)
   local length = chunk:length()
   return length > 0 and chunk:getBytes(0, length) or ""
 end
 
--- Milliseconds: Envoy has no finer clock for filters.
+-- In milliseconds: Envoy has no finer clock for filters.
 local function now(response)
   return tonumber(response:timestamp())
 end
@@ -259,19 +259,19 @@ function envoy_on_response(response)
   end
   local expected, prompts = request.answers or 1, request.prompts or 1
   local reader = streamed and answers.stream() or answers.whole(expected > 1)
-  local told_prompt, told_completion
-  -- Time of the first piece; nil before it.
+  local stored_prompt, stored_completion
+  -- Time of the first piece; nil before it arrives.
   local began
   local function tell(prompt, completion)
-    if prompt and prompt ~= told_prompt then
-      told_prompt = prompt
+    if prompt and prompt ~= stored_prompt then
+      stored_prompt = prompt
       response:streamInfo():dynamicMetadata():set("llamesh.usage", "prompt_tokens", prompt)
     end
-    if completion and completion ~= told_completion then
-      told_completion = completion
+    if completion and completion ~= stored_completion then
+      stored_completion = completion
       response:streamInfo():dynamicMetadata():set("llamesh.usage", "completion_tokens", completion)
       if streamed and completion > expected then
-        -- The choices are generated at the same time, and the first token of each is there when the stream begins.
+        -- The choices are generated in parallel, and the first token of each has arrived when the stream begins.
         local each = (now(response) - began) * 1000 * expected / (completion - expected)
         response:streamInfo():dynamicMetadata():set("llamesh.usage", "token_microseconds", floor(each + 0.5))
       end
@@ -281,7 +281,7 @@ function envoy_on_response(response)
     reader.add(bytes_of(chunk))
     if streamed then
       began = began or now(response)
-      -- Before the loop ends: a client may leave as soon as it has the last event, and no code after this loop runs then.
+      -- Inside the loop: a client may disconnect after the last event, and then no code after this loop runs.
       local prompt, completion = reader.sum(expected, prompts)
       tell(prompt or reader.prompt, prompt and completion)
     end

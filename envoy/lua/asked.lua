@@ -1,8 +1,8 @@
--- Whether Admission must be asked about an id: reads the digest that controller/xds/digest.py makes and describes.
+-- Decides whether Admission must be asked about an id: reads the digest of controller/xds/digest.py, which describes the format.
 -- tests/unit/digest_vectors.json checks that both agree.
 --
--- The metadata of the virtual host has the number of buckets under `buckets` and each bucket under `bucket <number>`. It is read once per
--- version of the digest, because Envoy copies all of it on each access.
+-- The metadata of the virtual host has the number of buckets under `buckets` and each bucket under `bucket <number>`. It is read once
+-- for each version of the digest, because Envoy copies all of it on each access.
 
 local CHARACTERS = 342
 local BITS = 6 * CHARACTERS
@@ -14,7 +14,7 @@ local floor, byte = math.floor, string.byte
 
 local asked = {}
 
--- The 32-bit FNV-1a hash. Its prime is 2^24 + 403: the product would not fit a number, the two parts do.
+-- Returns the 32-bit FNV-1a hash. Its prime is 2^24 + 403: the product would not fit a number, but the two partial products do.
 function asked.hash(text)
   local value = tobit(0x811C9DC5)
   for index = 1, #text do

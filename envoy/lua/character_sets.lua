@@ -13,7 +13,7 @@ function character_sets.join(into, more)
   return into
 end
 
--- Whether two sets have a character in common.
+-- Returns whether two sets have a character in common.
 function character_sets.overlap(one, other)
   if one == "any" or other == "any" then
     return next(one == "any" and (other == "any" and { 1 } or other) or one) ~= nil

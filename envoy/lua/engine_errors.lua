@@ -1,9 +1,9 @@
--- Puts an error of llama.cpp into the format of the called API, and answers 400 if the request is at fault (envoy/replies/engine.yaml).
+-- Converts an error of llama.cpp to the format of the called API, with status 400 if the request caused it (envoy/replies/engine.yaml).
 -- A body that does not have the form of llama.cpp's errors, such as one of the mesh's own, is not changed.
 
 local find, match, sub, byte = string.find, string.match, string.sub, string.byte
 local QUOTE, BACKSLASH = 34, 92
-local told = require("engine_errors_table")
+local known = require("engine_errors_table")
 
 local engine_errors = {}
 
@@ -38,7 +38,7 @@ local function beginning(text)
 end
 
 local function entry_of(message)
-  for _, entry in ipairs(told.entries) do
+  for _, entry in ipairs(known.entries) do
     if sub(message, 1, #entry.begins) == entry.begins then
       return entry
     end
@@ -69,14 +69,14 @@ function engine_errors.reshaped(status, body, anthropic)
     return nil
   end
   if anthropic then
-    local type_of = told.types[status] or (status < 500 and "invalid_request_error" or "api_error")
+    local type_of = known.types[status] or (status < 500 and "invalid_request_error" or "api_error")
     return status, ('{"type":"error","error":{"type":"%s","message":"%s%s"}}'):format(type_of, entry and entry.anthropic or "", message)
   end
   local param = entry.param and '"' .. entry.param .. '"' or "null"
   return status, ('{"error":{"message":"%s","type":"%s","param":%s,"code":"%s"%s}}'):format(message, kind, param, entry.code, more)
 end
 
--- Puts an error in the shape of the API, if it is as short as its head says.
+-- Converts an error to the format of the API, if its body is as short as its content-length says.
 function engine_errors.reshape(response, status, length)
   if not length or length == 0 or length > engine_errors.LONGEST then
     return

@@ -61,7 +61,7 @@ local function find_circles()
 end
 
 -- Counts the alternatives that refer back to the rule's circle and begin with the same character, and the references to the circle that
--- stand side by side. Either gives the engine more than one way to go on. `begins_by`: first characters of the rules of the circle.
+-- are side by side. Both give the engine more than one way to continue. `begins_by`: first characters of the rules of the circle.
 local function check_branches(alternatives, circle, begins_by)
   local function leads(item)
     return item.name and rules[item.name] and rules[item.name].circle == circle
@@ -69,7 +69,7 @@ local function check_branches(alternatives, circle, begins_by)
   local function separates(item)
     return item and item.first and not item.repeats and not overlap(item.first, begins_by)
   end
-  -- Whether a rule of the circle ends with a character with which none begins: then the engine can tell the next turn from this one.
+  -- Returns whether a rule of the circle ends with a character with which no rule begins: then the engine can tell where a turn ends.
   local function closes(name)
     local rule = rules[name]
     if rule.closes == nil then
@@ -88,9 +88,9 @@ local function check_branches(alternatives, circle, begins_by)
   for _, items in ipairs(alternatives) do
     local leads_back, side_by_side, before = false, 1, false
     for _, item in ipairs(items) do
-      local back, told = leads(item), false
+      local back, distinct = leads(item), false
       if back then
-        told = closes(item.name)
+        distinct = closes(item.name)
       elseif item.inner then
         local closed = true
         each_item(item.inner, function(inner)
@@ -100,16 +100,16 @@ local function check_branches(alternatives, circle, begins_by)
           end
         end)
         check_branches(item.inner, circle, begins_by)
-        told = true
+        distinct = true
         for _, inner in ipairs(item.inner) do
-          told = told and separates(inner[1])
+          distinct = distinct and separates(inner[1])
         end
-        told = told or closed
+        distinct = distinct or closed
       end
       leads_back = leads_back or back
       if back then
-        side_by_side = before and not told and side_by_side + 1 or 1
-        if item.repeats and item.most ~= 1 and not told then
+        side_by_side = before and not distinct and side_by_side + 1 or 1
+        if item.repeats and item.most ~= 1 and not distinct then
           side_by_side = side_by_side + (item.most or 10) - 1
         end
         if side_by_side > limits["grammar.branches"] then

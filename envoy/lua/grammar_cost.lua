@@ -1,5 +1,5 @@
--- Counts what makes a grammar or a pattern costly for llama.cpp, which follows every way to parse a text for each token of the vocabulary.
--- So the number of ways counts, not the length alone.
+-- Calculates the cost of a grammar or a pattern for llama.cpp, which follows every way to parse a text for each token of the vocabulary.
+-- So the cost depends on the number of ways, not on the length alone.
 --
 -- `ways` counts the ways in which neighbouring repetitions can divide a text. An item that begins with another character ends the
 -- repetition before it and adds no way.
@@ -204,8 +204,8 @@ local function without_others(set)
   return set
 end
 
--- Whether an alternative and an earlier one can read the same text, judged by their beginnings; and, if both are literals, the characters
--- with which the longer one continues.
+-- Returns whether an alternative and an earlier one can read the same text, judged by their beginnings; and, if both are literals,
+-- the characters with which the longer one continues.
 local function alike(one, other)
   if one.text == "" or other.text == "" then
     -- These sets do not distinguish characters beyond ASCII, and grammars of languages have several classes of them: such classes count as
@@ -260,7 +260,7 @@ function ways_of(alternatives)
   return most + same, together(open, max)
 end
 
--- Counts a pattern of a JSON schema. `totals` holds the sums over the body. Returns the number of ways to go on at its beginning.
+-- Counts a pattern of a JSON schema. `totals` holds the sums over the body. Returns the number of ways to continue at its beginning.
 function grammar_cost.pattern(pattern, most, totals)
   rules, limits = {}, most
   local ways = 1

@@ -1,6 +1,6 @@
 -- Refuses endless recursion of llama.cpp's parser: a rule that refers to itself before it has read a character, and an unbounded repetition
--- of an item that may be empty, which is the same. llama.cpp checks for it too, but knows only rules with an empty alternative, not rules
--- that are empty through others.
+-- of an item that may be empty, which has the same effect. llama.cpp checks for it too, but finds only rules with an empty alternative, not
+-- rules that are empty because of other rules.
 
 local grammar_recursion = {}
 
@@ -9,7 +9,7 @@ local may_be_empty = {}
 
 local alternatives_may_be_empty
 
--- Whether an item may be empty, apart from its own repetition.
+-- Returns whether an item may be empty, without its own repetition.
 local function body_may_be_empty(item)
   if item.inner then
     return alternatives_may_be_empty(item.inner)

@@ -1,10 +1,10 @@
--- Which bodies the filters read: JSON without an encoding. Any other body is refused with 415 before it is read.
+-- Decides which bodies the filters read: JSON without an encoding. All other bodies are refused with 415 before they are read.
 
 local quoted = require("quotation")
 
 local json_body = {}
 
--- One media type, with parameters or without. Two headers come as one with a comma.
+-- Matches one media type with or without parameters. Envoy joins two headers with a comma.
 function json_body.is_named_by(content_type)
   if content_type == "application/json" then return true end
   content_type = content_type:lower()

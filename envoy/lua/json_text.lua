@@ -1,8 +1,9 @@
 -- Scans the text of one JSON body and counts it against the limits of the whole body. The first limit that is exceeded ends the scan: so
--- the time is linear in what was read, and a body of a million keys costs no more than one with as many keys as are allowed.
+-- the time is linear in the bytes that were read, and a body with a million keys costs no more than one with the allowed number.
 --
 -- It finds values and does not validate them: the engine's own parser refuses subtle errors.
--- One body is read at a time (`open`): Envoy runs a worker's script without interruption until it waits, and nothing here waits.
+-- One body is read at a time (`open`): Envoy runs a worker's script without interruption until the script waits, and this module never
+-- waits.
 
 local find, byte, sub, gsub, char = string.find, string.byte, string.sub, string.gsub, string.char
 local floor = math.floor
@@ -14,7 +15,7 @@ local text, limits = "", {}
 local depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
 local of_object = {} -- Keys read so far of the object at each depth.
 
--- Starts another body. `most`: the number of each limit by its name.
+-- Starts another body. `most` has the number of each limit by its name.
 function json_text.open(body, most)
   text, limits = body, most
   depth, keys, values, strings, escaped = 0, 0, 0, 0, 0
@@ -125,7 +126,7 @@ function json_text.string(at)
   return closing_quote(at + 1)
 end
 
--- Counts one key of so many bytes.
+-- Counts one key with this number of bytes.
 local function one_more_key(size)
   keys = keys + 1
   local here = of_object[depth] + 1

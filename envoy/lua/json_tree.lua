@@ -4,7 +4,7 @@
 local json_tree = {}
 
 local MAX_DEPTH = 32
--- Maximum values and names of a body, and escapes in its strings: each takes memory, and other requests of this worker wait meanwhile.
+-- Maximum number of values and names of a body, and of escapes in its strings: each takes memory, and other requests of this worker wait.
 local MAX_VALUES = 10000
 local MAX_ESCAPES = 100000
 local ESCAPES = { ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }

@@ -9,14 +9,14 @@ local find, sub = string.find, string.sub
 
 local media = {}
 
--- Bytes of a text that are examined: more than the name of a file may have.
+-- Number of bytes of a text that are examined: more than a file name may have.
 local LOOKED_AT = 4096
 -- First characters, in base64, of files that llama.cpp decodes: JPEG, PNG, GIF, BMP, PSD, HDR, PNM, RIFF (WAVE, WebP), FLAC, Ogg, MP3 with
 -- a tag, Matroska, MP4.
 local BEGINNINGS = {
   "^/9j/", "^iVBORw0KGgo", "^R0lGOD[dl]h", "^Qk[0-3]", "^OEJQU", "^Iz9", "^UD[UY]", "^UklGR", "^ZkxhQ", "^T2dnU", "^SUQz", "^GkXfo", "^AAAA..Z0eX",
 }
--- An MP3 frame without a tag may begin as a path does, so it must be long.
+-- An MP3 frame without a tag may begin like a path, so it must be long.
 local FRAME, LEAST_FRAME = "^/[/+][I-Po-v]", 64
 
 local function refused()

@@ -1,4 +1,4 @@
--- The name in a table of names (its keys) that a misspelt name was probably meant to be; nil if none is near.
+-- Returns the key of a table of names that is nearest to a misspelt name; nil if none is near.
 --
 -- Near is an edit distance of at most a third of the name. Names above MAX_NAME bytes have no nearest, which bounds the work.
 

@@ -22,7 +22,7 @@ local add, check_text, check_distinct, keep_largest = request_totals.add, reques
 
 local request_limits = {}
 
--- Bytes that are read of a tag: more than any known tag has.
+-- Maximum number of bytes that are read of a tag: more than any known tag has.
 local LONGEST_TAG = 384
 -- Tokens of a context if no server declares one: the mesh's default for a slot.
 local DEFAULT_CONTEXT = 4096
@@ -153,7 +153,7 @@ local function check_list(at, rule)
 end
 
 local function check_number(rule, number, written)
-  if (rule.most or rule.counts) and number < -1 then -- The engine cuts it to 32 bits, which makes another number of it.
+  if (rule.most or rule.counts) and number < -1 then -- The engine truncates it to 32 bits, which changes its value.
     return refused("invalid_value", "may not be less than -1.")
   end
   if rule.counts then
@@ -233,7 +233,7 @@ local function exceeded_by(field, name, amount)
   return exceeded(name, amount)
 end
 
--- The byte order mark of UTF-8, which the engine's parser skips too.
+-- The byte order mark of UTF-8, which the engine's parser also skips.
 local BYTE_ORDER_MARK = "^\239\187\191"
 
 local function read(shape, context)

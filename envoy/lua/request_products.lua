@@ -35,7 +35,7 @@ function request_products.excess(limits, context)
   if generations > limits.generations then
     return "n", "generations", generations
   end
-  -- With `logprobs: true` the engine lists as many tokens as `top_logprobs` says, or its default number.
+  -- With `logprobs: true` the engine lists `top_logprobs` tokens, or its default number.
   local listed = largest.listed and (largest.top or largest.listed) or 0
   if listed > limits.probabilities then
     return "logprobs", "probabilities", listed

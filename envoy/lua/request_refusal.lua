@@ -1,11 +1,11 @@
--- Writes the message of a refused body: which field, which property of a schema, which limit, and where limits are documented.
+-- Writes the message of a refused body: the field, the property of a schema, the limit, and the documentation of the limits.
 -- Quotations from the body are bounded.
 
 local sub = string.sub
 
 local request_refusal = {}
 
--- Bytes that a message shows of a name, of the path to a field, and of the path to a property.
+-- Maximum number of bytes in a message of a name, of the path to a field, and of the path to a property.
 local LONGEST_NAME, LONGEST_WAY, LONGEST_PROPERTY = 64, 200, 120
 local ABOUT_CONTEXT = " Shorten the prompt, or serve the model with a larger --ctx-size."
 local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
@@ -24,7 +24,7 @@ local function place(trail, level)
   return sub(table.concat(way), 1, LONGEST_WAY)
 end
 
--- Returns the property of a schema that was at fault.
+-- Returns the property of a schema that exceeded the limit.
 local function inside(why)
   return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
 end
@@ -35,7 +35,7 @@ function request_refusal.complete(why, trail, level, limits, from_context)
   local at = place(trail, level)
   local field = at == "" and "The body" or "The field " .. at
   if why.code == "limit_exceeded" and why.name == "prompt.bytes" then
-    -- llama.cpp's words for a prompt that is too long, which agents and proxies know: they shorten the conversation.
+    -- llama.cpp's message for a prompt that is too long. Agents and proxies know it and shorten the conversation.
     why.kind, why.code = "exceed_context_size_error", "context_length_exceeded"
     why.message = string.format("%s exceeds %sthe limit prompt.bytes: at most %s, sent %s%s.%s%s",
       field, from_context and "the available context size, by " or "", limits[why.name], why.more and "at least " or "", why.sent, ABOUT_CONTEXT,

@@ -12,7 +12,7 @@ local exceeded, unescaped = json_text.exceeded, json_text.unescaped
 
 local request_texts = {}
 
--- Bytes that are read of a model's name: more than the longest that can be served, if each is written as an escape.
+-- Maximum number of bytes that are read of a model's name: more than the longest name that can be served, written in escapes only.
 local LONGEST_MODEL = 2048
 
 -- State of the current body.

@@ -16,9 +16,9 @@ local token_scopes = require("token_scopes")
 
 local CLAIMS = "envoy.filters.http.jwt_authn"
 
--- Bytes of a model's name, which becomes the value of a header.
+-- Maximum length of a model's name, which becomes the value of a header.
 local MAX_MODEL = 256
--- Bytes of a path with a model's name whose characters are all encoded.
+-- Maximum length of a path with a model's name whose characters are all encoded.
 local MAX_PATH = 3 * MAX_MODEL + 64
 
 local ANTHROPIC_TYPES = {
@@ -32,7 +32,7 @@ local function refuse(request, status, kind, code, message, param)
   request:streamInfo():dynamicMetadata():set("llamesh", "code", code)
   local body
   if (request:headers():get(":path") or ""):find("/v1/messages", 1, true) then
-    if kind == "exceed_context_size_error" then message = "prompt is too long: " .. message end -- Anthropic's words, by which its clients know it
+    if kind == "exceed_context_size_error" then message = "prompt is too long: " .. message end -- Anthropic's message, which its clients recognise
     body = string.format(
       '{"type":"error","error":{"type":"%s","message":"%s"}}', ANTHROPIC_TYPES[status] or "invalid_request_error", message
     )
@@ -69,8 +69,8 @@ local function may_be_anonymous(request, settings, headers)
   return true
 end
 
--- Whether Admission must be asked about the token: its key may be revoked, its user's standing ended, or its contracts limited. A token
--- without a user's id was made by an earlier release. Envoy decides alone about all other tokens.
+-- Returns whether Admission must be asked about the token: its key may be revoked, its user's standing ended, or its contracts limited. A
+-- token without a user's id was made by an earlier release. Envoy decides alone about all other tokens.
 local function must_ask(request, settings, claims)
   if settings:get("ask tokens") or not claims.uid or not claims.standing then
     return true
@@ -88,11 +88,11 @@ local function must_ask(request, settings, claims)
   return false
 end
 
--- OpenAI's paths whose first part stands for itself, and not for a server.
+-- OpenAI's paths whose first part is not a server's id.
 local FIRST_PARTS = { chat = true, completions = true, embeddings = true, responses = true, rerank = true, reranking = true, models = true }
 local SERVER_UUID = 36
 
--- The path with /v1. Everything after this reads paths that have it.
+-- Returns the path with /v1. All later code reads paths that have it.
 local function versioned(path)
   local first = path:match("^/([%w-]+)")
   if first == "v1" or not first then
@@ -201,7 +201,7 @@ function envoy_on_request(request)
   if ask or (facts and facts.ask) then
     request:streamInfo():dynamicMetadata():set("llamesh", "ask", true)
   end
-  if claims then -- Usage without a token belongs to nobody.
+  if claims then -- Usage without a token has no owner.
     request:streamInfo():dynamicMetadata():set("llamesh", "counted", true)
     -- Only these paths give several answers; answers.lua adds up their usage.
     if said.answers > 1 and (path:find("^[^?]*/completions%f[?%z]") or path:find("^[^?]*/responses%f[?%z]")) then
@@ -209,7 +209,7 @@ function envoy_on_request(request)
       request:streamInfo():dynamicMetadata():set("llamesh", "prompts", said.prompts)
     end
   end
-  if path:find("/v1/messages", 1, true) then -- answers.lua does not see the path
+  if path:find("/v1/messages", 1, true) then -- answers.lua cannot read the path
     request:streamInfo():dynamicMetadata():set("llamesh", "anthropic", true)
   end
   headers = request:headers()

@@ -8,8 +8,8 @@ local DOMAIN = "llamesh"
 
 local rpc_status = {}
 
--- Whether a request is gRPC by the rule of Envoy's transcoder: this media type in lower case, alone or with a plus. gRPC-Web has become
--- gRPC before.
+-- Returns whether a request is gRPC by the rule of Envoy's transcoder: this media type in lower case, alone or with a plus. gRPC-Web has
+-- already been converted to gRPC.
 function rpc_status.is_grpc(content_type)
   return content_type == "application/grpc" or content_type:sub(1, 17) == "application/grpc+"
 end

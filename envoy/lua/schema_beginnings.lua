@@ -1,4 +1,5 @@
--- Determines how a value of a schema begins. Alternatives that begin alike cost the engine time, because it distinguishes them late.
+-- Determines the beginning of a value of a schema. Alternatives with the same beginning cost the engine time, because it distinguishes them
+-- late.
 
 local schema_document = require("schema_document")
 local schema_text = require("schema_text")

@@ -14,7 +14,7 @@ function schema_budget.add(name, amount)
   end
 end
 
--- Starts a schema. `totals`: the sums over the body.
+-- Starts a schema. `totals` has the sums over the body.
 function schema_budget.open(most, totals)
   limits, sums = most, totals
 end

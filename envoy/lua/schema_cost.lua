@@ -1,6 +1,6 @@
--- Counts what llama.cpp's conversion of a JSON schema to a grammar would cost. It walks the schema as the conversion does: it follows
--- references, takes lists of types one by one and combines the parts of allOf. It stops at the first limit that is exceeded, so its own
--- time is bounded by the same limits.
+-- Calculates the cost of llama.cpp's conversion of a JSON schema to a grammar. It walks the schema like the conversion: it follows
+-- references, handles lists of types one by one and combines the parts of allOf. It stops at the first limit that is exceeded, so the same
+-- limits bound its own time.
 --
 -- The walk does not count text that the conversion does not read (titles, examples, data of a property). It ends at a part that the
 -- conversion would refuse.
@@ -22,7 +22,7 @@ local schema_cost = {}
 
 local limits, sums
 
--- Number of schemas as which an integer with bounds counts: the conversion writes out the ranges of its digits.
+-- Number of schemas that an integer with bounds counts as: the conversion writes out the ranges of its digits.
 local BOUNDED_INTEGER = 20
 
 -- The names of the properties that lead to the current schema.
@@ -247,7 +247,7 @@ function visit(schema, depth, way)
   return max(1, alternatives), ways
 end
 
--- Names of a trail that a message shows: the last ones, which are the nearest.
+-- Maximum number of names of a trail in a message: the last ones, which are the nearest.
 local MOST_NAMES, MOST_NAME_BYTES = 4, 64
 
 -- Returns the current property, such as parent.child.

@@ -1,4 +1,4 @@
--- Finds what a schema refers to by name: targets of references, and lists of required properties.
+-- Finds the parts that a schema refers to by name: targets of references, and lists of required properties.
 
 local schema_text = require("schema_text")
 

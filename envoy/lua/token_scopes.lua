@@ -20,13 +20,13 @@ end
 -- The scopes for inference as one header's value, for the waker, which lists the models: separated by commas, odd characters as %XX.
 function token_scopes.header(claims)
   if not claims then return "infer:*" end -- anonymous inference covers every model
-  local told = {}
+  local encoded = {}
   for _, scope in ipairs(claims.scopes or {}) do
     if scope:find("^infer:") then
-      told[#told + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
+      encoded[#encoded + 1] = scope:gsub("[^%w._:/@+*-]", function(character) return ("%%%02X"):format(character:byte()) end)
     end
   end
-  return table.concat(told, ",")
+  return table.concat(encoded, ",")
 end
 
 -- The models of a token in words, bounded.

@@ -1,11 +1,11 @@
 """The interceptor that every call passes: identity, validation, errors, and one canonical log line for each call.
 
 gRPC asks `MeshInterceptor` for the handler of a method. At the first call of a method its handler is wrapped, once. The wrapper creates a
-`_Call`, which finds out who calls, checks rights and the request, runs the handler, and reports how the call ended. A drain, and
-the end of the caller's rights, end open streams (`streams.py`).
+`_Call`, which identifies the caller, checks rights and the request, runs the handler, and logs the result of the call. A drain, and the end
+of the caller's rights, end open streams (`streams.py`).
 
-Invariant: a handler runs only after its caller was authorised and its request validated, and raises MeshError; nothing else of a failure is
-shown to callers.
+Invariant: a handler runs only after its caller was authorised and its request validated. Callers see a MeshError; every other failure is
+shown to them as an internal error with a request id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Call:
-    """One call from its start to its log line. As a context manager it turns what the handler raises into the call's status."""
+    """One call from its start to its log line. As a context manager it turns an error of the handler into the call's status."""
 
     def __init__(self, method: RpcMethod, context: Context, calls: MeshInterceptor) -> None:
         self.method = method
@@ -68,16 +68,16 @@ class _Call:
     async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         match error:
             case None:
-                self.line("OK")
+                self.log_end("OK")
             case asyncio.CancelledError() | GeneratorExit():
-                self.line("CANCELLED")
+                self.log_end("CANCELLED")
             case grpc.aio.AbortError():
-                self.line("ABORTED BY HANDLER")
+                self.log_end("ABORTED BY HANDLER")
             case Exception():
                 await self.fail(error)
 
     async def identify(self) -> None:
-        """Find out who calls. Comes first, so that the log line of a call that is refused names its caller."""
+        """Identify the caller. This comes first, so that the log line of a refused call names its caller."""
         try:
             if self._rights and self._claims and self.method.demands:
                 await self._rights.settle(read_claims(self._claims))
@@ -86,12 +86,12 @@ class _Call:
             self.refusal = error
         current_identity.set(self.identity)
 
-    def still(self) -> None:
+    def check_rights(self) -> None:
         """Raise if the caller's rights have ended since they were last checked."""
         if self._rights and (self._rights.version != self._seen or self._seconds_left() <= 0):
             self._authorise()
 
-    def lasting(self, responses: AsyncGenerator[Any, None], streams: Streams) -> AsyncGenerator[Any, None]:
+    def while_allowed(self, responses: AsyncGenerator[Any, None], streams: Streams) -> AsyncGenerator[Any, None]:
         """Return the responses, ended by a drain or as soon as the caller's rights end, even while there is nothing to send."""
         rights = self._rights if self.method.demands else None
 
@@ -101,12 +101,12 @@ class _Call:
         def check() -> None:
             streams.check()
             if rights:
-                self.still()
+                self.check_rights()
 
         return allowed(responses, changed, check, self._seconds_left if rights else lambda: math.inf)
 
     def _seconds_left(self) -> float:
-        """Seconds until the caller's token has expired."""
+        """Return the seconds until the caller's token expires."""
         return self._rights.seconds_left(self.identity) if self._rights and self.identity else math.inf
 
     def _authorise(self) -> None:
@@ -116,7 +116,7 @@ class _Call:
         )
 
     def check(self, request: Message | None) -> None:
-        """Raise what `identify` found, or what is wrong with the request."""
+        """Raise the refusal that `identify` found, or the error of an invalid request."""
         if self.refusal:
             raise self.refusal
         if request is None:
@@ -129,7 +129,7 @@ class _Call:
         validate(request)
 
     async def fail(self, error: BaseException) -> None:
-        """End the call with the status of an error. An error that is no MeshError is a bug: callers see only the request id."""
+        """End the call with the status of an error. An error that is not a MeshError is a bug: callers see only the request id."""
         if isinstance(error, MeshError):
             mesh_error = error
         elif isinstance(error, NotImplementedError):
@@ -144,10 +144,10 @@ class _Call:
                 f"internal error; request id {self.request_id}",
                 {"requestId": self.request_id},
             )
-        self.line(mesh_error.code.name, error=str(mesh_error))
+        self.log_end(mesh_error.code.name, error=str(mesh_error))
         await refuse(self.context, mesh_error)
 
-    def line(self, code: str, **extra: object) -> None:
+    def log_end(self, code: str, **extra: object) -> None:
         """Write the call's log line, and count the call."""
         seconds = time.perf_counter() - self.started
         self._observe(self.method.name, code, seconds)
@@ -167,13 +167,13 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of each method at its first call; see the module."""
 
     def __init__(self, observe: Callable[[str, str, float], None]) -> None:
-        """`observe` is told the method, code and seconds of each call that ends."""
+        """`observe` gets the method, code and seconds of each call that ends."""
         self.observe = observe
         self.streams = Streams()
         self.rights: Rights | None = None
         """Present rights of all callers; None in a process whose methods are all internal."""
         self.waits_for = ""
-        """Component that this process waits for before it can serve: until then, methods without a handler are UNAVAILABLE, not unknown."""
+        """Component that this process waits for before it can serve. Until then, methods without a handler are UNAVAILABLE, not unknown."""
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -226,7 +226,7 @@ def _wrap(method: str, handler: Any, calls: MeshInterceptor) -> grpc.RpcMethodHa
 
 
 def _decoder(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Message | None]:
-    """Return a decoder that gives None for bytes that are no such message, so that `check` refuses them with a typed error."""
+    """Return a decoder that returns None for bytes that are not such a message, so that `check` refuses them with a typed error."""
     decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
 
     def read(data: bytes) -> Message | None:
@@ -264,7 +264,7 @@ def _stream(
             # Close the generators now, not when they are collected: they hold resources that belong to this call.
             async with (
                 aclosing(behaviour(request, context)) as made,
-                aclosing(call.lasting(made, calls.streams)) as responses,
+                aclosing(call.while_allowed(made, calls.streams)) as responses,
             ):
                 async for response in responses:
                     yield response

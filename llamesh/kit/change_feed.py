@@ -1,9 +1,9 @@
-"""What changes in this process or in a shared database, as a stream of states: what a server-streaming `Watch` call is made of.
+"""A stream of states that follows changes in this process or in a shared database: the core of a server-streaming `Watch` call.
 
-A writer calls `announce` after its transaction. Each reader of `states` then reads the state again and tells its client the difference.
+A writer calls `announce` after its transaction. Each reader of `states` then reads the state again and sends its client the difference.
 Other processes on the same database announce nothing here, so a feed may also read at an interval.
 
-Invariant: a change that is announced while a reader reads is read once more, never missed.
+Invariant: a change that is announced during a read is read again, never missed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class ChangeFeed(Generic[State]):
         announced.set()
 
     async def states(self) -> AsyncIterator[State]:
-        """The present state, and the state again after each announcement or interval, changed or not.
+        """Yield the present state, and the state again after each announcement or interval, changed or not.
 
-        The first read raises what `read` raises. Later reads wait while the database is unavailable: what a reader has told stays valid.
+        The first read raises the errors of `read`. Later reads wait while the database is unavailable: the last state stays valid.
         """
         first = True
         while True:

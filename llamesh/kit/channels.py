@@ -22,16 +22,16 @@ from llamesh.kit.identity import current_identity
 from llamesh.names import CLAIMS_HEADER
 
 DEADLINE = 10.0
-"""Default deadline of a call in seconds, a restart of the other service included."""
+"""Default deadline of a call in seconds, including a restart of the other service."""
 
 START_SECONDS = 10.0
-"""Members start beside each other: for so long after its own start, a member takes one that has not answered yet for one that starts."""
+"""Members start in parallel: for these seconds after its own start, a member treats another one that has not answered as starting."""
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Largest message; no method carries bulk data."""
+"""Maximum size of a message; no method transfers bulk data."""
 
 MAX_METADATA_BYTES = 128 * 1024
-"""Most metadata of a call: all headers that Envoy accepts (60 KiB), and the claims of the token again."""
+"""Maximum size of a call's metadata: all headers that Envoy accepts (60 KiB), and the claims of the token again."""
 
 KEEPALIVE: Sequence[tuple[str, int]] = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000))
 

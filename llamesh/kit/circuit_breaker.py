@@ -1,6 +1,6 @@
 """A circuit breaker: while a component is known not to answer, callers fail at once instead of waiting for the same deadline.
 
-After a failure the breaker is open and allows one trial each second. Invariant: any success closes it. Pure: the clock is passed in.
+After a failure the breaker is open and allows one trial each second. Invariant: any success closes it. The clock is an argument.
 """
 
 from __future__ import annotations

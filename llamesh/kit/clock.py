@@ -1,4 +1,5 @@
-"""The time of day in UTC. Composition roots pass `utc_now` on; other code takes a clock as an argument, so that tests can set the time."""
+"""The time of day in UTC. Composition roots pass `utc_now` to their parts; other code takes a clock as an argument, so that tests can set
+the time."""
 
 from __future__ import annotations
 
@@ -6,5 +7,5 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The current time, with its time zone."""
+    """Return the current time, with its time zone."""
     return datetime.now(UTC)

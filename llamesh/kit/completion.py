@@ -1,4 +1,4 @@
-"""Runs work to completion although its caller is cancelled.
+"""Runs work to completion even if its caller is cancelled.
 
 Needed for changes: a transaction whose rollback is cancelled keeps its lock, and after a commit the watchers must still be notified.
 """
@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 
 async def to_completion(work: Awaitable[T]) -> T:
-    """Await work; a cancellation takes effect only after the work has ended. After a second one the work goes on without its caller."""
+    """Await work; a cancellation takes effect only after the work has ended. After a second cancellation the work continues without its
+    caller."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

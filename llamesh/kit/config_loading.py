@@ -1,8 +1,8 @@
 """Reads the settings of this process: environment first, then the file, then the defaults in `config.py`.
 
-The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names. A line that is no setting is an error; a
-variable with the prefix LLAMESH_ that is no setting is a warning.
-`python -m llamesh.kit.config_loading` prints the settings in force as JSON. The supervisor, which may not import the kit, reads them there.
+The file is `config.env` in LLAMESH_HOME (lines NAME=value), or the one that LLAMESH_CONFIG names. A line that is not a setting is an error;
+a variable with the prefix LLAMESH_ that is not a setting is a warning. `python -m llamesh.kit.config_loading` prints the settings in force
+as JSON. The supervisor, which may not import the kit, reads them there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_settings() -> Settings:
 
 
 def readable_settings() -> tuple[Settings, list[str]]:
-    """Read what can be read, with the default in place of what is wrong, and say what is wrong. For `llamesh doctor` only.
+    """Read the settings, with defaults for the wrong ones, and return the problems too. For `llamesh doctor` only.
 
     It removes wrong variables from the environment of this process.
     """
@@ -76,12 +76,12 @@ def readable_settings() -> tuple[Settings, list[str]]:
 
 
 def warnings() -> list[str]:
-    """Return one sentence for each variable of the environment that looks like a setting and is none."""
+    """Return one sentence for each variable of the environment that looks like a setting but is not."""
     return unknown_variables(os.environ, _names())
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Describe what is wrong with the settings, one line each, without secrets."""
+    """Describe the problems of the settings, one line each, without secrets."""
     by_name = {name: field for field in Settings.model_fields.values() for name in _names_of(field)}
     return [refusal(str(item["loc"][0]).upper(), by_name[str(item["loc"][0]).upper()], item) for item in error.errors()]
 
@@ -101,7 +101,7 @@ def _names_of(field: FieldInfo) -> set[str]:
 def main() -> int:
     """Print the settings in force without secrets, the run directory and warnings; return 2 if a setting is wrong.
 
-    With --tolerant defaults take the place of what is wrong, which is printed as `wrong`.
+    With --tolerant, defaults replace wrong settings, whose problems are printed as `wrong`.
     """
     wrong: list[str] = []
     try:

@@ -11,8 +11,8 @@ import annotated_types
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-LONGEST_VALUE = 80
-"""Most characters of a value that a message shows."""
+MAX_VALUE = 80
+"""Maximum number of characters of a value in a message."""
 
 
 def refusal(name: str, field: FieldInfo, error: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def refusal(name: str, field: FieldInfo, error: Mapping[str, Any]) -> str:
     value = str(error.get("input", ""))
     if not value:
         return f"setting {name}: it is empty; remove it for the default, or set {meant}"
-    shown = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
+    shown = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
     return f"setting {name}: {shown!r} is not {meant}"
 
 

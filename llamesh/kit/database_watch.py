@@ -18,30 +18,30 @@ from llamesh.kit.errors import MeshError, Reason, StartRefused
 from llamesh.kit.logs import log, report_failure
 from llamesh.waiting import Wait
 
-LOOK_SECONDS = 2.0
+PROBE_SECONDS = 2.0
 """Seconds between two liveness probes."""
 ATTEMPT_SECONDS = 1.0
-"""Seconds between two attempts at the start."""
-TOLD_SECONDS = 60.0
-"""Least seconds between two log lines about the wait."""
+"""Seconds between two attempts to migrate at the start."""
+LOG_SECONDS = 60.0
+"""Minimum number of seconds between two log lines about the wait."""
 
 
 class DatabaseWatch:
-    """Watches one database. `say(answers)` gets the result of each probe, `tell` what the member waits for."""
+    """Watches one database. `report(answers)` gets the result of each probe; `on_wait` gets the wait of the member."""
 
     def __init__(
         self,
         database: Database,
-        say: Callable[[bool], Awaitable[None]],
-        tell: Callable[[Wait], None] = lambda _: None,
+        report: Callable[[bool], Awaitable[None]],
+        on_wait: Callable[[Wait], None] = lambda _: None,
     ) -> None:
         self.answers = True
         """Result of the last probe."""
         self._database = database
-        self._say = say
-        self._tell_waiting = tell
-        self._told = float("-inf")
-        self._looking = BackgroundTask("watch the database", self._look, report_failure, every=LOOK_SECONDS)
+        self._report = report
+        self._on_wait = on_wait
+        self._logged = float("-inf")
+        self._probing = BackgroundTask("watch the database", self._probe, report_failure, every=PROBE_SECONDS)
 
     async def prepare(self, package: str) -> MeshError | None:
         """Apply the migrations. Return the failure if waiting may cure it; StartRefused if it cannot."""
@@ -59,7 +59,7 @@ class DatabaseWatch:
 
         async def attempt() -> None:
             nonlocal failure
-            self._tell(failure)
+            self._report_wait(failure)
             try:
                 again = await self.prepare(package)
             except Exception as error:
@@ -88,13 +88,13 @@ class DatabaseWatch:
 
     def start(self) -> None:
         """Start the liveness probe."""
-        self._looking.start()
+        self._probing.start()
 
     async def close(self) -> None:
         """Stop the liveness probe."""
-        await self._looking.close()
+        await self._probing.close()
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         try:
             await self._database.probe()
         except MeshError as failure:
@@ -105,16 +105,16 @@ class DatabaseWatch:
             if not self.answers:
                 log.info("the database answers again", place=self._database.place)
             self.answers = True
-        await self._say(self.answers)
+        await self._report(self.answers)
 
-    def _tell(self, failure: MeshError) -> None:
+    def _report_wait(self, failure: MeshError) -> None:
         cause = "start it, or correct DATABASE_URL" if self._database.schema else "free the file or its disk"
         wait = Wait(
             f"the database at {self._database.place}: {_cause(failure)}", f"{cause}; the mesh then continues by itself"
         )
-        self._tell_waiting(wait)
-        if time.monotonic() - self._told >= TOLD_SECONDS:
-            self._told = time.monotonic()
+        self._on_wait(wait)
+        if time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
             log.warning("waiting for the database", place=self._database.place, error=_cause(failure))
 
     def _refuse_start(self, failure: MeshError) -> None:

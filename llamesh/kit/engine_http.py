@@ -1,6 +1,6 @@
 """HTTP GET on an engine, for liveness probes and counters: the controller and the engine's supervising process use it.
 
-Invariant: no inference passes through here, and at most MOST_BYTES of an answer are kept. The caller sets the deadline.
+Invariant: no inference passes through this module, and at most MAX_BYTES of an answer are read. The caller sets the deadline.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 async def get(
@@ -20,7 +20,7 @@ async def get(
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         writer.write(f"GET {path} HTTP/1.1\r\nHost: engine\r\n{key}Connection: close\r\n\r\n".encode())
         answer = b""
-        while len(answer) < MOST_BYTES and (part := await reader.read(MOST_BYTES)):
+        while len(answer) < MAX_BYTES and (part := await reader.read(MAX_BYTES)):
             answer += part
     finally:
         writer.close()

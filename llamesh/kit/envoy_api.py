@@ -1,9 +1,9 @@
 """Envoy's API as protobuf messages, from one committed descriptor set.
 
-No package of generated Envoy code is imported: the only one overwrites files of other packages, and its import name is that of our data
-folder. `envoy/api.binpb` (made by tools/envoy_api.py) is loaded into a descriptor pool of its own, separate from the default pool.
+No package of generated Envoy code is imported: the only one overwrites files of other packages, and its import name equals the name of our
+data folder. `envoy/api.binpb` (made by tools/envoy_api.py) is loaded into a descriptor pool of its own, separate from the default pool.
 
-Invariant: what `parse` returns is valid for the descriptor. A field that Envoy does not know is an error here, not a NACK later.
+Invariant: the messages of `parse` are valid for the descriptor. A field that Envoy does not know is an error here, not a NACK later.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """The error type of the mesh. Any code raises it with a reason of the contract; the interceptor turns it into a rich gRPC status.
 
-Invariant: the gRPC code and the remedy of each reason are read from the descriptor of error_reason.proto, and repeated nowhere.
+Invariant: the gRPC code and the remedy of each reason are read from the descriptor of error_reason.proto, and defined nowhere else.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def name_of(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field that breaks a rule: its path in the request, and what is wrong with it."""
+    """A field that breaks a rule: its path in the request, and the problem."""
 
     field: str
     description: str
@@ -74,7 +74,7 @@ class MeshError(Exception):
 
     @property
     def remedy(self) -> str:
-        """What the caller can do."""
+        """Instruction for the caller."""
         return spec_of(self.reason).remedy
 
     def status(self) -> status_pb2.Status:

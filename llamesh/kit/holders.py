@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llamesh.sizes import size
 
-MOST = 3
-"""Most holders that a message names."""
+MAX_SHOWN = 3
+"""Maximum number of holders that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Holder:
 def largest(holders: Iterable[Holder]) -> tuple[Holder, ...]:
     """Return the largest holders in a stable order."""
     holding = (holder for holder in holders if holder.freed_bytes > 0)
-    return tuple(sorted(holding, key=lambda holder: (-holder.freed_bytes, holder.server_uuid))[:MOST])
+    return tuple(sorted(holding, key=lambda holder: (-holder.freed_bytes, holder.server_uuid))[:MAX_SHOWN])
 
 
 def in_words(holders: Sequence[Holder]) -> str:

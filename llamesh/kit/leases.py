@@ -1,10 +1,9 @@
 """Leases: leader election between meshes or replicas that share one PostgreSQL, for instance for the role of the controller.
 
-A lease is a row with an owner and an expiry. `acquire` takes a free or expired lease; while another owner has it, it looks again every
-second and gives up as soon as that owner renews. `start` runs a background task that renews the lease every RENEW_SECONDS. If the task
-finds another owner, it calls `on_lost`, once, and the member ends. All times are those of the database, so clocks of machines do not
-matter. A restarted owner has the same id and takes its lease back at once. A service with a SQLite file needs no lease: `ownership` is
-enough.
+A lease is a row with an owner and an expiry. `acquire` takes a free or expired lease; while another owner has it, it polls every second and
+gives up as soon as that owner renews. `start` runs a background task that renews the lease every RENEW_SECONDS. If the task finds another
+owner, it calls `on_lost`, once, and the member ends. All times are from the database's clock, so the clocks of machines do not matter. A
+restarted owner has the same id and takes its lease back at once. A service with a SQLite file needs no lease: `ownership` is enough.
 
 Invariant: only the owner writes in a transaction that called `guard`. An owner that was frozen or cut off, and has lost its lease without
 noticing, therefore writes nothing.
@@ -32,7 +31,7 @@ LEASE_SECONDS = 30.0
 """Time to live of a lease that is not renewed."""
 RENEW_SECONDS = 5.0
 """Seconds between two renewals."""
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 class LeaseRow(Base):
@@ -74,9 +73,9 @@ class Lease:
         )
 
     async def acquire(
-        self, stopping: asyncio.Event | None = None, tell: Callable[[str], None] = lambda _: None
+        self, stopping: asyncio.Event | None = None, on_wait: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Become the owner. Waits until the lease of a dead owner expires; `tell` then gets that owner's description.
+        """Become the owner. Waits until the lease of a dead owner expires; `on_wait` then gets that owner's description.
 
         Raises LeaseHeldError as soon as the present owner renews the lease, or `stopping` is set.
         """
@@ -87,9 +86,9 @@ class Lease:
                 raise LeaseHeldError(words)
             if seen is None:
                 log.warning("waiting for a lease that another owner may still renew", lease=self._name, owner=words)
-                tell(words)
+                on_wait(words)
             seen = expires_at
-            await self._sleep(_LOOK_SECONDS)
+            await self._sleep(_POLL_SECONDS)
 
     def start(self) -> None:
         """Renew the lease until `close`."""

@@ -15,7 +15,7 @@ from llamesh.names import LIFELINE
 
 
 def inherited_lifeline() -> int | None:
-    """Return the inherited read end; None without one."""
+    """Return the inherited read end; None if there is none."""
     value = os.environ.get(LIFELINE)
     return int(value) if value else None
 

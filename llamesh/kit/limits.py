@@ -1,6 +1,6 @@
 """Limits of inference requests (envoy/limits.yaml), and the settings that change them.
 
-Invariant: settings cannot move a limit out of the bounds that the file gives.
+Invariant: settings cannot move a limit out of the bounds in the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILE = Path(__file__).parents[2] / "envoy" / "limits.yaml"
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit: its default, its bounds, and what it counts."""
+    """A limit: its default, its bounds, and a description."""
 
     default: int
     least: int

@@ -37,7 +37,7 @@ def configure_logs(component: str, level: str = "info", *, console: bool | None 
     """Set up logging for this process. `console` None: readable if standard error is a terminal."""
     pretty = sys.stderr.isatty() if console is None else console
     numeric = logging.getLevelNamesMapping()[level.upper()]
-    # Plain tracebacks: the pretty ones print local variables, and those hold passwords and tokens.
+    # Plain tracebacks: the pretty ones print local variables, which may be passwords and tokens.
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty

@@ -23,7 +23,7 @@ async def member_lease(
 ) -> AsyncIterator[None]:
     """Hold a lease. `refusal` makes the message of StartRefused from the description of another owner.
 
-    `release`: at the end others may have it at once. On SQLite there is nothing to hold.
+    `release` releases the lease at the end, so that others may take it at once. On SQLite no lease is needed.
     """
     if database.schema is None:
         yield

@@ -1,6 +1,6 @@
-"""What a method demands of its callers, as its contract says (options.proto `access`), and who may call it.
+"""The rights that a method requires according to its contract (options.proto `access`), and the check of a caller.
 
-Invariant: the contract is the only source: neither handlers nor Envoy know a list of rights of their own.
+Invariant: the contract is the only source: neither handlers nor Envoy have a list of rights of their own.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class RpcMethod:
     name: str
     """As on the wire, for instance "/llamesh.v1.GatewayService/Serve"."""
     access: options_pb2.Access | None
-    """Right that it demands; None for a method that is in no contract of the mesh."""
+    """The required right; None for a method that is in no contract of the mesh."""
     quiet: bool
     """Log success at debug level only: health probes and polling between services are too frequent."""
     reads: bool = False
-    """It changes nothing, so it is cancelled when its caller leaves; any other method runs to its end."""
+    """Whether the method changes nothing. It is then cancelled when its caller leaves; all other methods run to their end."""
     has_etag: bool = True
-    """Its request has an `etag`, which If-Match stands for; without one, a condition is refused."""
+    """Whether its request has an `etag`, which If-Match sets. If it has none, a call with If-Match is refused."""
 
     @property
     def demands(self) -> bool:
-        """Whether it demands anything of its caller."""
+        """Whether it requires a right of its caller."""
         return self.access is not None and not (self.access.anonymous or self.access.internal)
 
 

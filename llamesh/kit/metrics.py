@@ -1,4 +1,4 @@
-"""The metrics of a member for Prometheus: its calls, its process, and what its parts add.
+"""The metrics of a member for Prometheus: of its calls, its process and its parts.
 
 Invariant: labels are bounded: methods are those of the contracts, codes those of gRPC. No label is text of a client.
 """
@@ -27,7 +27,7 @@ class MemberMetrics(MetricsServiceServicer):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """Metrics that this process keeps all the time."""
+        """Metrics that are always collected."""
         ProcessCollector(registry=self.registry)
         self._calls = Histogram(
             "llamesh_call_duration_seconds",
@@ -47,7 +47,7 @@ class MemberMetrics(MetricsServiceServicer):
         self._more.append(more)
 
     async def families(self) -> Sequence[Metric]:
-        """All metrics as families, for a reader in the same process."""
+        """Return all metrics as families, for a reader in the same process."""
         return [*self.registry.collect(), *[family for more in self._more for family in await more()]]
 
     async def CollectMetrics(self, request: CollectMetricsRequest, context: object) -> CollectMetricsResponse:

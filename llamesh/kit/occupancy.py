@@ -16,9 +16,9 @@ from pathlib import Path
 from llamesh import listeners
 
 SHARED_SECONDS = 0.05
-"""Least seconds between two reads of the kernel's table, which has a row for every Unix socket of the machine."""
+"""Minimum number of seconds between two reads of the kernel's table, which has a row for every Unix socket of the machine."""
 METRICS_PATH = "/metrics"
-"""Path of llama.cpp's counters. The inference loop answers it, whereas HTTP threads answer /health by themselves."""
+"""Path of llama.cpp's counters. The inference loop answers it, while HTTP threads answer /health by themselves."""
 _COUNTER = re.compile(rb"^llamacpp:(\w+) (\S+)$", re.MULTILINE)
 _WORK = (b"prompt_tokens_total", b"tokens_predicted_total", b"n_decode_total")
 

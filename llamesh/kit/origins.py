@@ -13,8 +13,8 @@ _NAME = rf"{_LABEL}(\.{_LABEL})*"
 _HOST = rf"({_NAME}|\[[0-9a-f:.]+\])"
 _ORIGIN = re.compile(rf"https?://{_HOST}(:[0-9]{{1,5}})?")
 _SCHEME_OF_AN_APP = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://[a-z0-9.-]*")
-# At least two labels: a pattern for a whole top-level domain would allow strangers. Only https: over http, any machine in between can
-# answer for the name.
+# At least two labels: a pattern for a whole top-level domain would allow unknown sites. Only https: over http, any machine on the path
+# can answer for the name.
 _PATTERN = re.compile(rf"https://\*(\.{_LABEL}){{2,}}(:[0-9]{{1,5}})?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 

@@ -1,7 +1,8 @@
 """The lock of a member on its home: at most one process of each member (gateway, contract, download, controller) for each LLAMESH_HOME.
 
 Invariant: the kernel releases the lock of a process that dies in any way (`llamesh.locks`). The lock file is in the home, not in the run
-directory, which may be removed at any time and depends on XDG_RUNTIME_DIR. What several homes share (a database) is owned by `leases`.
+directory, which may be removed at any time and depends on XDG_RUNTIME_DIR. A resource that several homes share (a database) is protected by
+`leases`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from llamesh import locks
 from llamesh.kit.logs import log
 from llamesh.locations import make_private
+from llamesh.private_files import create_private
 from llamesh.processes import ProcessId
 
 HELD_SECONDS = 2.0
@@ -47,28 +49,16 @@ class Owner:
 
 
 def owner_of(home: Path, name: str) -> Owner:
-    """Return the owner that this process is; give the home an id if it has none."""
+    """Return this process as an owner; create the home's id if it has none."""
     host = socket.gethostname()
     path = make_private(home) / "home-id"
     try:
         identifier = path.read_text().strip()
     except FileNotFoundError:
-        identifier = _new_identifier(path)
+        create_private(path, uuid.uuid4().hex.encode())
+        identifier = path.read_text().strip()
     # A copied home keeps its id, so host and path are part of the owner id.
     return Owner(f"{identifier}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}")
-
-
-def _new_identifier(path: Path) -> str:
-    """Create the id of the home; return the id of another member that was faster."""
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(uuid.uuid4().hex)
-        with contextlib.suppress(FileExistsError):
-            # Unlike a rename, a link fails if another member has written the id first.
-            os.link(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path.read_text().strip()
 
 
 class HomeLock:
@@ -79,7 +69,7 @@ class HomeLock:
         self._write(ending=False)
 
     def say_ending(self) -> None:
-        """Tell processes that wait for the lock that this one is draining."""
+        """Record for waiting processes that this process is draining."""
         self._write(ending=True)
 
     def _write(self, *, ending: bool) -> None:
@@ -114,7 +104,7 @@ async def exclusive(home: Path, name: str, ending_seconds: float) -> AsyncIterat
 
 async def _locked(path: Path, name: str, ending_seconds: float) -> int:
     began = time.monotonic()
-    said = False
+    logged = False
     while True:
         descriptor = locks.open_file(path)
         try:
@@ -130,8 +120,8 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
         os.close(descriptor)
         if time.monotonic() - began > (ending_seconds if ending else HELD_SECONDS):
             raise HeldError(name, holder)
-        if not said:
-            said = True
+        if not logged:
+            logged = True
             log.warning("another process holds the lock; waiting for it to end", lock=str(path), holder=holder)
         await asyncio.sleep(_POLL_SECONDS)
 

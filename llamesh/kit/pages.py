@@ -1,4 +1,4 @@
-"""Paging for every list of the mesh (AIP-158): a page begins after the last position of the page before.
+"""Paging for every list of the mesh (AIP-158): a page begins after the last position of the previous page.
 
 A page token contains that position, signed with a key that only the mesh has. Invariant: a token is valid only for the list and the
 arguments that it was made for. Callers cannot forge one, so its content has the expected types.
@@ -52,7 +52,7 @@ class Page:
     """A requested page."""
 
     size: int
-    """Most rows."""
+    """Maximum number of rows."""
     after: Key | None
     """Key of the last row of the page before; None for the first page."""
     _token: Callable[[Key], str]
@@ -64,7 +64,7 @@ class Page:
         *,
         backwards: bool = False,
     ) -> Select[Row]:
-        """Return the query for the rows of this page and one more, which tells whether another page follows."""
+        """Return the query for the rows of this page and one more, which shows whether another page follows."""
         query = query.order_by(*(column.desc() if backwards else column.asc() for column in order))
         if self.after is not None:
             place = tuple_(*order)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from llamesh.kit.postgres import PostgresAddress
+from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress
 
 CONNECTIONS = 15
-"""Most connections of one process to PostgreSQL. Callers share all but one, which is the probe's."""
+"""Maximum number of connections of one process to PostgreSQL. Callers share all but one, which is for the probe."""
 IDLE_CONNECTIONS = 5
-"""Connections to PostgreSQL that are kept open while nobody uses them."""
+"""Number of unused connections to PostgreSQL that stay open."""
 SQLITE_READERS = 2
 """Callers that read a SQLite file at the same time."""
 
@@ -41,7 +41,7 @@ def sqlite_pools(file: Path, seconds: float) -> tuple[Pool, Pool]:
     """Return the connections to a SQLite file for transactions, and those for single statements that read."""
     address = f"sqlite+aiosqlite:///{file}"
     # Parameters are hidden in errors: they would put password hashes and keys into the log.
-    # One connection: transactions queue for it, which costs less than to poll for SQLite's lock.
+    # One connection: transactions queue for it, which costs less than polling SQLite's lock.
     writer = create_async_engine(address, hide_parameters=True, pool_size=1, max_overflow=0)
     # Readers never wait for the writer (WAL). Each step of a transaction that they save is a change of threads.
     reader = create_async_engine(
@@ -72,7 +72,7 @@ def postgres_pools(address: PostgresAddress, schema: str, seconds: float) -> tup
     """Return the connections to a schema for transactions, and the same connections for single statements that read."""
 
     async def connect() -> Any:
-        return await address.connect(schema, seconds)
+        return await address.connect(schema, seconds, command_seconds=seconds * STATEMENT_SHARE)
 
     writer = create_async_engine(
         "postgresql+asyncpg://",
@@ -88,11 +88,22 @@ def postgres_pools(address: PostgresAddress, schema: str, seconds: float) -> tup
     return Pool(writer, turns), Pool(reader, turns)
 
 
+def postgres_for_migrations(address: PostgresAddress, schema: str, seconds: float) -> AsyncEngine:
+    """Return an engine whose commands may take as long as a migration takes. It keeps no connection."""
+
+    async def connect() -> Any:
+        return await address.connect(schema, seconds, command_seconds=None)
+
+    return create_async_engine(
+        "postgresql+asyncpg://", poolclass=NullPool, hide_parameters=True, connect_args={"async_creator_fn": connect}
+    )
+
+
 def _cut_off(connection: Any, _record: object, _error: object) -> None:
-    # An orderly goodbye would wait for a server that does not answer.
+    # An orderly close would wait for a server that does not answer.
     connection.driver_connection.terminate()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # The driver's own BEGIN comes only before the first write: what was read until then could change under the transaction.
+    # The driver's own BEGIN comes only before the first write: rows that were read until then could change during the transaction.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -50,7 +50,7 @@ LOCK_SHARE, STATEMENT_SHARE = 0.6, 0.8
 
 
 class PostgresRefusedError(Exception):
-    """The server refuses the connection, or the address is wrong: a retry cannot help. The message says what to correct."""
+    """The server refuses the connection, or the address is wrong: a retry cannot help. The message names the correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,21 @@ class PostgresAddress:
     """The content of DATABASE_URL."""
 
     dsn: str
-    """Contains the password; never shown."""
+    """Address with the password; never shown."""
     place: str
     """Hosts and ports, for messages."""
     named: bool
     """Whether the address sets its own application_name."""
     connect_timeout: float | None
-    """Seconds; None if not set."""
+    """Timeout in seconds; None if not set."""
     files: tuple[tuple[str, str], ...]
     """Parameters that name files, with these files."""
 
-    async def connect(self, schema: str, seconds: float) -> Any:
-        """Connect within `seconds`.
+    async def connect(self, schema: str, seconds: float, command_seconds: float | None) -> Any:
+        """Connect within `seconds`. `command_seconds` is the longest that any later command may take; None: without end.
+
+        That limit also ends what SQLAlchemy and asyncpg send by themselves after a deadline: a rollback, the cancellation of a statement.
+        On a server that is frozen both would otherwise wait for its answer for ever.
 
         Raises:
             PostgresRefusedError: a retry cannot help.
@@ -89,7 +92,10 @@ class PostgresAddress:
             settings["application_name"] = f"llamesh {schema}"
         try:
             return await asyncpg.connect(
-                self.dsn, timeout=min(seconds, self.connect_timeout or seconds), server_settings=settings
+                self.dsn,
+                timeout=min(seconds, self.connect_timeout or seconds),
+                command_timeout=command_seconds,
+                server_settings=settings,
             )
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise PostgresRefusedError(f"{error}: correct user and password in DATABASE_URL") from error

@@ -22,17 +22,17 @@ from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
 SCHEMAS = ("gateway", "contract", "download", "controller", "quant")
-"""One for each member that has tables (tests/unit/test_every_table_is_backed_up.py)."""
-_MADE_FOR = ("--no-owner", "--no-privileges")
-"""The user of another database may have another name."""
+"""The schemas: one for each member that has tables (tests/unit/test_every_table_is_backed_up.py)."""
+_PORTABLE = ("--no-owner", "--no-privileges")
+"""Options that make a dump independent of the user: another database may have another user."""
 _DUMP = (
     "--format=custom",
-    *_MADE_FOR,
+    *_PORTABLE,
     *(f"--schema={name}" for name in SCHEMAS),
     # A lease belongs to a running process, so a restore leaves it out.
     "--exclude-table-data=*.lease",
 )
-_RESTORE = ("--single-transaction", "--exit-on-error", *_MADE_FOR)
+_RESTORE = ("--single-transaction", "--exit-on-error", *_PORTABLE)
 _SECRETS = ("password", "sslpassword")
 
 
@@ -41,7 +41,7 @@ class DumpReport:
     """Result of a dump or a restore."""
 
     postgres: bool
-    """False: the tables are SQLite files below LLAMESH_HOME, and there is nothing to do here."""
+    """False if the tables are SQLite files below LLAMESH_HOME, so that there is nothing to dump."""
     done: bool = False
     by_hand: bool = False
     """The program is missing, or would expose a secret as an argument. A person must run `commands`."""
@@ -53,18 +53,18 @@ class DumpReport:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How PostgreSQL's programs reach the database."""
+    """The address and the passwords of the database for PostgreSQL's programs."""
 
     url: str
-    """Without passwords."""
+    """Address without passwords."""
     password: str
-    """Empty: none."""
+    """Password of the user; empty if there is none."""
     key_password: str
     """Password of the key of the client's certificate. The programs take it only as an argument."""
 
     @classmethod
     def read(cls, url: str) -> Connection:
-        """Read DATABASE_URL; ValueError as `read_address`."""
+        """Read DATABASE_URL. Raises the ValueError of `read_address`."""
         parts = urlsplit(read_address(url).dsn)
         credentials, at, hosts = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
@@ -74,7 +74,7 @@ class Connection:
         return cls(shown, unquote(password) or given.get("password", ""), given.get("sslpassword", ""))
 
     def arguments(self, action: str, file: str) -> list[str]:
-        """The program and its arguments for "dump" or "restore"."""
+        """Return the program and its arguments for "dump" or "restore"."""
         if action == "dump":
             return ["pg_dump", *_DUMP, f"--dbname={self.url}", f"--file={file}"]
         return ["pg_restore", *_RESTORE, f"--dbname={self.url}", file]
@@ -104,24 +104,24 @@ def run(action: str, file: str, url: str, environment: Mapping[str, str]) -> Dum
     )
     if ended.returncode == 0:
         return DumpReport(postgres=True, done=True)
-    return DumpReport(postgres=True, problem=_words(program, ended.stderr), fix=_fix(ended.stderr), commands=commands)
+    return DumpReport(postgres=True, problem=_problem(program, ended.stderr), fix=_fix(ended.stderr), commands=commands)
 
 
-def _words(program: str, said: str) -> str:
-    lines = [line.removeprefix(f"{program}: ").removeprefix("error: ") for line in said.strip().splitlines()]
+def _problem(program: str, output: str) -> str:
+    lines = [line.removeprefix(f"{program}: ").removeprefix("error: ") for line in output.strip().splitlines()]
     return f"{program}: {'; '.join(lines[:3])}" if lines else f"{program} failed"
 
 
-def _fix(said: str) -> str:
-    if "already exists" in said:
+def _fix(output: str) -> str:
+    if "already exists" in output:
         return "set DATABASE_URL to an empty database: one that has tables of a mesh is left as it is"
-    if "version" in said or "unrecognized configuration parameter" in said:
+    if "version" in output or "unrecognized configuration parameter" in output:
         return "install the client programs of PostgreSQL in the version of the server, and put them first on PATH"
     return "see `llamesh doctor`"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a report; 2 if a setting is wrong."""
+    """Print a report and return the exit code: 2 if a setting is wrong, else 0."""
     action, file = arguments
     try:
         settings = load_settings()

@@ -2,7 +2,7 @@
 
 For `llamesh doctor`, which may not import the kit.
 
-`python -m llamesh.kit.readiness` prints one JSON list. Invariant: it changes nothing, shows no secret, and ends within some 22 s.
+`python -m llamesh.kit.readiness` prints one JSON list. Invariant: it changes nothing, shows no secret, and ends within about 22 s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llamesh.kit.store_report import SECONDS, StoreReport
 
 
 async def database(settings: Settings) -> StoreReport | None:
-    """PostgreSQL; None if SQLite files are used."""
+    """Probe PostgreSQL; return None if SQLite files are used."""
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     if not url:
         return None
@@ -31,7 +31,7 @@ async def database(settings: Settings) -> StoreReport | None:
     address = read_address(url)
     fix = "start it, or correct DATABASE_URL; unset it for SQLite files below LLAMESH_HOME"
     try:
-        connection = await address.connect("public", SECONDS)
+        connection = await address.connect("public", SECONDS, command_seconds=SECONDS)
         try:
             began = time.time()
             told, version = await connection.fetchrow(
@@ -49,7 +49,7 @@ async def database(settings: Settings) -> StoreReport | None:
 
 
 def objects(settings: Settings) -> StoreReport | None:
-    """The S3 server; None if models are kept in a directory."""
+    """Probe the S3 server; return None if models are stored in a directory."""
     if not settings.minio_endpoint:
         return None
     import certifi

@@ -1,10 +1,10 @@
 """A reflector mirrors a list that another member owns: it watches a stream that sends the full list, then each change.
 
-A `BackgroundTask` opens the stream, and opens it again after a pause when it ends. Subclasses take the messages: `_begin` starts a new
-list, `_take` handles one message and tells whether the list is complete.
+A `BackgroundTask` opens the stream, and opens it again after a pause when it ends. Subclasses process the messages: `_begin` starts a new
+list, `_take` handles one message and returns whether the list is complete.
 
 Invariant: known items stay until a complete new list replaces them, so an outage of the other member changes nothing. A process that has
-just started knows nothing until the first list is complete; `first` waits for it, and `on_failure` is called with each failed watch before.
+just started has no items until the first list is complete; `first` waits for it, and `on_failure` is called with each failed watch before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reflector(ABC, Generic[Message]):
     """Watches one stream until closed."""
 
     def __init__(self, name: str) -> None:
-        """`name` is that of the list in the log."""
+        """`name` is the name of the list in the log."""
         self.on_failure: Callable[[grpc.aio.AioRpcError], None] | None = None
         """Called if a watch ends before the first complete list."""
         self._name = name
@@ -88,5 +88,5 @@ class Reflector(ABC, Generic[Message]):
                 self.on_failure(error)
             if not synced:
                 raise
-            # The list was complete: the stream ends because the other process restarts, which is no failure.
+            # The list was complete: the stream ends because the other process restarts, which is not a failure.
             log.debug("the watch ended", of=self._name, code=error.code().name)

@@ -1,6 +1,6 @@
 """Mirrors the revoked keys, which the contract service owns. The controller passes them to Envoy; services refuse these keys themselves.
 
-See `Reflector` for what holds during an outage of the contract service.
+See `Reflector` for the behaviour during an outage of the contract service.
 """
 
 from __future__ import annotations

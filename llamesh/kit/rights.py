@@ -1,11 +1,11 @@
-"""Present rights of callers: the scopes of the token, reduced to what the user's present role grants.
+"""Present rights of callers: the scopes of the token, reduced to those that the user's present role grants.
 
 Tokens and keys are signed once and live long, but rights change. So each call is checked against the users and the revoked keys, which
 reflectors mirror from the gateway and the contract service (docs/adr/0017). The interceptor calls `settle`, which waits a moment if the
 lists have not arrived or the user is new, then `of`. Rights of contracts are checked elsewhere: by Admission, and when keys are made.
 
-Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE. The error names the component that keeps the
-list away if it is known (the database), else the service that has not answered.
+Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE. The error names the component that
+blocks the list if it is known (the database), else the service that has not answered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llamesh.v1.gateway_pb2 import Role
 ADMIN = "admin"
 MANAGE = "manage"
 METRICS = "metrics"
-"""Read the numbers of the whole mesh, and nothing else: for a key that Prometheus holds."""
+"""Allows reading the metrics of the whole mesh, and nothing else: for the key of Prometheus."""
 INFER = "infer:"
 INFER_ANY = f"{INFER}*"
 
@@ -39,7 +39,7 @@ ROLE_SCOPES: dict[Role.ValueType, tuple[str, ...]] = {
 }
 
 CLOCK_SKEW_SECONDS = 2.0
-"""How long a token counts after its end, because clocks differ: as long as Envoy lets it in (controller/xds/builders.py)."""
+"""Seconds after its expiry for which a token is valid, because clocks differ; the same as in Envoy (controller/xds/tokens.py)."""
 START_PATIENCE = 5.0
 """Seconds that a call waits for the first lists of a process that has just started."""
 NEW_SECONDS = 3.0
@@ -55,7 +55,7 @@ def role_grants(role: Role.ValueType, scope: str) -> bool:
 
 
 class Rights:
-    """Present rights of all callers. `now` gives seconds since 1970."""
+    """Present rights of all callers. `now` returns seconds since 1970."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.version = 0
@@ -67,7 +67,7 @@ class Rights:
         """Removal times of known users by uid, kept while their tokens may still be young."""
         self._revoked: Set[str] | None = None
         self._obstacles: dict[str, str] = {}
-        """Component that keeps the first list of a service away, by service."""
+        """Component that blocks the first list of a service, by service."""
         self._changed = asyncio.Event()
 
     def changed(self) -> asyncio.Event:
@@ -95,7 +95,7 @@ class Rights:
         self._note()
 
     def take_obstacle(self, service: str, component: str) -> None:
-        """Set the component that keeps the first list of a service away; empty: no longer known. Calls do not wait for this list."""
+        """Set the component that blocks the first list of a service; empty: no longer known. Calls do not wait for this list."""
         if self._obstacles.get(service, "") != component:
             self._obstacles[service] = component
             self._note()
@@ -150,7 +150,7 @@ class Rights:
         )
 
     def seconds_left(self, identity: Identity) -> float:
-        """Seconds until the token of a caller has expired; infinite if it never does."""
+        """Return the seconds until the token of a caller expires; infinite if it never does."""
         return identity.expires + CLOCK_SKEW_SECONDS - self._now()
 
     def owner(self, uid: str, username: str, since: float) -> UserRights | None:
@@ -218,6 +218,6 @@ class RightsReflector:
         await asyncio.gather(self._standings.close(), self._revocations.close())
 
     def _failed(self, service: str, error: grpc.aio.AioRpcError) -> None:
-        """Note what the service itself waits for, if it said so."""
+        """Record the component that the service itself waits for, if its error names one."""
         component = error_from_rpc(error, service).metadata.get("component", "")
         self.rights.take_obstacle(service, "" if component == service else str(component))

@@ -1,6 +1,7 @@
 """Applies the migrations of a service at its start, and refuses tables of a newer program.
 
-Invariant: of two replicas that start at once, an advisory lock of PostgreSQL lets one migrate; the other finds the tables up to date.
+Invariant: of two replicas that start at once, an advisory lock of PostgreSQL lets one migrate; the other replica then finds the tables up
+to date.
 """
 
 from __future__ import annotations

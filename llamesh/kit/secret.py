@@ -1,22 +1,20 @@
 """The secret of a mesh: JWT_SECRET, or one that is created once and stored in LLAMESH_HOME/secrets.
 
-Invariant: the secret itself signs tokens only. Everything else is signed with a key that is derived from it for that purpose. All replicas
+Invariant: the secret itself signs tokens only. All other signatures use a key that is derived from it for one purpose. All replicas
 of a service need the same secret.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from llamesh.kit.config import Settings
 from llamesh.locations import make_private
+from llamesh.private_files import create_private
 
 
 def mesh_secret(settings: Settings) -> str:
@@ -33,14 +31,6 @@ def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.toke
     """Return the secret in `home`/secrets/jwt_secret; the first process creates it, readable by its owner only."""
     path = make_private(home / "secrets") / "jwt_secret"
     if not path.exists():
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
-        try:
-            os.write(descriptor, new_secret().encode())
-            # A link is atomic, and fails if another process was faster; then its secret counts.
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(draft)
-        finally:
-            os.close(descriptor)
-            Path(draft).unlink()
+        create_private(path, new_secret().encode())
     path.chmod(0o600)
     return path.read_text().strip()

@@ -1,12 +1,12 @@
 """A member: one process of the mesh, from its start to the end of its drain.
 
-All four members have the same shape. `__main__.py` hands the composition root to `run_member`:
+All four members have the same shape. `__main__.py` passes the composition root to `run_member`:
 
     run_member("gateway", run)
 
 `run_member` reads the settings, sets up logs and the event loop, takes the lock of this member in LLAMESH_HOME, and awaits
 `run(member)`. `run`, in `service.py`, creates the parts, registers servicers on `member.server`, awaits `member.prepare(...)` if the member
-has a database, starts what runs in the background, and awaits `member.serve()`, which returns after the drain. Then `run` closes the parts
+has a database, starts background tasks, and awaits `member.serve()`, which returns after the drain. Then `run` closes the parts
 in reverse order.
 """
 
@@ -48,7 +48,7 @@ __all__ = ["DATABASE_SERVICE", "Member", "StartRefused", "StopRequested", "run_m
 LOST_CODE = 3
 """Exit code of a process whose socket was deleted."""
 _LOST_GRACE = 2.0
-"""Drain in seconds of a process whose socket was deleted; short, because no new client can reach the service meanwhile."""
+"""Drain in seconds of a process whose socket was deleted; short, because no new client can reach the service in the meantime."""
 
 _END_SECONDS = 10.0
 """Seconds that a stopping process needs in addition to its drains."""
@@ -72,7 +72,7 @@ class Member:
         self._give_up = give_up
         self._watch = SocketWatch(settings.socket(name), self._lost)
         self.metrics = MemberMetrics()
-        """The numbers of this member; its parts add theirs."""
+        """The metrics of this member; its parts add theirs."""
         self._calls = MeshInterceptor(self.metrics.observe_call)
         self.server = grpc.aio.server(interceptors=[self._calls], options=list(SERVER_OPTIONS))
         self.started = asyncio.Event()
@@ -150,7 +150,7 @@ class Member:
         watch.start()
 
     def wait_for(self, wait: Wait | None) -> None:
-        """Publish what this member waits for, for `llamesh up` and `llamesh doctor`; None if it no longer waits."""
+        """Publish the wait of this member, for `llamesh up` and `llamesh doctor`; None if it no longer waits."""
         run_dir = self.settings.run_dir
         if wait is None:
             waiting.clear(run_dir, self.name)
@@ -161,7 +161,7 @@ class Member:
             report_failure("publish what this member waits for", error)
 
     def _wait_for_component(self, component: str) -> None:
-        """Refuse calls that need this component, naming it; empty: serve them. The rights of callers are mirrored only from then on."""
+        """Refuse calls that need this component, and name it in the error; if empty, serve them."""
         self._calls.waits_for = component
         if self._rights:
             for service in ("gateway", "contract"):

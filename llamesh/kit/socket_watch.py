@@ -1,7 +1,7 @@
-"""Notices that the path of a listening Unix socket was deleted, alone or with its directory.
+"""Detects that the path of a listening Unix socket was deleted, alone or with its directory.
 
 The kernel keeps such a listener and its open connections, but new clients cannot find it.
-Invariant: a path that leads to a socket of another process counts as present: that process serves there now.
+Invariant: the path of another process's socket counts as present: that process serves there now.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Seconds between two checks."""
 
 
 class SocketWatch:
-    """Calls `lost` if the path is missing or is not a socket, at each check until it is one again."""
+    """Calls `lost` if the path is missing or is not a socket, at each check until it is a socket again."""
 
-    def __init__(self, path: Path, lost: Callable[[], Awaitable[None]], every: float = LOOK_SECONDS) -> None:
+    def __init__(self, path: Path, lost: Callable[[], Awaitable[None]], every: float = CHECK_SECONDS) -> None:
         self._path = path
         self._lost = lost
         self._task = BackgroundTask(
-            f"look after {path.name}", self._look, report_failure, every=every, immediately=False
+            f"look after {path.name}", self._check, report_failure, every=every, immediately=False
         )
 
     def start(self) -> None:
@@ -35,7 +35,7 @@ class SocketWatch:
         """Stop checking."""
         await self._task.close()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         if not self._there():
             log.error("the path of our socket has vanished", path=str(self._path))
             await self._lost()

@@ -28,7 +28,7 @@ class S3Place(BaseModel):
     endpoint: str
     """host or host:port."""
     bucket: str = ""
-    """Empty: the bucket has the name of the place."""
+    """Name of the bucket; empty if it is the name of the place."""
     access_key: SecretStr = SecretStr("")
     secret_key: SecretStr = SecretStr("")
     secure: bool = True
@@ -83,4 +83,4 @@ S3Places = Annotated[dict[str, S3Place], BeforeValidator(_read_if_text)]
 WebAddress = Annotated[str, AfterValidator(lambda text: read_web_address(text) if text else "")]
 """Type of a setting with the address of a web service; empty: none."""
 HubEndpoint = Annotated[str, AfterValidator(lambda text: read_web_address(text or HUB))]
-"""Type of HF_ENDPOINT. Other programs read this variable too, and take an empty one for the default."""
+"""Type of HF_ENDPOINT. Other programs read this variable too, and treat an empty one as the default."""

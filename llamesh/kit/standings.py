@@ -1,7 +1,7 @@
 """Mirrors the present rights of users, which the gateway owns.
 
-A standing is the version of a user's rights: it increases with each change of them, and tokens carry the one they were made with. See
-`Reflector` for what holds during an outage of the gateway.
+A standing is the version of a user's rights: it increases with each change of them, and a token has the standing at the time it was made.
+See `Reflector` for the behaviour during an outage of the gateway.
 
 Invariant: a removed user never returns: a later user of the same name has another uid.
 """
@@ -61,14 +61,14 @@ class StandingReflector(Reflector[gateway_pb2.WatchStandingsResponse]):
         self._listed, self._listed_ended, self._whole = {}, set(), False
 
     def _take(self, message: gateway_pb2.WatchStandingsResponse) -> bool:
-        """Nothing of a list takes effect before it is complete: users may be missing from the first part."""
+        """Process one message. A list takes effect only when it is complete: users may be missing from the first part."""
         users = self._known if self._whole else self._listed
         ended = self._ended if self._whole else self._listed_ended
-        for told in message.users:
-            if told.deleted:
-                users.pop(told.uid, None)
+        for user in message.users:
+            if user.deleted:
+                users.pop(user.uid, None)
             else:
-                users[told.uid] = _user(told)
+                users[user.uid] = _user(user)
         ended.update(message.ended)
         if message.synced and not self._whole:
             self._known, self._ended, self._whole = self._listed, self._listed_ended, True
@@ -77,14 +77,14 @@ class StandingReflector(Reflector[gateway_pb2.WatchStandingsResponse]):
         return self._whole
 
 
-def _user(told: gateway_pb2.Standing) -> UserRights:
+def _user(standing: gateway_pb2.Standing) -> UserRights:
     return UserRights(
-        told.uid,
-        told.username,
-        told.role,
-        told.contract_id,
-        told.disabled,
-        told.standing,
-        told.create_time.ToNanoseconds() / 1e9,
-        told.password_standing,
+        standing.uid,
+        standing.username,
+        standing.role,
+        standing.contract_id,
+        standing.disabled,
+        standing.standing,
+        standing.create_time.ToNanoseconds() / 1e9,
+        standing.password_standing,
     )

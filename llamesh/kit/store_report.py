@@ -14,8 +14,8 @@ class StoreReport:
 
     check: str
     problem: str
-    """Empty if it can be used."""
+    """Problem of the server; empty if it can be used."""
     found: str
     fix: str = ""
     clock_seconds: float | None = None
-    """Its clock minus ours, in seconds; None if the server gave no time."""
+    """The server's clock minus this machine's, in seconds; None if the server returned no time."""

@@ -1,11 +1,11 @@
-"""Open streams of a process: what ends them before their handler does.
+"""Ends open streams of a process before their handler does: at a drain, or when the caller's rights end.
 
-Handlers yield responses, and gRPC sends each one. `allowed` stands between the two: it passes responses on until an event says that
-something has changed and the check then raises. That is how a drain ends streams (their readers connect to the next process), and how the
-end of a caller's rights does.
+Handlers yield responses, and gRPC sends each one. `allowed` is between the two: it passes responses on until an event reports a
+change and the check then raises. This is how a drain ends streams (their readers connect to the next process), and how the end of a
+caller's rights does.
 
-Invariant: a stream ends with the status of what ended it, never by cancelling its task: a task that is cancelled while gRPC sends leaves
-its reader without a status.
+Invariant: a stream ends with the status of the cause, never by cancelling its task: if a task is cancelled while gRPC sends, the reader
+gets no status.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from llamesh.kit.errors import MeshError, Reason, refuse
 
 T = TypeVar("T")
 
-LONGEST_WAIT = 3600.0
-"""Seconds that a stream waits before it looks at the clock again: clocks are set, and machines sleep."""
+MAX_WAIT = 3600.0
+"""Seconds that a stream waits before it reads the clock again: clocks are set, and machines sleep."""
 
 
 class Streams:
-    """Whether the streams of one process may go on."""
+    """Whether the streams of one process may continue."""
 
     def __init__(self) -> None:
         self.drained = asyncio.Event()
@@ -37,7 +37,7 @@ class Streams:
         self.drained.set()
 
     def check(self) -> None:
-        """Raise COMPONENT_UNAVAILABLE once the drain has begun."""
+        """Raise COMPONENT_UNAVAILABLE after the drain has begun."""
         if self.drained.is_set():
             raise restarting()
 
@@ -65,7 +65,7 @@ async def allowed(
     responses: AsyncGenerator[T, None],
     changed: Callable[[], Collection[asyncio.Event]],
     check: Callable[[], None],
-    seconds_left: Callable[[], float] = lambda: LONGEST_WAIT,
+    seconds_left: Callable[[], float] = lambda: MAX_WAIT,
 ) -> AsyncGenerator[T, None]:
     """Yield responses as they come, until `check` raises.
 
@@ -79,7 +79,7 @@ async def allowed(
             alarms = alarms or [asyncio.ensure_future(event.wait()) for event in changed()]
             check()
             following = following or asyncio.ensure_future(anext(responses))
-            timeout = max(0.0, min(seconds_left(), LONGEST_WAIT))
+            timeout = max(0.0, min(seconds_left(), MAX_WAIT))
             await asyncio.wait({following, *alarms}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if any(alarm.done() for alarm in alarms):
                 await _cancelled(alarms)

@@ -24,7 +24,7 @@ PATTERNS: Mapping[str, str] = {
 
 
 def described(violation: Violation) -> str:
-    """Describe what is wrong with a field."""
+    """Describe the problem of a field."""
     rule = violation.proto.rule_id
     if violation.field_value == "" and rule in {"string.pattern", "string.min_len"}:
         return "is missing"

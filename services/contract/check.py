@@ -100,7 +100,7 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
         raise invalid(
             all_parameters()["rope_scaling"].flag,
             "linear",
-            f"llama.cpp gives a slot at most the {trained} tokens that the model was trained for, and {share} are set aside; "
+            f"llama.cpp gives a slot at most the {trained} tokens that the model was trained for, and {share} are reserved; "
             "yarn lifts that",
         )
     if draft is None or not draft.vocabulary_size or not shape.vocabulary_size:

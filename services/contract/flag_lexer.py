@@ -58,7 +58,7 @@ def words(text: str) -> Iterator[Word]:
         found = _WORD.match(text, at)
         word = re.split(f"[{_BLANKS}]", text[at:], maxsplit=1)[0]
         if found is None:
-            raise WordError(word, "has a quote that does not stand around a whole value")
+            raise WordError(word, "has a quote that does not enclose a whole value")
         bare, single, double = found.group("bare", "single", "double")
         flag = (found["flag"] or "").removesuffix("=")
         if not _plain(flag + (bare or "")):

@@ -78,7 +78,7 @@ class TermsCache:
         if len(terms) < MAX_CACHED:
             terms = dict.fromkeys(self._cached) | terms
         for contract_id, each in terms.items():
-            self._keep(contract_id, each)
+            self._cache(contract_id, each)
         self._set_limited(limited)
 
     def invalidate(self, contract_id: str, terms: Terms | None = None) -> None:
@@ -115,10 +115,10 @@ class TermsCache:
         terms = terms_of(row) if row else None
         # The read may have started before a change was committed: then its result is not cached.
         if changes == self._changes:
-            self._keep(contract_id, terms)
+            self._cache(contract_id, terms)
         return terms
 
-    def _keep(self, contract_id: str, terms: Terms | None) -> None:
+    def _cache(self, contract_id: str, terms: Terms | None) -> None:
         self._cached.pop(contract_id, None)
         if len(self._cached) >= MAX_CACHED:
             del self._cached[next(iter(self._cached))]

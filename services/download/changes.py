@@ -19,13 +19,13 @@ class Watcher:
 
     def __init__(self) -> None:
         self._unread: dict[tuple[str, str], WatchCatalogueResponse] = {}
-        self._told = asyncio.Event()
+        self._unread_event = asyncio.Event()
 
     def add(self, key: tuple[str, str], change: WatchCatalogueResponse) -> None:
         """Add a change; it replaces an unread change of the same object."""
         self._unread.pop(key, None)
         self._unread[key] = change
-        self._told.set()
+        self._unread_event.set()
 
     def unread_models(self) -> set[str]:
         """Return the models with an unread change: of the model, of its download or of its removal."""
@@ -34,8 +34,8 @@ class Watcher:
     async def follow(self) -> AsyncIterator[WatchCatalogueResponse]:
         """Yield every change, oldest first, without end."""
         while True:
-            await self._told.wait()
-            self._told.clear()
+            await self._unread_event.wait()
+            self._unread_event.clear()
             while self._unread:
                 yield self._unread.pop(next(iter(self._unread)))
 

@@ -37,4 +37,4 @@ async def continued(found: SourceObject, clock: Callable[[], float]) -> AsyncIte
             chunks = found.read(done, found.size - done)
         else:
             return
-    raise SourceError(f"{found.name} broke off {MAX_CONTINUATIONS} times", transient=True)
+    raise SourceError(f"{found.name} was interrupted {MAX_CONTINUATIONS} times", transient=True)

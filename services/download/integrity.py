@@ -58,7 +58,7 @@ class Integrity:
         model = await self._catalogue.get(model_uuid)
         try:
             if model.damage and version_of(await self._store.stat(model.object_key)) == model.damage:
-                raise ObjectDamagedError("its bytes in the object store are not those that were published")
+                raise ObjectDamagedError("its bytes in the object store differ from those that were published")
             path = await self._store.local_path(model.object_key, size=model.size_bytes, published=model.create_time)
         except (ObjectDamagedError, ObjectNotFoundError) as error:
             raise await self._corrupt(model, error) from error

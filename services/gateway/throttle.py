@@ -93,10 +93,10 @@ class _Records(Generic[Key]):
         return record.running < max(1, self._free - record.failures)
 
     def begin(self, key: Key) -> None:
-        self._keep(key).running += 1
+        self._stored(key).running += 1
 
     def failed(self, key: Key) -> None:
-        record = self._keep(key)
+        record = self._stored(key)
         record.failures += 1
         record.last_failure = self._clock()
         if record.failures >= self._free:
@@ -104,12 +104,12 @@ class _Records(Generic[Key]):
             record.free_at = record.last_failure + min(pause, LONGEST_PAUSE)
 
     def succeeded(self, key: Key) -> None:
-        record = self._keep(key)
+        record = self._stored(key)
         record.failures, record.free_at = 0, 0.0
 
     def end(self, key: Key) -> None:
         """End an attempt; a record without failures is dropped."""
-        record = self._keep(key)
+        record = self._stored(key)
         record.running = max(0, record.running - 1)
         if not record.running and not record.failures:
             del self._records[key]
@@ -123,7 +123,7 @@ class _Records(Generic[Key]):
             record.failures = 0
         return record
 
-    def _keep(self, key: Key) -> _Record:
+    def _stored(self, key: Key) -> _Record:
         record = self._records[key] = self._present(key)
         self._records.move_to_end(key)
         if len(self._records) > REMEMBERED:

@@ -55,7 +55,7 @@ def check_quantiser(llama_quantize_bin: str) -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if llama_quantize_bin:
         if shutil.which(llama_quantize_bin) is None:
-            raise _refused("quantiser", f"LLAMA_QUANTIZE_BIN is {llama_quantize_bin}, which is no program")
+            raise _refused("quantiser", f"LLAMA_QUANTIZE_BIN is {llama_quantize_bin}, which is not a program")
         missing = [name for name in missing if name != "cyllama"]
     if missing:
         raise _refused(

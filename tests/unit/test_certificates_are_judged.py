@@ -177,31 +177,76 @@ def test_a_chain_that_is_written_in_part_is_refused(files: Files, end: int) -> N
     assert read(files)
 
 
-def test_a_renewal_is_said_when_a_client_is_shown_it(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = datetime.now(UTC)
-    issue(files, ["localhost"], now, renew=True)
-    (tmp_path / "run").mkdir()
-    settings: Any = SimpleNamespace(
-        tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=tmp_path / "run"
-    )
-    first = read(files, now).leaf
-    said: list[str] = []
-    port: list[bytes | None] = [None]
-    monkeypatch.setattr(renewal, "shown", lambda _: port[0])
-    look = renewal.Renewal(settings, said.append)._look
+class Served:
+    """A front door whose certificate a test sets, and what the supervisor says about it."""
+
+    def __init__(self, files: Files, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files = files
+        self.now = datetime.now(UTC)
+        self.renew()
+        self.certificate: bytes | None = None
+        self.said: list[str] = []
+        settings: Any = SimpleNamespace(
+            tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=run_dir
+        )
+        monkeypatch.setattr(renewal, "shown", lambda _: self.certificate)
+        self.look = renewal.Renewal(settings, self.said.append)._look
+
+    def renew(self) -> None:
+        issue(self.files, ["localhost"], self.now, renew=True)
+
+    def take(self) -> None:
+        self.certificate = read(self.files, self.now).leaf
+
+
+@pytest.fixture
+def served(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
+    return Served(files, tmp_path / "run", monkeypatch)
+
+
+def test_a_renewal_is_said_when_a_client_is_shown_it(served: Served) -> None:
+    said, look = served.said, served.look
     look()  # Envoy does not listen yet
-    port[0] = first
+    served.take()
     look()
     assert said == []
-    issue(files, ["localhost"], now, renew=True)
+    served.renew()
     for _ in range(renewal.LOOKS_BEHIND + 2):
         look()
     assert len(said) == 1
     assert "Envoy has not taken" in said[0]
-    port[0] = read(files, now).leaf
+    served.take()
     look()
     look()
     assert len(said) == 2
     assert "has a new certificate" in said[1]
+
+
+def test_a_renewal_that_envoy_misses_because_its_folder_was_moved_is_said(served: Served, tmp_path: Path) -> None:
+    served.take()
+    served.look()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    served.renew()
+    for _ in range(renewal.LOOKS_BEHIND + 2):
+        served.look()
+    (words,) = served.said
+    assert "Envoy has not taken the new one" in words
+    assert "`llamesh down` and `llamesh up`" in words
+
+
+def test_a_renewal_that_cannot_be_handed_over_is_said_once_with_the_remedy(served: Served, tmp_path: Path) -> None:
+    served.take()
+    served.look()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").touch()
+    served.renew()
+    served.look()
+    served.look()
+    (words,) = served.said
+    assert "certificate.json cannot be written: " in words
+    assert "is a folder of this user" in words
+    (tmp_path / "run").unlink()
+    served.look()
+    served.take()
+    served.look()
+    assert "has a new certificate" in served.said[-1]

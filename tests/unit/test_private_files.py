@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamesh.private_files import write_private
+from llamesh.private_files import create_private, write_private
 
 
 def test_only_this_user_may_read_it_whatever_stood_there(tmp_path: Path) -> None:
@@ -52,3 +52,14 @@ def test_only_a_durable_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pyt
     assert synced == []
     write_private(tmp_path / "kept", b"new")
     assert len(synced) == 1
+
+
+def test_the_first_who_creates_a_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    create_private(tmp_path / "kept", b"first")
+    # An empty secret after a power failure would be taken for the secret.
+    assert len(synced) == 1
+    create_private(tmp_path / "kept", b"second")
+    assert ((tmp_path / "kept").read_bytes(), (tmp_path / "kept").stat().st_mode & 0o777) == (b"first", 0o600)
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]

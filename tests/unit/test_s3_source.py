@@ -71,7 +71,7 @@ async def test_a_public_bucket_needs_no_credentials(s3: FakeS3) -> None:
     [
         ("s3://stor/a.gguf", "did you mean s3://store/a.gguf?"),
         ("s3://other-bucket/a.gguf", "LLAMESH_S3_SOURCES"),
-        ("s3:///a.gguf", "no place of models is called so"),
+        ("s3:///a.gguf", "no place of models has the name"),
         ("s3://store", "a key of 1 to 1024 bytes"),
         ("s3://store/dir/", "that names a file"),
         ("s3://store/../secrets/a.gguf", "that names a file"),

@@ -120,6 +120,12 @@ def test_a_link_in_the_place_of_the_folder_is_not_followed(home: Path) -> None:
     assert list(other.iterdir()) == [other / "kept"]
 
 
+def test_a_folder_is_no_file_for_a_backup(home: Path) -> None:
+    with pytest.raises(ArchiveError, match="is a folder") as raised:
+        run("backup", home, home.parent)
+    assert raised.value.remedy == f"name a file: {home.parent / 'mesh.backup'}"
+
+
 def test_a_missing_folder_is_named_as_it_was_given(home: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
         run("backup", home, home.parent / "none" / "saved")

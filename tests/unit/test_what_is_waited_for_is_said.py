@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamesh import private_files, waiting
+from llamesh import certificates, private_files, waiting
 from llamesh.cli.mesh import leftovers
 from llamesh.cli.mesh.progress import WAITING_SECONDS, Waits
 from llamesh.kit.config import Settings
@@ -44,6 +44,7 @@ def test_nothing_of_it_is_left_after_the_end(tmp_path: Path) -> None:
     waiting.say(run_dir, "gateway", DATABASE)
     # Of a process that was killed while it wrote.
     (run_dir / f".contract.waits.0{private_files.SUFFIX}").touch()
+    certificates.secret_file(run_dir).touch()
     leftovers.clear(tmp_path, run_dir)
     assert not run_dir.exists()
 

@@ -89,6 +89,8 @@ def write(
     """
     if not (home / "data").is_dir() and not (home / "secrets").is_dir():
         raise ArchiveError(f"{home} holds no mesh", "LLAMESH_HOME names another home")
+    if target.is_dir():
+        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
     with _work_folder(target, target.parent) as folder:
         tables = folder / TABLES
         elsewhere = dump is not None and dump(tables)

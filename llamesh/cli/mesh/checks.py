@@ -23,7 +23,7 @@ from llamesh.cli.mesh import health, members, outside, ports, renewal
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
-from llamesh.cli.mesh.open_files import ENOUGH, attainable
+from llamesh.cli.mesh.open_files import RECOMMENDED, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
@@ -210,9 +210,11 @@ def disk(settings: MeshSettings) -> Finding:
 def open_files() -> Finding:
     """Connections and files of a process that is started from here."""
     limit = attainable()
-    if limit < ENOUGH:
-        fix = f"raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit) to {ENOUGH} or more"
-        return Finding("open files", "warning", f"{limit} for each process; {ENOUGH} serve 10,000 connections", fix)
+    if limit < RECOMMENDED:
+        fix = f"raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit) to {RECOMMENDED} or more"
+        return Finding(
+            "open files", "warning", f"{limit} for each process; {RECOMMENDED} serve 10,000 connections", fix
+        )
     return Finding("open files", "ok", f"{limit} for each process")
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamesh import locks, private_files, waiting
+from llamesh import certificates, locks, private_files, waiting
 from llamesh.private_files import write_private
 from llamesh.processes import ProcessId
 
@@ -88,6 +88,8 @@ def _sweep(home: Path, run_dir: Path) -> None:
         *run_dir.glob(f"*{waiting.SUFFIX}"),
         *run_dir.glob(f".*{private_files.SUFFIX}"),
         run_dir / "controller.lock",
+        # It holds a copy of the key.
+        certificates.secret_file(run_dir),
     ]
     for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
         with contextlib.suppress(OSError):

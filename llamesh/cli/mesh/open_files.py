@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import resource
 
-ENOUGH = 20_000
-"""Open files needed: Envoy accepts 10,000 connections and opens as many to engines."""
-MOST = 1 << 20
-"""Highest limit that is set: some systems have none, and some programs loop over every possible descriptor."""
+RECOMMENDED = 20_000
+"""Recommended limit: Envoy accepts 10,000 connections and opens as many to engines."""
+MAX_LIMIT = 1 << 20
+"""Highest limit that is set: some systems have no limit, and some programs loop over every possible descriptor."""
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of this process, which its children inherit, to the hard one. Returns the limit in force."""
+    """Raise the soft limit of this process, which its children inherit, to the hard limit. Return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_LIMIT)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         # macOS refuses values above kern.maxfilesperproc, although its hard limit is "unlimited".
         for limit in (wanted, 10_240):
@@ -28,4 +28,4 @@ def raise_limit() -> int:
 def attainable() -> int:
     """Return the limit of a mesh that is started from this shell."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if resource.RLIM_INFINITY in (soft, hard) else max(soft, min(hard, MOST))
+    return MAX_LIMIT if resource.RLIM_INFINITY in (soft, hard) else max(soft, min(hard, MAX_LIMIT))

@@ -81,7 +81,7 @@ class Renewal:
         self._behind = 0
 
     async def look(self) -> None:
-        """Compare the files with what Envoy has. OSError if Envoy's file cannot be written."""
+        """Compare the files with what Envoy has."""
         await asyncio.to_thread(self._look)
 
     def _look(self) -> None:
@@ -92,8 +92,16 @@ class Renewal:
             return
         if not found:
             return
-        if certificates.hand_to_envoy(found, self._settings.run_dir):
-            self._behind = 0
+        try:
+            # Somebody may have moved the folder away. Envoy watches the folder of before, so only the handshake shows what it uses.
+            make_private(self._settings.run_dir)
+            if certificates.hand_to_envoy(found, self._settings.run_dir):
+                self._behind = 0
+        except OSError as error:
+            file = certificates.secret_file(self._settings.run_dir)
+            words = f"{file} cannot be written: {error.strerror or error}"
+            self._keeps(words, f"see that {file.parent} is a folder of this user with free space; it is tried again")
+            return
         if found.leaf != self._shown:
             self._confirm(found)
         else:

@@ -5,7 +5,7 @@ misread: counts, lengths, types and tensor sizes are bounded, tensors lie one af
 names are unique.
 
 Invariant: only the header is read, and time and memory are bounded for any file: 256 MiB of header, 4,096 metadata pairs with 1 MiB of
-keys, 16,384 tensors, 2 million strings; arrays are not kept (see `reader` and `metadata`).
+keys, 16,384 tensors, 2 million strings; arrays are not stored (see `reader` and `metadata`).
 """
 
 from typing import BinaryIO
@@ -19,9 +19,9 @@ __all__ = ["MAGIC", "GgufError", "GgufMetadata", "TensorInfo", "read_gguf", "rea
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 MAX_PAIRS = 4_096
-"""Most metadata pairs. Real files have up to a hundred."""
+"""Maximum number of metadata pairs. Real files have up to a hundred."""
 MAX_TENSORS = 16_384
-"""Most tensors. Real files have up to some thousands."""
+"""Maximum number of tensors. Real files have up to some thousands."""
 
 
 def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:

@@ -1,6 +1,6 @@
-"""The metadata pairs of a GGUF header: checks all of them, and keeps the few that the mesh uses.
+"""The metadata pairs of a GGUF header: checks all of them, and stores the few that the mesh uses.
 
-Invariant: a malformed value is found whatever its key is. Elements of number arrays are skipped; the offset of an array that may matter is
+Invariant: a malformed value is found under any key. Elements of number arrays are skipped; the offset of an array that may matter is
 noted, and `metadata` reads at most one element for each layer of the two arrays that it uses.
 """
 
@@ -13,9 +13,9 @@ from llamesh.kit.gguf.types import FILE_TYPES
 
 _MAX_KEY = 1_024
 MAX_KEYS_BYTES = 1 << 20
-"""Most bytes of all keys together; they are kept to find duplicates. Real files have 5 KiB."""
+"""Maximum size of all keys together; they are stored to find duplicates. Real files have 5 KiB."""
 MAX_TEMPLATE = 1 << 20
-"""Most bytes of a chat template. The longest real ones have some 30 KiB."""
+"""Maximum size of a chat template. The longest real ones have about 30 KiB."""
 _MAX_LAYERS = 4_096
 _MAX_HEADS = 65_536
 _MAX_WIDTH = 1 << 24
@@ -57,7 +57,7 @@ class GgufMetadata:
     architecture: str
     """llama.cpp's name of the architecture, such as `llama`."""
     kind: str
-    """`model`, or what `general.type` says: `adapter`, `mmproj`, ..."""
+    """`model`, or the value of `general.type`: `adapter`, `mmproj`, ..."""
     name: str
     """The model's own name."""
     parameter_count: int
@@ -192,7 +192,7 @@ class MetadataReader:
             raise reader.error(f"unknown element type {kind}", offset=start)
 
     def alignment(self) -> int:
-        """The file's alignment or the default of 32. Raises GgufError unless it is a power of two within bounds."""
+        """Return the file's alignment or the default of 32. Raises GgufError unless it is a power of two within bounds."""
         key = "general.alignment"
         alignment = self._number(key, 32)
         if alignment < 1 or alignment & (alignment - 1) or alignment > _MAX_ALIGNMENT:
@@ -200,7 +200,7 @@ class MetadataReader:
         return alignment
 
     def metadata(self, version: int, tensors: Tensors) -> GgufMetadata:
-        """The metadata that was read. Raises GgufError if values contradict each other."""
+        """Return the metadata that was read. Raises GgufError if values contradict each other."""
         architecture = self._architecture()
         layers = self._size(f"{architecture}.block_count", _MAX_LAYERS)
         embedding = self._size(f"{architecture}.embedding_length", _MAX_WIDTH)

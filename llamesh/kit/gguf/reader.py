@@ -1,6 +1,6 @@
 """Forward-only reader for an untrusted GGUF header: checks every length before it uses it.
 
-It holds one window of the file, never the whole header, and rejects what would make it read or loop without bound: a header above
+It stores one window of the file, never the whole header, and rejects a header that would make it read or loop without bound: a header above
 256 MiB, a string above 16 MiB, more than 2 million strings. The largest real headers (a vocabulary of 262,144 words and half a million
 merges) need half of that or less.
 
@@ -21,7 +21,7 @@ _U64 = struct.Struct("<Q")
 class GgufError(Exception):
     """A file is not a model that may be served.
 
-    `reason` says why, `offset` is the byte where it was found, `what` the part of the file that was read.
+    `reason` is the problem, `offset` the byte where it was found, `what` the part of the file that was read.
     """
 
     def __init__(self, reason: str, *, offset: int, what: str) -> None:
@@ -52,7 +52,7 @@ class Reader:
         return self._base + self._at
 
     def error(self, reason: str, *, offset: int | None = None) -> GgufError:
-        """An error about the current part, at `offset` or at the next byte."""
+        """Return an error about the current part, at `offset` or at the next byte."""
         return GgufError(reason, offset=self.offset if offset is None else offset, what=self.what)
 
     def require(self, length: int) -> None:
@@ -65,7 +65,7 @@ class Reader:
         raise self.error(f"the file ends here: {length} bytes are missing of which {max(left, 0)} are there")
 
     def take(self, length: int) -> bytes:
-        """The next `length` bytes."""
+        """Return the next `length` bytes."""
         self.require(length)
         if self._at + length > len(self._window):
             self._fill(length)
@@ -84,7 +84,7 @@ class Reader:
         self._file.seek(self._base)
 
     def peek(self, offset: int, length: int) -> bytes:
-        """`length` bytes at an earlier `offset`. The position of the reader does not change."""
+        """Return `length` bytes at an earlier `offset`. The position of the reader does not change."""
         self._file.seek(offset)
         data = self._file.read(length)
         self._file.seek(self._base + len(self._window))
@@ -93,24 +93,24 @@ class Reader:
         return data
 
     def u32(self) -> int:
-        """An unsigned 32-bit number."""
+        """Read an unsigned 32-bit number."""
         return int.from_bytes(self.take(4), "little")
 
     def u64(self) -> int:
-        """An unsigned 64-bit number."""
+        """Read an unsigned 64-bit number."""
         return int.from_bytes(self.take(8), "little")
 
     def number(self, form: struct.Struct) -> int | float:
-        """One number of the given format."""
+        """Read one number of the given format."""
         value: int | float = form.unpack(self.take(form.size))[0]
         return value
 
     def string(self, limit: int = MAX_STRING) -> bytes:
-        """A string: a length and as many bytes, at most `limit`."""
+        """Read a string: a length and as many bytes, at most `limit`."""
         return self.take(self._string_length(limit))
 
     def name(self, limit: int) -> str:
-        """The name of a key or tensor: printable ASCII without spaces, at most `limit` bytes."""
+        """Read the name of a key or tensor: printable ASCII without spaces, at most `limit` bytes."""
         start = self.offset
         raw = self.string(limit)
         name = raw.decode("ascii", "replace")
@@ -119,7 +119,7 @@ class Reader:
         return name
 
     def text(self, limit: int = MAX_STRING) -> str:
-        """A string that must be UTF-8."""
+        """Read a string that must be UTF-8."""
         start = self.offset
         try:
             return self.string(limit).decode()
@@ -127,7 +127,7 @@ class Reader:
             raise self.error("text that is not UTF-8", offset=start) from error
 
     def label(self, limit: int) -> str:
-        """A string for people. Bytes that are not UTF-8 are replaced, because some files have names in an older encoding."""
+        """Read a string for people. Bytes that are not UTF-8 are replaced, because some files have names in an older encoding."""
         return self.string(limit).decode(errors="replace")
 
     def skip_string(self) -> int:

@@ -14,15 +14,15 @@ _MAX_INT64 = (1 << 63) - 1
 
 
 class TensorInfo(NamedTuple):
-    """One tensor: its name, its type by name, its dimensions, shortest stride first, and where its bytes are."""
+    """One tensor: its name, its type by name, its dimensions, shortest stride first, and the offset and size of its bytes."""
 
     name: str
     type: str
     shape: tuple[int, ...]
     offset: int
-    """From the beginning of the tensor data, in bytes."""
+    """Offset from the beginning of the tensor data, in bytes."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 class Tensors:
@@ -118,7 +118,7 @@ class Tensors:
         return start
 
     def main_type(self) -> str:
-        """The name of the type with most bytes; empty without tensors."""
+        """Return the name of the type with most bytes; empty if there are no tensors."""
         if not self._by_type:
             return ""
         return TENSOR_TYPES[max(self._by_type, key=self._by_type.__getitem__)].name

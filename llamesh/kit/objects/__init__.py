@@ -1,7 +1,7 @@
 """Object storage for model files: one protocol, a directory on one machine, any S3 server elsewhere.
 
-Invariant: no incomplete object is visible. Bytes are staged under a name that nobody reads, may be inspected there, and are published under
-their key in one step. Keys are content addresses made by `object_key`, never text of a user.
+Invariant: no incomplete object is visible. Bytes are staged under a name that no reader uses, may be inspected there, and are published
+under their key atomically. Keys are content addresses made by `object_key`, never text of a user.
 """
 
 from pathlib import Path
@@ -50,8 +50,8 @@ def object_store(
 ) -> ObjectStore:
     """Create the store: S3 if `endpoint` (host:port) is set, else `directory`.
 
-    An S3 store keeps the local copies for engines in `cache_directory`. Raises ValueError if the values name no usable store. Nothing is
-    opened: call `prepare()` before use.
+    An S3 store keeps the local copies for engines in `cache_directory`. Raises ValueError if the values do not name a usable store. Nothing
+    is opened: call `prepare()` before use.
     """
     if endpoint:
         if cache_directory is None:

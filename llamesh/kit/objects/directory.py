@@ -28,7 +28,7 @@ from llamesh.kit.objects.store import (
 
 _STAGING = "staging"
 _CLOCK_SECONDS = 2.0
-"""How much later than its publication a file's modification time may be if nobody has written to it since."""
+"""Maximum difference in seconds between a file's modification time and its publication if it has not been changed since."""
 
 
 class DirectoryStore:
@@ -57,7 +57,7 @@ class DirectoryStore:
         with store_errors("cannot write to the object store"):
             if expected_size is not None:
                 self._check_room(expected_size)
-            # Not in a thread: if this task were cancelled meanwhile, nobody would discard the file.
+            # Not in a thread: if this task were cancelled in the meantime, the file would not be discarded.
             file = StagingFile(self._staging)
         try:
             async for block in blocks(chunks):
@@ -119,7 +119,7 @@ class DirectoryStore:
             return self._path(key).open("rb")
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
-        """See ObjectStore. Returns the published file itself, and reads it only if its modification time says that somebody wrote to it."""
+        """See ObjectStore. Returns the published file itself, and reads it only if its modification time shows a change."""
         path = self._path(key)
         found = _stat(key, path)
         if size is not None and found.st_size != size:

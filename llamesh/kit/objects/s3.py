@@ -1,7 +1,7 @@
-"""An object store on an S3 server: MinIO or any other server that speaks the protocol.
+"""An object store on an S3 server: MinIO or any other server with the same protocol.
 
 A staged object is an ordinary object under `staging/`, which `scan` and the pattern of keys leave out. Publishing is a copy inside the
-server, which becomes visible in one step, so no byte passes here twice. The `minio` client blocks, so every call runs in the store's own
+server, which is atomic, so no byte passes through this process twice. The `minio` client blocks, so every call runs in the store's own
 threads: a long upload must not occupy the default threads of the event loop.
 """
 
@@ -178,7 +178,7 @@ class S3Store:
         return cast("BinaryIO", io.BufferedReader(ObjectReader(self._client, self._bucket, name, size), BLOCK))
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
-        """See ObjectStore. Downloads the object once, however many callers ask."""
+        """See ObjectStore. Concurrent callers share one download."""
         return await self._cache.path(key, size)
 
     async def close(self) -> None:
@@ -196,6 +196,7 @@ class _Staged:
         self._name = name
         self._size = size
         self._sha256 = sha256
+        self._discarded = False
 
     @property
     def size(self) -> int:
@@ -220,5 +221,7 @@ class _Staged:
 
     async def discard(self) -> None:
         store = self._store
-        with s3_errors("cannot remove a staged object"):
-            await store._run(store._client.remove_object, store._bucket, self._name)
+        if not self._discarded:
+            with s3_errors("cannot remove a staged object"):
+                await store._run(store._client.remove_object, store._bucket, self._name)
+            self._discarded = True

@@ -1,6 +1,6 @@
 """Errors of the S3 client and of the network below it, raised as StoreErrors.
 
-Invariant: messages name the setting to check, and neither addresses nor the client's own words.
+Invariant: messages name the setting to check, and contain neither addresses nor the client's own messages.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def s3_errors(what: str) -> Iterator[None]:
     except ServerError as error:
         raise StoreUnavailableError(f"{what}: the object store answers with HTTP status {error.status_code}") from error
     except InvalidResponseError as error:
-        raise StoreUnavailableError(f"{what}: what answers at MINIO_ENDPOINT does not speak S3") from error
+        raise StoreUnavailableError(f"{what}: the server at MINIO_ENDPOINT is not an S3 server") from error
     except urllib3.exceptions.HTTPError as error:
         raise StoreUnavailableError(f"{what}: the object store {_transport_words(error)}") from error
 
 
 def _transport_words(error: BaseException) -> str:
-    """Describe a failure of the network, without the HTTP library's words and addresses."""
+    """Describe a failure of the network, without the HTTP library's messages and addresses."""
     cause: object = error
     while isinstance(cause, urllib3.exceptions.MaxRetryError) and cause.reason is not None:
         cause = cause.reason

@@ -24,13 +24,13 @@ class Upload:
         self._loop = loop
         self._left = b""
         self.hash = hashlib.sha256()
-        """Hash of everything read so far."""
+        """Hash of all bytes read so far."""
         self._pulling: asyncio.Task[bytes] | None = None
         self._aborted = False
         self.size = 0
 
     def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes, fewer only at the end. Raises what the iterator raises."""
+        """Return exactly `size` bytes, fewer only at the end. Raises the errors of the iterator."""
         parts = [self._left]
         have = len(self._left)
         while have < size:

@@ -1,4 +1,4 @@
-"""Staging files: bytes on disk under a name that nobody reads, until they are complete.
+"""Staging files: bytes on disk under a name that no reader uses, until they are complete.
 
 Invariant: a writer holds an exclusive lock (flock) on its staging file. The kernel drops the lock if the writer dies, so a file that
 can be locked has no writer, and `sweep` removes it. Publishing is fsync, rename, fsync of the directory.
@@ -24,7 +24,7 @@ from llamesh.kit.objects.store import (
 )
 
 BLOCK = 1 << 20
-"""Bytes that are read or written at once."""
+"""Number of bytes that are read or written at once."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -49,8 +49,8 @@ def store_errors(what: str) -> Iterator[None]:
 class StagingFile:
     """One staging file and its lock.
 
-    Its methods block, so callers run them in threads. A thread goes on after the task that waits for it was cancelled; a mutex keeps a late
-    write from a descriptor that is closed and may already belong to another file.
+    Its methods block, so callers run them in threads. A thread continues after the task that waits for it was cancelled; a mutex keeps a
+    late write from a descriptor that is closed and may already belong to another file.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -24,7 +24,7 @@ class ObjectNotFoundError(StoreError):
 
 
 class ObjectDamagedError(StoreError):
-    """The bytes of the object are not those that were published. A retry cannot help."""
+    """The bytes of the object differ from those that were published. A retry cannot help."""
 
 
 class StoreFullError(StoreError):
@@ -102,7 +102,7 @@ class ObjectStore(Protocol):
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
         """Return a local file with the bytes of the object, for programs that open files. Do not write to it or move it.
 
-        `size` is the known length in bytes, `published` a time after which nobody wrote to the object. Raises ObjectNotFoundError, or
+        `size` is the known length in bytes, `published` a time after which the object was not changed. Raises ObjectNotFoundError, or
         ObjectDamagedError if the bytes do not have the digest in the key.
         """
 

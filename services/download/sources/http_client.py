@@ -95,7 +95,7 @@ class HttpClient:
         if url.user is not None or url.password is not None:
             raise SourceRefusedError("a URL with a user name or password would be recorded", rule="credentials")
         if url.scheme != "https" and not (url.scheme == "http" and f"{host}:{port}" in self._http_hosts):
-            raise SourceRefusedError(f"{url.scheme}: is not read, only https", rule="scheme")
+            raise SourceRefusedError(f"the scheme {url.scheme} is not supported, only https", rule="scheme")
         return url
 
     @asynccontextmanager

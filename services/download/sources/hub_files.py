@@ -104,7 +104,7 @@ def _single(address: HubAddress, matching: Sequence[HubFile], all_files: Sequenc
         raise SourceError(f"{address.repository} has {len(whole)} files of the type {whole[0].type}: name one: {names}")
     if matching:
         raise SourceError(
-            f"{matching[0].path} is one of {matching[0].parts} parts, and models in parts are not fetched: merge them with"
+            f"{matching[0].path} is one of {matching[0].parts} parts, and models in parts are not supported: merge them with"
             f" `llama-gguf-split --merge`, or take another: {_listed(address, all_files)}"
         )
     if address.path:

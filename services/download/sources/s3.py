@@ -119,7 +119,7 @@ class S3Source:
             hint = (
                 f"did you mean s3://{near[0]}/{key}?" if near else "an administrator names places in LLAMESH_S3_SOURCES"
             )
-            raise SourceRefusedError(f"no place of models is called {name or 'so'}: {hint}", rule="place")
+            raise SourceRefusedError(f"no place of models has the name {name!r}: {hint}", rule="place")
         check_key(key)
         return bucket, key
 
