@@ -2,8 +2,9 @@
 
 Each service has its migrations in `<package>/migrations/versions`; `migrate` applies them when the service starts.
 
-Invariant: no operation takes longer than its deadline (LLAMESH_DATABASE_SECONDS), even if the database is stopped, frozen, locked or cut
-off. A connection that was cut off is discarded. A long wait for a free connection never counts as an outage of the database.
+Invariant: no operation takes longer than its deadline (LLAMESH_DATABASE_SECONDS) and STATEMENT_SHARE of it for the rollback, even if the
+database is stopped, frozen, locked or cut off. A connection that was cut off is discarded. A long wait for a free connection never counts
+as an outage of the database.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from llamesh.kit.database_failures import (
     unreachable,
 )
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pools import Pool, postgres_pools, sqlite_pools
+from llamesh.kit.pools import Pool, postgres_for_migrations, postgres_pools, sqlite_pools
 from llamesh.kit.postgres import STATEMENT_SHARE, read_address
 from llamesh.kit.schema import upgrade
 from llamesh.locations import make_private
@@ -84,7 +85,7 @@ class Database:
     """One service's tables. Close it when done.
 
     `seconds` is the deadline of one operation, the wait for a connection included. `schema` is that of PostgreSQL, `file` the SQLite file.
-    `clock` is monotonic.
+    `migrations` is the engine that migrations use; None: the writer's. `clock` is monotonic.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Database:
         place: str,
         schema: str | None = None,
         file: Path | None = None,
+        migrations: AsyncEngine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.schema = schema
@@ -107,12 +109,13 @@ class Database:
         self._reader = reader
         self._seconds = seconds
         self._file = file
+        self._migrations = migrations or writer.engine
         self._identity: tuple[int, int] | None = None
         self._waiting_for_tables = False
 
     @property
     def engine(self) -> AsyncEngine:
-        """SQLAlchemy's engine, for migrations and tools."""
+        """SQLAlchemy's engine, for tools and tests."""
         return self._writer.engine
 
     @asynccontextmanager
@@ -159,7 +162,7 @@ class Database:
         async with self._bounded(seconds=MIGRATION_SECONDS):
             # Connecting has the short deadline, so that a frozen server is noticed early.
             async with asyncio.timeout(self._seconds * SQLITE_SHARE):
-                connection = await self.engine.connect()
+                connection = await self._migrations.connect()
             try:
                 async with connection.begin():
                     await upgrade(connection, package, self.schema)
@@ -239,7 +242,8 @@ def open_database(settings: Settings, service: str) -> Database:
     if url:
         address = read_address(url)
         writer, reader = postgres_pools(address, service, seconds)
-        return Database(writer, reader, seconds, schema=service, place=address.place)
+        migrations = postgres_for_migrations(address, service, seconds)
+        return Database(writer, reader, seconds, schema=service, place=address.place, migrations=migrations)
     file = make_private(settings.home / "data") / f"{service}.db"
     writer, reader = sqlite_pools(file, seconds)
     return Database(writer, reader, seconds, place=os.fspath(file), file=file)

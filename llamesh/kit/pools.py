@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from llamesh.kit.postgres import PostgresAddress
+from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress
 
 CONNECTIONS = 15
 """Maximum number of connections of one process to PostgreSQL. Callers share all but one, which is for the probe."""
@@ -72,7 +72,7 @@ def postgres_pools(address: PostgresAddress, schema: str, seconds: float) -> tup
     """Return the connections to a schema for transactions, and the same connections for single statements that read."""
 
     async def connect() -> Any:
-        return await address.connect(schema, seconds)
+        return await address.connect(schema, seconds, command_seconds=seconds * STATEMENT_SHARE)
 
     writer = create_async_engine(
         "postgresql+asyncpg://",
@@ -86,6 +86,17 @@ def postgres_pools(address: PostgresAddress, schema: str, seconds: float) -> tup
     reader = writer.execution_options(isolation_level="AUTOCOMMIT")
     turns = asyncio.Semaphore(CONNECTIONS - 1)
     return Pool(writer, turns), Pool(reader, turns)
+
+
+def postgres_for_migrations(address: PostgresAddress, schema: str, seconds: float) -> AsyncEngine:
+    """Return an engine whose commands may take as long as a migration takes. It keeps no connection."""
+
+    async def connect() -> Any:
+        return await address.connect(schema, seconds, command_seconds=None)
+
+    return create_async_engine(
+        "postgresql+asyncpg://", poolclass=NullPool, hide_parameters=True, connect_args={"async_creator_fn": connect}
+    )
 
 
 def _cut_off(connection: Any, _record: object, _error: object) -> None:

@@ -68,8 +68,11 @@ class PostgresAddress:
     files: tuple[tuple[str, str], ...]
     """Parameters that name files, with these files."""
 
-    async def connect(self, schema: str, seconds: float) -> Any:
-        """Connect within `seconds`.
+    async def connect(self, schema: str, seconds: float, command_seconds: float | None) -> Any:
+        """Connect within `seconds`. `command_seconds` is the longest that any later command may take; None: without end.
+
+        That limit also ends what SQLAlchemy and asyncpg send by themselves after a deadline: a rollback, the cancellation of a statement.
+        On a server that is frozen both would otherwise wait for its answer for ever.
 
         Raises:
             PostgresRefusedError: a retry cannot help.
@@ -89,7 +92,10 @@ class PostgresAddress:
             settings["application_name"] = f"llamesh {schema}"
         try:
             return await asyncpg.connect(
-                self.dsn, timeout=min(seconds, self.connect_timeout or seconds), server_settings=settings
+                self.dsn,
+                timeout=min(seconds, self.connect_timeout or seconds),
+                command_timeout=command_seconds,
+                server_settings=settings,
             )
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise PostgresRefusedError(f"{error}: correct user and password in DATABASE_URL") from error

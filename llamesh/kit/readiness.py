@@ -31,7 +31,7 @@ async def database(settings: Settings) -> StoreReport | None:
     address = read_address(url)
     fix = "start it, or correct DATABASE_URL; unset it for SQLite files below LLAMESH_HOME"
     try:
-        connection = await address.connect("public", SECONDS)
+        connection = await address.connect("public", SECONDS, command_seconds=SECONDS)
         try:
             began = time.time()
             told, version = await connection.fetchrow(

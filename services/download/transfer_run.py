@@ -179,7 +179,7 @@ class TransferRuns:
             self.broadcast(verifying)
             metadata = await to_completion(verify(staged, sha256))
             publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
-            recorded = await self._record(publication, metadata, row)
+            recorded = await self._record(staged, publication, metadata, row)
         finally:
             await _clean_up("discard staged bytes", staged.discard())
         if recorded is not None:
@@ -188,10 +188,14 @@ class TransferRuns:
             self._changes.model(model_message(model))
             self.broadcast(transfer)
 
-    async def _record(self, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow) -> Any:
+    async def _record(
+        self, staged: StagedObject, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow
+    ) -> Any:
         fields = gguf_fields(metadata)
         recorded = None
         try:
+            # Before the success can be seen, so that a success leaves nothing behind.
+            await _clean_up("discard staged bytes", staged.discard())
             recorded = await _until_written(lambda: to_completion(self._publications.record(publication, fields, row)))
         finally:
             if recorded is None:

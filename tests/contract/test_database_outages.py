@@ -94,6 +94,25 @@ async def works_again(operation: Operation, database: Database) -> None:
 
 
 @every_operation
+async def test_a_server_that_freezes_between_two_statements_of_the_liveness_check_of_a_connection_is_unavailable(
+    operation: Operation, database: Database, server: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool checks a connection before a caller gets it: begin, an empty statement, rollback."""
+    await operation(database)
+    fetchrow = asyncpg.Connection.fetchrow
+
+    async def frozen(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> Any:
+        server.freeze()
+        return await fetchrow(connection, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetchrow", frozen)
+    assert_unavailable(await refused(operation(database)))
+    monkeypatch.undo()
+    server.thaw()
+    await works_again(operation, database)
+
+
+@every_operation
 async def test_a_stopped_server_is_unavailable_and_used_again_when_it_is_back(
     operation: Operation, database: Database, server: OwnPostgres
 ) -> None:

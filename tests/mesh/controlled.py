@@ -348,3 +348,5 @@ async def controlled_mesh(drain_seconds: float = 5, **variables: str) -> AsyncIt
             yield mesh
         finally:
             await mesh.stop()
+            # pytest shows it if the test fails.
+            sys.stdout.write(mesh.log()[-20_000:])

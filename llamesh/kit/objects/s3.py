@@ -196,6 +196,7 @@ class _Staged:
         self._name = name
         self._size = size
         self._sha256 = sha256
+        self._discarded = False
 
     @property
     def size(self) -> int:
@@ -220,5 +221,7 @@ class _Staged:
 
     async def discard(self) -> None:
         store = self._store
-        with s3_errors("cannot remove a staged object"):
-            await store._run(store._client.remove_object, store._bucket, self._name)
+        if not self._discarded:
+            with s3_errors("cannot remove a staged object"):
+                await store._run(store._client.remove_object, store._bucket, self._name)
+            self._discarded = True

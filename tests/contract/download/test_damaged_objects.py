@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llamesh.kit.config import Settings
+from llamesh.kit.objects.s3 import _Staged as S3Staged
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file, sha256
 from tests.contract.download.faults import Faults, faults, on_s3, s3, until
@@ -53,6 +54,26 @@ async def test_a_bucket_that_was_deleted_is_made_again_and_its_models_say_so(
     assert (await service.path("m1")).read_bytes() == TINY
     assert len(s3.objects) == 1
     assert await problems(service) == {"m1": "", "m2": ""}
+
+
+async def test_a_success_that_is_seen_has_left_nothing_staged(
+    on_s3: Callable[[], Awaitable[Service]],
+    web: ModelServer,
+    s3: FakeS3,
+    faults: Faults,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    discard = S3Staged.discard
+
+    async def slow(staged: S3Staged) -> None:
+        await asyncio.sleep(0.3)
+        await discard(staged)
+
+    monkeypatch.setattr(S3Staged, "discard", slow)
+    web.files["a.gguf"] = TINY
+    service = await on_s3()
+    assert (await service.fetched("m1", web.url("a.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert list(s3.objects.values()) == [TINY]
 
 
 async def test_a_damaged_object_is_read_once_and_repaired_by_downloading_again(
