@@ -91,5 +91,5 @@ def sleep_or(woken: asyncio.Event) -> Callable[[float], Awaitable[None]]:
 
 
 def backoff(failures: int) -> float:
-    """Return the backoff in seconds after so many failures in a row; 0 after none."""
+    """Return the backoff in seconds after this number of consecutive failures; 0 after none."""
     return 0.0 if failures < 1 else float(min(FIRST_BACKOFF * 2 ** min(failures - 1, 16), LONGEST_BACKOFF))

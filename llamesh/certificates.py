@@ -29,7 +29,7 @@ _REMEDY = "`llamesh tls init` makes a pair for this machine"
 
 
 class CertificateError(Exception):
-    """A certificate that cannot be used; `remedy` says what to do."""
+    """A certificate that cannot be used; `remedy` is the instruction for a person."""
 
     def __init__(self, words: str, remedy: str = _REMEDY) -> None:
         super().__init__(words)
@@ -49,7 +49,7 @@ class Certificate:
     key: str
     """The private key, as PEM."""
     leaf: bytes
-    """The server's own certificate, as DER: what a client is shown."""
+    """The server's own certificate, as DER, as clients see it."""
 
     def days_left(self, now: datetime) -> float:
         """Days until it expires; negative afterwards."""
@@ -66,7 +66,7 @@ class Certificate:
 
 
 def names(certificate: Path) -> tuple[str, ...]:
-    """The DNS names and addresses of the certificate in a file, also after its end. Empty if the file holds none."""
+    """Return the DNS names and addresses of the certificate in a file, also if it has expired. Empty if the file has no certificate."""
     from cryptography import x509
 
     try:
@@ -178,7 +178,7 @@ def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
 
 
 def _check_whole(chain: str, certificate: str) -> None:
-    """CertificateError if the file ends, or goes on, within a certificate: Envoy refuses all of it then."""
+    """Raise CertificateError if the file ends, or continues, within a certificate: then Envoy refuses the whole file."""
     if any(line.startswith("-") for line in _BLOCK.sub("", chain).splitlines()):
         raise CertificateError(
             f"LLAMESH_TLS_CERTIFICATE: {certificate} holds a certificate that is cut off",
@@ -187,7 +187,7 @@ def _check_whole(chain: str, certificate: str) -> None:
 
 
 def _usable(private: Any) -> bool:
-    """Whether Envoy takes a key of this kind."""
+    """Return whether Envoy accepts a key of this kind."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     if isinstance(private, rsa.RSAPrivateKey):

@@ -45,7 +45,7 @@ _ANSWER = (
 
 
 class NoListenerError(Exception):
-    """A listening socket cannot be duplicated; the message says why."""
+    """A listening socket cannot be duplicated; the message has the reason."""
 
 
 class NotListeningError(NoListenerError):
@@ -58,7 +58,7 @@ def own(path: str) -> socket.socket:
 
 
 def of_process(pid: int, path: str) -> socket.socket:
-    """Duplicate the socket on which process `pid` listens at `path`. The process must be a child, or one that we may trace.
+    """Duplicate the socket on which process `pid` listens at `path`. The process must be a child, or one that this process may trace.
 
     Raises NotListeningError, or NoListenerError if the kernel does not permit it.
     """
@@ -102,11 +102,11 @@ async def readable(descriptor: int) -> None:
 
 
 def has_vanished(path: Path) -> bool:
-    """Whether a process listens at a Unix socket whose path was removed, so that nobody can connect. False without /proc."""
+    """Whether a process listens at a Unix socket whose path was removed, so that no client can connect. False without /proc."""
     if path.exists():
         return False
     listens = any(where == str(path) and flags & _LISTENING for where, _, _, flags in _rows())
-    # Look again: the socket may have been bound in between.
+    # Check again: the socket may have been bound in between.
     return listens and not path.exists()
 
 

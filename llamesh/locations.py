@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 UNIX_SOCKET_LIMIT = 107
-"""Longest path of a Unix socket on Linux, in bytes (sys/un.h)."""
+"""Maximum length of a Unix socket's path on Linux, in bytes (sys/un.h)."""
 
 LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
 """Length of the longest name below the run directory."""
@@ -48,12 +48,12 @@ def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
 
 
 def handed_over_directory(home: Path) -> Path:
-    """Directory below LLAMESH_HOME/import into which the command links files that the mesh is to fetch."""
+    """Return the directory below LLAMESH_HOME/import into which the command links files for the mesh to fetch."""
     return home / "import" / "handed-over"
 
 
 def variants_directory(home: Path) -> Path:
-    """Directory of what the Quant service publishes, where no S3 server is set."""
+    """Return the directory in which the Quant service publishes if no S3 server is set."""
     return home / "llm-models"
 
 

@@ -30,12 +30,12 @@ RETRY_HEADER = HEADER_PREFIX + "retry"
 METADATA = "llamesh"
 """Namespace of the dynamic metadata that the Lua filters set."""
 USAGE_METADATA = "llamesh.usage"
-"""Namespace of the dynamic metadata in which envoy/lua/answers.lua puts what an answer used."""
+"""Namespace of the dynamic metadata in which envoy/lua/answers.lua stores the usage of an answer."""
 CLAIMS_METADATA = "envoy.filters.http.jwt_authn"
 """Namespace of the dynamic metadata in which Envoy keeps a verified token's payload under the key `claims`."""
 ISSUER = "llamesh"
 AUDIENCE = "llamesh"
-"""What the tokens of the mesh have as `iss` and `aud`."""
+"""The claims `iss` and `aud` of the mesh's tokens."""
 
 GATEWAY = "gateway"
 CONTRACT = "contract"
@@ -53,59 +53,60 @@ INFERENCE_LISTENER = "inference"
 HELD_LISTENER = "held"
 """Envoy's internal listener between the clusters of servers and the waker."""
 ASKED_LOG = "asked"
-"""Access log of the requests that Admission was asked about."""
+"""Access log of the requests about which Envoy asked Admission."""
 
 _SERVER = "s:"
 _MODEL = "m:"
 
 LIFELINE = "LLAMESH_LIFELINE_FD"
-"""Environment variable with the read end of a pipe whose write end only the supervisor holds. Set: a supervisor started this process."""
+"""Environment variable with the read end of a pipe whose write end only the supervisor has. If it is set, a supervisor started this
+process."""
 
 DEFAULT_NAMESPACE = "default"
-"""Namespace of servers that name none."""
+"""Default namespace of servers."""
 
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 _MAX_SERVED_NAME = 128
 
 
 def server_cluster(server_uuid: str) -> str:
-    """Envoy's cluster of one server."""
+    """Return Envoy's cluster of one server."""
     return _SERVER + server_uuid
 
 
 def model_cluster(name: str) -> str:
-    """Envoy's cluster of all servers that serve the model `name`."""
+    """Return Envoy's cluster of all servers that serve the model `name`."""
     return _MODEL + name
 
 
 def stat_name(cluster: str) -> str:
-    """How Envoy's statistics name a cluster: without the dots and colons that Envoy would take apart or replace."""
+    """Return the name of a cluster in Envoy's statistics: without dots and colons, at which Envoy would split the name or replace it."""
     return quote(cluster, safe="/@+-_").replace(".", "%2E")
 
 
 def cluster_of_stat(name: str) -> str:
-    """The cluster that `stat_name` named."""
+    """Return the cluster of a name that `stat_name` made."""
     return unquote(name)
 
 
 def server_of(cluster: str) -> str | None:
-    """The server_uuid of a server's cluster; None for any other cluster."""
+    """Return the server_uuid of a server's cluster; None for any other cluster."""
     return cluster.removeprefix(_SERVER) if cluster.startswith(_SERVER) else None
 
 
 def model_of(cluster: str) -> str | None:
-    """The model name of a model's cluster; None for any other cluster."""
+    """Return the model name of a model's cluster; None for any other cluster."""
     return cluster.removeprefix(_MODEL) if cluster.startswith(_MODEL) else None
 
 
 def served_name(name: str, model_uuid: str) -> str:
-    """The default name that requests put into `model` for a model called `name`: its usable characters, or its id if there are none."""
+    """Return the default name for `model` in requests for a model called `name`: its usable characters, or its id if there are none."""
     usable = _UNUSABLE.sub("-", name).lstrip("._:/@+-")[:_MAX_SERVED_NAME]
     return usable or model_uuid
 
 
 def hidden_socket(socket: Path) -> Path:
-    """The path to which a retiring engine renames its socket.
+    """Return the path to which a retiring engine renames its socket.
 
     It is no longer than the path it replaces, so it is within the limit of a socket's path, and its end is the same, so it tells apart
     the engines of one server, which may retire at the same time.

@@ -25,7 +25,7 @@ def write_private(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Write a file in one step unless there is one: of several processes the first counts. Raises OSError."""
+    """Write a file in one step unless there is one: of several processes the first succeeds. Raises OSError."""
     # Unlike a rename, a link fails if another process has created the file.
     with _written(path, content, durable=True) as unfinished, suppress(FileExistsError):
         path.hardlink_to(unfinished)
@@ -38,8 +38,8 @@ def new_private(path: Path) -> IO[bytes]:
 
 @contextmanager
 def _written(path: Path, content: bytes, *, durable: bool) -> Iterator[Path]:
-    """A file with the content beside `path` under a temporary name, which the caller may rename; removed at the end."""
-    # A name that nobody can guess, made new: a link or a file of another user at a known name would be written to.
+    """Yield a file with the content next to `path` under a temporary name, which the caller may rename; removed at the end."""
+    # The name is random and new: at a known name, a link or a file of another user could be written to.
     unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}{SUFFIX}")
     try:
         with new_private(unfinished) as file:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Not a literal comparison: the type checker would take the other branch for dead.
+# Not a literal comparison: the type checker would treat the other branch as dead code.
 _LINUX = platform.system() == "Linux"
 
 
@@ -43,7 +43,7 @@ class ProcessId:
                 os.kill(self.pid, number)
 
     def wait_gone(self, seconds: float) -> bool:
-        """Wait until the process has ended; return False if it has not within so many seconds."""
+        """Wait until the process has ended; return False if it has not ended within this number of seconds."""
         deadline = time.monotonic() + seconds
         while self.alive:
             if time.monotonic() > deadline:

@@ -43,7 +43,7 @@ DEFAULT_DRAFT_TOKENS = 3
 _ABOUT = Path(__file__).parent / "v1" / "parameters.json"
 _REFUSED = Path(__file__).parent / "v1" / "refused_options.json"
 _PLAIN = re.compile(r"[!#-&(-\[\]-~]+")
-"""Words that need no quotes: printable ASCII without quotes and backslashes."""
+"""Matches words that need no quotes: printable ASCII without quotes and backslashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def with_defaults(message: RuntimeParameters, model_context: int) -> RuntimePara
 
 
 def slot_context(message: RuntimeParameters, model_context: int) -> int:
-    """Return the most tokens of one request, its answer included. `model_context` is as in `with_defaults`.
+    """Return the maximum number of tokens of one request, including its answer. `model_context` is as in `with_defaults`.
 
     llama.cpp gives a slot its share of the context, but no more than the model was trained for.
     """
@@ -207,7 +207,7 @@ def slot_share(message: RuntimeParameters, model_context: int) -> int:
 
 
 def trained_context(message: RuntimeParameters, model_context: int) -> int:
-    """Return the most tokens that llama.cpp gives a slot for a model trained for `model_context`; 0 if unknown.
+    """Return the maximum number of tokens that llama.cpp gives a slot for a model trained for `model_context`; 0 if unknown.
 
     Only YaRN raises it. Without `rope_scaling`, the model's file decides, so the larger number is returned.
     """

@@ -13,10 +13,11 @@ BEING_REMOVED = "Stopping"
 
 
 def is_being_removed(server: Server) -> bool:
-    """Whether a server is being removed, rather than falling asleep. It takes no new requests, and nothing can keep it."""
+    """Return whether a server is being removed, rather than falling asleep. It accepts no new requests, and the removal cannot be
+    undone."""
     return any(condition.type == "Ready" and condition.reason == BEING_REMOVED for condition in server.conditions)
 
 
 def staying(servers: Iterable[Server]) -> list[Server]:
-    """The servers that are not being removed."""
+    """Return the servers that are not being removed."""
     return [server for server in servers if not is_being_removed(server)]

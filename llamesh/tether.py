@@ -16,7 +16,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def kill_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies. Raises OSError. A parent that is dead already is not noticed."""
+    """Let the kernel kill this process when its parent dies. Raises OSError. A parent that has already died is not detected."""
     if _LIBC is not None and _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 

@@ -21,12 +21,12 @@ SUFFIX = ".waits"
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Something that a member waits for."""
+    """The reason for which a member waits."""
 
     words: str
     """For instance "the database at db:5432: it does not answer"."""
     remedy: str
-    """What a person can do about it."""
+    """The remedy for a person."""
 
 
 def say(run_dir: Path, member: str, wait: Wait) -> None:
@@ -43,7 +43,7 @@ def clear(run_dir: Path, member: str) -> None:
 
 
 def waits(run_dir: Path) -> dict[Wait, list[str]]:
-    """Return everything that is waited for, with the members that wait for it."""
+    """Return every reason to wait, with the members that wait."""
     found: dict[Wait, list[str]] = {}
     for member, wait in sorted(_said(run_dir), key=lambda said: said[0]):
         found.setdefault(wait, []).append(member)
@@ -51,7 +51,7 @@ def waits(run_dir: Path) -> dict[Wait, list[str]]:
 
 
 def sentence(wait: Wait, members: Sequence[str]) -> str:
-    """Describe who waits for what: "gateway waits for the database ..."."""
+    """Describe the waits in words: "gateway waits for the database ..."."""
     return f"{', '.join(members)} {'wait' if len(members) > 1 else 'waits'} for {wait.words}"
 
 

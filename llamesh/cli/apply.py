@@ -15,8 +15,6 @@ from llamesh.cli.output import text
 from llamesh.cli.printing import note, put, say
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from llamesh.cli.manifest.document import Document
     from llamesh.cli.manifest.holdings import Holdings
     from llamesh.cli.manifest.plan import Action
@@ -100,33 +98,22 @@ def delete(*, filename: Files, dry_run: Annotated[bool, Flag] = False) -> None:
     """
     from llamesh.cli.manifest import holdings
     from llamesh.cli.manifest.executor import remove
-    from llamesh.cli.manifest.kinds import ID_ANNOTATION, ORDER
-    from llamesh.cli.manifest.plan import find
+    from llamesh.cli.manifest.removal import label, to_remove
 
-    documents = sorted(_read(filename), key=lambda item: ORDER.index(item.kind), reverse=True)
+    documents = _read(filename)
     with connected() as mesh:
-        held = holdings.read(mesh, {item.kind for item in documents})
-        try:
-            found = [(item, _exactly(item, find(item, held))) for item in documents]
-        except holdings.AmbiguousObjectError as error:
-            hint = f"set metadata.annotations.{ID_ANNOTATION} to the one that is meant"
-            raise CommandError("a name means several objects", parts=error.ids, hint=hint, code=Exit.USAGE) from error
-        steps = [(item.label, _remover(remove, mesh, item.kind, there)) for item, there in found if there is not None]
+        found = to_remove(documents, holdings.read(mesh, {item.kind for item in documents}))
+        steps = [
+            (label(item, there), _remover(remove, mesh, item.kind, there)) for item, there in found if there is not None
+        ]
         for item, there in found:
             if there is None:
                 say(text(f"{item.label} is not there"))
         if dry_run:
-            for label, _ in steps:
-                say(text(f"{label} would be removed"))
+            for name, _ in steps:
+                say(text(f"{name} would be removed"))
             return
         _in_order(steps, "removed", {})
-
-
-def _exactly(document: Document, found: Message | None) -> Message | None:
-    """The object that is to be removed. A document with an id means that object only, not a later one of the same name."""
-    from llamesh.cli.manifest.holdings import identity
-
-    return found if found is None or document.id in ("", identity(found)) else None
 
 
 def schema() -> None:

@@ -5,7 +5,7 @@ A document is the whole spec: a field that is absent has its default, it does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.kinds import ORDER
+from llamesh.cli.output import text
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
 from llamesh.v1 import gateway_pb2, manifest_pb2
@@ -65,11 +66,10 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     problems: list[str] = []
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
-    names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
-    limited = _limited(documents, held)
+    compare = comparison(documents, held)
     for document in sorted(documents, key=lambda item: ORDER.index(item.kind)):
         try:
-            action = _action(document, held, names, limited)
+            action = compare(document)
         except AmbiguousObjectError as error:
             problems.append(error.words(document))
             continue
@@ -83,6 +83,18 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
     if problems:
         raise CommandError("the manifest cannot be applied; nothing was changed", parts=problems, code=Exit.USAGE)
     return actions
+
+
+def comparison(documents: Sequence[Document], held: Holdings) -> Callable[[Document], Action]:
+    """A function that compares one of the documents with the mesh. It raises AmbiguousObjectError if the document means several objects."""
+    names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
+    limited = _limited(documents, held)
+    return lambda document: _action(document, held, names, limited)
+
+
+def conflicts(action: Action) -> Iterator[FieldChange]:
+    """Yield the differences that no call can remove: the object that is there is another one than the document declares."""
+    return (change for change in action.changes if change.path.split(".")[1] in FIXED.get(action.document.kind, ()))
 
 
 def name_of(action: Action) -> str:
@@ -240,17 +252,17 @@ def _refusals(action: Action) -> Iterator[str]:
     reference = action.desired.password_from if document.kind == "User" else None
     if reference is not None and action.verb == "create" and bool(reference.env) == bool(reference.file):
         yield f"{document.place('spec.password_from')}: is needed to make the user: either env: NAME or file: PATH"
-    for change in action.changes:
-        if change.path.split(".")[1] in FIXED.get(document.kind, ()):
-            words = f"{change.path} cannot be changed ({change.before} -> {change.after})"
-            yield f"{document.place(change.path)}: {words}; {_replacement(action)}"
+    for change in conflicts(action):
+        words = f"cannot be changed ({change.before} -> {change.after})"
+        yield f"{document.place(change.path)}: {words}; {_replacement(action)}"
 
 
 def _replacement(action: Action) -> str:
-    known = identity(action.present)
-    remedies = {
-        "Model": "take another metadata.name, or `llamesh rm` it first",
-        "ModelServe": f"take another model_name, or `llamesh stop {known}` first",
-        "Key": f"take another metadata.name, or `llamesh keys revoke {known}` first",
-    }
-    return remedies[action.document.kind]
+    document, known = action.document, identity(action.present)
+    if document.kind == "ModelServe":
+        written = bool({"spec.model_name", "spec.parameters.alias"} & document.lines.keys())
+        why = "" if written else ", which is the default without spec.model_name (metadata.name is not used for it)"
+        served = f"server {known} is served as {text(action.present.model_name)}{why}"
+        return f"{served}; write another spec.model_name, or `llamesh stop {known}` first"
+    removal = {"Model": f"llamesh rm {known}", "Key": f"llamesh keys revoke {known}"}[document.kind]
+    return f"take another metadata.name, or `{removal}` first"
