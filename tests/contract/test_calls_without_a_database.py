@@ -184,12 +184,7 @@ async def mesh(
     for member, (_, main) in MEMBERS.items():
         await start_main(settings, member, main)
     channels = {member: connect(settings, member) for member in MEMBERS}
-    declared = await controller_pb2_grpc.ControllerServiceStub(channels["controller"]).DeclareServer(
-        controller_pb2.DeclareServerRequest(
-            spec=server_pb2.ServerSpec(model_uuid="m1", model_name="m", replicas=1), owner="admin"
-        ),
-        wait_for_ready=True,
-    )
+    declared = await declare(controller_pb2_grpc.ControllerServiceStub(channels["controller"]))
     monkeypatch.setitem(SAMPLES, "server_uuid", declared.server_uuid)
     mesh = Mesh(settings, server, channels, as_caller("admin", "admin", "manage"))
     watch = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].methods_by_name["Watch"]
@@ -199,6 +194,20 @@ async def mesh(
             await asyncio.sleep(0.05)
     yield mesh
     server.thaw()
+
+
+async def declare(controller: Any) -> server_pb2.Server:
+    """Declare a server. On a busy machine the database may need longer than the deadline of these tests."""
+    spec = server_pb2.ServerSpec(model_uuid="m1", model_name="m", replicas=1)
+    async with asyncio.timeout(LONGEST):
+        while True:
+            try:
+                return await controller.DeclareServer(
+                    controller_pb2.DeclareServerRequest(spec=spec, owner="admin"), wait_for_ready=True
+                )
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                await asyncio.sleep(0.1)
 
 
 async def every_call(mesh: Mesh) -> dict[str, tuple[str, Any, float]]:
