@@ -67,7 +67,11 @@ def _field(field: FieldDescriptor) -> dict[str, Any]:
         words = enum_words(field)
         made: dict[str, Any] = {"enum": [*words, *(word.lower() for word in words), *words.values()]}
     elif field.message_type is not None and field.message_type.full_name == DURATION:
-        made = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?s$"}
+        number = r"[0-9]+(\.[0-9]{1,9})?"
+        made = {
+            "type": ["string", "integer"],
+            "pattern": f"^(?=.)({number}d)?({number}h)?({number}m)?({number}s?)?$",
+        }
     elif field.message_type is not None:
         made = message(field.message_type)
     elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:

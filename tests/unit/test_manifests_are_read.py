@@ -33,10 +33,12 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     "spec",
     [
         "{model_uuid: smol, idle_sleep: 600s, parameters: {ctx_size: 2048, flash_attn: SWITCH_ON, cache_type_k: Q8_0}}",
+        "{modelUuid: smol, idleSleep: 10m, parameters: {ctxSize: 2048, flashAttn: on, cacheTypeK: q8_0}}",
+        "{modelUuid: smol, idleSleep: 600, parameters: {ctxSize: 2048, flashAttn: on, cacheTypeK: q8_0}}",
         "{modelUuid: smol, idleSleep: 600s, parameters: {ctxSize: 2048, flashAttn: on, cacheTypeK: q8_0}}",
     ],
 )
-def test_both_spellings_of_protobuf_s_json_are_taken(tmp_path: Path, spec: str) -> None:
+def test_every_spelling_of_names_enums_and_durations_is_taken(tmp_path: Path, spec: str) -> None:
     (document,) = read(tmp_path, f"{HEAD}spec: {spec}\n")
     wanted = server_pb2.ServerSpec(model_uuid="smol")
     wanted.idle_sleep.FromSeconds(600)
@@ -53,7 +55,7 @@ def test_both_spellings_of_protobuf_s_json_are_taken(tmp_path: Path, spec: str) 
         ("  parameters:\n    ctx_sise: 1\n", 7, "spec.parameters.ctx_sise: unknown field; did you mean ctx_size?"),
         ("  replicas: many\n", 6, "spec.replicas: must be a whole number that is not negative"),
         ("  replicas: 1001\n", 6, "spec.replicas: must be between 0 and 1000, not 1001"),
-        ("  idle_sleep: soon\n", 6, 'spec.idle_sleep: must be a length of time in seconds, for instance "600s"'),
+        ("  idle_sleep: soon\n", 6, 'spec.idle_sleep: must be a length of time, for instance "600s" or "10m"'),
         ("  metered: perhaps\n", 6, "spec.metered: must be true or false"),
         ("  parameters: {pooling: x}\n", 6, "spec.parameters.pooling: must be one of NONE"),
         ("  modelName: 7\n", 6, "spec.model_name: must be a text in quotes"),

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from buf.validate import validate_pb2
+from llamesh.cli.durations import seconds
 
 DURATION = "google.protobuf.Duration"
 _Node = Any
@@ -97,8 +98,8 @@ def _spelled(field: FieldDescriptor, value: Any) -> Any:
         if word in field.enum_type.values_by_name:
             return word
         return names[word.upper()]
-    if field.message_type is not None and field.message_type.full_name == DURATION and isinstance(value, int):
-        return f"{value}s"
+    if field.message_type is not None and field.message_type.full_name == DURATION and isinstance(value, int | str):
+        return f"{seconds(str(value)):.9f}s"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str | list):
         raise TypeError
     return value
@@ -131,7 +132,7 @@ def _wanted(field: FieldDescriptor) -> str:
     if field.enum_type is not None:
         return "one of " + ", ".join(enum_words(field))
     if field.message_type is not None:
-        return 'a length of time in seconds, for instance "600s"'
+        return 'a length of time, for instance "600s" or "10m"'
     kinds = {
         FieldDescriptor.CPPTYPE_BOOL: "true or false",
         FieldDescriptor.CPPTYPE_STRING: "a text in quotes",
