@@ -77,7 +77,9 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
     from llamesh.client import errors
 
     with connected() as mesh:
-        pull = mesh.models.pull("", uuid=_meant(mesh, model))
+        uuid = _meant(mesh, model)
+        mesh.models.pulling(uuid)  # ModelNotFound if there is no such download: a pull of an unknown id would start one
+        pull = mesh.models.pull("", uuid=uuid)
         if wait:
             try:
                 followed(pull)

@@ -175,7 +175,9 @@ def test_a_download_is_cancelled_tried_again_and_removed(user: dict[str, str], s
     assert json.loads(llamesh(user, "downloads", "rm", model, "-o", "json").stdout)["model_uuid"] == model
     assert shown(user, model) == {}
     verified(user, source, model)
-    assert llamesh(user, "downloads", "rm", model).returncode == Exit.NOT_FOUND
+    for verb in ("rm", "retry", "cancel"):
+        missing = llamesh(user, "downloads", verb, model)
+        assert (missing.returncode, "there is no download" in missing.stderr) == (Exit.NOT_FOUND, True), missing.stderr
 
 
 def test_a_record_is_removed_by_rest(mesh: RunningMesh) -> None:
