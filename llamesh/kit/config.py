@@ -18,7 +18,7 @@ from llamesh.addresses import LOCALHOST
 from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.exposure import is_loopback
-from llamesh.kit.origins import read_host, read_origin
+from llamesh.kit.origins import read_host, read_host_and_port, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
 from llamesh.locations import expanded, run_directory
@@ -223,6 +223,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Split lists at commas, as in the reference deployment."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("http_source_hosts")
+    @classmethod
+    def _http_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(read_host_and_port, value))
 
     @field_validator("allowed_origins")
     @classmethod

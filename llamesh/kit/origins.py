@@ -37,6 +37,13 @@ def read_origin(text: str) -> str:
     return origin.removesuffix(f":{port}") if port and not host.endswith("]") else origin
 
 
+def read_host_and_port(text: str) -> str:
+    """Read an entry of LLAMESH_HTTP_SOURCE_HOSTS; ValueError if it has no port, because it would match no address."""
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", text):
+        raise ValueError(f"{text} is not HOST:PORT: write for instance localhost:8000")
+    return text.lower()
+
+
 def is_pattern(origin: str) -> bool:
     """Whether an origin is a pattern for all hosts below a domain."""
     return "*" in origin

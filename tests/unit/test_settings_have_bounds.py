@@ -37,6 +37,8 @@ from llamesh.kit.config_loading import problems
         ("JWT_SECRET", "short"),
         ("HF_ENDPOINT", "hf-mirror.example"),
         ("HF_ENDPOINT", "https://user:hidden@hf-mirror.example"),
+        ("LLAMESH_HTTP_SOURCE_HOSTS", "localhost"),
+        ("LLAMESH_HTTP_SOURCE_HOSTS", "a:80,http://localhost:80"),
         ("QUANT_SERVICE_URL", "quant:8300"),
         ("QUANT_SERVICE_URL", "http://quant:8300/?token=hidden"),
         ("LLAMESH_S3_SOURCES", '{"a": {"secret_key": "hidden"}}'),

@@ -95,7 +95,7 @@ class HttpClient:
         if url.user is not None or url.password is not None:
             raise SourceRefusedError("a URL with a user name or password would be recorded", rule="credentials")
         if url.scheme != "https" and not (url.scheme == "http" and f"{host}:{port}" in self._http_hosts):
-            raise SourceRefusedError(f"the scheme {url.scheme} is not supported, only https", rule="scheme")
+            raise SourceRefusedError(_no_https(url.scheme, host, port), rule="scheme")
         return url
 
     @asynccontextmanager
@@ -158,6 +158,14 @@ class HttpClient:
         except ValueError as error:
             raise SourceError(f"{shown(url)} redirects to an invalid URL", status=response.status) from error
         return self.parsed(target)
+
+
+def _no_https(scheme: str, host: str, port: int) -> str:
+    if scheme != "http":
+        return f"the scheme {scheme} is not supported, only https"
+    return (
+        f"http is allowed only for the hosts in LLAMESH_HTTP_SOURCE_HOSTS, and {host}:{port} is none of them: use https"
+    )
 
 
 def service_client(

@@ -101,7 +101,7 @@ async def test_a_foreign_service_has_a_token_of_its_own(
             "CONTENT_MISMATCH",
             "expected was 000",
         ),
-        ((302, "http://127.0.0.1:1/models/x"), "SOURCE_REFUSED", "only https"),
+        ((302, "http://127.0.0.1:1/models/x"), "SOURCE_REFUSED", "use https"),
         ((302, "https://169.254.169.254/"), "SOURCE_REFUSED", "LLAMESH_SOURCE_HOSTS"),
     ],
 )
