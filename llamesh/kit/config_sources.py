@@ -70,6 +70,10 @@ def wrong_lines(file: Path, known: Collection[str]) -> list[str]:
     return wrong
 
 
+_OF_DATABASE_URL = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "POSTGRES_HOST", "POSTGRES_PORT")
+"""Variables of the reference deployment's Secret that one setting replaces."""
+
+
 def _problem(
     key: str | None, value: str | None, malformed: bool, seen: Mapping[str, int], known: Collection[str]
 ) -> str:
@@ -80,6 +84,8 @@ def _problem(
     name = key.upper()
     if name in ENVIRONMENT_ONLY:
         return f"{name} is read from the environment only: set it there"
+    if name in _OF_DATABASE_URL:
+        return f"{name} is not a setting: DATABASE_URL contains it (postgresql://USER:PASSWORD@HOST:5432/NAME)"
     if name not in known:
         return f"{key} is not a setting{_nearest(key, known)}"
     if name in seen:

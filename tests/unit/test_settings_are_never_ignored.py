@@ -47,6 +47,7 @@ def test_what_can_be_meant_is_read(file: Path) -> None:
     [
         ("\n\nMAX_REPLICA=7", 3, "MAX_REPLICA is not a setting: did you mean MAX_REPLICAS?"),
         ("LLAMESH_GATWAY_PORT=1", 1, "did you mean LLAMESH_GATEWAY_PORT?"),
+        ("POSTGRES_USER=admin", 1, "POSTGRES_USER is not a setting: DATABASE_URL contains it"),
         ("PATH=/x", 1, "PATH is not a setting: docs/reference/settings.md lists all"),
         ("MAX_REPLICAS=7\nMAX_REPLICAS 8\n", 2, "it is not NAME=value"),
         ("# c\nMAX_REPLICAS\n", 2, "it is not NAME=value"),
