@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 from llamesh.hub_addresses import HUB_HOSTS, read_hub_address, read_hub_page
 
-FORMS = (
-    "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL, or the path of a file: ./FILE.gguf"
-)
+ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL"
 """The forms of an address, for messages."""
+FORMS = f"{ADDRESSES}, or the path of a file: ./FILE.gguf"
+"""What the command takes, for messages. A service reads no path: it has another working directory."""
 
 _SHORT = ("hf", "quant")
 """Schemes without //."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from llamesh.hub_addresses import HUB_HOSTS
-from llamesh.model_addresses import FORMS, canonical, likely
+from llamesh.model_addresses import ADDRESSES, canonical, likely
 from services.download.sources.addresses import AddressRules
 from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
@@ -73,6 +73,6 @@ class Sources:
         kind = self._by_scheme.get(scheme)
         if kind is None:
             meant = likely(address)
-            hint = f"did you mean {meant}?" if meant else f"give {FORMS}"
+            hint = f"did you mean {meant}?" if meant else f"give {ADDRESSES}, or file:///PATH/FILE.gguf"
             raise SourceRefusedError(f"not the address of a model: {hint}", rule="scheme")
         return kind
