@@ -126,6 +126,7 @@ class Users:
             raise StartRefused(
                 f"other machines can connect ({reached_by_others(settings)}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
                 f" start without this setting, change the password with `llamesh users password {FIRST_ADMIN}`, and start again"
+                " (LLAMESH_ADMIN_PASSWORD counts only before there are users)"
             )
 
     async def create(self, username: str, password: str, role: Role, contract_id: str) -> User:
