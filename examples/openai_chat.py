@@ -6,6 +6,8 @@ import sys
 
 from openai import OpenAI
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/openai_chat.py MODEL")
 # The mesh that commands use: of this machine, of the login, or LLAMESH_URL.
 mesh = json.loads(subprocess.check_output(["llamesh", "env", "--output", "json"]))
 client = OpenAI(base_url=mesh["OPENAI_BASE_URL"], api_key=mesh["OPENAI_API_KEY"])

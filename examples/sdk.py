@@ -1,9 +1,11 @@
-"""Fetch a model, serve it, ask it, stop it. `llamesh login` once, then `python examples/sdk.py FILE_OR_ADDRESS`."""
+"""Fetch a model, serve it, ask it, stop it. `llamesh login` once, then `python examples/sdk.py ADDRESS`."""
 
 import sys
 
 from llamesh import Client, errors
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/sdk.py ADDRESS (or the path of a file below LLAMESH_HOME/import)")
 with Client() as mesh:  # LLAMESH_URL and LLAMESH_TOKEN, else the mesh that `llamesh login` knows
     model = mesh.models.pull(sys.argv[1], uuid="example", name="example").wait(
         on_progress=lambda now: print(f"{now.bytes_done} of {now.bytes_total} bytes")
