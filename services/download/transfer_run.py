@@ -119,8 +119,14 @@ class TransferRuns:
         if row is not None:
             self._changes.download(download_message(row))
 
-    def broadcast_end(self, model_uuid: str, row: TransferRow | None) -> None:
+    async def broadcast_end(self, model_uuid: str) -> None:
         """Broadcast the state of a stopped transfer, or that its record was removed in the meantime."""
+        while True:
+            with self._changes.watch() as meanwhile:
+                row = await self._transfers.find(model_uuid)
+            # Read again if something newer was broadcast during the read, such as the removal of the record.
+            if model_uuid not in meanwhile.unread_models():
+                break
         self.broadcast(row)
         if row is None:
             self._changes.removed_download(model_uuid)

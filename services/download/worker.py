@@ -124,11 +124,10 @@ class Worker:
     async def _broadcast_end(self, model_uuid: str) -> None:
         """Broadcast the state of a stopped transfer: its last progress may have been broadcast after its row changed."""
         try:
-            stopped = await self._transfers.find(model_uuid)
+            await self._runs.broadcast_end(model_uuid)
         except BaseException:
             self._stopped.add(model_uuid)
             raise
-        self._runs.broadcast_end(model_uuid, stopped)
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""

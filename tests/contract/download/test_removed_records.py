@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from llamesh.v1 import download_pb2 as pb
+from services.download.tables import TransferRow, TransferState
+from services.download.transfers import Transfers
 from tests.contract.download.conftest import TINY, Service, import_file
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.rich_status import refused
@@ -127,6 +131,40 @@ async def test_a_record_that_is_removed_while_its_transfer_stops_does_not_come_b
             if change.model.model_uuid == "m2":
                 break
     assert last == "removed_download_uuid"
+
+
+async def test_a_record_that_is_removed_while_the_end_of_its_transfer_is_read_does_not_come_back(
+    service: Service, web: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, reading, removal = Transfers.find, asyncio.Event(), asyncio.Event()
+
+    async def slow(transfers: Transfers, model_uuid: str) -> TransferRow | None:
+        row = await find(transfers, model_uuid)
+        if row is not None and row.state == TransferState.CANCELLED and not reading.is_set():
+            reading.set()
+            await removal.wait()
+        return row
+
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    async with told(service) as changes:
+        await service.start("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        monkeypatch.setattr(Transfers, "find", slow)
+        await service.cancel("m1")
+        async with asyncio.timeout(30):
+            await reading.wait()
+        await removed(service, "m1")
+        removal.set()
+        await service.fetched("m2", import_file(service, "b.gguf", TINY))
+        said = []
+        async for change in changes():
+            if "m1" in (change.download.model_uuid, change.removed_download_uuid):
+                said.append(change.WhichOneof("change"))
+            if change.model.model_uuid == "m2":
+                break
+    assert said[-1] == "removed_download_uuid"
+    assert "download" not in said[said.index("removed_download_uuid") :]
 
 
 async def test_a_model_asked_for_after_the_removal_is_another_transfer(service: Service, web: ModelServer) -> None:
