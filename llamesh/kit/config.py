@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
     )
 
+    download_part_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = _named(
+        "LLAMESH_DOWNLOAD_PART_BYTES",
+        16 * 1024 * 1024,
+        "Size of the parts in which a model is fetched, in bytes. A source without ranges is read as one stream.",
+    )
+    download_parallel_parts: Annotated[int, Field(ge=1, le=32)] = _named(
+        "LLAMESH_DOWNLOAD_PARALLEL_PARTS",
+        4,
+        "Parts of one model that are fetched at the same time. At most this many are fetched again after a crash.",
+    )
     hf_endpoint: HubEndpoint = _named(
         "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."
     )

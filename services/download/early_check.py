@@ -1,4 +1,4 @@
-"""Checks the header of a GGUF file while its bytes arrive, so that a file that is refused costs megabytes instead of all its bytes.
+"""Checks the header of a GGUF file before the rest of its bytes is read, so that a file that is refused costs megabytes.
 
 Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. Memory: the bytes up to
 the end of the header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
@@ -30,6 +30,21 @@ async def checked_chunks(
         if early is not None and await early.done_with(chunk):
             early = None
         yield chunk
+
+
+async def check_header(
+    read: Callable[[int, int], AsyncIterator[bytes]], size: int, check: Callable[[GgufMetadata], None]
+) -> None:
+    """Read and check the header of a file of `size` bytes. `read` returns a range. Raises GgufError and the errors of `check`."""
+    early = _EarlyCheck(size, check)
+    offset, length = 0, _FIRST_TRY
+    while offset < min(size, MAX_HEADER_BYTES):
+        async for chunk in read(offset, min(length, size - offset)):
+            if await early.done_with(chunk):
+                return
+        offset += length
+        # As many bytes again as there are: the check is repeated after twice as many.
+        length = offset
 
 
 class _EarlyCheck:

@@ -19,6 +19,11 @@ class Progress:
         self._clock = clock
         self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
 
+    def begin_at(self, done: int) -> None:
+        """Note that bytes of an earlier run are there. They do not count in the rate."""
+        self.done = done
+        self._marks = deque([(self._clock(), done)])
+
     def add(self, length: int) -> None:
         """Count received bytes."""
         self.done += length

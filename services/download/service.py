@@ -28,6 +28,7 @@ from services.download.changes import Changes
 from services.download.handed_over import SWEEP_SECONDS, remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
+from services.download.partial_objects import PartialObjects
 from services.download.peers import PeerChanges
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
@@ -46,6 +47,7 @@ from services.download.sources import (
     Source,
     Sources,
 )
+from services.download.staging import Staging
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -57,7 +59,7 @@ from services.download.worker import Worker
 async def run(member: Member) -> None:
     """Serve llamesh.v1.DownloadService and CatalogueService until the member is asked to stop.
 
-    Transfers that the stop interrupts are started again by the next process.
+    The next process continues the transfers that the stop interrupts.
     """
     settings = member.settings
     async with AsyncExitStack() as stack:
@@ -94,8 +96,11 @@ async def run(member: Member) -> None:
         sources = sources_of(settings, siblings["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
-        runs = TransferRuns(transfers, publications, store, health, sources, changes, waits)
-        worker = Worker(transfers, runs, objects, health, waits)
+        partial_objects = PartialObjects(database, store.parts) if store.parts is not None else None
+        part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
+        staging = Staging(store, partial_objects, part_size, parallel, monotonic)
+        runs = TransferRuns(transfers, publications, staging, health, sources, changes, waits)
+        worker = Worker(transfers, runs, objects, health, waits, partial_objects)
 
         def show_store() -> None:
             member.show_part("store", health.usable)

@@ -1,7 +1,8 @@
 """The tables of the download service.
 
 Invariant: no other service reads or writes them. A model's row exists only while its object is published. An object without a model's row
-has a row in `unowned_object` until it gets a model or is removed. `Owner.id` identifies the processes that share the tables: a row that a
+has a row in `unowned_object` until it gets a model or is removed. An object that is written in parts has a row in `partial_object` from
+before its creation until after its removal. `Owner.id` identifies the processes that share the tables: a row that a
 process works on has its id and the time at which this claim expires.
 """
 
@@ -99,3 +100,30 @@ class UnownedObjectRow(Base):
     """When the hold expires, by the clock of the database; None if the object is not held."""
     removing: Mapped[bool] = mapped_column(default=False)
     """Whether the object is being removed; it cannot get a model any more."""
+
+
+class PartialObjectRow(Base):
+    """An object of the store that an attempt of a transfer writes in parts."""
+
+    __tablename__ = "partial_object"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_uuid: Mapped[str] = mapped_column(String(128), index=True)
+    attempt: Mapped[int]
+    upload: Mapped[str] = mapped_column(String(2048), default="")
+    """The store's id of the object; empty if it has none."""
+    size: Mapped[int]
+    part_size: Mapped[int]
+    etag: Mapped[str] = mapped_column(String(1024))
+    """The ETag of the source's object. A resumed transfer must find the same."""
+    revision: Mapped[str] = mapped_column(String(64))
+
+
+class ObjectPartRow(Base):
+    """A part that the store has durably."""
+
+    __tablename__ = "object_part"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """Parts are numbered from 1."""
+    tag: Mapped[str] = mapped_column(String(256))
+    """The store's tag of the part; empty if it has none."""

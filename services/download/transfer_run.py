@@ -1,7 +1,7 @@
 """One run of a transfer, from its source to a model: fetch, verify, publish, record.
 
-The worker starts a run as a task for a row of the transfer table. The run claims the row, streams the source into the store's staging
-area, checks hash and GGUF header, publishes the object and records model and success together. A run without success leaves its row in one
+The worker starts a run as a task for a row of the transfer table. The run claims the row, stages the bytes of the source (`staging`),
+checks hash and GGUF header, publishes the object and records model and success together. A run without success leaves its row in one
 of two states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
 
 Invariant: a short outage of the database or the store does not fail a transfer. Writes to an unavailable database are retried without
@@ -20,7 +20,6 @@ from llamesh.kit.gguf import GgufMetadata
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import (
     ObjectNotFoundError,
-    ObjectStore,
     StagedObject,
     StoreDeniedError,
     StoreError,
@@ -29,19 +28,18 @@ from llamesh.kit.objects import (
 from llamesh.kit.outages import until_written
 from llamesh.names import served_name
 from services.download.changes import Changes
-from services.download.continuation import continued
-from services.download.early_check import checked_chunks
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import Source, SourceError, SourceObject
+from services.download.staging import Staging
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import check_digest, check_usable, transfer_error, verify
+from services.download.verification import check_digest, transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """Seconds for which a transfer waits for an object store that fails; time in which the store works does not count."""
@@ -56,7 +54,7 @@ class TransferRuns:
         self,
         transfers: Transfers,
         publications: Publications,
-        store: ObjectStore,
+        staging: Staging,
         health: StoreHealth,
         source: Source,
         changes: Changes,
@@ -64,7 +62,7 @@ class TransferRuns:
     ) -> None:
         self._transfers = transfers
         self._publications = publications
-        self._store = store
+        self._staging = staging
         self._health = health
         self._source = source
         self._changes = changes
@@ -223,9 +221,12 @@ class TransferRuns:
                     progress.add(length)
                     retries.add(length)
 
+                def present(length: int) -> None:
+                    progress.begin_at(length)
+                    retries.add(length)
+
                 retries.begin()
-                chunks = checked_chunks(continued(found, self._waits.clock), found.size, count, check_usable)
-                staged = await self._store.stage(chunks, expected_size=found.size)
+                staged = await self._staging.stage(row, found, count, present)
                 retries.staged()
         except BaseException:
             # The source's close can fail or be cancelled when all bytes are staged.

@@ -20,6 +20,7 @@ from llamesh.background import BackgroundTask, sleep_or
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
+from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_waits import RetryWaits
 from services.download.store_health import StoreHealth
@@ -42,13 +43,20 @@ class Worker:
     """Runs the transfers of this process."""
 
     def __init__(
-        self, transfers: Transfers, runs: TransferRuns, objects: UnownedObjects, health: StoreHealth, waits: RetryWaits
+        self,
+        transfers: Transfers,
+        runs: TransferRuns,
+        objects: UnownedObjects,
+        health: StoreHealth,
+        waits: RetryWaits,
+        partial_objects: PartialObjects | None,
     ) -> None:
         self._transfers = transfers
         self._runs = runs
         self._objects = objects
         self._health = health
         self._waits = waits
+        self._partial = partial_objects
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
@@ -111,8 +119,10 @@ class Worker:
         self._held.clear()
         if not self._prepared:
             await self._objects.drop_holds()
-            await self._objects.sweep()
+            await self._sweep_objects()
             self._prepared = True
+        if self._partial is not None:
+            await self._partial.remove_ended(self._tasks)
         for row in rows:
             if row.model_uuid in self._tasks or not self._may_begin(row):
                 continue
@@ -168,7 +178,12 @@ class Worker:
     async def _sweep(self) -> None:
         await self._forget_waits()
         if self._health.usable:
-            await self._objects.sweep()
+            await self._sweep_objects()
+
+    async def _sweep_objects(self) -> None:
+        await self._objects.sweep()
+        if self._partial is not None:
+            await self._partial.sweep()
 
     async def _forget_waits(self) -> None:
         """Drop the waits of attempts that this worker did not end: attempts that were cancelled, deleted or ended by another process."""

@@ -7,6 +7,7 @@ under their key atomically. Keys are content addresses made by `object_key`, nev
 from pathlib import Path
 
 from llamesh.kit.objects.directory import DirectoryStore
+from llamesh.kit.objects.parts import PartedObject, PartedObjects, PartLayout
 from llamesh.kit.objects.store import (
     ObjectDamagedError,
     ObjectInfo,
@@ -27,6 +28,9 @@ __all__ = [
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectStore",
+    "PartLayout",
+    "PartedObject",
+    "PartedObjects",
     "StagedObject",
     "StoreDeniedError",
     "StoreError",

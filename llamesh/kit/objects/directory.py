@@ -1,6 +1,7 @@
 """An object store in a directory, for one machine: engines open the published file itself.
 
-Layout: `<root>/<kind>/<sha256>.<suffix>` for published objects, `<root>/staging/` for those that are being written (`staging.py`).
+Layout: `<root>/<kind>/<sha256>.<suffix>` for published objects, `<root>/staging/` for those that are being written (`staging.py`,
+`parted_file.py`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from llamesh.disk_space import free_bytes
+from llamesh.kit.objects.directory_parts import DirectoryParts
 from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep, sync_directory
 from llamesh.kit.objects.store import (
     ObjectDamagedError,
@@ -37,6 +39,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._staging = self._root / _STAGING
+        self.parts = DirectoryParts(self._staging, self._check_room, self._published)
         self._verified: dict[str, tuple[int, int, int]] = {}
         """Inode, size and time of files that were touched after their publication and whose digest was found right."""
 
@@ -67,6 +70,10 @@ class DirectoryStore:
             await asyncio.to_thread(file.discard)
             raise
         return _Staged(file, self)
+
+    def _published(self, key: str) -> tuple[Path, Callable[[], ObjectInfo]]:
+        path = self._path(key)
+        return path, lambda: _info(key, path)
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)

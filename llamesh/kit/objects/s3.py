@@ -55,6 +55,7 @@ class S3Store:
         cache_directory: Path,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        self.parts = None
         self._bucket = bucket
         self._clock = clock
         self._cache = LocalCopies(cache_directory, self.read)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from llamesh.kit.objects.parts import SUFFIX
 from llamesh.kit.objects.store import (
     ObjectNotFoundError,
     StoreDeniedError,
@@ -109,10 +110,12 @@ async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def sweep(staging: Path) -> int:
-    """Create the directory and remove the files whose writers are dead; return how many."""
+    """Create the directory and remove the files whose writers are dead; return how many. Files in parts survive their writers."""
     staging.mkdir(parents=True, exist_ok=True, mode=0o750)
     removed = 0
     for path in staging.iterdir():
+        if path.suffix == SUFFIX:
+            continue
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:

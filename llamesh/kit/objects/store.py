@@ -9,7 +9,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from llamesh.kit.objects.parts import PartedObjects
 
 _KEY = re.compile(r"[a-z]{1,16}/[0-9a-f]{64}(?:-[0-9a-f]{16})?(?:\.[a-z0-9]{1,8})?", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -66,11 +69,15 @@ class StagedObject(Protocol):
         """Make the bytes visible under `key`, atomically and durably. Replaces an equal object with this key."""
 
     async def discard(self) -> None:
-        """Remove the bytes. Idempotent, and harmless after `publish`."""
+        """Remove the bytes. Idempotent, and harmless after `publish`. The bytes of an object in parts stay (see `parts`)."""
 
 
 class ObjectStore(Protocol):
     """A flat collection of immutable objects."""
+
+    @property
+    def parts(self) -> "PartedObjects | None":
+        """The objects that are written in parts; None if the store cannot write so."""
 
     async def prepare(self) -> None:
         """Create directories or the bucket, and remove staged bytes of dead writers."""

@@ -73,6 +73,7 @@ class HttpObjects:
                 read=partial(self._range, locate, etag, size or 0) if ranged else None,
                 sha256=sha256 or self._digest(response),
                 revision=revision,
+                end_stream=response.close,
             )
 
     def _digest(self, response: aiohttp.ClientResponse) -> str:

@@ -7,15 +7,12 @@ and a real MinIO in tests/cluster/test_downloads_are_shared_on_minio.py.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -25,72 +22,17 @@ from sqlalchemy import select, text
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.v1 import download_pb2 as pb
-from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from services.download.tables import ModelRow, UnownedObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartStandings
+from tests.contract.download.replica import SECONDS, Replica
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
-ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
-SECONDS = 60.0
 SEED = 11
 ROUNDS = 30
 ASKED = 6
 """Calls of a client in a round."""
-
-
-class Replica:
-    """One process of the download service in a home of its own."""
-
-    def __init__(
-        self,
-        home: Path,
-        environment: dict[str, str],
-        connect: Connect,
-        caller: Any,
-        start_standings: StartStandings,
-    ) -> None:
-        self._start_standings = start_standings
-        self.settings = Settings(home=home)
-        self._environment = {**os.environ, **environment, "LLAMESH_HOME": str(home), "LLAMESH_DRAIN_SECONDS": "1"}
-        self._connect = connect
-        self._caller = caller
-        self.process: asyncio.subprocess.Process | None = None
-        self.log = home.with_suffix(".log")
-
-    async def start(self) -> None:
-        await self._start_standings(self.settings)
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.download", env=self._environment, stdout=log, stderr=log
-            )
-
-    async def end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), SECONDS)
-
-    async def download(self, model_uuid: str, source: str = "") -> pb.Download:
-        request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source)
-        stub = DownloadServiceStub(self._connect(self.settings, "download"))
-        return await stub.StartDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
-
-    async def state(self, model_uuid: str) -> pb.Download:
-        stub = DownloadServiceStub(self._connect(self.settings, "download"))
-        request = pb.GetDownloadRequest(model_uuid=model_uuid)
-        return await stub.GetDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
-
-    async def ended(self, model_uuid: str) -> pb.Download:
-        async with asyncio.timeout(SECONDS):
-            while (found := await self.state(model_uuid)).state not in ENDED:
-                await asyncio.sleep(0.05)
-        return found
-
-    async def delete(self, model_uuid: str) -> None:
-        stub = CatalogueServiceStub(self._connect(self.settings, "download"))
-        request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)
-        await stub.DeleteCatalogueModel(request, wait_for_ready=True, timeout=SECONDS)
 
 
 @pytest.fixture

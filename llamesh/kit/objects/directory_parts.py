@@ -1,0 +1,147 @@
+"""Objects of a directory that are written in parts: a file of the final size in the staging area (`parted_file`).
+
+A part counts as written when the caller has recorded it, because a file cannot tell which of its bytes were written. Its bytes are durable
+before `write` returns. The hash is computed in order, from the file, as soon as all parts before a part are there: the bytes are read from
+the page cache, and an object that is opened again is hashed from its beginning in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from llamesh.kit.completion import to_completion
+from llamesh.kit.objects.parted_file import PartedFile, create_file
+from llamesh.kit.objects.parts import SUFFIX, PartLayout
+from llamesh.kit.objects.staging import blocks, store_errors
+from llamesh.kit.objects.store import ObjectInfo, ObjectNotFoundError, StoreError
+
+CheckRoom = Callable[[int], None]
+"""Raises StoreFullError if the store has no room for a number of bytes."""
+
+Describe = Callable[[str], tuple[Path, Callable[[], ObjectInfo]]]
+"""Returns for a key the path of its file and a function that describes the published file."""
+
+
+class DirectoryParts:
+    """The objects in `staging`. `check_room` and `describe` are those of the store."""
+
+    def __init__(self, staging: Path, check_room: CheckRoom, describe: Describe) -> None:
+        self._staging = staging
+        self._check_room = check_room
+        self._describe = describe
+
+    def layout(self, size: int, part_size: int) -> PartLayout:
+        """See PartedObjects. A file has no limits."""
+        return PartLayout(size, part_size)
+
+    async def create(self, name: str, layout: PartLayout) -> str:
+        """See PartedObjects."""
+        with store_errors("cannot write to the object store"):
+            self._check_room(layout.size)
+            await to_completion(asyncio.to_thread(create_file, self._path(name), layout.size))
+        return ""
+
+    async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> _FileInParts:
+        """See PartedObjects."""
+        with store_errors("cannot write to the object store"):
+            # Not in a thread: if this task were cancelled in the meantime, the file would not be closed.
+            file = PartedFile(self._path(name))
+        parted = _FileInParts(file, layout, dict(recorded), self._describe)
+        try:
+            if file.size != layout.size:
+                raise ObjectNotFoundError(f"{name} has {file.size} bytes instead of {layout.size}")
+            self._check_room(layout.size - layout.bytes_of(parted.done))
+        except BaseException:
+            await parted.close()
+            raise
+        return parted
+
+    async def remove(self, name: str, upload: str) -> None:
+        """See PartedObjects."""
+        with store_errors("cannot remove a staged object"):
+            self._path(name).unlink(missing_ok=True)
+
+    async def found(self) -> Sequence[tuple[str, str]]:
+        """See PartedObjects."""
+        with store_errors("cannot use the folder of the object store"):
+            return [(path.name.removesuffix(SUFFIX), "") for path in self._staging.glob(f"*{SUFFIX}")]
+
+    def _path(self, name: str) -> Path:
+        return self._staging / f"{name}{SUFFIX}"
+
+
+class _FileInParts:
+    """See PartedObject, and StagedObject once all parts are there."""
+
+    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str], describe: Describe) -> None:
+        self.layout = layout
+        self.done = done
+        self._file = file
+        self._describe = describe
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._hashing = False
+
+    async def write(self, number: int, chunks: AsyncIterator[bytes]) -> str:
+        offset, length = self.layout.span(number)
+        end = offset + length
+        async for block in blocks(chunks):
+            with store_errors("cannot write to the object store"):
+                await to_completion(asyncio.to_thread(self._file.write, offset, block))
+            offset += len(block)
+        if offset != end:
+            raise StoreError(f"part {number} ends at {offset} instead of {end}")
+        with store_errors("cannot write to the object store"):
+            await to_completion(asyncio.to_thread(self._file.sync))
+        return ""
+
+    async def written(self, number: int) -> None:
+        self.done[number] = ""
+        await self._hash_on()
+
+    async def _hash_on(self) -> None:
+        """Hash all parts that are next in order, unless another call does so; that call then comes to the new part too."""
+        if self._hashing:
+            return
+        self._hashing = True
+        try:
+            while self._hashed + 1 in self.done:
+                span = self.layout.span(self._hashed + 1)
+                with store_errors("cannot read a staged object"):
+                    await to_completion(asyncio.to_thread(self._file.hash, self._hash, *span))
+                self._hashed += 1
+        finally:
+            self._hashing = False
+
+    async def finish(self) -> _FileInParts:
+        await self._hash_on()
+        if self._hashed != self.layout.count:
+            raise StoreError(f"only {self._hashed} of {self.layout.count} parts are written")
+        return self
+
+    async def close(self) -> None:
+        await to_completion(asyncio.to_thread(self._file.close))
+
+    @property
+    def size(self) -> int:
+        return self.layout.size
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def open(self) -> BinaryIO:
+        return self._file.path.open("rb")
+
+    async def publish(self, key: str) -> ObjectInfo:
+        target, info = self._describe(key)
+        with store_errors(f"cannot publish {key}"):
+            await asyncio.to_thread(self._file.publish, target)
+        return info()
+
+    async def discard(self) -> None:
+        await self.close()

@@ -1,0 +1,133 @@
+"""The journal of the objects that are written in parts: which transfer writes which object, and which parts the store has.
+
+The row of an object is written before the object is created and removed after the object, so an object without a row has no transfer.
+A part is recorded when the store has it durably. A transfer that begins again, in this process or another, opens its object by the row.
+
+Invariant: an object lives as long as its attempt of a transfer is active. What ended that attempt does not matter: success, failure,
+cancellation and a new attempt all leave a row whose attempt is not active, and `remove_ended` removes row and object.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+
+from sqlalchemy import delete, exists, select
+
+from llamesh.kit.database import Database
+from llamesh.kit.logs import log, report_failure
+from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout
+from services.download.sources import SourceObject
+from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow
+
+
+def same_object(row: PartialObjectRow, found: SourceObject) -> bool:
+    """Return whether the source still has the object of which parts were written."""
+    return (row.etag, row.size, row.revision) == (found.etag, found.size, found.revision)
+
+
+class PartialObjects:
+    """The rows of `partial_object` and `object_part`, and their objects in the store."""
+
+    def __init__(self, database: Database, parts: PartedObjects) -> None:
+        self._database = database
+        self._parts = parts
+
+    async def open(self, transfer: TransferRow, found: SourceObject, part_size: int) -> tuple[str, PartedObject]:
+        """Open the object of an attempt, or create one if it has none or the source has another object now. Return its name too."""
+        for row, recorded in await self._of(transfer.model_uuid):
+            if row.attempt == transfer.attempt and same_object(row, found):
+                try:
+                    opened = await self._parts.open(row.name, row.upload, PartLayout(row.size, row.part_size), recorded)
+                except ObjectNotFoundError as error:
+                    log.warning("parts are lost", model_uuid=transfer.model_uuid, error=str(error))
+                else:
+                    log.info("transfer goes on", model_uuid=transfer.model_uuid, parts_done=len(opened.done))
+                    return row.name, opened
+            await self._remove(row)
+        return await self._create(transfer, found, part_size)
+
+    async def _create(self, transfer: TransferRow, found: SourceObject, part_size: int) -> tuple[str, PartedObject]:
+        assert found.size is not None
+        layout = self._parts.layout(found.size, part_size)
+        row = PartialObjectRow(
+            name=secrets.token_hex(16),
+            model_uuid=transfer.model_uuid,
+            attempt=transfer.attempt,
+            upload="",
+            size=layout.size,
+            part_size=layout.part_size,
+            etag=found.etag,
+            revision=found.revision,
+        )
+        async with self._database.begin() as session:
+            session.add(row)
+        upload = await self._parts.create(row.name, layout)
+        if upload:
+            async with self._database.begin() as session:
+                current = await session.get(PartialObjectRow, row.name, with_for_update=True)
+                if current is not None:
+                    current.upload = upload
+        return row.name, await self._parts.open(row.name, upload, layout, {})
+
+    async def record(self, name: str, number: int, tag: str) -> None:
+        """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
+        async with self._database.begin() as session:
+            if await session.get(PartialObjectRow, name, with_for_update=True) is None:
+                raise ObjectNotFoundError(f"the object {name} was removed while it was written")
+            await session.merge(ObjectPartRow(name=name, number=number, tag=tag))
+
+    async def remove_ended(self, busy: Collection[str]) -> None:
+        """Remove the objects whose attempts are not active. Those of `busy` models wait: their tasks have not ended."""
+        active = exists().where(
+            TransferRow.model_uuid == PartialObjectRow.model_uuid,
+            TransferRow.attempt == PartialObjectRow.attempt,
+            TransferRow.state.in_(ACTIVE),
+        )
+        async with self._database.read() as session:
+            rows = (await session.scalars(select(PartialObjectRow).where(~active))).all()
+        for row in rows:
+            if row.model_uuid not in busy:
+                await self._try_remove(row)
+
+    async def sweep(self) -> None:
+        """Remove the objects that have no row: an earlier database had it. A failure is logged and left to the next sweep."""
+        try:
+            # In this order: a row is older than its object.
+            objects = await self._parts.found()
+            async with self._database.read() as session:
+                known = set((await session.scalars(select(PartialObjectRow.name))).all())
+            for name, upload in objects:
+                if name not in known:
+                    log.warning("an object in parts without a transfer is removed", name=name)
+                    await self._parts.remove(name, upload)
+        except Exception as error:
+            report_failure("remove objects in parts without a transfer", error)
+
+    async def _of(self, model_uuid: str) -> list[tuple[PartialObjectRow, dict[int, str]]]:
+        async with self._database.read() as session:
+            query = select(PartialObjectRow).where(PartialObjectRow.model_uuid == model_uuid)
+            rows = (await session.scalars(query)).all()
+            return [
+                (
+                    row,
+                    {
+                        part.number: part.tag
+                        for part in await session.scalars(select(ObjectPartRow).where(ObjectPartRow.name == row.name))
+                    },
+                )
+                for row in rows
+            ]
+
+    async def _try_remove(self, row: PartialObjectRow) -> None:
+        """Remove an object and its row. A failure is logged and left to the next pass."""
+        try:
+            await self._remove(row)
+        except Exception as error:
+            report_failure("remove an object in parts", error)
+
+    async def _remove(self, row: PartialObjectRow) -> None:
+        await self._parts.remove(row.name, row.upload)
+        async with self._database.begin() as session:
+            await session.execute(delete(ObjectPartRow).where(ObjectPartRow.name == row.name))
+            await session.execute(delete(PartialObjectRow).where(PartialObjectRow.name == row.name))

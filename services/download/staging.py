@@ -1,0 +1,88 @@
+"""Stages the bytes of an opened source in the object store: in parts if the source has ranges, else as one stream.
+
+In parts: the header is read first, so a file that is refused costs a small read. Then `parallel` tasks take the missing parts in order.
+Each reads its part, writes it, records it in the journal (`partial_objects`) and waits until it is hashed. If the process is killed, at
+most `parallel` parts that were read are not recorded and are read again.
+
+Invariant: a part is recorded only when the store has it durably. A part is read from the object that was opened (`If-Match`), and the
+journal belongs to an object with the same ETag, size and revision, so parts of two objects are never mixed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+from llamesh.kit.objects import ObjectStore, PartedObject, StagedObject
+from llamesh.kit.outages import until_written
+from services.download.continuation import continued, continued_range
+from services.download.early_check import check_header, checked_chunks
+from services.download.partial_objects import PartialObjects
+from services.download.sources import SourceObject
+from services.download.tables import TransferRow
+from services.download.verification import check_usable
+
+Count = Callable[[int], None]
+"""Called with a number of bytes."""
+
+
+class Staging:
+    """Stages sources. An object of at least two parts of `part_size` bytes is staged in parts. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        objects: PartialObjects | None,
+        part_size: int,
+        parallel: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._part_size = part_size
+        self._parallel = parallel
+        self._clock = clock
+
+    async def stage(self, row: TransferRow, found: SourceObject, received: Count, present: Count) -> StagedObject:
+        """Stage all bytes. `received` gets the length of each chunk that arrives, `present` that of all parts of an earlier run."""
+        if self._objects is None or found.read is None or (found.size or 0) <= self._part_size:
+            chunks = checked_chunks(continued(found, self._clock), found.size, received, check_usable)
+            return await self._store.stage(chunks, expected_size=found.size)
+        found.end_stream()
+        name, parted = await self._objects.open(row, found, self._part_size)
+        try:
+            if parted.done:
+                present(parted.layout.bytes_of(parted.done))
+            else:
+                await check_header(partial(continued_range, found, self._clock), parted.layout.size, check_usable)
+            await self._write_parts(found, parted, partial(self._objects.record, name), received)
+            return await parted.finish()
+        except BaseException:
+            await parted.close()
+            raise
+
+    async def _write_parts(
+        self, found: SourceObject, parted: PartedObject, record: Callable[[int, str], Awaitable[None]], received: Count
+    ) -> None:
+        missing = parted.layout.missing(dict(parted.done))
+
+        async def work() -> None:
+            for number in missing:
+                chunks = _counted(continued_range(found, self._clock, *parted.layout.span(number)), received)
+                tag = await parted.write(number, chunks)
+                await until_written(partial(record, number, tag), "record a part")
+                await parted.written(number)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._parallel):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+
+
+async def _counted(chunks: AsyncIterator[bytes], received: Count) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        received(len(chunk))
+        yield chunk
