@@ -45,9 +45,9 @@ def served(mesh: RunningMesh) -> Served:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[FrontDoor]:
-    """An inference listener without servers, for one test."""
-    async with front_door() as started:
+async def door(request: pytest.FixtureRequest) -> AsyncIterator[FrontDoor]:
+    """An inference listener without servers, for one test, which may give settings of it as the fixture's parameter."""
+    async with front_door(**getattr(request, "param", {})) as started:
         yield started
 
 
