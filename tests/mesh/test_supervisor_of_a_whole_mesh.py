@@ -255,7 +255,7 @@ def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home:
 
 
 def test_running_answers_are_finished_before_the_end() -> None:
-    with running_mesh(LLAMESH_DRAIN_SECONDS="60") as mesh:
+    with running_mesh(LLAMESH_DRAIN_SECONDS="200") as mesh:
         mesh.add_model("sentence", "sentence.gguf")
         mesh.serve("sentence", runtime_params="--ctx-size 4096 --parallel 1")
         assert mesh.process is not None
