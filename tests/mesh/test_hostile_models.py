@@ -84,7 +84,7 @@ def test_each_broken_file_is_invalid_and_leaves_nothing(mesh: RunningMesh) -> No
         refused = mesh.call("POST", "/serve", json={"model_uuid": model_uuid, "replicas": 1})
         assert refused.status_code in (400, 404), (case, refused.text)
     assert stored(mesh) == []
-    assert mesh.healthy()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 FORBIDDEN = {

@@ -76,7 +76,7 @@ def test_a_second_mesh_of_the_same_home_is_refused(mesh: RunningMesh) -> None:
     refused = llamesh(mesh.environment, "up")
     assert refused.returncode == 1
     assert f"(process {mesh.process.pid})" in refused.stderr
-    assert mesh.healthy()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: Path) -> None:
@@ -106,11 +106,11 @@ def test_a_missing_envoy_is_said(environment: dict[str, str]) -> None:
 
 
 def test_doctor_finds_a_healthy_mesh_healthy(mesh: RunningMesh) -> None:
-    import json
-
-    found = llamesh(mesh.environment, "doctor", "--output", "json")
+    # A member that a busy machine keeps from answering within a second is down for a second.
+    found = until(
+        lambda: (ran := llamesh(mesh.environment, "doctor", "-o", "json")).returncode == 0 and ran, 60, "health"
+    )
     findings = {item["check"]: item["state"] for item in json.loads(found.stdout)}
-    assert found.returncode == 0, found.stdout
     assert {"gateway", "contract", "download", "controller", "envoy", "disk", "clock"} <= set(findings)
 
 
@@ -133,7 +133,7 @@ def test_another_shell_finds_the_mesh_at_its_ports(mesh: RunningMesh, tmp_path: 
     assert llamesh(shell, "status", "-o", "json").stdout == "[]\n"
     nobody = llamesh(shell, "chat", "nope", "Hi")
     assert (nobody.returncode, "nothing is served yet" in nobody.stderr) == (3, True), nobody.stderr
-    assert llamesh(shell, "doctor").returncode == 0
+    until(lambda: llamesh(shell, "doctor").returncode == 0, 60, "a healthy mesh")
     elsewhere = llamesh({**shell, "LLAMESH_URL": "http://127.0.0.1:1"}, "status")
     assert elsewhere.returncode == 6
 
@@ -234,7 +234,7 @@ def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
         said = (doomed.home.parent / "up.log").read_text()
         assert f"{doomed.home} was removed while the mesh ran: the mesh ends" in said
         assert "Traceback" not in said
-    assert mesh.healthy()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:
