@@ -17,6 +17,8 @@ from llamesh.cli.printing import say
 def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Literal["shell", "json"] = "shell") -> None:
     """Print the addresses of the mesh that commands use, and a key for inference that ends within a day: eval "$(llamesh env)".
 
+    If the mesh has an authority of its own (`llamesh tls init`), the variables also let curl, Python, Node.js and gRPC trust it.
+
     Parameters
     ----------
     manage
@@ -25,6 +27,7 @@ def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Lite
         shell: lines that export the variables. json: one object.
     """
     from llamesh.cli.inference_key import inference_key
+    from llamesh.cli.trust_variables import trust_variables
 
     profile = meant()
     inference = inference_address(profile)
@@ -35,6 +38,7 @@ def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Lite
         "OPENAI_BASE_URL": f"{inference}/v1",
         # OpenAI SDKs refuse to start without a key; the mesh may take requests without one.
         "OPENAI_API_KEY": inference_key(profile.token, datetime.now(UTC)) if profile.token else "not-needed",
+        **trust_variables(profile.url),
     }
     if output == "json":
         say(json.dumps(variables, indent=2))

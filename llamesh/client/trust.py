@@ -21,6 +21,14 @@ from llamesh.locations import expanded, home_directory
 if TYPE_CHECKING:
     import ssl
 
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS
+)
+"""Where systems keep their authorities; Python may be built for another place."""
+
 
 class UntrustedError(ValueError):
     """A file of authorities that cannot be used; `remedy` says what to do."""
@@ -105,12 +113,24 @@ def ssl_context(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SS
     return context
 
 
+def system_authorities() -> Path | None:
+    """The file of the authorities that this system trusts: OpenSSL's own, that of a distribution, or certifi's. None if there is none."""
+    import ssl
+    from importlib.util import find_spec
+
+    found = ssl.get_default_verify_paths().cafile
+    places = (Path(place) for place in (found, *_BUNDLES) if place)
+    if (place := next((place for place in places if place.is_file()), None)) or find_spec("certifi") is None:
+        return place
+    import certifi
+
+    return Path(certifi.where())
+
+
 def root_certificates(url: str, environment: Mapping[str, str] = os.environ) -> bytes | None:
     """Return the authorities for gRPC as PEM; None for gRPC's defaults. UntrustedError if the file cannot be used."""
-    import ssl
-
     file = authority(url, environment)
-    system = environment.get("SSL_CERT_FILE") or (ssl.get_default_verify_paths().cafile if file else None)
+    system = environment.get("SSL_CERT_FILE") or (system_authorities() if file else None)
     try:
         own = file.read_bytes() if file else b""
         if file and b"-----BEGIN CERTIFICATE-----" not in own:

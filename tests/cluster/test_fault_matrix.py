@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import pytest
 from tests.cluster.minio_server import MinioServer, minio
 from tests.mesh.open_load import OpenLoad, Outcome, chat, status
 from tests.mesh.running import RunningMesh, mesh_processes, until
+from tests.mounts import mounted
 from tests.own_postgres import OwnPostgres, own_postgres
 
 __all__ = ["minio"]
@@ -64,16 +64,8 @@ def _report() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
     """A small disk of its own, which a test can fill."""
-    if os.geteuid() != 0:
-        pytest.skip("a small disk (tmpfs) can be mounted by root only")
-    folder = Path("/tmp") / f"mesh-disk-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], check=True)
-    try:
+    with mounted(Path("/tmp") / f"mesh-disk-{os.getpid()}", "400m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-        folder.rmdir()
 
 
 @pytest.fixture(scope="module")

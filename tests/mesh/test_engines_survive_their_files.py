@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
 from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, opened, ready, until
+from tests.mounts import mounted
 
 _NAMES = [
     f"{SERVER[:8]}-{a}{b}"
@@ -47,24 +47,9 @@ def made(home: Path) -> Settings:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A real file system of 256 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system to fill it")
-    folder = Path(tempfile.mkdtemp(prefix="sd"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "llamesh-test", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        folder.rmdir()
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-        folder.rmdir()
+    """A real file system of 256 KiB. Its path is short: it has Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="sd") as folder, mounted(Path(folder) / "disk", "256k") as disk:
+        yield disk
 
 
 @contextlib.contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from llamesh.cli.backup import backup
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import archive
 from llamesh.cli.mesh.archive import ArchiveError
+from tests.mounts import mounted
 
 NAMES = ("contract", "controller", "gateway")
 
@@ -144,7 +144,7 @@ def test_a_damaged_database_is_named_and_the_old_backup_stays(
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "nothing yet"])
-def test_a_home_that_is_a_link_is_restored_where_it_points_to(home: Path, there: bool) -> None:
+def test_a_home_that_is_a_link_is_restored_at_its_target(home: Path, there: bool) -> None:
     file = written(home, models=False)
     link, folder = home.parent / "link", home.parent / "disk" / "home"
     link.symlink_to(folder)
@@ -156,7 +156,7 @@ def test_a_home_that_is_a_link_is_restored_where_it_points_to(home: Path, there:
 
 
 @pytest.mark.parametrize("models", [True, False])
-def test_files_to_import_belong_to_the_models_and_links_to_nobody(home: Path, models: bool) -> None:
+def test_a_backup_has_import_files_only_with_models_and_never_links(home: Path, models: bool) -> None:
     found = restored(written(home, models=models), home.parent / "new")
     state = {f"data/{name}.db" for name in NAMES} | {"secrets/jwt_secret"}
     assert found == state | ({"objects/m", "import/m.gguf"} if models else set())
@@ -173,27 +173,8 @@ def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
     assert not (home.parent / "new").exists()
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "llamesh-test", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_home_that_is_a_file_system_is_restored(home: Path, mounted: Path) -> None:
-    (mounted / "lost+found").mkdir()
-    assert "secrets/jwt_secret" in restored(written(home, models=True), mounted)
-    assert [path.name for path in mounted.iterdir() if path.name.startswith(".")] == []
+def test_a_home_that_is_a_file_system_is_restored(home: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "mounted", "8m") as new:
+        (new / "lost+found").mkdir()
+        assert "secrets/jwt_secret" in restored(written(home, models=True), new)
+        assert [path.name for path in new.iterdir() if path.name.startswith(".")] == []
