@@ -31,6 +31,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.serving import Member
 from llamesh.locations import make_private
+from llamesh.processes import ProcessId
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.admission_pb2 import (
@@ -50,7 +51,8 @@ from llamesh.v1.gateway_pb2_grpc import (
     add_StandingServiceServicer_to_server,
 )
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
-from tests.mesh.engines import alive, gone
+from tests.mesh.engines import gone
+from tests.mesh.snapshots import ProcessSnapshot, snapshots
 from tests.ports import free_ports
 from tests.standings import FakeStandings
 
@@ -216,9 +218,10 @@ class ControlledMesh:
             except TimeoutError:
                 self._controller.kill()
                 await self._controller.wait()
-        left = [process for process in map(_process, self.engine_pids()) if process]
-        for process in left:
-            process.kill()
+        left = self.engine_pids()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
         if self._channel:
             await self._channel.close()
         for member, _ in self._members:
@@ -277,21 +280,19 @@ class ControlledMesh:
         found = []
         for path in (self.settings.run_dir / "engines").glob("*.json"):
             with contextlib.suppress(OSError, ValueError):
-                pid = int(json.loads(path.read_text())["pid"])
-                if _process(pid):
-                    found.append(pid)
+                record = json.loads(path.read_text())
+                if ProcessId(record["pid"], record["started"]).alive:
+                    found.append(record["pid"])
         return sorted(found)
 
-    def engine_processes(self) -> list[psutil.Process]:
+    def engine_processes(self) -> list[ProcessSnapshot]:
         """The engines that run, as their command lines say, whatever files are there."""
         folder = f"{self.settings.run_dir / 'engines'}/"
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if words[-2:-1] == ["engine"] and words[-1].startswith(folder) and _process(process.pid):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+        return snapshots(lambda words: words[-2:-1] == ("engine",) and words[-1].startswith(folder))
+
+    def llamas(self) -> list[psutil.Process]:
+        """The llama.cpp of each engine that runs."""
+        return [child for engine in self.engine_processes() for child in engine.children]
 
     def starts(self) -> int:
         """How many engines have been started in all."""
@@ -330,12 +331,6 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
             raise TimeoutError(f"waited {seconds} s in vain for {what}")
         await asyncio.sleep(0.02)
     return value
-
-
-def _process(pid: int) -> psutil.Process | None:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid) if alive(pid) else None
-    return None
 
 
 @contextlib.asynccontextmanager

@@ -35,9 +35,9 @@ async def mesh() -> AsyncIterator[ControlledMesh]:
 def sockets(mesh: ControlledMesh) -> dict[int, str]:
     """The engines' sockets by the process id of their llama.cpp."""
     return {
-        child.pid: process.cmdline()[-1].removesuffix(".spec") + ".sock"
-        for process in mesh.engine_processes()
-        for child in process.children()
+        child.pid: engine.words[-1].removesuffix(".spec") + ".sock"
+        for engine in mesh.engine_processes()
+        for child in engine.children
     }
 
 
@@ -172,7 +172,7 @@ async def test_engines_whose_run_directory_is_deleted_are_replaced(mesh: Control
     assert mesh.starts() == 2
 
     async def alone() -> bool:
-        return mesh.engine_pids() == [process.pid for process in mesh.engine_processes()]
+        return mesh.engine_pids() == [engine.pid for engine in mesh.engine_processes()]
 
     # The old engine finishes what it works on first.
     await until(alone, "the end of the old engine")
@@ -197,7 +197,7 @@ async def test_an_engine_whose_supervising_process_hangs_while_llama_cpp_dies_is
     async with controlled_mesh() as mesh:
         server = await mesh.serve()
         (supervising,) = mesh.engine_processes()
-        (llama,) = supervising.children()
+        (llama,) = supervising.children
         with stopped(supervising.pid):
             began = asyncio.get_running_loop().time()
             llama.kill()
@@ -216,7 +216,7 @@ async def test_an_engine_whose_supervising_process_is_stopped_is_replaced_and_fi
     async with controlled_mesh() as mesh:
         server = await mesh.serve()
         (supervising,) = mesh.engine_processes()
-        (llama,) = supervising.children()
+        (llama,) = supervising.children
         reader, writer = await asyncio.open_unix_connection(sockets(mesh)[llama.pid])
         body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n")

@@ -155,10 +155,9 @@ async def _stop_engines(mesh: ControlledMesh) -> None:
 
 def _signal_engines(mesh: ControlledMesh, number: signal.Signals) -> None:
     """Signal engines with their llama.cpp, which may run already."""
-    for pid in mesh.engine_pids():
-        with contextlib.suppress(psutil.Error):
-            engine = psutil.Process(pid)
-            for process in (engine, *engine.children()):
+    for engine in mesh.engine_processes():
+        for process in (engine.process, *engine.children):
+            with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
 
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 import httpx
-import psutil
 import pytest
 
 from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.snapshots import snapshots
 
 SEED = 7
 KILLS = 8
@@ -103,13 +103,7 @@ def test_a_mesh_that_is_killed_again_and_again_while_it_works_comes_back_whole(m
 
 
 def _engines(mesh: RunningMesh) -> int:
-    found = 0
-    for process in mesh_processes(mesh.home):
-        try:
-            found += "engine" in process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return len(snapshots(lambda words: "engine" in words, mesh_processes(mesh.home)))
 
 
 def _source(mesh: RunningMesh) -> str:

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import httpx
-import psutil
 
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
 from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.snapshots import ProcessSnapshot, snapshots
 
 MESSAGES = [{"role": "user", "content": "Hello!"}]
 
@@ -102,10 +102,9 @@ async def test_twenty_first_requests_wake_a_server_once(mesh: RunningMesh) -> No
         mesh.call("DELETE", f"/stop/{uuid}")
 
 
-def engines(mesh: RunningMesh, server_uuid: str) -> list[psutil.Process]:
+def engines(mesh: RunningMesh, server_uuid: str) -> list[ProcessSnapshot]:
     """Engines of one server: wrappers whose specification is named after it."""
-    found = [process for process in mesh_processes(mesh.home) if "engine" in process.cmdline()]
-    return [process for process in found if server_uuid[:8] in process.cmdline()[-1]]
+    return snapshots(lambda words: "engine" in words and server_uuid[:8] in words[-1], mesh_processes(mesh.home))
 
 
 async def test_an_idle_server_sleeps_and_its_next_request_wakes_it(mesh: RunningMesh) -> None:

@@ -25,6 +25,7 @@ from tests.mesh import hostile_bodies, wide_model
 from tests.mesh.accepted import FrontDoor
 from tests.mesh.hostile_bodies import CHAT, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.snapshots import snapshots
 from tests.unit import limit_examples
 
 WAIT = 5.0
@@ -129,7 +130,7 @@ def embedder(wide: RunningMesh) -> Iterator[Server]:
 
 def engines(mesh: RunningMesh) -> list[psutil.Process]:
     """The processes of llama.cpp."""
-    return [process for process in mesh_processes(mesh.home) if "engine.embedded" in process.cmdline()]
+    return [found.process for found in snapshots(lambda words: "engine.embedded" in words, mesh_processes(mesh.home))]
 
 
 class Sent(threading.Thread):

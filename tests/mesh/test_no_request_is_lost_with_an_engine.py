@@ -28,8 +28,7 @@ async def mesh() -> AsyncIterator[ControlledMesh]:
 
 def llama_cpp(mesh: ControlledMesh) -> int:
     """Process id of the only llama.cpp."""
-    (engine,) = mesh.engine_pids()
-    (child,) = psutil.Process(engine).children()
+    (child,) = mesh.llamas()
     return int(child.pid)
 
 
@@ -71,7 +70,7 @@ async def test_an_engine_gets_requests_only_once_its_backlog_outlives_it(mesh: C
     server = await mesh.serve(wait=False)
 
     async def loading() -> int | None:
-        return next((child.pid for pid in mesh.engine_pids() for child in psutil.Process(pid).children()), None)
+        return next((child.pid for child in mesh.llamas()), None)
 
     child = await until(loading, "llama.cpp to be started")
     (engine,) = mesh.engine_pids()

@@ -16,6 +16,7 @@ import pytest
 from engine import sentence
 from tests.corpus.requests import Request, legitimate, twins
 from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.snapshots import snapshots
 from tests.unit.lua_response import reshaped, runtime
 
 CORPUS = legitimate()
@@ -45,9 +46,8 @@ def both(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     uuid = mesh.serve("corpus", model_name=NAME, runtime_params="--ctx-size 262144 --parallel 4")["server_uuid"]
     (socket,) = {
         spec["listen"]
-        for process in mesh_processes(mesh.home)
-        if "engine.embedded" in process.cmdline()
-        for spec in [json.loads(Path(process.cmdline()[-1]).read_text())]
+        for engine in snapshots(lambda words: "engine.embedded" in words, mesh_processes(mesh.home))
+        for spec in [json.loads(Path(engine.words[-1]).read_text())]
         if NAME in spec["model"] or spec.get("alias") == NAME
     }
     found = Both(mesh, socket)
