@@ -150,7 +150,10 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
     assert await written() == 3
 
 
-async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
+async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.contract.terms_cache.STALE_PATIENCE", PATIENCE)
     clock = Clock()
     limits = TermsCache(database, lambda: clock.seconds)
     contracts = contracts_of(database, clock, limits)
