@@ -337,7 +337,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
 async def test_the_last_flush_is_tried_until_the_drain_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
+    member = Member("contract", settings.model_copy(update={"drain_seconds": 10 * PATIENCE}))
     ledger = Ledger(database, Clock(), new_id)
     books = Books(ledger, Decisions(database, Clock(), new_id), member.drain_left)
     ledger.add(ACCOUNT, TokenUsage(10, 5))
