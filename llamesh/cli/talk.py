@@ -6,7 +6,6 @@ answer that breaks off, what has come is kept; a question without any answer is 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.locations import expanded
+from llamesh.nearest import nearest
 
 MOST_QUESTIONS = 1000
 """Questions that the history keeps."""
@@ -121,8 +121,8 @@ class Talk:
                 self._conversation = Conversation.load(_path(rest))
                 note(f"{len(self._conversation.messages)} messages")
             case _:
-                near = difflib.get_close_matches(name, [command.split()[0] for command in COMMANDS], n=1)
-                hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+                meant = nearest(name, [command.split()[0] for command in COMMANDS])
+                hint = f"did you mean {meant}?" if meant else "/help lists the commands"
                 raise CommandError(f"there is no command {text(name)}", hint=hint, code=Exit.USAGE)
         return True
 
