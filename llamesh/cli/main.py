@@ -152,7 +152,7 @@ def _dispatch(arguments: list[str]) -> int:
     except CycloptsError as error:
         topic = " ".join(error.command_chain or ())
         raise CommandError(
-            _refused_option(error) or str(error).strip(),
+            _unknown_option(error) or str(error).strip(),
             hint=f"llamesh {topic} --help".replace("  ", " "),
             code=Exit.USAGE,
         ) from None
@@ -165,16 +165,24 @@ def _dispatch(arguments: list[str]) -> int:
     return int(result or 0)
 
 
-def _refused_option(error: Exception) -> str:
-    """Return why an option of llama-server is refused, if `serve` or `fit` got one; else nothing."""
+def _unknown_option(error: Exception) -> str:
+    """Return why an option is refused: llamesh's reason for an option of llama-server, else the nearest option; empty if neither exists."""
     from cyclopts import UnknownOptionError
 
-    if not isinstance(error, UnknownOptionError) or error.command_chain not in {("serve",), ("fit",)}:
+    if not isinstance(error, UnknownOptionError):
         return ""
-    from llamesh.runtime_parameters import refused_options
-
     written = (error.token.keyword or error.token.value).partition("=")[0]
-    return refused_options().get(written.replace("_", "-") if written.startswith("--") else written, "")
+    if error.command_chain in {("serve",), ("fit",)}:
+        from llamesh.runtime_parameters import refused_options
+
+        name = written.replace("_", "-") if written.startswith("--") else written
+        if reason := refused_options().get(name):
+            return reason
+    from llamesh.nearest import nearest
+
+    known = [name for item in error.argument_collection or () if item.parse for name in item.names]
+    meant = nearest(written, known) if written.startswith("--") else ""
+    return f"Unknown option: {written}. Did you mean {meant}?" if meant else ""
 
 
 def _refusal(error: Exception) -> CommandError | None:
