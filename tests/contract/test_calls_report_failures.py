@@ -92,7 +92,7 @@ async def test_an_unknown_exception_is_internal_and_shows_nothing_of_itself(star
     assert SECRET_TEXT not in str(called)
 
 
-async def test_a_stream_that_fails_keeps_what_came_before(start_gateway, as_caller) -> None:
+async def test_a_stream_that_fails_keeps_its_earlier_messages(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     request = gateway_pb2.ReadServerLogRequest(server_uuid="x")
     parts = aiter(gateway.ReadServerLog(request, metadata=as_caller("ada", "manage")))
@@ -113,7 +113,7 @@ async def test_a_refusal_arrives_whole(start_gateway, as_caller) -> None:
     assert refusal.remedy.startswith("Wait until")
 
 
-async def test_each_call_leaves_one_line_that_says_who_and_how_long_but_no_secret(start_gateway, as_caller) -> None:
+async def test_each_call_logs_one_line_with_caller_and_duration_and_no_secret(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     metadata = [*as_caller("ada", "manage"), ("x-request-id", "r-1"), ("authorization", "Bearer s3cr3t")]
     with structlog.testing.capture_logs() as lines, refused("MODEL_NOT_READY"):

@@ -204,7 +204,7 @@ async def test_a_contract_that_is_gone_is_refused_and_a_metered_server_asks_for_
     assert (await admitted.door.chat("metered")).status == 200
 
 
-async def test_without_admission_only_those_wait_who_need_its_word(admitted: Admitted) -> None:
+async def test_without_admission_only_limited_requests_are_refused(admitted: Admitted) -> None:
     admitted.member.stop()
     await admitted.member.stopped.wait()
     refused = await admitted.chat(model="free")
@@ -226,7 +226,7 @@ async def test_a_killed_envoy_leaves_no_request_counted(admitted: Admitted) -> N
     await until(forgotten)
 
 
-async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_request(admitted: Admitted) -> None:
+async def test_a_change_to_an_issued_token_counts_for_its_next_request(admitted: Admitted) -> None:
     """Envoy is told an id of what has changed; the real contract service decides."""
     bearer = {"authorization": f"Bearer {token(sub='bob', jti='key_7')}"}
 

@@ -150,7 +150,7 @@ def test_commands_end_in_a_bounded_time_while_it_hangs(name: str) -> None:
             hung.send_signal(signal.SIGCONT)
 
 
-def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
+def test_doctor_names_restarted_members(mesh: RunningMesh) -> None:
     hung = mesh.processes()["download"]
     hung.send_signal(signal.SIGSTOP)
     until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, "the end of download")
