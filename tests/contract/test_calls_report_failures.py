@@ -203,7 +203,7 @@ async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(s
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 @pytest.mark.parametrize("method", ["/llamesh.v1.GatewayService/Nope", "/llamesh.v1.Nope/Get", "/odd.Service/Get"])
-async def test_a_call_that_nobody_knows_says_so(one_settings, start_gateway, connect, kind: str, method: str) -> None:
+async def test_an_unknown_call_is_not_implemented(one_settings, start_gateway, connect, kind: str, method: str) -> None:
     await start_gateway(FailingGateway())
     multicallable = getattr(connect(one_settings, "gateway"), kind)(method)
     # No message where one may be left out: the answer may come first, and to send then is a failure of its own.

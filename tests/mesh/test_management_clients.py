@@ -82,7 +82,7 @@ def test_internal_services_cannot_be_reached(mesh: RunningMesh, channel: grpc.Ch
         assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND), method
 
 
-def test_a_call_that_nobody_knows_says_so_with_a_reason(mesh: RunningMesh, channel: grpc.Channel) -> None:
+def test_an_unknown_call_is_refused_with_a_reason(mesh: RunningMesh, channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/llamesh.v1.GatewayService/Nope")(b"", metadata=signed(mesh))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
