@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamesh.v1.model_pb2 import Model
 
 _SHORTEST_BAR = 10
-_LONGEST_BAR = 40
+_MAX_BAR = 40
 _ASCII = str.maketrans("█░…", "#-~")
 _STEP = 10
 """Percent between two plain lines."""
@@ -31,7 +31,7 @@ def line(now: Download, width: int) -> str:
     if room < len(name):
         short = f"{name[: max(room - 1, 0)]}…" if room > 1 else ""
         return f"{short}  {facts}".strip()[: width - 1]
-    bar = min(room - len(name) - 2, _LONGEST_BAR)
+    bar = min(room - len(name) - 2, _MAX_BAR)
     if not now.bytes_total or bar < _SHORTEST_BAR:
         return f"{name}  {facts}"
     full = bar * min(now.bytes_done, now.bytes_total) // now.bytes_total

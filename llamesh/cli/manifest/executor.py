@@ -196,7 +196,7 @@ def _seconds(spec: Any, name: str) -> float | None:
     return getattr(spec, name).ToNanoseconds() / 1e9 if spec.HasField(name) else None
 
 
-LONGEST_SECRET_FILE = 4096
+MAX_SECRET_FILE = 4096
 """Bytes of a file that holds a password."""
 
 
@@ -209,7 +209,7 @@ def _secret(document: Document, reference: Any) -> str:
         return value
     path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
     try:
-        return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
+        return read_bounded(path, MAX_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
     except CommandError as error:
         raise CommandError(
             f"{place}: {error.cause}", hint="name a file that holds the password only", code=Exit.USAGE

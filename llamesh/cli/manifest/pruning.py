@@ -15,7 +15,7 @@ from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.record import CreatedObject, entry
 from llamesh.v1 import server_pb2
 
-LONGEST_CREATION = timedelta(hours=1)
+MAX_CREATION = timedelta(hours=1)
 """How long after its intention an object may have been made to be that of a killed apply. It allows for clocks that differ, too."""
 
 
@@ -48,7 +48,7 @@ def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
         for (kind, _), present in there.items()
         if kind == item.kind
         and _found_by(present) == item.found_by
-        and abs(datetime.fromisoformat(present.create_time.ToJsonString()) - began) <= LONGEST_CREATION
+        and abs(datetime.fromisoformat(present.create_time.ToJsonString()) - began) <= MAX_CREATION
     ]
     return named[0] if len(named) == 1 else None
 

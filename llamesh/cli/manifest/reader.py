@@ -17,15 +17,15 @@ import yaml
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, LONGEST_NAME, NAMED_FOR_PEOPLE, SPECS
+from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, MAX_NAME, NAMED_FOR_PEOPLE, SPECS
 from llamesh.cli.manifest.spec import SpecError, decode, line_of, short
 
 LARGEST_FILE = 1 << 20
 MOST_VALUES = 50_000
 DEEPEST = 50
-LONGEST_TEXT = 1 << 16
+MAX_TEXT = 1 << 16
 """Characters of a text."""
-LONGEST_NUMBER = 64
+MAX_NUMBER = 64
 """Characters of a number or another value that is no text. PyYAML takes quadratic time for 1:1:1:..., a number of base 60."""
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 TOP = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -112,7 +112,7 @@ def _count(node: _Node, budget: list[int], depth: int) -> None:
     if budget[0] < 0 or depth > DEEPEST:
         raise _ProblemError(line_of(node), "", f"more than {MOST_VALUES} values or {DEEPEST} levels; divide the file")
     if isinstance(node, yaml.ScalarNode):
-        most = LONGEST_TEXT if node.tag == "tag:yaml.org,2002:str" else LONGEST_NUMBER
+        most = MAX_TEXT if node.tag == "tag:yaml.org,2002:str" else MAX_NUMBER
         if len(node.value) > most:
             raise _ProblemError(line_of(node), "", f"a value is longer than {most} characters")
     elif isinstance(node, yaml.MappingNode):
@@ -140,8 +140,8 @@ def _document(path: str, number: int, node: _Node) -> Iterator[Document | str]:
     metadata = _mapping(fields["metadata"], "metadata", METADATA)
     name = _word(metadata, "name", fields["metadata"], "metadata.")
     lines["metadata.name"] = line_of(metadata["name"])
-    if len(name) > LONGEST_NAME:
-        raise _ProblemError(lines["metadata.name"], "metadata.name", f"is longer than {LONGEST_NAME} characters")
+    if len(name) > MAX_NAME:
+        raise _ProblemError(lines["metadata.name"], "metadata.name", f"is longer than {MAX_NAME} characters")
     if kind not in NAMED_FOR_PEOPLE and not _NAMES.fullmatch(name):
         raise _ProblemError(
             lines["metadata.name"],

@@ -28,7 +28,7 @@ from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.local_mesh import running_here
-from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
+from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
 
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
@@ -221,7 +221,7 @@ def open_files() -> Finding:
 def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: its path is short enough, and this user owns it."""
     folder = settings.run_dir
-    length = len(os.fsencode(folder)) + LONGEST_SOCKET_NAME
+    length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
     if length > UNIX_SOCKET_LIMIT:
         fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
         return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
