@@ -110,7 +110,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     telling = asyncio.create_task(gateway.serve())
     member = Member("contract", settings)
     async with front_door(running=False) as door:
-        door.control.set_asked("contracts", [contract.contract_id, "ctr_gone"])
+        door.control.set_admission_ids("contracts", [contract.contract_id, "ctr_gone"])
         Path(door.socket("contract")).symlink_to(settings.socket("contract"))
         serving = asyncio.create_task(run(member))
         await member.started.wait()
@@ -231,7 +231,7 @@ async def test_a_change_to_an_issued_token_counts_for_its_next_request(admitted:
     bearer = {"authorization": f"Bearer {token(sub='bob', jti='key_7')}"}
 
     async def refused(kind: str, *ids: str) -> tuple[int, str, str]:
-        admitted.door.control.set_asked(kind, ids)
+        admitted.door.control.set_admission_ids(kind, ids)
         assert await admitted.door.control.settled(5)
         answer = await admitted.door.chat("free", headers=bearer)
         listing = await admitted.door.send("GET", "/v1/models", headers=bearer)

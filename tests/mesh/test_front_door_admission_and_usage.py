@@ -72,7 +72,7 @@ async def contract(door: FrontDoor) -> AsyncIterator[Contract]:
     service = Contract(door.socket("contract"))
     await service.start()
     door.serve(U, await door.engine(), names=("smol",))
-    door.control.set_asked("contracts", [LIMITED])
+    door.control.set_admission_ids("contracts", [LIMITED])
     assert await door.control.settled(5)
     yield service
     await service.stop()

@@ -123,7 +123,7 @@ async def test_only_tokens_in_the_digest_wait_for_admission(inference: FrontDoor
     """There is no contract service here: a token that must be asked about gets no answer, every other one does."""
     mine, other = ({"authorization": f"Bearer {token(jti=jti)}"} for jti in ("key_1", "key_2"))
     assert (await inference.chat("big", headers=mine)).status == 200
-    inference.control.set_asked("keys", ["key_1"])
+    inference.control.set_admission_ids("keys", ["key_1"])
     assert await inference.control.settled(5)
     refused, listed = await asyncio.gather(
         inference.chat("big", headers=mine), inference.send("GET", "/v1/models", headers=mine)
@@ -132,7 +132,7 @@ async def test_only_tokens_in_the_digest_wait_for_admission(inference: FrontDoor
     assert listed.status == 503
     assert (await inference.chat("big", headers=other)).status == 200
     assert (await inference.chat("big")).status == 200
-    inference.control.set_asked("keys", [])
+    inference.control.set_admission_ids("keys", [])
     assert await inference.control.settled(5)
     assert (await inference.chat("big", headers=mine)).status == 200
 
