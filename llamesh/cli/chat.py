@@ -26,7 +26,7 @@ from llamesh.cli.printing import note, put, say
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
-MOST_PIPED = 16 * 2**20
+MAX_PIPED = 16 * 2**20
 """Letters of standard input that are put into a question."""
 LIST_SECONDS = 5.0
 """How long a refusal waits for the names that would have been right."""
@@ -90,9 +90,9 @@ def _piped(prompt: str) -> str:
             return ""
         if not stat.S_ISFIFO(kind) and not stat.S_ISREG(kind):
             return ""
-    piped = sys.stdin.read(MOST_PIPED + 1)
-    if len(piped) > MOST_PIPED:
-        raise CommandError(f"standard input has more than {MOST_PIPED} letters", code=Exit.USAGE)
+    piped = sys.stdin.read(MAX_PIPED + 1)
+    if len(piped) > MAX_PIPED:
+        raise CommandError(f"standard input has more than {MAX_PIPED} letters", code=Exit.USAGE)
     return piped
 
 

@@ -16,9 +16,9 @@ from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
-MOST_IMAGE_BYTES = 10 * 2**20
+MAX_IMAGE_BYTES = 10 * 2**20
 """The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
-MOST_SAVED_BYTES = 64 * 2**20
+MAX_SAVED_BYTES = 64 * 2**20
 """Length of a saved conversation that is read."""
 SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
 _IMAGE_PATH = re.compile(r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?!\S)", re.IGNORECASE)
@@ -57,7 +57,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation:
         """Read a conversation that was saved. CommandError if the file holds none."""
         try:
-            found = json.loads(read_bounded(path, MOST_SAVED_BYTES))
+            found = json.loads(read_bounded(path, MAX_SAVED_BYTES))
             messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
             loaded = cls(str(found.get("system", "")), {}, messages)
             for name, value in found.get("settings", {}).items():
@@ -96,7 +96,7 @@ def _data_url(path: Path) -> str:
     if kind is None:
         raise CommandError(f"{path} is no image", hint=f"images end with {', '.join(IMAGES)}", code=Exit.USAGE)
     try:
-        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MOST_IMAGE_BYTES)).decode()}"
+        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MAX_IMAGE_BYTES)).decode()}"
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Client
 
 DAYS = 1
-LEAST_LEFT = timedelta(hours=12)
+MIN_LEFT = timedelta(hours=12)
 
 
 def inference_key(token: str, now: datetime) -> str:
@@ -34,7 +34,7 @@ def inference_key(token: str, now: datetime) -> str:
         place = mesh.profile.url
         kept = _kept(place)
         end = end_of(kept)
-        if end and end - now > LEAST_LEFT and _works(mesh, key_id_of(kept), str(claims.get("sub", ""))):
+        if end and end - now > MIN_LEFT and _works(mesh, key_id_of(kept), str(claims.get("sub", ""))):
             return kept
         made = mesh.keys.create(f"llamesh env on {socket.gethostname()}"[:128], days=DAYS).token
     # Without a place to keep it, the next call makes another one.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llamesh.v1.download_pb2 import Download
     from llamesh.v1.model_pb2 import Model
 
-_SHORTEST_BAR = 10
+_MIN_BAR = 10
 _MAX_BAR = 40
 _ASCII = str.maketrans("█░…", "#-~")
 _STEP = 10
@@ -32,7 +32,7 @@ def line(now: Download, width: int) -> str:
         short = f"{name[: max(room - 1, 0)]}…" if room > 1 else ""
         return f"{short}  {facts}".strip()[: width - 1]
     bar = min(room - len(name) - 2, _MAX_BAR)
-    if not now.bytes_total or bar < _SHORTEST_BAR:
+    if not now.bytes_total or bar < _MIN_BAR:
         return f"{name}  {facts}"
     full = bar * min(now.bytes_done, now.bytes_total) // now.bytes_total
     return f"{name}  {'█' * full}{'░' * (bar - full)}  {facts}"

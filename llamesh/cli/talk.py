@@ -19,9 +19,9 @@ from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.locations import expanded
 
-MOST_QUESTIONS = 1000
+MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
-MOST_LETTERS = 4000
+MAX_LETTERS = 4000
 """Letters of a question that the history keeps."""
 QUOTES = '"""'
 COMMANDS = {
@@ -178,8 +178,8 @@ def _editor() -> Read:
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
-            asked.append(line[:MOST_LETTERS])
+        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
+            asked.append(line[:MAX_LETTERS])
             _keep(asked)
         return line
 
@@ -206,14 +206,14 @@ def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
         found = json.loads(history_file().read_text())
-        return [str(item)[:MOST_LETTERS] for item in found][-MOST_QUESTIONS:] if isinstance(found, list) else []
+        return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError):
         return []
 
 
 def _keep(asked: list[str]) -> None:
     """Write the history. A disk that is full or read-only does not end a conversation."""
-    del asked[:-MOST_QUESTIONS]
+    del asked[:-MAX_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep(history_file(), encoded(asked))

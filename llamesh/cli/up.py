@@ -33,7 +33,7 @@ from llamesh.locations import home_directory, make_private, run_directory
 HOME_SECONDS = 2.0
 """How often the mesh looks whether its folder is still there."""
 
-LEAST_FREE_BYTES = 200 * 1024 * 1024
+MIN_FREE_BYTES = 200 * 1024 * 1024
 """A mesh is not started on a disk that has less."""
 
 
@@ -142,9 +142,9 @@ def _check_machine(settings: MeshSettings) -> None:
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
     free = free_bytes(settings.home)
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise CommandError(
-            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {LEAST_FREE_BYTES // 2**20} are needed",
+            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {MIN_FREE_BYTES // 2**20} are needed",
             hint="free some space, or set LLAMESH_HOME to a folder on another disk",
         )
 

@@ -20,8 +20,8 @@ from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, MAX_NAME, NAMED_FOR_PEOPLE, SPECS
 from llamesh.cli.manifest.spec import SpecError, decode, line_of, short
 
-LARGEST_FILE = 1 << 20
-MOST_VALUES = 50_000
+MAX_FILE = 1 << 20
+MAX_VALUES = 50_000
 DEEPEST = 50
 MAX_TEXT = 1 << 16
 """Characters of a text."""
@@ -67,11 +67,11 @@ def read(paths: Sequence[str]) -> list[Document]:
 def _text(path: str) -> str:
     try:
         raw = (
-            sys.stdin.buffer.read(LARGEST_FILE + 1) if path == "-" else Path(path).open("rb").read(LARGEST_FILE + 1)  # noqa: SIM115 read at once
+            sys.stdin.buffer.read(MAX_FILE + 1) if path == "-" else Path(path).open("rb").read(MAX_FILE + 1)  # noqa: SIM115 read at once
         )
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", hint="-f names a YAML file", code=Exit.USAGE) from error
-    if len(raw) > LARGEST_FILE:
+    if len(raw) > MAX_FILE:
         raise CommandError(f"{path}: larger than 1 MiB", hint="divide it: -f may be repeated", code=Exit.USAGE)
     try:
         return raw.decode("utf-8-sig")
@@ -90,7 +90,7 @@ def _documents(path: str, text: str) -> Iterator[Document | str]:
         line = f":{mark.line + 1}" if mark else ""
         yield f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}"
         return
-    budget = [MOST_VALUES]
+    budget = [MAX_VALUES]
     for number, node in enumerate((node for node in nodes if not _empty(node)), 1):
         try:
             _count(node, budget, 0)
@@ -110,7 +110,7 @@ def _count(node: _Node, budget: list[int], depth: int) -> None:
     """Refuse a file that would take long. An alias counts each time it is used."""
     budget[0] -= 1
     if budget[0] < 0 or depth > DEEPEST:
-        raise _ProblemError(line_of(node), "", f"more than {MOST_VALUES} values or {DEEPEST} levels; divide the file")
+        raise _ProblemError(line_of(node), "", f"more than {MAX_VALUES} values or {DEEPEST} levels; divide the file")
     if isinstance(node, yaml.ScalarNode):
         most = MAX_TEXT if node.tag == "tag:yaml.org,2002:str" else MAX_NUMBER
         if len(node.value) > most:
