@@ -79,11 +79,11 @@ async def test_a_component_that_may_not_start_as_it_is_configured_ends_all(tmp_p
         assert said == []
 
 
-async def test_the_last_words_of_a_component_that_fails_are_shown(tmp_path: Path) -> None:
+async def test_the_last_output_of_a_failed_component_is_shown(tmp_path: Path) -> None:
     failing = member("sad", code="import sys; print('no database'); sys.exit(3)")
     async with running(tmp_path, failing) as (_, said):
         await eventually(lambda: said)
-        assert said[0] == "sad ended with exit code 3; starting it again\n    its last words: no database"
+        assert said[0] == "sad ended with exit code 3; starting it again\n    its last output: no database"
 
 
 async def test_the_end_comes_in_stages_after_the_drain(tmp_path: Path) -> None:

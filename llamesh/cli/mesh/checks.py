@@ -256,8 +256,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
         found = health.ask(host, port, tls=address.scheme == "https")
     except OSError as error:
         for name, life in remembered.items():
-            if life.last_words:
-                yield Finding(name, "problem", f"it ended: {life.last_words}" + restarts(life), f"llamesh logs {name}")
+            if life.last_output:
+                yield Finding(name, "problem", f"it ended: {life.last_output}" + restarts(life), f"llamesh logs {name}")
         fix = "it answers when that is over" if waits else f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
         yield Finding("front door", "problem", f"{url} does not answer ({error.strerror or error})", fix)
         return

@@ -14,7 +14,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
 from llamesh.sizes import size
-from services.quant.step.last_words import translate
+from services.quant.step.failure_messages import translate
 from services.quant.step.report import StepCrashedError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
