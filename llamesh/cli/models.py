@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
-from llamesh.cli.downloads import DOWNLOAD
+from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, when
 from llamesh.cli.printing import note
@@ -95,14 +95,14 @@ def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256:
             raise
 
 
-def rm(model: str) -> None:
-    """Remove a model that no server uses.
+def rm(model: ModelName, /, *models: ModelName) -> int:
+    """Remove models that no server uses. A name that fails leaves no other undone."""
+    from llamesh.cli.several import for_each
 
-    Parameters
-    ----------
-    model
-        Its id or name.
-    """
     with connected() as mesh:
-        gone = mesh.models.delete(mesh.models.find(model))
-        note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        def remove(name: str) -> None:
+            gone = mesh.models.delete(mesh.models.find(name))
+            note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        return for_each([model, *models], remove)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def address_of(source: str | Path) -> str:
             # The mesh refuses such an address and explains why.
             return text
     return expanded(source).absolute().as_uri()
+
+
+def default_uuid(name: str) -> str:
+    """Return the id of a model of this name, if none is given."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]
 
 
 def model_uuid_of(model: Model) -> str:

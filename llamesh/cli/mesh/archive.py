@@ -263,7 +263,8 @@ def _extract_all(source: Path, home: Path, version: str) -> Manifest:
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged: {error}", _ANOTHER_COPY) from error
+        # The error's words are those of tarfile about its attempts, and say nothing about the file.
+        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged", _ANOTHER_COPY) from error
     if found != expected:
         raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
     return manifest

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
 from llamesh.client.names import resolve
-from llamesh.client.references import Model, address_of, model_uuid_of
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.model_addresses import default_name
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
@@ -53,7 +52,7 @@ class AsyncModels(AsyncPart):
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
+            model_uuid=uuid or default_uuid(file),
             source=address,
             name=name,
             sha256=sha256,

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamesh.client.names import resolve
-from llamesh.client.references import Model, address_of, model_uuid_of
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.pull import Pull
@@ -53,7 +52,7 @@ class Models(Part):
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
+            model_uuid=uuid or default_uuid(file),
             source=address,
             name=name,
             sha256=sha256,
