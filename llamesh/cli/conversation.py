@@ -1,4 +1,4 @@
-"""A conversation: what was said, what the model is told before, and how it is asked. Saved as JSON."""
+"""A conversation: its messages, the system message, and the settings of requests. Saved as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif
 MAX_IMAGE_BYTES = 10 * 2**20
 """The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
 MAX_SAVED_BYTES = 64 * 2**20
-"""Length of a saved conversation that is read."""
+"""Maximum size in bytes of a saved conversation."""
 SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
 _IMAGE_PATH = re.compile(r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?!\S)", re.IGNORECASE)
 
@@ -83,7 +83,7 @@ def images_of(question: str) -> list[Path]:
     """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
     found = []
     for word in _IMAGE_PATH.findall(question):
-        # What cannot be a path, such as a name that is too long, is a word of the question.
+        # A text that cannot be a path, such as a name that is too long, is a word of the question.
         with suppress(OSError, ValueError):
             path = expanded(word)
             if path.is_file():
@@ -102,7 +102,7 @@ def _data_url(path: Path) -> str:
 
 
 def encoded(value: object, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are no text, becomes a question mark."""
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="replace")
 
 

@@ -26,7 +26,7 @@ MIN_LEFT = timedelta(hours=12)
 
 
 def inference_key(token: str, now: datetime) -> str:
-    """A token for inference in place of a login's. One that may make no key, such as a key for inference, is returned as it is."""
+    """A token for inference in place of a login's. A token that may not create keys, such as a key for inference, is returned unchanged."""
     claims = claims_of(token)
     if "manage" not in (claims.get("scopes") or ()):
         return token

@@ -1,4 +1,4 @@
-"""Markdown as a terminal shows it while it is written: headings, emphasis, code, lists, quotes and rules.
+"""Renders Markdown for a terminal while it arrives: headings, emphasis, code, lists, quotes and rules.
 
 Line by line: the beginning of a line is held back until it says what the line is, and a span (`**bold**`) until its end has come. What has
 been written is never written again, so nothing flickers and nothing is lost when the screen scrolls.
@@ -55,11 +55,11 @@ class Markdown:
         """The letter before those that are held."""
 
     def feed(self, piece: str) -> str:
-        """What can be written after this piece has come."""
+        """Add a piece and return the text that can be written now."""
         return "".join(map(self._letter, piece))
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer."""
+        """Return the text held back, at the end of the answer."""
         out = "" if self._start is None else self._whole_line(self._start)
         return out + self._rest()
 
@@ -138,7 +138,7 @@ class Markdown:
         return out + self._wrapper.flush()
 
     def _resolve(self, *, ended: bool) -> str:
-        """Show what is held, as far as it is decided. `ended`: no more of this text comes."""
+        """Show the held text, as far as it is decided. `ended`: no more of this text comes."""
         out = []
         while self._held:
             plain = next((at for at, letter in enumerate(self._held) if letter in _MARKS), len(self._held))
@@ -190,7 +190,7 @@ class Markdown:
 
 
 def _end(mark: str, run: int) -> re.Pattern[str]:
-    """Where a span ends that so many marks have begun."""
+    """Return the pattern for the end of a span that begins with this number of marks."""
     one = re.escape(mark)
     if mark == "`":
         return re.compile(f"(?<!`)`{{{run}}}(?!`)")

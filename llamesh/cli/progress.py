@@ -77,7 +77,7 @@ class _Drawn:
         sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
@@ -89,7 +89,7 @@ class _Plain:
         self._said = -1
 
     def look(self, now: Download) -> None:
-        """Say how far the download is if it has come a step further. What was there before needs no line."""
+        """Print the progress if it has reached the next step. Bytes that were there before need no line."""
         from llamesh.v1 import download_pb2
 
         step = percent(now) // _STEP
@@ -126,7 +126,7 @@ def _facts(now: Download) -> str:
 
 
 def percent(now: Download) -> int:
-    """Percent that have come."""
+    """Return the percentage of bytes received."""
     return min(100 * now.bytes_done // now.bytes_total, 100) if now.bytes_total else 0
 
 

@@ -1,7 +1,7 @@
 """The conversation in a terminal: questions with line editing and history, commands that begin with a slash.
 
-Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. Whatever else fails is said, and the conversation goes on. Of an
-answer that breaks off, what has come is kept; a question without any answer is forgotten.
+Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. Any other failure is printed, and the conversation goes on. The
+received part of an interrupted answer is kept; a question without any answer is forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llamesh.locations import expanded
 MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
 MAX_LETTERS = 4000
-"""Letters of a question that the history keeps."""
+"""Characters of a question that the history keeps."""
 QUOTES = '"""'
 COMMANDS = {
     "/help": "what can be typed",
@@ -144,7 +144,7 @@ class Talk:
 
 
 def _failure(error: Exception) -> CommandError:
-    """The failure in words. Raises the error itself if the log level is debug, as the command does."""
+    """Return the message for a failure. Raises the error itself if the log level is debug, as the command does."""
     # Imported late: it brings the client, which a conversation without failures does not need.
     from llamesh.cli.refusals import command_error
 
@@ -197,7 +197,7 @@ def _plain(prompt: str) -> str:
 
 
 def history_file() -> Path:
-    """Where questions are kept: a file of this user only."""
+    """Return the path of the history, a file of this user only."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else expanded("~/.local/state", "XDG_STATE_HOME")) / "llamesh" / "chat_history.json"
 

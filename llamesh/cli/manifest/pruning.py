@@ -1,6 +1,6 @@
-"""What an apply with `--prune` removes. Pure.
+"""Decides which objects an apply with `--prune` removes. Pure.
 
-Invariant: only what the record says that this set created, that is still the same object, and that is no longer declared.
+Invariant: an object is removed only if this set created it by the record, it is still the same object, and it is no longer declared.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
 
 
 def _found_by(item: Any) -> str:
-    """What a plan finds an object by."""
+    """Return the key by which a plan finds an object."""
     if isinstance(item, server_pb2.Server):
         return f"{item.spec.namespace or 'default'}/{item.model_name}"
     return str(item.display_name if kind_of(item) in {"Contract", "Key"} else identity(item))

@@ -180,7 +180,7 @@ def certificate(settings: MeshSettings, now: Callable[[], float] = time.time) ->
 
 
 def certificate_shown(settings: MeshSettings) -> Finding | None:
-    """What is wrong if the mesh that runs shows another certificate than the file's. None if nothing is, or another check says it."""
+    """Return a finding if the running mesh shows another certificate than the file has. None otherwise, or if another check reports it."""
     try:
         found = renewal.read(settings)
     except certificates.CertificateError:
