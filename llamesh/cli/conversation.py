@@ -83,7 +83,7 @@ def images_of(question: str) -> list[Path]:
     """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
     found = []
     for word in _IMAGE_PATH.findall(question):
-        # A text that cannot be a path, such as a name that is too long, is a word of the question.
+        # What cannot be a path, such as a name that is too long, is a word of the question.
         with suppress(OSError, ValueError):
             path = expanded(word)
             if path.is_file():

@@ -21,8 +21,8 @@ from llamesh.locations import expanded
 
 MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
-MAX_LETTERS = 4000
-"""Characters of a question that the history keeps."""
+MOST_LETTERS = 4000
+"""Letters of a question that the history keeps."""
 QUOTES = '"""'
 COMMANDS = {
     "/help": "what can be typed",
@@ -178,8 +178,8 @@ def _editor() -> Read:
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
-            asked.append(line[:MAX_LETTERS])
+        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
+            asked.append(line[:MOST_LETTERS])
             _keep(asked)
         return line
 
@@ -206,7 +206,7 @@ def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
         found = json.loads(history_file().read_text())
-        return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
+        return [str(item)[:MOST_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError):
         return []
 
