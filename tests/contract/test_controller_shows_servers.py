@@ -147,7 +147,11 @@ def routable(server: Any) -> Any:
     return next(condition for condition in server.conditions if condition.type == "Routable")
 
 
-async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controller) -> None:
+async def test_the_answer_comes_once_envoy_routes_the_name(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", PATIENCE)
+    monkeypatch.setattr("controller.publication.ACK_SECONDS", PATIENCE)
     controller.envoy.stats.connected = 1
     controller.envoy.there.clear()
     declaring = asyncio.ensure_future(controller.declare())

@@ -20,7 +20,7 @@ from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import ENDED, TINY, Open, Service, import_file, sha256
 from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes
-from tests.contract.patience import PATIENCE
+from tests.contract.patience import PATIENCE, available
 from tests.contract.rich_status import refused
 from tests.unit.gguf_bytes import STRING, U32, File, pair
 
@@ -194,7 +194,9 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
     patient: dict[str, Any] = {"metadata": caller, "wait_for_ready": True, "timeout": PATIENCE}
     process = await start()
     try:
-        await DownloadServiceStub(connect(settings, "download")).StartDownload(request, **patient)
+        downloads = DownloadServiceStub(connect(settings, "download"))
+        # A busy process may not know yet what its callers may do.
+        await available(lambda: downloads.StartDownload(request, **patient))
         async with asyncio.timeout(PATIENCE):
             while not any(path.stat().st_size for path in files_below(settings.home / "objects")):
                 await asyncio.sleep(0.01)
@@ -204,9 +206,10 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
         web.go_on.set()
         process = await start()
         downloads = DownloadServiceStub(connect(settings, "download"))
+        asked = pb.GetDownloadRequest(model_uuid="m1")
         async with asyncio.timeout(PATIENCE):
             while True:
-                found = await downloads.GetDownload(pb.GetDownloadRequest(model_uuid="m1"), **patient)
+                found = await available(lambda: downloads.GetDownload(asked, **patient))
                 if found.state in ENDED:
                     break
                 await asyncio.sleep(0.02)
