@@ -213,7 +213,7 @@ def _partly(error: Exception, labels: Sequence[str], number: int, action: Action
     if labels[number + 1 :]:
         parts.append(f"not done: {', '.join(labels[number + 1 :])}")
     hint = (
-        f"{failure.hint}; then run the same command again: what is done stays"
+        f"{failure.hint.rstrip('.')}; then run the same command again: what is done stays"
         if failure.hint
         else ("run the same command again: what is done stays")
     )

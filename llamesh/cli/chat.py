@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import stat
 import sys
 import uuid
@@ -17,7 +18,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
-from llamesh.cli.conversation import Conversation, content, encoded
+from llamesh.cli.conversation import Conversation, content, encoded, image_paths, path_alone
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.markdown import DIM, NORMAL, Markdown
@@ -74,11 +75,27 @@ def chat(
         ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
         Talk(model, talk, ask, reader(), verbose=verbose).go_on()
         return
+    _check_paths(model, prompt)
     question = "\n\n".join(part for part in (prompt, _piped(prompt)) if part)
     if not question.strip():
         raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
     talk.messages.append({"role": "user", "content": content(question, list(image))})
     _answer(model, talk, verbose, json_lines=json_lines)
+
+
+def _check_paths(model: str, prompt: str) -> None:
+    """Refuse a prompt that is only the path of a file, and say that an image in a prompt is sent as text."""
+    images = image_paths(prompt)
+    word = prompt.strip()
+    if path_alone(prompt) or word in images:
+        file = shlex.quote(word)
+        raise CommandError(
+            f"{text(word)} alone is no question: files are not read from the prompt",
+            hint=f'llamesh chat {shlex.quote(model)} "..." {"--image" if word in images else "<"} {file}',
+            code=Exit.USAGE,
+        )
+    for path in images:
+        note(f"{text(path)} is sent as text; --image {shlex.quote(path)} attaches it")
 
 
 def _piped(prompt: str) -> str:

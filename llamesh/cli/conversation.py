@@ -21,7 +21,9 @@ MAX_IMAGE_BYTES = 10 * 2**20
 MAX_SAVED_BYTES = 64 * 2**20
 """Maximum size in bytes of a saved conversation."""
 SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
-_IMAGE_PATH = re.compile(r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?!\S)", re.IGNORECASE)
+_IMAGE_PATH = re.compile(
+    r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE
+)
 
 
 @dataclass
@@ -81,14 +83,33 @@ def content(question: str, images: list[Path]) -> str | list[dict[str, Any]]:
 
 def images_of(question: str) -> list[Path]:
     """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
-    found = []
-    for word in _IMAGE_PATH.findall(question):
-        # What cannot be a path, such as a name that is too long, is a word of the question.
-        with suppress(OSError, ValueError):
-            path = expanded(word)
-            if path.is_file():
-                found.append(path)
-    return found
+    return [expanded(word) for word in image_paths(question) if _is_file(word)]
+
+
+def image_paths(question: str) -> list[str]:
+    """The words of a question that are paths of images."""
+    return list(_IMAGE_PATH.findall(question))
+
+
+def missing_images(question: str) -> list[str]:
+    """The paths of images in a question at which there is no file: they are sent as text."""
+    return [word for word in image_paths(question) if not _is_file(word)]
+
+
+def path_alone(question: str) -> str:
+    """A question that is the path of a file and nothing else, and not that of an image that is there; else nothing."""
+    word = question.strip()
+    if not word.startswith(("/", "./", "../", "~/")) or "\n" in word:
+        return ""
+    image = _IMAGE_PATH.fullmatch(word) is not None
+    return word if image != _is_file(word) else ""
+
+
+def _is_file(word: str) -> bool:
+    # What cannot be a path, such as a name that is too long, is a word of the question.
+    with suppress(OSError, ValueError):
+        return expanded(word).is_file()
+    return False
 
 
 def _data_url(path: Path) -> str:

@@ -5,6 +5,7 @@ Invariant: a number that the mesh does not report is omitted or shown as unknown
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,19 +33,33 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
             return
         in_force = [*_in_force(found, model_context(mesh, found)), ("Memory", _memory(mesh, found))]
     for column in SERVER:
-        say(f"{column.title.capitalize():<12}{text(column.value(found))}")
+        _say(f"{column.title.capitalize():<12}{text(column.value(found))}", 12)
     for title, shown in in_force:
-        say(f"{title:<12}{text(shown)}")
+        _say(f"{title:<12}{text(shown)}", 12)
     say("Conditions")
     for item in found.conditions:
         holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
         since = f" since {when(item.last_transition_time)}" if item.last_transition_time.seconds else ""
-        say(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
+        _say(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip(), 4)
     say("Engines")
     for engine in found.replica_statuses:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
-        say(text(words).rstrip())
+        _say(text(words).rstrip(), 4)
+
+
+def _say(line: str, indent: int) -> None:
+    """Print a line; in a terminal broken between words, with its further lines indented."""
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    from shutil import get_terminal_size
+
+    from llamesh.cli.wrapping import Wrapper
+
+    wrapper = Wrapper(get_terminal_size().columns)
+    wrapper.hang(" " * indent)
+    say(wrapper.feed(line) + wrapper.flush())
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:

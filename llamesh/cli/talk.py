@@ -13,7 +13,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.cli.conversation import SETTINGS, Conversation, content, encoded, images_of, keep
+from llamesh.cli.conversation import (
+    SETTINGS,
+    Conversation,
+    content,
+    encoded,
+    images_of,
+    keep,
+    missing_images,
+    path_alone,
+)
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
@@ -23,6 +32,7 @@ MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
 MOST_LETTERS = 4000
 """Letters of a question that the history keeps."""
+ATTACHED = "an image is named by its path in the question: what is this? ./cat.png"
 QUOTES = '"""'
 COMMANDS = {
     "/help": "what can be typed",
@@ -61,7 +71,7 @@ class Talk:
                 note("Ctrl-D or /bye ends the conversation")
                 continue
             try:
-                if question.startswith("/") and not images_of(question):
+                if question.startswith("/") and not images_of(question) and not path_alone(question):
                     if not self._command(question):
                         return
                 elif question:
@@ -85,6 +95,10 @@ class Talk:
         return "\n".join(lines).strip()
 
     def _put(self, question: str) -> None:
+        if alone := path_alone(question):
+            raise CommandError(f"{text(alone)} alone is no question", hint=ATTACHED, code=Exit.USAGE)
+        for path in missing_images(question):
+            note(f"there is no file {text(path)}: it is sent as text")
         messages = self._conversation.messages
         messages.append({"role": "user", "content": content(question, images_of(question))})
         try:
@@ -104,7 +118,8 @@ class Talk:
             case "/help" | "/?":
                 width = max(map(len, COMMANDS))
                 note("\n".join(f"  {command:<{width}}  {about}" for command, about in COMMANDS.items()))
-                note('  """ begins and ends a question of several lines; an image is named by its path: ./cat.png')
+                note('  """ begins and ends a question of several lines')
+                note(f"  {ATTACHED}")
             case "/clear":
                 self._conversation.messages.clear()
                 note("forgotten")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from engine import sentence
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh
 from tests.terminal import terminal
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,7 +90,7 @@ def llamesh(folder: Path, environment: dict[str, str]) -> Command:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=COMMAND_SECONDS,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -253,7 +253,7 @@ def test_two_applies_at_once_create_everything_once(
         )
 
     both = [started(number) for number in range(2)]
-    outputs = [one.communicate(timeout=120) for one in both]
+    outputs = [one.communicate(timeout=COMMAND_SECONDS) for one in both]
     if machines == 1:
         assert [one.returncode for one in both] == [0, 0], outputs
     assert llamesh("apply", "-f", "mesh.yaml").stdout.splitlines() == said("unchanged"), outputs
@@ -266,7 +266,7 @@ def test_two_runs_at_once_declare_one_server(llamesh: Command, folder: Path, env
     llamesh("apply", "-f", "mesh.yaml")
     arguments = [sys.executable, "-m", "llamesh.cli.main", "run", "manifest-model", "hi", "--max-tokens", "1"]
     both = [subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    assert [one.wait(timeout=COMMAND_SECONDS) for one in both] == [0, 0]
     servers = json.loads(llamesh("status", "-o", "json").stdout)
     ours = [item["server_uuid"] for item in servers if item["model_uuid"] == "manifest-model"]
     assert len(ours) == 1

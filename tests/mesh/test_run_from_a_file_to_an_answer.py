@@ -15,7 +15,7 @@ from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.locations import handed_over_directory
-from tests.mesh.running import RunningMesh, running_mesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
 from tests.terminal import terminal
 
 PULLED = {
@@ -76,7 +76,7 @@ def llamesh(user: dict[str, str], cwd: Path, *arguments: str, stdin: str = "") -
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 
