@@ -14,11 +14,10 @@ import aiohttp
 from controller.runtimes import Engine, EngineExit, EnginePhase, LaunchSpec
 from controller.runtimes.process import ProcessRuntime
 from llamesh.kit.config import Settings
+from tests.mesh.engines import DEADLINE
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
 ENVIRONMENT = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded", "JWT_SECRET": "secret" * 8, "MINIO_SECRET_KEY": "x"}
-DEADLINE = 60.0
-"""Seconds that anything here may take on a busy machine."""
 
 STUCK_FOR_EVER = {
     "messages": [{"role": "user", "content": "Hi"}],
@@ -66,7 +65,7 @@ async def ended(runtime: ProcessRuntime) -> EngineExit:
 
 
 def llama(engine: Engine) -> int:
-    """The process id of an engine's llama.cpp."""
+    """The process id of an engine's llama.cpp. The engine is ready, so it has one child."""
     (child,) = Path(f"/proc/{engine.process}/task/{engine.process}/children").read_text().split()
     return int(child)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
 from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, opened, ready, until
+from tests.mesh.vanishing import vanish
 from tests.mounts import mounted
 
 _NAMES = [
@@ -135,7 +135,7 @@ async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_i
         engine = await ready(runtime, model)
         reader, writer = await asyncio.open_unix_connection(engine.address)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: 40\r\n\r\n")
-        shutil.rmtree(settings.run_dir / "engines")
+        vanish(settings.run_dir / "engines")
         await until(lambda: only(runtime).liveness is Liveness.LOST)
         record = settings.run_dir / "engines" / f"{engine.instance}.json"
         await until(record.exists)
@@ -185,7 +185,7 @@ async def test_an_engine_whose_socket_vanished_before_the_controller_died_is_los
     first = ProcessRuntime(settings, ENVIRONMENT)
     await first.open(lambda _: None, lambda _: None)
     engine = await ready(first, model)
-    shutil.rmtree(settings.run_dir / "engines")
+    vanish(settings.run_dir / "engines")
     await until((settings.run_dir / "engines" / f"{engine.instance}.json").exists)
     await first.close()
     async with opened(settings) as second:

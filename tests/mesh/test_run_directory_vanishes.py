@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 
 from llamesh.locations import run_directory
 from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.vanishing import vanish
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 
@@ -61,7 +61,7 @@ def test_envoys_first_file_is_written_again_when_envoy_is_started_again(mesh: Ru
 def test_the_whole_run_directory_may_be_deleted(mesh: RunningMesh) -> None:
     folder = run_directory(mesh.home, {})
     names = ["gateway.sock", "contract.sock", "download.sock", "controller.sock", "waker.sock"]
-    shutil.rmtree(folder)
+    vanish(folder)
     until(lambda: all((folder / name).exists() for name in names), 30, "the sockets to be there again")
     until_well(mesh, 30)
     until(lambda: list(folder.glob("engines/*.json")) and list(folder.glob("engines/*.sock")), 20, "the engine's files")
