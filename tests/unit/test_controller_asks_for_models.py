@@ -83,7 +83,7 @@ async def test_a_no_is_asked_again_with_growing_pauses(
     assert len(asked_at) < 20
 
 
-async def test_what_to_do_about_a_corrupt_model_is_said(world: World) -> None:
+async def test_the_status_of_a_corrupt_model_names_the_remedy(world: World) -> None:
     world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "m cannot be used")
     await world.ask()
     assert world.models.get("m").message.startswith("m cannot be used. Download the model again")

@@ -170,5 +170,5 @@ def test_from_anywhere_everything_becomes_as_wanted(seed: int) -> None:
     assert world.forgotten is world.desired.removing
 
 
-def test_time_alone_changes_nothing_where_nothing_waits() -> None:
+def test_time_alone_changes_nothing_if_no_action_is_pending() -> None:
     assert decide(ONE, ready("a")).requeue_after == math.inf

@@ -77,7 +77,7 @@ def test_every_id_that_is_in_is_asked_about_and_few_others(asked: Asked, count: 
     assert wrong < 0.01
 
 
-def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
+def test_an_empty_digest_publishes_no_metadata() -> None:
     made = Digest()
     assert made.metadata() == digest.NOTHING
     made.set(["key_1"])
@@ -86,7 +86,7 @@ def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
     assert made.metadata() == digest.NOTHING
 
 
-def test_what_is_gone_is_not_asked_about_any_more(asked: Asked) -> None:
+def test_a_key_that_was_removed_from_the_digest_is_not_asked_about(asked: Asked) -> None:
     made = Digest()
     made.set(["key_1", "key_2"])
     made.set(["key_2"])

@@ -90,7 +90,7 @@ def refusal(call: object, *arguments: object, **named: object) -> str:
     return str(raised.value.metadata.get("rule"))
 
 
-def test_what_cannot_be_made_is_refused_with_its_rule() -> None:
+def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_types, ["Q8_0", "IQ1_S"]) == "matrix"
     quantised = model(quantisation="Q4_1")
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
