@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 
-from controller.runtimes import Engine, EngineExit, EnginePhase, LaunchSpec
+from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
 from controller.runtimes.process import ProcessRuntime
 from llamesh.kit.config import Settings
 from tests.mesh.engines import DEADLINE
@@ -56,6 +56,14 @@ async def ready(runtime: ProcessRuntime, model: Path, **more: object) -> Engine:
     return only(runtime)
 
 
+async def load(runtime: ProcessRuntime, engine: Engine) -> EngineLoad:
+    """The load of an engine that answers, however late on a busy machine."""
+    async with asyncio.timeout(DEADLINE):
+        while (found := await runtime.load(engine.instance)) is None:
+            pass
+    return found
+
+
 async def ended(runtime: ProcessRuntime) -> EngineExit:
     """How the one engine of SERVER ends."""
     await until(lambda: only(runtime).phase is EnginePhase.ENDED)
@@ -71,7 +79,7 @@ def llama(engine: Engine) -> int:
 
 
 @contextlib.contextmanager
-def stopped(pid: int):  # type: ignore[no-untyped-def]
+def stopped(pid: int) -> Iterator[None]:
     """A process that is stopped for a `with` block, and goes on after it if it is still there."""
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -17,8 +14,10 @@ from engine.sentence import SENTENCE
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 from tests.mesh.controlled import DEADLINE, READY, ControlledMesh, controlled_mesh, until
-from tests.mesh.runtimes import STUCK_FOR_EVER, post
+from tests.mesh.runtimes import STUCK_FOR_EVER, post, stopped
 from tests.mesh.vanishing import vanish
+
+pytestmark = pytest.mark.timeout(300)
 
 STALL = 20
 """Seconds. The second silent probe comes well before, also after a pause of the controller, which counts for at most 10 s."""
@@ -74,16 +73,6 @@ async def stick(socket: str) -> asyncio.Task[int]:
 
     await until(silent, "the loop to be stuck")
     return poison
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def ready_condition(server: Server) -> tuple[str, str]:
