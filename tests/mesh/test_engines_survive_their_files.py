@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +201,19 @@ async def test_an_engine_whose_socket_vanishes_before_it_is_ready_is_lost(settin
         await until(address.exists)
         address.unlink()
         await until(lambda: only(runtime).liveness is Liveness.LOST)
+
+
+async def test_a_starting_engine_is_not_lost_while_the_backlog_of_an_earlier_one_of_its_name_is_answered(
+    settings: Settings, model: Path
+) -> None:
+    async with opened(settings) as runtime:
+        address = settings.run_dir / "engines" / f"{_NAMES[0]}.sock"
+        with socket.socket(socket.AF_UNIX) as earlier:
+            earlier.bind(str(address))
+            earlier.listen()
+            address.unlink()
+            engine = await ready(runtime, model)
+        assert (engine.address, engine.liveness) == (str(address), Liveness.ALIVE)
 
 
 async def test_an_engine_whose_record_names_no_process_is_found_by_its_command_line(
