@@ -11,6 +11,7 @@ import structlog
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 SECRET_TEXT = "hunter2-in-the-exception"
@@ -178,7 +179,7 @@ async def test_a_client_that_leaves_ends_its_handler(start_gateway, as_caller) -
     stream = gateway.Watch(gateway_pb2.WatchRequest(), metadata=as_caller("ada", "manage"))
     await anext(aiter(stream))
     stream.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await servicer.cancelled.wait()
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.markdown import BOLD, CODE, DIM, NORMAL, PLAIN
+from tests.contract.patience import PATIENCE
 from tests.contract.test_chat_against_a_fake import FakeInference, inference
 from tests.terminal import terminal
 
@@ -122,7 +123,7 @@ def test_on_a_pipe_the_answer_is_what_the_model_wrote(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert asked.stdout.decode() == f"{ANSWER}\n"

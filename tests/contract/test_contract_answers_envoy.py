@@ -11,6 +11,7 @@ import pytest
 from llamesh.kit.envoy_api import message_class
 from llamesh.v1 import contract_pb2
 from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
+from tests.contract.patience import PATIENCE
 
 CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
 CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
@@ -110,7 +111,7 @@ async def running(mesh, as_caller, contract_id: str) -> int:
 
 
 async def until_running(mesh, as_caller, contract_id: str, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await running(mesh, as_caller, contract_id) != count:
             await asyncio.sleep(0.005)
 
@@ -126,7 +127,7 @@ def key_of(row) -> tuple[str, ...]:
 
 
 async def until_used(mesh, as_caller, requests: int):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             rows = await usage(mesh, as_caller("root", "admin"))
             if sum(row.requests for row in rows) == requests:
@@ -297,7 +298,7 @@ async def test_callers_see_their_own_usage_and_administrators_all_page_by_page(m
 async def test_refused_inference_is_recorded_once_a_minute(mesh, as_caller, envoy) -> None:
     for _ in range(20):
         await envoy.ask(sub="ada", contract="ctr_gone")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found = []
         while not found:
             request = contract_pb2.ListDecisionsRequest()
@@ -311,5 +312,6 @@ async def test_a_drain_does_not_wait_for_envoys_log_streams(mesh, as_caller, env
     log = envoy.stream("counted")
     await log.report(entry())
     await until_used(mesh, as_caller, 1)
+    mesh.member.settings = mesh.member.settings.model_copy(update={"drain_seconds": 10 * PATIENCE})
     mesh.member.stop()
-    await asyncio.wait_for(mesh.member.stopped.wait(), 0.9)
+    await asyncio.wait_for(mesh.member.stopped.wait(), PATIENCE)

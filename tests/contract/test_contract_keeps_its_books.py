@@ -30,6 +30,7 @@ from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger, day_of
+from tests.contract.patience import PATIENCE
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = PageQuery(Pages(b"any key"))
@@ -247,7 +248,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
 
     monkeypatch.setattr(database, "read", hanging)
     clock.seconds += 5
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await limit_of(limits, row.contract_id) == 2
 
 
@@ -344,6 +345,6 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
     done, _ = await asyncio.wait({closing}, timeout=1)
     assert not done
     fault.error = None
-    await asyncio.wait_for(closing, 15)
+    await asyncio.wait_for(closing, PATIENCE)
     async with database.read() as session:
         assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10

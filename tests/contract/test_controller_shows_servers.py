@@ -16,6 +16,7 @@ from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters, ServerSpec
 from tests.contract.fake_runtime import Controller, refused, running
+from tests.contract.patience import PATIENCE
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_without_an_envoy_a_server_is_not_ready_and_says_why(
     server = await controller.declare()
     await controller.until(lambda: controller.runtime.alive)
     controller.runtime.become_ready()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (found := await controller.get(server)).conditions[0].reason != "EnvoyNotConnected":
             await asyncio.sleep(0.01)
     assert found.conditions[0].status == server_pb2.CONDITION_STATUS_UNKNOWN
@@ -88,9 +89,9 @@ async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Contro
     first = await watch.read()
     assert first.server.server_uuid == server.server_uuid
     assert (await watch.read()).synced
-    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid), timeout=10)
+    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid), timeout=PATIENCE)
     last: pb.WatchServersResponse | None = None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while last is None or last.WhichOneof("change") != "removed":
             last = await watch.read()
     assert last.removed.state == server_pb2.SERVER_STATE_STOPPED

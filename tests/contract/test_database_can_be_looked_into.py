@@ -13,6 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.contract.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = "CREATE TABLE {0}users (username TEXT, role TEXT)"
 ROW = "INSERT INTO {0}users VALUES ('ada', 'admin')"
@@ -51,7 +53,7 @@ def tool(settings: dict[str, str], command: str, sql: str = "") -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
+from tests.contract.patience import PATIENCE
 
 PROCESSES = {
     "gateway": "services.gateway",
@@ -31,7 +32,7 @@ def last_words(name: str, home: Path) -> str:
         env={**environment, "LLAMESH_HOME": str(home), "LLAMESH_DRAIN_SECONDS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == 2, ended.stderr

@@ -19,6 +19,7 @@ from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.users import UserChange, Users
+from tests.contract.patience import PATIENCE
 from tests.contract.test_what_is_committed_is_told import database_of
 
 
@@ -33,7 +34,7 @@ class Clock:
 
 
 async def read(stream: Any) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return await anext(stream)
 
 

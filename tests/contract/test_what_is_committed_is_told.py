@@ -163,6 +163,8 @@ async def test_a_call_that_changes_something_is_finished_though_its_caller_has_l
     asked = getattr(stub, call)(request, metadata=as_caller("admin", "admin"))
     await servicer.begun.wait()
     asked.cancel()
+    if end.endswith("stopped"):
+        await until(lambda: bool(servicer.ended))
     await asyncio.sleep(0.1)
     servicer.go_on.set()
     await until(lambda: bool(servicer.ended))

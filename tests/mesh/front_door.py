@@ -45,6 +45,9 @@ JWKS = json.dumps(
     }
 )
 
+PATIENCE = 30.0
+"""Seconds that Envoy, the control plane and a test may take on a busy machine for what usually takes milliseconds."""
+
 A_DAY = 24 * 3600
 """Seconds. Modules make tokens when they are imported, which may be long before their tests run."""
 
@@ -232,8 +235,8 @@ class FrontDoor:
                 stdout=log,
                 stderr=log,
             )
-        assert await self.control.settled(20), self.log()
-        await self.until(self._listens, 10)
+        assert await self.control.settled(PATIENCE), self.log()
+        await self.until(self._listens, PATIENCE)
 
     async def stop(self) -> None:
         for connection in self._connections:
@@ -323,7 +326,7 @@ async def front_door(*, running: bool = True, **settings: Any) -> AsyncIterator[
             await door.stop()
 
 
-async def wait_for(condition: Callable[[], bool], timeout: float = 5) -> None:
+async def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
     """Return once a condition holds."""
     async with asyncio.timeout(timeout):
         while not condition():

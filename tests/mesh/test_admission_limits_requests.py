@@ -28,7 +28,7 @@ from services.contract.service import new_id, run
 from services.contract.tables import UsageRow
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
-from tests.mesh.front_door import FrontDoor, Received, front_door, token
+from tests.mesh.front_door import PATIENCE, FrontDoor, Received, front_door, token
 from tests.mesh.http_connection import Answer
 from tests.standings import FakeStandings
 
@@ -89,7 +89,7 @@ async def no_users(_contract_id: str) -> int:
 
 
 async def until(condition: Callable[[], Awaitable[object] | object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = condition()
             if await found if isinstance(found, Awaitable) else found:
@@ -232,7 +232,7 @@ async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_reques
 
     async def refused(kind: str, *ids: str) -> tuple[int, str, str]:
         admitted.door.control.set_asked(kind, ids)
-        assert await admitted.door.control.settled(5)
+        assert await admitted.door.control.settled(PATIENCE)
         answer = await admitted.door.chat("free", headers=bearer)
         listing = await admitted.door.send("GET", "/v1/models", headers=bearer)
         assert listing.status == (401 if answer.status == 401 else 200)
@@ -241,7 +241,6 @@ async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_reques
     assert await refused("standings") == (200, "", "")
     assert await refused("standings", "usr_bob:1") == (200, "", "")
     admitted.standings.put("bob", disabled=True)
-    await until(lambda: True)
     assert await refused("standings", "usr_bob:1") == (401, "invalid_api_key", "The user bob is disabled.")
     admitted.standings.put("bob", disabled=False, contract_id=admitted.contract_id)
     first = [asyncio.create_task(admitted.door.chat(headers=bearer)) for _ in range(2)]

@@ -69,7 +69,7 @@ def test_a_restored_mesh_knows_users_keys_servers_and_models(tmp_path: Path) -> 
             )
             return asked.status_code == 200 and sentence.SENTENCE in asked.text
 
-        until(answered, 30, "an answer under the key of before")
+        until(answered, 60, "an answer under the key of before")
         again = command(restored, "restore", str(file))
         assert (again.returncode, "not empty" in again.stderr) == (2, True)
     finally:

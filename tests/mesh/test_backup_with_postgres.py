@@ -90,7 +90,7 @@ def is_that_mesh(restored: RunningMesh, token: str) -> None:
         asked = restored.http.post(restored.url("inference", "/v1/chat/completions"), json=body)
         return asked.status_code == 200 and SENTENCE in asked.text
 
-    until(answered, 30, "an answer")
+    until(answered, 60, "an answer")
 
 
 def test_the_tables_are_restored_onto_an_empty_database(mesh: RunningMesh, server: OwnPostgres, tmp_path: Path) -> None:

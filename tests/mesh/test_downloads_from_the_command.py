@@ -79,7 +79,7 @@ def shown(user: dict[str, str], model: str) -> dict[str, Any]:
 
 
 def half_there(user: dict[str, str], model: str) -> None:
-    until(lambda: shown(user, model).get("bytes_done", 0) >= 4 * 2**20, 30, f"half of {model}")
+    until(lambda: shown(user, model).get("bytes_done", 0) >= 4 * 2**20, 60, f"half of {model}")
 
 
 def verified(user: dict[str, str], source: SlowSource, model: str) -> None:
@@ -95,7 +95,7 @@ def test_a_wait_that_is_killed_goes_on_with_the_command_that_ctrl_c_printed(
     with waiting(user, "pull", source.url(model)) as pull:
         half_there(user, model)
         pull.send_signal(signal.SIGINT)
-        _, said = pull.communicate(timeout=30)
+        _, said = pull.communicate(timeout=60)
         assert pull.returncode == Exit.INTERRUPTED
     command = re.findall(r"`llamesh ([^`]*)` waits for it again", said)
     assert command == [f"pull --uuid {model}"]
@@ -103,7 +103,7 @@ def test_a_wait_that_is_killed_goes_on_with_the_command_that_ctrl_c_printed(
         assert again.stderr is not None
         assert re.match(r"killed.gguf +[0-9]+%", again.stderr.readline())
         again.kill()
-        again.wait(10)
+        again.wait(60)
     assert shown(user, model)["state"] == "RUNNING"
     with waiting(user, *command[0].split()) as last:
         source.go_on.set()
@@ -165,7 +165,7 @@ def test_a_download_is_cancelled_tried_again_and_removed(user: dict[str, str], s
         assert f"the download of {model} is RUNNING: cancel it first" in refused.stderr
         assert "llamesh downloads cancel" in refused.stderr
         assert "CANCELLED" in llamesh(user, "downloads", "cancel", model).stdout
-        _, said = pull.communicate(timeout=30)
+        _, said = pull.communicate(timeout=60)
         assert pull.returncode == Exit.FAILED
         assert f"the download of {model} was cancelled" in said
     assert model not in llamesh(user, "models").stdout

@@ -40,6 +40,10 @@ def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
     return answer.stdout
 
 
+def served_models(served: Served) -> list[str]:
+    return [item["model_uuid"] for item in served.mesh.call("GET", "/status").json()["servers"]]
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(served: Served, tmp_path: Path) -> None:
     shown = example(served, tmp_path, "sh", "examples/curl.sh", served.model)
@@ -66,11 +70,12 @@ def test_the_javascript_client(served: Served, tmp_path: Path) -> None:
 def test_the_sdk(served: Served, tmp_path: Path) -> None:
     file = served.mesh.home / "import" / "example.gguf"
     sentence.write(file)
+    before = served_models(served)
     shown = example(served, tmp_path, sys.executable, "examples/sdk.py", str(file)).splitlines()
     assert shown[-1].strip() == SENTENCE
     assert "example" in shown[-2]
     assert shown[-3].endswith(" bytes")
-    assert [item["model_uuid"] for item in served.mesh.call("GET", "/status").json()["servers"]] == ["sentence"]
+    assert served_models(served) == before
     served.mesh.call("DELETE", "/models/example")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.mesh.front_door import A_DAY, SECRET, FrontDoor, token
+from tests.mesh.front_door import A_DAY, PATIENCE, SECRET, FrontDoor, token
 from tests.mesh.inference_door import CHAT, A, B, engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -124,7 +124,7 @@ async def test_only_what_is_in_the_digest_waits_for_admission(inference: FrontDo
     mine, other = ({"authorization": f"Bearer {token(jti=jti)}"} for jti in ("key_1", "key_2"))
     assert (await inference.chat("big", headers=mine)).status == 200
     inference.control.set_asked("keys", ["key_1"])
-    assert await inference.control.settled(5)
+    assert await inference.control.settled(PATIENCE)
     refused, listed = await asyncio.gather(
         inference.chat("big", headers=mine), inference.send("GET", "/v1/models", headers=mine)
     )
@@ -133,7 +133,7 @@ async def test_only_what_is_in_the_digest_waits_for_admission(inference: FrontDo
     assert (await inference.chat("big", headers=other)).status == 200
     assert (await inference.chat("big")).status == 200
     inference.control.set_asked("keys", [])
-    assert await inference.control.settled(5)
+    assert await inference.control.settled(PATIENCE)
     assert (await inference.chat("big", headers=mine)).status == 200
 
 

@@ -15,7 +15,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
-from tests.mesh.running import RunningMesh, running_mesh
+from tests.mesh.running import RunningMesh, files_below, running_mesh
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 COMMAND = (sys.executable, "-P", "-m", "llamesh.cli.main")
@@ -99,6 +99,5 @@ def test_a_wrong_address_is_answered_with_the_right_one(user: dict[str, str], wo
 
 def test_no_log_and_no_record_has_the_token(mesh: RunningMesh, user: dict[str, str]) -> None:
     assert "hf_right" not in llamesh(user, "downloads", "-o", "json").stdout
-    for path in mesh.home.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix != ".gguf":
-            assert b"hf_right" not in path.read_bytes(), path
+    written = {path: content for path, content in files_below(mesh.home).items() if path.suffix != ".gguf"}
+    assert not [path for path, content in written.items() if b"hf_right" in content]

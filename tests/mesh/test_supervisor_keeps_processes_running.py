@@ -22,6 +22,7 @@ from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.liveness import SILENT_PROBES, Answer
 from llamesh.cli.mesh.supervisor import Component, Supervisor
+from tests.mesh.running import command_line
 
 FAKE_MEMBER = """
 import os, select, signal, sys
@@ -33,7 +34,7 @@ os._exit(1)
 """
 """A fake member: serves nothing, ends when it is asked to and at the end of the lifeline."""
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def member(name: str, stage: int = 0, code: str = FAKE_MEMBER, stop_seconds: float = 2.0, **extras: Any) -> Component:
@@ -248,7 +249,7 @@ async def test_nothing_outlives_a_supervisor_that_is_killed(
 ) -> None:
     parent = psutil.Process(supervisor_process.pid)
     await eventually(lambda: "serving" in _text(tmp_path / "member.log"))
-    await eventually(lambda: any(child.name() == "sleep" for child in parent.children()))
+    await eventually(lambda: any("/bin/sleep" in command_line(child)[:1] for child in parent.children()))
     children = parent.children(recursive=True)
     assert len(children) == 2
     supervisor_process.kill()

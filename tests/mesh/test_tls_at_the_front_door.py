@@ -47,7 +47,7 @@ class TlsMesh(RunningMesh):
         """The certificate that a port shows now."""
         context = context or ssl.create_default_context(cafile=str(self.authority))
         with (
-            socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", self.ports[port]), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             return secured.getpeercert(binary_form=True) or b""
@@ -106,7 +106,7 @@ def test_grpc_with_the_authority(mesh: TlsMesh) -> None:
     credentials = grpc.ssl_channel_credentials(mesh.authority.read_bytes())
     with grpc.secure_channel(f"localhost:{mesh.ports['gateway']}", credentials) as channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
-        assert stub.CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20).access_token
+        assert stub.CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=60).access_token
 
 
 def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> None:
@@ -115,7 +115,7 @@ def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> No
         if offered:
             context.set_alpn_protocols(offered)
         with (
-            socket.create_connection(("localhost", mesh.ports["inference"]), timeout=10) as plain,
+            socket.create_connection(("localhost", mesh.ports["inference"]), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="mesh.example") as secured,
         ):
             assert secured.selected_alpn_protocol() == chosen
@@ -172,7 +172,7 @@ def test_tls_before_1_2_is_refused(mesh: TlsMesh) -> None:
 
 
 def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
-    with httpx.Client(timeout=20) as plain:
+    with httpx.Client(timeout=60) as plain:
         for port in ("inference", "gateway"):
             led = plain.get(f"http://localhost:{mesh.ports[port]}/health?a=b")
             assert (led.status_code, led.headers["location"]) == (308, mesh.url(port, "/health?a=b"))
@@ -190,7 +190,7 @@ def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
         assert told.status_code == 400
         assert "https://" in told.json()["message"]
     with grpc.insecure_channel(f"localhost:{mesh.ports['gateway']}") as channel, pytest.raises(grpc.RpcError) as caught:
-        gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20)
+        gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=60)
     assert "https://" in caught.value.details()
 
 
@@ -262,12 +262,12 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
     envoy = mesh.processes()["envoy"].pid
     renewed = mesh.command("tls", "init", "--renew")
     assert renewed.returncode == 0, renewed.stderr
-    until(lambda: mesh.certificate() != first, 30, "the renewed certificate")
-    until(lambda: "has a new certificate" in log.read_text(), 30, "words about the renewal")
+    until(lambda: mesh.certificate() != first, 60, "the renewed certificate")
+    until(lambda: "has a new certificate" in log.read_text(), 60, "words about the renewal")
     second = mesh.certificate()
     good = (mesh.home / "tls" / "server.key").read_bytes()
     (mesh.home / "tls" / "server.key").write_bytes(kept)
-    until(lambda: "does not belong to the certificate" in log.read_text(), 30, "words about the pair")
+    until(lambda: "does not belong to the certificate" in log.read_text(), 60, "words about the pair")
     assert mesh.certificate() == second
     (mesh.home / "tls" / "server.key").write_bytes(good)
     assert mesh.processes()["envoy"].pid == envoy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sqlite3
@@ -120,9 +119,3 @@ def s3() -> Iterator[FakeS3]:
 def on_s3(one_settings: Settings, open_with: OpenWith, s3: FakeS3) -> Callable[[], Awaitable[Service]]:
     secrets = {"minio_access_key": SecretStr("k"), "minio_secret_key": SecretStr("s")}
     return lambda: open_with(one_settings, minio_endpoint=s3.endpoint, **secrets)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -178,7 +178,9 @@ async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewRepl
     assert web.asked == ["a.gguf", "a.gguf"]
 
 
-async def test_a_process_that_ends_in_order_hands_over_at_once(new_replica: NewReplica, web: ModelServer) -> None:
+async def test_a_process_that_ends_in_order_hands_over_at_once(
+    new_replica: NewReplica, web: ModelServer, database: Database
+) -> None:
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
@@ -186,8 +188,14 @@ async def test_a_process_that_ends_in_order_hands_over_at_once(new_replica: NewR
         await one.download("m1", web.url("a.gguf"))
         await web.holding.wait()
         assert await one.end(signal.SIGTERM) == 0
+        async with database.begin() as session:
+            # A claim that it had left behind would now last until after this test.
+            await session.execute(
+                text("UPDATE transfer SET claim_expires = now() + interval '1 hour' WHERE claimed_by LIKE :home"),
+                {"home": f"%:{one.settings.home}/%"},
+            )
         web.go_on.set()
-        async with asyncio.timeout(20):  # far below the 30 s of a lease
+        async with asyncio.timeout(SECONDS):
             while (await two.state("m1")).state != pb.DOWNLOAD_STATE_SUCCEEDED:
                 await asyncio.sleep(0.05)
 

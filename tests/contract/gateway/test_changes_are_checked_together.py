@@ -9,6 +9,7 @@ import pytest
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
 from services.gateway.servers import CHANGE_ATTEMPTS
 from services.gateway.service import run
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 
@@ -41,7 +42,7 @@ async def test_two_changes_that_are_allowed_one_by_one_are_checked_together(mesh
             mesh.contract.refusals = [contract_pb2.Refusal(reason="DOES_NOT_FIT", message="not both")]
         elif both.n_waiting or not both.broken:
             # Both are checked before either is made.
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await both.wait()
 
     mesh.contract.during_check = refuse_the_sum
