@@ -25,8 +25,6 @@ from llamesh.processes import ProcessId, command_lines
 from tests.mesh.engines import DEADLINE
 from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, load, only, ready, stopped, until
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

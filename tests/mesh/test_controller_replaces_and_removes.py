@@ -15,8 +15,6 @@ from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters, Server
 from tests.mesh.controlled import DEADLINE, READY, ControlledMesh, controlled_mesh, kill, until
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[ControlledMesh]:

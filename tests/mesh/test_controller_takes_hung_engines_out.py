@@ -16,8 +16,6 @@ from tests.mesh.controlled import DEADLINE, READY, ControlledMesh, controlled_me
 from tests.mesh.runtimes import STUCK_FOR_EVER, post, stopped
 from tests.mesh.vanishing import vanish
 
-pytestmark = pytest.mark.timeout(300)
-
 STALL = 20
 """Seconds. The second silent probe comes well before, also after a pause of the controller, which counts for at most 10 s."""
 DEGRADED = server_pb2.SERVER_STATE_DEGRADED

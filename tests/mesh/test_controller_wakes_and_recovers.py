@@ -16,8 +16,6 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill_engine, until
 from tests.mesh.llama_program import write_program
 
-pytestmark = pytest.mark.timeout(300)
-
 SLEEPING = server_pb2.SERVER_STATE_SLEEPING
 FAILING = server_pb2.SERVER_STATE_FAILING
 

@@ -17,8 +17,6 @@ import pytest
 from tests.mesh.engines import alive
 from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
 
-pytestmark = pytest.mark.timeout(300)
-
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 PATIENCE = 60.0
 """Seconds in which anything is well again on a busy machine."""

@@ -18,8 +18,6 @@ from engine import sentence
 from tests.mesh.engines import DEADLINE, alive, chat, engine, events, gone, loading, stop
 from tests.ports import free_ports
 
-pytestmark = pytest.mark.timeout(300)
-
 SLOW = {"ctx_size": 8192, "parallel": 1}
 """One slot with a context that an endless stream does not fill while a test looks on."""
 

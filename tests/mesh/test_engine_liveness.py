@@ -19,8 +19,6 @@ from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
 from tests.mesh.runtimes import STUCK_FOR_EVER, ended, llama, load, only, opened, post, ready, stopped, until
 
-pytestmark = pytest.mark.timeout(300)
-
 STALL = 15.0
 """Seconds. More than the second silent probe takes, and more than one pause of this process counts: suspicion is seen before the end."""
 

@@ -7,17 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
-from tests.mesh.snapshots import snapshots
-
-pytestmark = pytest.mark.timeout(300)
+from tests.mesh.running import RunningMesh, engines, kill_all, mesh_processes, running_mesh, until
 
 SEED = 7
 KILLS = 8
@@ -72,8 +67,7 @@ def test_random_kills_leave_what_is_declared_and_nothing_else(mesh: RunningMesh)
             time.sleep(chance.uniform(0.1, 1.5))
             victims = sorted(mesh_processes(mesh.home), key=lambda process: process.pid)
             victims = [process for process in victims if process.pid != mesh.process.pid]
-            with suppress(psutil.NoSuchProcess):  # It may end at any moment.
-                chance.choice(victims).kill()
+            kill_all([chance.choice(victims)])
     finally:
         load.stop()
     until(mesh.healthy, PATIENCE, "a healthy mesh")
@@ -84,7 +78,7 @@ def test_random_kills_leave_what_is_declared_and_nothing_else(mesh: RunningMesh)
     # Whatever failed was cut off on its way; the mesh itself never answered with an error of its own.
     assert load.outcomes["200"] > KILLS
     assert not {"404", "500", "401", "ReadTimeout"} & set(load.outcomes), load.outcomes
-    until(lambda: _engines(mesh) == len(servers), PATIENCE, "one engine a server")
+    until(lambda: len(engines(mesh.home)) == len(servers), PATIENCE, "one engine a server")
     until(
         lambda: _are_of(_files(mesh), len(servers)),
         PATIENCE,
@@ -125,10 +119,6 @@ def test_a_mesh_that_is_killed_again_and_again_while_it_works_comes_back_whole(m
             path,
         )
     assert not list((mesh.home / "objects" / "staging").iterdir())
-
-
-def _engines(mesh: RunningMesh) -> int:
-    return len(snapshots(lambda words: "engine" in words, mesh_processes(mesh.home)))
 
 
 def _source(mesh: RunningMesh) -> str:

@@ -7,15 +7,12 @@ import time
 from typing import Any
 
 import httpx
-import pytest
 
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
 from tests.mesh.engines import stalls
 from tests.mesh.running import RunningMesh, mesh_processes
 from tests.mesh.snapshots import ProcessSnapshot, snapshots
-
-pytestmark = pytest.mark.timeout(300)
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""

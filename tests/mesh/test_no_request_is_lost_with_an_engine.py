@@ -18,8 +18,6 @@ from tests.mesh.llama_program import write_program
 from tests.mesh.runtimes import stopped
 from tests.mesh.snapshots import ProcessSnapshot, snapshots
 
-pytestmark = pytest.mark.timeout(300)
-
 WAITING = 24
 """Requests in the backlog: far above the 5 that llama.cpp's own backlog holds, below the connections that Envoy opens."""
 

@@ -20,8 +20,6 @@ from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
 from tests.ports import free_ports
 from tests.quantised_models import rewrite, write_program
 
-pytestmark = pytest.mark.timeout(300)
-
 pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")
 
 METHODS = [

@@ -16,8 +16,6 @@ from tests.corpus.requests import Request, legitimate, twins
 from tests.mesh.running import RunningMesh
 from tests.unit.lua_response import reshaped, runtime
 
-pytestmark = pytest.mark.timeout(300)
-
 CORPUS = legitimate()
 HEADERS = {"content-type": "application/json"}
 NAME = "corpus.gguf"

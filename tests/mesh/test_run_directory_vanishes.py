@@ -11,8 +11,6 @@ from llamesh.locations import run_directory
 from tests.mesh.running import RunningMesh, running_mesh, until
 from tests.mesh.vanishing import vanish
 
-pytestmark = pytest.mark.timeout(300)
-
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 PATIENCE = 60.0
 """Seconds in which anything is well again on a busy machine."""

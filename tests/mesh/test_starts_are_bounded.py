@@ -6,16 +6,12 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from engine.sentence import SENTENCE
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 from tests.mesh.controlled import MODEL, ControlledMesh, controlled_mesh, until
 from tests.mesh.llama_program import write_program
-
-pytestmark = pytest.mark.timeout(300)
 
 SERVERS = 12
 LIMIT = 2
