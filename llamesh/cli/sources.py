@@ -13,6 +13,8 @@ from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
 from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
 
+_OLLAMA = {"ollama.com", "www.ollama.com", "registry.ollama.ai", "ollama.ai"}
+
 
 def is_source(word: str) -> bool:
     """Whether a word can be fetched: an address, or a file of this machine."""
@@ -22,6 +24,8 @@ def is_source(word: str) -> bool:
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
     """Return the address from which the mesh can fetch a source. CommandError if there is none."""
+    if _of_ollama(source):
+        raise no_source(source)
     if is_address(source) or not source:
         yield HandedOver(source)
     elif is_path(source) or (source.endswith(".gguf") and not likely(source)):
@@ -33,6 +37,13 @@ def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[H
 
 def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
     """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names."""
+    if _of_ollama(word):
+        return CommandError(
+            f"{word} is of Ollama's registry, which has no GGUF file at an address",
+            parts=["the file of a model that Ollama has fetched is in the line FROM of: ollama show --modelfile NAME"],
+            hint="`llamesh pull PATH --name NAME` takes that file; or name the model on Hugging Face: hf:OWNER/REPO:Q4_K_M",
+            code=Exit.USAGE,
+        )
     near = difflib.get_close_matches(word, known, n=1) or _same_letters(word, known)
     what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
     hint = f"give {FORMS}"
@@ -45,6 +56,12 @@ def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
     elif re.fullmatch(r"[\w.-]+:[\w.-]+", word):
         hint = f"names of other registries are not looked up; give {FORMS}"
     return CommandError(f"{word} is {what}", hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
+
+
+def _of_ollama(word: str) -> bool:
+    """Whether a word is a page or an address of Ollama's registry."""
+    host = word.lower().partition("://")[2] or word.lower()
+    return host.split("/")[0] in _OLLAMA or word.lower().startswith("ollama:")
 
 
 def _same_letters(word: str, known: Sequence[str]) -> list[str]:

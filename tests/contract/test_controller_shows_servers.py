@@ -83,7 +83,7 @@ async def test_pages_hold_every_server_once_in_order(controller: Controller) -> 
     )
 
 
-async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Controller) -> None:
+async def test_a_watcher_sees_the_present_state_and_then_changes(controller: Controller) -> None:
     server = await controller.ready(await controller.declare())
     watch = controller.stub.WatchServers(pb.WatchServersRequest())
     first = await watch.read()
@@ -147,7 +147,11 @@ def routable(server: Any) -> Any:
     return next(condition for condition in server.conditions if condition.type == "Routable")
 
 
-async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controller) -> None:
+async def test_the_answer_comes_once_envoy_routes_the_name(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", PATIENCE)
+    monkeypatch.setattr("controller.publication.ACK_SECONDS", PATIENCE)
     controller.envoy.stats.connected = 1
     controller.envoy.there.clear()
     declaring = asyncio.ensure_future(controller.declare())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller.declared import RunState
 from controller.declared_store import DeclaredServers
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
-from llamesh.kit.database_failures import DatabaseUnreachableError
-from llamesh.v1 import server_pb2
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.database_failures import DatabaseUnreachableError, unreachable
+from llamesh.v1 import controller_pb2, server_pb2
 from tests.contract.fake_runtime import Controller, refused, running
 from tests.contract.patience import CALM_SECONDS, PATIENCE, available
 from tests.own_postgres import OwnPostgres, own_postgres
@@ -150,7 +152,7 @@ async def test_a_server_falls_asleep_when_idle_and_it_is_written_later(world: Wo
 
 
 @without_outages
-async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: World) -> None:
+async def test_a_requested_state_is_not_undone_by_an_older_decision(world: World) -> None:
     controller = world.controller
     store = world.controller.reconciler._store
     declared = await controller.ready(await world.declare())
@@ -160,6 +162,27 @@ async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: 
     await store.refresh()
     assert (await store.get(declared.server_uuid)).run_state is RunState.ASLEEP_REQUESTED
     await world.until_written(declared.server_uuid, RunState.ASLEEP_REQUESTED)
+
+
+@without_outages
+async def test_a_declaration_whose_commit_is_answered_too_late_is_repeated_and_declares_one_server(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine: the row is there, and the deadline is over."""
+    begin, late = Database.begin, [1, 2]
+
+    @asynccontextmanager
+    async def answered_late(database: Database) -> AsyncIterator[AsyncSession]:
+        async with begin(database) as session:
+            yield session
+        if late:
+            late.pop()
+            raise unreachable("the database did not answer in time")
+
+    monkeypatch.setattr(Database, "begin", answered_late)
+    declared = await world.declare()
+    listed = await world.controller.stub.ListDeclaredServers(controller_pb2.ListDeclaredServersRequest())
+    assert [server.server_uuid for server in listed.servers] == [declared.server_uuid]
 
 
 @without_outages

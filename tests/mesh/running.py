@@ -28,6 +28,8 @@ MODULES = ("services.gateway", "services.contract", "services.download", "contro
 ADMIN = {"username": "admin", "password": "admin"}
 AT_ONCE = 9.0
 """Seconds within which what counts at once is seen, also on a busy machine: fewer than the 10 s between two heartbeats of a stream."""
+COMMAND_SECONDS = 200.0
+"""Seconds that one command, `llamesh up` among them, may take on a busy machine: fewer than the limit of a test."""
 ENDING_SECONDS = 20.0
 """Seconds that the kernel may need on a busy machine to end processes that were killed or whose parent has ended."""
 

@@ -18,7 +18,7 @@ import pytest
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.kit.postgres_dump import Connection
-from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 from tests.own_postgres import PASSWORD, OwnPostgres, own_postgres
 
 ADA = {"username": "ada", "password": "long enough 1"}
@@ -59,7 +59,7 @@ def llamesh(environment: Mapping[str, str], *words: str) -> subprocess.Completed
         env=dict(environment),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 

@@ -14,7 +14,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
-from tests.mesh.running import ROOT
+from tests.mesh.running import COMMAND_SECONDS, ROOT
 
 EXAMPLES = ROOT / "examples"
 
@@ -33,7 +33,7 @@ def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
         env=user(home) | {"LLAMESH_HOME": str(mesh.home), "LLAMESH_TOKEN": mesh.token},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -99,7 +99,7 @@ def test_nothing_is_sent_to_a_mesh_without_a_login(command: list[str], tmp_path:
             env=user(tmp_path) | {"LLAMESH_URL": url, "LLAMESH_INFERENCE_URL": url},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert answer.returncode != 0

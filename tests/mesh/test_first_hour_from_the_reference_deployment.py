@@ -16,7 +16,7 @@ import pytest
 
 from engine import sentence
 from engine.sentence import SENTENCE
-from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, ROOT, RunningMesh, running_mesh, until
 from tests.mesh.test_documentation import at_home
 
 pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("make")), reason="needs curl and make")
@@ -53,7 +53,7 @@ class User:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert (answer.returncode != 0) == fails, f"{command}\n{answer.stdout}\n{answer.stderr}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.mesh.running import RunningMesh, ended, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, ended, running_mesh, until
 
 PATIENCE = 8.0
 """LLAMESH_MEMBER_PATIENCE_SECONDS of these tests: more than a busy machine keeps a process from running."""
@@ -155,14 +155,14 @@ def test_commands_end_in_a_bounded_time_while_it_hangs(patient: RunningMesh, nam
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=COMMAND_SECONDS,
                 check=False,
             )
             assert done.returncode == code, done.stdout + done.stderr
             assert words in done.stdout + done.stderr
 
 
-def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
+def test_doctor_names_restarted_members(mesh: RunningMesh) -> None:
     hung = mesh.processes()["download"]
     hung.send_signal(signal.SIGSTOP)
     until(lambda: ended(hung), 60, "the end of download")
@@ -172,7 +172,7 @@ def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
         env=mesh.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert "because it did not answer)" in shown.stdout, shown.stdout

@@ -15,7 +15,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
-from tests.mesh.running import RunningMesh, files_below, running_mesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, files_below, running_mesh
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 COMMAND = (sys.executable, "-P", "-m", "llamesh.cli.main")
@@ -65,7 +65,9 @@ def user(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
 
 
 def llamesh(user: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], env=user, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        [*COMMAND, *words], env=user, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
 
 
 def test_a_model_is_pulled_and_its_commit_is_shown(mesh: RunningMesh, user: dict[str, str]) -> None:

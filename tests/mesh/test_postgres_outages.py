@@ -16,7 +16,7 @@ import httpx
 import jwt
 import pytest
 
-from tests.mesh.running import ADMIN, RunningMesh, running_mesh, until
+from tests.mesh.running import ADMIN, COMMAND_SECONDS, RunningMesh, running_mesh, until
 from tests.own_postgres import PASSWORD, OwnPostgres, own_postgres
 from tests.ports import free_ports
 
@@ -75,7 +75,7 @@ REFUSED: tuple[tuple[str, str, str, dict[str, str] | None], ...] = (
 
 
 @pytest.mark.parametrize("how", ["frozen", "stopped"])
-def test_what_runs_goes_on_without_the_database(
+def test_running_servers_go_on_without_the_database(
     mesh: RunningMesh, postgres_of_the_mesh: OwnPostgres, metered_key: str, how: str
 ) -> None:
     assert mesh.token
@@ -195,7 +195,7 @@ def test_a_start_that_no_retry_cures_ends_in_words(
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
     said = ended.stdout + ended.stderr
@@ -206,7 +206,7 @@ def test_a_start_that_no_retry_cures_ends_in_words(
         assert stranger not in said
 
 
-def test_a_start_says_what_it_waits_for_while_it_waits() -> None:
+def test_a_start_names_the_reason_while_it_waits() -> None:
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         database, *ports = free_ports(5)
         names = ("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD")
@@ -232,11 +232,11 @@ def test_a_start_says_what_it_waits_for_while_it_waits() -> None:
             said = [next(line for line in starting.stdout if words in line), next(starting.stdout)]
             assert starting.poll() is None
             assert remedy in said[1]
-            explained, _ = llamesh("doctor").communicate(timeout=60)
+            explained, _ = llamesh("doctor").communicate(timeout=COMMAND_SECONDS)
             assert words in explained
             assert remedy in explained
             assert PASSWORD not in explained + "".join(said)
         finally:
-            llamesh("down").communicate(timeout=60)
-            starting.communicate(timeout=60)
+            llamesh("down").communicate(timeout=COMMAND_SECONDS)
+            starting.communicate(timeout=COMMAND_SECONDS)
         assert not (Path(folder) / "home" / "run").exists()

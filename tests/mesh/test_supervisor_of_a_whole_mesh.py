@@ -17,15 +17,24 @@ import pexpect
 import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, ended, kill_all, left_behind, mesh_processes, running_mesh, until
+from tests.mesh.running import (
+    COMMAND_SECONDS,
+    RunningMesh,
+    ended,
+    kill_all,
+    left_behind,
+    mesh_processes,
+    running_mesh,
+    until,
+)
 from tests.ports import free_ports
 
 LLAMESH = [sys.executable, "-m", "llamesh.cli.main"]
 
 
-def llamesh(environment: dict[str, str], *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+def llamesh(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LLAMESH, *arguments], env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        [*LLAMESH, *arguments], env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
 
 
@@ -114,7 +123,7 @@ def test_doctor_finds_a_healthy_mesh_healthy(mesh: RunningMesh) -> None:
     assert {"gateway", "contract", "download", "controller", "envoy", "disk", "clock"} <= set(findings)
 
 
-def test_doctor_names_what_to_mend(mesh: RunningMesh, home: Path) -> None:
+def test_doctor_names_problems_and_their_remedies(mesh: RunningMesh, home: Path) -> None:
     found = llamesh({**mesh.environment, "LLAMESH_HOME": str(home), "ENVOY_BIN": "/nowhere"}, "doctor")
     assert found.returncode == 1
     assert f"port {mesh.ports['gateway']} is taken" in found.stdout
@@ -189,7 +198,9 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert not (home / "run").exists()
 
 
-def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str, str], home: Path) -> None:
+def test_a_setting_that_a_member_refuses_ends_the_start_with_its_message(
+    environment: dict[str, str], home: Path
+) -> None:
     refused = llamesh({**environment, "LLAMESH_BIND": "0.0.0.0"}, "up")
     assert refused.returncode == 2
     assert "LLAMESH_ADMIN_PASSWORD" in refused.stderr
@@ -238,7 +249,9 @@ def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
 
 
 def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:
-    terminal = pexpect.spawn(LLAMESH[0], [*LLAMESH[1:], "up"], env=environment, encoding="utf-8", timeout=60)  # type: ignore[arg-type]
+    terminal = pexpect.spawn(
+        LLAMESH[0], [*LLAMESH[1:], "up"], env=environment, encoding="utf-8", timeout=COMMAND_SECONDS
+    )  # type: ignore[arg-type]
     try:
         terminal.expect("the mesh is ready after")
         terminal.sendintr()
@@ -277,14 +290,14 @@ def test_running_answers_are_finished_before_the_end() -> None:
 
 def test_the_demo_answers_without_a_registry_and_is_idempotent(environment: dict[str, str]) -> None:
     offline = {**environment, "PIP_NO_INDEX": "1"}
-    first = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    first = llamesh(offline, "up", "--demo", "--detach")
     assert first.returncode == 0, first.stderr
     assert "a stand-in that knows one sentence" in first.stderr
     assert "What is the capital of France?" in first.stdout
     assert f":{environment['LLAMESH_INFERENCE_PORT']}/v1" in first.stdout
     assert "admin / admin" in first.stdout
     assert llamesh(offline, "down").returncode == 0
-    second = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    second = llamesh(offline, "up", "--demo", "--detach")
     assert second.returncode == 0, second.stderr
     assert "fetching" not in second.stderr
     # The first run logged this user in.

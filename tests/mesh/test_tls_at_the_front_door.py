@@ -21,7 +21,7 @@ from llamesh.cli.mesh.authority import fingerprint
 from llamesh.client.sync import Client
 from llamesh.client.trust import authorities
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-from tests.mesh.running import ADMIN, RunningMesh, until
+from tests.mesh.running import ADMIN, COMMAND_SECONDS, RunningMesh, until
 
 PAGE = "https://ui.example"
 """Origin of a web page that may use the mesh."""
@@ -40,7 +40,12 @@ class TlsMesh(RunningMesh):
 
     def command(self, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *words], env=self.environment | changed, capture_output=True, text=True, timeout=60, check=False
+            [*COMMAND, *words],
+            env=self.environment | changed,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
 
     def certificate(self, port: str = "inference", context: ssl.SSLContext | None = None) -> bytes:
@@ -71,7 +76,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMesh]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_what_init_makes_is_private_and_made_once(mesh: TlsMesh) -> None:
+def test_tls_init_creates_private_files_once(mesh: TlsMesh) -> None:
     files = {path.name: path.stat().st_mode & 0o777 for path in (mesh.home / "tls").iterdir()}
     assert files == dict.fromkeys(("ca.pem", "ca.key", "server.pem", "server.key"), 0o600)
     before = (mesh.home / "tls" / "server.pem").read_bytes()
@@ -130,7 +135,11 @@ def test_a_page_in_a_browser_asks_first_then_streams_over_http2_and_calls_grpc_w
         sent = ["--data-binary", "@-"] if body else []
         usual = ["curl", "--http2", "-sS", "-N", "-i", "--cacert", str(mesh.authority), "-H", f"Origin: {origin}"]
         done = subprocess.run(
-            [*usual, *sent, *words, mesh.url(port, path)], input=body, capture_output=True, timeout=60, check=False
+            [*usual, *sent, *words, mesh.url(port, path)],
+            input=body,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         head, _, content = done.stdout.partition(b"\r\n\r\n")
@@ -203,7 +212,7 @@ def test_the_command_and_the_sdk_of_this_machine_need_no_setting(
         input="admin\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert logged_in.returncode == 0, logged_in.stderr
@@ -273,7 +282,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
     assert mesh.processes()["envoy"].pid == envoy
 
 
-def test_the_start_refuses_a_pair_that_cannot_be_used_and_says_what_to_do(mesh: TlsMesh, tmp_path: Path) -> None:
+def test_the_start_refuses_an_unusable_pair_and_names_the_remedy(mesh: TlsMesh, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert mesh.command("tls", "init", LLAMESH_HOME=str(other)).returncode == 0
     pair = {

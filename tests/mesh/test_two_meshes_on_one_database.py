@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.sentence import SENTENCE
-from tests.mesh.running import RunningMesh, engines, left_behind, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, engines, left_behind, running_mesh, until
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 
@@ -45,7 +45,7 @@ def test_the_second_mesh_is_refused_and_follows_when_the_first_is_dead(postgres:
             env=second.environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert refused.returncode != 0

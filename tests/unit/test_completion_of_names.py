@@ -48,6 +48,8 @@ def silent(path: str) -> object:
         (["downloads", "retry", ""], ["m1"]),
         (["users", "create", ""], []),
         (["users", "rm", "ada", ""], []),
+        (["stop", "smol", ""], ["0f0c6a0e", "a1"]),
+        (["downloads", "retry", "m1", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["smol"]),
         (["downloads", ""], ["cancel", "list", "ls", "retry", "rm"]),

@@ -137,7 +137,7 @@ def test_a_damaged_database_is_named_and_the_old_backup_stays(
     monkeypatch.setenv("LLAMESH_HOME", str(home))
     monkeypatch.setattr("llamesh.cli.mesh.tables.dump", lambda _: False)
     with pytest.raises(CommandError, match=r"gateway\.db is damaged: ") as raised:
-        backup(str(home.parent / "backup"))
+        backup(str(home.parent / "backup"), force=True)
     assert "repair it: sqlite3 " in (raised.value.hint or "")
     assert (home.parent / "backup").read_bytes() == before
     assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]

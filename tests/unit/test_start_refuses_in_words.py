@@ -49,9 +49,13 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
     assert problem.words.endswith("LLAMESH_GATEWAY_PORT moves it")
 
 
-def test_an_address_that_is_not_this_machines_is_named() -> None:
-    (problem,) = ports.taken(["192.0.2.1"], {"LLAMESH_GATEWAY_PORT": 0})
-    assert problem.words.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
+def test_an_address_that_is_not_this_machines_is_one_problem_of_one_setting() -> None:
+    ports_of_a_mesh = {"LLAMESH_INFERENCE_PORT": 0, "LLAMESH_GATEWAY_PORT": 0, "LLAMESH_CONTRACT_PORT": 0}
+    (problem,) = problems = ports.taken(["192.0.2.1"], ports_of_a_mesh)
+    assert problem.words == f"LLAMESH_BIND is 192.0.2.1: {os.strerror(errno.EADDRNOTAVAIL)}"
+    assert ports.remedy(problems).startswith("set LLAMESH_BIND to an address of this machine")
+    taken = ports.PortProblem("port 1 is taken")
+    assert ports.remedy([problem, taken]).endswith("; end that process, or choose another port")
 
 
 def test_one_port_for_two_listeners_is_refused() -> None:

@@ -37,7 +37,7 @@ async def test_a_database_that_fails_during_a_transfer_costs_nothing(
     found = await service.state("m1")
     assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 0)
     assert web.asked == ["a.gguf"]
-    assert len(service.stored) == 1
+    await until(lambda: len(service.stored) == 1)
     # Nothing of the service has ended: the next transfer is taken up, told and written as before.
     web.files["b.gguf"] = TINY
     assert (await service.fetched("m2", web.url("b.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED

@@ -20,7 +20,7 @@ from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import ENDED, TINY, Open, Service, import_file, sha256
 from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes
-from tests.contract.patience import PATIENCE
+from tests.contract.patience import PATIENCE, available
 from tests.contract.rich_status import refused
 from tests.unit.gguf_bytes import STRING, U32, File, pair
 
@@ -72,7 +72,7 @@ NOT_SERVED = {
 
 
 @pytest.mark.parametrize("case", NOT_SERVED)
-async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service, case: str) -> None:
+async def test_a_model_that_llama_cpp_cannot_load_is_refused(sqlite_service: Service, case: str) -> None:
     data, problem = NOT_SERVED[case]
     download = await sqlite_service.fetched("m1", import_file(sqlite_service, "a.gguf", data))
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_INVALID")
@@ -80,7 +80,7 @@ async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service
     assert sqlite_service.stored == []
 
 
-async def test_many_who_ask_cause_one_download(service: Service, web: ModelServer) -> None:
+async def test_concurrent_requests_cause_one_download(service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = TINY
     web.hold_after["a.gguf"] = 64
     answers = await asyncio.gather(*(service.start("m1", web.url("a.gguf")) for _ in range(20)))
@@ -194,7 +194,9 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
     patient: dict[str, Any] = {"metadata": caller, "wait_for_ready": True, "timeout": PATIENCE}
     process = await start()
     try:
-        await DownloadServiceStub(connect(settings, "download")).StartDownload(request, **patient)
+        downloads = DownloadServiceStub(connect(settings, "download"))
+        # A busy process may not know yet what its callers may do.
+        await available(lambda: downloads.StartDownload(request, **patient))
         async with asyncio.timeout(PATIENCE):
             while not any(path.stat().st_size for path in files_below(settings.home / "objects")):
                 await asyncio.sleep(0.01)
@@ -204,9 +206,10 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
         web.go_on.set()
         process = await start()
         downloads = DownloadServiceStub(connect(settings, "download"))
+        asked = pb.GetDownloadRequest(model_uuid="m1")
         async with asyncio.timeout(PATIENCE):
             while True:
-                found = await downloads.GetDownload(pb.GetDownloadRequest(model_uuid="m1"), **patient)
+                found = await available(lambda: downloads.GetDownload(asked, **patient))
                 if found.state in ENDED:
                     break
                 await asyncio.sleep(0.02)

@@ -19,7 +19,7 @@ from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
 from tests.contract.files import files_below
-from tests.contract.patience import PATIENCE
+from tests.contract.patience import PATIENCE, available
 from tests.quantised_models import write_program, write_source
 
 pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")
@@ -72,7 +72,9 @@ class Quant:
     """What the quantiser does wrong, if the file is there."""
 
     async def call(self, method: str, request: Any) -> Any:
-        return await getattr(self.stub, method)(request, metadata=self.caller, wait_for_ready=True, timeout=PATIENCE)
+        make = getattr(self.stub, method)
+        # A busy process may not know yet what its callers may do.
+        return await available(lambda: make(request, metadata=self.caller, wait_for_ready=True, timeout=PATIENCE))
 
     async def create(self, *types: str, **fields: Any) -> quant_pb2.QuantJob:
         request = quant_pb2.CreateQuantJobRequest(**{"model_uuid": "tiny-f16.gguf", "types": types} | fields)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.mesh.running import running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, running_mesh, until
 
 NEVER_READY = '#!/bin/sh\ncase "$*" in *--version*) echo "version: 99999 (never)";; *) exec sleep 600;; esac\n'
 
@@ -36,7 +36,10 @@ def test_held_requests_get_503_and_the_drain_is_not_waited_for(tmp_path: Path) -
         assert not any(each.done() for each in asked)
         began = time.monotonic()
         ended = subprocess.run(
-            [sys.executable, "-m", "llamesh.cli.main", "down"], env=mesh.environment, timeout=110, check=False
+            [sys.executable, "-m", "llamesh.cli.main", "down"],
+            env=mesh.environment,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         took = time.monotonic() - began
         answers = [each.result() for each in asked]
