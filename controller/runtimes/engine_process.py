@@ -42,7 +42,7 @@ from llamesh.processes import ProcessId
 from llamesh.shutdown import STOP
 
 _FIRST_READY_POLL = 0.02
-_LONGEST_READY_POLL = 0.5
+_MAX_READY_POLL = 0.5
 """Seconds between two readiness probes of a starting engine. The pause grows with the time since the start."""
 _LOADING_PROBE_SECONDS = 2.0
 _KILL_MARGIN = 2.0
@@ -219,7 +219,7 @@ class EngineProcess:
             self._add_result(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
             self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
-        self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
+        self._ready_poll = min(self._ready_poll * 1.5, _MAX_READY_POLL)
 
     def _become_ready(self, probes: ProbeHistory) -> None:
         """Make the engine READY. With the history SILENT it gets no requests, and no more time to start."""

@@ -81,8 +81,8 @@ def pull(
         show_one(download, output, DOWNLOAD)
 
 
-def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "") -> Model:
-    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on."""
+def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "", again: str = "") -> Model:
+    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on: by `again`, the command that was interrupted."""
     with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
         pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
         try:
@@ -90,7 +90,8 @@ def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256:
         except KeyboardInterrupt:
             file.kept = True
             model = pull.model_uuid
-            note(f"the mesh goes on fetching {model}: `llamesh pull --uuid {model}` waits for it again,")
+            command = again or f"llamesh pull --uuid {model}"
+            note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
             note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
             raise
 

@@ -124,7 +124,7 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     assert files(settings) == []
 
 
-async def test_a_new_runtime_adopts_what_runs(settings: Settings, model: Path) -> None:
+async def test_a_new_runtime_adopts_running_engines(settings: Settings, model: Path) -> None:
     first = await opened(settings)
     before = await ready(first, model)
     await first.close()
@@ -190,7 +190,7 @@ async def test_an_engine_started_just_before_the_controller_died_is_found(settin
     await second.close()
 
 
-async def test_what_a_dead_engine_left_is_cleaned_up(settings: Settings, model: Path) -> None:
+async def test_the_files_of_a_dead_engine_are_removed(settings: Settings, model: Path) -> None:
     first = await opened(settings)
     engine = await ready(first, model)
     await first.close()

@@ -120,7 +120,7 @@ async def _restarted(mesh: ControlledMesh, server: Server) -> bool:
     return state.state == READY and sum(replica.restarts for replica in state.replica_statuses) == 1
 
 
-async def test_fewer_replicas_finish_what_they_work_on(mesh: ControlledMesh) -> None:
+async def test_removed_replicas_finish_their_requests(mesh: ControlledMesh) -> None:
     server = await mesh.serve(replicas=3)
     async with asking(mesh) as answers:
         await change(mesh, server, replicas=1)
@@ -168,7 +168,7 @@ async def test_a_request_held_for_a_server_that_is_removed_gets_404(mesh: Contro
     assert (status, body["error"]["code"]) in [(404, "server_not_found"), (503, "engine_not_ready")]
 
 
-async def test_the_log_tells_what_the_engine_said(mesh: ControlledMesh) -> None:
+async def test_the_log_has_the_lines_of_the_engine(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     request = pb.ReadEngineLogRequest(server_uuid=server.server_uuid)
 

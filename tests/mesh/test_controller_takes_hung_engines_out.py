@@ -99,7 +99,7 @@ async def test_a_stopped_engine_of_two_is_taken_out_of_balance_and_back_in(mesh:
     assert mesh.starts() == 2
 
 
-async def test_a_stuck_engine_is_ended_replaced_and_counted_and_what_stuck_it_is_given_to_no_other(
+async def test_a_stuck_engine_is_ended_replaced_and_counted_and_its_request_is_not_retried(
     mesh: ControlledMesh,
 ) -> None:
     server = await mesh.serve(replicas=2)

@@ -89,6 +89,8 @@ def test_the_commands_of_a_page(mesh: RunningMesh, shell: dict[str, str], page: 
     commands = [step for block in fences(page, "console") for step in steps(block)]
     assert len(commands) >= least
     for command, expected in commands:
+        if "| jq " in command and shutil.which("jq") is None:
+            continue
         typed(command, mesh, shell, expected)
 
 

@@ -68,7 +68,7 @@ async def test_the_socket_is_for_its_owner_only(ready: Engine) -> None:
     assert stat.S_IMODE(ready.socket.stat().st_mode) & 0o077 == 0
 
 
-async def test_what_is_on_and_what_is_off(ready: Engine) -> None:
+async def test_only_the_intended_endpoints_of_llama_cpp_are_enabled(ready: Engine) -> None:
     async with ready.client() as client:
 
         async def status(method: str, path: str, **body: Any) -> int:

@@ -96,7 +96,9 @@ async def test_the_backlog_of_a_killed_llama_cpp_is_told_to_try_again(tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["embedded", "program"])
-async def test_who_holds_a_duplicate_answers_for_an_engine_that_is_killed_as_a_whole(tmp_path: Path, form: str) -> None:
+async def test_the_holder_of_a_duplicate_answers_for_an_engine_that_is_killed_as_a_whole(
+    tmp_path: Path, form: str
+) -> None:
     async with running(tmp_path, form) as it:
         held = await handed_over(it)
         asked = await waiting(it)
@@ -106,7 +108,7 @@ async def test_who_holds_a_duplicate_answers_for_an_engine_that_is_killed_as_a_w
         assert all(b"x-llamesh-retry: 1" in text for text in await asyncio.gather(*asked))
 
 
-async def test_an_engine_that_ends_in_order_leaves_nobody_waiting(tmp_path: Path) -> None:
+async def test_an_engine_that_ends_in_order_answers_all_waiting_requests(tmp_path: Path) -> None:
     async with running(tmp_path, "embedded") as it:
         held = await handed_over(it)
         asked = await waiting(it)

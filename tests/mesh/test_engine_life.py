@@ -133,7 +133,7 @@ async def test_a_socket_left_by_a_killed_engine_is_taken_over(tmp_path: Path, mo
             assert answer.status == 200
 
 
-async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: Path, model: Path) -> None:
+async def test_after_sigterm_a_running_stream_finishes_and_new_clients_are_refused(tmp_path: Path, model: Path) -> None:
     async with engine(tmp_path / "e", model, parameters=SLOW) as running:
         await running.until("ready")
         async with running.client() as client:

@@ -82,7 +82,7 @@ async def test_an_engine_that_is_stopped_for_good_is_ended_and_said_to_have_used
         assert await gone(child)
 
 
-async def test_what_probes_see_of_a_dying_engine_does_not_change_why_it_was_killed(
+async def test_probes_of_a_dying_engine_do_not_change_why_it_was_killed(
     settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[Assessment] = []

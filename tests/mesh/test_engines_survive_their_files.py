@@ -101,7 +101,7 @@ async def test_an_engine_that_starts_while_the_disk_fills_is_watched_all_the_sam
         assert (await ended(runtime)).reason == "EngineKilled"
 
 
-async def test_whatever_fails_inside_a_start_is_a_failed_start(
+async def test_any_failure_inside_a_start_is_a_failed_start(
     settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(settings) as runtime:
@@ -128,7 +128,7 @@ async def test_an_engine_that_is_told_to_end_while_it_is_being_started_ends(sett
         assert EngineRecords(settings.run_dir / "engines").running() == {}
 
 
-async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_is_written_anew(
+async def test_an_engine_whose_files_vanish_is_lost_and_its_record_is_written_again(
     settings: Settings, model: Path
 ) -> None:
     async with opened(settings) as runtime:

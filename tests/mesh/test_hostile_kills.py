@@ -53,7 +53,7 @@ class Load:
                     time.sleep(0.05)
 
 
-def test_random_kills_leave_what_is_declared_and_nothing_else(mesh: RunningMesh) -> None:
+def test_after_random_kills_exactly_the_declared_servers_run(mesh: RunningMesh) -> None:
     chance = random.Random(SEED)
     servers = [mesh.serve("sentence", model_name=name)["server_uuid"] for name in ("one", "two")]
     load = Load(mesh, "one")

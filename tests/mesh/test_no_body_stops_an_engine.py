@@ -154,14 +154,14 @@ class Sent(threading.Thread):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
+def test_a_plain_request_is_answered_despite_hostile_requests(server: Server, family: Family) -> None:
     hinders_nobody(server, family)
 
 
 @pytest.mark.parametrize(
     "family", [family for family in FAMILIES if family.path == EMBEDDINGS], ids=lambda family: family.name
 )
-def test_a_plain_text_is_embedded_whatever_one_client_sends(embedder: Server, family: Family) -> None:
+def test_a_plain_text_is_embedded_despite_hostile_requests(embedder: Server, family: Family) -> None:
     hinders_nobody(embedder, family)
 
 

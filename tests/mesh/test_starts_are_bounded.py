@@ -72,7 +72,7 @@ async def test_a_server_that_a_request_waits_for_goes_before_those_that_are_mere
             await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_READY)
 
 
-async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
+async def test_a_start_without_room_waits_and_names_the_missing_memory() -> None:
     async with controlled_mesh() as mesh:
         small = server_pb2.ServerSpec(model_uuid=MODEL, model_name="small")
         holder = await mesh.control.DeclareServer(pb.DeclareServerRequest(spec=small, engine_memory_bytes=64 << 20))
