@@ -6,7 +6,6 @@ received part of an interrupted answer is kept; a question without any answer is
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -27,11 +26,12 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.locations import expanded
+from llamesh.nearest import nearest
 
 MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
-MOST_LETTERS = 4000
-"""Letters of a question that the history keeps."""
+MAX_LETTERS = 4000
+"""Characters of a question that the history keeps."""
 ATTACHED = "an image is named by its path in the question: what is this? ./cat.png"
 QUOTES = '"""'
 COMMANDS = {
@@ -136,8 +136,8 @@ class Talk:
                 self._conversation = Conversation.load(_path(rest))
                 note(f"{len(self._conversation.messages)} messages")
             case _:
-                near = difflib.get_close_matches(name, [command.split()[0] for command in COMMANDS], n=1)
-                hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+                meant = nearest(name, [command.split()[0] for command in COMMANDS])
+                hint = f"did you mean {meant}?" if meant else "/help lists the commands"
                 raise CommandError(f"there is no command {text(name)}", hint=hint, code=Exit.USAGE)
         return True
 
@@ -193,8 +193,8 @@ def _editor() -> Read:
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
-            asked.append(line[:MOST_LETTERS])
+        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
+            asked.append(line[:MAX_LETTERS])
             _keep(asked)
         return line
 
@@ -221,7 +221,7 @@ def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
         found = json.loads(history_file().read_text())
-        return [str(item)[:MOST_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
+        return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError):
         return []
 

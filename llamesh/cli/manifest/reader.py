@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, MAX_NAME, NAMED_FOR_PEOPLE, SPECS
 from llamesh.cli.manifest.spec import SpecError, decode, line_of, short
+from llamesh.nearest import nearest
 
 MAX_FILE = 1 << 20
 MAX_VALUES = 50_000
@@ -190,5 +190,5 @@ def _word(fields: dict[str, _Node], name: str, parent: _Node, path: str = "") ->
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = get_close_matches(word, list(known), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    meant = nearest(word, known, 0.5)
+    return f"; did you mean {meant}?" if meant else ""
