@@ -32,9 +32,8 @@ from controller.runtimes.liveness import (
     with_probe,
 )
 from controller.runtimes.process_exit import wait_for_exit
-from controller.runtimes.process_stats import ProcessStats, is_halted, llama_stats
+from controller.runtimes.process_stats import ProcessStats, has_lost_socket, is_halted, llama_stats
 from controller.runtimes.records import EngineRecord, EngineRecords, with_process
-from llamesh import listeners
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
@@ -212,7 +211,7 @@ class EngineProcess:
             await self._backlogs.settled(self.record.instance)
         if self.phase is not EnginePhase.STARTING:
             return
-        if ready or listeners.has_vanished(self.socket):
+        if ready or has_lost_socket(self.record.process, self.socket):
             self._become_ready(ProbeHistory() if ready else SILENT)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:

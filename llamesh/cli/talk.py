@@ -30,8 +30,8 @@ from llamesh.nearest import nearest
 
 MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
-MOST_LETTERS = 4000
-"""Letters of a question that the history keeps."""
+MAX_LETTERS = 4000
+"""Characters of a question that the history keeps."""
 ATTACHED = "an image is named by its path in the question: what is this? ./cat.png"
 QUOTES = '"""'
 COMMANDS = {
@@ -193,8 +193,8 @@ def _editor() -> Read:
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
-            asked.append(line[:MOST_LETTERS])
+        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
+            asked.append(line[:MAX_LETTERS])
             _keep(asked)
         return line
 
@@ -221,7 +221,7 @@ def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
         found = json.loads(history_file().read_text())
-        return [str(item)[:MOST_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
+        return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError):
         return []
 

@@ -145,7 +145,7 @@ def test_a_dump_that_fails_leaves_the_backup_of_before(mesh: RunningMesh, server
     file = tmp_path / "mesh.backup"
     file.write_text("the one of before")
     wrong = {**mesh.environment, "PATH": path_with(server.programs), "DATABASE_URL": server.url("first", "wrong")}
-    failed = llamesh(wrong, "backup", str(file))
+    failed = llamesh(wrong, "backup", str(file), "--force")
     assert failed.returncode == Exit.USAGE
     assert "password authentication failed" in failed.stderr
     assert (file.read_text(), [path.name for path in tmp_path.iterdir()]) == ("the one of before", ["mesh.backup"])

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,22 +15,8 @@ import pytest
 from engine import sentence
 from llamesh import listeners
 from tests.mesh.engines import DEADLINE, LLAMA_SERVER_BIN, Engine, engine, stop
+from tests.mesh.llama_program import write_program
 
-# FAKE: llama.cpp as a program of another make: it listens as llama-server does and knows nothing of handing a socket over.
-_PROGRAM = """#!{python} -B
-import sys
-if "--version" in sys.argv:
-    print("version: 0 (build 11434, commit fake)")
-    sys.exit()
-import xllamacpp
-told = dict(zip(sys.argv[1:], sys.argv[2:]))
-params = xllamacpp.CommonParams()
-params.model.path = told["--model"]
-params.hostnames = [told["--host"]]
-params.ui = False
-server = xllamacpp.Server(params)
-sys.stdin.buffer.read()
-"""
 WAITING = 40
 
 
@@ -39,9 +24,7 @@ WAITING = 40
 async def running(folder: Path, form: str) -> AsyncIterator[Engine]:
     """An engine that is ready and has its duplicate."""
     model = sentence.write(folder / "m.gguf")
-    program = folder / "llama-server"
-    program.write_text(_PROGRAM.format(python=sys.executable))
-    program.chmod(0o700)
+    program = write_program(folder / "llama-server")
     llama = {"program": str(program), "embedded": "embedded", "configured": LLAMA_SERVER_BIN}[form]
     hand = folder / "e" / "e.hand"
     async with engine(folder / "e", model, environment={"LLAMA_SERVER_BIN": llama}, hand_over=str(hand)) as it:
