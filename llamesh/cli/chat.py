@@ -27,10 +27,10 @@ from llamesh.cli.printing import note, put, say
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
-MOST_PIPED = 16 * 2**20
-"""Letters of standard input that are put into a question."""
+MAX_PIPED = 16 * 2**20
+"""Maximum length in characters of standard input in a question."""
 LIST_SECONDS = 5.0
-"""How long a refusal waits for the names that would have been right."""
+"""Deadline in seconds of the call that lists the served names for a refusal."""
 
 
 def chat(
@@ -68,7 +68,7 @@ def chat(
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # What is no text in the terminal's encoding is a question too.
+        # Bytes that are not text in the terminal's encoding are accepted too.
         sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
@@ -99,7 +99,7 @@ def _check_paths(model: str, prompt: str) -> None:
 
 
 def _piped(prompt: str) -> str:
-    """What comes through standard input. Beside a prompt only a pipe or a file counts: a service has neither."""
+    """Read standard input. If there is a prompt, only a pipe or a file is read: a service has neither."""
     if prompt:
         try:
             kind = os.fstat(sys.stdin.fileno()).st_mode
@@ -107,9 +107,9 @@ def _piped(prompt: str) -> str:
             return ""
         if not stat.S_ISFIFO(kind) and not stat.S_ISREG(kind):
             return ""
-    piped = sys.stdin.read(MOST_PIPED + 1)
-    if len(piped) > MOST_PIPED:
-        raise CommandError(f"standard input has more than {MOST_PIPED} letters", code=Exit.USAGE)
+    piped = sys.stdin.read(MAX_PIPED + 1)
+    if len(piped) > MAX_PIPED:
+        raise CommandError(f"standard input has more than {MAX_PIPED} letters", code=Exit.USAGE)
     return piped
 
 
@@ -211,7 +211,7 @@ def _width() -> int:
 
 
 def _layout() -> Wrapper | Markdown:
-    """What breaks the lines of an answer in this terminal."""
+    """Return the wrapper for the lines of an answer in this terminal."""
     if not shows_styles():
         return Wrapper(_width())
     return Markdown(_width(), drawn="utf" in (sys.stdout.encoding or "").lower())
@@ -236,7 +236,7 @@ def _figures(event: dict[str, Any], context: int) -> str:
 
 
 def _refused(refusal: CommandError, address: str, token: str) -> CommandError:
-    """The refusal; where nobody serves the model, with the names of those that are served."""
+    """Return the failure for a refusal; if no server has the model, with the served names."""
     if refusal.code is not Exit.NOT_FOUND:
         return refusal
     from llamesh.cli import web

@@ -1,4 +1,4 @@
-"""A conversation: what was said, what the model is told before, and how it is asked. Saved as JSON."""
+"""A conversation: its messages, the system message, and the settings of requests. Saved as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
-MOST_IMAGE_BYTES = 10 * 2**20
+MAX_IMAGE_BYTES = 10 * 2**20
 """The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
-MOST_SAVED_BYTES = 64 * 2**20
-"""Length of a saved conversation that is read."""
+MAX_SAVED_BYTES = 64 * 2**20
+"""Maximum size in bytes of a saved conversation."""
 SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
 _IMAGE_PATH = re.compile(
     r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE
@@ -59,7 +59,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation:
         """Read a conversation that was saved. CommandError if the file holds none."""
         try:
-            found = json.loads(read_bounded(path, MOST_SAVED_BYTES))
+            found = json.loads(read_bounded(path, MAX_SAVED_BYTES))
             messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
             loaded = cls(str(found.get("system", "")), {}, messages)
             for name, value in found.get("settings", {}).items():
@@ -117,13 +117,13 @@ def _data_url(path: Path) -> str:
     if kind is None:
         raise CommandError(f"{path} is no image", hint=f"images end with {', '.join(IMAGES)}", code=Exit.USAGE)
     try:
-        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MOST_IMAGE_BYTES)).decode()}"
+        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MAX_IMAGE_BYTES)).decode()}"
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 
 
 def encoded(value: object, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are no text, becomes a question mark."""
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="replace")
 
 

@@ -1,6 +1,6 @@
 """`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine.
 
-Invariant: a number that the mesh does not tell is left out or said to be unknown, never guessed.
+Invariant: a number that the mesh does not report is omitted or shown as unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _say(line: str, indent: int) -> None:
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
-    """What a server is told to do, defaults included."""
+    """Yield the values in force for a server, defaults included."""
     from llamesh import runtime_parameters
 
     spec = server.spec
@@ -92,7 +92,7 @@ def _context(server: Server, trained: int) -> str:
 
 
 def _memory(mesh: Client, server: Server) -> str:
-    """What the server takes of memory by the estimate that decides whether it may start."""
+    """Return the memory of the server by the estimate that decides whether it may start."""
     from llamesh.client.errors import MeshError
 
     spec = server.spec

@@ -13,6 +13,7 @@ from typing import Any
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.nearest import nearest
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _FLAGS = "flags"
@@ -61,9 +62,13 @@ def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str
         from llamesh.runtime_parameters import refused_options
 
         name = written.replace("_", "-") if written.startswith("--") else written
-        return refused_options().get(name, "") or cause, hint
-    if written == "--json" and error.target and "output" in inspect.signature(error.target).parameters:
+        if reason := refused_options().get(name):
+            return reason, hint
+    elif written == "--json" and error.target and "output" in inspect.signature(error.target).parameters:
         return cause, f"{hint.removesuffix(' --help')} -o json"
+    known = [name for item in error.argument_collection or () if item.parse for name in item.names]
+    if written.startswith("--") and (meant := nearest(written, known)):
+        cause = f"Unknown option: {written}. Did you mean {meant}?"
     return cause, hint
 
 

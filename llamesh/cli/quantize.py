@@ -42,7 +42,7 @@ def _kind(step: QuantStep) -> str:
 
 
 def _now(job: QuantJob) -> str:
-    """What a job does now: the step that runs and how far it is."""
+    """Describe the current step of a job and its progress."""
     step = next((step for step in job.steps if _step_state(step) == "RUNNING"), None)
     if step is None:
         return ""
@@ -175,7 +175,7 @@ def _waited(mesh: Client, job_id: str, output: Output) -> int:
 
 
 class _Said:
-    """Says on standard error what a job does, each step once."""
+    """Prints each step of a job once, on standard error."""
 
     def __init__(self) -> None:
         self._last = ""

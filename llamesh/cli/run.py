@@ -1,6 +1,6 @@
 """`llamesh run`: from a model's name, address or file to a conversation, by the steps that are missing: fetch, serve, wait, chat.
 
-Invariant: what is there already is used. A second `run` of the same model fetches nothing and declares no second server.
+Invariant: existing models and servers are used. A second `run` of the same model fetches nothing and declares no second server.
 """
 
 from __future__ import annotations

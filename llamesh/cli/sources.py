@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
 from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
+from llamesh.nearest import nearest
 
 _OLLAMA = {"ollama.com", "www.ollama.com", "registry.ollama.ai", "ollama.ai"}
 
@@ -44,11 +44,10 @@ def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
             hint="`llamesh pull PATH --name NAME` takes that file; or name the model on Hugging Face: hf:OWNER/REPO:Q4_K_M",
             code=Exit.USAGE,
         )
-    near = difflib.get_close_matches(word, known, n=1) or _same_letters(word, known)
     what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
     hint = f"give {FORMS}"
-    if near:
-        hint = f"did you mean {near[0]}?"
+    if name := nearest(word, known):
+        hint = f"did you mean {name}?"
     elif meant := likely(word):
         hint = f"did you mean {meant}?"
     elif local := _file_nearby(word):
@@ -64,13 +63,8 @@ def _of_ollama(word: str) -> bool:
     return host.split("/")[0] in _OLLAMA or word.lower().startswith("ollama:")
 
 
-def _same_letters(word: str, known: Sequence[str]) -> list[str]:
-    """Known names of which the word is a part, whatever the case."""
-    return [name for name in known if len(word) > 2 and word.lower() in name.lower()][:1]
-
-
 def _file_nearby(word: str) -> str:
     """A GGUF file of the working directory with nearly this name."""
     names = [path.name for path in Path().glob("*.gguf")]
-    near = difflib.get_close_matches(f"{word.removesuffix('.gguf')}.gguf", names, n=1)
-    return f"./{near[0]}" if near else ""
+    meant = nearest(f"{word.removesuffix('.gguf')}.gguf", names)
+    return f"./{meant}" if meant else ""

@@ -18,7 +18,7 @@ from llamesh.locations import expanded, home_directory, make_private
 app = App(name="tls", help="Certificates for the ports of a mesh.")
 
 SETTINGS = ("LLAMESH_TLS_CERTIFICATE", "LLAMESH_TLS_KEY")
-_LARGEST_FILE = 1 << 20
+_MAX_FILE = 1 << 20
 """Bytes that are read of a file of authorities."""
 
 
@@ -77,7 +77,7 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        found = authorities(read_bounded(expanded(file), _LARGEST_FILE))
+        found = authorities(read_bounded(expanded(file), _MAX_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
     except ValueError as error:

@@ -94,7 +94,7 @@ async def test_an_unknown_exception_is_internal_and_shows_nothing_of_itself(star
     assert SECRET_TEXT not in str(called)
 
 
-async def test_a_stream_that_fails_keeps_what_came_before(start_gateway, as_caller) -> None:
+async def test_a_stream_that_fails_keeps_its_earlier_messages(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     request = gateway_pb2.ReadServerLogRequest(server_uuid="x")
     parts = aiter(gateway.ReadServerLog(request, metadata=as_caller("ada", "manage")))
@@ -115,7 +115,7 @@ async def test_a_refusal_arrives_whole(start_gateway, as_caller) -> None:
     assert refusal.remedy.startswith("Wait until")
 
 
-async def test_each_call_leaves_one_line_that_says_who_and_how_long_but_no_secret(start_gateway, as_caller) -> None:
+async def test_each_call_logs_one_line_with_caller_and_duration_and_no_secret(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     metadata = [*as_caller("ada", "manage"), ("x-request-id", "r-1"), ("authorization", "Bearer s3cr3t")]
     with structlog.testing.capture_logs() as lines, refused("MODEL_NOT_READY"):
@@ -207,7 +207,7 @@ async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(s
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 @pytest.mark.parametrize("method", ["/llamesh.v1.GatewayService/Nope", "/llamesh.v1.Nope/Get", "/odd.Service/Get"])
-async def test_a_call_that_nobody_knows_says_so(one_settings, start_gateway, connect, kind: str, method: str) -> None:
+async def test_an_unknown_call_is_not_implemented(one_settings, start_gateway, connect, kind: str, method: str) -> None:
     await start_gateway(FailingGateway())
     multicallable = getattr(connect(one_settings, "gateway"), kind)(method)
     # No message where one may be left out: the answer may come first, and to send then is a failure of its own.

@@ -176,7 +176,7 @@ def test_a_refused_check_is_an_answer(mesh: Client) -> None:
     assert answer.parameters.ctx_size == 4096
 
 
-def test_a_watch_goes_on_where_it_was_after_a_lost_connection(mesh: Client, gateway: FakeGateway) -> None:
+def test_a_watch_resumes_after_a_lost_connection(mesh: Client, gateway: FakeGateway) -> None:
     gateway.watch_scripts = [
         [
             changed("1", server_pb2.SERVER_STATE_STARTING),
@@ -193,7 +193,9 @@ def test_a_watch_goes_on_where_it_was_after_a_lost_connection(mesh: Client, gate
     assert gateway.watches[0].kinds == [gateway_pb2.WATCH_KIND_SERVERS]
 
 
-async def test_a_watch_begins_anew_where_it_cannot_go_on(async_mesh: AsyncClient, gateway: FakeGateway) -> None:
+async def test_a_watch_begins_again_if_its_resume_token_has_expired(
+    async_mesh: AsyncClient, gateway: FakeGateway
+) -> None:
     gateway.watch_scripts = [
         [changed("1", server_pb2.SERVER_STATE_STARTING), grpc.StatusCode.UNAVAILABLE],
         ["RESUME_TOKEN_EXPIRED"],
@@ -228,7 +230,7 @@ def test_waiting_for_a_server_that_there_is_not_does_not_wait(mesh: Client, gate
         mesh.servers.wait_ready("none", timeout=PATIENCE)
 
 
-def test_waiting_has_an_end_that_says_what_was_missing(mesh: Client, gateway: FakeGateway) -> None:
+def test_waiting_times_out_with_the_reason(mesh: Client, gateway: FakeGateway) -> None:
     starting = changed("1", server_pb2.SERVER_STATE_STARTING)
     starting.server.conditions.add(type="Ready", message="the model is being located")
     gateway.watch_scripts = [[starting]]

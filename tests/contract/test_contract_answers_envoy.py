@@ -210,7 +210,7 @@ async def test_a_changed_limit_holds_for_the_next_request(mesh, as_caller, envoy
     assert (await envoy.ask(sub="ada", contract=contract_id)).denied_response.status.code == 403
 
 
-async def test_the_end_of_a_refused_request_frees_nobody_elses_place(mesh, as_caller, envoy, contract_id) -> None:
+async def test_the_end_of_a_refused_request_frees_no_other_permit(mesh, as_caller, envoy, contract_id) -> None:
     for _ in range(3):
         await envoy.ask("same", sub="ada", contract=contract_id)
     log = envoy.stream()
@@ -229,7 +229,7 @@ async def test_a_client_that_left_gives_its_place_back(mesh, as_caller, envoy, c
     assert not await usage(mesh, as_caller("root", "admin"))
 
 
-async def test_what_a_killed_envoy_carried_is_forgotten_with_it(mesh, as_caller, envoy, contract_id) -> None:
+async def test_the_requests_of_a_killed_envoy_are_forgotten(mesh, as_caller, envoy, contract_id) -> None:
     for _ in range(2):
         await envoy.ask(sub="ada", contract=contract_id)
     logs = [envoy.stream(), envoy.stream(), envoy.stream("counted")]

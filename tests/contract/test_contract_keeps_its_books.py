@@ -80,7 +80,7 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     await database.migrate("services.contract")
 
 
-async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
+async def test_usage_that_could_not_be_written_is_written_with_later_usage(database: Database) -> None:
     ledger = Ledger(database, Clock(), new_id)
     ledger.add(ACCOUNT, TokenUsage(10, 5))
     async with database.begin() as session:
@@ -318,7 +318,7 @@ async def test_batches_are_remembered_for_a_while(database: Database) -> None:
             assert await session.scalar(select(func.count()).select_from(UsageBatchRow)) == kept
 
 
-async def test_what_waits_for_the_database_is_bounded_and_still_counted(
+async def test_usage_that_waits_for_the_database_is_bounded_and_still_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "MAX_PENDING", 3)

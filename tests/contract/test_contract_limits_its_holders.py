@@ -73,7 +73,7 @@ async def test_contracts_are_the_administrators_business(mesh, as_caller) -> Non
     assert answer == ("SCOPE_MISSING", {"scope": "admin"})
 
 
-async def test_a_grant_follows_role_and_contract_and_locks_nobody_out(mesh, as_caller) -> None:
+async def test_a_grant_follows_role_and_contract_and_never_locks_out_admins(mesh, as_caller) -> None:
     made = await create_contract(mesh, as_caller, max_concurrent_requests=2, models=["a"])
 
     async def grant(**fields):
@@ -89,7 +89,7 @@ async def test_a_grant_follows_role_and_contract_and_locks_nobody_out(mesh, as_c
     assert (list(lost.scopes), lost.contract_id) == (["manage", "metrics", "admin"], "ctr_gone")
 
 
-async def test_a_key_is_signed_with_what_was_granted_and_shown_once(mesh, as_caller) -> None:
+async def test_a_key_is_signed_with_the_granted_scopes_and_shown_once(mesh, as_caller) -> None:
     made = await create_contract(mesh, as_caller, max_concurrent_requests=1, models=["a"])
     mesh.standings.put("ada", contract_id=made.contract_id)
     await told(mesh)

@@ -83,7 +83,7 @@ async def test_pages_hold_every_server_once_in_order(controller: Controller) -> 
     )
 
 
-async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Controller) -> None:
+async def test_a_watcher_sees_the_present_state_and_then_changes(controller: Controller) -> None:
     server = await controller.ready(await controller.declare())
     watch = controller.stub.WatchServers(pb.WatchServersRequest())
     first = await watch.read()

@@ -152,7 +152,7 @@ async def test_a_server_falls_asleep_when_idle_and_it_is_written_later(world: Wo
 
 
 @without_outages
-async def test_what_someone_asked_for_is_not_undone_by_an_older_decision(world: World) -> None:
+async def test_a_requested_state_is_not_undone_by_an_older_decision(world: World) -> None:
     controller = world.controller
     store = world.controller.reconciler._store
     declared = await controller.ready(await world.declare())

@@ -72,7 +72,7 @@ def test_statements_are_answered_and_nothing_is_changed(settings: dict[str, str]
     assert "read" in found.stderr.splitlines()[0]
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_tables_and_wrong_settings_are_reported(tmp_path: Path) -> None:
     nothing = tool({"LLAMESH_HOME": str(tmp_path)}, "status")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert "there are no tables" in nothing.stderr

@@ -195,14 +195,16 @@ async def test_a_server_that_the_network_cuts_off_is_unavailable(one_settings: S
             await database.close()
 
 
-async def test_broken_rules_of_a_table_stay_what_they_are(database: Database) -> None:
+async def test_an_integrity_error_is_not_taken_for_an_outage(database: Database) -> None:
     for _ in range(2):
         with pytest.raises(IntegrityError):
             async with database.begin() as session:
                 await session.execute(text("INSERT INTO probe_row VALUES (7), (7)"))
 
 
-async def test_what_no_retry_cures_is_said_in_words(one_settings: Settings, server: OwnPostgres) -> None:
+async def test_a_database_error_that_no_retry_cures_names_its_cause(
+    one_settings: Settings, server: OwnPostgres
+) -> None:
     cases = {
         server.url("nowhere"): "nowhere",
         server.url(parameters="sslmode=require"): "TLS",

@@ -85,7 +85,7 @@ async def test_a_released_lease_is_free_at_once(database: Database) -> None:
     await asyncio.wait_for(lease(database, BEN).acquire(), PATIENCE)
 
 
-async def test_who_lost_it_is_told_writes_nothing_and_does_not_release_it(
+async def test_the_former_owner_is_told_writes_nothing_and_does_not_release_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a frozen or cut off owner: it comes back when another has begun."""
@@ -113,7 +113,7 @@ async def test_who_lost_it_is_told_writes_nothing_and_does_not_release_it(
     await follower.close()
 
 
-async def test_one_that_expired_and_nobody_took_is_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_expired_lease_that_was_not_taken_is_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an outage of the database."""
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
     lost: list[str] = []
@@ -129,7 +129,7 @@ async def test_one_that_expired_and_nobody_took_is_kept(database: Database, monk
     assert lost == []
 
 
-async def test_of_many_who_want_it_at_once_one_gets_it(database: Database) -> None:
+async def test_one_of_many_concurrent_owners_gets_the_lease(database: Database) -> None:
     owners = [Owner(str(number), f"process {number}") for number in range(10)]
     taken = await asyncio.gather(*(lease(database, owner)._take() for owner in owners))
     assert sum(taken) == 1

@@ -72,7 +72,7 @@ async def test_a_user_who_was_removed_a_moment_ago_is_not_waited_for(mesh, as_ca
 @pytest.mark.parametrize(
     ("changed", "reason"), [({"disabled": True}, "USER_DISABLED"), ({"role": 1}, "SCOPE_MISSING"), ({}, None)]
 )
-async def test_what_a_user_may_do_now_counts(mesh, as_caller, changed, reason) -> None:
+async def test_the_present_rights_of_a_user_count(mesh, as_caller, changed, reason) -> None:
     mesh.standings.put("ada", **changed)
     await told(mesh)
     for jti in ("login", "key_1"):
@@ -111,7 +111,7 @@ async def test_a_contract_is_kept_while_a_user_has_it_and_freed_by_keys_without_
     await mesh.contract.DeleteContract(remove, metadata=root)
 
 
-async def test_a_contract_is_given_to_nobody_while_its_users_are_counted(mesh, as_caller) -> None:
+async def test_a_contract_cannot_be_assigned_while_its_users_are_counted(mesh, as_caller) -> None:
     root = as_caller("root", "admin")
     made = await create_contract(mesh, as_caller)
     read = contract_pb2.GetContractRequest(contract_id=made.contract_id)

@@ -36,7 +36,7 @@ async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await made.close()
 
 
-async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[Waker, RequestHolder, Path]) -> None:
+async def test_the_waker_listens_again_once_its_path_is_free(waker: tuple[Waker, RequestHolder, Path]) -> None:
     _, _, socket = waker
     shutil.rmtree(socket.parent)
     socket.parent.write_text("in the way")

@@ -20,7 +20,7 @@ import jwt
 from controller.xds import templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
 from controller.xds.inference import InferenceSettings
-from controller.xds.intent import ASKED_KINDS
+from controller.xds.intent import ADMISSION_ID_KINDS
 from controller.xds.management import ManagementSettings
 from controller.xds.serving import ControlPlane
 from controller.xds.tokens import TokenSettings
@@ -148,8 +148,8 @@ class FrontDoor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = ControlPlane()
-        for kind in ASKED_KINDS:
-            self.control.set_asked(kind, ())
+        for kind in ADMISSION_ID_KINDS:
+            self.control.set_admission_ids(kind, ())
         (self.port,) = free_ports(1)
         self.engines: list[StubEngine] = []
         self.waker = StubEngine(self.socket("waker"), "waker")

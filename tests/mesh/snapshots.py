@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.mesh.engines import alive
+from llamesh.processes import start_time
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def snapshots(
     for process in _listed() if among is None else among:
         with contextlib.suppress(psutil.Error):
             words = tuple(process.cmdline())
-            if wanted(words) and alive(process.pid):
-                children = tuple(child for child in process.children() if alive(child.pid))
+            if wanted(words) and start_time(process.pid) is not None:
+                children = tuple(child for child in process.children() if start_time(child.pid) is not None)
                 found.append(ProcessSnapshot(process, words, children))
     return sorted(found, key=lambda each: each.pid)
 

@@ -52,7 +52,7 @@ def test_it_is_refused_and_others_are_answered(served: Served, case: str) -> Non
 
 
 @pytest.mark.parametrize("case", LEGITIMATE)
-def test_what_looks_like_it_is_answered(served: Served, case: str) -> None:
+def test_a_legitimate_request_of_the_same_form_is_answered(served: Served, case: str) -> None:
     """By the engine: what it says to a model of a few hundred words and no images is its own matter, but not the front door's refusal."""
     path, given = LEGITIMATE[case]
     text = body(served, given)
@@ -70,7 +70,7 @@ def test_what_looks_like_it_is_answered(served: Served, case: str) -> None:
 @pytest.mark.parametrize(
     "example", [each for each in examples() if each.limit not in DERIVED], ids=lambda each: f"{each.limit}@{each.place}"
 )
-def test_at_its_limits_a_request_holds_up_nobody(served: Served, example: Any) -> None:
+def test_a_request_at_its_limits_delays_no_other_request(served: Served, example: Any) -> None:
     """The engine may take or refuse it; Envoy lets it pass, or refuses it by the smaller bound that this mesh's context gives."""
     most = limits.table()[example.limit].default
     answer = send(served, f"/v1/{example.path}", example.make(min(most, example.largest or most)))
@@ -78,7 +78,7 @@ def test_at_its_limits_a_request_holds_up_nobody(served: Served, example: Any) -
     answered(served)
 
 
-def test_three_bodies_of_a_million_keys_hold_up_nobody(served: Served) -> None:
+def test_three_bodies_of_a_million_keys_delay_no_other_request(served: Served) -> None:
     keys = b'{"model":"%s","x":[' % served.model.encode() + b'{"a":1},' * 1_200_000 + b"1]}"
     for _ in range(3):
         refused = send(served, "/v1/chat/completions", keys)

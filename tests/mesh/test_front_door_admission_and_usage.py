@@ -74,7 +74,7 @@ async def contract(door: FrontDoor) -> AsyncIterator[Contract]:
     service = Contract(door.socket("contract"))
     await service.start()
     door.serve(U, await door.engine(), names=("smol",))
-    door.control.set_asked("contracts", [LIMITED])
+    door.control.set_admission_ids("contracts", [LIMITED])
     assert await door.control.settled(PATIENCE)
     yield service
     await service.stop()
@@ -104,7 +104,7 @@ async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contra
         assert entry.request.request_headers["x-llamesh-cluster"] == "m:smol"
 
 
-async def test_admission_is_asked_where_the_token_or_the_server_wants_it(door: FrontDoor, contract: Contract) -> None:
+async def test_admission_is_asked_if_the_token_or_the_server_requires_it(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(sub="ada", contract=LIMITED))).status == 200
     (check,) = contract.asked
     metadata = check.attributes.metadata_context.filter_metadata

@@ -40,7 +40,7 @@ async def test_every_allowed_path_reaches_its_server(inference: FrontDoor, path:
         *(("GET", f"/api/{name}") for name in ("tags", "version", "tags?now=1")),
     ],
 )
-async def test_a_client_of_ollama_reads_where_the_models_are(inference: FrontDoor, method: str, path: str) -> None:
+async def test_a_client_of_ollama_is_pointed_to_v1(inference: FrontDoor, method: str, path: str) -> None:
     answer = await inference.send(method, path, b"{}")
     assert (answer.status, answer.headers["content-type"]) == (404, "application/json")
     assert answer.json().keys() == {"error"}
@@ -325,7 +325,7 @@ async def test_models_are_listed_by_the_waker_awake_or_not(inference: FrontDoor)
         assert inference.waker.received[-1].path == path.rstrip("/")
 
 
-async def test_the_lister_of_models_is_told_what_the_token_allows_and_a_client_cannot_say_it(
+async def test_the_waker_gets_the_scopes_of_the_token_and_not_those_a_client_sends(
     inference: FrontDoor,
 ) -> None:
     bearer = {"authorization": f"Bearer {token(scopes=['manage', 'infer:big'])}", "x-llamesh-scopes": "infer:*"}

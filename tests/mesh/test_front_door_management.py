@@ -56,7 +56,7 @@ async def test_a_services_error_is_a_json_status(managed: Mesh) -> None:
         ("POST", "/servers/a:b:scale", {"replicas": 1, "x": 1}, {}, 400, 3),
     ],
 )
-async def test_what_the_contract_lacks_is_refused(
+async def test_paths_and_fields_that_the_contract_lacks_are_refused(
     managed: Mesh, verb: str, path: str, body: Any, headers: dict[str, str], status: int, code: int
 ) -> None:
     door, gateway = managed

@@ -143,7 +143,7 @@ def test_one_request_cannot_take_the_machines_memory(served: Served, window: str
 
 
 @pytest.mark.parametrize("port", ["inference", "gateway"])
-def test_three_hundred_requests_that_never_end_hinder_nobody(served: Served, port: str) -> None:
+def test_three_hundred_unfinished_requests_block_no_other_request(served: Served, port: str) -> None:
     with ExitStack() as open_ones:
         for _ in range(300):
             client = open_ones.enter_context(

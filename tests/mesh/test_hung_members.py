@@ -162,7 +162,7 @@ def test_commands_end_in_a_bounded_time_while_it_hangs(patient: RunningMesh, nam
             assert words in done.stdout + done.stderr
 
 
-def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
+def test_doctor_names_restarted_members(mesh: RunningMesh) -> None:
     hung = mesh.processes()["download"]
     hung.send_signal(signal.SIGSTOP)
     until(lambda: ended(hung), 60, "the end of download")

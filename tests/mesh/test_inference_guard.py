@@ -81,7 +81,7 @@ def test_an_expired_or_foreign_token_is_refused(served: Served, port: str, chang
         assert (http.get(url, headers=good).status_code, http.get(url, headers=bad).status_code) == (200, 401)
 
 
-def test_a_key_opens_what_its_scope_names_and_nothing_else(served: Served) -> None:
+def test_a_key_opens_only_the_models_of_its_scope(served: Served) -> None:
     by_name, by_server, other = (
         key(served, f"infer:{served.model}"),
         key(served, f"infer:{served.server_uuid}"),

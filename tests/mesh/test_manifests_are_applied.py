@@ -151,7 +151,7 @@ def test_a_manifest_is_applied_changed_and_removed(llamesh: Command, folder: Pat
     ]
 
 
-def test_what_is_printed_as_yaml_is_applied_without_a_change(llamesh: Command, folder: Path) -> None:
+def test_resources_printed_as_yaml_are_applied_without_a_change(llamesh: Command, folder: Path) -> None:
     llamesh("apply", "-f", "mesh.yaml", "--wait")
     commands = (
         ["models"],
@@ -172,7 +172,7 @@ def test_what_is_printed_as_yaml_is_applied_without_a_change(llamesh: Command, f
     llamesh("delete", "-f", "mesh.yaml")
 
 
-def test_only_what_apply_made_is_pruned(llamesh: Command, folder: Path) -> None:
+def test_only_resources_created_by_apply_are_pruned(llamesh: Command, folder: Path) -> None:
     contract = "apiVersion: llamesh.dev/v1alpha1\nkind: Contract\nmetadata: {{name: {}}}\n"
     llamesh("contracts", "create", "prune-theirs")
     both = "---\n".join(contract.format(name) for name in ("prune-ours", "prune-theirs", "prune-kept"))
@@ -194,7 +194,7 @@ def test_only_what_apply_made_is_pruned(llamesh: Command, folder: Path) -> None:
     llamesh("delete", "-f", "p.yaml")
 
 
-def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Command, folder: Path) -> None:
+def test_a_failure_lists_finished_resources_and_a_second_apply_continues(llamesh: Command, folder: Path) -> None:
     text = (folder / "mesh.yaml").read_text()
     (folder / "mesh.yaml").write_text(text.replace("  idleSleep: 600s", "  idleSleep: 600s\n  replicas: 1000"))
     failed = llamesh("apply", "-f", "mesh.yaml", code=5)

@@ -74,7 +74,7 @@ def answering(families: dict[str, Metric]) -> dict[str, float]:
     return {each.labels["source"]: each.value for each in families["llamesh_up"].samples}
 
 
-def test_only_who_may_read_numbers_gets_them_and_nothing_else(mesh: RunningMesh) -> None:
+def test_the_metrics_scope_opens_the_metrics_and_nothing_else(mesh: RunningMesh) -> None:
     assert mesh.http.get(mesh.url("gateway", "/metrics")).status_code == 401
     refused = mesh.http.get(mesh.url("gateway", "/metrics"), headers=key(mesh, "manage"))
     assert (refused.status_code, "metrics" in refused.text) == (403, True)
@@ -86,7 +86,7 @@ def test_only_who_may_read_numbers_gets_them_and_nothing_else(mesh: RunningMesh)
     assert answer.status_code == 403, answer.text
 
 
-def test_what_envoy_measures_of_answers_agrees_with_a_clients_clock(mesh: RunningMesh) -> None:
+def test_the_latency_measured_by_envoy_agrees_with_a_clients_clock(mesh: RunningMesh) -> None:
     name = "gen_ai_server_time_to_first_token_seconds"
     about = {"gen_ai_request_model": MODEL, "stream": "true"}
     before = scraped(mesh)

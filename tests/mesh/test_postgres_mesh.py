@@ -53,7 +53,7 @@ async def test_each_service_has_a_schema_and_nothing_lies_in_public(mesh: Runnin
     assert list(mesh.home.rglob("*.db")) + list(mesh.home.rglob("*.sqlite*")) == []
 
 
-def test_what_was_declared_is_there_after_a_stop_and_a_start(mesh: RunningMesh) -> None:
+def test_declared_resources_survive_a_stop_and_a_start(mesh: RunningMesh) -> None:
     server = mesh.serve("sentence", model_name="sentence.gguf", runtime_params="--ctx-size 2048")
     assert says(mesh) == SENTENCE
     asleep = mesh.call("POST", "/serve", json={"model_uuid": "sentence", "model_name": "spare", "replicas": 0}).json()

@@ -75,7 +75,7 @@ REFUSED: tuple[tuple[str, str, str, dict[str, str] | None], ...] = (
 
 
 @pytest.mark.parametrize("how", ["frozen", "stopped"])
-def test_what_runs_goes_on_without_the_database(
+def test_running_servers_go_on_without_the_database(
     mesh: RunningMesh, postgres_of_the_mesh: OwnPostgres, metered_key: str, how: str
 ) -> None:
     assert mesh.token
@@ -206,7 +206,7 @@ def test_a_start_that_no_retry_cures_ends_in_words(
         assert stranger not in said
 
 
-def test_a_start_says_what_it_waits_for_while_it_waits() -> None:
+def test_a_start_names_the_reason_while_it_waits() -> None:
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         database, *ports = free_ports(5)
         names = ("INFERENCE", "GATEWAY", "CONTRACT", "DOWNLOAD")

@@ -146,7 +146,7 @@ def test_every_kind_of_caller_is_asked(makers: dict[str, Maker]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_call_is_open_to_whom_its_contract_says(
+def test_every_call_is_open_exactly_to_the_roles_of_its_contract(
     mesh: RunningMesh, channels: dict[str, grpc.Channel], makers: dict[str, Maker], kind: str
 ) -> None:
     maker = makers[kind]

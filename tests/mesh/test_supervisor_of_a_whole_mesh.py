@@ -123,7 +123,7 @@ def test_doctor_finds_a_healthy_mesh_healthy(mesh: RunningMesh) -> None:
     assert {"gateway", "contract", "download", "controller", "envoy", "disk", "clock"} <= set(findings)
 
 
-def test_doctor_names_what_to_mend(mesh: RunningMesh, home: Path) -> None:
+def test_doctor_names_problems_and_their_remedies(mesh: RunningMesh, home: Path) -> None:
     found = llamesh({**mesh.environment, "LLAMESH_HOME": str(home), "ENVOY_BIN": "/nowhere"}, "doctor")
     assert found.returncode == 1
     assert f"port {mesh.ports['gateway']} is taken" in found.stdout
@@ -198,7 +198,9 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert not (home / "run").exists()
 
 
-def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str, str], home: Path) -> None:
+def test_a_setting_that_a_member_refuses_ends_the_start_with_its_message(
+    environment: dict[str, str], home: Path
+) -> None:
     refused = llamesh({**environment, "LLAMESH_BIND": "0.0.0.0"}, "up")
     assert refused.returncode == 2
     assert "LLAMESH_ADMIN_PASSWORD" in refused.stderr

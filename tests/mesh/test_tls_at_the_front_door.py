@@ -76,7 +76,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMesh]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_what_init_makes_is_private_and_made_once(mesh: TlsMesh) -> None:
+def test_tls_init_creates_private_files_once(mesh: TlsMesh) -> None:
     files = {path.name: path.stat().st_mode & 0o777 for path in (mesh.home / "tls").iterdir()}
     assert files == dict.fromkeys(("ca.pem", "ca.key", "server.pem", "server.key"), 0o600)
     before = (mesh.home / "tls" / "server.pem").read_bytes()
@@ -282,7 +282,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
     assert mesh.processes()["envoy"].pid == envoy
 
 
-def test_the_start_refuses_a_pair_that_cannot_be_used_and_says_what_to_do(mesh: TlsMesh, tmp_path: Path) -> None:
+def test_the_start_refuses_an_unusable_pair_and_names_the_remedy(mesh: TlsMesh, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert mesh.command("tls", "init", LLAMESH_HOME=str(other)).returncode == 0
     pair = {

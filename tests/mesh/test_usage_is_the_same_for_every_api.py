@@ -197,7 +197,7 @@ def test_the_same_work_is_the_same_number(rows: dict[str, Row], prompt_tokens: i
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.leaves])
-def test_of_a_stream_that_is_left_counts_what_came(rows: dict[str, Row], prompt_tokens: int, name: str) -> None:
+def test_an_abandoned_stream_counts_the_tokens_received(rows: dict[str, Row], prompt_tokens: int, name: str) -> None:
     row = rows[name]
     prompt, completion = counts(row)
     # The engine may have sent more before it heard of it.
@@ -229,7 +229,9 @@ def test_an_answer_that_is_left_before_it_begins_counts_its_prompt(
     assert 0.5 * prompt_tokens < int(row["prompt_tokens"]) < 2 * prompt_tokens
 
 
-def test_what_uses_no_tokens_is_no_request(mesh: RunningMesh, slow: str, accounts: Accounts) -> None:
+def test_a_call_that_uses_no_tokens_is_not_counted_as_a_request(
+    mesh: RunningMesh, slow: str, accounts: Accounts
+) -> None:
     contract_id, token = accounts.open("free")
     headers = {"authorization": f"Bearer {token}"}
     body = {"model": slow, "messages": MESSAGES}
@@ -263,7 +265,7 @@ def test_embeddings_count_their_input(mesh: RunningMesh, slow: str, accounts: Ac
     assert (int(row.get("completion_tokens", 0)), int(row.get("unknown_requests", 0))) == (0, 0)
 
 
-def test_the_answer_of_a_stream_is_what_llama_cpp_sends(mesh: RunningMesh, slow: str) -> None:
+def test_a_stream_is_passed_on_as_llama_cpp_sends_it(mesh: RunningMesh, slow: str) -> None:
     body = {"model": slow, "messages": MESSAGES, "stream": True, "n": 2}
     text = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=body).text
     events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]

@@ -61,7 +61,9 @@ def test_a_failure_names_the_file_that_was_given(
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b broken"])
-def test_what_tarfile_tried_reaches_nobody(content: bytes, tmp_path: Path, home: Path, capsys: Capture) -> None:
+def test_a_damaged_archive_is_refused_without_details_of_tarfile(
+    content: bytes, tmp_path: Path, home: Path, capsys: Capture
+) -> None:
     other = tmp_path / "x"
     other.write_bytes(content)
     home.rename(tmp_path / "moved")

@@ -11,7 +11,7 @@ from lupa.luajit21 import LuaRuntime
 
 from controller.xds import clusters, inference, management, scripts, templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
-from controller.xds.digest import AskedDigest, Digest
+from controller.xds.digest import Digest, DigestMetadata
 from controller.xds.inference import InferenceSettings
 from controller.xds.management import ManagementSettings, OpenService
 from controller.xds.templates import TemplateError
@@ -114,7 +114,7 @@ def test_the_same_settings_give_the_same_bytes() -> None:
     assert first == second
 
 
-def _digest() -> AskedDigest:
+def _digest() -> DigestMetadata:
     digest = Digest()
     digest.set(["key_1"])
     return digest.metadata()

@@ -124,3 +124,21 @@ def test_a_listener_that_cannot_be_duplicated_is_an_error_with_a_message(path: s
         listeners.own(path)
     with pytest.raises(listeners.NoListenerError, match="no socket that listens at"):
         listeners.of_process(os.getpid(), path)
+
+
+def test_a_socket_has_vanished_if_its_own_process_listens_without_a_path(path: str) -> None:
+    assert not listeners.has_vanished(Path(path), os.getpid())
+    with listening(path):
+        assert not listeners.has_vanished(Path(path), os.getpid())
+        Path(path).unlink()
+        assert listeners.has_vanished(Path(path), os.getpid())
+
+
+def test_a_socket_has_not_vanished_while_only_an_earlier_process_listens_at_its_path(path: str) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with listening(path):
+            Path(path).unlink()
+            assert not listeners.has_vanished(Path(path), other.pid)
+    finally:
+        other.communicate()

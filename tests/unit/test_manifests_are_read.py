@@ -117,7 +117,7 @@ def test_an_object_is_declared_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
-    for text in ("#" * (reader.LARGEST_FILE + 1), None):
+    for text in ("#" * (reader.MAX_FILE + 1), None):
         path = tmp_path / "mesh.yaml"
         path.unlink(missing_ok=True)
         if text:

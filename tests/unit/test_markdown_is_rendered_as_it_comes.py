@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from llamesh.cli.markdown import BOLD, CODE, DIM, ITALIC, LONGEST_SPAN, NORMAL, PLAIN, UPRIGHT, Markdown
+from llamesh.cli.markdown import BOLD, CODE, DIM, ITALIC, MAX_SPAN, NORMAL, PLAIN, UPRIGHT, Markdown
 
 STYLE = re.compile("\x1b\\[[0-9]+m")
 
@@ -88,7 +88,7 @@ def test_a_terminal_without_these_characters_gets_others() -> None:
 
 def test_text_held_back_for_a_mark_is_bounded() -> None:
     shown = Markdown(80)
-    words = "word " * (LONGEST_SPAN // 5 - 1)
+    words = "word " * (MAX_SPAN // 5 - 1)
     assert shown.feed(f"*{words}").strip() == ""
     assert shown.feed("word word").startswith("*word word")
     assert "-" * 300 in rendered("-" * 300, 1000)

@@ -33,7 +33,7 @@ Capture = pytest.CaptureFixture[str]
         ("models --json", "Unknown option: --json.", "llamesh models -o json"),
     ],
 )
-def test_a_refusal_names_what_was_typed_and_what_works(typed: str, cause: str, hint: str, capsys: Capture) -> None:
+def test_a_refusal_names_the_typed_word_and_a_valid_one(typed: str, cause: str, hint: str, capsys: Capture) -> None:
     assert run(shlex.split(typed)) == Exit.USAGE
     assert capsys.readouterr().err == f"error: {cause}\nhint: {hint}\n"
 

@@ -15,7 +15,7 @@ from services.gateway.throttle import (
     FREE_FAILURES,
     FREE_FAILURES_OF_ADDRESS,
     FREE_FAILURES_OF_SITE,
-    LONGEST_PAUSE,
+    MAX_PAUSE,
     WAITING_OF_ADDRESS,
     Throttle,
     network_of,
@@ -64,7 +64,7 @@ async def test_pauses_double_up_to_the_longest() -> None:
         pauses.append(await door.login() if door.throttle._pairs.pause(("ada", HOME)) > 0 else 0.0)
         door.clock.time += pauses[-1]
     assert pauses == [0] * (FREE_FAILURES - 1) + [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert max(pauses) == LONGEST_PAUSE
+    assert max(pauses) == MAX_PAUSE
 
 
 async def test_the_wait_is_told_in_whole_seconds_and_never_zero() -> None:

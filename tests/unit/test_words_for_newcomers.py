@@ -20,7 +20,7 @@ from llamesh.client.references import name_way_of_file
 Capture = pytest.CaptureFixture[str]
 
 
-def test_a_second_init_says_what_the_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_init_says_that_the_settings_name_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in tls.SETTINGS:
         monkeypatch.delenv(setting, raising=False)
     files = tmp_path / "server.pem", tmp_path / "server.key"

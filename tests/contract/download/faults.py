@@ -105,7 +105,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(store_health, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr("llamesh.background.FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr("llamesh.background.LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("llamesh.background.MAX_BACKOFF", 0.05)
     return found
 
 

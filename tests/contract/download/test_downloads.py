@@ -72,7 +72,7 @@ NOT_SERVED = {
 
 
 @pytest.mark.parametrize("case", NOT_SERVED)
-async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service, case: str) -> None:
+async def test_a_model_that_llama_cpp_cannot_load_is_refused(sqlite_service: Service, case: str) -> None:
     data, problem = NOT_SERVED[case]
     download = await sqlite_service.fetched("m1", import_file(sqlite_service, "a.gguf", data))
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_INVALID")
@@ -80,7 +80,7 @@ async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service
     assert sqlite_service.stored == []
 
 
-async def test_many_who_ask_cause_one_download(service: Service, web: ModelServer) -> None:
+async def test_concurrent_requests_cause_one_download(service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = TINY
     web.hold_after["a.gguf"] = 64
     answers = await asyncio.gather(*(service.start("m1", web.url("a.gguf")) for _ in range(20)))

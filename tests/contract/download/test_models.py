@@ -96,9 +96,7 @@ async def test_lists_come_in_pages_in_order(service: Service) -> None:
         await service.catalogue.ListCatalogueModels(pb.ListCatalogueModelsRequest(page_token="x"))
 
 
-async def test_a_watch_begins_with_what_is_there_and_goes_on_with_what_changes(
-    service: Service, web: ModelServer
-) -> None:
+async def test_a_watch_sends_the_present_state_and_then_changes(service: Service, web: ModelServer) -> None:
     await service.fetched("m1", import_file(service, "a.gguf", TINY))
     stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
     first = [await stream.read() for _ in range(3)]

@@ -203,7 +203,7 @@ async def test_a_process_that_ends_in_order_hands_over_at_once(
                 await asyncio.sleep(0.05)
 
 
-async def test_a_watch_of_one_process_sees_what_another_does(
+async def test_a_watch_of_one_process_sees_changes_of_another(
     new_replica: NewReplica, web: ModelServer, connect: Connect
 ) -> None:
     web.files["a.gguf"] = model_bytes("a")

@@ -66,7 +66,7 @@ async def test_a_change_carries_the_etag_that_it_was_checked_with(mesh, ada) -> 
     assert [update.etag for update in mesh.controller.updates] == ["1", "2"]
 
 
-async def test_a_change_ends_where_others_change_the_server_again_and_again(mesh, ada) -> None:
+async def test_a_change_is_refused_if_others_keep_changing_the_server(mesh, ada) -> None:
     server = await serve(mesh, ada)
     mesh.contract.checks.clear()
 
@@ -81,7 +81,7 @@ async def test_a_change_ends_where_others_change_the_server_again_and_again(mesh
     assert not mesh.controller.updates
 
 
-async def test_a_callers_etag_is_held_against_what_is_there_and_never_tried_again(mesh, ada) -> None:
+async def test_a_callers_etag_is_compared_once_and_never_retried(mesh, ada) -> None:
     server = await serve(mesh, ada)
     mesh.contract.checks.clear()
     with refused("ETAG_MISMATCH") as refusal:

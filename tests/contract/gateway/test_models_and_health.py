@@ -114,7 +114,7 @@ async def test_health_answers_many_with_one_look(mesh, monkeypatch) -> None:
     assert await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()) == first
 
 
-async def test_a_store_that_nobody_has_looked_at_is_not_ok(start_mesh, start_member, one_settings) -> None:
+async def test_a_store_that_was_never_checked_is_not_ok(start_mesh, start_member, one_settings) -> None:
     mesh = await start_mesh(one_settings, without=("download",))
     assert "store" not in states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
     member = await start_member(one_settings, "download", mesh.download.register)

@@ -57,7 +57,7 @@ async def known(watching, *expected: tuple[str, object]) -> None:
             missing.discard(told(await following()))
 
 
-async def test_what_is_there_comes_first_then_synced_then_changes(mesh, watching) -> None:
+async def test_a_watch_sends_the_present_state_then_synced_then_changes(mesh, watching) -> None:
     put(mesh, "a", 1)
     mesh.download.add("m1")
     mesh.download.progress("m2", 10)
@@ -97,7 +97,7 @@ async def test_removals_are_told(mesh, watching, as_caller) -> None:
         assert told(await following()) == ("removed_download_uuid", "m2")
 
 
-async def test_a_selector_shows_only_what_it_names(mesh, watching) -> None:
+async def test_a_selector_shows_only_selected_resources(mesh, watching) -> None:
     put(mesh, "a", 1)
     put(mesh, "b", 1)
     mesh.download.add("m1")
@@ -111,7 +111,7 @@ async def test_a_selector_shows_only_what_it_names(mesh, watching) -> None:
         assert told(await following()) == ("server", ("b", 2))
 
 
-async def test_a_token_goes_on_where_it_was_with_what_was_missed(mesh, watching) -> None:
+async def test_a_resume_token_continues_with_the_missed_changes(mesh, watching) -> None:
     put(mesh, "a", 1)
     put(mesh, "b", 1)
     await known(watching, ("server", ("a", 1)), ("server", ("b", 1)))

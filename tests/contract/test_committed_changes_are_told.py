@@ -57,7 +57,7 @@ def broken_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("what", ["delete", "demote"])
-async def test_what_became_of_a_user_is_told(
+async def test_a_committed_change_of_a_user_is_told(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until, what: str
 ) -> None:
     async with database_of(one_settings, "gateway") as database:
