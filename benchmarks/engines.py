@@ -26,7 +26,7 @@ import psutil
 from benchmarks import processes
 from benchmarks.report import Row, Table
 from engine.demo import NAME, demo_model
-from engine.thread_placement import ENVIRONMENT, LONGEST_CALM_SECONDS
+from engine.thread_placement import ENVIRONMENT, MAX_CALM_SECONDS
 from llamesh.cores import cores
 from tests.ports import free_ports
 
@@ -71,7 +71,7 @@ async def _round(
 ) -> Row:
     own = [*others, os.getpid(), *(pid for each in engines.values() for engine in each for pid in engine.pids())]
     # After the measurement before, a packed engine may take so long to spread again.
-    await asyncio.sleep(LONGEST_CALM_SECONDS + 0.5)
+    await asyncio.sleep(MAX_CALM_SECONDS + 0.5)
     await _until_quiet(own)
     before, started = _used_by_others(own), time.monotonic()
     asked = [asyncio.to_thread(_ask, engine, chance.getrandbits(32)) for engine in engines[target][:together]]

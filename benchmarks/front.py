@@ -28,7 +28,7 @@ from benchmarks import processes
 from controller.xds import templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
 from controller.xds.inference import InferenceSettings
-from controller.xds.intent import ASKED_KINDS
+from controller.xds.intent import ADMISSION_ID_KINDS
 from controller.xds.serving import ControlPlane
 from controller.xds.tokens import TokenSettings
 from llamesh.envoy_binary import find_envoy
@@ -85,8 +85,8 @@ async def fronts(folder: Path) -> AsyncIterator[Front]:
         await gateway.start()
         contract_id = await _contract(contract_socket)
         control = ControlPlane()
-        for kind in ASKED_KINDS:
-            control.set_asked(kind, [contract_id] if kind == "contracts" else [])
+        for kind in ADMISSION_ID_KINDS:
+            control.set_admission_ids(kind, [contract_id] if kind == "contracts" else [])
         control.add_to(server)
         server.add_insecure_port(f"unix:{folder / 'controller.sock'}")
         await server.start()

@@ -1,7 +1,7 @@
 """Measures the cost of a further revocation and of a request with 0, 1,000 and 100,000 revoked keys.
 
-The mesh's own control plane (in this process) and a real Envoy. A revocation is measured from `set_asked` until Envoy has taken it; its
-bytes are those of the route configuration that is sent. A request is one `GET /v1/models` with a valid key on a persistent
+The mesh's own control plane (in this process) and a real Envoy. A revocation is measured from `set_admission_ids` until Envoy has taken
+it; its bytes are those of the route configuration that is sent. A request is one `GET /v1/models` with a valid key on a persistent
 connection; Envoy looks it up in the digest and gets the answer from a stub.
 
     .venv/bin/python -m benchmarks --only rights
@@ -41,13 +41,13 @@ async def measure() -> str:
 async def _with(door: FrontDoor, count: int) -> list[str]:
     chance = random.Random(1)
     revoked = {f"key_{chance.getrandbits(64):016x}" for _ in range(count)}
-    door.control.set_asked("keys", revoked)
+    door.control.set_admission_ids("keys", revoked)
     await door.control.settled(60)
     pushes = []
     for number in range(PUSHES):
         revoked.add(f"key_more{number:012x}")
         started = time.perf_counter()
-        door.control.set_asked("keys", revoked, [f"key_more{number:012x}"])
+        door.control.set_admission_ids("keys", revoked, [f"key_more{number:012x}"])
         await door.control.settled(60)
         pushes.append(time.perf_counter() - started)
     size = door.control._snapshot.of(RDS)["inference"].message.ByteSize()

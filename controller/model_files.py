@@ -26,7 +26,7 @@ LOCATE_SECONDS = 3600.0
 """Deadline of one request, in seconds: long enough to fetch a large model from a remote object store."""
 RETRY_SECONDS = 2.0
 """Seconds before a failed request is retried for the first time; doubled with every further failure."""
-LONGEST_RETRY_SECONDS = 30.0
+MAX_RETRY_SECONDS = 30.0
 """Longest pause before a failed request is retried, in seconds."""
 
 
@@ -63,7 +63,7 @@ class ModelFile:
     @property
     def not_before(self) -> float:
         """Earliest monotonic time of the next request for this model."""
-        pause = min(RETRY_SECONDS * 2 ** min(self.failures - 1, 16), LONGEST_RETRY_SECONDS) if self.failures else 0.0
+        pause = min(RETRY_SECONDS * 2 ** min(self.failures - 1, 16), MAX_RETRY_SECONDS) if self.failures else 0.0
         return self.asked_at + pause
 
 

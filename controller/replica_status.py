@@ -43,8 +43,7 @@ def _entry(state: ObservedState, observed: ObservedEngine, is_doubtful: bool) ->
     if draining:
         replica_state, message = server_pb2.REPLICA_STATE_DRAINING, "running requests are being finished"
     elif is_doubtful:
-        # The engine gets no new requests and may finish its running ones, like a draining engine.
-        replica_state, message = server_pb2.REPLICA_STATE_DRAINING, observed.engine.liveness_message
+        replica_state, message = server_pb2.REPLICA_STATE_UNHEALTHY, observed.engine.liveness_message
     elif state.serves(observed) and state.envoy_connected:
         replica_state, message = server_pb2.REPLICA_STATE_READY, history.summary
     elif observed.engine.phase is EnginePhase.READY:

@@ -13,9 +13,9 @@ from controller.runtimes import CANNOT_START, EngineExit
 
 FIRST_PAUSE = 1.0
 """Seconds before the second restart in a row; the first is at once."""
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 """Longest pause before a restart, in seconds."""
-LONGEST_START_PAUSE = 5.0
+MAX_START_PAUSE = 5.0
 """Longest pause after a start that failed before there was a process, in seconds."""
 STEADY_SECONDS = 60.0
 """Seconds of readiness after which an engine's next exit starts a new series of failures."""
@@ -64,7 +64,7 @@ def after_exit(history: RestartHistory, ended: EngineExit, ready_for: float | No
     failures = history.failures + 1
     causes = {**history.causes, ended.reason: history.causes.get(ended.reason, 0) + 1}
     if ended.reason == CANNOT_START:
-        engine_failures, seconds = history.engine_failures, min(pause(failures), LONGEST_START_PAUSE)
+        engine_failures, seconds = history.engine_failures, min(pause(failures), MAX_START_PAUSE)
     else:
         engine_failures = history.engine_failures + 1
         seconds = pause(engine_failures)
@@ -87,4 +87,4 @@ def pause(failures: int) -> float:
     """Return the seconds to wait after this number of consecutive failures."""
     if failures <= 1:
         return 0.0
-    return float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))
+    return float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), MAX_PAUSE))

@@ -102,9 +102,9 @@ def _reflectors(
 ) -> Sequence[Reflector[Any]]:
     """Create the reflectors of the lists of tokens that Envoy must ask Admission about."""
     return (
-        RevocationReflector(contract, partial(control.set_asked, "keys")),
-        StandingReflector(gateway, lambda _users, ended: control.set_asked("standings", frozenset(ended))),
-        LimitedContractReflector(contract, partial(control.set_asked, "contracts")),
+        RevocationReflector(contract, partial(control.set_admission_ids, "keys")),
+        StandingReflector(gateway, lambda _users, ended: control.set_admission_ids("standings", frozenset(ended))),
+        LimitedContractReflector(contract, partial(control.set_admission_ids, "contracts")),
     )
 
 

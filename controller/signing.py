@@ -16,7 +16,7 @@ from llamesh.v1.gateway_pb2 import ListSigningKeysRequest
 from llamesh.v1.gateway_pb2_grpc import SigningKeyServiceStub
 
 POLL_SECONDS = 3.0
-LONGEST_PAUSE = 10.0
+MAX_PAUSE = 10.0
 """Longest pause between attempts, in seconds. The gateway publishes a new key much earlier than it signs with it."""
 
 
@@ -28,7 +28,7 @@ class SigningKeys:
         self._on_change = on_change
         self._version: str | None = None
         self._task = BackgroundTask(
-            "follow signing keys", self._ask, report_failure, every=POLL_SECONDS, longest=LONGEST_PAUSE
+            "follow signing keys", self._ask, report_failure, every=POLL_SECONDS, longest=MAX_PAUSE
         )
 
     def start(self) -> None:

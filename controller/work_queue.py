@@ -15,7 +15,7 @@ from llamesh.kit.logs import log
 
 FIRST_RETRY = 0.2
 """Seconds before a failed reconciliation is retried; doubled with each further failure."""
-LONGEST_RETRY = 10.0
+MAX_RETRY = 10.0
 
 
 class WorkQueue:
@@ -75,7 +75,7 @@ class WorkQueue:
             except Exception as error:
                 failures = self._failures[name] = self._failures.get(name, 0) + 1
                 log.error("reconciliation failed", server=name, failures=failures, exc_info=error)
-                self.add_after(name, min(FIRST_RETRY * 2 ** min(failures - 1, 10), LONGEST_RETRY))
+                self.add_after(name, min(FIRST_RETRY * 2 ** min(failures - 1, 10), MAX_RETRY))
             finally:
                 self._in_work.discard(name)
                 if name in self._again:

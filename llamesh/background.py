@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 FIRST_BACKOFF = 0.5
 """Backoff in seconds after the first failure; doubled with each further failure in a row."""
-LONGEST_BACKOFF = 30.0
+MAX_BACKOFF = 30.0
 """Longest backoff in seconds."""
 
 Report = Callable[[str, Exception], None]
@@ -34,7 +34,7 @@ class BackgroundTask:
         *,
         every: float = 0.0,
         immediately: bool = True,
-        longest: float = LONGEST_BACKOFF,
+        longest: float = MAX_BACKOFF,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
@@ -92,4 +92,4 @@ def sleep_or(woken: asyncio.Event) -> Callable[[float], Awaitable[None]]:
 
 def backoff(failures: int) -> float:
     """Return the backoff in seconds after this number of consecutive failures; 0 after none."""
-    return 0.0 if failures < 1 else float(min(FIRST_BACKOFF * 2 ** min(failures - 1, 16), LONGEST_BACKOFF))
+    return 0.0 if failures < 1 else float(min(FIRST_BACKOFF * 2 ** min(failures - 1, 16), MAX_BACKOFF))

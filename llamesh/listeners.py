@@ -101,11 +101,15 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def has_vanished(path: Path) -> bool:
-    """Whether a process listens at a Unix socket whose path was removed, so that no client can connect. False without /proc."""
+def has_vanished(path: Path, pid: int) -> bool:
+    """Whether process `pid` listens at a Unix socket whose path was removed, so that no client can connect. False without /proc.
+
+    A listener of an earlier process at the same path does not count: its duplicates stay open while `turn_away` answers its backlog.
+    """
     if path.exists():
         return False
-    listens = any(where == str(path) and flags & _LISTENING for where, _, _, flags in _rows())
+    listening = _listening(str(path))
+    listens = bool(listening) and not listening.isdisjoint(open_sockets(pid))
     # Check again: the socket may have been bound in between.
     return listens and not path.exists()
 
@@ -177,11 +181,16 @@ async def _refuse(connection: socket.socket) -> None:
 
 
 def _descriptor(pid: int, path: str) -> int:
-    listening = {inode for where, inode, _, flags in _rows() if where == path and flags & _LISTENING}
+    listening = _listening(path)
     for inode, descriptor in open_sockets(pid).items():
         if inode in listening:
             return descriptor
     raise NotListeningError(f"process {pid} has no socket that listens at {path}, or the system does not show it")
+
+
+def _listening(path: str) -> set[str]:
+    """Return the inode numbers of the sockets that listen at a path, or did when it was removed."""
+    return {inode for where, inode, _, flags in _rows() if where == path and flags & _LISTENING}
 
 
 def _rows() -> Iterator[tuple[str, str, str, int]]:

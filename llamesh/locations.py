@@ -13,7 +13,7 @@ from pathlib import Path
 UNIX_SOCKET_LIMIT = 107
 """Maximum length of a Unix socket's path on Linux, in bytes (sys/un.h)."""
 
-LONGEST_SOCKET_NAME = len("/engines/00000000-00.sock")
+MAX_SOCKET_NAME = len("/engines/00000000-00.sock")
 """Length of the longest name below the run directory."""
 
 DEFAULT_HOME = Path("~/.llamesh")
@@ -39,7 +39,7 @@ def home_directory(environment: Mapping[str, str]) -> Path:
 def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
     """Return the directory of sockets: LLAMESH_HOME/run, or a short path if that exceeds the limit of Unix sockets."""
     usual = home / "run"
-    if len(os.fsencode(usual)) + LONGEST_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
+    if len(os.fsencode(usual)) + MAX_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
         return usual
     import tempfile
 

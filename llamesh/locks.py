@@ -14,7 +14,7 @@ from typing import Any
 
 _LENGTH = 512
 """Length in bytes to which a description is padded, so that it overwrites an earlier, longer one."""
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 
 
 def open_file(path: Path) -> int:
@@ -54,7 +54,7 @@ def write_holder(descriptor: int, words: Mapping[str, Any]) -> None:
 def read_holder(descriptor: int) -> dict[str, Any]:
     """Read the description of the holder; empty if it is missing or damaged."""
     try:
-        found = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        found = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

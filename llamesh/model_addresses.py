@@ -5,12 +5,12 @@ Invariant: the command, the client and the download service all parse addresses 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from urllib.parse import unquote, urlsplit
 
 from llamesh.hub_addresses import HUB_HOSTS, read_hub_address, read_hub_page
+from llamesh.nearest import nearest
 
 ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL"
 """The forms of an address, for messages."""
@@ -47,9 +47,8 @@ def likely(word: str) -> str:
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
         names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
-        near = difflib.get_close_matches(found["scheme"].lower(), names, n=1, cutoff=0.7)
-        if near:
-            return _written(names[near[0]], found["rest"])
+        if scheme := nearest(found["scheme"], names, 0.7):
+            return _written(names[scheme], found["rest"])
     if found := _HOST.match(word):
         return f"https://{word}"
     if _REPOSITORY.fullmatch(word) and not word.lower().endswith(".gguf"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.ports import free_ports
 
 PASSWORD = "correct horse"
 """Password of the user postgres once `ask_for_passwords` was called."""
@@ -39,8 +40,7 @@ class OwnPostgres:
         self.data = folder / "data"
         self._server: Any = postgres_wheel().get_server(self.data, cleanup_mode=None, start=False)
         self._server.ensure_pgdata_inited()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
+        (self.port,) = free_ports(1)
         self.start()
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class OwnPostgres:
         import asyncpg
 
         async def run() -> None:
-            connection = await asyncpg.connect(self.url(password=PASSWORD), timeout=20)
+            connection = await asyncpg.connect(self.url(password=PASSWORD), timeout=60)
             try:
                 for statement in statements:
                     await connection.execute(statement)

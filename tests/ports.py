@@ -1,7 +1,8 @@
 """Ports for what tests start, of this machine's loopback interface.
 
-Two runs side by side, or two workers of one run, seldom get the same port: each process begins at a place of its own. No port is one
-that the system gives to outgoing connections, which could take it before the program under test does.
+Invariant: two processes that run tests never get the same port, whether they are workers of one run or runs side by side, also if a port is
+bound long after it was given out, or is free again while its program restarts. Each process reserves blocks of ports. No port is one that
+the system gives to outgoing connections, which could take it before the program under test does.
 """
 
 from __future__ import annotations
@@ -13,13 +14,34 @@ from collections.abc import Iterator
 
 FIRST, LAST = 12_000, 31_999
 """Above the ports that llamesh uses by default, below those of outgoing connections (from 32768 on Linux)."""
-_APART = 211
-"""Between the first ports of two processes that start one after the other: more than a module of tests needs at once."""
+_BLOCK = 200
+"""Ports of a block: more than a module of tests needs at once."""
+_BLOCKS = (LAST - FIRST + 1) // _BLOCK
+
+_reservations: dict[int, socket.socket] = {}
+"""A UDP socket at the first number of each block of this process. The system closes it when the process ends, however it ends."""
 
 
 def _candidates() -> Iterator[int]:
-    span = LAST - FIRST + 1
-    return (FIRST + (os.getpid() * _APART + number) % span for number in itertools.count())
+    while True:
+        # If no block is left: those of this process again.
+        for first in [found] if (found := _reserve()) else list(_reservations):
+            yield from range(first, first + _BLOCK)
+
+
+def _reserve() -> int:
+    """Reserve a block that no process has, and return its first port; 0 if there is none."""
+    for number in range(_BLOCKS):
+        first = FIRST + (os.getpid() + number) % _BLOCKS * _BLOCK
+        reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            reservation.bind(("127.0.0.1", first))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations[first] = reservation
+        return first
+    return 0
 
 
 _next = _candidates()

@@ -20,7 +20,7 @@ from llamesh.kit.config_loading import WrongSettingsError, load_settings
 from llamesh.kit.postgres import read_address
 
 SERVICES = ("gateway", "contract", "download", "controller", "quant")
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 FAILURES = (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
 
 Rows = tuple[list[str], list[Sequence[Any]]]
@@ -39,7 +39,7 @@ def sqlite(settings: Settings) -> Ask:
 
     def ask(sql: str) -> Rows:
         cursor = connection.execute(sql)
-        return [item[0] for item in cursor.description or ()], cursor.fetchmany(MOST_ROWS)
+        return [item[0] for item in cursor.description or ()], cursor.fetchmany(MAX_ROWS)
 
     return ask
 
@@ -54,7 +54,7 @@ def postgresql(url: str) -> Ask:
     async def fetched(sql: str) -> Rows:
         statement = await connection.prepare(sql)
         rows = await statement.fetch()
-        return [item.name for item in statement.get_attributes()], [tuple(row) for row in rows[:MOST_ROWS]]
+        return [item.name for item in statement.get_attributes()], [tuple(row) for row in rows[:MAX_ROWS]]
 
     return lambda sql: loop.run_until_complete(fetched(sql))
 

@@ -32,9 +32,8 @@ from controller.runtimes.liveness import (
     with_probe,
 )
 from controller.runtimes.process_exit import wait_for_exit
-from controller.runtimes.process_stats import ProcessStats, is_halted, llama_stats
+from controller.runtimes.process_stats import ProcessStats, has_lost_socket, is_halted, llama_stats
 from controller.runtimes.records import EngineRecord, EngineRecords, with_process
-from llamesh import listeners
 from llamesh.background import BackgroundTask
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.occupancy import ConnectionTable, Counters, is_busy
@@ -42,7 +41,7 @@ from llamesh.processes import ProcessId
 from llamesh.shutdown import STOP
 
 _FIRST_READY_POLL = 0.02
-_LONGEST_READY_POLL = 0.5
+_MAX_READY_POLL = 0.5
 """Seconds between two readiness probes of a starting engine. The pause grows with the time since the start."""
 _LOADING_PROBE_SECONDS = 2.0
 _KILL_MARGIN = 2.0
@@ -212,14 +211,14 @@ class EngineProcess:
             await self._backlogs.settled(self.record.instance)
         if self.phase is not EnginePhase.STARTING:
             return
-        if ready or listeners.has_vanished(self.socket):
+        if ready or has_lost_socket(self.record.process, self.socket):
             self._become_ready(ProbeHistory() if ready else SILENT)
             return
         if time.monotonic() - self._probed >= _LOADING_PROBE_SECONDS:
             self._add_result(ProbeResult(self._since_last_probe(), answered=False, idle=self._idle()))
             self._conclude(assess_loading(self._probes))
         await asyncio.sleep(self._ready_poll)
-        self._ready_poll = min(self._ready_poll * 1.5, _LONGEST_READY_POLL)
+        self._ready_poll = min(self._ready_poll * 1.5, _MAX_READY_POLL)
 
     def _become_ready(self, probes: ProbeHistory) -> None:
         """Make the engine READY. With the history SILENT it gets no requests, and no more time to start."""

@@ -34,7 +34,7 @@ HALTED_PATIENCE = 10.0
 """Seconds for which the supervising process is stopped while llama.cpp answers. Then the engine is lost: it cannot be drained."""
 LOADING_PATIENCE = 120.0
 """Seconds without processor time after which a starting engine that is not ready counts as hung."""
-LONGEST_STEP = 10.0
+MAX_STEP = 10.0
 """Largest number of seconds that one probe adds to a duration."""
 SLACK = 3.0
 """Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
@@ -120,7 +120,7 @@ _ALIVE = Assessment(Liveness.ALIVE)
 
 def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) -> ProbeHistory:
     """Return the history after one more probe. `stall_seconds`: see `patience`."""
-    seconds = min(result.seconds, LONGEST_STEP)
+    seconds = min(result.seconds, MAX_STEP)
     batch_seconds = result.batch_seconds or probes.batch_seconds
     halted = probes.halted + seconds if result.halted else 0.0
     if result.answered and not (result.waiting and result.work == probes.work):

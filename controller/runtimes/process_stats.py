@@ -1,4 +1,4 @@
-"""Reads the kernel's statistics of an engine's llama.cpp: its process, its processor time and the states of its threads.
+"""Reads the kernel's statistics of an engine's llama.cpp: its process, processor time, states of threads, and its lost socket.
 
 Invariant: the engine itself is not queried, so the statistics of a hung engine can be read too. Without /proc the result is None.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamesh import listeners
 from llamesh.processes import ProcessId
 
 _PROC = Path("/proc")
@@ -49,6 +50,12 @@ def llama_stats(engine: ProcessId) -> ProcessStats | None:
         if fields and fields[0] not in "ZX":
             return ProcessStats(int(child), int(fields[11]) + int(fields[12]))
     return ProcessStats(0, 0)
+
+
+def has_lost_socket(engine: ProcessId, path: Path) -> bool:
+    """Return whether an engine's llama.cpp listens at a Unix socket whose path was removed."""
+    llama = llama_stats(engine)
+    return llama is not None and not llama.ended and listeners.has_vanished(path, llama.pid)
 
 
 def is_halted(process: ProcessId) -> bool:

@@ -1,8 +1,8 @@
 """Digest of the ids that Envoy must ask Admission about. Its size is bounded for any number of ids.
 
 It is a blocked Bloom filter. The hash of an id selects one bucket and four bits in it; Envoy asks about an id if its four bits are set.
-The hash is 32-bit FNV-1a, the same as in envoy/lua/asked.lua; tests/unit/digest_vectors.json checks both. A bucket is a text, because
-Envoy's metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
+The hash is 32-bit FNV-1a, the same as in envoy/lua/admission_digest.lua; tests/unit/digest_vectors.json checks both. A bucket is a text,
+because Envoy's metadata holds text: each character encodes six bits as one of the 64 characters from "0" on.
 
 Invariant: Envoy asks about every id of the digest. It also asks about 0.1 % of the other ids with twelve bits for each id, and about more
 of them beyond `MAX_BUCKETS`. Such a question is harmless, because Admission decides by its own state.
@@ -43,7 +43,7 @@ def place(value: int, buckets: int) -> tuple[int, tuple[int, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedDigest:
+class DigestMetadata:
     """Metadata for the route filter. Envoy copies metadata whenever a script reads it: so routes, which every request reads, have only the
     version, and the virtual host has the buckets, which a worker reads once for each version."""
 
@@ -51,9 +51,9 @@ class AskedDigest:
     host: Mapping[str, str | int] = field(default_factory=dict)
 
 
-NOTHING = AskedDigest()
+NOTHING = DigestMetadata()
 """Envoy asks Admission about no token."""
-EVERYTHING = AskedDigest({"ask tokens": True})
+EVERYTHING = DigestMetadata({"ask tokens": True})
 """Envoy asks Admission about every token."""
 
 
@@ -79,7 +79,7 @@ class Digest:
         else:
             self._put(added.values())
 
-    def metadata(self) -> AskedDigest:
+    def metadata(self) -> DigestMetadata:
         """Return the metadata for the route filter."""
         if not self._hashes:
             return NOTHING
@@ -87,7 +87,7 @@ class Digest:
         host: dict[str, str | int] = {"buckets": len(self._buckets)}
         for number, bucket in enumerate(self._buckets):
             host[f"bucket {number}"] = bucket.decode("ascii")
-        return AskedDigest({"asked": version}, host)
+        return DigestMetadata({"digest": version}, host)
 
     def _fill(self) -> None:
         self._buckets = [bytearray([_ZERO]) * CHARACTERS for _ in range(_buckets(len(self._hashes)))]

@@ -13,7 +13,7 @@ from typing import Any
 
 from controller.xds import anonymous_callers, header_names, replies, scripts, templates, tls
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
-from controller.xds.digest import NOTHING, AskedDigest
+from controller.xds.digest import NOTHING, DigestMetadata
 from controller.xds.listeners import HEADER_LIMITS, cors_filter, cors_policy, listening
 from controller.xds.restarts import (
     HEALTH_RETRIES,
@@ -104,7 +104,7 @@ def held_listener(settings: InferenceSettings) -> Any:
 def inference_routes(
     settings: InferenceSettings,
     clusters: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    asked: AskedDigest = NOTHING,
+    digest: DigestMetadata = NOTHING,
     idle: int = SILENCE_SECONDS,
     context: int = 0,
 ) -> Any:
@@ -113,7 +113,7 @@ def inference_routes(
     Args:
         settings: the settings of the listener.
         clusters: facts about each cluster that differs from the defaults (clusters.cluster_facts).
-        asked: the digest of the tokens that Envoy asks Admission about.
+        digest: the digest of the tokens that Envoy asks Admission about.
         idle: seconds for which a request may have no byte in either direction.
         context: the largest number of tokens that a server accepts as a prompt; 0: unknown.
     """
@@ -122,7 +122,7 @@ def inference_routes(
     }
     if settings.allow_anonymous:
         known["anonymous"] = True
-    known |= asked.route
+    known |= digest.route
     if context:
         known["most_prompt_bytes"] = context * limits.changed(settings.limits)["prompt.bytes_per_token"]
     values = {
@@ -131,7 +131,7 @@ def inference_routes(
         "silence": f"{SILENCE_SECONDS}s",
         "inference_metadata": {"kind": "inference"} | known | {name: dict(facts) for name, facts in clusters.items()},
         "models_metadata": {"kind": "models"} | known,
-        "digest": dict(asked.host),
+        "digest": dict(digest.host),
         "per_filter": cors_policy(settings.allowed_origins),
         "restart_retries": settings.restart_retries,
         "restart_backoff": RESTART_BACKOFF,

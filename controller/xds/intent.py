@@ -22,13 +22,13 @@ from controller.xds.clusters import (
     server_cluster,
     service_cluster,
 )
-from controller.xds.digest import EVERYTHING, AskedDigest, Digest
+from controller.xds.digest import EVERYTHING, Digest, DigestMetadata
 from controller.xds.inference import InferenceSettings, held_listener, inference_listener, inference_routes
 from controller.xds.management import ManagementSettings, management_listener
 from controller.xds.snapshot import CDS, EDS, LDS, RDS, TYPES, Snapshot
 from llamesh import names
 
-ASKED_KINDS = frozenset({"keys", "standings", "contracts"})
+ADMISSION_ID_KINDS = frozenset({"keys", "standings", "contracts"})
 """The kinds of ids that Envoy asks Admission about: revoked keys, ended standings of users, contracts with a limit."""
 
 Changes: TypeAlias = Mapping[str, Collection[str]]
@@ -52,7 +52,7 @@ class Intent:
         """Number of servers for each value of context."""
         self._routed: tuple[dict[str, dict[str, Any]], int, int] = ({}, 0, 0)
         """Facts, idle_seconds and context in the present routes."""
-        self._asked: dict[str, Collection[str]] = {}
+        self._admission_ids: dict[str, Collection[str]] = {}
         """Ids that Envoy asks Admission about, by kind. A kind that is missing is not yet known."""
         self._digest = Digest()
         self._inference: InferenceSettings | None = None
@@ -104,8 +104,8 @@ class Intent:
         self._set_facts(server.clusters)
         return self._take()
 
-    def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> Changes:
-        """Set the ids of one of ASKED_KINDS that Envoy asks Admission about.
+    def set_admission_ids(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> Changes:
+        """Set the ids of one of ADMISSION_ID_KINDS that Envoy asks Admission about.
 
         Until all kinds are known, Envoy asks about every token.
 
@@ -114,13 +114,13 @@ class Intent:
             ids: all ids of the kind.
             added: those of them that are new, if the caller knows that all others were set before.
         """
-        known = len(self._asked)
-        if added is None and kind in self._asked and set(ids) == set(self._asked[kind]):
+        known = len(self._admission_ids)
+        if added is None and kind in self._admission_ids and set(ids) == set(self._admission_ids[kind]):
             return {}
         # Without `added`, the owner may change its collection later, and the change must be visible as a difference: so a copy is stored.
-        self._asked[kind] = ids if added is not None else list(ids)
-        if added is None or known != len(self._asked):
-            self._digest.set(each for kind in self._asked.values() for each in kind)
+        self._admission_ids[kind] = ids if added is not None else list(ids)
+        if added is None or known != len(self._admission_ids):
+            self._digest.set(each for kind in self._admission_ids.values() for each in kind)
         else:
             self._digest.add(added)
         self._set_routes()
@@ -189,13 +189,13 @@ class Intent:
         else:
             facts = {name: self._facts[name] for name in sorted(self._facts)}
             idle, context = self._largest()
-            message = inference_routes(self._inference, facts, self._asked_metadata(), idle, context)
+            message = inference_routes(self._inference, facts, self._digest_metadata(), idle, context)
             routes = {names.INFERENCE_LISTENER: message}
             self._routed = facts, idle, context
         self._replace(RDS, routes, self.snapshot.of(RDS).keys() - routes.keys())
 
-    def _asked_metadata(self) -> AskedDigest:
-        return self._digest.metadata() if self._asked.keys() >= ASKED_KINDS else EVERYTHING
+    def _digest_metadata(self) -> DigestMetadata:
+        return self._digest.metadata() if self._admission_ids.keys() >= ADMISSION_ID_KINDS else EVERYTHING
 
     def _replace(self, type_url: str, present: Mapping[str, Any], gone: Iterable[str]) -> None:
         for name, content in present.items():

@@ -34,7 +34,7 @@ class OpenService:
 
     name: str
     cluster: str
-    asked_as: str = ""
+    upstream_name: str = ""
     """The full name by which the cluster knows it, if that is another name."""
 
 
@@ -121,9 +121,9 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
 def _open_route(service: OpenService, retries: int) -> Any:
     """Return the route of an open service: all its methods only read. Health has few retries, like GetHealth."""
     match = {"prefix": f"/{service.name}/"}
-    route = _route(match, service.cluster, HEALTH_RETRIES if service.asked_as else retries, reads=True)
-    if service.asked_as:
-        route["route"]["prefix_rewrite"] = f"/{service.asked_as}/"
+    route = _route(match, service.cluster, HEALTH_RETRIES if service.upstream_name else retries, reads=True)
+    if service.upstream_name:
+        route["route"]["prefix_rewrite"] = f"/{service.upstream_name}/"
     return route
 
 

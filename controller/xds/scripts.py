@@ -36,7 +36,7 @@ _LIMITS_MODULES = (
     "request_products",
     "request_limits",
 )
-_ROUTE_MODULES = ("quotation", "json_body", "asked", "callers", "token_scopes")
+_ROUTE_MODULES = ("quotation", "json_body", "admission_digest", "callers", "token_scopes")
 _STRICT_MODULES = ("quotation", "json_body", "json_tree", "field_kinds", "nearest", "rpc_status")
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 

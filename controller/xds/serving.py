@@ -80,9 +80,9 @@ class ControlPlane:
         """Remove a server. Does nothing if it is unknown."""
         self._send(self.intent.remove_server(server_uuid))
 
-    def set_asked(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> None:
-        """Set the ids of one kind that Envoy asks Admission about: see Intent.set_asked."""
-        self._send(self.intent.set_asked(kind, ids, added))
+    def set_admission_ids(self, kind: str, ids: Collection[str], added: Collection[str] | None = None) -> None:
+        """Set the ids of one kind that Envoy asks Admission about: see Intent.set_admission_ids."""
+        self._send(self.intent.set_admission_ids(kind, ids, added))
 
     def publish(self) -> None:
         """Start to send: the initial configuration is complete. Later changes are sent at once."""

@@ -17,9 +17,9 @@ local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
 
 local USAGE, TIMINGS = '"usage":{', '"timings":{'
 -- Maximum number of stored bytes of an unfinished event. The usage is at its end, except in an event with `__verbose`.
-local LONGEST_EVENT = 1048576
+local MAX_EVENT = 1048576
 -- Maximum number of stored bytes of a whole body with several answers. The lengths of the answers after them are unknown.
-local LONGEST_BODY = 16777216
+local MAX_BODY = 16777216
 -- The names of fields with text of the model.
 local WRITTEN = { content = true, text = true, reasoning_content = true, arguments = true }
 
@@ -136,7 +136,7 @@ function answers.stream()
     if ends > 0 then
       read(sub(rest, 1, ends))
     end
-    rest = sub(rest, math.max(ends + 1, #rest - LONGEST_EVENT + 1))
+    rest = sub(rest, math.max(ends + 1, #rest - MAX_EVENT + 1))
   end
 
   -- Returns the tokens of the prompts, each counted once, and those of all answers. A number that not all `expected` answers reported is
@@ -211,7 +211,7 @@ function answers.whole(several)
     end)
     rest = sub(rest, open or math.max(1, #rest - #USAGE + 2))
     size = size + #bytes
-    if several and size <= LONGEST_BODY then
+    if several and size <= MAX_BODY then
       pieces[#pieces + 1] = bytes
     end
   end
@@ -224,7 +224,7 @@ function answers.whole(several)
     elseif reports > 1 then
       return floor(prompt * prompts / reports + 0.5), completion
     end
-    local times = size <= LONGEST_BODY and times_the_first(table.concat(pieces), expected) or expected
+    local times = size <= MAX_BODY and times_the_first(table.concat(pieces), expected) or expected
     return prompt * prompts, floor((completion or 0) * times + 0.5)
   end
 

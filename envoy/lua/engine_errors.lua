@@ -11,7 +11,7 @@ local engine_errors = {}
 engine_errors.LONGEST = 262144
 
 -- Maximum bytes of llama.cpp's message that a client gets: it may quote all tools of a request.
-local LONGEST_MESSAGE = 2000
+local MAX_MESSAGE = 2000
 
 -- Returns the position of the end of the text that begins at `at`, or nil.
 local function end_of_text(body, at)
@@ -25,8 +25,8 @@ end
 
 -- Returns the beginning of a JSON text, cut neither inside an escape nor inside a character.
 local function beginning(text)
-  if #text <= LONGEST_MESSAGE then return text end
-  local cut = LONGEST_MESSAGE
+  if #text <= MAX_MESSAGE then return text end
+  local cut = MAX_MESSAGE
   while cut > 0 and byte(text, cut + 1) >= 128 and byte(text, cut + 1) < 192 do cut = cut - 1 end
   local at = 1
   while at <= cut do

@@ -115,10 +115,10 @@ local function spans(first, open)
 end
 
 -- Open repetitions above this number count as one, which keeps the time linear.
-local MOST_OPEN = 32
+local MAX_OPEN = 32
 
 local function together(open, combined)
-  if #open <= MOST_OPEN then
+  if #open <= MAX_OPEN then
     return open
   end
   local ways, span, set = 0, 0, {}
@@ -189,7 +189,7 @@ local function beginning_of(items)
       return table.concat(parts), false
     end
     parts[index] = item.text
-    if index == MOST_OPEN then
+    if index == MAX_OPEN then
       break
     end
   end

@@ -96,7 +96,7 @@ local function read_literal(at)
 end
 
 -- The engine ignores an upper bound above this one.
-local MOST_WRITTEN = 2000
+local MAX_WRITTEN = 2000
 
 -- Returns the lowest and highest number of the repetition whose brace opens at `at`, and its end. The engine accepts more notations (signs,
 -- anything after the digits, comments between them). They are refused here, because they would be counted wrongly if this script read them
@@ -111,7 +111,7 @@ local function numbers(at)
   if most and most < least then -- The engine counts down without an end.
     error({ code = "invalid_value", message = "has a repetition {m,n} whose n is less than m." }, 0)
   end
-  if most and most > MOST_WRITTEN and comma ~= "" then
+  if most and most > MAX_WRITTEN and comma ~= "" then
     most = nil
   end
   return least, most, stop

@@ -17,7 +17,7 @@ local BEGINNINGS = {
   "^/9j/", "^iVBORw0KGgo", "^R0lGOD[dl]h", "^Qk[0-3]", "^OEJQU", "^Iz9", "^UD[UY]", "^UklGR", "^ZkxhQ", "^T2dnU", "^SUQz", "^GkXfo", "^AAAA..Z0eX",
 }
 -- An MP3 frame without a tag may begin like a path, so it must be long.
-local FRAME, LEAST_FRAME = "^/[/+][I-Po-v]", 64
+local FRAME, MIN_FRAME = "^/[/+][I-Po-v]", 64
 
 local function refused()
   error({
@@ -44,7 +44,7 @@ function media.check(text, first, last, reads)
       return
     end
   end
-  if #start < LEAST_FRAME or not find(start, FRAME) then
+  if #start < MIN_FRAME or not find(start, FRAME) then
     return refused()
   end
 end

@@ -23,7 +23,7 @@ local add, check_text, check_distinct, keep_largest = request_totals.add, reques
 local request_limits = {}
 
 -- Maximum number of bytes that are read of a tag: more than any known tag has.
-local LONGEST_TAG = 384
+local MAX_TAG = 384
 -- Tokens of a context if no server declares one: the mesh's default for a slot.
 local DEFAULT_CONTEXT = 4096
 
@@ -97,7 +97,7 @@ local function check_object(at, rule)
       stop = skip(start)
     end
     if name == rule.tag then
-      tag = byte(text, start) == QUOTE and unescaped(sub(text, start + 1, math.min(stop - 2, start + LONGEST_TAG))) or false
+      tag = byte(text, start) == QUOTE and unescaped(sub(text, start + 1, math.min(stop - 2, start + MAX_TAG))) or false
     end
     at, ended = json_text.next(stop, CLOSING_BRACE)
   end

@@ -6,7 +6,7 @@ local sub = string.sub
 local request_refusal = {}
 
 -- Maximum number of bytes in a message of a name, of the path to a field, and of the path to a property.
-local LONGEST_NAME, LONGEST_WAY, LONGEST_PROPERTY = 64, 200, 120
+local MAX_NAME, MAX_WAY, MAX_PROPERTY = 64, 200, 120
 local ABOUT_CONTEXT = " Shorten the prompt, or serve the model with a larger --ctx-size."
 local ABOUT_LIMITS = " All limits, and how the operator changes them: docs/reference/limits.md."
 
@@ -18,15 +18,15 @@ local function place(trail, level)
     if type(name) == "number" then
       way[#way + 1] = "[" .. name .. "]"
     elseif name then
-      way[#way + 1] = (step > 1 and "." or "") .. sub(name, 1, LONGEST_NAME)
+      way[#way + 1] = (step > 1 and "." or "") .. sub(name, 1, MAX_NAME)
     end
   end
-  return sub(table.concat(way), 1, LONGEST_WAY)
+  return sub(table.concat(way), 1, MAX_WAY)
 end
 
 -- Returns the property of a schema that exceeded the limit.
 local function inside(why)
-  return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, LONGEST_PROPERTY) .. "')" or ""
+  return why.property and why.property ~= "" and " (property '" .. sub(why.property, 1, MAX_PROPERTY) .. "')" or ""
 end
 
 -- Gives a refusal its message and its param. `trail`: the names and numbers that lead to the value at fault, `level` of them.

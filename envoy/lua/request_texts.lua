@@ -13,7 +13,7 @@ local exceeded, unescaped = json_text.exceeded, json_text.unescaped
 local request_texts = {}
 
 -- Maximum number of bytes that are read of a model's name: more than the longest name that can be served, written in escapes only.
-local LONGEST_MODEL = 2048
+local MAX_MODEL = 2048
 
 -- State of the current body.
 local text, limits, model = "", {}, nil
@@ -86,7 +86,7 @@ function request_texts.check(rule, first, last)
   elseif rule.reads == "grammar" then
     grammar_cost.check(unescaped(sub(text, first, last)), limits)
   elseif rule.reads == "model" then
-    model = unescaped(sub(text, first, math.min(last, first + LONGEST_MODEL)))
+    model = unescaped(sub(text, first, math.min(last, first + MAX_MODEL)))
   end
 end
 

@@ -1,13 +1,13 @@
 -- Decides about an inference request: whether it may be anonymous, which cluster answers, whether the token's scopes cover it, whether
--- Admission must be asked about the token (asked.lua), and whether the body keeps the limits (request_limits.lua).
+-- Admission must be asked about the token (admission_digest.lua), and whether the body keeps the limits (request_limits.lua).
 -- Runs after jwt_authn, which has verified every key with a dot in it (see the listener). A request without claims is anonymous.
 --
 -- Settings are keys of the route's metadata, so that each of them is one lookup: `kind` (what the path is for), `anonymous`, those of
--- callers.lua, `ask <cluster>`, `asked` (version of the digest, see asked.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest
+-- callers.lua, `ask <cluster>`, `digest` (its version, see admission_digest.lua), `ask tokens` (about all), `most_prompt_bytes` (the longest
 -- prompt that fits any server). Headers of clients whose names begin with x-llamesh- have been removed (early_header_mutation). The header
 -- x-llamesh-cluster is set last: a script that fails on the way leaves a request that no route takes.
 
-local asked = require("asked")
+local admission_digest = require("admission_digest")
 local callers = require("callers")
 local json_body = require("json_body")
 local quoted = require("quotation")
@@ -75,13 +75,13 @@ local function must_ask(request, settings, claims)
   if settings:get("ask tokens") or not claims.uid or not claims.standing then
     return true
   end
-  local version = settings:get("asked")
+  local version = settings:get("digest")
   if not version then
     return false
   end
-  local digest = asked.digest(version, function() return request:virtualHost():metadata() end)
+  local digest = admission_digest.digest(version, function() return request:virtualHost():metadata() end)
   for _, id in ipairs({ claims.jti or "", ("%s:%d"):format(claims.uid, claims.standing), claims.contract or "", claims.user_contract or "" }) do
-    if id ~= "" and asked.about(digest, id) then
+    if id ~= "" and admission_digest.contains(digest, id) then
       return true
     end
   end

@@ -248,15 +248,15 @@ function visit(schema, depth, way)
 end
 
 -- Maximum number of names of a trail in a message: the last ones, which are the nearest.
-local MOST_NAMES, MOST_NAME_BYTES = 4, 64
+local MAX_NAMES, MAX_NAME_BYTES = 4, 64
 
 -- Returns the current property, such as parent.child.
 local function property()
   local names = {}
-  for step = max(1, level - MOST_NAMES + 1), level do
-    names[#names + 1] = sub(trail[step], 1, MOST_NAME_BYTES)
+  for step = max(1, level - MAX_NAMES + 1), level do
+    names[#names + 1] = sub(trail[step], 1, MAX_NAME_BYTES)
   end
-  return (level > MOST_NAMES and "...." or "") .. table.concat(names, ".")
+  return (level > MAX_NAMES and "...." or "") .. table.concat(names, ".")
 end
 
 -- Counts the schema that begins at `at` of the body. Returns its end. `totals`: the sums over the body.

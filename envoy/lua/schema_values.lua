@@ -25,21 +25,21 @@ function schema_values.check_types(types)
 end
 
 -- The largest number that the engine does not cut to 32 bits, which would make another number of it.
-local LARGEST_COUNT = 2147483647
+local MAX_COUNT = 2147483647
 
 -- Returns the number under a name of a schema, or `absent`.
 local function count_of(of, name, absent)
   local number = of[name]
   if number == nil then
     return absent
-  elseif type(number) ~= "number" or number < 0 or number > LARGEST_COUNT or number % 1 ~= 0 then
-    error({ code = "invalid_value", message = "has a " .. name .. " that is not a whole number from 0 to " .. LARGEST_COUNT .. "." }, 0)
+  elseif type(number) ~= "number" or number < 0 or number > MAX_COUNT or number % 1 ~= 0 then
+    error({ code = "invalid_value", message = "has a " .. name .. " that is not a whole number from 0 to " .. MAX_COUNT .. "." }, 0)
   end
   return number
 end
 
 -- The engine writes out at most this number of repetitions: it ignores a higher upper bound and refuses a higher lower bound.
-local MOST_WRITTEN = 2000
+local MAX_WRITTEN = 2000
 
 -- Counts the repetitions between the numbers under two names.
 function schema_values.repetitions(of, least, most)
@@ -48,7 +48,7 @@ function schema_values.repetitions(of, least, most)
   if high < low then -- The engine counts down without an end.
     error({ code = "invalid_value", message = "has a schema whose " .. most .. " is less than its " .. least .. "." }, 0)
   end
-  add("schema.repetitions", high <= MOST_WRITTEN and high or math.min(low, MOST_WRITTEN))
+  add("schema.repetitions", high <= MAX_WRITTEN and high or math.min(low, MAX_WRITTEN))
 end
 
 -- Returns the bytes of a value when it is written.

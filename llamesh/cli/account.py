@@ -1,4 +1,4 @@
-"""`llamesh login, usage, why, version`: who one is, what was used, what was decided."""
+"""`llamesh login, usage, why, version`: the login, used tokens, recorded decisions, versions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def login(
 
 
 def _warn_of_clear_text(url: str) -> None:
-    """Say, before a password is typed, that it crosses a network unencrypted."""
+    """Warn, before a password is typed, that it crosses a network unencrypted."""
     from llamesh.client.profile import on_this_machine
 
     if not url.startswith("https://") and not on_this_machine(url):
@@ -91,7 +91,7 @@ def _warn_of_clear_text(url: str) -> None:
 
 
 def _warn_of_another(url: str) -> None:
-    """Say if commands go on using another mesh, because the environment names it."""
+    """Warn if later commands use another mesh, because the environment names it."""
     from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
     try:

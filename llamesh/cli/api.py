@@ -56,7 +56,7 @@ def api(
 
 
 def _show(chunks: Iterable[bytes]) -> None:
-    """Write a body as it comes: byte for byte on a pipe, without what would steer it in a terminal."""
+    """Write a body while it arrives: unchanged on a pipe, without control characters in a terminal."""
     if not sys.stdout.isatty():
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)

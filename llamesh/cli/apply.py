@@ -186,7 +186,7 @@ def _remover(remove: Callable[..., None], mesh: Client, kind: str, there: object
 
 
 def _in_order(steps: Sequence[tuple[str, Callable[[], None]]], done: str, actions: dict[str, Action]) -> None:
-    """Take the steps; at the first failure say what was done and what was not."""
+    """Execute the steps; at the first failure report the finished and the remaining ones."""
     for number, (label, step) in enumerate(steps):
         try:
             step()
@@ -199,7 +199,7 @@ def _in_order(steps: Sequence[tuple[str, Callable[[], None]]], done: str, action
 
 
 def _partly(error: Exception, labels: Sequence[str], number: int, action: Action | None) -> CommandError:
-    """The failure of one step, in words that say where it is written and what the other steps came to."""
+    """The failure of one step, with its position in the files and the results of the other steps."""
     from llamesh.cli.refusals import command_error
     from llamesh.client.errors import MeshError
 
@@ -213,7 +213,7 @@ def _partly(error: Exception, labels: Sequence[str], number: int, action: Action
     if labels[number + 1 :]:
         parts.append(f"not done: {', '.join(labels[number + 1 :])}")
     hint = (
-        f"{failure.hint}; then run the same command again: what is done stays"
+        f"{failure.hint.rstrip('.')}; then run the same command again: what is done stays"
         if failure.hint
         else ("run the same command again: what is done stays")
     )

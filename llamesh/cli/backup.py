@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,20 @@ from cyclopts import Parameter
 
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import archive, tables
+from llamesh.cli.mesh import archive, tables, unfinished
+from llamesh.cli.mesh.catalogue import pulls
 from llamesh.cli.output import size
 from llamesh.cli.printing import note
 from llamesh.locations import expanded, home_directory
 
 
-def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = False) -> None:
+def backup(
+    file: str,
+    /,
+    *,
+    models: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Write users, keys, contracts, servers, settings and secrets of the mesh of this machine to a file. The mesh may run.
 
     The file holds the secrets that sign tokens: keep it as you keep them. Tables in PostgreSQL are dumped into it with pg_dump.
@@ -24,22 +32,34 @@ def backup(file: str, /, *, models: Annotated[bool, Parameter(negative="")] = Fa
     Parameters
     ----------
     file
-        Where to; replaced if it is there.
+        Where to.
     models
         Include the models. Without them they are fetched again after a restore.
+    force
+        Overwrite the file if it is there.
     """
     home, target = home_directory(os.environ), expanded(file, "FILE").absolute()
+    if not force and os.path.lexists(target) and not target.is_dir():
+        overwrites = shlex.join(["llamesh", "backup", file, *(["--models"] if models else []), "--force"])
+        raise CommandError(f"{target} is there already", hint=f"`{overwrites}` overwrites it", code=Exit.USAGE)
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
         manifest = archive.write(home, target, __version__, settings, models=models, dump=tables.dump)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
-        raise CommandError(f"{error.filename or target}: {error.strerror or error}") from error
+        raise CommandError(f"{_shown(error, target)}: {error.strerror or error}") from error
     note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
     if manifest.tables_elsewhere:
         note("pg_dump cannot be used here, so the tables are not in it. Dump them too; it asks for the password:")
         note(tables.commands()[0])
+
+
+def _shown(error: OSError, result: Path) -> Path | str:
+    """The file of a failure; the result instead of a file below the folder in which it is made."""
+    place = Path(str(error.filename or result))
+    temporary = {unfinished.path_of(result, parent) for parent in (result.parent, result)}
+    return result if temporary & {place, *place.parents} else place
 
 
 def restore(file: str, /) -> None:
@@ -59,10 +79,14 @@ def restore(file: str, /) -> None:
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
-        raise CommandError(f"{error.filename or source}: {error.strerror or error}", code=Exit.USAGE) from error
+        # Without a file it is one that is read; the files below the work folder become the home.
+        place = _shown(error, home) if error.filename else source
+        raise CommandError(f"{place}: {error.strerror or error}", code=Exit.USAGE) from error
     note(f"{home} is as it was on {manifest.made} (llamesh {manifest.version}): llamesh up")
     if not manifest.models:
-        note("models are not in this backup: pull them again, under the same ids")
+        note("models are not in this backup; after the start, fetch those that you need again:")
+        for command in pulls(home):
+            note(command)
     if manifest.tables_elsewhere:
         note("the tables are not in this backup, restore them before the start, onto an empty database:")
         for command in tables.commands()[1:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import stat
 import sys
 import uuid
@@ -17,7 +18,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
-from llamesh.cli.conversation import Conversation, content, encoded
+from llamesh.cli.conversation import Conversation, content, encoded, image_paths, path_alone
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address
 from llamesh.cli.markdown import DIM, NORMAL, Markdown
@@ -26,10 +27,10 @@ from llamesh.cli.printing import note, put, say
 from llamesh.cli.talk import Talk, reader
 from llamesh.cli.wrapping import Wrapper, safe
 
-MOST_PIPED = 16 * 2**20
-"""Letters of standard input that are put into a question."""
+MAX_PIPED = 16 * 2**20
+"""Maximum length in characters of standard input in a question."""
 LIST_SECONDS = 5.0
-"""How long a refusal waits for the names that would have been right."""
+"""Deadline in seconds of the call that lists the served names for a refusal."""
 
 
 def chat(
@@ -67,13 +68,14 @@ def chat(
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # What is no text in the terminal's encoding is a question too.
+        # Bytes that are not text in the terminal's encoding are accepted too.
         sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
         ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
         Talk(model, talk, ask, reader(), verbose=verbose).go_on()
         return
+    _check_paths(model, prompt)
     question = "\n\n".join(part for part in (prompt, _piped(prompt)) if part)
     if not question.strip():
         raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
@@ -81,8 +83,23 @@ def chat(
     _answer(model, talk, verbose, json_lines=json_lines)
 
 
+def _check_paths(model: str, prompt: str) -> None:
+    """Refuse a prompt that is only the path of a file, and say that an image in a prompt is sent as text."""
+    images = image_paths(prompt)
+    word = prompt.strip()
+    if path_alone(prompt) or word in images:
+        file = shlex.quote(word)
+        raise CommandError(
+            f"{text(word)} alone is no question: files are not read from the prompt",
+            hint=f'llamesh chat {shlex.quote(model)} "..." {"--image" if word in images else "<"} {file}',
+            code=Exit.USAGE,
+        )
+    for path in images:
+        note(f"{text(path)} is sent as text; --image {shlex.quote(path)} attaches it")
+
+
 def _piped(prompt: str) -> str:
-    """What comes through standard input. Beside a prompt only a pipe or a file counts: a service has neither."""
+    """Read standard input. If there is a prompt, only a pipe or a file is read: a service has neither."""
     if prompt:
         try:
             kind = os.fstat(sys.stdin.fileno()).st_mode
@@ -90,9 +107,9 @@ def _piped(prompt: str) -> str:
             return ""
         if not stat.S_ISFIFO(kind) and not stat.S_ISREG(kind):
             return ""
-    piped = sys.stdin.read(MOST_PIPED + 1)
-    if len(piped) > MOST_PIPED:
-        raise CommandError(f"standard input has more than {MOST_PIPED} letters", code=Exit.USAGE)
+    piped = sys.stdin.read(MAX_PIPED + 1)
+    if len(piped) > MAX_PIPED:
+        raise CommandError(f"standard input has more than {MAX_PIPED} letters", code=Exit.USAGE)
     return piped
 
 
@@ -194,7 +211,7 @@ def _width() -> int:
 
 
 def _layout() -> Wrapper | Markdown:
-    """What breaks the lines of an answer in this terminal."""
+    """Return the wrapper for the lines of an answer in this terminal."""
     if not shows_styles():
         return Wrapper(_width())
     return Markdown(_width(), drawn="utf" in (sys.stdout.encoding or "").lower())
@@ -219,7 +236,7 @@ def _figures(event: dict[str, Any], context: int) -> str:
 
 
 def _refused(refusal: CommandError, address: str, token: str) -> CommandError:
-    """The refusal; where nobody serves the model, with the names of those that are served."""
+    """Return the failure for a refusal; if no server has the model, with the served names."""
     if refusal.code is not Exit.NOT_FOUND:
         return refusal
     from llamesh.cli import web

@@ -40,6 +40,8 @@ _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **{("downloads", verb): ("downloads",) for verb in ("cancel", "retry", "rm")},
 }
 """The kinds of things that the first word after a command may name."""
+_SEVERAL = {("stop",), ("rm",), ("keys", "revoke"), *((kind, "rm") for kind in ("users", "contracts", "downloads"))}
+"""Commands of which further words name things of the same kinds."""
 _OF_OPTIONS = {
     "contract": ("contracts",),
     "models": ("served",),
@@ -75,11 +77,14 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
         return _beginning(current, _values(option, fetch))
     if current.startswith("-"):
         return _beginning(current, known)
-    if _positional(given, known):
+    taken = _positional(given, known)
+    if taken and chain not in _SEVERAL:
         return []
     if chain == ("completion",):
         return _beginning(current, _SHELLS)
-    return _beginning(current, [name for kind in _FIRST.get(chain, ()) for name in _names(fetch, kind)])
+    return _beginning(
+        current, [name for kind in _FIRST.get(chain, ()) for name in _names(fetch, kind) if name not in taken]
+    )
 
 
 def ask_mesh(path: str) -> object:

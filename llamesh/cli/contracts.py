@@ -75,7 +75,9 @@ def update(
 
 
 @app.command
-def rm(contract: str) -> None:
-    """Remove a contract that nothing refers to."""
+def rm(contract: str, /, *contracts: str) -> int:
+    """Remove contracts that nothing refers to."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        note(f"removed {mesh.contracts.delete(contract).contract_id}")
+        return for_each([contract, *contracts], lambda name: note(f"removed {mesh.contracts.delete(name).contract_id}"))

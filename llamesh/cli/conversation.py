@@ -1,4 +1,4 @@
-"""A conversation: what was said, what the model is told before, and how it is asked. Saved as JSON."""
+"""A conversation: its messages, the system message, and the settings of requests. Saved as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
-MOST_IMAGE_BYTES = 10 * 2**20
+MAX_IMAGE_BYTES = 10 * 2**20
 """The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
-MOST_SAVED_BYTES = 64 * 2**20
-"""Length of a saved conversation that is read."""
+MAX_SAVED_BYTES = 64 * 2**20
+"""Maximum size in bytes of a saved conversation."""
 SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
-_IMAGE_PATH = re.compile(r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?!\S)", re.IGNORECASE)
+_IMAGE_PATH = re.compile(
+    r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE
+)
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation:
         """Read a conversation that was saved. CommandError if the file holds none."""
         try:
-            found = json.loads(read_bounded(path, MOST_SAVED_BYTES))
+            found = json.loads(read_bounded(path, MAX_SAVED_BYTES))
             messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
             loaded = cls(str(found.get("system", "")), {}, messages)
             for name, value in found.get("settings", {}).items():
@@ -81,14 +83,33 @@ def content(question: str, images: list[Path]) -> str | list[dict[str, Any]]:
 
 def images_of(question: str) -> list[Path]:
     """The image files that a question names by a path that begins with /, ./, ../ or ~/."""
-    found = []
-    for word in _IMAGE_PATH.findall(question):
-        # What cannot be a path, such as a name that is too long, is a word of the question.
-        with suppress(OSError, ValueError):
-            path = expanded(word)
-            if path.is_file():
-                found.append(path)
-    return found
+    return [expanded(word) for word in image_paths(question) if _is_file(word)]
+
+
+def image_paths(question: str) -> list[str]:
+    """The words of a question that are paths of images."""
+    return list(_IMAGE_PATH.findall(question))
+
+
+def missing_images(question: str) -> list[str]:
+    """The paths of images in a question at which there is no file: they are sent as text."""
+    return [word for word in image_paths(question) if not _is_file(word)]
+
+
+def path_alone(question: str) -> str:
+    """A question that is the path of a file and nothing else, and not that of an image that is there; else nothing."""
+    word = question.strip()
+    if not word.startswith(("/", "./", "../", "~/")) or "\n" in word:
+        return ""
+    image = _IMAGE_PATH.fullmatch(word) is not None
+    return word if image != _is_file(word) else ""
+
+
+def _is_file(word: str) -> bool:
+    # What cannot be a path, such as a name that is too long, is a word of the question.
+    with suppress(OSError, ValueError):
+        return expanded(word).is_file()
+    return False
 
 
 def _data_url(path: Path) -> str:
@@ -96,13 +117,13 @@ def _data_url(path: Path) -> str:
     if kind is None:
         raise CommandError(f"{path} is no image", hint=f"images end with {', '.join(IMAGES)}", code=Exit.USAGE)
     try:
-        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MOST_IMAGE_BYTES)).decode()}"
+        return f"data:image/{kind};base64,{base64.b64encode(read_bounded(path, MAX_IMAGE_BYTES)).decode()}"
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
 
 
 def encoded(value: object, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are no text, becomes a question mark."""
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="replace")
 
 

@@ -19,14 +19,14 @@ from llamesh.locks import open_file
 
 
 def applied_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where this user's commands keep what they have declared."""
+    """Return the folder in which this user's commands record the objects that they declared."""
     base = environment.get("XDG_STATE_HOME")
     return (Path(base) if base else expanded("~/.local/state", "XDG_STATE_HOME")) / "llamesh" / "applied"
 
 
 @contextmanager
 def declaring(url: str, what: str, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Wait until no other command of this user declares the same on this mesh, and keep others waiting."""
+    """Hold the lock: wait until no other command of this user declares on this mesh, and keep later ones waiting."""
     folder = applied_directory(environment)
     path = folder / (hashlib.sha256(f"{url}\n{what}".encode()).hexdigest()[:32] + ".lock")
     try:

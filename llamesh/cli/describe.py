@@ -1,10 +1,11 @@
 """`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine.
 
-Invariant: a number that the mesh does not tell is left out or said to be unknown, never guessed.
+Invariant: a number that the mesh does not report is omitted or shown as unknown, never guessed.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,23 +33,37 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
             return
         in_force = [*_in_force(found, model_context(mesh, found)), ("Memory", _memory(mesh, found))]
     for column in SERVER:
-        say(f"{column.title.capitalize():<12}{text(column.value(found))}")
+        _say(f"{column.title.capitalize():<12}{text(column.value(found))}", 12)
     for title, shown in in_force:
-        say(f"{title:<12}{text(shown)}")
+        _say(f"{title:<12}{text(shown)}", 12)
     say("Conditions")
     for item in found.conditions:
         holds = word(server_pb2.ConditionStatus, item.status, "CONDITION_STATUS_").lower()
         since = f" since {when(item.last_transition_time)}" if item.last_transition_time.seconds else ""
-        say(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip())
+        _say(text(f"  {item.type:<16}{holds:<8}{item.reason:<20}{item.message}{since}").rstrip(), 4)
     say("Engines")
     for engine in found.replica_statuses:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
-        say(text(words).rstrip())
+        _say(text(words).rstrip(), 4)
+
+
+def _say(line: str, indent: int) -> None:
+    """Print a line; in a terminal broken between words, with its further lines indented."""
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    from shutil import get_terminal_size
+
+    from llamesh.cli.wrapping import Wrapper
+
+    wrapper = Wrapper(get_terminal_size().columns)
+    wrapper.hang(" " * indent)
+    say(wrapper.feed(line) + wrapper.flush())
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
-    """What a server is told to do, defaults included."""
+    """Yield the values in force for a server, defaults included."""
     from llamesh import runtime_parameters
 
     spec = server.spec
@@ -77,7 +92,7 @@ def _context(server: Server, trained: int) -> str:
 
 
 def _memory(mesh: Client, server: Server) -> str:
-    """What the server takes of memory by the estimate that decides whether it may start."""
+    """Return the memory of the server by the estimate that decides whether it may start."""
     from llamesh.client.errors import MeshError
 
     spec = server.spec

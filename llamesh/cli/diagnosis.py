@@ -1,4 +1,4 @@
-"""`llamesh doctor`: what a mesh needs, what is there, and how to get the rest."""
+"""`llamesh doctor`: checks the machine and the mesh, and names a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from llamesh.cli.mesh.findings import Finding
 
 _LEAST = 20
-"""Columns that the words of a finding get in the narrowest terminal."""
+"""Minimum width in columns of the text of a finding."""
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 
 def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> int:
-    """Check this machine and the mesh that runs on it. Exit code 1 if something must be mended."""
+    """Check this machine and the mesh that runs on it. Exit code 1 if there is a problem."""
     from shutil import get_terminal_size
 
     from llamesh.cli.mesh.checks import examine

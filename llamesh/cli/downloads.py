@@ -95,14 +95,20 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
 
 
 @app.command
-def rm(model: ModelName, *, output: Output = "table") -> None:
-    """Remove a download that has ended from the list; a model that it brought stays."""
+def rm(model: ModelName, /, *models: ModelName, output: Output = "table") -> int:
+    """Remove downloads that have ended from the list; a model that one brought stays. A name that fails leaves no other undone."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        gone = mesh.models.delete_download(_meant(mesh, model))
-        if output == "table":
-            note(f"removed the download of {gone.model_uuid}")
-        else:
-            show_one(gone, output, DOWNLOAD)
+
+        def remove(name: str) -> None:
+            gone = mesh.models.delete_download(_meant(mesh, name))
+            if output == "table":
+                note(f"removed the download of {gone.model_uuid}")
+            else:
+                show_one(gone, output, DOWNLOAD)
+
+        return for_each([model, *models], remove)
 
 
 def _meant(mesh: Client, name: str) -> str:

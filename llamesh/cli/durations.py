@@ -35,4 +35,4 @@ def _converted(_: object, tokens: Sequence[Token]) -> float:
 Duration = Annotated[float, Parameter(converter=_converted, metavar="TIME")]
 """An option that is a length of time."""
 MaybeDuration = Annotated[float | None, Parameter(converter=_converted, metavar="TIME")]
-"""The same, or not given."""
+"""The same option, which may be absent."""

@@ -52,7 +52,7 @@ def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Lite
 
 
 def _end(token: str) -> str:
-    """When a token ends, and how it is ended before; empty if it does not say."""
+    """Describe when a token expires and how to revoke it earlier; empty if it has no expiry."""
     from llamesh.cli.output import text
     from llamesh.cli.token_claims import end_of, key_id_of
 

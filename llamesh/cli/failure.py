@@ -70,7 +70,7 @@ class CommandError(Exception):
 
 
 def visible(words: str) -> str:
-    """Words in which every character that a terminal would obey is written as an escape. Line ends stay."""
+    """Return the text with an escape for every character that controls a terminal. Line ends stay."""
     if words.replace("\n", "").isprintable():
         return words
     return "".join(

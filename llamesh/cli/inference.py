@@ -13,7 +13,7 @@ from llamesh.client.profile import Profile
 
 
 def inference_address(profile: Profile) -> str:
-    """The inference address without /v1. CommandError if neither the profile knows it nor the mesh says it."""
+    """Return the inference address without /v1. CommandError if neither the profile nor the mesh has it."""
     try:
         return profile.inference
     except ValueError as unknown:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Client
 
 DAYS = 1
-LEAST_LEFT = timedelta(hours=12)
+MIN_LEFT = timedelta(hours=12)
 
 
 def inference_key(token: str, now: datetime) -> str:
-    """A token for inference in place of a login's. One that may make no key, such as a key for inference, is returned as it is."""
+    """A token for inference in place of a login's. A token that may not create keys, such as a key for inference, is returned unchanged."""
     claims = claims_of(token)
     if "manage" not in (claims.get("scopes") or ()):
         return token
@@ -34,7 +34,7 @@ def inference_key(token: str, now: datetime) -> str:
         place = mesh.profile.url
         kept = _kept(place)
         end = end_of(kept)
-        if end and end - now > LEAST_LEFT and _works(mesh, key_id_of(kept), str(claims.get("sub", ""))):
+        if end and end - now > MIN_LEFT and _works(mesh, key_id_of(kept), str(claims.get("sub", ""))):
             return kept
         made = mesh.keys.create(f"llamesh env on {socket.gethostname()}"[:128], days=DAYS).token
     # Without a place to keep it, the next call makes another one.

@@ -68,6 +68,9 @@ def create(
         say(made.token)
 
 
+KeyName = Annotated[str, Parameter(help="Its id or name.")]
+
+
 @app.command(name="list")
 def list_keys(*, output: Output = "table") -> None:
     """List your keys; administrators see all."""
@@ -76,16 +79,11 @@ def list_keys(*, output: Output = "table") -> None:
 
 
 @app.command
-def revoke(key: str) -> None:
-    """End a key.
-
-    Parameters
-    ----------
-    key
-        Its id or name.
-    """
+def revoke(key: KeyName, /, *keys: KeyName) -> int:
+    """End keys. A name that fails leaves no other undone."""
+    from llamesh.cli.several import for_each
     from llamesh.client.names import resolve
 
     with connected() as mesh:
         known = [(item.key_id, item.display_name) for item in mesh.keys.list() if not item.HasField("revoke_time")]
-        note(f"revoked {mesh.keys.revoke(resolve(key, known)).key_id}")
+        return for_each([key, *keys], lambda name: note(f"revoked {mesh.keys.revoke(resolve(name, known)).key_id}"))

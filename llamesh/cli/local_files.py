@@ -7,7 +7,6 @@ time of change of the file, so that the same file is the same source, and a chan
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
 import os
@@ -23,6 +22,7 @@ from llamesh.cli.printing import note
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
+from llamesh.nearest import nearest
 
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
@@ -84,8 +84,8 @@ def _nearest(word: str) -> str:
     """A file of the same directory with nearly the same name, as a hint."""
     directory, name = os.path.split(word)
     names = [item.name for item in _listing(expanded(directory or "."))]
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {_shown(directory or '.', near[0])}?" if near else ""
+    meant = nearest(name, names)
+    return f"did you mean {_shown(directory or '.', meant)}?" if meant else ""
 
 
 def _shown(directory: str, name: str) -> str:

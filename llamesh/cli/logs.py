@@ -68,7 +68,7 @@ def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
 
 
 def _new_lines(path: Path, ends: dict[str, int], name: str) -> Iterator[str]:
-    """Whole lines that came since; from the beginning again where the file was emptied."""
+    """Yield the whole lines written since the last call; from the beginning if the file was truncated."""
     if not path.exists():
         return
     if path.stat().st_size < ends[name]:

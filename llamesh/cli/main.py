@@ -32,7 +32,7 @@ COMMANDS = {
         "models": ("llamesh.cli.models:models", "Models that can be served."),
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
         "downloads": ("llamesh.cli.downloads:app", "Models on their way."),
-        "rm": ("llamesh.cli.models:rm", "Remove a model."),
+        "rm": ("llamesh.cli.models:rm", "Remove models."),
         "quantize": ("llamesh.cli.quantize:quantize", "Make quantised variants of a model."),
         "jobs": ("llamesh.cli.quantize:jobs", "Jobs that make variants."),
         "variants": ("llamesh.cli.quantize:variants", "Variants that jobs have published."),
@@ -45,7 +45,7 @@ COMMANDS = {
         "set": ("llamesh.cli.change:change", "Change a server: parameters, sleep, name."),
         "sleep": ("llamesh.cli.servers:sleep", "Stop the engines until the next request."),
         "wake": ("llamesh.cli.servers:wake", "Start the engines of a sleeping server."),
-        "stop": ("llamesh.cli.servers:stop", "Stop a server and forget it."),
+        "stop": ("llamesh.cli.servers:stop", "Stop servers and forget them."),
         "apply": ("llamesh.cli.apply:apply", "Create and change what files declare."),
         "diff": ("llamesh.cli.apply:diff", "How the mesh differs from files."),
         "delete": ("llamesh.cli.apply:delete", "Remove what files declare."),
@@ -150,12 +150,9 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         result = application()(arguments)
     except CycloptsError as error:
-        topic = " ".join(error.command_chain or ())
-        raise CommandError(
-            _refused_option(error) or str(error).strip(),
-            hint=f"llamesh {topic} --help".replace("  ", " "),
-            code=Exit.USAGE,
-        ) from None
+        from llamesh.cli.misuse import misuse
+
+        raise misuse(error) from None
     except Exception as error:
         # Translate errors of the client. If it is not loaded, the error is another one, so the client is not imported for this.
         translated = _refusal(error)
@@ -163,18 +160,6 @@ def _dispatch(arguments: list[str]) -> int:
             raise translated from error
         raise
     return int(result or 0)
-
-
-def _refused_option(error: Exception) -> str:
-    """Return why an option of llama-server is refused, if `serve` or `fit` got one; else nothing."""
-    from cyclopts import UnknownOptionError
-
-    if not isinstance(error, UnknownOptionError) or error.command_chain not in {("serve",), ("fit",)}:
-        return ""
-    from llamesh.runtime_parameters import refused_options
-
-    written = (error.token.keyword or error.token.value).partition("=")[0]
-    return refused_options().get(written.replace("_", "-") if written.startswith("--") else written, "")
 
 
 def _refusal(error: Exception) -> CommandError | None:

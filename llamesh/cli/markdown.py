@@ -1,4 +1,4 @@
-"""Markdown as a terminal shows it while it is written: headings, emphasis, code, lists, quotes and rules.
+"""Renders Markdown for a terminal while it arrives: headings, emphasis, code, lists, quotes and rules.
 
 Line by line: the beginning of a line is held back until it says what the line is, and a span (`**bold**`) until its end has come. What has
 been written is never written again, so nothing flickers and nothing is lost when the screen scrolls.
@@ -15,9 +15,9 @@ from llamesh.cli.wrapping import Wrapper
 
 BOLD, DIM, ITALIC, CODE = "\x1b[1m", "\x1b[2m", "\x1b[3m", "\x1b[36m"
 UPRIGHT, NORMAL, PLAIN = "\x1b[23m", "\x1b[22m", "\x1b[39m"
-LONGEST_SPAN = 200
+MAX_SPAN = 200
 """Letters that are held back for the end of a span, and at the beginning of a line."""
-LONGEST_RULE = 40
+MAX_RULE = 40
 _STYLES = {1: (ITALIC, UPRIGHT), 2: (BOLD, NORMAL), 3: (BOLD + ITALIC, NORMAL + UPRIGHT)}
 """Escape sequences that begin and end an emphasis, by the number of its marks."""
 _MARKS = "*_`\\"
@@ -55,11 +55,11 @@ class Markdown:
         """The letter before those that are held."""
 
     def feed(self, piece: str) -> str:
-        """What can be written after this piece has come."""
+        """Add a piece and return the text that can be written now."""
         return "".join(map(self._letter, piece))
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer."""
+        """Return the text held back, at the end of the answer."""
         out = "" if self._start is None else self._whole_line(self._start)
         return out + self._rest()
 
@@ -74,7 +74,7 @@ class Markdown:
         return "" if self._is_undecided(self._start) else self._begin(self._start)
 
     def _is_undecided(self, start: str) -> bool:
-        if len(start) > LONGEST_SPAN:
+        if len(start) > MAX_SPAN:
             return False
         return not start.strip().strip(self._fence[0]) if self._fence else bool(_UNDECIDED.fullmatch(start))
 
@@ -91,7 +91,7 @@ class Markdown:
             self._fence = fence[1]
             return f"{DIM}{line}{NORMAL}"
         if _RULE.fullmatch(line):
-            return self._line * min(self._wrapper.width, LONGEST_RULE)
+            return self._line * min(self._wrapper.width, MAX_RULE)
         return self._begin(line) if words else ""
 
     def _begin(self, line: str) -> str:
@@ -138,7 +138,7 @@ class Markdown:
         return out + self._wrapper.flush()
 
     def _resolve(self, *, ended: bool) -> str:
-        """Show what is held, as far as it is decided. `ended`: no more of this text comes."""
+        """Show the held text, as far as it is decided. `ended`: no more of this text comes."""
         out = []
         while self._held:
             plain = next((at for at, letter in enumerate(self._held) if letter in _MARKS), len(self._held))
@@ -146,7 +146,7 @@ class Markdown:
                 out.append(self._take(plain))
                 continue
             run = len(self._held) - len(self._held.lstrip(self._held[0]))
-            last = ended or len(self._held) > LONGEST_SPAN
+            last = ended or len(self._held) > MAX_SPAN
             if run == len(self._held) and not last:
                 break
             shown = self._span(run, ended=last)
@@ -190,7 +190,7 @@ class Markdown:
 
 
 def _end(mark: str, run: int) -> re.Pattern[str]:
-    """Where a span ends that so many marks have begun."""
+    """Return the pattern for the end of a span that begins with this number of marks."""
     one = re.escape(mark)
     if mark == "`":
         return re.compile(f"(?<!`)`{{{run}}}(?!`)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
-from llamesh.cli.downloads import DOWNLOAD
+from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, when
 from llamesh.cli.printing import note
@@ -81,8 +81,8 @@ def pull(
         show_one(download, output, DOWNLOAD)
 
 
-def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "") -> Model:
-    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on."""
+def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "", again: str = "") -> Model:
+    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on: by `again`, the command that was interrupted."""
     with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
         pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
         try:
@@ -90,19 +90,20 @@ def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256:
         except KeyboardInterrupt:
             file.kept = True
             model = pull.model_uuid
-            note(f"the mesh goes on fetching {model}: `llamesh pull --uuid {model}` waits for it again,")
+            command = again or f"llamesh pull --uuid {model}"
+            note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
             note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
             raise
 
 
-def rm(model: str) -> None:
-    """Remove a model that no server uses.
+def rm(model: ModelName, /, *models: ModelName) -> int:
+    """Remove models that no server uses. A name that fails leaves no other undone."""
+    from llamesh.cli.several import for_each
 
-    Parameters
-    ----------
-    model
-        Its id or name.
-    """
     with connected() as mesh:
-        gone = mesh.models.delete(mesh.models.find(model))
-        note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        def remove(name: str) -> None:
+            gone = mesh.models.delete(mesh.models.find(name))
+            note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        return for_each([model, *models], remove)

@@ -1,6 +1,6 @@
 """Writes text to standard output and standard error; every command writes through it.
 
-Invariant: what comes from outside cannot steer the terminal. Only `put` writes text as it is.
+Invariant: text from outside cannot control the terminal. Only `put` writes text as it is.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ def note(words: str) -> None:
 
 
 def put(words: str) -> None:
-    """Write part of the result as it is: a model's answer on a pipe, or what is laid out for this terminal already."""
+    """Write part of the result unchanged: a model's answer on a pipe, or text that is laid out for this terminal already."""
     print(words, end="", flush=True)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from llamesh.v1.download_pb2 import Download
     from llamesh.v1.model_pb2 import Model
 
-_SHORTEST_BAR = 10
-_LONGEST_BAR = 40
+_MIN_BAR = 10
+_MAX_BAR = 40
 _ASCII = str.maketrans("█░…", "#-~")
 _STEP = 10
 """Percent between two plain lines."""
@@ -31,8 +31,8 @@ def line(now: Download, width: int) -> str:
     if room < len(name):
         short = f"{name[: max(room - 1, 0)]}…" if room > 1 else ""
         return f"{short}  {facts}".strip()[: width - 1]
-    bar = min(room - len(name) - 2, _LONGEST_BAR)
-    if not now.bytes_total or bar < _SHORTEST_BAR:
+    bar = min(room - len(name) - 2, _MAX_BAR)
+    if not now.bytes_total or bar < _MIN_BAR:
         return f"{name}  {facts}"
     full = bar * min(now.bytes_done, now.bytes_total) // now.bytes_total
     return f"{name}  {'█' * full}{'░' * (bar - full)}  {facts}"
@@ -77,7 +77,7 @@ class _Drawn:
         sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
@@ -89,7 +89,7 @@ class _Plain:
         self._said = -1
 
     def look(self, now: Download) -> None:
-        """Say how far the download is if it has come a step further. What was there before needs no line."""
+        """Print the progress if it has reached the next step. Bytes that were there before need no line."""
         from llamesh.v1 import download_pb2
 
         step = percent(now) // _STEP
@@ -126,7 +126,7 @@ def _facts(now: Download) -> str:
 
 
 def percent(now: Download) -> int:
-    """Percent that have come."""
+    """Return the percentage of bytes received."""
     return min(100 * now.bytes_done // now.bytes_total, 100) if now.bytes_total else 0
 
 

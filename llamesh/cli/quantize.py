@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 jobs = App(name="jobs", help="Jobs that make quantised variants.")
 variants = App(name="variants", help="Quantised variants that jobs have published.")
 JobId = Annotated[str, Parameter(help="The id of the job.")]
+VariantId = Annotated[str, Parameter(help="The id of the variant.")]
 _KIND = "QUANT_STEP_KIND_"
 
 
@@ -41,7 +42,7 @@ def _kind(step: QuantStep) -> str:
 
 
 def _now(job: QuantJob) -> str:
-    """What a job does now: the step that runs and how far it is."""
+    """Describe the current step of a job and its progress."""
     step = next((step for step in job.steps if _step_state(step) == "RUNNING"), None)
     if step is None:
         return ""
@@ -174,7 +175,7 @@ def _waited(mesh: Client, job_id: str, output: Output) -> int:
 
 
 class _Said:
-    """Says on standard error what a job does, each step once."""
+    """Prints each step of a job once, on standard error."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -243,10 +244,12 @@ def retry(job: JobId, *, wait: bool = False, output: Output = "table") -> int:
 
 
 @jobs.command
-def rm(job: JobId) -> None:
-    """Remove the record of a job that has ended; variants that it published stay."""
+def rm(job: JobId, /, *jobs: JobId) -> int:
+    """Remove records of jobs that have ended; variants that they published stay."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        note(f"removed {mesh.quant.delete(job).job_id}")
+        return for_each([job, *jobs], lambda name: note(f"removed {mesh.quant.delete(name).job_id}"))
 
 
 @variants.default
@@ -263,8 +266,14 @@ def list_variants(*, output: Output = "table") -> None:
 
 
 @variants.command(name="rm")
-def rm_variant(model: Annotated[str, Parameter(help="The id of the variant.")]) -> None:
-    """Remove a variant from the Quant service; a copy that was downloaded stays."""
+def rm_variant(variant: VariantId, /, *variants: VariantId) -> int:
+    """Remove variants from the Quant service; a copy that was downloaded stays."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        gone = mesh.quant.delete_variant(model)
-        note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        def remove(name: str) -> None:
+            gone = mesh.quant.delete_variant(name)
+            note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
+
+        return for_each([variant, *variants], remove)

@@ -9,7 +9,7 @@ from llamesh.client.names import AmbiguousNameError
 from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
 
 _INFERENCE_SHAPE = '{"error":'
-"""How the body of an error begins at the inference port. Management calls are never answered so."""
+"""Beginning of the body of an error at the inference port. No management call has such an answer."""
 _NOT_BY_LOGIN = {"WRONG_CREDENTIALS", "USER_DISABLED"}
 """Reasons of refusals that a login cannot cure."""
 REMEDIES = {
@@ -29,7 +29,7 @@ REMEDIES = {
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
-"""The contract's remedies name REST calls; here the command that does the same. In braces what the error's metadata say."""
+"""Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
 
 
 def translate(error: Exception, url: str = "") -> CommandError | None:

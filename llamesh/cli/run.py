@@ -1,10 +1,11 @@
 """`llamesh run`: from a model's name, address or file to a conversation, by the steps that are missing: fetch, serve, wait, chat.
 
-Invariant: what is there already is used. A second `run` of the same model fetches nothing and declares no second server.
+Invariant: existing models and servers are used. A second `run` of the same model fetches nothing and declares no second server.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,7 +104,7 @@ def _named(word: str, servers: Sequence[Server]) -> Server | None:
 def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
     """The id of the model that is meant, fetched if it is a source."""
     if is_source(word):
-        return pulled(mesh, word).model_uuid
+        return pulled(mesh, word, again=shlex.join(["llamesh", "run", word])).model_uuid
     models = [(item.model_uuid, item.name) for item in mesh.models.list()]
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):

@@ -57,10 +57,26 @@ def with_runtime_parameters(command: Callable[..., None]) -> Callable[..., None]
                     f"{flag} stands for {item.flag} {value}, and {item.flag} is given already", code=Exit.USAGE
                 )
             named[item.name] = kind(item)(value)
-        command(*positional, **named)
+        try:
+            command(*positional, **named)
+        except Exception as error:
+            if failure := _in_options(error, named):
+                raise failure from error
+            raise
 
     wrapped.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
     return wrapped
+
+
+def _in_options(error: Exception, given: dict[str, Any]) -> CommandError | None:
+    # Imported late: both bring the client, which help does not need.
+    from llamesh.client.errors import MeshError
+
+    if not isinstance(error, MeshError):
+        return None
+    from llamesh.cli.option_names import in_options
+
+    return in_options(error, given)
 
 
 def _name(flag: str) -> str:

@@ -110,11 +110,17 @@ def wake(server: ServerName, *, output: Output = "table") -> None:
         show_one(mesh.servers.wake(mesh.servers.find(server)), output, SERVER)
 
 
-def stop(server: ServerName) -> None:
-    """Stop a server and forget it."""
+def stop(server: ServerName, /, *servers: ServerName) -> int:
+    """Stop servers and forget them. A name that fails leaves no other undone."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        gone = mesh.servers.stop(mesh.servers.find(server))
-        note(f"stopped {gone.server_uuid} ({gone.model_name})")
+
+        def end(name: str) -> None:
+            gone = mesh.servers.stop(mesh.servers.find(name))
+            note(f"stopped {gone.server_uuid} ({gone.model_name})")
+
+        return for_each([server, *servers], end)
 
 
 def _watch(mesh: Client, output: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,9 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
 from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
+from llamesh.nearest import nearest
+
+_OLLAMA = {"ollama.com", "www.ollama.com", "registry.ollama.ai", "ollama.ai"}
 
 
 def is_source(word: str) -> bool:
@@ -22,6 +24,8 @@ def is_source(word: str) -> bool:
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
     """Return the address from which the mesh can fetch a source. CommandError if there is none."""
+    if _of_ollama(source):
+        raise no_source(source)
     if is_address(source) or not source:
         yield HandedOver(source)
     elif is_path(source) or (source.endswith(".gguf") and not likely(source)):
@@ -33,11 +37,17 @@ def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[H
 
 def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
     """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names."""
-    near = difflib.get_close_matches(word, known, n=1) or _same_letters(word, known)
+    if _of_ollama(word):
+        return CommandError(
+            f"{word} is of Ollama's registry, which has no GGUF file at an address",
+            parts=["the file of a model that Ollama has fetched is in the line FROM of: ollama show --modelfile NAME"],
+            hint="`llamesh pull PATH --name NAME` takes that file; or name the model on Hugging Face: hf:OWNER/REPO:Q4_K_M",
+            code=Exit.USAGE,
+        )
     what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
     hint = f"give {FORMS}"
-    if near:
-        hint = f"did you mean {near[0]}?"
+    if name := nearest(word, known):
+        hint = f"did you mean {name}?"
     elif meant := likely(word):
         hint = f"did you mean {meant}?"
     elif local := _file_nearby(word):
@@ -47,13 +57,14 @@ def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
     return CommandError(f"{word} is {what}", hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 
-def _same_letters(word: str, known: Sequence[str]) -> list[str]:
-    """Known names of which the word is a part, whatever the case."""
-    return [name for name in known if len(word) > 2 and word.lower() in name.lower()][:1]
+def _of_ollama(word: str) -> bool:
+    """Whether a word is a page or an address of Ollama's registry."""
+    host = word.lower().partition("://")[2] or word.lower()
+    return host.split("/")[0] in _OLLAMA or word.lower().startswith("ollama:")
 
 
 def _file_nearby(word: str) -> str:
     """A GGUF file of the working directory with nearly this name."""
     names = [path.name for path in Path().glob("*.gguf")]
-    near = difflib.get_close_matches(f"{word.removesuffix('.gguf')}.gguf", names, n=1)
-    return f"./{near[0]}" if near else ""
+    meant = nearest(f"{word.removesuffix('.gguf')}.gguf", names)
+    return f"./{meant}" if meant else ""

@@ -1,28 +1,38 @@
 """The conversation in a terminal: questions with line editing and history, commands that begin with a slash.
 
-Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. Whatever else fails is said, and the conversation goes on. Of an
-answer that breaks off, what has come is kept; a question without any answer is forgotten.
+Ctrl-C stops an answer, never the conversation; Ctrl-D and /bye end it. Any other failure is printed, and the conversation goes on. The
+received part of an interrupted answer is kept; a question without any answer is forgotten.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.cli.conversation import SETTINGS, Conversation, content, encoded, images_of, keep
+from llamesh.cli.conversation import (
+    SETTINGS,
+    Conversation,
+    content,
+    encoded,
+    images_of,
+    keep,
+    missing_images,
+    path_alone,
+)
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.locations import expanded
+from llamesh.nearest import nearest
 
-MOST_QUESTIONS = 1000
+MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
-MOST_LETTERS = 4000
-"""Letters of a question that the history keeps."""
+MAX_LETTERS = 4000
+"""Characters of a question that the history keeps."""
+ATTACHED = "an image is named by its path in the question: what is this? ./cat.png"
 QUOTES = '"""'
 COMMANDS = {
     "/help": "what can be typed",
@@ -61,7 +71,7 @@ class Talk:
                 note("Ctrl-D or /bye ends the conversation")
                 continue
             try:
-                if question.startswith("/") and not images_of(question):
+                if question.startswith("/") and not images_of(question) and not path_alone(question):
                     if not self._command(question):
                         return
                 elif question:
@@ -85,6 +95,10 @@ class Talk:
         return "\n".join(lines).strip()
 
     def _put(self, question: str) -> None:
+        if alone := path_alone(question):
+            raise CommandError(f"{text(alone)} alone is no question", hint=ATTACHED, code=Exit.USAGE)
+        for path in missing_images(question):
+            note(f"there is no file {text(path)}: it is sent as text")
         messages = self._conversation.messages
         messages.append({"role": "user", "content": content(question, images_of(question))})
         try:
@@ -104,7 +118,8 @@ class Talk:
             case "/help" | "/?":
                 width = max(map(len, COMMANDS))
                 note("\n".join(f"  {command:<{width}}  {about}" for command, about in COMMANDS.items()))
-                note('  """ begins and ends a question of several lines; an image is named by its path: ./cat.png')
+                note('  """ begins and ends a question of several lines')
+                note(f"  {ATTACHED}")
             case "/clear":
                 self._conversation.messages.clear()
                 note("forgotten")
@@ -121,8 +136,8 @@ class Talk:
                 self._conversation = Conversation.load(_path(rest))
                 note(f"{len(self._conversation.messages)} messages")
             case _:
-                near = difflib.get_close_matches(name, [command.split()[0] for command in COMMANDS], n=1)
-                hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
+                meant = nearest(name, [command.split()[0] for command in COMMANDS])
+                hint = f"did you mean {meant}?" if meant else "/help lists the commands"
                 raise CommandError(f"there is no command {text(name)}", hint=hint, code=Exit.USAGE)
         return True
 
@@ -144,7 +159,7 @@ class Talk:
 
 
 def _failure(error: Exception) -> CommandError:
-    """The failure in words. Raises the error itself if the log level is debug, as the command does."""
+    """Return the message for a failure. Raises the error itself if the log level is debug, as the command does."""
     # Imported late: it brings the client, which a conversation without failures does not need.
     from llamesh.cli.refusals import command_error
 
@@ -178,8 +193,8 @@ def _editor() -> Read:
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MOST_LETTERS] not in asked[-1:]:
-            asked.append(line[:MOST_LETTERS])
+        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
+            asked.append(line[:MAX_LETTERS])
             _keep(asked)
         return line
 
@@ -197,7 +212,7 @@ def _plain(prompt: str) -> str:
 
 
 def history_file() -> Path:
-    """Where questions are kept: a file of this user only."""
+    """Return the path of the history, a file of this user only."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else expanded("~/.local/state", "XDG_STATE_HOME")) / "llamesh" / "chat_history.json"
 
@@ -206,14 +221,14 @@ def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
         found = json.loads(history_file().read_text())
-        return [str(item)[:MOST_LETTERS] for item in found][-MOST_QUESTIONS:] if isinstance(found, list) else []
+        return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError):
         return []
 
 
 def _keep(asked: list[str]) -> None:
     """Write the history. A disk that is full or read-only does not end a conversation."""
-    del asked[:-MOST_QUESTIONS]
+    del asked[:-MAX_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep(history_file(), encoded(asked))

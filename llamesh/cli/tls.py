@@ -18,7 +18,7 @@ from llamesh.locations import expanded, home_directory, make_private
 app = App(name="tls", help="Certificates for the ports of a mesh.")
 
 SETTINGS = ("LLAMESH_TLS_CERTIFICATE", "LLAMESH_TLS_KEY")
-_LARGEST_FILE = 1 << 20
+_MAX_FILE = 1 << 20
 """Bytes that are read of a file of authorities."""
 
 
@@ -77,7 +77,7 @@ def trust(file: str, /) -> None:
         The authority's certificate (ca.pem), as `llamesh tls init` made it on the machine of the mesh.
     """
     try:
-        found = authorities(read_bounded(expanded(file), _LARGEST_FILE))
+        found = authorities(read_bounded(expanded(file), _MAX_FILE))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", code=Exit.USAGE) from error
     except ValueError as error:
@@ -108,14 +108,18 @@ def _kept(file: Path) -> list[Authority]:
 
 
 def _use(home: Path, certificate: Path, key: Path) -> str:
-    """Name the files in the settings, unless the settings name some."""
+    """Name the files in the settings, unless the settings name some. Return what the settings name then."""
     from llamesh.private_files import write_private
 
     config = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     content = config.read_text("utf-8-sig") if config.exists() else ""
     lines = [line.strip().upper() for line in content.splitlines()]
-    if any(os.environ.get(setting) for setting in SETTINGS) or any(line.startswith(SETTINGS) for line in lines):
-        return f"the settings name a certificate already; this one is used if {' and '.join(SETTINGS)} name it"
+    by_environment = any(os.environ.get(setting) for setting in SETTINGS)
+    if not by_environment and f'{SETTINGS[0]}="{certificate}"' in content.splitlines():
+        return f"{config} names it already: a mesh that runs takes a renewed certificate by itself"
+    if by_environment or any(line.startswith(SETTINGS) for line in lines):
+        where = "the environment" if by_environment else config
+        return f"{where} names another certificate, which stays in use; {' and '.join(SETTINGS)} decide"
     added = f'{SETTINGS[0]}="{certificate}"\n{SETTINGS[1]}="{key}"\n'
     separator = "" if not content or content.endswith("\n") else "\n"
     write_private(config, f"{content}{separator}{added}".encode())
@@ -129,6 +133,7 @@ def _trust(file: Path, fingerprint: str) -> str:
   (copy this file to them; ca.key beside it never leaves this machine)
 
   llamesh     llamesh tls trust ca.pem      (or LLAMESH_CA=ca.pem)
+  a shell     eval "$(llamesh env)"         (after llamesh tls trust: curl, Python, Node.js and gRPC trust it)
   curl        curl --cacert ca.pem https://...
   Python      SSL_CERT_FILE=ca.pem          (httpx, the OpenAI SDK, aiohttp; requests: REQUESTS_CA_BUNDLE)
   Node.js     NODE_EXTRA_CA_CERTS=ca.pem

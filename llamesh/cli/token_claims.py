@@ -1,4 +1,4 @@
-"""What a token says about itself. Nothing is decided by it: the mesh verifies tokens."""
+"""Reads the claims of a token without verifying it. Nothing is decided by them: the mesh verifies tokens."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ from llamesh.local_mesh import Addresses
 from llamesh.locations import home_directory, make_private, run_directory
 
 HOME_SECONDS = 2.0
-"""How often the mesh looks whether its folder is still there."""
+"""Seconds between two checks that the folder of the mesh still exists."""
 
-LEAST_FREE_BYTES = 200 * 1024 * 1024
-"""A mesh is not started on a disk that has less."""
+MIN_FREE_BYTES = 200 * 1024 * 1024
+"""Minimum free space for a start."""
 
 
 def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
@@ -112,7 +112,7 @@ def down(*, timeout: Duration = 60.0) -> int:
 
 
 def _usable(folder: Path) -> None:
-    """Make a folder of the mesh's own, or say why that cannot be."""
+    """Create a folder of the mesh; CommandError with the reason if that fails."""
     try:
         make_private(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -127,7 +127,7 @@ def _usable(folder: Path) -> None:
 
 
 def _check_machine(settings: MeshSettings) -> None:
-    """Find what would only show later, in some log."""
+    """Check for problems that would only appear later, in some log."""
     renewal.take(settings)
     problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
@@ -142,9 +142,9 @@ def _check_machine(settings: MeshSettings) -> None:
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
     free = free_bytes(settings.home)
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise CommandError(
-            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {LEAST_FREE_BYTES // 2**20} are needed",
+            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {MIN_FREE_BYTES // 2**20} are needed",
             hint="free some space, or set LLAMESH_HOME to a folder on another disk",
         )
 
@@ -202,7 +202,7 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
 
 
 def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> Callable[[], Awaitable[None]]:
-    """A mesh whose folder was removed serves from nothing, and no command finds it any more: it ends."""
+    """Return a check that ends a mesh whose folder was removed: no command finds such a mesh any more."""
 
     async def look() -> None:
         if not supervisor.stopping and is_gone(settings.home):
@@ -224,7 +224,7 @@ def _failed(task: str, failure: Exception) -> None:
 
 
 async def _greet(settings: MeshSettings, manager: ServiceManager, *, demo: bool, began: float) -> None:
-    """Say when the mesh is ready, or what it still lacks; the demo says it itself."""
+    """Print that the mesh is ready, or why it is not; the demo prints this itself."""
     showing = asyncio.create_task(_show_demo(settings, began)) if demo else None
     deadline = time.monotonic() + READY_SECONDS
     waits = Waits(settings.run_dir, began, _say)
@@ -285,7 +285,7 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
         return subprocess.run(_demo_command(settings, began), check=False).returncode
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
-    # In the background nobody sees the log in which this would stand: the mesh is up and can serve nothing.
+    # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.
     for finding in checks.engine({**os.environ, **settings.engine_environment}):
         if finding.state != "ok":
             _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")

@@ -123,10 +123,12 @@ def password(username: str, *, old: bool = True, password_stdin: PasswordInput =
 
 
 @app.command
-def rm(username: str) -> None:
-    """Remove a user. Its tokens and keys end within a second; a later user of the same name inherits none of them."""
+def rm(username: str, /, *usernames: str) -> int:
+    """Remove users. Their tokens and keys end within a second; a later user of the same name inherits none of them."""
+    from llamesh.cli.several import for_each
+
     with connected() as mesh:
-        note(f"removed {mesh.users.delete(username).username}")
+        return for_each([username, *usernames], lambda name: note(f"removed {mesh.users.delete(name).username}"))
 
 
 def subject_of_login(token: str) -> str:

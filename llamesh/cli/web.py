@@ -43,7 +43,7 @@ def answer(
         yield response
     except (OSError, http.client.HTTPException) as error:
         if response and isinstance(error, BrokenPipeError):
-            raise  # Reading breaks no pipe: it is standard output, whose reader (`head`) has had enough.
+            raise  # Reading breaks no pipe: standard output is broken, whose reader (`head`) has ended.
         raise CommandError(
             f"{base} does not answer",
             parts=[str(error)],

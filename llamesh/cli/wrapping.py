@@ -32,7 +32,7 @@ class Wrapper:
         self._hang = ""
 
     def feed(self, piece: str) -> str:
-        """What can be written after this piece has come."""
+        """Add a piece and return the text that can be written now."""
         out = []
         for letter in piece:
             if letter == "\n":
@@ -60,7 +60,7 @@ class Wrapper:
         self._hang = prefix if cell_len(prefix) <= self.width // 2 else ""
 
     def flush(self) -> str:
-        """What was held back."""
+        """Return the text held back."""
         return self._place()
 
     def _place(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SHORTEST_PREFIX = 4
+MIN_PREFIX = 4
 """Least length of a prefix that stands for an id. The prefix must be that of one id only."""
 
 
@@ -27,7 +27,7 @@ def resolve(wanted: str, known: Sequence[tuple[str, str]], *, shortened: bool = 
         return wanted
     for meant in (
         [item for item, name in known if name == wanted],
-        [item for item, _ in known if shortened and len(wanted) >= SHORTEST_PREFIX and item.startswith(wanted)],
+        [item for item, _ in known if shortened and len(wanted) >= MIN_PREFIX and item.startswith(wanted)],
     ):
         if len(meant) > 1:
             raise AmbiguousNameError(wanted, meant)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from llamesh.locations import expanded
 from llamesh.model_addresses import canonical, is_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
+
+if TYPE_CHECKING:
+    from llamesh.client import errors
 
 Model = str | model_pb2.Model | download_pb2.Download
 """A model, by its id or as an earlier answer."""
@@ -25,6 +31,21 @@ def address_of(source: str | Path) -> str:
             # The mesh refuses such an address and explains why.
             return text
     return expanded(source).absolute().as_uri()
+
+
+def name_way_of_file(refused: errors.MeshError, address: str) -> None:
+    """Put into the refusal of a file outside the import folders how it comes in: the mesh cannot know that the file is its caller's."""
+    if address.startswith("file:"):
+        path = shlex.quote(unquote(urlsplit(address).path))
+        refused.remedy = (
+            f"Run `llamesh pull {path}`, which hands a file of this machine over to its mesh;"
+            " or put it below LLAMESH_HOME/import or a folder of LLAMESH_IMPORT_DIRS."
+        )
+
+
+def default_uuid(name: str) -> str:
+    """Return the id of a model of this name, if none is given."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]
 
 
 def model_uuid_of(model: Model) -> str:

@@ -17,7 +17,7 @@ from llamesh.client.errors import MeshError
 
 TRIES = 3
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
+MAX_PAUSE = 2.0
 
 
 @cache
@@ -38,7 +38,7 @@ def pause_before_next(
     """Seconds to wait before the next try, None for none. `tries` were made; `left` seconds remain; `random` gives 0 to 1."""
     if error.code != "UNAVAILABLE" or not may_repeat or tries >= TRIES:
         return None
-    pause = min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE) * (0.5 + random())
+    pause = min(FIRST_PAUSE * 2 ** (tries - 1), MAX_PAUSE) * (0.5 + random())
     if error.retry_after is not None:
         # The server gives all clients the same delay, so add jitter after it and never retry earlier.
         pause = error.retry_after + pause

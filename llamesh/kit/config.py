@@ -34,6 +34,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
+MIN_SECRET_LENGTH = 32
 
 
 class Settings(BaseSettings):
@@ -267,8 +268,8 @@ class Settings(BaseSettings):
     @field_validator("jwt_secret", mode="after")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("it needs at least 32 characters; make one with: openssl rand -base64 48")
+        if value is not None and len(value.get_secret_value()) < MIN_SECRET_LENGTH:
+            raise ValueError(f"it needs at least {MIN_SECRET_LENGTH} characters; make one: openssl rand -base64 48")
         return value
 
     @field_validator("database_url", mode="after")

@@ -5,7 +5,6 @@ Invariant: no line of the file is ignored silently, and no value is shown, becau
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from llamesh.names import LIFELINE
+from llamesh.nearest import nearest
 
 ENCODING = "utf-8-sig"
 """UTF-8 with or without a byte order mark, which some editors write."""
@@ -96,5 +96,5 @@ def _problem(
 def _nearest(name: str, known: Collection[str]) -> str:
     # Most names share the prefix, so it is left out of the comparison.
     by_end = {item.removeprefix(_PREFIX): item for item in sorted(known, key=len, reverse=True)}
-    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), by_end, 1, _LIKENESS)
-    return f": did you mean {by_end[near[0]]}?" if near else ": docs/reference/settings.md lists all"
+    meant = nearest(name.upper().removeprefix(_PREFIX), by_end, _LIKENESS)
+    return f": did you mean {by_end[meant]}?" if meant else ": docs/reference/settings.md lists all"

@@ -23,7 +23,7 @@ from llamesh.kit.logs import log, report_failure
 LISTED_FOR = timedelta(days=1)
 """A server ends each watch after this time, so that its reflectors list again: a stream only adds items, a new list drops expired ones."""
 RETRY_SECONDS = 0.5
-LONGEST_PAUSE = 2.0
+MAX_PAUSE = 2.0
 
 Message = TypeVar("Message")
 
@@ -38,7 +38,7 @@ class Reflector(ABC, Generic[Message]):
         self._name = name
         self._synced = asyncio.Event()
         self._task = BackgroundTask(
-            f"follow {name}", self._watch, report_failure, every=RETRY_SECONDS, longest=LONGEST_PAUSE
+            f"follow {name}", self._watch, report_failure, every=RETRY_SECONDS, longest=MAX_PAUSE
         )
 
     @property

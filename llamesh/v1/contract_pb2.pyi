@@ -34,7 +34,7 @@ class _KeyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     KEY_STATE_REVOKED: _KeyState.ValueType  # 2
     """It was revoked."""
     KEY_STATE_EXPIRED: _KeyState.ValueType  # 3
-    """Its time is over."""
+    """Its time is over. It is deleted 30 days later."""
     KEY_STATE_OWNER_REMOVED: _KeyState.ValueType  # 4
     """Whoever made it was removed. A later user of the same name does not inherit it."""
     KEY_STATE_OWNER_DISABLED: _KeyState.ValueType  # 5
@@ -50,7 +50,7 @@ KEY_STATE_WORKS: KeyState.ValueType  # 1
 KEY_STATE_REVOKED: KeyState.ValueType  # 2
 """It was revoked."""
 KEY_STATE_EXPIRED: KeyState.ValueType  # 3
-"""Its time is over."""
+"""Its time is over. It is deleted 30 days later."""
 KEY_STATE_OWNER_REMOVED: KeyState.ValueType  # 4
 """Whoever made it was removed. A later user of the same name does not inherit it."""
 KEY_STATE_OWNER_DISABLED: KeyState.ValueType  # 5

@@ -164,7 +164,7 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """The caller's keys; administrators see all.
+        """The caller's keys; administrators see all. Keys that expired more than 30 days ago are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

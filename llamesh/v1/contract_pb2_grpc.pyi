@@ -375,7 +375,7 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """Makes a key: a signed token for programs, shown once."""
 
     ListKeys: _ContractServiceListKeysType
-    """The caller's keys; administrators see all."""
+    """The caller's keys; administrators see all. Keys that expired more than 30 days ago are deleted."""
 
     RevokeKey: _ContractServiceRevokeKeyType
     """Ends a key. It is refused everywhere within a second."""
@@ -519,7 +519,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.ListKeysResponse, collections.abc.Awaitable[llamesh.v1.contract_pb2.ListKeysResponse]]:
-        """The caller's keys; administrators see all."""
+        """The caller's keys; administrators see all. Keys that expired more than 30 days ago are deleted."""
 
     @abc.abstractmethod
     def RevokeKey(

@@ -302,7 +302,7 @@ class _ServerStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     SERVER_STATE_READY: _ServerState.ValueType  # 2
     """Every wanted engine answers."""
     SERVER_STATE_DEGRADED: _ServerState.ValueType  # 3
-    """Some engines answer, some do not."""
+    """Some engines answer, some do not; or none does, and one is unhealthy, which may end by itself."""
     SERVER_STATE_SLEEPING: _ServerState.ValueType  # 4
     """No engine runs; the next request starts one."""
     SERVER_STATE_FAILING: _ServerState.ValueType  # 5
@@ -322,7 +322,7 @@ SERVER_STATE_STARTING: ServerState.ValueType  # 1
 SERVER_STATE_READY: ServerState.ValueType  # 2
 """Every wanted engine answers."""
 SERVER_STATE_DEGRADED: ServerState.ValueType  # 3
-"""Some engines answer, some do not."""
+"""Some engines answer, some do not; or none does, and one is unhealthy, which may end by itself."""
 SERVER_STATE_SLEEPING: ServerState.ValueType  # 4
 """No engine runs; the next request starts one."""
 SERVER_STATE_FAILING: ServerState.ValueType  # 5
@@ -377,6 +377,8 @@ class _ReplicaStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """No new requests; the running ones are finished."""
     REPLICA_STATE_BACKOFF: _ReplicaState.ValueType  # 4
     """Ended by itself; waits for its next start."""
+    REPLICA_STATE_UNHEALTHY: _ReplicaState.ValueType  # 5
+    """Was ready, and now does not answer or makes no progress. It gets no new requests until its liveness probe succeeds; else it is replaced."""
 
 class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
     """How an engine is."""
@@ -391,6 +393,8 @@ REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 3
 """No new requests; the running ones are finished."""
 REPLICA_STATE_BACKOFF: ReplicaState.ValueType  # 4
 """Ended by itself; waits for its next start."""
+REPLICA_STATE_UNHEALTHY: ReplicaState.ValueType  # 5
+"""Was ready, and now does not answer or makes no progress. It gets no new requests until its liveness probe succeeds; else it is replaced."""
 Global___ReplicaState: typing_extensions.TypeAlias = ReplicaState
 
 @typing.final

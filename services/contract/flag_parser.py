@@ -8,7 +8,6 @@ Invariant: for any text, `parse` returns parameters within all bounds or raises 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
+from llamesh.nearest import nearest
 from llamesh.runtime_parameters import Parameter, all_parameters
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.contradictions import contradictions
@@ -225,8 +225,7 @@ def unknown(flag: str) -> MeshError:
 def _nearest(flag: str, option: Option | None) -> str:
     if option is not None:
         return option.instead
-    close = difflib.get_close_matches(flag, spellings(), n=1)
-    return close[0] if close else ""
+    return nearest(flag, spellings())
 
 
 _REFUSED = {

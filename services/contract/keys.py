@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, delete, or_, select
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.database import Database
@@ -25,6 +25,9 @@ from services.contract.revocations import Revocations
 from services.contract.tables import Clock, KeyRow, NewId, RowOwner
 
 DEFAULT_DAYS = 90
+KEPT_AFTER_EXPIRY = timedelta(days=30)
+"""How long an expired key is listed. It must exceed the differences of the clocks of those who check tokens: a revocation holds only while
+the key is recorded."""
 
 _ORDER = (KeyRow.create_time, KeyRow.key_id)
 
@@ -110,6 +113,11 @@ class Keys:
             # The transaction may be committed although the caller left or the answer to the commit was lost.
             self._revocations.announce()
         return row
+
+    async def prune(self) -> None:
+        """Delete the keys that expired long ago. A key that has not expired stays, because its revocation depends on it."""
+        async with self._database.begin() as session:
+            await session.execute(delete(KeyRow).where(KeyRow.expire_time < self._clock() - KEPT_AFTER_EXPIRY))
 
     def state(self, row: KeyRow) -> contract_pb2.KeyState.ValueType:
         """Return whether a key works, or the first reason why it does not."""

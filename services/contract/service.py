@@ -39,7 +39,7 @@ from services.contract.terms_cache import REFRESH_SECONDS, TERMS_SECONDS, TermsC
 from services.contract.usage import Ledger
 
 PRUNE_SECONDS = 300.0
-"""Interval at which old decisions and batches of usage are deleted."""
+"""Interval at which old decisions, batches of usage and expired keys are deleted."""
 
 
 async def run(member: Member) -> None:
@@ -90,6 +90,7 @@ async def run(member: Member) -> None:
             BackgroundTask("write usage and refusals", books.flush, report_failure, every=FLUSH_SECONDS),
             BackgroundTask("delete old decisions", decisions.prune, report_failure, every=PRUNE_SECONDS),
             BackgroundTask("delete old batches of usage", ledger.prune, report_failure, every=PRUNE_SECONDS),
+            BackgroundTask("delete expired keys", keys.prune, report_failure, every=PRUNE_SECONDS),
             BackgroundTask("read limits", terms.refresh, report_failure, every=REFRESH_SECONDS, longest=TERMS_SECONDS),
         ):
             task.start()

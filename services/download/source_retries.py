@@ -11,9 +11,9 @@ MAX_TRIES = 6
 """Maximum number of tries. Each starts at the first byte."""
 FIRST_SECONDS = 2.0
 """Wait after the first failed try; doubled after each further one."""
-LONGEST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 """Longest wait that the source did not request."""
-LONGEST_RETRY_AFTER = 600.0
+MAX_RETRY_AFTER = 600.0
 """The transfer fails if the source requests a longer wait."""
 
 
@@ -28,9 +28,9 @@ class SourceRetries:
     def next_wait(self, retry_after: float | None) -> float | None:
         """Count a failed try and return the seconds before the next, at least as many as the source requests; None if there is no next."""
         self.failed += 1
-        if self.failed >= MAX_TRIES or (retry_after or 0) > LONGEST_RETRY_AFTER:
+        if self.failed >= MAX_TRIES or (retry_after or 0) > MAX_RETRY_AFTER:
             return None
-        wait: float = max(min(FIRST_SECONDS * 2.0 ** (self.failed - 1), LONGEST_SECONDS), retry_after or 0.0)
+        wait: float = max(min(FIRST_SECONDS * 2.0 ** (self.failed - 1), MAX_SECONDS), retry_after or 0.0)
         self._not_before = self._clock() + wait
         return wait
 

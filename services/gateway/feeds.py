@@ -21,7 +21,7 @@ from services.gateway.members import Members
 PAUSE = 0.1
 """Seconds before a stream is opened again after its end."""
 
-LONGEST_PAUSE = 2.0
+MAX_PAUSE = 2.0
 """Longest pause in seconds while the other service keeps failing."""
 
 
@@ -32,7 +32,7 @@ class Feeds:
         self._members = members
         self._hub = hub
         self._tasks = [
-            BackgroundTask(name, read, report_failure, every=PAUSE, longest=LONGEST_PAUSE)
+            BackgroundTask(name, read, report_failure, every=PAUSE, longest=MAX_PAUSE)
             for name, read in (("follow servers", self._read_servers), ("follow the catalogue", self._read_catalogue))
         ]
 

@@ -33,7 +33,7 @@ FREE_FAILURES_OF_SITE = 100
 FIRST_PAUSE = 1.0
 """Pause in seconds after the first failure above these numbers; each further failure doubles it."""
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 """Longest pause in seconds."""
 
 FORGOTTEN_AFTER = 900.0
@@ -101,7 +101,7 @@ class _Records(Generic[Key]):
         record.last_failure = self._clock()
         if record.failures >= self._free:
             pause = FIRST_PAUSE * 2.0 ** min(record.failures - self._free, 32)
-            record.free_at = record.last_failure + min(pause, LONGEST_PAUSE)
+            record.free_at = record.last_failure + min(pause, MAX_PAUSE)
 
     def succeeded(self, key: Key) -> None:
         record = self._stored(key)

@@ -7,9 +7,9 @@ divergence of a sound file of a small model, and a fraction of that of a damaged
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from llamesh.kit.gguf.types import FILE_TYPES
+from llamesh.nearest import near
 
 UNQUANTISED = frozenset({"F32", "F16", "BF16"})
 """Types of a source that is not quantised."""
@@ -73,4 +73,4 @@ QUANTISATIONS = {
 def nearest(name: str) -> list[str]:
     """Return at most three names that are similar to an unknown name; if there are none, some common types."""
     meant = name.upper().replace("-", "_")
-    return get_close_matches(meant, QUANTISATIONS, n=3, cutoff=0.5) or ["Q4_K_M", "Q5_K_M", "Q8_0"]
+    return near(meant, QUANTISATIONS, 3, 0.5) or ["Q4_K_M", "Q5_K_M", "Q8_0"]

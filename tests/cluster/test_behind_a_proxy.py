@@ -103,7 +103,7 @@ def test_a_servers_own_address_is_served(proxied: Proxied) -> None:
     assert proxied.chat(f"/{server['server_uuid']}/v1") == SENTENCE
 
 
-def test_nobody_asks_without_a_key_although_the_proxy_is_on_loopback(proxied: Proxied) -> None:
+def test_a_key_is_required_although_the_proxy_is_on_loopback(proxied: Proxied) -> None:
     with pytest.raises(openai.AuthenticationError):
         proxied.chat("/v1", key="not-needed")
 

@@ -195,7 +195,7 @@ KILL = {
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_killed_member_loses_only_what_was_in_flight(mesh: RunningMesh, member: str) -> None:
+def test_a_killed_member_loses_only_requests_in_flight(mesh: RunningMesh, member: str) -> None:
     victim = _process(mesh, member)
     with _measured(mesh, member, "SIGKILL", KILL[member]):
         victim.kill()

@@ -17,6 +17,7 @@ from tests.unit.test_object_store import (
     KEY,
     chunks,
     test_a_cancelled_write_leaves_nothing,
+    test_a_discarded_upload_leaves_nothing,
     test_a_local_path_is_a_file_with_the_bytes,
     test_a_source_that_fails_leaves_nothing,
     test_a_write_cancelled_at_any_moment_leaves_nothing,
@@ -28,12 +29,12 @@ from tests.unit.test_object_store import (
     test_read_gives_any_range,
     test_scan_finds_by_prefix_in_order,
     test_staged_bytes_are_readable_and_invisible_until_published,
-    test_what_is_discarded_leaves_nothing,
 )
 
 __all__ = [
     "minio",
     "test_a_cancelled_write_leaves_nothing",
+    "test_a_discarded_upload_leaves_nothing",
     "test_a_local_path_is_a_file_with_the_bytes",
     "test_a_source_that_fails_leaves_nothing",
     "test_a_write_cancelled_at_any_moment_leaves_nothing",
@@ -45,7 +46,6 @@ __all__ = [
     "test_read_gives_any_range",
     "test_scan_finds_by_prefix_in_order",
     "test_staged_bytes_are_readable_and_invisible_until_published",
-    "test_what_is_discarded_leaves_nothing",
 ]
 
 

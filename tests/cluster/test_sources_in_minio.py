@@ -82,7 +82,7 @@ async def test_a_part_of_an_object_that_was_replaced_is_refused(minio: MinioServ
         ({"access_key": "", "secret_key": ""}, "a.gguf", r"refuses the credentials .*\(AccessDenied\)"),
     ],
 )
-async def test_what_the_store_refuses_is_said(
+async def test_a_refusal_of_the_store_names_the_reason(
     minio: MinioServer, bucket: str, changes: dict[str, str], key: str, words: str
 ) -> None:
     with pytest.raises(SourceError, match=words) as caught:

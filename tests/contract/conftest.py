@@ -20,7 +20,10 @@ from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
+from tests.conftest import SECRET
+from tests.contract import patience
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.patience import CALM_SECONDS, PATIENCE
 from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
@@ -30,6 +33,18 @@ StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
 Connect = Callable[[Settings, str], grpc.aio.Channel]
 StartStandings = Callable[[Settings], Awaitable[FakeStandings]]
 AsCaller = Callable[..., list[tuple[str, str]]]
+
+
+@pytest.fixture(autouse=True)
+def patient_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members, also those in processes of their own, wait long for each other and for the database.
+
+    What these tests have is there or refuses connections: no wait ends only by its deadline. Tests of deadlines set their own.
+    """
+    monkeypatch.setenv("LLAMESH_DATABASE_SECONDS", str(CALM_SECONDS))
+    for name in ("gateway.health.PATIENCE", "gateway.mesh_metrics.PATIENCE", "gateway.issuer.GRANT_DEADLINE"):
+        monkeypatch.setattr(f"services.{name}", PATIENCE)
+    monkeypatch.setattr("services.download.integrity.CHECK_SECONDS", PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +67,7 @@ async def start_main() -> AsyncIterator[StartMain]:
         serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
         running.append((member, serving))
         started = asyncio.create_task(member.started.wait())
-        await asyncio.wait({serving, started}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, started}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
         if serving.done():
             await serving
@@ -62,7 +77,11 @@ async def start_main() -> AsyncIterator[StartMain]:
     yield start
     for member, _ in running:
         member.stop()
-    await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running), return_exceptions=True), 20)
+    try:
+        await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running), return_exceptions=True), PATIENCE)
+    finally:
+        # The process of pytest did not end while a server still listened after a failed start.
+        await asyncio.gather(*(member.server.stop(None) for member, _ in running))
 
 
 @pytest.fixture
@@ -103,7 +122,7 @@ def stop_member() -> Callable[[Member], Awaitable[None]]:
 
     async def stop(member: Member) -> None:
         member.stop()
-        await asyncio.wait_for(member.stopped.wait(), 10)
+        await asyncio.wait_for(member.stopped.wait(), PATIENCE)
 
     return stop
 
@@ -140,20 +159,14 @@ def as_caller() -> AsCaller:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """`await until(lambda: condition)`: waits for a condition of this process, at most 10 s."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-    return wait
+    """`await until(lambda: condition)`: waits for a condition of this process."""
+    return patience.until
 
 
 @pytest.fixture
 def one_settings(tmp_path: Path) -> Settings:
     """Settings for tests that touch no database: on SQLite only, where `settings` runs a test on both."""
-    return Settings(home=tmp_path / "home", jwt_secret=SecretStr("0123456789abcdef0123456789abcdef"), drain_seconds=1)
+    return Settings(home=tmp_path / "home", jwt_secret=SecretStr(SECRET), drain_seconds=1)
 
 
 @pytest.fixture

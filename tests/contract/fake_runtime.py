@@ -33,6 +33,7 @@ from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_Controller
 from llamesh.v1.download_pb2 import LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_CatalogueServiceServicer_to_server
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from tests.contract.patience import PATIENCE, available
 
 Until = Any
 
@@ -198,7 +199,7 @@ class Controller:
         return await self.stub.GetDeclaredServer(pb.GetDeclaredServerRequest(server_uuid=server.server_uuid))
 
     async def until_state(self, server: Any, state: int) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (found := await self.get(server)).state != state:
                 await asyncio.sleep(0.005)
         return found
@@ -221,27 +222,29 @@ async def running(
 ) -> AsyncIterator[Controller]:
     """A controller on a real socket for a `with` block."""
     database = open_database(settings, "controller")
-    await database.migrate("controller")
     models = ModelFiles(connect(settings, "download"))
     store, statuses, runtime, control = DeclaredServers(database), StatusCache(), FakeRuntime(models), FakeEnvoy()
     reconciler = Reconciler(settings, store, runtime, control, statuses)
-    model = tmp_path / "model.gguf"
-    model.touch()
-    await start_member(
-        settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
-    )
-    await reconciler.open()
+    async with contextlib.AsyncExitStack() as stack:
+        for part in (database, models):
+            stack.push_async_callback(part.close)
+        await available(lambda: database.migrate("controller"))
+        await available(store.refresh)
+        model = tmp_path / "model.gguf"
+        model.touch()
+        await start_member(
+            settings, "download", lambda member: add_CatalogueServiceServicer_to_server(Catalogue(model), member.server)
+        )
+        await reconciler.open()
+        stack.push_async_callback(reconciler.close)
 
-    def register(member: Any) -> None:
-        servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
-        add_ControllerServiceServicer_to_server(servicer, member.server)
-        member.announce("llamesh.v1.ControllerService")
+        def register(member: Any) -> None:
+            servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
+            add_ControllerServiceServicer_to_server(servicer, member.server)
+            member.announce("llamesh.v1.ControllerService")
 
-    await start_member(settings, "controller", register)
-    yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, control, reconciler, until)
-    await reconciler.close()
-    await models.close()
-    await database.close()
+        await start_member(settings, "controller", register)
+        yield Controller(ControllerServiceStub(connect(settings, "controller")), runtime, control, reconciler, until)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> bytes:

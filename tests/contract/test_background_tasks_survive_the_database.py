@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
-import asyncpg
 import pytest
 
 from llamesh.background import BackgroundTask
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from tests.contract.test_calls_without_a_database import Mesh, mesh, server
+from tests.contract.patience import PATIENCE
+from tests.contract.test_calls_without_a_database import Mesh, locked, mesh, server
 
 __all__ = ["mesh", "server"]
+
+pytestmark = pytest.mark.timeout(600)
 
 NEED_THE_DATABASE = {"delete old decisions", "read limits", "rotate signing keys", "reconcile every server"}
 """Tasks that fail while there is none; the others wait, or have nothing to do."""
@@ -35,7 +37,7 @@ class Watched:
     async def until(self, counts: dict[str, int], names: set[str]) -> None:
         """Wait until each of these tasks has got one more."""
         before = dict(counts)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2 * PATIENCE):
             while any(counts[name] == before.get(name, 0) for name in names):
                 await asyncio.sleep(0.05)
 
@@ -81,22 +83,6 @@ async def frozen(mesh: Mesh) -> AsyncIterator[None]:
         yield
     finally:
         mesh.server.thaw()
-
-
-@asynccontextmanager
-async def locked(mesh: Mesh) -> AsyncIterator[None]:
-    assert mesh.settings.database_url is not None
-    locker = await asyncpg.connect(mesh.settings.database_url.get_secret_value())
-    rows = await locker.fetch("SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^pg_|^information'")
-    transaction = locker.transaction()
-    await transaction.start()
-    for row in rows:
-        await locker.execute(f'LOCK TABLE "{row["schemaname"]}"."{row["tablename"]}" IN ACCESS EXCLUSIVE MODE')
-    try:
-        yield
-    finally:
-        await transaction.rollback()
-        await locker.close()
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llamesh.locations import make_private
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -49,7 +50,7 @@ async def slow(one_settings, start_member, connect):
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, member.server)
         member.announce(SERVICE)
 
-    member = await start_member(one_settings.model_copy(update={"drain_seconds": 5}), "gateway", register)
+    member = await start_member(one_settings.model_copy(update={"drain_seconds": 10 * PATIENCE}), "gateway", register)
     return servicer, member, connect(one_settings, "gateway")
 
 
@@ -71,15 +72,15 @@ async def test_a_call_under_way_is_finished_and_health_has_turned(slow, as_calle
         gateway_pb2.GetServerRequest(server_uuid="x"), metadata=as_caller("ada", "manage")
     )
     asked = asyncio.ensure_future(asked)
-    await asyncio.wait_for(servicer.begun.wait(), 5)
+    await asyncio.wait_for(servicer.begun.wait(), PATIENCE)
     member.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while seen[-1] != NOT_SERVING:
             await asyncio.sleep(0.005)
     assert seen == [SERVING, NOT_SERVING]
     assert not asked.done()
     servicer.let_go.set()
-    assert (await asyncio.wait_for(asked, 5)).server_uuid == "x"
+    assert (await asyncio.wait_for(asked, PATIENCE)).server_uuid == "x"
     follower.cancel()
     await asyncio.gather(follower, return_exceptions=True)
 
@@ -94,10 +95,10 @@ async def test_streams_end_at_once_with_a_reason_to_come_back(slow, as_caller) -
     assert (await anext(stream)).synced
     member.stop()
     with refused("COMPONENT_UNAVAILABLE") as refusal:
-        await asyncio.wait_for(anext(stream), 2)
+        await asyncio.wait_for(anext(stream), PATIENCE)
     assert refusal.code is grpc.StatusCode.UNAVAILABLE
     assert refusal.retry_after == 1
-    await asyncio.wait_for(member.stopped.wait(), 2)
+    await asyncio.wait_for(member.stopped.wait(), PATIENCE)
 
 
 async def test_a_stream_that_is_just_being_sent_ends_with_the_same_reason(slow, as_caller) -> None:
@@ -105,12 +106,12 @@ async def test_a_stream_that_is_just_being_sent_ends_with_the_same_reason(slow, 
     stream = gateway_pb2_grpc.GatewayServiceStub(channel).Watch(
         gateway_pb2.WatchRequest(resume_token=LARGE), metadata=as_caller("ada", "manage")
     )
-    await asyncio.wait_for(servicer.begun.wait(), 5)
+    await asyncio.wait_for(servicer.begun.wait(), PATIENCE)
     for _ in range(20):
         await asyncio.sleep(0)  # gRPC takes the response, and waits for a reader
     member.stop()
     with refused("COMPONENT_UNAVAILABLE"):
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE):
             async for _ in stream:
                 pass
 
@@ -120,7 +121,7 @@ async def test_the_socket_is_free_for_the_next_process(slow, one_settings, start
     await stop_member(member)
     await start_member(one_settings, "gateway", lambda other: other.announce(SERVICE))
     health = health_pb2_grpc.HealthStub(channel)
-    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True, timeout=5)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True, timeout=PATIENCE)
     assert answer.status == SERVING
 
 
@@ -132,5 +133,5 @@ async def test_a_socket_that_a_killed_process_left_behind_is_replaced(one_settin
     assert path.exists()
     await start_member(one_settings, "gateway", lambda member: member.announce(SERVICE))
     health = health_pb2_grpc.HealthStub(connect(one_settings, "gateway"))
-    assert (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)).status == SERVING
+    assert (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=PATIENCE)).status == SERVING
     assert stat.S_IMODE(one_settings.run_dir.stat().st_mode) == 0o700

@@ -11,6 +11,7 @@ import structlog
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 SECRET_TEXT = "hunter2-in-the-exception"
@@ -21,6 +22,7 @@ class FailingGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def __init__(self, behind: gateway_pb2_grpc.GatewayServiceStub | None = None) -> None:
         self.behind = behind
+        self.deadline = PATIENCE
         self.seen: list[dict[str, str]] = []
         self.cancelled = asyncio.Event()
 
@@ -41,11 +43,11 @@ class FailingGateway(gateway_pb2_grpc.GatewayServiceServicer):
         if self.behind is None:
             raise MeshError(Reason.ERROR_REASON_SERVER_NOT_FOUND, "no such server", {"serverUuid": "x"}, retry_after=2)
         with asking("controller"):
-            return await self.behind.GetServer(request, **call_options(1))
+            return await self.behind.GetServer(request, **call_options(self.deadline))
 
     async def Stop(self, request, context):
         with asking("controller"):
-            return await self.behind.Stop(request, **call_options(0.2))
+            return await self.behind.Stop(request, **call_options(self.deadline))
 
     async def ReadServerLog(self, request, context):
         yield gateway_pb2.ReadServerLogResponse(lines=["one"])
@@ -92,7 +94,7 @@ async def test_an_unknown_exception_is_internal_and_shows_nothing_of_itself(star
     assert SECRET_TEXT not in str(called)
 
 
-async def test_a_stream_that_fails_keeps_what_came_before(start_gateway, as_caller) -> None:
+async def test_a_stream_that_fails_keeps_its_earlier_messages(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     request = gateway_pb2.ReadServerLogRequest(server_uuid="x")
     parts = aiter(gateway.ReadServerLog(request, metadata=as_caller("ada", "manage")))
@@ -113,13 +115,13 @@ async def test_a_refusal_arrives_whole(start_gateway, as_caller) -> None:
     assert refusal.remedy.startswith("Wait until")
 
 
-async def test_each_call_leaves_one_line_that_says_who_and_how_long_but_no_secret(start_gateway, as_caller) -> None:
+async def test_each_call_logs_one_line_with_caller_and_duration_and_no_secret(start_gateway, as_caller) -> None:
     gateway = await start_gateway(FailingGateway())
     metadata = [*as_caller("ada", "manage"), ("x-request-id", "r-1"), ("authorization", "Bearer s3cr3t")]
     with structlog.testing.capture_logs() as lines, refused("MODEL_NOT_READY"):
         await gateway.GetModel(gateway_pb2.GetModelRequest(model_uuid="m1"), metadata=metadata)
     (line,) = lines
-    assert 0 <= line.pop("ms") < 5000
+    assert 0 <= line.pop("ms") < PATIENCE * 1000
     assert line == {
         "event": "call",
         "log_level": "info",
@@ -156,7 +158,8 @@ async def test_a_siblings_own_failure_and_silence_are_told_apart(
     start_gateway, as_caller, connect, one_settings
 ) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(connect(one_settings, "controller"))
-    gateway = await start_gateway(FailingGateway(behind=stub))
+    gateway = await start_gateway(servicer := FailingGateway(behind=stub))
+    servicer.deadline = 0.2
     ada = as_caller("ada", "manage")
     with refused("COMPONENT_UNAVAILABLE") as refusal:
         await gateway.Stop(gateway_pb2.StopRequest(server_uuid="x"), metadata=ada)
@@ -168,6 +171,7 @@ async def test_a_siblings_own_failure_and_silence_are_told_apart(
             await context.abort(grpc.StatusCode.INTERNAL, SECRET_TEXT)
 
     await start_gateway(Broken(), "controller")
+    servicer.deadline = PATIENCE
     with refused("INTERNAL") as refusal:
         await gateway.Stop(gateway_pb2.StopRequest(server_uuid="x"), metadata=ada)
     assert refusal.message == "the controller service failed"
@@ -178,7 +182,7 @@ async def test_a_client_that_leaves_ends_its_handler(start_gateway, as_caller) -
     stream = gateway.Watch(gateway_pb2.WatchRequest(), metadata=as_caller("ada", "manage"))
     await anext(aiter(stream))
     stream.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await servicer.cancelled.wait()
 
 
@@ -203,7 +207,7 @@ async def test_reads_by_members_and_probes_leave_no_line_but_their_failures_do(s
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 @pytest.mark.parametrize("method", ["/llamesh.v1.GatewayService/Nope", "/llamesh.v1.Nope/Get", "/odd.Service/Get"])
-async def test_a_call_that_nobody_knows_says_so(one_settings, start_gateway, connect, kind: str, method: str) -> None:
+async def test_an_unknown_call_is_not_implemented(one_settings, start_gateway, connect, kind: str, method: str) -> None:
     await start_gateway(FailingGateway())
     multicallable = getattr(connect(one_settings, "gateway"), kind)(method)
     # No message where one may be left out: the answer may come first, and to send then is a failure of its own.

@@ -16,6 +16,7 @@ from llamesh.kit.channels import call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.patience import PATIENCE
 
 DISTANCE = 1.5
 """Seconds until the peer's first word arrives."""
@@ -60,13 +61,13 @@ async def distant(url: str, socket: Path | None = None) -> AsyncIterator[str]:
 
 async def test_the_client_reaches_it_at_the_first_try(url: str) -> None:
     async with distant(url) as far, AsyncClient(far) as mesh:
-        assert (await mesh.login("ada", "right", timeout=10)).access_token
+        assert (await mesh.login("ada", "right", timeout=PATIENCE)).access_token
 
 
 async def test_the_client_without_await_reaches_it_at_the_first_try(url: str) -> None:
     def login(far: str) -> str:
         with Client(far) as mesh:
-            return mesh.login("ada", "right", timeout=10).access_token
+            return mesh.login("ada", "right", timeout=PATIENCE).access_token
 
     async with distant(url) as far:
         assert await asyncio.to_thread(login, far)

@@ -167,7 +167,7 @@ def test_refusals_are_words_and_exit_codes(
         (None, "error: nobody serves that\n"),
     ],
 )
-def test_a_name_that_nobody_serves_is_answered_with_those_that_are(
+def test_an_unknown_model_name_is_answered_with_the_served_names(
     inference: FakeInference, capsys: Capture, served: list[str] | None, shown: str
 ) -> None:
     inference.refusal = 404, {"error": {"message": "nobody serves that"}}
@@ -245,7 +245,7 @@ def test_verbose_shows_how_much_of_the_context_is_used(
 @pytest.mark.parametrize(
     "command", [["chat", "smol", "Hi"], ["api", "--inference", "POST", "/x", "-d", '{"messages": [{"content": "Hi"}]}']]
 )
-def test_the_mesh_that_was_named_is_asked_where_it_answers(
+def test_the_named_mesh_is_asked_for_its_inference_address(
     inference: FakeInference, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     gateway = FakeGateway()
@@ -258,7 +258,7 @@ def test_the_mesh_that_was_named_is_asked_where_it_answers(
     assert len(inference.asked) == 1
 
 
-def test_a_mesh_that_does_not_say_where_it_answers_is_not_guessed(
+def test_an_unknown_inference_address_is_not_guessed(
     inference: FakeInference, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr("llamesh.client.profile.DEFAULT_INFERENCE_PORT", inference.server_port)

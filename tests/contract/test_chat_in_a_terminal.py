@@ -187,7 +187,7 @@ def test_a_file_that_holds_no_conversation_is_refused(tmp_path: Path, saved: str
         Conversation.load(tmp_path / "x.json")
 
 
-def test_what_comes_through_a_pipe_is_put_below_the_prompt(
+def test_piped_text_is_put_below_the_prompt(
     inference: FakeInference, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_text("a long text")

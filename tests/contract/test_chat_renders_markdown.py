@@ -12,6 +12,7 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.markdown import BOLD, CODE, DIM, NORMAL, PLAIN
+from tests.contract.patience import PATIENCE
 from tests.contract.test_chat_against_a_fake import FakeInference, inference
 from tests.terminal import terminal
 
@@ -107,7 +108,7 @@ def test_an_answer_on_the_screen(columns: int, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("answer")
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_without_styles_shows_what_the_model_wrote(setting: dict[str, str], tmp_path: Path) -> None:
+def test_a_terminal_without_styles_shows_the_text_of_the_model(setting: dict[str, str], tmp_path: Path) -> None:
     with terminal(["chat", "smol", "How?"], 100, {**os.environ, "LC_ALL": "C.UTF-8"}, tmp_path, **setting) as shown:
         assert shown.end() == Exit.OK
     assert shown.lines[0] == "## Sorting lists"
@@ -115,14 +116,14 @@ def test_a_terminal_without_styles_shows_what_the_model_wrote(setting: dict[str,
 
 
 @pytest.mark.usefixtures("answer")
-def test_on_a_pipe_the_answer_is_what_the_model_wrote(tmp_path: Path) -> None:
+def test_on_a_pipe_the_answer_is_the_text_of_the_model(tmp_path: Path) -> None:
     asked = subprocess.run(
         [sys.executable, "-m", "llamesh.cli.main", "chat", "smol", "How?"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert asked.stdout.decode() == f"{ANSWER}\n"

@@ -17,6 +17,7 @@ from llamesh.client.sync import Client
 from llamesh.runtime_parameters import all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, a_value, fake_mesh
+from tests.contract.patience import PATIENCE
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_a_refused_check_is_an_answer(mesh: Client) -> None:
     assert answer.parameters.ctx_size == 4096
 
 
-def test_a_watch_goes_on_where_it_was_after_a_lost_connection(mesh: Client, gateway: FakeGateway) -> None:
+def test_a_watch_resumes_after_a_lost_connection(mesh: Client, gateway: FakeGateway) -> None:
     gateway.watch_scripts = [
         [
             changed("1", server_pb2.SERVER_STATE_STARTING),
@@ -192,7 +193,9 @@ def test_a_watch_goes_on_where_it_was_after_a_lost_connection(mesh: Client, gate
     assert gateway.watches[0].kinds == [gateway_pb2.WATCH_KIND_SERVERS]
 
 
-async def test_a_watch_begins_anew_where_it_cannot_go_on(async_mesh: AsyncClient, gateway: FakeGateway) -> None:
+async def test_a_watch_begins_again_if_its_resume_token_has_expired(
+    async_mesh: AsyncClient, gateway: FakeGateway
+) -> None:
     gateway.watch_scripts = [
         [changed("1", server_pb2.SERVER_STATE_STARTING), grpc.StatusCode.UNAVAILABLE],
         ["RESUME_TOKEN_EXPIRED"],
@@ -210,7 +213,7 @@ def test_waiting_ends_when_the_server_is_ready(mesh: Client, gateway: FakeGatewa
     gateway.watch_scripts = [
         [changed("1", server_pb2.SERVER_STATE_STARTING), changed("2", server_pb2.SERVER_STATE_READY)]
     ]
-    assert mesh.servers.wait_ready("s1", timeout=5).state == server_pb2.SERVER_STATE_READY
+    assert mesh.servers.wait_ready("s1", timeout=PATIENCE).state == server_pb2.SERVER_STATE_READY
 
 
 def test_waiting_ends_when_engines_fail(mesh: Client, gateway: FakeGateway) -> None:
@@ -218,16 +221,16 @@ def test_waiting_ends_when_engines_fail(mesh: Client, gateway: FakeGateway) -> N
     failing.server.conditions.add(type="Ready", message="out of memory")
     gateway.watch_scripts = [[failing]]
     with pytest.raises(errors.EngineFailed, match="out of memory"):
-        mesh.servers.wait_ready("s1", timeout=5)
+        mesh.servers.wait_ready("s1", timeout=PATIENCE)
 
 
 def test_waiting_for_a_server_that_there_is_not_does_not_wait(mesh: Client, gateway: FakeGateway) -> None:
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(synced=True)]]
     with pytest.raises(errors.ServerNotFound):
-        mesh.servers.wait_ready("none", timeout=5)
+        mesh.servers.wait_ready("none", timeout=PATIENCE)
 
 
-def test_waiting_has_an_end_that_says_what_was_missing(mesh: Client, gateway: FakeGateway) -> None:
+def test_waiting_times_out_with_the_reason(mesh: Client, gateway: FakeGateway) -> None:
     starting = changed("1", server_pb2.SERVER_STATE_STARTING)
     starting.server.conditions.add(type="Ready", message="the model is being located")
     gateway.watch_scripts = [[starting]]
@@ -243,7 +246,7 @@ def test_a_pull_takes_files_and_waits_for_the_model(
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=done)]]
     seen: list[int] = []
     pull = mesh.models.pull("/models/My Model.gguf")
-    model = pull.wait(timeout=5, on_progress=lambda now: seen.append(now.state))
+    model = pull.wait(timeout=PATIENCE, on_progress=lambda now: seen.append(now.state))
     assert model.model_uuid == "My-Model.gguf"
     assert downloads.requests[0].source == "file:///models/My%20Model.gguf"
     assert seen == [download_pb2.DOWNLOAD_STATE_QUEUED, download_pb2.DOWNLOAD_STATE_SUCCEEDED]
@@ -255,7 +258,7 @@ def test_a_pull_that_fails_raises_its_reason(mesh: Client, gateway: FakeGateway)
     failed.error.reason, failed.error.message = "CONTENT_MISMATCH", "other bytes"
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=failed)]]
     with pytest.raises(errors.ContentMismatch, match="other bytes"):
-        mesh.models.pull("https://models.example/m.gguf").wait(timeout=5)
+        mesh.models.pull("https://models.example/m.gguf").wait(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("before", [download_pb2.DOWNLOAD_STATE_FAILED, download_pb2.DOWNLOAD_STATE_CANCELLED])
@@ -269,7 +272,7 @@ def test_how_an_earlier_attempt_ended_does_not_end_a_pull(
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(download=item) for item in (earlier, repaired)]]
     seen: list[int] = []
     pull = mesh.models.pull("https://models.example/m.gguf")
-    assert pull.wait(timeout=5, on_progress=lambda now: seen.append(now.state)).model_uuid == "m.gguf"
+    assert pull.wait(timeout=PATIENCE, on_progress=lambda now: seen.append(now.state)).model_uuid == "m.gguf"
     assert before not in seen
 
 
@@ -280,7 +283,7 @@ def test_a_pull_whose_record_is_removed_meanwhile_ends(mesh: Client, gateway: Fa
     pull = mesh.models.pull("https://models.example/m.gguf")
     assert mesh.models.delete_download("m.gguf").model_uuid == "m.gguf"
     with pytest.raises(errors.DownloadNotFound):
-        pull.wait(timeout=5)
+        pull.wait(timeout=PATIENCE)
 
 
 async def test_many_calls_at_once(async_mesh: AsyncClient) -> None:

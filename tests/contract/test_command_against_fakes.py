@@ -66,7 +66,7 @@ def test_json_has_the_contract_s_names_and_plain_words(gateway: FakeGateway, cap
     )
 
 
-def test_yaml_is_a_manifest_that_says_what_json_says(gateway: FakeGateway, capsys: Capture) -> None:
+def test_yaml_output_is_a_manifest_with_the_values_of_json(gateway: FakeGateway, capsys: Capture) -> None:
     import yaml
 
     gateway.servers = [server("0f0c6a0e", 'yes: no # "quoted"'), server("a1b2c3d4", "-")]
@@ -121,7 +121,7 @@ def test_an_ambiguous_name_lists_the_candidates_and_does_nothing(gateway: FakeGa
         (grpc.StatusCode.INTERNAL, "INTERNAL", Exit.FAILED),
     ],
 )
-def test_exit_codes_say_what_kind_of_failure_it_was(
+def test_exit_codes_tell_kinds_of_failure_apart(
     gateway: FakeGateway, capsys: Capture, code: grpc.StatusCode, reason: str, exit_code: Exit
 ) -> None:
     gateway.refusal = code, reason, "that is so"
@@ -146,7 +146,7 @@ def test_a_disabled_user_is_not_sent_to_log_in(
     )
 
 
-def test_no_mesh_is_said_with_what_to_do(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_mesh_is_reported_with_the_remedy(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMESH_URL", "http://127.0.0.1:1")
     assert run(["status"]) == Exit.UNAVAILABLE
     assert "llamesh up" in capsys.readouterr().err
@@ -202,7 +202,7 @@ def test_a_fit_of_replicas_says_how_its_parts_add_up(
 
 
 @pytest.mark.parametrize("arguments", [["keys", "create", "--help"], ["serve", "--help"]])
-def test_help_shows_what_is_written(arguments: list[str], capsys: Capture) -> None:
+def test_help_shows_its_text_without_empty_markup(arguments: list[str], capsys: Capture) -> None:
     assert run(arguments) == Exit.OK
     shown = capsys.readouterr().out
     assert "()" not in shown
@@ -247,7 +247,9 @@ def test_a_question_that_is_not_answered_ends_the_command(monkeypatch: pytest.Mo
     assert "the input ended" in capsys.readouterr().err
 
 
-def test_a_defect_is_called_one_and_shown_to_who_asks(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_defect_is_reported_as_one_and_shown_at_log_level_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("by design")
 

@@ -85,7 +85,7 @@ def test_a_login_that_fails_names_the_mesh_that_was_asked(capsys: Capture, monke
 
 @pytest.mark.parametrize("token", ["to\nken", "tok\u00e9n", "\x1b[31m"])
 @pytest.mark.parametrize("arguments", [["status"], ["api", "GET", "/status"]])
-def test_what_no_header_can_carry_is_no_token(
+def test_a_token_that_no_header_can_carry_is_refused(
     token: str, arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLAMESH_TOKEN", token)
@@ -216,7 +216,7 @@ def test_whoever_sets_its_own_password_is_logged_in_again(
     assert load_profile().token == (after or token)
 
 
-def test_nothing_is_asked_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_without_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run(["login", "ada"]) == Exit.USAGE
     assert run(["users", "create", "ada"]) == Exit.USAGE

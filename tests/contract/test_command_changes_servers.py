@@ -24,7 +24,7 @@ def served(gateway: FakeGateway) -> server_pb2.Server:
 
 
 @pytest.mark.usefixtures("served")
-def test_set_changes_what_is_given_and_says_what_that_restarts(gateway: FakeGateway, capsys: Capture) -> None:
+def test_set_changes_only_given_fields_and_names_the_restart(gateway: FakeGateway, capsys: Capture) -> None:
     assert run(["set", "smol", "--ctx-size", "4096", "--idle-sleep", "10m"]) == Exit.OK
     (request,) = gateway.updated
     assert (request.etag, request.changes.idle_sleep.seconds) == ("7", 600)
@@ -55,7 +55,7 @@ def test_unset_gives_a_parameter_its_default_again(gateway: FakeGateway) -> None
 
 @pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("arguments", [[], ["--unset", "ctx-sise"], ["--ctx-size", "1", "--", "-c", "9"]])
-def test_set_refuses_what_says_nothing(gateway: FakeGateway, arguments: list[str]) -> None:
+def test_set_refuses_arguments_without_a_change(gateway: FakeGateway, arguments: list[str]) -> None:
     assert run(["set", "smol", *arguments]) == Exit.USAGE
     assert gateway.updated == []
 

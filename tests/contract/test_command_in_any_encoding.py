@@ -11,6 +11,7 @@ import pytest
 
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeGateway
+from tests.contract.patience import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("url")
 COMMAND = ["-m", "llamesh.cli.main", "status"]
@@ -23,7 +24,7 @@ def ascii_only(gateway: FakeGateway) -> dict[str, str]:
 
 
 def test_a_pipe(ascii_only: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, *COMMAND], env=ascii_only, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, *COMMAND], env=ascii_only, capture_output=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert b"mod\\xe8le" in done.stdout
 
@@ -35,7 +36,7 @@ def test_a_terminal(ascii_only: dict[str, str], width: int) -> None:
         COMMAND,
         env=ascii_only,  # type: ignore[arg-type]
         dimensions=(24, width),
-        timeout=60,
+        timeout=PATIENCE,
     )
     shown = terminal.read()
     terminal.close()

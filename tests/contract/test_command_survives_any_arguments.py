@@ -20,7 +20,7 @@ from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 
 SEED = 7
 SECONDS = 6.0
-LEAST_RUNS = 200
+MIN_RUNS = 200
 NEVER = {"up", "down", "doctor"}
 """They look at this machine, not at the fakes; tests/mesh runs them."""
 FOREVER = {"--watch", "-w", "--follow", "-f"}
@@ -105,7 +105,7 @@ def test_random_arguments_end_in_words(monkeypatch: pytest.MonkeyPatch, capsys: 
     ends = time.monotonic() + SECONDS
     runs = 0
     seen: set[int] = set()
-    while runs < LEAST_RUNS or (time.monotonic() < ends and runs < 10 * LEAST_RUNS):
+    while runs < MIN_RUNS or (time.monotonic() < ends and runs < 10 * MIN_RUNS):
         words = arguments(chance)
         monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
         try:

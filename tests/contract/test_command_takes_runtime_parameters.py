@@ -121,7 +121,7 @@ def test_flags_keep_their_quotes(gateway: FakeGateway) -> None:
     assert gateway.runtime_params[-1] == """--chat-template-kwargs '{"a": "b c"}' -t 2"""
 
 
-def test_help_says_what_each_parameter_means_and_its_default(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_explains_each_parameter_and_its_default(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     assert run(["serve", "--help"]) == Exit.OK
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -11,6 +11,7 @@ import pytest
 from llamesh.kit.envoy_api import message_class
 from llamesh.v1 import contract_pb2
 from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
+from tests.contract.patience import PATIENCE
 
 CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
 CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
@@ -110,7 +111,7 @@ async def running(mesh, as_caller, contract_id: str) -> int:
 
 
 async def until_running(mesh, as_caller, contract_id: str, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await running(mesh, as_caller, contract_id) != count:
             await asyncio.sleep(0.005)
 
@@ -126,7 +127,7 @@ def key_of(row) -> tuple[str, ...]:
 
 
 async def until_used(mesh, as_caller, requests: int):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             rows = await usage(mesh, as_caller("root", "admin"))
             if sum(row.requests for row in rows) == requests:
@@ -209,7 +210,7 @@ async def test_a_changed_limit_holds_for_the_next_request(mesh, as_caller, envoy
     assert (await envoy.ask(sub="ada", contract=contract_id)).denied_response.status.code == 403
 
 
-async def test_the_end_of_a_refused_request_frees_nobody_elses_place(mesh, as_caller, envoy, contract_id) -> None:
+async def test_the_end_of_a_refused_request_frees_no_other_permit(mesh, as_caller, envoy, contract_id) -> None:
     for _ in range(3):
         await envoy.ask("same", sub="ada", contract=contract_id)
     log = envoy.stream()
@@ -228,7 +229,7 @@ async def test_a_client_that_left_gives_its_place_back(mesh, as_caller, envoy, c
     assert not await usage(mesh, as_caller("root", "admin"))
 
 
-async def test_what_a_killed_envoy_carried_is_forgotten_with_it(mesh, as_caller, envoy, contract_id) -> None:
+async def test_the_requests_of_a_killed_envoy_are_forgotten(mesh, as_caller, envoy, contract_id) -> None:
     for _ in range(2):
         await envoy.ask(sub="ada", contract=contract_id)
     logs = [envoy.stream(), envoy.stream(), envoy.stream("counted")]
@@ -297,7 +298,7 @@ async def test_callers_see_their_own_usage_and_administrators_all_page_by_page(m
 async def test_refused_inference_is_recorded_once_a_minute(mesh, as_caller, envoy) -> None:
     for _ in range(20):
         await envoy.ask(sub="ada", contract="ctr_gone")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found = []
         while not found:
             request = contract_pb2.ListDecisionsRequest()
@@ -311,5 +312,6 @@ async def test_a_drain_does_not_wait_for_envoys_log_streams(mesh, as_caller, env
     log = envoy.stream("counted")
     await log.report(entry())
     await until_used(mesh, as_caller, 1)
+    mesh.member.settings = mesh.member.settings.model_copy(update={"drain_seconds": 10 * PATIENCE})
     mesh.member.stop()
-    await asyncio.wait_for(mesh.member.stopped.wait(), 0.9)
+    await asyncio.wait_for(mesh.member.stopped.wait(), PATIENCE)

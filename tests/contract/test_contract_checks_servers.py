@@ -34,7 +34,7 @@ async def test_without_a_context_four_slots_of_4096_tokens_are_counted(mesh, as_
     assert unified.memory.kv_cache_bytes * 4 == default.memory.kv_cache_bytes
 
 
-async def test_cache_types_and_the_prompt_cache_change_what_is_needed(mesh, as_caller) -> None:
+async def test_cache_types_and_the_prompt_cache_change_the_needed_memory(mesh, as_caller) -> None:
     plain = await check(mesh, as_caller, runtime_params="-c 8192")
     small = await check(mesh, as_caller, runtime_params="-c 8192 -ctk q8_0 -ctv q8_0 -fa on")
     assert small.memory.kv_cache_bytes * 32 == plain.memory.kv_cache_bytes * 17
@@ -118,7 +118,7 @@ async def test_a_draft_model_that_llama_cpp_would_not_use_is_refused(mesh, as_ca
     assert (reason, metadata["modelUuid"]) == ("MODEL_NOT_FOUND", "nobody")
 
 
-async def test_linear_scaling_beyond_what_the_model_was_trained_for_is_refused_and_yarn_is_not(mesh, as_caller) -> None:
+async def test_linear_scaling_beyond_the_trained_context_is_refused_and_yarn_is_not(mesh, as_caller) -> None:
     reason, metadata = await failure(
         check(mesh, as_caller, runtime_params="--rope-scaling linear --rope-scale 2 -c 16384 -np 1")
     )
@@ -157,7 +157,7 @@ async def test_a_token_that_only_infers_checks_nothing(mesh, as_caller) -> None:
     assert answer == ("SCOPE_MISSING", {"scope": "manage"})
 
 
-async def test_decisions_are_recorded_newest_first_and_seen_by_who_asked(mesh, as_caller) -> None:
+async def test_decisions_are_recorded_newest_first_and_seen_by_their_caller(mesh, as_caller) -> None:
     allowed = await check(mesh, as_caller)
     refused = await check(mesh, as_caller, replicas=9)
     others = await check(mesh, as_caller, subject="bob")

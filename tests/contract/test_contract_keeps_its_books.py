@@ -30,6 +30,7 @@ from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger, day_of
+from tests.contract.patience import PATIENCE
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FIRST_PAGE = PageQuery(Pages(b"any key"))
@@ -79,7 +80,7 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     await database.migrate("services.contract")
 
 
-async def test_usage_that_could_not_be_written_is_written_later_with_what_came_meanwhile(database: Database) -> None:
+async def test_usage_that_could_not_be_written_is_written_with_later_usage(database: Database) -> None:
     ledger = Ledger(database, Clock(), new_id)
     ledger.add(ACCOUNT, TokenUsage(10, 5))
     async with database.begin() as session:
@@ -149,7 +150,10 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
     assert await written() == 3
 
 
-async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(database: Database) -> None:
+async def test_a_limit_is_read_once_and_anew_after_a_change_or_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.contract.terms_cache.STALE_PATIENCE", PATIENCE)
     clock = Clock()
     limits = TermsCache(database, lambda: clock.seconds)
     contracts = contracts_of(database, clock, limits)
@@ -247,7 +251,7 @@ async def test_a_known_limit_does_not_wait_for_a_database_that_hangs(
 
     monkeypatch.setattr(database, "read", hanging)
     clock.seconds += 5
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await limit_of(limits, row.contract_id) == 2
 
 
@@ -314,7 +318,7 @@ async def test_batches_are_remembered_for_a_while(database: Database) -> None:
             assert await session.scalar(select(func.count()).select_from(UsageBatchRow)) == kept
 
 
-async def test_what_waits_for_the_database_is_bounded_and_still_counted(
+async def test_usage_that_waits_for_the_database_is_bounded_and_still_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "MAX_PENDING", 3)
@@ -333,7 +337,7 @@ async def test_what_waits_for_the_database_is_bounded_and_still_counted(
 async def test_the_last_flush_is_tried_until_the_drain_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    member = Member("contract", settings.model_copy(update={"drain_seconds": 20.0}))
+    member = Member("contract", settings.model_copy(update={"drain_seconds": 10 * PATIENCE}))
     ledger = Ledger(database, Clock(), new_id)
     books = Books(ledger, Decisions(database, Clock(), new_id), member.drain_left)
     ledger.add(ACCOUNT, TokenUsage(10, 5))
@@ -344,6 +348,6 @@ async def test_the_last_flush_is_tried_until_the_drain_is_over(
     done, _ = await asyncio.wait({closing}, timeout=1)
     assert not done
     fault.error = None
-    await asyncio.wait_for(closing, 15)
+    await asyncio.wait_for(closing, PATIENCE)
     async with database.read() as session:
         assert await session.scalar(select(func.sum(UsageRow.prompt_tokens))) == 10

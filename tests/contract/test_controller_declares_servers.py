@@ -17,6 +17,7 @@ from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.contract.fake_runtime import Controller, refused, running
+from tests.contract.patience import PATIENCE
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ async def test_sleep_ends_the_engines_and_wake_starts_them(controller: Controlle
 async def test_a_removed_server_is_gone_and_said_to_be_stopped(controller: Controller) -> None:
     server = await controller.ready(await controller.declare())
     request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
-    last = await controller.stub.RemoveServer(request, timeout=10)
+    last = await controller.stub.RemoveServer(request, timeout=PATIENCE)
     assert last.state == server_pb2.SERVER_STATE_STOPPED
     assert controller.runtime.list == []
     await refused(controller.get(server), "SERVER_NOT_FOUND")
@@ -169,11 +170,14 @@ async def test_removal_of_a_server_that_no_look_has_seen_waits_without_spinning(
         server = await controller.declare()
         request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
         finds = 0
-        assert (await controller.stub.RemoveServer(request, timeout=2)).state != server_pb2.SERVER_STATE_STOPPED
+        broken.setattr("controller.servicer._MARGIN_SECONDS", PATIENCE)
+        assert (
+            await controller.stub.RemoveServer(request, timeout=PATIENCE + 1)
+        ).state != server_pb2.SERVER_STATE_STOPPED
         # Four a second and those of the failing looks; a loop without a pause does thousands.
         assert finds < 50
     # Nobody ever saw it on the board, so nothing but looking again tells that it is gone.
-    assert (await controller.stub.RemoveServer(request, timeout=60)).state == server_pb2.SERVER_STATE_STOPPED
+    assert (await controller.stub.RemoveServer(request, timeout=PATIENCE)).state == server_pb2.SERVER_STATE_STOPPED
 
 
 async def test_an_engine_is_given_the_file_of_its_draft_model(controller: Controller) -> None:
@@ -185,7 +189,7 @@ async def test_an_engine_is_given_the_file_of_its_draft_model(controller: Contro
 
 async def test_no_engine_is_started_while_the_draft_model_is_not_there(controller: Controller) -> None:
     server = await controller.declare(parameters=RuntimeParameters(model_draft="missing"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not any("missing" in item.message for item in (await controller.get(server)).conditions):
             await asyncio.sleep(0.005)
     assert controller.runtime.launched == []

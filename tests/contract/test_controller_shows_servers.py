@@ -16,6 +16,7 @@ from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters, ServerSpec
 from tests.contract.fake_runtime import Controller, refused, running
+from tests.contract.patience import PATIENCE
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_without_an_envoy_a_server_is_not_ready_and_says_why(
     server = await controller.declare()
     await controller.until(lambda: controller.runtime.alive)
     controller.runtime.become_ready()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (found := await controller.get(server)).conditions[0].reason != "EnvoyNotConnected":
             await asyncio.sleep(0.01)
     assert found.conditions[0].status == server_pb2.CONDITION_STATUS_UNKNOWN
@@ -82,15 +83,15 @@ async def test_pages_hold_every_server_once_in_order(controller: Controller) -> 
     )
 
 
-async def test_a_watcher_sees_what_is_there_then_what_changes(controller: Controller) -> None:
+async def test_a_watcher_sees_the_present_state_and_then_changes(controller: Controller) -> None:
     server = await controller.ready(await controller.declare())
     watch = controller.stub.WatchServers(pb.WatchServersRequest())
     first = await watch.read()
     assert first.server.server_uuid == server.server_uuid
     assert (await watch.read()).synced
-    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid), timeout=10)
+    await controller.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=server.server_uuid), timeout=PATIENCE)
     last: pb.WatchServersResponse | None = None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while last is None or last.WhichOneof("change") != "removed":
             last = await watch.read()
     assert last.removed.state == server_pb2.SERVER_STATE_STOPPED
@@ -146,7 +147,11 @@ def routable(server: Any) -> Any:
     return next(condition for condition in server.conditions if condition.type == "Routable")
 
 
-async def test_the_answer_comes_once_envoy_routes_the_name(controller: Controller) -> None:
+async def test_the_answer_comes_once_envoy_routes_the_name(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller_servicer, "ROUTABLE_SECONDS", PATIENCE)
+    monkeypatch.setattr("controller.publication.ACK_SECONDS", PATIENCE)
     controller.envoy.stats.connected = 1
     controller.envoy.there.clear()
     declaring = asyncio.ensure_future(controller.declare())

@@ -33,7 +33,7 @@ async def test_a_wrong_database_url_names_the_remedy(settings: Settings) -> None
         open_database(broken, "probe")
 
 
-async def test_what_a_transaction_read_does_not_change_under_it(settings: Settings) -> None:
+async def test_rows_that_a_transaction_read_do_not_change_during_it(settings: Settings) -> None:
     """Twenty transactions read a counter and write it back plus one: none is lost."""
     database = open_database(settings, "probe")
     async with database.engine.begin() as connection:
@@ -91,7 +91,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_and_named_for_the_lo
     await database.close()
 
 
-async def test_a_reader_sees_what_was_committed_and_waits_for_no_writer(settings: Settings) -> None:
+async def test_a_reader_sees_committed_rows_and_waits_for_no_writer(settings: Settings) -> None:
     database = open_database(settings, "probe")
     async with database.engine.begin() as connection:
         if database.schema:
@@ -110,7 +110,7 @@ async def test_a_reader_sees_what_was_committed_and_waits_for_no_writer(settings
     await database.close()
 
 
-async def test_a_full_disk_is_said_and_what_is_there_stays_readable(one_settings: Settings) -> None:
+async def test_a_full_disk_is_reported_and_existing_rows_stay_readable(one_settings: Settings) -> None:
     database = open_database(one_settings, "probe")
     async with database.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE probe_row (content TEXT)"))

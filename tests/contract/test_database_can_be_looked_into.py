@@ -13,6 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.contract.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = "CREATE TABLE {0}users (username TEXT, role TEXT)"
 ROW = "INSERT INTO {0}users VALUES ('ada', 'admin')"
@@ -51,7 +53,7 @@ def tool(settings: dict[str, str], command: str, sql: str = "") -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -70,7 +72,7 @@ def test_statements_are_answered_and_nothing_is_changed(settings: dict[str, str]
     assert "read" in found.stderr.splitlines()[0]
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_tables_and_wrong_settings_are_reported(tmp_path: Path) -> None:
     nothing = tool({"LLAMESH_HOME": str(tmp_path)}, "status")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert "there are no tables" in nothing.stderr

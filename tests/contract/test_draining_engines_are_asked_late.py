@@ -16,6 +16,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.v1.server_pb2 import ServerSpec
 from tests.contract.fake_runtime import FakeEnvoy, FakeRuntime
+from tests.contract.patience import PATIENCE
 
 
 class _BusyAtTheLastMoment(FakeRuntime):
@@ -56,7 +57,7 @@ async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
     runtime.become_ready()
     await reconciler.open()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not (found := statuses.get(server.server_uuid)) or not found.ready_replicas:
                 await asyncio.sleep(0.01)
             envoy.there.clear()

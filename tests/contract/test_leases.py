@@ -16,9 +16,16 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError
 from llamesh.kit.leases import Lease, LeaseHeldError
 from llamesh.kit.ownership import Owner
+from tests.contract.patience import PATIENCE
 
 ADA = Owner("1@alpha", "process 1 on host alpha")
 BEN = Owner("2@beta", "process 2 on host beta")
+
+
+@pytest.fixture(autouse=True)
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lease expires by itself while a test waits."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 10 * PATIENCE)
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ async def test_a_living_owner_is_named(database: Database, monkeypatch: pytest.M
 
 async def test_the_same_owner_takes_it_again_at_once(database: Database) -> None:
     await lease(database, ADA).acquire()
-    await asyncio.wait_for(lease(database, ADA).acquire(), 5)
+    await asyncio.wait_for(lease(database, ADA).acquire(), PATIENCE)
 
 
 async def test_a_dead_owner_is_followed_once_its_lease_has_expired(database: Database) -> None:
@@ -67,7 +74,7 @@ async def test_a_dead_owner_is_followed_once_its_lease_has_expired(database: Dat
     await asyncio.sleep(0.2)
     assert not second.done()
     await forget_to_renew(database)
-    await asyncio.wait_for(second, 5)
+    await asyncio.wait_for(second, PATIENCE)
 
 
 async def test_a_released_lease_is_free_at_once(database: Database) -> None:
@@ -75,10 +82,10 @@ async def test_a_released_lease_is_free_at_once(database: Database) -> None:
     await first.acquire()
     first.start()
     await first.close()
-    await asyncio.wait_for(lease(database, BEN).acquire(), 5)
+    await asyncio.wait_for(lease(database, BEN).acquire(), PATIENCE)
 
 
-async def test_who_lost_it_is_told_writes_nothing_and_does_not_release_it(
+async def test_the_former_owner_is_told_writes_nothing_and_does_not_release_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a frozen or cut off owner: it comes back when another has begun."""
@@ -95,7 +102,7 @@ async def test_who_lost_it_is_told_writes_nothing_and_does_not_release_it(
     async with database.begin() as session:
         await follower.guard(session)
     frozen.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not lost:
             await asyncio.sleep(0.01)
     await frozen.close()
@@ -106,7 +113,7 @@ async def test_who_lost_it_is_told_writes_nothing_and_does_not_release_it(
     await follower.close()
 
 
-async def test_one_that_expired_and_nobody_took_is_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_expired_lease_that_was_not_taken_is_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an outage of the database."""
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
     lost: list[str] = []
@@ -114,7 +121,7 @@ async def test_one_that_expired_and_nobody_took_is_kept(database: Database, monk
     await kept.acquire()
     await forget_to_renew(database)
     kept.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await expired(database):
             await asyncio.sleep(0.01)
     assert not await lease(database, BEN)._take()
@@ -122,7 +129,7 @@ async def test_one_that_expired_and_nobody_took_is_kept(database: Database, monk
     assert lost == []
 
 
-async def test_of_many_who_want_it_at_once_one_gets_it(database: Database) -> None:
+async def test_one_of_many_concurrent_owners_gets_the_lease(database: Database) -> None:
     owners = [Owner(str(number), f"process {number}") for number in range(10)]
     taken = await asyncio.gather(*(lease(database, owner)._take() for owner in owners))
     assert sum(taken) == 1

@@ -105,7 +105,7 @@ def mesh(tmp_path: Path) -> MeshSettings:
     ("status", "answer"),
     [("200 OK", Answer.GIVEN), ("503 Service Unavailable", Answer.GIVEN), ("", Answer.NONE)],
 )
-async def test_envoy_answers_if_its_main_thread_does_whatever_it_says(
+async def test_envoy_answers_if_its_main_thread_does_with_any_status(
     mesh: MeshSettings, status: str, answer: Answer
 ) -> None:
     with socket.socket(socket.AF_UNIX) as server:

@@ -14,9 +14,7 @@ from pydantic import SecretStr
 from llamesh.kit.database import open_database
 from llamesh.kit.serving import Member, StopRequested
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, server_pb2
-
-PATIENCE = 30.0
-"""Seconds that anything here may take on a busy machine."""
+from tests.contract.patience import PATIENCE
 
 
 class SlowGateway(gateway_pb2_grpc.GatewayServiceServicer):
@@ -76,7 +74,7 @@ async def refuses_new_calls(channel: grpc.aio.Channel) -> None:
     async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(grpc.aio.AioRpcError):
             while True:
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
                 await asyncio.sleep(0.05)
 
 
@@ -85,13 +83,13 @@ async def test_a_path_that_leads_to_another_process_is_left_alone(serving, one_s
     path = one_settings.socket("gateway")
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(path))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(gave_up.wait(), 2.5)
-            assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == 1
+            assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)).status == 1
     assert not member.stopping.is_set()
 
 
@@ -104,7 +102,7 @@ async def test_a_member_that_stops_while_it_waits_for_its_database_does_not_give
     waiting = asyncio.create_task(member.prepare(database, "services.gateway"))
     async with grpc.aio.insecure_channel(f"unix:{settings.socket('gateway')}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE, wait_for_ready=True)
     member.stop()
     with pytest.raises(StopRequested):
         await waiting

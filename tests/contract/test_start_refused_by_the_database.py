@@ -13,6 +13,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
+from tests.contract.patience import PATIENCE
 
 PROCESSES = {
     "gateway": "services.gateway",
@@ -24,14 +25,14 @@ PROCESSES = {
 every_process = pytest.mark.parametrize("name", PROCESSES)
 
 
-def last_words(name: str, home: Path) -> str:
+def last_output(name: str, home: Path) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LLAMESH_", "DATABASE"))}
     ended = subprocess.run(
         [sys.executable, "-m", PROCESSES[name]],
         env={**environment, "LLAMESH_HOME": str(home), "LLAMESH_DRAIN_SECONDS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == 2, ended.stderr
@@ -45,7 +46,7 @@ def test_a_damaged_file_is_named_with_the_remedy(name: str, one_settings: Settin
     file = one_settings.home / "data" / f"{name}.db"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"nothing that SQLite knows" * 1000)
-    words = last_words(name, one_settings.home)
+    words = last_output(name, one_settings.home)
     assert words.startswith(f"{name}: ")
     assert str(file) in words
     assert "backup" in words
@@ -63,7 +64,7 @@ def test_tables_of_a_newer_program_are_named_with_both_versions(name: str, one_s
         (present,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = 'newer_9999'")
     connection.close()
-    words = last_words(name, one_settings.home)
+    words = last_output(name, one_settings.home)
     assert "newer_9999" in words
     assert present in words
     assert "newer program" in words

@@ -16,6 +16,7 @@ from controller.waker import Waker
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
+from tests.contract.patience import PATIENCE
 
 
 @pytest.fixture
@@ -35,13 +36,13 @@ async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await made.close()
 
 
-async def test_it_listens_again_once_what_stood_in_the_way_is_gone(waker: tuple[Waker, RequestHolder, Path]) -> None:
+async def test_the_waker_listens_again_once_its_path_is_free(waker: tuple[Waker, RequestHolder, Path]) -> None:
     _, _, socket = waker
     shutil.rmtree(socket.parent)
     socket.parent.write_text("in the way")
     await asyncio.sleep(0.5)  # Several tries fail.
     socket.parent.unlink()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not socket.exists():
             await asyncio.sleep(0.02)
         _, writer = await asyncio.open_unix_connection(str(socket))
@@ -52,7 +53,7 @@ async def test_its_end_waits_for_no_held_request(waker: tuple[Waker, RequestHold
     made, holder, socket = waker
     reader, writer = await asyncio.open_unix_connection(str(socket))
     writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nx-llamesh-cluster: s:a\r\ncontent-length: 0\r\n\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not holder.held:
             await asyncio.sleep(0.01)
         await made.close()

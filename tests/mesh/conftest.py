@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,6 +15,15 @@ from tests.mesh.management_door import Mesh, management_door
 from tests.mesh.running import RunningMesh, running_mesh
 
 MODEL = "sentence.gguf"
+SECONDS = 300
+"""The limit of a test here, its fixtures included: many start whole meshes, which a busy machine delays."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of this folder their limit, unless they have one of their own."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 @dataclass(frozen=True)
@@ -45,9 +55,9 @@ def served(mesh: RunningMesh) -> Served:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[FrontDoor]:
-    """An inference listener without servers, for one test."""
-    async with front_door() as started:
+async def door(request: pytest.FixtureRequest) -> AsyncIterator[FrontDoor]:
+    """An inference listener without servers, for one test, which may give settings of it as the fixture's parameter."""
+    async with front_door(**getattr(request, "param", {})) as started:
         yield started
 
 

@@ -31,6 +31,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.serving import Member
 from llamesh.locations import make_private
+from llamesh.processes import ProcessId
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.admission_pb2 import (
@@ -49,15 +50,16 @@ from llamesh.v1.gateway_pb2_grpc import (
     add_SigningKeyServiceServicer_to_server,
     add_StandingServiceServicer_to_server,
 )
-from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerSpec
-from tests.mesh.engines import alive, gone
+from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerChanges, ServerSpec
+from tests.mesh.engines import gone
+from tests.mesh.snapshots import ProcessSnapshot, snapshots
 from tests.ports import free_ports
 from tests.standings import FakeStandings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = "sentence"
 READY = server_pb2.SERVER_STATE_READY
-DEADLINE = 30.0
+DEADLINE = 90.0
 """Seconds that anything here may take on a busy machine."""
 
 
@@ -198,7 +200,8 @@ class ControlledMesh:
             )
 
         async def answers() -> bool:
-            with contextlib.suppress(aiohttp.ClientError):
+            # Until its configuration has come, it refuses connections or answers with a text of its own.
+            with contextlib.suppress(aiohttp.ClientError, ValueError):
                 return (await self.get("/v1/models"))[0] == 200
             return False
 
@@ -216,9 +219,10 @@ class ControlledMesh:
             except TimeoutError:
                 self._controller.kill()
                 await self._controller.wait()
-        left = [process for process in map(_process, self.engine_pids()) if process]
-        for process in left:
-            process.kill()
+        left = self.engine_pids()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
         if self._channel:
             await self._channel.close()
         for member, _ in self._members:
@@ -231,9 +235,7 @@ class ControlledMesh:
         parameters = spec.pop("parameters", RuntimeParameters(ctx_size=2048, warmup=False))
         for field in ("idle_sleep", "wake_budget"):
             if field in spec:
-                duration = Duration()
-                duration.FromMilliseconds(int(spec[field] * 1000))
-                spec[field] = duration
+                spec[field] = _duration(spec[field])
         request = pb.DeclareServerRequest(
             spec=ServerSpec(model_uuid=model, model_name=name, parameters=parameters, **spec)
         )
@@ -277,25 +279,66 @@ class ControlledMesh:
         found = []
         for path in (self.settings.run_dir / "engines").glob("*.json"):
             with contextlib.suppress(OSError, ValueError):
-                pid = int(json.loads(path.read_text())["pid"])
-                if _process(pid):
-                    found.append(pid)
+                record = json.loads(path.read_text())
+                if ProcessId(record["pid"], record["started"]).alive:
+                    found.append(record["pid"])
         return sorted(found)
 
-    def engine_processes(self) -> list[psutil.Process]:
+    def engine_processes(self) -> list[ProcessSnapshot]:
         """The engines that run, as their command lines say, whatever files are there."""
         folder = f"{self.settings.run_dir / 'engines'}/"
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if words[-2:-1] == ["engine"] and words[-1].startswith(folder) and _process(process.pid):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+        return snapshots(lambda words: words[-2:-1] == ("engine",) and words[-1].startswith(folder))
+
+    def llamas(self) -> list[psutil.Process]:
+        """The llama.cpp of each engine that runs."""
+        return [child for engine in self.engine_processes() for child in engine.children]
 
     def starts(self) -> int:
         """How many engines have been started in all."""
-        return self.log().count('"event": "engine started"') + self.log().count("engine started ")
+        return len(self.logged("engine started"))
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The controller's log lines of one event."""
+        found = []
+        for line in self.log().splitlines():
+            # Libraries write other lines, and the last line may be half-written.
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [each for each in found if isinstance(each, dict) and each.get("event") == event]
+
+    def held(self) -> int:
+        """How many requests the waker holds: the connections of Envoy to its socket."""
+        path = str(self.settings.socket("waker"))
+        rows = Path("/proc/net/unix").read_text().splitlines()
+        return sum(row.endswith(f" {path}") and " 03 " in row for row in rows)
+
+    async def until_held(self, count: int) -> None:
+        """Wait until the waker holds this many requests."""
+
+        async def there() -> bool:
+            return self.held() == count
+
+        await until(there, f"{count} held requests")
+
+    async def until_withdrawn(self, socket: str) -> None:
+        """Wait until Envoy sends no more requests to an engine's socket. The server's status changes before that."""
+
+        async def withdrawn() -> bool:
+            connector = aiohttp.UnixConnector(str(self.settings.socket("admin")))
+            async with (
+                aiohttp.ClientSession("http://envoy", connector=connector) as client,
+                client.get("/clusters") as answer,
+            ):
+                return socket not in await answer.text()
+
+        await until(withdrawn, f"Envoy to send nothing to {socket}")
+
+    async def change(self, server: Server, **changes: Any) -> None:
+        """Change the declaration of a server. `idle_sleep`: in seconds."""
+        if "idle_sleep" in changes:
+            changes["idle_sleep"] = _duration(changes["idle_sleep"])
+        request = pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, changes=ServerChanges(**changes))
+        await self.control.UpdateDeclaredServer(request)
 
     def log(self) -> str:
         return (self.folder / "controller.log").read_text()
@@ -306,6 +349,12 @@ class ControlledMesh:
         task = asyncio.create_task(member.serve())
         self._members.append((member, task))
         await member.started.wait()
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(int(seconds * 1000))
+    return duration
 
 
 def kill(pid: int) -> None:
@@ -332,12 +381,6 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
     return value
 
 
-def _process(pid: int) -> psutil.Process | None:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid) if alive(pid) else None
-    return None
-
-
 @contextlib.asynccontextmanager
 async def controlled_mesh(drain_seconds: float = 5, **variables: str) -> AsyncIterator[ControlledMesh]:
     """A mesh for a `with` block, its controller with these settings; no process of it is left."""
@@ -348,5 +391,6 @@ async def controlled_mesh(drain_seconds: float = 5, **variables: str) -> AsyncIt
             yield mesh
         finally:
             await mesh.stop()
-            # pytest shows it if the test fails.
-            sys.stdout.write(mesh.log()[-20_000:])
+            # pytest shows it if the test fails. Each wait makes hundreds of calls.
+            lines = [line for line in mesh.log().splitlines() if '"event": "call"' not in line]
+            sys.stdout.write("\n".join(lines)[-20_000:])

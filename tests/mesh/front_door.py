@@ -20,7 +20,7 @@ import jwt
 from controller.xds import templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
 from controller.xds.inference import InferenceSettings
-from controller.xds.intent import ASKED_KINDS
+from controller.xds.intent import ADMISSION_ID_KINDS
 from controller.xds.management import ManagementSettings
 from controller.xds.serving import ControlPlane
 from controller.xds.tokens import TokenSettings
@@ -44,6 +44,9 @@ JWKS = json.dumps(
         ]
     }
 )
+
+PATIENCE = 30.0
+"""Seconds that Envoy, the control plane and a test may take on a busy machine for what usually takes milliseconds."""
 
 A_DAY = 24 * 3600
 """Seconds. Modules make tokens when they are imported, which may be long before their tests run."""
@@ -145,8 +148,8 @@ class FrontDoor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = ControlPlane()
-        for kind in ASKED_KINDS:
-            self.control.set_asked(kind, ())
+        for kind in ADMISSION_ID_KINDS:
+            self.control.set_admission_ids(kind, ())
         (self.port,) = free_ports(1)
         self.engines: list[StubEngine] = []
         self.waker = StubEngine(self.socket("waker"), "waker")
@@ -232,8 +235,8 @@ class FrontDoor:
                 stdout=log,
                 stderr=log,
             )
-        assert await self.control.settled(20), self.log()
-        await self.until(self._listens, 10)
+        assert await self.control.settled(PATIENCE), self.log()
+        await self.until(self._listens, PATIENCE)
 
     async def stop(self) -> None:
         for connection in self._connections:
@@ -323,7 +326,7 @@ async def front_door(*, running: bool = True, **settings: Any) -> AsyncIterator[
             await door.stop()
 
 
-async def wait_for(condition: Callable[[], bool], timeout: float = 5) -> None:
+async def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
     """Return once a condition holds."""
     async with asyncio.timeout(timeout):
         while not condition():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.mesh.front_door import FrontDoor, StubEngine, front_door
+from tests.mesh.front_door import PATIENCE, FrontDoor, StubEngine, front_door
 
 A = "aaaaaaaa-1111-4111-8111-111111111111"
 
@@ -25,8 +25,8 @@ async def inference_door() -> AsyncIterator[FrontDoor]:
         a, b = await door.engine("a"), await door.engine("b")
         door.serve(A, a, names=("smol", "org/big:Q4"))
         door.serve(B, b, names=("smol", "big"))
-        assert await door.control.acknowledged(A, 5)
-        assert await door.control.acknowledged(B, 5)
+        assert await door.control.acknowledged(A, PATIENCE)
+        assert await door.control.acknowledged(B, PATIENCE)
         yield door
 
 

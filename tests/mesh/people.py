@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -9,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, gateway_pb2_grpc, options_pb2  # noqa: F401 - known to the pool by that
 from tests.mesh.conftest import MODEL, Served
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import AT_ONCE, RunningMesh, until
 
 PASSWORD = "correct horse"
 
@@ -63,6 +65,22 @@ class People:
         for contract_id in self.contracts:
             answer = self.mesh.call("DELETE", f"/contracts/{contract_id}", "contract")
             assert answer.status_code == 200, answer.text
+
+
+def lag(counts: Callable[[], bool]) -> float:
+    """Seconds from now until the last request was sent that was not yet answered as it should be. Requests are sent until one is."""
+    began = last = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal last
+        sent = time.monotonic()
+        if counts():
+            return True
+        last = sent
+        return False
+
+    until(asked, AT_ONCE, "a change to count")
+    return last - began
 
 
 def bearer(token: str) -> dict[str, str]:

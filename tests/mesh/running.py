@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
 MODULES = ("services.gateway", "services.contract", "services.download", "controller", "engine")
 ADMIN = {"username": "admin", "password": "admin"}
+AT_ONCE = 9.0
+"""Seconds within which what counts at once is seen, also on a busy machine: fewer than the 10 s between two heartbeats of a stream."""
+COMMAND_SECONDS = 200.0
+"""Seconds that one command, `llamesh up` among them, may take on a busy machine: fewer than the limit of a test."""
+ENDING_SECONDS = 20.0
+"""Seconds that the kernel may need on a busy machine to end processes that were killed or whose parent has ended."""
 
 
 def until(condition: Callable[[], T], seconds: float = 30.0, what: str | Callable[[], str] = "") -> T:
@@ -73,7 +80,7 @@ class RunningMesh:
             start_new_session=True,
         )
         log.close()
-        until(self.healthy, 60, f"a healthy mesh; {self.home.parent / 'up.log'} says why")
+        until(self.healthy, 90, f"a healthy mesh; {self.home.parent / 'up.log'} says why")
 
     def healthy(self) -> bool:
         """Whether GET /health says OK, or what is expected here instead."""
@@ -106,7 +113,13 @@ class RunningMesh:
         if not self._token:
             password = self.environment.get("LLAMESH_ADMIN_PASSWORD", ADMIN["password"])
             admin = {"username": ADMIN["username"], "password": password}
-            self._token = self.http.post(self.url("gateway", "/auth/token"), json=admin).json()["access_token"]
+
+            def answered() -> str:
+                answer = self.http.post(self.url("gateway", "/auth/token"), json=admin)
+                assert answer.status_code in (200, 503), answer.text
+                return str(answer.json()["access_token"]) if answer.status_code == 200 else ""
+
+            self._token = until(answered, 30, "a token")
         return self._token
 
     def call(self, method: str, path: str, port: str = "gateway", **arguments: Any) -> httpx.Response:
@@ -163,6 +176,15 @@ class RunningMesh:
                 found.setdefault(_kind(process), process)
         return found
 
+    def kill(self) -> None:
+        """End every process with SIGKILL, as a loss of power does, and wait until none is left."""
+        assert self.process is not None
+        processes = mesh_processes(self.home)
+        self.process.kill()
+        kill_all(processes)
+        self.process.wait()
+        assert not left_behind(self.home), "a killed process goes on"
+
     def stop(self) -> None:
         """End it as Ctrl-C does, and make sure that nothing stays behind."""
         self.http.close()
@@ -171,12 +193,10 @@ class RunningMesh:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         finally:
-            left = mesh_processes(self.home)
-            for process in left:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            left = left_behind(self.home)
+            kill_all(left)
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
@@ -199,8 +219,60 @@ def mesh_processes(home: Path) -> list[psutil.Process]:
     return found
 
 
+def left_behind(home: Path) -> list[psutil.Process]:
+    """Processes of the mesh in a folder that do not end: those that still run after `ENDING_SECONDS`."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while (left := mesh_processes(home)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def engines(home: Path) -> set[int]:
+    """The process ids of the engines of the mesh in a folder."""
+    return {process.pid for process in mesh_processes(home) if "engine" in command_line(process)}
+
+
+# Each process of a list may end before it is looked at: psutil then raises NoSuchProcess.
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """The words of its command line; none if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it has ended, reaped or not."""
+    with suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def send_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to those that still run."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """End those that still run."""
+    send_all(processes, signal.SIGKILL)
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    """The content of every file below a folder. A file that is removed meanwhile, as SQLite does with its own, is left out."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(path.lstat().st_mode):
+                found[path] = path.read_bytes()
+    return found
+
+
 def _kind(process: psutil.Process) -> str:
-    words = process.cmdline()
+    words = process.cmdline()  # NoSuchProcess is for the caller: what has ended is of no kind
     for word in words:
         if word in MODULES:
             return word.removeprefix("services.")

@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 
-from controller.runtimes import Engine, EngineExit, EnginePhase, LaunchSpec
+from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
 from controller.runtimes.process import ProcessRuntime
 from llamesh.kit.config import Settings
+from tests.mesh.engines import DEADLINE
 
 SERVER = "0f0c6a0e-2b0d-4b4e-9a52-7f4f7c1f8f10"
 ENVIRONMENT = dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded", "JWT_SECRET": "secret" * 8, "MINIO_SECRET_KEY": "x"}
-DEADLINE = 60.0
-"""Seconds that anything here may take on a busy machine."""
 
 STUCK_FOR_EVER = {
     "messages": [{"role": "user", "content": "Hi"}],
@@ -57,6 +56,14 @@ async def ready(runtime: ProcessRuntime, model: Path, **more: object) -> Engine:
     return only(runtime)
 
 
+async def load(runtime: ProcessRuntime, engine: Engine) -> EngineLoad:
+    """The load of an engine that answers, however late on a busy machine."""
+    async with asyncio.timeout(DEADLINE):
+        while (found := await runtime.load(engine.instance)) is None:
+            pass
+    return found
+
+
 async def ended(runtime: ProcessRuntime) -> EngineExit:
     """How the one engine of SERVER ends."""
     await until(lambda: only(runtime).phase is EnginePhase.ENDED)
@@ -66,13 +73,13 @@ async def ended(runtime: ProcessRuntime) -> EngineExit:
 
 
 def llama(engine: Engine) -> int:
-    """The process id of an engine's llama.cpp."""
+    """The process id of an engine's llama.cpp. The engine is ready, so it has one child."""
     (child,) = Path(f"/proc/{engine.process}/task/{engine.process}/children").read_text().split()
     return int(child)
 
 
 @contextlib.contextmanager
-def stopped(pid: int):  # type: ignore[no-untyped-def]
+def stopped(pid: int) -> Iterator[None]:
     """A process that is stopped for a `with` block, and goes on after it if it is still there."""
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.contract.model_source import model_bytes
 
 PIECE = 4096
-PAUSE = 0.05
+PAUSE = 0.15
 """Seconds between two pieces."""
 
 
 class SlowSource:
-    """Serves any path ending with .gguf: a valid model of its own of 8 MiB. Each takes 50 s unless `go_on` is set."""
+    """Serves any path ending with .gguf: a valid model of its own of 8 MiB. Each takes 150 s, longer than a test, unless `go_on` is set."""
 
     def __init__(self) -> None:
         self.host = ""

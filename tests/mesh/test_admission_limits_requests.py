@@ -28,7 +28,7 @@ from services.contract.service import new_id, run
 from services.contract.tables import UsageRow
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Ledger
-from tests.mesh.front_door import FrontDoor, Received, front_door, token
+from tests.mesh.front_door import PATIENCE, FrontDoor, Received, front_door, token
 from tests.mesh.http_connection import Answer
 from tests.standings import FakeStandings
 
@@ -89,7 +89,7 @@ async def no_users(_contract_id: str) -> int:
 
 
 async def until(condition: Callable[[], Awaitable[object] | object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = condition()
             if await found if isinstance(found, Awaitable) else found:
@@ -110,7 +110,7 @@ async def admitted(tmp_path: Path) -> AsyncIterator[Admitted]:
     telling = asyncio.create_task(gateway.serve())
     member = Member("contract", settings)
     async with front_door(running=False) as door:
-        door.control.set_asked("contracts", [contract.contract_id, "ctr_gone"])
+        door.control.set_admission_ids("contracts", [contract.contract_id, "ctr_gone"])
         Path(door.socket("contract")).symlink_to(settings.socket("contract"))
         serving = asyncio.create_task(run(member))
         await member.started.wait()
@@ -204,7 +204,7 @@ async def test_a_contract_that_is_gone_is_refused_and_a_metered_server_asks_for_
     assert (await admitted.door.chat("metered")).status == 200
 
 
-async def test_without_admission_only_those_wait_who_need_its_word(admitted: Admitted) -> None:
+async def test_without_admission_only_limited_requests_are_refused(admitted: Admitted) -> None:
     admitted.member.stop()
     await admitted.member.stopped.wait()
     refused = await admitted.chat(model="free")
@@ -226,13 +226,13 @@ async def test_a_killed_envoy_leaves_no_request_counted(admitted: Admitted) -> N
     await until(forgotten)
 
 
-async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_request(admitted: Admitted) -> None:
+async def test_a_change_to_an_issued_token_counts_for_its_next_request(admitted: Admitted) -> None:
     """Envoy is told an id of what has changed; the real contract service decides."""
     bearer = {"authorization": f"Bearer {token(sub='bob', jti='key_7')}"}
 
     async def refused(kind: str, *ids: str) -> tuple[int, str, str]:
-        admitted.door.control.set_asked(kind, ids)
-        assert await admitted.door.control.settled(5)
+        admitted.door.control.set_admission_ids(kind, ids)
+        assert await admitted.door.control.settled(PATIENCE)
         answer = await admitted.door.chat("free", headers=bearer)
         listing = await admitted.door.send("GET", "/v1/models", headers=bearer)
         assert listing.status == (401 if answer.status == 401 else 200)
@@ -241,7 +241,6 @@ async def test_what_changes_about_a_token_that_is_out_counts_for_its_next_reques
     assert await refused("standings") == (200, "", "")
     assert await refused("standings", "usr_bob:1") == (200, "", "")
     admitted.standings.put("bob", disabled=True)
-    await until(lambda: True)
     assert await refused("standings", "usr_bob:1") == (401, "invalid_api_key", "The user bob is disabled.")
     admitted.standings.put("bob", disabled=False, contract_id=admitted.contract_id)
     first = [asyncio.create_task(admitted.door.chat(headers=bearer)) for _ in range(2)]

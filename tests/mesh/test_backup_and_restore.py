@@ -19,7 +19,7 @@ from engine import sentence
 from llamesh import __version__
 from llamesh.cli.mesh import archive
 from llamesh.cli.mesh.archive import ArchiveError
-from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 
 COMMAND = (sys.executable, "-m", "llamesh.cli.main")
 
@@ -30,7 +30,7 @@ def no_tables(_: Path, __: Path) -> None:
 
 def command(mesh: RunningMesh, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *words], env=mesh.environment, capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *words], env=mesh.environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
 
 
@@ -69,7 +69,7 @@ def test_a_restored_mesh_knows_users_keys_servers_and_models(tmp_path: Path) -> 
             )
             return asked.status_code == 200 and sentence.SENTENCE in asked.text
 
-        until(answered, 30, "an answer under the key of before")
+        until(answered, 60, "an answer under the key of before")
         again = command(restored, "restore", str(file))
         assert (again.returncode, "not empty" in again.stderr) == (2, True)
     finally:

@@ -18,7 +18,7 @@ import pytest
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.kit.postgres_dump import Connection
-from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 from tests.own_postgres import PASSWORD, OwnPostgres, own_postgres
 
 ADA = {"username": "ada", "password": "long enough 1"}
@@ -59,7 +59,7 @@ def llamesh(environment: Mapping[str, str], *words: str) -> subprocess.Completed
         env=dict(environment),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 
@@ -90,7 +90,7 @@ def is_that_mesh(restored: RunningMesh, token: str) -> None:
         asked = restored.http.post(restored.url("inference", "/v1/chat/completions"), json=body)
         return asked.status_code == 200 and SENTENCE in asked.text
 
-    until(answered, 30, "an answer")
+    until(answered, 60, "an answer")
 
 
 def test_the_tables_are_restored_onto_an_empty_database(mesh: RunningMesh, server: OwnPostgres, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_dump_that_fails_leaves_the_backup_of_before(mesh: RunningMesh, server
     file = tmp_path / "mesh.backup"
     file.write_text("the one of before")
     wrong = {**mesh.environment, "PATH": path_with(server.programs), "DATABASE_URL": server.url("first", "wrong")}
-    failed = llamesh(wrong, "backup", str(file))
+    failed = llamesh(wrong, "backup", str(file), "--force")
     assert failed.returncode == Exit.USAGE
     assert "password authentication failed" in failed.stderr
     assert (file.read_text(), [path.name for path in tmp_path.iterdir()]) == ("the one of before", ["mesh.backup"])

@@ -22,7 +22,8 @@ from controller.runtimes.records import EngineRecords, new_record
 from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, command_lines
-from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, ready, stopped, until
+from tests.mesh.engines import DEADLINE
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, load, only, ready, stopped, until
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,7 @@ async def test_an_engine_lives_from_start_to_a_clean_end(
     engine = await ready(runtime, model)
     assert engine.address == str(settings.run_dir / "engines" / "0f0c6a0e-00.sock")
     assert len(engine.address) <= 107
-    load = await runtime.load(engine.instance)
-    assert load is not None
-    assert not load.busy
+    assert not (await load(runtime, engine)).busy
     runtime.stop(engine.instance, 2)
     runtime.stop(engine.instance, 2)
     assert only(runtime).phase is EnginePhase.STOPPING
@@ -102,9 +101,9 @@ async def test_an_engine_that_does_not_listen_is_ended_by_force(runtime: Process
     assert (await ended(runtime)).requested
 
 
-async def test_engines_of_one_server_may_retire_at_the_same_time(
-    runtime: ProcessRuntime, settings: Settings, model: Path
-) -> None:
+async def test_engines_of_one_server_may_retire_at_the_same_time(settings: Settings, model: Path) -> None:
+    # They wait for their clients for as long as the test takes.
+    runtime = await opened(settings.model_copy(update={"drain_seconds": DEADLINE}))
     for replica in range(3):
         await runtime.start(launch_spec(model, replica))
     await until(lambda: all(engine.phase is EnginePhase.READY for engine in runtime.engines(SERVER)))
@@ -113,7 +112,7 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     await until(lambda: all(json.loads(state.read_text())["phase"] == "ready" for state in states))
     busy = [await asyncio.open_unix_connection(engine.address) for engine in runtime.engines(SERVER)]
     for engine in runtime.engines(SERVER):
-        runtime.stop(engine.instance, 2)
+        runtime.stop(engine.instance, DEADLINE)
     # Held open by a client each: every engine has hidden its socket under a name of its own.
     await until(lambda: len([name for name in files(settings) if name.startswith("~")]) == 3)
     for _, writer in busy:
@@ -121,10 +120,11 @@ async def test_engines_of_one_server_may_retire_at_the_same_time(
     await until(lambda: all(engine.phase is EnginePhase.ENDED for engine in runtime.engines(SERVER)))
     for engine in runtime.engines(SERVER):
         runtime.forget(engine.instance)
+    await runtime.close()
     assert files(settings) == []
 
 
-async def test_a_new_runtime_adopts_what_runs(settings: Settings, model: Path) -> None:
+async def test_a_new_runtime_adopts_running_engines(settings: Settings, model: Path) -> None:
     first = await opened(settings)
     before = await ready(first, model)
     await first.close()
@@ -190,7 +190,7 @@ async def test_an_engine_started_just_before_the_controller_died_is_found(settin
     await second.close()
 
 
-async def test_what_a_dead_engine_left_is_cleaned_up(settings: Settings, model: Path) -> None:
+async def test_the_files_of_a_dead_engine_are_removed(settings: Settings, model: Path) -> None:
     first = await opened(settings)
     engine = await ready(first, model)
     await first.close()
@@ -253,7 +253,7 @@ def test_a_process_is_told_by_its_argument_and_its_start(tmp_path: Path) -> None
     marker = str(tmp_path / "marker")
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", marker])
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while not (listed := started_with(marker)) and time.monotonic() < deadline:
             time.sleep(0.01)
         (found,) = listed
@@ -288,7 +288,7 @@ async def test_a_log_is_followed_line_by_line(tmp_path: Path) -> None:
     following = logs.read(SERVER, 0, 1, follow=True)
     assert list(await anext(following)) == ["two"]
     os.write(writer, b"ee\nfour\n")
-    assert list(await asyncio.wait_for(anext(following), 5)) == ["three", "four"]
+    assert list(await asyncio.wait_for(anext(following), DEADLINE)) == ["three", "four"]
     await following.aclose()  # type: ignore[attr-defined]
     os.close(writer)
     logs.drop(SERVER)
@@ -315,9 +315,9 @@ async def test_a_line_without_an_end_is_followed_in_bounded_pieces(tmp_path: Pat
     first = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0)
     os.write(writer, b"x" * (5 << 20))
-    seen = [await asyncio.wait_for(first, 5)]
+    seen = [await asyncio.wait_for(first, DEADLINE)]
     while sum(len(line) for batch in seen for line in batch) < 4 << 20:
-        seen.append(await asyncio.wait_for(anext(following), 5))
+        seen.append(await asyncio.wait_for(anext(following), DEADLINE))
     assert max(len(line) for batch in seen for line in batch) <= 2 << 20
     await following.aclose()  # type: ignore[attr-defined]
     os.close(writer)

@@ -12,8 +12,8 @@ import pytest
 from engine.sentence import SENTENCE
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
-from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerChanges
-from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill, until
+from llamesh.v1.server_pb2 import RuntimeParameters, Server
+from tests.mesh.controlled import DEADLINE, READY, ControlledMesh, controlled_mesh, kill, until
 
 
 @pytest.fixture
@@ -22,15 +22,9 @@ async def mesh() -> AsyncIterator[ControlledMesh]:
         yield running
 
 
-async def change(mesh: ControlledMesh, server: Server, **changes: object) -> None:
-    await mesh.control.UpdateDeclaredServer(
-        pb.UpdateDeclaredServerRequest(server_uuid=server.server_uuid, changes=ServerChanges(**changes))  # type: ignore[arg-type]
-    )
-
-
 async def remove(mesh: ControlledMesh, server: Server) -> Server:
     request = pb.RemoveServerRequest(server_uuid=server.server_uuid)
-    last: Server = await mesh.control.RemoveServer(request, timeout=30)
+    last: Server = await mesh.control.RemoveServer(request, timeout=DEADLINE)
     return last
 
 
@@ -57,7 +51,7 @@ async def test_other_parameters_come_without_a_failed_request(mesh: ControlledMe
     server = await mesh.serve(replicas=2)
     before = mesh.engine_pids()
     async with asking(mesh) as answers:
-        await change(mesh, server, parameters=RuntimeParameters(ctx_size=4096, warmup=False))
+        await mesh.change(server, parameters=RuntimeParameters(ctx_size=4096, warmup=False))
 
         async def replaced() -> bool:
             pids = mesh.engine_pids()
@@ -75,7 +69,7 @@ async def test_parameters_that_do_not_work_leave_the_old_engine_answering(mesh: 
     before = mesh.engine_pids()
     # llama.cpp refuses a quantised cache of values without flash attention.
     impossible = RuntimeParameters(cache_type_v=server_pb2.CACHE_TYPE_Q4_0, flash_attn=server_pb2.SWITCH_OFF)
-    await change(mesh, server, parameters=impossible)
+    await mesh.change(server, parameters=impossible)
     state = await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_DEGRADED)
     assert state.conditions[0].status == server_pb2.CONDITION_STATUS_FALSE
     assert await mesh.says() == SENTENCE
@@ -120,10 +114,10 @@ async def _restarted(mesh: ControlledMesh, server: Server) -> bool:
     return state.state == READY and sum(replica.restarts for replica in state.replica_statuses) == 1
 
 
-async def test_fewer_replicas_finish_what_they_work_on(mesh: ControlledMesh) -> None:
+async def test_removed_replicas_finish_their_requests(mesh: ControlledMesh) -> None:
     server = await mesh.serve(replicas=3)
     async with asking(mesh) as answers:
-        await change(mesh, server, replicas=1)
+        await mesh.change(server, replicas=1)
         await until(lambda: _engines(mesh, 1), "one engine to be left")
     assert set(answers) == {(200, SENTENCE)}
 
@@ -134,7 +128,7 @@ async def _engines(mesh: ControlledMesh, count: int) -> bool:
 
 async def test_another_name_is_served_and_the_old_one_is_not(mesh: ControlledMesh) -> None:
     server = await mesh.serve(name="before")
-    await change(mesh, server, model_name="after")
+    await mesh.change(server, model_name="after")
     await mesh.until_state(server.server_uuid, READY)
     assert await mesh.says(model="after") == SENTENCE
     status, body = await mesh.chat(model="before")
@@ -168,7 +162,7 @@ async def test_a_request_held_for_a_server_that_is_removed_gets_404(mesh: Contro
     assert (status, body["error"]["code"]) in [(404, "server_not_found"), (503, "engine_not_ready")]
 
 
-async def test_the_log_tells_what_the_engine_said(mesh: ControlledMesh) -> None:
+async def test_the_log_has_the_lines_of_the_engine(mesh: ControlledMesh) -> None:
     server = await mesh.serve()
     request = pb.ReadEngineLogRequest(server_uuid=server.server_uuid)
 

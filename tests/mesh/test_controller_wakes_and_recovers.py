@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from engine.sentence import SENTENCE
@@ -17,6 +14,7 @@ from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill_engine, until
+from tests.mesh.llama_program import write_program
 
 SLEEPING = server_pb2.SERVER_STATE_SLEEPING
 FAILING = server_pb2.SERVER_STATE_FAILING
@@ -121,45 +119,22 @@ async def test_requests_held_while_the_controller_dies_are_answered_by_the_next(
     assert await asyncio.gather(*held) == [SENTENCE] * 4
 
 
-async def test_requests_that_a_killed_controller_held_are_answered_by_the_next(mesh: ControlledMesh) -> None:
-    server = await mesh.serve()
-    await sleep(mesh, server.server_uuid)
-    # No engine becomes ready: whatever is started is stopped, until the controller has died twice.
-    stopping = asyncio.create_task(_stop_engines(mesh))
-    held = [asyncio.create_task(mesh.says()) for _ in range(10)]
-
-    async def all_held() -> bool:
-        for task in held:
-            assert not task.done(), task
-        path = str(mesh.settings.socket("waker"))
-        rows = Path("/proc/net/unix").read_text().splitlines()
-        return sum(row.endswith(f" {path}") and " 03 " in row for row in rows) == 10
-
-    try:
+async def test_requests_that_a_killed_controller_held_are_answered_by_the_next(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    program = write_program(tmp_path / "llama-server", gate)
+    async with controlled_mesh(LLAMA_SERVER_BIN=str(program)) as mesh:
+        await mesh.serve(wait=False)
+        await until(lambda: _listed(mesh), "the name to be known")
+        # No engine becomes ready until the controller has died twice.
+        held = [asyncio.create_task(mesh.says()) for _ in range(10)]
         for _ in range(2):
-            await until(all_held, "the requests to be held")
+            await mesh.until_held(10)
             await mesh.kill_controller()
             await mesh.start_controller()
-        await until(all_held, "the requests to be held once more")
-    finally:
-        stopping.cancel()
-        _signal_engines(mesh, signal.SIGCONT)
-    assert await asyncio.gather(*held) == [SENTENCE] * 10
-
-
-async def _stop_engines(mesh: ControlledMesh) -> None:
-    while True:
-        _signal_engines(mesh, signal.SIGSTOP)
-        await asyncio.sleep(0.005)
-
-
-def _signal_engines(mesh: ControlledMesh, number: signal.Signals) -> None:
-    """Signal engines with their llama.cpp, which may run already."""
-    for pid in mesh.engine_pids():
-        with contextlib.suppress(psutil.Error):
-            engine = psutil.Process(pid)
-            for process in (engine, *engine.children()):
-                process.send_signal(number)
+        await mesh.until_held(10)
+        assert not any(task.done() for task in held)
+        gate.touch()
+        assert await asyncio.gather(*held) == [SENTENCE] * 10
 
 
 async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> None:
@@ -183,9 +158,11 @@ async def test_an_engine_of_no_declared_server_ends(mesh: ControlledMesh) -> Non
 
 
 async def test_a_server_falls_asleep_when_idle_and_only_then(mesh: ControlledMesh) -> None:
-    server = await mesh.serve(idle_sleep=1)
+    # Long enough for a busy machine: no two requests are so far apart.
+    idle = 5
+    server = await mesh.serve(idle_sleep=idle)
     loop = asyncio.get_running_loop()
-    until_moment = loop.time() + 2.5
+    until_moment = loop.time() + 1.5 * idle
     while loop.time() < until_moment:
         assert await mesh.says() == SENTENCE
         await asyncio.sleep(0.2)
@@ -199,20 +176,21 @@ async def test_a_server_falls_asleep_when_idle_and_only_then(mesh: ControlledMes
 
 async def test_a_request_longer_than_the_idle_time_is_not_cut_off(mesh: ControlledMesh) -> None:
     parameters = RuntimeParameters(ctx_size=131072, parallel=1, warmup=False)
-    server = await mesh.serve(idle_sleep=1, parameters=parameters)
+    server = await mesh.serve(parameters=parameters)
     loop = asyncio.get_running_loop()
-    began = loop.time()
     body = {"model": "smol", "prompt": "Hi", "max_tokens": 130000, "ignore_eos": True, "stream": True}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{mesh.url}/v1/completions", json=body) as answer,
     ):
+        await mesh.change(server, idle_sleep=1)
+        began = loop.time()
         async for line in answer.content:
             assert b"[DONE]" not in line, "the answer has to outlast the idle time"
             if loop.time() - began > 2.5:
                 break
+        assert (await mesh.server(server.server_uuid)).state == READY
     assert mesh.starts() == 1
-    assert (await mesh.until_state(server.server_uuid, READY, SLEEPING)).replica_statuses
     await mesh.until_state(server.server_uuid, SLEEPING)
 
 

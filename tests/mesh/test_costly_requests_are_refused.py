@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -15,7 +16,9 @@ from tests.unit.legitimate_bodies import LEGITIMATE
 from tests.unit.limit_examples import DERIVED, OVER_CONTEXT, code_of, examples
 
 PATIENCE = 5.0
-"""Seconds in which anybody's request is answered, whatever others send."""
+"""Seconds in which any request is answered, whatever others send."""
+TRIES = 3
+"""A busy machine may delay one answer longer, but not three in a row; a costly request takes long each time."""
 
 
 def body(served: Served, given: dict[str, Any] | bytes) -> bytes:
@@ -24,12 +27,11 @@ def body(served: Served, given: dict[str, Any] | bytes) -> bytes:
 
 
 def send(served: Served, path: str, content: bytes) -> httpx.Response:
-    return served.mesh.http.post(
-        served.mesh.url("inference", path),
-        content=content,
-        headers={"content-type": "application/json"},
-        timeout=PATIENCE,
-    )
+    url, headers = served.mesh.url("inference", path), {"content-type": "application/json"}
+    for _ in range(TRIES - 1):
+        with suppress(httpx.TimeoutException):
+            return served.mesh.http.post(url, content=content, headers=headers, timeout=PATIENCE)
+    return served.mesh.http.post(url, content=content, headers=headers, timeout=PATIENCE)
 
 
 def answered(served: Served) -> None:
@@ -50,7 +52,7 @@ def test_it_is_refused_and_others_are_answered(served: Served, case: str) -> Non
 
 
 @pytest.mark.parametrize("case", LEGITIMATE)
-def test_what_looks_like_it_is_answered(served: Served, case: str) -> None:
+def test_a_legitimate_request_of_the_same_form_is_answered(served: Served, case: str) -> None:
     """By the engine: what it says to a model of a few hundred words and no images is its own matter, but not the front door's refusal."""
     path, given = LEGITIMATE[case]
     text = body(served, given)
@@ -68,7 +70,7 @@ def test_what_looks_like_it_is_answered(served: Served, case: str) -> None:
 @pytest.mark.parametrize(
     "example", [each for each in examples() if each.limit not in DERIVED], ids=lambda each: f"{each.limit}@{each.place}"
 )
-def test_at_its_limits_a_request_holds_up_nobody(served: Served, example: Any) -> None:
+def test_a_request_at_its_limits_delays_no_other_request(served: Served, example: Any) -> None:
     """The engine may take or refuse it; Envoy lets it pass, or refuses it by the smaller bound that this mesh's context gives."""
     most = limits.table()[example.limit].default
     answer = send(served, f"/v1/{example.path}", example.make(min(most, example.largest or most)))
@@ -76,7 +78,7 @@ def test_at_its_limits_a_request_holds_up_nobody(served: Served, example: Any) -
     answered(served)
 
 
-def test_three_bodies_of_a_million_keys_hold_up_nobody(served: Served) -> None:
+def test_three_bodies_of_a_million_keys_delay_no_other_request(served: Served) -> None:
     keys = b'{"model":"%s","x":[' % served.model.encode() + b'{"a":1},' * 1_200_000 + b"1]}"
     for _ in range(3):
         refused = send(served, "/v1/chat/completions", keys)

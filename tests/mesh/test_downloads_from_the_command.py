@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from llamesh.cli.failure import Exit
-from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 from tests.mesh.slow_source import SlowSource, slow_source
 from tests.terminal import terminal
 
@@ -58,7 +58,9 @@ def user(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
 
 def llamesh(user: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
-    return subprocess.run([*COMMAND, *words], env=user, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        [*COMMAND, *words], env=user, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def shown(user: dict[str, str], model: str) -> dict[str, Any]:
 
 
 def half_there(user: dict[str, str], model: str) -> None:
-    until(lambda: shown(user, model).get("bytes_done", 0) >= 4 * 2**20, 30, f"half of {model}")
+    until(lambda: shown(user, model).get("bytes_done", 0) >= 4 * 2**20, 60, f"half of {model}")
 
 
 def verified(user: dict[str, str], source: SlowSource, model: str) -> None:
@@ -95,7 +97,7 @@ def test_a_wait_that_is_killed_goes_on_with_the_command_that_ctrl_c_printed(
     with waiting(user, "pull", source.url(model)) as pull:
         half_there(user, model)
         pull.send_signal(signal.SIGINT)
-        _, said = pull.communicate(timeout=30)
+        _, said = pull.communicate(timeout=COMMAND_SECONDS)
         assert pull.returncode == Exit.INTERRUPTED
     command = re.findall(r"`llamesh ([^`]*)` waits for it again", said)
     assert command == [f"pull --uuid {model}"]
@@ -103,11 +105,11 @@ def test_a_wait_that_is_killed_goes_on_with_the_command_that_ctrl_c_printed(
         assert again.stderr is not None
         assert re.match(r"killed.gguf +[0-9]+%", again.stderr.readline())
         again.kill()
-        again.wait(10)
+        again.wait(60)
     assert shown(user, model)["state"] == "RUNNING"
     with waiting(user, *command[0].split()) as last:
         source.go_on.set()
-        answer, _ = last.communicate(timeout=60)
+        answer, _ = last.communicate(timeout=COMMAND_SECONDS)
         assert last.returncode == Exit.OK
     assert model in answer
     # The killed commands cost nothing: the file was sent once.
@@ -121,7 +123,7 @@ def test_a_wait_outlives_the_process_that_fetches(mesh: RunningMesh, user: dict[
         half_there(user, model)
         mesh.processes()["download"].kill()
         source.go_on.set()
-        pull.communicate(timeout=60)
+        pull.communicate(timeout=COMMAND_SECONDS)
         assert pull.returncode == Exit.OK
     assert (shown(user, model)["resume_count"], source.asked) == (1, [model, model])
     verified(user, source, model)
@@ -145,7 +147,7 @@ def test_a_pipe_gets_a_plain_line_for_each_step(user: dict[str, str], source: Sl
     with waiting(user, "pull", source.url("piped.gguf")) as pull:
         half_there(user, "piped.gguf")
         source.go_on.set()
-        _, said = pull.communicate(timeout=60)
+        _, said = pull.communicate(timeout=COMMAND_SECONDS)
         assert pull.returncode == Exit.OK
     assert "\r" not in said
     assert "\x1b" not in said
@@ -165,7 +167,7 @@ def test_a_download_is_cancelled_tried_again_and_removed(user: dict[str, str], s
         assert f"the download of {model} is RUNNING: cancel it first" in refused.stderr
         assert "llamesh downloads cancel" in refused.stderr
         assert "CANCELLED" in llamesh(user, "downloads", "cancel", model).stdout
-        _, said = pull.communicate(timeout=30)
+        _, said = pull.communicate(timeout=COMMAND_SECONDS)
         assert pull.returncode == Exit.FAILED
         assert f"the download of {model} was cancelled" in said
     assert model not in llamesh(user, "models").stdout

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine import sentence
-from tests.mesh.engines import Engine, chat, engine, events
+from tests.mesh.engines import Engine, chat, engine, events, stalls
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ async def test_the_socket_is_for_its_owner_only(ready: Engine) -> None:
     assert stat.S_IMODE(ready.socket.stat().st_mode) & 0o077 == 0
 
 
-async def test_what_is_on_and_what_is_off(ready: Engine) -> None:
+async def test_only_the_intended_endpoints_of_llama_cpp_are_enabled(ready: Engine) -> None:
     async with ready.client() as client:
 
         async def status(method: str, path: str, **body: Any) -> int:
@@ -140,8 +140,9 @@ async def test_twenty_at_once_on_four_slots_have_no_plateau(tmp_path: Path, mode
 
         connector = aiohttp.UnixConnector(str(running.socket), limit=0)
         async with aiohttp.ClientSession("http://engine", connector=connector) as client:
-            took = [second for _ in range(3) for second in await asyncio.gather(*(ask() for _ in range(20)))]
-    assert max(took) < 4
+            bursts = [await asyncio.gather(*(ask() for _ in range(20))) for _ in range(5)]
+    # With too few threads, each burst stalls; a single one may look so because the machine paused.
+    assert stalls(bursts) <= 1, bursts
 
 
 async def test_a_client_that_leaves_frees_its_slot(tmp_path: Path, model: Path) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,22 +15,8 @@ import pytest
 from engine import sentence
 from llamesh import listeners
 from tests.mesh.engines import DEADLINE, LLAMA_SERVER_BIN, Engine, engine, stop
+from tests.mesh.llama_program import write_program
 
-# FAKE: llama.cpp as a program of another make: it listens as llama-server does and knows nothing of handing a socket over.
-_PROGRAM = """#!{python} -B
-import sys
-if "--version" in sys.argv:
-    print("version: 0 (build 11434, commit fake)")
-    sys.exit()
-import xllamacpp
-told = dict(zip(sys.argv[1:], sys.argv[2:]))
-params = xllamacpp.CommonParams()
-params.model.path = told["--model"]
-params.hostnames = [told["--host"]]
-params.ui = False
-server = xllamacpp.Server(params)
-sys.stdin.buffer.read()
-"""
 WAITING = 40
 
 
@@ -39,9 +24,7 @@ WAITING = 40
 async def running(folder: Path, form: str) -> AsyncIterator[Engine]:
     """An engine that is ready and has its duplicate."""
     model = sentence.write(folder / "m.gguf")
-    program = folder / "llama-server"
-    program.write_text(_PROGRAM.format(python=sys.executable))
-    program.chmod(0o700)
+    program = write_program(folder / "llama-server")
     llama = {"program": str(program), "embedded": "embedded", "configured": LLAMA_SERVER_BIN}[form]
     hand = folder / "e" / "e.hand"
     async with engine(folder / "e", model, environment={"LLAMA_SERVER_BIN": llama}, hand_over=str(hand)) as it:
@@ -96,7 +79,9 @@ async def test_the_backlog_of_a_killed_llama_cpp_is_told_to_try_again(tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["embedded", "program"])
-async def test_who_holds_a_duplicate_answers_for_an_engine_that_is_killed_as_a_whole(tmp_path: Path, form: str) -> None:
+async def test_the_holder_of_a_duplicate_answers_for_an_engine_that_is_killed_as_a_whole(
+    tmp_path: Path, form: str
+) -> None:
     async with running(tmp_path, form) as it:
         held = await handed_over(it)
         asked = await waiting(it)
@@ -106,7 +91,7 @@ async def test_who_holds_a_duplicate_answers_for_an_engine_that_is_killed_as_a_w
         assert all(b"x-llamesh-retry: 1" in text for text in await asyncio.gather(*asked))
 
 
-async def test_an_engine_that_ends_in_order_leaves_nobody_waiting(tmp_path: Path) -> None:
+async def test_an_engine_that_ends_in_order_answers_all_waiting_requests(tmp_path: Path) -> None:
     async with running(tmp_path, "embedded") as it:
         held = await handed_over(it)
         asked = await waiting(it)

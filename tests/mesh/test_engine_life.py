@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from engine import sentence
-from tests.mesh.engines import DEADLINE, alive, chat, engine, events, gone, stop
+from tests.mesh.engines import DEADLINE, alive, chat, engine, events, gone, loading, stop
 from tests.ports import free_ports
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
@@ -34,7 +34,7 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_health_says_200_only_once_the_model_answers(tmp_path: Path, large_model: Path) -> None:
     statuses: list[int] = []
-    async with engine(tmp_path / "e", large_model) as running, running.client() as client, asyncio.timeout(20):
+    async with engine(tmp_path / "e", large_model) as running, running.client() as client, asyncio.timeout(DEADLINE):
         while 200 not in statuses:
             with contextlib.suppress(aiohttp.ClientConnectionError):
                 async with client.get("/health") as answer:
@@ -133,7 +133,7 @@ async def test_a_socket_left_by_a_killed_engine_is_taken_over(tmp_path: Path, mo
             assert answer.status == 200
 
 
-async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: Path, model: Path) -> None:
+async def test_after_sigterm_a_running_stream_finishes_and_new_clients_are_refused(tmp_path: Path, model: Path) -> None:
     async with engine(tmp_path / "e", model, parameters=SLOW) as running:
         await running.until("ready")
         async with running.client() as client:
@@ -142,7 +142,7 @@ async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: 
                 assert await answer.content.readline()
                 running.process.terminate()
                 await running.until("draining")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(DEADLINE):
                     while running.socket.exists():
                         await asyncio.sleep(0.005)
                 with pytest.raises(aiohttp.ClientConnectionError):
@@ -158,12 +158,9 @@ async def test_sigterm_lets_a_running_stream_finish_and_nobody_new_in(tmp_path: 
 async def test_a_request_that_came_before_the_engine_knew_that_it_is_ready_is_answered(
     tmp_path: Path, model: Path
 ) -> None:
-    async with engine(tmp_path, model, grace_seconds=20) as running:
-        async with asyncio.timeout(DEADLINE):
-            while not running.children():
-                await asyncio.sleep(0.001)
+    async with loading(tmp_path, model, grace_seconds=DEADLINE) as (running, gate):
         await stop(running.process.pid)
-        assert running.state.get("phase") != "ready", "it was not stopped in time"
+        gate.touch()
         async with asyncio.timeout(DEADLINE), running.client() as client:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
@@ -218,8 +215,8 @@ async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, model: Path) -> 
         assert not alive(child)
 
 
-async def test_sigterm_while_loading_ends_it(tmp_path: Path, large_model: Path) -> None:
-    async with engine(tmp_path / "e", large_model) as running:
+async def test_sigterm_while_loading_ends_it(tmp_path: Path, model: Path) -> None:
+    async with loading(tmp_path / "e", model) as (running, _):
         await running.until("starting")
         running.process.terminate()
         assert await running.ended() == 0
@@ -230,8 +227,10 @@ async def test_sigterm_while_loading_ends_it(tmp_path: Path, large_model: Path) 
 async def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, model: Path, phase: str) -> None:
     reading, writing = os.pipe()
     try:
-        async with engine(tmp_path / "e", model, lifeline=reading, grace_seconds=600) as running:
+        async with loading(tmp_path / "e", model, lifeline=reading, grace_seconds=600) as (running, gate):
             os.close(reading)
+            if phase == "ready":
+                gate.touch()
             await running.until(phase)
             children = running.children()
             os.close(writing)
@@ -342,7 +341,7 @@ async def test_whoever_reads_the_log_may_go_away(tmp_path: Path, model: Path) ->
     os.close(writing)
     os.close(reading)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while not state.exists() or json.loads(state.read_bytes())["phase"] != "ready":
                 assert process.returncode is None
                 await asyncio.sleep(0.01)

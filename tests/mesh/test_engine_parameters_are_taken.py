@@ -34,7 +34,7 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sentence.write(tmp_path_factory.mktemp("model") / "prefill.gguf", size=sentence.PREFILL)
 
 
-async def test_the_check_says_what_would_run() -> None:
+async def test_the_check_names_the_program_that_would_run() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "engine", "--check"),
         env=dict(os.environ) | {"LLAMA_SERVER_BIN": "embedded"},
@@ -115,7 +115,7 @@ async def test_embeddings_are_normalised_as_the_server_is_told(tmp_path: Path, m
     assert (abs(length - 1) < 1e-3) == (normalised == 2), length
 
 
-async def test_a_draft_model_guesses_what_the_large_one_says(tmp_path: Path, model: Path) -> None:
+async def test_a_draft_model_guesses_tokens_of_the_large_model(tmp_path: Path, model: Path) -> None:
     parameters = {"model_draft": "small", "ctx_size": 512, "parallel": 1, "warmup": False}
     async with engine(tmp_path / "e", model, parameters=parameters, files={"model_draft": str(model)}) as running:
         await running.until("ready")
@@ -133,7 +133,7 @@ async def test_a_draft_model_that_llama_cpp_would_leave_unused_is_refused(tmp_pa
         assert "--model-draft: llama.cpp does not use this draft model" in running.log
 
 
-async def test_the_context_of_a_slot_is_what_the_mesh_reckons(tmp_path: Path) -> None:
+async def test_the_context_of_a_slot_equals_the_estimate_of_the_mesh(tmp_path: Path) -> None:
     trained = 2048
     model = sentence.write(tmp_path / "short.gguf", context=trained)
     for scaling, expected in (("ROPE_SCALING_LINEAR", trained), ("ROPE_SCALING_YARN", 2 * trained)):
@@ -146,7 +146,7 @@ async def test_the_context_of_a_slot_is_what_the_mesh_reckons(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v1/embeddings"])
-async def test_what_llama_cpp_advises_may_be_given(tmp_path: Path, model: Path, path: str) -> None:
+async def test_flags_that_llama_cpp_advises_are_accepted(tmp_path: Path, model: Path, path: str) -> None:
     async with engine(tmp_path / "e", model, parameters={"ctx_size": 512, "parallel": 1, "warmup": False}) as running:
         await running.until("ready")
         body = {"input": "a", "query": "a", "documents": ["a"]}

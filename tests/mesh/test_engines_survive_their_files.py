@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,7 @@ from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
 from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, only, opened, ready, until
+from tests.mesh.vanishing import vanish
 from tests.mounts import mounted
 
 _NAMES = [
@@ -101,7 +102,7 @@ async def test_an_engine_that_starts_while_the_disk_fills_is_watched_all_the_sam
         assert (await ended(runtime)).reason == "EngineKilled"
 
 
-async def test_whatever_fails_inside_a_start_is_a_failed_start(
+async def test_any_failure_inside_a_start_is_a_failed_start(
     settings: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(settings) as runtime:
@@ -128,14 +129,14 @@ async def test_an_engine_that_is_told_to_end_while_it_is_being_started_ends(sett
         assert EngineRecords(settings.run_dir / "engines").running() == {}
 
 
-async def test_an_engine_whose_files_vanish_is_known_to_be_lost_and_its_record_is_written_anew(
+async def test_an_engine_whose_files_vanish_is_lost_and_its_record_is_written_again(
     settings: Settings, model: Path
 ) -> None:
     async with opened(settings) as runtime:
         engine = await ready(runtime, model)
         reader, writer = await asyncio.open_unix_connection(engine.address)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: 40\r\n\r\n")
-        shutil.rmtree(settings.run_dir / "engines")
+        vanish(settings.run_dir / "engines")
         await until(lambda: only(runtime).liveness is Liveness.LOST)
         record = settings.run_dir / "engines" / f"{engine.instance}.json"
         await until(record.exists)
@@ -185,7 +186,7 @@ async def test_an_engine_whose_socket_vanished_before_the_controller_died_is_los
     first = ProcessRuntime(settings, ENVIRONMENT)
     await first.open(lambda _: None, lambda _: None)
     engine = await ready(first, model)
-    shutil.rmtree(settings.run_dir / "engines")
+    vanish(settings.run_dir / "engines")
     await until((settings.run_dir / "engines" / f"{engine.instance}.json").exists)
     await first.close()
     async with opened(settings) as second:
@@ -200,6 +201,19 @@ async def test_an_engine_whose_socket_vanishes_before_it_is_ready_is_lost(settin
         await until(address.exists)
         address.unlink()
         await until(lambda: only(runtime).liveness is Liveness.LOST)
+
+
+async def test_a_starting_engine_is_not_lost_while_the_backlog_of_an_earlier_one_of_its_name_is_answered(
+    settings: Settings, model: Path
+) -> None:
+    async with opened(settings) as runtime:
+        address = settings.run_dir / "engines" / f"{_NAMES[0]}.sock"
+        with socket.socket(socket.AF_UNIX) as earlier:
+            earlier.bind(str(address))
+            earlier.listen()
+            address.unlink()
+            engine = await ready(runtime, model)
+        assert (engine.address, engine.liveness) == (str(address), Liveness.ALIVE)
 
 
 async def test_an_engine_whose_record_names_no_process_is_found_by_its_command_line(

@@ -14,7 +14,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
-from tests.mesh.running import ROOT
+from tests.mesh.running import COMMAND_SECONDS, ROOT
 
 EXAMPLES = ROOT / "examples"
 
@@ -33,11 +33,15 @@ def example(served: Served, home: Path, *command: str, cwd: Path = ROOT) -> str:
         env=user(home) | {"LLAMESH_HOME": str(mesh.home), "LLAMESH_TOKEN": mesh.token},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
+
+
+def served_models(served: Served) -> list[str]:
+    return [item["model_uuid"] for item in served.mesh.call("GET", "/status").json()["servers"]]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -66,11 +70,12 @@ def test_the_javascript_client(served: Served, tmp_path: Path) -> None:
 def test_the_sdk(served: Served, tmp_path: Path) -> None:
     file = served.mesh.home / "import" / "example.gguf"
     sentence.write(file)
+    before = served_models(served)
     shown = example(served, tmp_path, sys.executable, "examples/sdk.py", str(file)).splitlines()
     assert shown[-1].strip() == SENTENCE
     assert "example" in shown[-2]
     assert shown[-3].endswith(" bytes")
-    assert [item["model_uuid"] for item in served.mesh.call("GET", "/status").json()["servers"]] == ["sentence"]
+    assert served_models(served) == before
     served.mesh.call("DELETE", "/models/example")
 
 
@@ -94,7 +99,7 @@ def test_nothing_is_sent_to_a_mesh_without_a_login(command: list[str], tmp_path:
             env=user(tmp_path) | {"LLAMESH_URL": url, "LLAMESH_INFERENCE_URL": url},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert answer.returncode != 0

@@ -55,7 +55,7 @@ def beyond(read: dict[str, Any], usual: dict[str, Any], choices: int) -> list[st
     return found
 
 
-async def test_whatever_the_engine_reads_was_judged(tmp_path: Path) -> None:
+async def test_the_filter_judges_every_value_that_the_engine_reads(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     front_door = LuaFilter(scripts.route(LOWERED))
     model = sentence.write(tmp_path / "sentence.gguf")

@@ -16,7 +16,7 @@ import pytest
 
 from engine import sentence
 from engine.sentence import SENTENCE
-from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, ROOT, RunningMesh, running_mesh, until
 from tests.mesh.test_documentation import at_home
 
 pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("make")), reason="needs curl and make")
@@ -53,7 +53,7 @@ class User:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert (answer.returncode != 0) == fails, f"{command}\n{answer.stdout}\n{answer.stderr}"
@@ -99,7 +99,7 @@ def test_from_the_reference_deployment(mesh: RunningMesh, user: User) -> None:
         f"""curl -X POST http://localhost:8202/download/abc123-def456 {BEARER} {AS_JSON} -d '{{"source": "{source}"}}'"""
     )
     status = f"curl http://localhost:8202/status/abc123-def456 {BEARER}"
-    until(lambda: user.asks(status)["state"] == "DOWNLOAD_STATE_SUCCEEDED", 30, "the download")
+    until(lambda: user.asks(status)["state"] == "DOWNLOAD_STATE_SUCCEEDED", 60, "the download")
     assert "abc123-def456" in json.dumps(user.asks(f"curl http://localhost:8200/models {BEARER}"))
 
     # "Serve a Model", "Check Server Status", "Using the Model"
@@ -139,7 +139,8 @@ def test_trouble_as_in_the_reference_deployment(mesh: RunningMesh, user: User) -
     assert "comes with the Kubernetes release" in user.makes("cluster", fails=True)
     assert "comes with the Kubernetes release" in user.makes("docker-load", fails=True)
     # "Services not connecting to database"
-    assert '{"name":"database","status":"HEALTH_STATE_OK"' in user.types("curl -s http://localhost:8200/health")
+    found = '{"name":"database","status":"HEALTH_STATE_OK"'
+    until(lambda: found in user.types("curl -s http://localhost:8200/health"), 30, "a database that answers")
     assert "database" in user.types("llamesh doctor")
     # "Operator not creating resources": the conditions of a server whose model cannot be served.
     mesh.add_model("m1", "m1.gguf")
@@ -147,7 +148,7 @@ def test_trouble_as_in_the_reference_deployment(mesh: RunningMesh, user: User) -
         stored.unlink()
     user.environment["LLAMESH_TOKEN"] = user.environment["TOKEN"] = mesh.token
     mesh.call("POST", "/serve", json={"model_uuid": "m1"})
-    until(lambda: "ModelCorrupt" in user.types("llamesh describe m1.gguf"), 30, "a condition with its reason")
+    until(lambda: "ModelCorrupt" in user.types("llamesh describe m1.gguf"), 60, "a condition with its reason")
     # "JWT Token Invalid"
     user.environment["TOKEN"] += "x"
     refused = user.asks(f"curl http://localhost:8200/status {BEARER}")

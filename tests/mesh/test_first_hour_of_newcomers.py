@@ -13,7 +13,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
-from tests.mesh.running import RunningMesh, running_mesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
 from tests.terminal import terminal
 
 SDK = """
@@ -107,7 +107,7 @@ def typed(user: dict[str, str], folder: Path, *words: str, stdin: str = "", fail
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert answer.returncode == fails, answer.stdout + answer.stderr

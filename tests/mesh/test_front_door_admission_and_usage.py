@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
+from controller.xds.restarts import RESTART_RETRIES
 from llamesh.kit import envoy_api
-from tests.mesh.front_door import FrontDoor, token, wait_for
+from tests.mesh.front_door import PATIENCE, FrontDoor, token, wait_for
 
 U = "cccccccc-3333-4333-8333-333333333333"
 CHAT = "/v1/chat/completions"
@@ -72,8 +74,8 @@ async def contract(door: FrontDoor) -> AsyncIterator[Contract]:
     service = Contract(door.socket("contract"))
     await service.start()
     door.serve(U, await door.engine(), names=("smol",))
-    door.control.set_asked("contracts", [LIMITED])
-    assert await door.control.settled(5)
+    door.control.set_admission_ids("contracts", [LIMITED])
+    assert await door.control.settled(PATIENCE)
     yield service
     await service.stop()
 
@@ -102,20 +104,31 @@ async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contra
         assert entry.request.request_headers["x-llamesh-cluster"] == "m:smol"
 
 
-async def test_admission_is_asked_where_the_token_or_the_server_wants_it(door: FrontDoor, contract: Contract) -> None:
+async def test_admission_is_asked_if_the_token_or_the_server_requires_it(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(sub="ada", contract=LIMITED))).status == 200
     (check,) = contract.asked
     metadata = check.attributes.metadata_context.filter_metadata
     assert metadata["envoy.filters.http.jwt_authn"].fields["claims"].struct_value.fields["sub"].string_value == "ada"
     assert check.attributes.request.http.headers["x-llamesh-cluster"] == "m:smol"
-    await wait_for(lambda: [name for name, _ in contract.logged] == ["asked"], timeout=0.9)
+    await wait_for(lambda: [name for name, _ in contract.logged] == ["asked"])
     assert usage_of(contract.logged[0][1])["prompt_tokens"] == 5
 
     door.serve(U, *door.engines, names=("smol",), ask=True)
-    assert await door.control.settled(5)
+    assert await door.control.settled(PATIENCE)
     assert (await door.chat()).status == 200
     assert (await door.chat(path=f"/{U}{CHAT}")).status == 200
     assert len(contract.asked) == 3
+
+
+async def test_the_end_of_an_asked_request_is_told_at_once(door: FrontDoor, contract: Contract) -> None:
+    """Each request begins right after an entry has come: from a buffer that is sent once a second, each would take a second."""
+    seconds = []
+    for number in range(1, 7):
+        began = time.monotonic()
+        assert (await door.chat(headers=bearer(sub="ada", contract=LIMITED))).status == 200
+        await wait_for(lambda: len(contract.logged) == number)  # noqa: B023
+        seconds.append(time.monotonic() - began)
+    assert min(seconds[1:]) < 0.5
 
 
 async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: Contract) -> None:
@@ -134,6 +147,7 @@ async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: C
     assert door.engines[0].received == []
 
 
+@pytest.mark.parametrize("door", [{"restart_retries": RESTART_RETRIES}], ids=[""], indirect=True)
 async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(contract=LIMITED))).status == 200
     await contract.stop()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 
+from controller.xds.restarts import RESTART_RETRIES
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-from tests.mesh.front_door import front_door, token
+from tests.mesh.front_door import PATIENCE, front_door, token
 from tests.mesh.management_door import (
     BEARER,
     SERVICE,
@@ -38,7 +40,7 @@ async def channel(managed: Mesh) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def call(channel: grpc.aio.Channel, method: str, **metadata: str) -> Any:
-    return await channel.unary_unary(method)(b"", metadata=tuple(metadata.items()), timeout=10)
+    return await channel.unary_unary(method)(b"", metadata=tuple(metadata.items()), timeout=PATIENCE)
 
 
 async def test_grpc_passes_as_it_is(channel: grpc.aio.Channel, managed: Mesh) -> None:
@@ -94,11 +96,11 @@ async def test_grpc_web(managed: Mesh) -> None:
         assert status_pb2.Status.FromString(base64.b64decode(padded)).code == int(code)
 
 
-async def test_a_service_that_restarts_is_waited_for_and_one_that_stays_away_is_503() -> None:
+async def test_a_service_that_restarts_is_waited_for() -> None:
     async with front_door(running=False) as door:
         gateway = Gateway()
         server = await serve(door, gateway)
-        await door.start(None, (management(door),))
+        await door.start(None, (replace(management(door), restart_retries=RESTART_RETRIES),))
         assert (await door.send("GET", "/health")).status == 200
         await server.stop(None)
         asking = [
@@ -109,6 +111,11 @@ async def test_a_service_that_restarts_is_waited_for_and_one_that_stays_away_is_
         assert [(await each).status for each in asking] == [200] * 5
         assert len(gateway.requests) == 6
         await server.stop(None)
+
+
+async def test_a_service_that_stays_away_is_503() -> None:
+    async with front_door(running=False) as door:
+        await door.start(None, (management(door),))
         away = await door.send("GET", "/health")
         assert (away.status, away.headers["retry-after"]) == (503, "1")
         assert status_of(away, 14)["details"][0]["reason"] == "COMPONENT_UNAVAILABLE"
@@ -116,7 +123,7 @@ async def test_a_service_that_restarts_is_waited_for_and_one_that_stays_away_is_
 
 async def test_a_call_that_only_reads_is_asked_again_if_it_was_lost_with_its_service() -> None:
     async with front_door(running=False) as door:
-        await door.start(None, (management(door),))
+        await door.start(None, (replace(management(door), restart_retries=RESTART_RETRIES),))
         lost: list[bytes] = []
 
         async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +139,7 @@ async def test_a_call_that_only_reads_is_asked_again_if_it_was_lost_with_its_ser
             lost.clear()
             dying = await asyncio.start_unix_server(lose, door.socket("gateway"))
             call = asyncio.create_task(door.send(method, path, body))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while not lost and not call.done():
                     await asyncio.sleep(0.01)
             dying.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.mesh.front_door import A_DAY, SECRET, FrontDoor, token
+from tests.mesh.front_door import A_DAY, PATIENCE, SECRET, FrontDoor, token
 from tests.mesh.inference_door import CHAT, A, B, engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,7 +41,7 @@ BAD_TOKENS = {
 
 @pytest.mark.parametrize("why", BAD_TOKENS)
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])
-async def test_a_bad_token_is_401_even_where_anonymous_is_allowed(inference: FrontDoor, why: str, header: str) -> None:
+async def test_a_bad_token_is_401_even_if_anonymous_is_allowed(inference: FrontDoor, why: str, header: str) -> None:
     value = BAD_TOKENS[why] if header == "x-api-key" else f"Bearer {BAD_TOKENS[why]}"
     answer = await inference.chat("big", headers={header: value})
     assert (answer.status, answer.error["type"], answer.error["code"]) == (
@@ -87,7 +87,7 @@ async def test_a_bearer_token_counts_before_an_api_key(inference: FrontDoor) -> 
         *("Bearer\tbad.token.x", "bearer \tbad.token.x", "Bearer,bad.token.x", "Bearer:bad.token.x", "Bearer=a.b"),
     ],
 )
-async def test_what_looks_like_a_token_must_be_one(inference: FrontDoor, value: str) -> None:
+async def test_a_value_that_looks_like_a_token_must_be_valid(inference: FrontDoor, value: str) -> None:
     assert (await inference.chat("big", headers={"authorization": value})).status == 401
 
 
@@ -110,7 +110,7 @@ async def test_the_first_of_two_tokens_counts(inference: FrontDoor) -> None:
         (None, "big", CHAT, 403),
     ],
 )
-async def test_a_token_reaches_only_what_its_scope_names(
+async def test_a_token_reaches_only_the_models_of_its_scopes(
     inference: FrontDoor, scopes: list[str] | None, model: str, path: str, status: int
 ) -> None:
     answer = await inference.chat(model, path=path, headers={"authorization": f"Bearer {token(scopes=scopes)}"})
@@ -119,12 +119,12 @@ async def test_a_token_reaches_only_what_its_scope_names(
         assert (answer.error["type"], answer.error["code"]) == ("permission_error", "scope_missing")
 
 
-async def test_only_what_is_in_the_digest_waits_for_admission(inference: FrontDoor) -> None:
+async def test_only_tokens_in_the_digest_wait_for_admission(inference: FrontDoor) -> None:
     """There is no contract service here: a token that must be asked about gets no answer, every other one does."""
     mine, other = ({"authorization": f"Bearer {token(jti=jti)}"} for jti in ("key_1", "key_2"))
     assert (await inference.chat("big", headers=mine)).status == 200
-    inference.control.set_asked("keys", ["key_1"])
-    assert await inference.control.settled(5)
+    inference.control.set_admission_ids("keys", ["key_1"])
+    assert await inference.control.settled(PATIENCE)
     refused, listed = await asyncio.gather(
         inference.chat("big", headers=mine), inference.send("GET", "/v1/models", headers=mine)
     )
@@ -132,13 +132,13 @@ async def test_only_what_is_in_the_digest_waits_for_admission(inference: FrontDo
     assert listed.status == 503
     assert (await inference.chat("big", headers=other)).status == 200
     assert (await inference.chat("big")).status == 200
-    inference.control.set_asked("keys", [])
-    assert await inference.control.settled(5)
+    inference.control.set_admission_ids("keys", [])
+    assert await inference.control.settled(PATIENCE)
     assert (await inference.chat("big", headers=mine)).status == 200
 
 
 @pytest.mark.parametrize("key", ["not-needed", "sk-x", "sk-abcdefghijklmnopqrstuvwxyz"])
-async def test_a_dummy_key_works_where_anonymous_is_allowed(inference: FrontDoor, key: str) -> None:
+async def test_a_dummy_key_works_if_anonymous_is_allowed(inference: FrontDoor, key: str) -> None:
     assert (await inference.chat("big", headers={"authorization": f"Bearer {key}", "x-api-key": key})).status == 200
     assert not {"authorization", "x-api-key"} & engine(inference, "b").received[-1].headers.keys()
 

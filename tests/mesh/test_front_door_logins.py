@@ -26,7 +26,7 @@ from tests.mesh.management_door import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_rest_without_a_token_where_the_contract_says_so(managed: Mesh) -> None:
+async def test_public_rest_calls_need_no_token(managed: Mesh) -> None:
     door, gateway = managed
     health = await door.send("GET", "/health", None, {"x-llamesh-claims": "evil", "X-Llamesh-Claims": "evil"})
     assert (health.status, health.json()["version"]) == (200, "1")
@@ -75,7 +75,7 @@ async def test_verified_claims_reach_the_service_and_forged_ones_do_not(managed:
     assert "authorization" not in gateway.metadata[-1]
 
 
-async def test_the_address_of_a_caller_is_what_connects_and_never_what_it_says(managed: Mesh) -> None:
+async def test_the_address_of_a_caller_is_its_connection_and_never_a_header(managed: Mesh) -> None:
     door, gateway = managed
     said = [
         ("x-forwarded-for", "203.0.113.9"),

@@ -10,6 +10,7 @@ import pytest
 
 from llamesh.addresses import listening_addresses
 from llamesh.v1 import gateway_pb2
+from tests.mesh.front_door import PATIENCE
 from tests.mesh.http_connection import Connection, read_body, read_head
 from tests.mesh.management_door import (
     BEARER,
@@ -55,7 +56,7 @@ async def test_a_services_error_is_a_json_status(managed: Mesh) -> None:
         ("POST", "/servers/a:b:scale", {"replicas": 1, "x": 1}, {}, 400, 3),
     ],
 )
-async def test_what_the_contract_lacks_is_refused(
+async def test_paths_and_fields_that_the_contract_lacks_are_refused(
     managed: Mesh, verb: str, path: str, body: Any, headers: dict[str, str], status: int, code: int
 ) -> None:
     door, gateway = managed
@@ -75,7 +76,7 @@ async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(mana
     head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 65000"
     writer.write(head + b"\r\n\r\n")
     try:
-        first, headers = await asyncio.wait_for(read_head(reader), 10)
+        first, headers = await asyncio.wait_for(read_head(reader), PATIENCE)
         body = json.loads(await read_body(reader, headers))
     finally:
         writer.close()

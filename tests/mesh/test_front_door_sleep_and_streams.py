@@ -7,7 +7,9 @@ import json
 import time
 from pathlib import Path
 
-from tests.mesh.front_door import FrontDoor, Received, token, wait_for
+import pytest
+
+from tests.mesh.front_door import PATIENCE, FrontDoor, Received, token, wait_for
 from tests.mesh.http_connection import Answer
 
 U = "cccccccc-3333-4333-8333-333333333333"
@@ -16,12 +18,15 @@ V = "dddddddd-4444-4444-8444-444444444444"
 
 CHAT = "/v1/chat/completions"
 
+PATIENT = pytest.mark.parametrize("door", [{"restart_retries": 100}], indirect=True)
+"""A door that tries for longer than a busy machine takes to start what was stopped."""
+
 AWAKE = (503, {"x-llamesh-awake": "1"}, b"")
 
 
 async def test_requests_to_a_sleeping_server_wait_and_are_answered_by_its_engine(door: FrontDoor) -> None:
     door.serve(U, names=("smol",), max_connections=4)
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     woken = asyncio.Event()
     starts = 0
 
@@ -30,7 +35,7 @@ async def test_requests_to_a_sleeping_server_wait_and_are_answered_by_its_engine
         starts += 1
         engine = await door.engine("late")
         door.serve(U, engine, names=("smol",), max_connections=4)
-        assert await door.control.acknowledged(U, 5)
+        assert await door.control.acknowledged(U, PATIENCE)
         woken.set()
 
     waking: asyncio.Task[None] | None = None
@@ -62,11 +67,12 @@ async def test_the_wakers_refusal_goes_to_the_client_as_it_is(door: FrontDoor) -
 
     door.waker.handler = refuse
     door.serve(U, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     answer = await door.chat()
     assert (answer.status, answer.headers["retry-after"], answer.json()) == (503, "7", refusal)
 
 
+@PATIENT
 async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDoor) -> None:
     arrived: list[Received] = []
     here, let_go = asyncio.Event(), asyncio.Event()
@@ -79,8 +85,9 @@ async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDo
 
     door.waker.handler = hold
     door.serve(U, names=("smol",), max_connections=16)
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     long = "word " * 60_000
+    before = time.time()
     asked = [asyncio.create_task(door.chat(prompt=long)) for _ in range(10)]
     for lives in (1, 2):
         await wait_for(lambda: len(arrived) == 10 * lives)  # noqa: B023
@@ -89,14 +96,14 @@ async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDo
         await door.waker.start()
     await wait_for(lambda: len(arrived) == 30)
     door.serve(U, await door.engine(), names=("smol",), max_connections=16)
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     let_go.set()
     assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 10
     assert all(len(json.loads(request.body)["prompt"]) == 300_000 for request in door.engines[0].received)
     # The waker is told since when, always the same, and not given what it would only drop.
     since = [float(request.headers["x-llamesh-held-since"]) for request in arrived]
     assert len(set(since)) <= 10
-    assert abs(time.time() - since[0]) < 60
+    assert before - 1 <= since[0] <= time.time() + 1
     assert {request.body for request in arrived} == {b""}
     assert {request.headers["x-llamesh-cluster"] for request in arrived} == {"m:smol"}
 
@@ -104,7 +111,7 @@ async def test_requests_lost_with_their_waker_are_held_by_the_next(door: FrontDo
 async def test_a_client_that_leaves_leaves_the_waker_too(door: FrontDoor) -> None:
     door.waker.handler = _never
     door.serve(U, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     connection = await door.connect()
     asking = asyncio.create_task(connection.send("POST", CHAT, {"model": "smol", "messages": []}))
     await wait_for(lambda: len(door.waker.received) == 1)
@@ -114,7 +121,7 @@ async def test_a_client_that_leaves_leaves_the_waker_too(door: FrontDoor) -> Non
     async def left() -> bool:
         return await door.stat("cluster.waker.upstream_rq_active") == 0
 
-    await door.until(left, 5)
+    await door.until(left, PATIENCE)
     await asyncio.gather(asking, return_exceptions=True)
 
 
@@ -125,13 +132,14 @@ async def _never(_: Received) -> tuple[int, dict[str, str], bytes]:
 
 async def test_without_a_controller_a_held_request_is_refused_in_words_and_in_time(door: FrontDoor) -> None:
     door.serve(U, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     await door.waker.stop()
     answer = await door.chat()
     assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "controller_unavailable", "5")
     await door.waker.start()
 
 
+@PATIENT
 async def test_the_list_of_models_is_asked_again_if_it_was_lost(door: FrontDoor) -> None:
     async def die(_: Received) -> tuple[int, dict[str, str], bytes]:
         door.waker.handler = None
@@ -151,7 +159,7 @@ async def test_a_silent_request_is_ended_by_its_servers_own_limit_and_told_so(do
     slow = await door.engine("slow", _slow)
     door.serve(U, silent, names=("silent",), silence_seconds=1)
     door.serve(V, slow, names=("slow",), silence_seconds=30)
-    assert await door.control.settled(5)
+    assert await door.control.settled(PATIENCE)
     patient = asyncio.create_task(door.chat("slow"))
     for path in (CHAT, f"/{U}{CHAT}"):
         answer = await door.chat("silent", path=path)
@@ -167,7 +175,7 @@ async def test_a_silent_request_is_ended_by_its_servers_own_limit_and_told_so(do
 async def test_a_stream_may_take_longer_than_its_server_may_be_silent(door: FrontDoor) -> None:
     door.serve(U, await door.engine("slow", _slow), names=("smol",), silence_seconds=30, budget_seconds=0)
     door.serve(V, await door.engine("other", _never), names=("other",), silence_seconds=1)
-    assert await door.control.settled(5)
+    assert await door.control.settled(PATIENCE)
     assert (await door.chat()).status == 200
     routes = json.loads(await door.admin("/config_dump?resource=dynamic_route_configs"))
     (table,) = [each["route_config"] for each in routes["configs"] if each["route_config"]["name"] == "inference"]
@@ -182,7 +190,7 @@ async def _slow(_: Received) -> tuple[int, dict[str, str], bytes]:
 async def test_one_ready_replica_keeps_everything_off_the_waker(door: FrontDoor) -> None:
     engine = await door.engine()
     door.serve(U, engine, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     for _ in range(50):
         assert (await door.chat()).json()["from"] == "engine"
     assert door.waker.received == []
@@ -194,16 +202,17 @@ async def test_an_engine_that_dies_with_a_request_is_not_given_it_again(door: Fr
 
     engine = await door.engine(handler=die)
     door.serve(U, engine, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     answer = await door.chat()
     assert (answer.status, answer.error["type"], answer.headers["retry-after"]) == (503, "server_error", "1")
     assert len(engine.received) == 1
 
 
+@PATIENT
 async def test_an_engine_that_is_being_replaced_is_waited_for(door: FrontDoor) -> None:
     engine = await door.engine()
     door.serve(U, engine, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     await engine.stop()
     asking = asyncio.create_task(door.chat())
     await asyncio.sleep(0.3)
@@ -215,7 +224,7 @@ async def test_an_engine_that_is_being_replaced_is_waited_for(door: FrontDoor) -
 async def test_streams_and_plain_answers_mixed_without_one_503(door: FrontDoor) -> None:
     engine = await door.engine()
     door.serve(U, engine, names=("smol",), max_connections=4)
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
 
     async def client(number: int) -> list[Answer]:
         connection = await door.connect()
@@ -231,18 +240,23 @@ async def test_streams_and_plain_answers_mixed_without_one_503(door: FrontDoor) 
 
 async def test_never_more_connections_than_the_engine_has_threads(door: FrontDoor) -> None:
     running = most = 0
+    all_used = asyncio.Event()
 
     async def slow(_: Received) -> tuple[int, dict[str, str], bytes]:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running >= 3:
+            all_used.set()
+        # The first requests last until each connection has one; more than that would come within the pause.
+        await all_used.wait()
         await asyncio.sleep(0.02)
         running -= 1
         return 200, {}, b"{}"
 
     engine = await door.engine(handler=slow)
     door.serve(U, engine, names=("smol",), max_connections=3)
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     answers = await asyncio.gather(*(door.chat() for _ in range(30)))
     assert [answer.status for answer in answers] == [200] * 30
     # Each of Envoy's two workers may open its first connection whatever the limit, so that none waits for ever.
@@ -254,21 +268,21 @@ async def test_a_removed_server_is_unknown_and_another_is_untouched(door: FrontD
     other = "dddddddd-4444-4444-8444-444444444444"
     door.serve(U, engine, names=("smol",))
     door.serve(other, engine, names=("other",))
-    assert await door.control.acknowledged(other, 5)
+    assert await door.control.acknowledged(other, PATIENCE)
     assert (await door.chat()).status == 200
     door.control.remove_server(U)
 
     async def gone() -> bool:
         return (await door.chat()).status == 404 and (await door.chat(path=f"/{U}{CHAT}")).status == 404
 
-    await door.until(gone, 5)
+    await door.until(gone, PATIENCE)
     assert (await door.chat("other")).status == 200
 
 
 async def test_a_restarted_controller_changes_nothing_and_is_found_again(door: FrontDoor) -> None:
     engine = await door.engine()
     door.serve(U, engine, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     await door.stop_control()
     assert (await door.chat()).status == 200, "Envoy goes on with what it has"
     from controller.xds.serving import ControlPlane
@@ -280,17 +294,17 @@ async def test_a_restarted_controller_changes_nothing_and_is_found_again(door: F
     door.control.set_static(door.services(), door.inference(), [])
     door.serve(U, engine, names=("smol", "new"))
     door.control.publish()
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     assert (await door.chat("new")).status == 200
 
 
 async def test_a_change_of_settings_reaches_a_running_envoy(door: FrontDoor) -> None:
     engine = await door.engine()
     door.serve(U, engine, names=("smol",))
-    assert await door.control.acknowledged(U, 5)
+    assert await door.control.acknowledged(U, PATIENCE)
     assert (await door.chat()).status == 200
     door.control.set_static(door.services(), door.inference(allow_anonymous=False), [])
-    assert await door.control.settled(5)
+    assert await door.control.settled(PATIENCE)
     answer = await door.chat()
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
     assert (await door.chat(headers={"authorization": "Bearer sk-dummy"})).status == 401

@@ -7,15 +7,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, engines, kill_all, mesh_processes, running_mesh, until
 
 SEED = 7
 KILLS = 8
+PATIENCE = 60.0
+"""Seconds in which anything is well again on a busy machine."""
+LONGEST = 150.0
+"""Seconds. A request that gets no answer for longer than any server may hold it hangs."""
 BODY = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 
 
@@ -44,7 +48,7 @@ class Load:
             thread.join()
 
     def _ask(self) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=LONGEST) as client:
             while not self._stopping.is_set():
                 try:
                     self.outcomes[str(client.post(self._url, json=self._body).status_code)] += 1
@@ -53,7 +57,7 @@ class Load:
                     time.sleep(0.05)
 
 
-def test_random_kills_leave_what_is_declared_and_nothing_else(mesh: RunningMesh) -> None:
+def test_after_random_kills_exactly_the_declared_servers_run(mesh: RunningMesh) -> None:
     chance = random.Random(SEED)
     servers = [mesh.serve("sentence", model_name=name)["server_uuid"] for name in ("one", "two")]
     load = Load(mesh, "one")
@@ -63,22 +67,33 @@ def test_random_kills_leave_what_is_declared_and_nothing_else(mesh: RunningMesh)
             time.sleep(chance.uniform(0.1, 1.5))
             victims = sorted(mesh_processes(mesh.home), key=lambda process: process.pid)
             victims = [process for process in victims if process.pid != mesh.process.pid]
-            chance.choice(victims).kill()
+            kill_all([chance.choice(victims)])
     finally:
         load.stop()
-    until(mesh.healthy, 20, "a healthy mesh")
+    until(mesh.healthy, PATIENCE, "a healthy mesh")
     for server_uuid in servers:
-        mesh.until_state(server_uuid, "SERVER_STATE_READY", 20)
+        mesh.until_state(server_uuid, "SERVER_STATE_READY", PATIENCE)
         answer = mesh.http.post(mesh.url("inference", f"/{server_uuid}/v1/chat/completions"), json=BODY)
         assert answer.status_code == 200, answer.text
     # Whatever failed was cut off on its way; the mesh itself never answered with an error of its own.
     assert load.outcomes["200"] > KILLS
     assert not {"404", "500", "401", "ReadTimeout"} & set(load.outcomes), load.outcomes
-    until(lambda: _engines(mesh) == len(servers), 10, "one engine a server")
-    records = {path.suffix for path in (mesh.home / "run" / "engines").iterdir()}
-    count = len(list((mesh.home / "run" / "engines").iterdir()))
-    assert count == len(records) * len(servers), sorted(path.name for path in (mesh.home / "run" / "engines").iterdir())
+    until(lambda: len(engines(mesh.home)) == len(servers), PATIENCE, "one engine a server")
+    until(
+        lambda: _are_of(_files(mesh), len(servers)),
+        PATIENCE,
+        lambda: f"the files of one engine a server: {_files(mesh)}",
+    )
     assert not list((mesh.home / "objects" / "staging").iterdir())
+
+
+def _files(mesh: RunningMesh) -> list[str]:
+    return sorted(path.name for path in (mesh.home / "run" / "engines").iterdir())
+
+
+def _are_of(files: list[str], engines: int) -> bool:
+    """Whether there is one file of each kind for each engine."""
+    return len(files) == engines * len({Path(name).suffix for name in files})
 
 
 def test_a_mesh_that_is_killed_again_and_again_while_it_works_comes_back_whole(mesh: RunningMesh) -> None:
@@ -93,23 +108,17 @@ def test_a_mesh_that_is_killed_again_and_again_while_it_works_comes_back_whole(m
         mesh.process.kill()
         mesh.process.wait()
         load.stop()
-        until(lambda: not mesh_processes(mesh.home), 10, "the end of every process")
+        until(lambda: not mesh_processes(mesh.home), PATIENCE, "the end of every process")
         mesh.start()
         answer = mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json={"model": "one", **BODY})
         assert answer.status_code == 200, answer.text
         path = f"/status/more-{number}"
-        until(lambda at=path: mesh.call("GET", at, "download").json()["state"] == "DOWNLOAD_STATE_SUCCEEDED", 20, path)
+        until(
+            lambda at=path: mesh.call("GET", at, "download").json()["state"] == "DOWNLOAD_STATE_SUCCEEDED",
+            PATIENCE,
+            path,
+        )
     assert not list((mesh.home / "objects" / "staging").iterdir())
-
-
-def _engines(mesh: RunningMesh) -> int:
-    found = 0
-    for process in mesh_processes(mesh.home):
-        try:
-            found += "engine" in process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def _source(mesh: RunningMesh) -> str:

@@ -9,7 +9,7 @@ import stat
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.mesh.conftest import Served
-from tests.mesh.running import mesh_processes
+from tests.mesh.running import AT_ONCE, command_line, engines, files_below, mesh_processes, until
 
 INSIDES = ("google.protobuf", "Traceback", "Unexpected", "sqlalchemy", "metadata size")
 """Words that tell how the mesh is made."""
@@ -65,15 +65,11 @@ WINDOWS = ("repeat_last_n", "dry_penalty_last_n")
 @pytest.fixture(autouse=True)
 def engine_unharmed(served: Served) -> Iterator[None]:
     """After each test the same engine still answers."""
-    before = engines(served)
+    before = engines(served.mesh.home)
     yield
     body = {"model": served.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     assert served.mesh.http.post(served.mesh.url("inference", "/v1/chat/completions"), json=body).status_code == 200
-    assert engines(served) == before
-
-
-def engines(served: Served) -> set[int]:
-    return {process.pid for process in mesh_processes(served.mesh.home) if "engine" in process.cmdline()}
+    assert engines(served.mesh.home) == before
 
 
 def assert_refused(answer: httpx.Response) -> None:
@@ -105,7 +101,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(served: Served, messa
 @pytest.mark.parametrize("port", ["gateway", "inference"])
 @pytest.mark.parametrize("rest", RAW.values(), ids=RAW)
 def test_one_request_is_never_read_as_two(served: Served, port: str, rest: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", served.mesh.ports[port]), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", served.mesh.ports[port]), timeout=60) as client:
         client.sendall(b"POST /serve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + rest)
         received = b""
         while part := client.recv(65536):
@@ -122,10 +118,12 @@ def test_a_revoked_key_opens_no_port(served: Served, port: str) -> None:
     path = {"gateway": "/status", "contract": "/keys", "download": "/status/sentence", "inference": "/v1/models"}[port]
     assert mesh.http.get(mesh.url(port, path), headers=headers).status_code == 200
     assert mesh.call("DELETE", f"/keys/{made['key']['key_id']}").status_code == 200
-    deadline = time.monotonic() + 1
-    while (answer := mesh.http.get(mesh.url(port, path), headers=headers)).status_code != 401:
-        assert time.monotonic() < deadline, "the key still counts after a second"
-    assert answer.json()
+    refused = until(
+        lambda: (answer := mesh.http.get(mesh.url(port, path), headers=headers)).status_code == 401 and answer,
+        AT_ONCE,
+        "the key to count no more",
+    )
+    assert refused.json()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,16 +143,19 @@ def test_one_request_cannot_take_the_machines_memory(served: Served, window: str
 
 
 @pytest.mark.parametrize("port", ["inference", "gateway"])
-def test_three_hundred_requests_that_never_end_hinder_nobody(served: Served, port: str) -> None:
+def test_three_hundred_unfinished_requests_block_no_other_request(served: Served, port: str) -> None:
     with ExitStack() as open_ones:
         for _ in range(300):
-            client = open_ones.enter_context(socket.create_connection(("127.0.0.1", served.mesh.ports[port])))
+            client = open_ones.enter_context(
+                socket.create_connection(("127.0.0.1", served.mesh.ports[port]), timeout=60)
+            )
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
         began = time.monotonic()
         assert served.mesh.call("GET", "/status").status_code == 200
         body: dict[str, Any] = {"model": served.model, "messages": [], "max_tokens": 1}
         assert served.mesh.http.post(served.path("/v1/chat/completions"), json=body).status_code == 200
-        assert time.monotonic() - began < 2
+        # Far less than the 10 minutes after which Envoy gives one of them up.
+        assert time.monotonic() - began < 30
 
 
 def test_no_secret_is_written_and_nothing_is_open_to_others(served: Served) -> None:
@@ -168,9 +169,20 @@ def test_no_secret_is_written_and_nothing_is_open_to_others(served: Served) -> N
     mesh.http.post(mesh.url("gateway", "/auth/token"), content=json.dumps({"password": password})[:-1])
     kept = [path.read_text().strip() for path in (mesh.home / "secrets").iterdir()]
     secrets = [prompt, password, key, mesh.token, *kept]
-    written = "".join(path.read_text(errors="replace") for path in (mesh.home / "logs").rglob("*") if path.is_file())
+    written = b"".join(files_below(mesh.home / "logs").values()).decode(errors="replace")
     for process in mesh_processes(mesh.home):
-        written += " ".join(process.cmdline()) + Path(f"/proc/{process.pid}/environ").read_text(errors="replace")
+        written += " ".join(command_line(process))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end at any moment
+            written += Path(f"/proc/{process.pid}/environ").read_text(errors="replace")
     assert not [secret[:12] for secret in secrets if secret in written]
     ours = [path for path in mesh.home.rglob("*") if mesh.home / "import" not in (path, path.parent)]
-    assert not [path for path in ours if stat.S_IMODE(os.lstat(path).st_mode) & 0o077 and not path.is_symlink()]
+    assert not [path for path in ours if open_to_others(path)]
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether another user may do something with it; a link, and what was removed meanwhile, is open to none."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return bool(stat.S_IMODE(mode) & 0o077) and not stat.S_ISLNK(mode)

@@ -9,17 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
-import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, ended, running_mesh, until
 
-PATIENCE = 5.0
-"""LLAMESH_MEMBER_PATIENCE_SECONDS of these tests."""
-HEALTH_SECONDS = 3.0
-"""What Envoy gives GET /health (controller/xds/restarts.py)."""
+PATIENCE = 8.0
+"""LLAMESH_MEMBER_PATIENCE_SECONDS of these tests: more than a busy machine keeps a process from running."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +26,25 @@ def mesh() -> Iterator[RunningMesh]:
         running.add_model("sentence", "sentence.gguf")
         running.serve("sentence", runtime_params="--ctx-size 512 --parallel 1")
         yield running
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[RunningMesh]:
+    """So patient that a test meets the hung process, not its successor."""
+    with running_mesh(LLAMESH_MEMBER_PATIENCE_SECONDS="3600") as running:
+        yield running
+
+
+@contextmanager
+def hanging(mesh: RunningMesh, name: str) -> Iterator[None]:
+    """A member or Envoy hangs in a `with` block; after it the mesh is healthy again."""
+    process = mesh.processes()[name]
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def said(mesh: RunningMesh) -> str:
@@ -73,18 +90,22 @@ class Requests:
                 time.sleep(0.02)
 
 
-def health(mesh: RunningMesh) -> httpx.Response:
-    """The answer of GET /health, which must come in time: what Envoy gives it, and what a busy machine adds."""
-    return mesh.http.get(mesh.url("gateway", "/health"), timeout=HEALTH_SECONDS + 3)
-
-
 def names(answer: httpx.Response, component: str) -> bool:
     """Whether health says that this component does not answer: Envoy does for the gateway, the gateway for all others."""
     if component == "gateway":
         return answer.status_code == 504
-    assert answer.status_code == 200, answer.text
+    if answer.status_code != 200:  # Envoy's, of a gateway that a busy machine keeps from answering in time
+        return False
     parts = {part["name"]: part for part in answer.json()["components"]}
     return (parts[component]["status"], parts[component]["message"]) == ("HEALTH_STATE_DOWN", "does not answer")
+
+
+@pytest.mark.parametrize("name", ["gateway", "contract", "download", "controller"])
+def test_health_answers_and_names_a_member_that_hangs(patient: RunningMesh, name: str) -> None:
+    """An answer that waited for the member would not come at all."""
+    with hanging(patient, name):
+        # The gateway gives an answer again for a second.
+        until(lambda: names(patient.http.get(patient.url("gateway", "/health")), name), 30, f"health to name {name}")
 
 
 @pytest.mark.parametrize("name", ["gateway", "contract", "download", "controller"])
@@ -93,9 +114,7 @@ def test_a_member_that_hangs_is_replaced_and_no_answer_is_lost(mesh: RunningMesh
     with Requests(mesh) as requests:
         until(lambda: requests.answered > 2, 30, "answers before it")
         hung.send_signal(signal.SIGSTOP)
-        # The gateway gives an answer again for a second.
-        until(lambda: names(health(mesh), name), 30, f"health to name {name}")
-        until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, f"the end of {name}")
+        until(lambda: ended(hung), 60, f"the end of {name}")
         until(mesh.healthy, 60, "a healthy mesh")
         answered = requests.answered
         until(lambda: requests.answered > answered + 2, 30, "answers after it")
@@ -112,14 +131,14 @@ def test_a_member_that_hangs_as_soon_as_it_serves_is_not_taken_for_one_that_star
     until(lambda: listens(mesh, "controller"), 60, "it to serve")
     hung.send_signal(signal.SIGSTOP)
     # A start may take 15 times the patience.
-    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 12 * PATIENCE, "the end of it")
+    until(lambda: ended(hung), 8 * PATIENCE, "the end of it")
     until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_envoy_that_hangs_is_replaced(mesh: RunningMesh) -> None:
     hung = mesh.processes()["envoy"]
     hung.send_signal(signal.SIGSTOP)
-    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, "the end of Envoy")
+    until(lambda: ended(hung), 60, "the end of Envoy")
     until(mesh.healthy, 60, "a healthy mesh")
     with Requests(mesh) as requests:
         until(lambda: requests.answered > 2, 30, "answers after it")
@@ -127,40 +146,33 @@ def test_envoy_that_hangs_is_replaced(mesh: RunningMesh) -> None:
 
 
 @pytest.mark.parametrize("name", ["gateway", "envoy"])
-def test_commands_end_in_a_bounded_time_while_it_hangs(name: str) -> None:
-    # So patient that the command meets the hung process, not its successor.
-    with running_mesh(LLAMESH_MEMBER_PATIENCE_SECONDS="3600") as mesh:
-        _ = mesh.token
-        environment = {**mesh.environment, "LLAMESH_TOKEN": mesh.token, "XDG_CONFIG_HOME": str(mesh.home)}
-        hung = mesh.processes()[name]
-        hung.send_signal(signal.SIGSTOP)
-        try:
-            for command, code, words in (("doctor", 1, name), ("status", 6, "error: ")):
-                ended = subprocess.run(
-                    [sys.executable, "-m", "llamesh.cli.main", command],
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                    check=False,
-                )
-                assert ended.returncode == code, ended.stdout + ended.stderr
-                assert words in ended.stdout + ended.stderr
-        finally:
-            hung.send_signal(signal.SIGCONT)
+def test_commands_end_in_a_bounded_time_while_it_hangs(patient: RunningMesh, name: str) -> None:
+    environment = {**patient.environment, "LLAMESH_TOKEN": patient.token, "XDG_CONFIG_HOME": str(patient.home)}
+    with hanging(patient, name):
+        for command, code, words in (("doctor", 1, name), ("status", 6, "error: ")):
+            done = subprocess.run(
+                [sys.executable, "-m", "llamesh.cli.main", command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+            assert done.returncode == code, done.stdout + done.stderr
+            assert words in done.stdout + done.stderr
 
 
-def test_doctor_says_what_was_restarted(mesh: RunningMesh) -> None:
+def test_doctor_names_restarted_members(mesh: RunningMesh) -> None:
     hung = mesh.processes()["download"]
     hung.send_signal(signal.SIGSTOP)
-    until(lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE, 60, "the end of download")
+    until(lambda: ended(hung), 60, "the end of download")
     until(mesh.healthy, 60, "a healthy mesh")
     shown = subprocess.run(
         [sys.executable, "-m", "llamesh.cli.main", "doctor"],
         env=mesh.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert "because it did not answer)" in shown.stdout, shown.stdout

@@ -7,12 +7,17 @@ import time
 from typing import Any
 
 import httpx
-import psutil
 
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
+from tests.mesh.engines import stalls
 from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.snapshots import ProcessSnapshot, snapshots
 
+PATIENCE = 60.0
+"""Seconds that anything may take on a busy machine."""
+LONG = 130_000
+"""Tokens that no test waits for."""
 MESSAGES = [{"role": "user", "content": "Hello!"}]
 
 
@@ -37,14 +42,18 @@ def client(connections: int) -> httpx.AsyncClient:
 
 async def test_twenty_at_once_on_four_slots_do_not_stall(served: Served) -> None:
     url = served.mesh.url("inference", "/v1/chat/completions")
-    for _ in range(3):
+    bursts: list[list[float]] = []
+
+    async def ask(http: httpx.AsyncClient, started: float) -> float:
+        assert await chat(http, url, served.model) == (200, SENTENCE)
+        return time.perf_counter() - started
+
+    for _ in range(5):
         async with client(20) as http:
             started = time.perf_counter()
-            answers = await asyncio.gather(*(chat(http, url, served.model) for _ in range(20)))
-            took = time.perf_counter() - started
-        assert answers == [(200, SENTENCE)] * 20
-        # llama.cpp holds an idle kept connection for 5 s: a burst that waited for one takes longer than that.
-        assert took < 4.5
+            bursts.append(await asyncio.gather(*(ask(http, started) for _ in range(20))))
+    # If Envoy kept its connections, each burst would stall; a single one may look so because the machine paused.
+    assert stalls(bursts) <= 1, bursts
 
 
 async def test_streams_and_plain_answers_mixed_never_fail(served: Served) -> None:
@@ -60,13 +69,13 @@ async def test_streams_and_plain_answers_mixed_never_fail(served: Served) -> Non
     assert [answer for answer in answers if answer[0] != 200] == []
 
 
-def engine_tokens(mesh: RunningMesh, server_uuid: str) -> list[float]:
-    """How many prompt tokens each replica has read, from its own metrics on its own socket."""
+def engine_counts(mesh: RunningMesh, server_uuid: str, name: str) -> list[float]:
+    """A counter of each replica, from its own metrics on its own socket."""
     counts = []
     for socket in sorted((mesh.home / "run" / "engines").glob(f"{server_uuid[:8]}-*.sock")):
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as direct:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=PATIENCE) as direct:
             text = direct.get("http://engine/metrics").text
-        counts.append(float(text.split("\nllamacpp:prompt_tokens_total ")[1].split("\n")[0]))
+        counts.append(float(text.split(f"\nllamacpp:{name} ")[1].split("\n")[0]))
     return counts
 
 
@@ -77,7 +86,7 @@ async def test_two_replicas_are_both_used(mesh: RunningMesh) -> None:
             url = mesh.url("inference", "/v1/chat/completions")
             answers = await asyncio.gather(*(chat(http, url, "pair") for _ in range(32)))
         assert answers == [(200, SENTENCE)] * 32
-        tokens = engine_tokens(mesh, server["server_uuid"])
+        tokens = engine_counts(mesh, server["server_uuid"], "prompt_tokens_total")
         assert len(tokens) == 2
         assert min(tokens) > 0
     finally:
@@ -102,20 +111,20 @@ async def test_twenty_first_requests_wake_a_server_once(mesh: RunningMesh) -> No
         mesh.call("DELETE", f"/stop/{uuid}")
 
 
-def engines(mesh: RunningMesh, server_uuid: str) -> list[psutil.Process]:
+def engines(mesh: RunningMesh, server_uuid: str) -> list[ProcessSnapshot]:
     """Engines of one server: wrappers whose specification is named after it."""
-    found = [process for process in mesh_processes(mesh.home) if "engine" in process.cmdline()]
-    return [process for process in found if server_uuid[:8] in process.cmdline()[-1]]
+    return snapshots(lambda words: "engine" in words and server_uuid[:8] in words[-1], mesh_processes(mesh.home))
 
 
 async def test_an_idle_server_sleeps_and_its_next_request_wakes_it(mesh: RunningMesh) -> None:
-    server = mesh.serve("sentence", model_name="idler", idle_sleep="1s")
+    server = mesh.serve("sentence", model_name="idler")
     uuid = server["server_uuid"]
     try:
-        mesh.until_state(uuid, "SERVER_STATE_SLEEPING", 20)
+        assert mesh.call("PATCH", f"/servers/{uuid}", json={"idle_sleep": "1s"}).status_code == 200
+        mesh.until_state(uuid, "SERVER_STATE_SLEEPING")
         async with client(1) as http:
             assert await chat(http, mesh.url("inference", "/v1/chat/completions"), "idler") == (200, SENTENCE)
-        mesh.until_state(uuid, "SERVER_STATE_SLEEPING", 20)
+        mesh.until_state(uuid, "SERVER_STATE_SLEEPING")
     finally:
         mesh.call("DELETE", f"/stop/{uuid}")
 
@@ -145,7 +154,7 @@ async def test_new_parameters_roll_out_without_a_failed_request(mesh: RunningMes
     async def roll() -> None:
         answer = mesh.call("PATCH", f"/servers/{uuid}", json={"runtime_params": "--ctx-size 1024"})
         assert answer.status_code == 200, answer.text
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             state = await asyncio.to_thread(mesh.server, uuid)
             if state["observed_generation"] == 2 and state["state"] == "SERVER_STATE_READY":
@@ -165,31 +174,31 @@ async def test_new_parameters_roll_out_without_a_failed_request(mesh: RunningMes
 
 
 async def test_a_client_that_leaves_frees_its_slot(mesh: RunningMesh) -> None:
-    server = mesh.serve("sentence", model_name="narrow", runtime_params="--parallel 1")
+    server = mesh.serve("sentence", model_name="narrow", runtime_params="--ctx-size 131072 --parallel 1")
     url = mesh.url("inference", "/v1/chat/completions")
     try:
         async with client(2) as http:
-            body = {"model": "narrow", "messages": MESSAGES, "stream": True, "max_tokens": 4000, "ignore_eos": True}
+            body = {"model": "narrow", "messages": MESSAGES, "stream": True, "max_tokens": LONG, "ignore_eos": True}
             async with http.stream("POST", url, json=body) as answer:
                 async for _ in answer.aiter_lines():
                     break
-            started = time.monotonic()
             assert await chat(http, url, "narrow") == (200, SENTENCE)
-            assert time.monotonic() - started < 3
+        (said,) = engine_counts(mesh, server["server_uuid"], "tokens_predicted_total")
+        assert said < LONG, "the first request was cut off, not waited for"
     finally:
         mesh.call("DELETE", f"/stop/{server['server_uuid']}")
 
 
 async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh) -> None:
-    # One slot with the model's whole context: the first request works long enough to be met by the second.
-    server = mesh.serve("sentence", model_name="metered", runtime_params="--ctx-size 8192 --parallel 1")
+    # One slot with a large context: the first request works until its client leaves.
+    server = mesh.serve("sentence", model_name="metered", runtime_params="--ctx-size 131072 --parallel 1")
     contract = mesh.call(
         "POST", "/contracts", json={"display_name": "one at a time", "max_concurrent_requests": 1}
     ).json()
     key = mesh.call("POST", "/keys", json={"display_name": "k", "contract_id": contract["contract_id"]}).json()
     headers = {"authorization": f"Bearer {key['token']}"}
     url = mesh.url("inference", "/v1/chat/completions")
-    body = {"model": "metered", "messages": MESSAGES, "stream": True, "max_tokens": 8000, "ignore_eos": True}
+    body = {"model": "metered", "messages": MESSAGES, "stream": True, "max_tokens": LONG, "ignore_eos": True}
     async with httpx.AsyncClient(timeout=60, headers=headers) as http:
         async with http.stream("POST", url, json=body) as first:
             assert first.status_code == 200
@@ -199,12 +208,12 @@ async def test_admission_refuses_more_than_the_contract_allows(mesh: RunningMesh
             assert second.status_code == 429, second.text
             assert second.json()["error"]["code"] == "concurrency_exceeded"
             assert int(second.headers["retry-after"]) >= 1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while (third := await http.post(url, json={"model": "metered", "messages": MESSAGES})).status_code == 429:
             assert time.monotonic() < deadline, "the first request's place was never given back"
             await asyncio.sleep(0.1)
         assert third.status_code == 200
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while True:
         usage = mesh.call("GET", "/usage", "contract").json()["usage"]
         mine = [row for row in usage if row["contract_id"] == contract["contract_id"]]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from engine import sentence
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh
 from tests.terminal import terminal
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,7 +90,7 @@ def llamesh(folder: Path, environment: dict[str, str]) -> Command:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=COMMAND_SECONDS,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -151,7 +151,7 @@ def test_a_manifest_is_applied_changed_and_removed(llamesh: Command, folder: Pat
     ]
 
 
-def test_what_is_printed_as_yaml_is_applied_without_a_change(llamesh: Command, folder: Path) -> None:
+def test_resources_printed_as_yaml_are_applied_without_a_change(llamesh: Command, folder: Path) -> None:
     llamesh("apply", "-f", "mesh.yaml", "--wait")
     commands = (
         ["models"],
@@ -172,7 +172,7 @@ def test_what_is_printed_as_yaml_is_applied_without_a_change(llamesh: Command, f
     llamesh("delete", "-f", "mesh.yaml")
 
 
-def test_only_what_apply_made_is_pruned(llamesh: Command, folder: Path) -> None:
+def test_only_resources_created_by_apply_are_pruned(llamesh: Command, folder: Path) -> None:
     contract = "apiVersion: llamesh.dev/v1alpha1\nkind: Contract\nmetadata: {{name: {}}}\n"
     llamesh("contracts", "create", "prune-theirs")
     both = "---\n".join(contract.format(name) for name in ("prune-ours", "prune-theirs", "prune-kept"))
@@ -194,7 +194,7 @@ def test_only_what_apply_made_is_pruned(llamesh: Command, folder: Path) -> None:
     llamesh("delete", "-f", "p.yaml")
 
 
-def test_a_failure_says_what_was_done_and_applying_again_goes_on(llamesh: Command, folder: Path) -> None:
+def test_a_failure_lists_finished_resources_and_a_second_apply_continues(llamesh: Command, folder: Path) -> None:
     text = (folder / "mesh.yaml").read_text()
     (folder / "mesh.yaml").write_text(text.replace("  idleSleep: 600s", "  idleSleep: 600s\n  replicas: 1000"))
     failed = llamesh("apply", "-f", "mesh.yaml", code=5)
@@ -253,7 +253,7 @@ def test_two_applies_at_once_create_everything_once(
         )
 
     both = [started(number) for number in range(2)]
-    outputs = [one.communicate(timeout=120) for one in both]
+    outputs = [one.communicate(timeout=COMMAND_SECONDS) for one in both]
     if machines == 1:
         assert [one.returncode for one in both] == [0, 0], outputs
     assert llamesh("apply", "-f", "mesh.yaml").stdout.splitlines() == said("unchanged"), outputs
@@ -266,7 +266,7 @@ def test_two_runs_at_once_declare_one_server(llamesh: Command, folder: Path, env
     llamesh("apply", "-f", "mesh.yaml")
     arguments = [sys.executable, "-m", "llamesh.cli.main", "run", "manifest-model", "hi", "--max-tokens", "1"]
     both = [subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    assert [one.wait(timeout=COMMAND_SECONDS) for one in both] == [0, 0]
     servers = json.loads(llamesh("status", "-o", "json").stdout)
     ours = [item["server_uuid"] for item in servers if item["model_uuid"] == "manifest-model"]
     assert len(ours) == 1

@@ -54,7 +54,7 @@ async def ask(port: int, first: int, count: int, seed: int) -> Counter[str]:
 async def ask_for_unknown_names(port: int, count: int, seed: int) -> Counter[str]:
     each = count // CONNECTIONS
     asked = (ask(port, index * each, each, seed + index) for index in range(CONNECTIONS))
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(200):
         return sum(await asyncio.gather(*asked), Counter())
 
 

@@ -15,7 +15,7 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
-from tests.mesh.running import RunningMesh, running_mesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, files_below, running_mesh
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 COMMAND = (sys.executable, "-P", "-m", "llamesh.cli.main")
@@ -65,7 +65,9 @@ def user(mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
 
 
 def llamesh(user: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], env=user, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        [*COMMAND, *words], env=user, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
 
 
 def test_a_model_is_pulled_and_its_commit_is_shown(mesh: RunningMesh, user: dict[str, str]) -> None:
@@ -99,6 +101,5 @@ def test_a_wrong_address_is_answered_with_the_right_one(user: dict[str, str], wo
 
 def test_no_log_and_no_record_has_the_token(mesh: RunningMesh, user: dict[str, str]) -> None:
     assert "hf_right" not in llamesh(user, "downloads", "-o", "json").stdout
-    for path in mesh.home.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix != ".gguf":
-            assert b"hf_right" not in path.read_bytes(), path
+    written = {path: content for path, content in files_below(mesh.home).items() if path.suffix != ".gguf"}
+    assert not [path for path, content in written.items() if b"hf_right" in content]

@@ -25,6 +25,7 @@ from tests.mesh import hostile_bodies, wide_model
 from tests.mesh.accepted import FrontDoor
 from tests.mesh.hostile_bodies import CHAT, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
 from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.snapshots import snapshots
 from tests.unit import limit_examples
 
 WAIT = 5.0
@@ -99,12 +100,11 @@ def wide(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Running
 @contextmanager
 def served(mesh: RunningMesh, options: str, path: str, body: dict[str, Any]) -> Iterator[Server]:
     """A server of the wide model, stopped afterwards."""
-    before = {process.pid for process in engines(mesh)}
     # Large, as the bytes of a prompt are also bounded by the context.
     parameters = f"--ctx-size 262144 --parallel 4 {options}".strip()
     uuid = mesh.serve("wide", model_name="wide.gguf", runtime_params=parameters)["server_uuid"]
-    (engine,) = [process for process in engines(mesh) if process.pid not in before]
-    running = Server(mesh, uuid, engine, (path, body))
+    (engine,) = snapshots(lambda words: "engine.embedded" in words and uuid[:8] in words[-1], mesh_processes(mesh.home))
+    running = Server(mesh, uuid, engine.process, (path, body))
     running.plain()
     try:
         yield running
@@ -125,11 +125,6 @@ def embedder(wide: RunningMesh) -> Iterator[Server]:
     """A server of embeddings."""
     with served(wide, "--embeddings --pooling mean", EMBEDDINGS, {"input": "Hello!"}) as running:
         yield running
-
-
-def engines(mesh: RunningMesh) -> list[psutil.Process]:
-    """The processes of llama.cpp."""
-    return [process for process in mesh_processes(mesh.home) if "engine.embedded" in process.cmdline()]
 
 
 class Sent(threading.Thread):
@@ -153,14 +148,14 @@ class Sent(threading.Thread):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_plain_request_is_answered_whatever_one_client_sends(server: Server, family: Family) -> None:
+def test_a_plain_request_is_answered_despite_hostile_requests(server: Server, family: Family) -> None:
     hinders_nobody(server, family)
 
 
 @pytest.mark.parametrize(
     "family", [family for family in FAMILIES if family.path == EMBEDDINGS], ids=lambda family: family.name
 )
-def test_a_plain_text_is_embedded_whatever_one_client_sends(embedder: Server, family: Family) -> None:
+def test_a_plain_text_is_embedded_despite_hostile_requests(embedder: Server, family: Family) -> None:
     hinders_nobody(embedder, family)
 
 

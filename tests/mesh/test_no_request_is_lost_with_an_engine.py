@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from controller.runtimes import probe
@@ -15,6 +14,9 @@ from engine.sentence import SENTENCE
 from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill, until
 from tests.mesh.engines import stop
+from tests.mesh.llama_program import write_program
+from tests.mesh.runtimes import stopped
+from tests.mesh.snapshots import ProcessSnapshot, snapshots
 
 WAITING = 24
 """Requests in the backlog: far above the 5 that llama.cpp's own backlog holds, below the connections that Envoy opens."""
@@ -28,8 +30,7 @@ async def mesh() -> AsyncIterator[ControlledMesh]:
 
 def llama_cpp(mesh: ControlledMesh) -> int:
     """Process id of the only llama.cpp."""
-    (engine,) = mesh.engine_pids()
-    (child,) = psutil.Process(engine).children()
+    (child,) = mesh.llamas()
     return int(child.pid)
 
 
@@ -40,14 +41,17 @@ async def unaccepted(mesh: ControlledMesh) -> int:
     return sum(row[5:7] == ["02", "0"] and row[7].startswith(sockets) for row in rows if len(row) == 8)
 
 
-async def waiting(mesh: ControlledMesh) -> list[asyncio.Task[tuple[int, Any]]]:
+async def waiting(mesh: ControlledMesh, llama: int) -> list[asyncio.Task[tuple[int, Any]]]:
     """Requests in the backlog of the only engine, whose llama.cpp is stopped: it accepts nothing."""
-    asked = [asyncio.create_task(mesh.chat()) for _ in range(WAITING)]
 
     async def all_wait() -> bool:
         return await unaccepted(mesh) >= WAITING
 
-    await until(all_wait, "the requests to wait unaccepted")
+    # A stopped controller does not suspect the engine, so Envoy sends it all of them.
+    with stopped(mesh.controller_pid):
+        await stop(llama)
+        asked = [asyncio.create_task(mesh.chat()) for _ in range(WAITING)]
+        await until(all_wait, "the requests to wait unaccepted")
     return asked
 
 
@@ -60,38 +64,39 @@ async def test_requests_that_a_dead_engine_never_accepted_are_answered(mesh: Con
         await mesh.until_state(server.server_uuid, READY)
         assert await mesh.says() == SENTENCE
     child = llama_cpp(mesh)
-    await stop(child)
-    asked = await waiting(mesh)
+    asked = await waiting(mesh, child)
     kill(child if victim == "llama.cpp" else mesh.engine_pids()[0])
     answers = await asyncio.gather(*asked)
     assert [status for status, _ in answers] == [200] * WAITING, answers[0]
 
 
-async def test_an_engine_gets_requests_only_once_its_backlog_outlives_it(mesh: ControlledMesh) -> None:
-    server = await mesh.serve(wait=False)
+async def test_an_engine_gets_requests_only_once_its_backlog_outlives_it(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    program = write_program(tmp_path / "llama-server", gate)
+    async with controlled_mesh(LLAMA_SERVER_BIN=str(program)) as mesh:
+        server = await mesh.serve(wait=False)
 
-    async def loading() -> int | None:
-        return next((child.pid for pid in mesh.engine_pids() for child in psutil.Process(pid).children()), None)
+        async def loading() -> ProcessSnapshot | None:
+            found = snapshots(lambda words: {str(program), "--model"} <= set(words))
+            return found[0] if found else None
 
-    child = await until(loading, "llama.cpp to be started")
-    (engine,) = mesh.engine_pids()
-    # Stopped, the supervising process hands nothing over, while llama.cpp becomes ready.
-    await stop(engine)
-    (instance,) = (mesh.settings.run_dir / "engines").glob("*.json")
-    await until(lambda: probe.is_ready(str(instance.with_suffix(".sock"))), "llama.cpp to be ready")
+        child = await until(loading, "llama.cpp to be started")
+        (engine,) = mesh.engine_pids()
+        # Stopped, the supervising process hands nothing over, while llama.cpp becomes ready.
+        with stopped(engine):
+            gate.touch()
+            (instance,) = (mesh.settings.run_dir / "engines").glob("*.json")
+            await until(lambda: probe.is_ready(str(instance.with_suffix(".sock"))), "llama.cpp to be ready")
 
-    async def ready() -> bool:
-        return (await mesh.server(server.server_uuid)).state == READY
+            async def ready() -> bool:
+                return (await mesh.server(server.server_uuid)).state == READY
 
-    try:
-        await until(ready, "the server to be ready too early", seconds=2)
-    except TimeoutError:
-        psutil.Process(engine).resume()
+            with pytest.raises(TimeoutError):
+                await until(ready, "the server to be ready too early", seconds=2)
         await mesh.until_state(server.server_uuid, READY)
-    await stop(child)
-    asked = await waiting(mesh)
-    kill(engine)
-    assert [status for status, _ in await asyncio.gather(*asked)] == [200] * WAITING
+        asked = await waiting(mesh, child.pid)
+        kill(engine)
+        assert [status for status, _ in await asyncio.gather(*asked)] == [200] * WAITING
 
 
 async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: ControlledMesh) -> None:
@@ -111,8 +116,7 @@ async def test_a_request_that_an_engine_has_accepted_is_given_to_no_other(mesh: 
     await until(lambda: _started(mesh, 2), "another engine")
     await mesh.until_state(server.server_uuid, READY)
     (instance,) = (mesh.settings.run_dir / "engines").glob("*.sock")
-    counters = await probe.counters(str(instance))
-    assert counters is not None
+    counters = await until(lambda: probe.counters(str(instance)), "the new engine's counters")
     assert (counters.requests, counters.work) == (0, 0)
 
 

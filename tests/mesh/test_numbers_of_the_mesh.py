@@ -69,7 +69,12 @@ def value(families: dict[str, Metric], sample: str, **labels: str) -> float:
     )
 
 
-def test_only_who_may_read_numbers_gets_them_and_nothing_else(mesh: RunningMesh) -> None:
+def answering(families: dict[str, Metric]) -> dict[str, float]:
+    """1 for each source that has answered a scrape, 0 for each other one."""
+    return {each.labels["source"]: each.value for each in families["llamesh_up"].samples}
+
+
+def test_the_metrics_scope_opens_the_metrics_and_nothing_else(mesh: RunningMesh) -> None:
     assert mesh.http.get(mesh.url("gateway", "/metrics")).status_code == 401
     refused = mesh.http.get(mesh.url("gateway", "/metrics"), headers=key(mesh, "manage"))
     assert (refused.status_code, "metrics" in refused.text) == (403, True)
@@ -81,15 +86,18 @@ def test_only_who_may_read_numbers_gets_them_and_nothing_else(mesh: RunningMesh)
     assert answer.status_code == 403, answer.text
 
 
-def test_what_envoy_measures_of_answers_agrees_with_a_clients_clock(mesh: RunningMesh) -> None:
+def test_the_latency_measured_by_envoy_agrees_with_a_clients_clock(mesh: RunningMesh) -> None:
     name = "gen_ai_server_time_to_first_token_seconds"
     about = {"gen_ai_request_model": MODEL, "stream": "true"}
     before = scraped(mesh)
     measured = [chat(mesh, stream=True) for _ in range(20)]
+    asked = value(before, f"{name}_count", **about) + 20
     after = until(
-        lambda: (found := scraped(mesh)) and value(found, f"{name}_count", **about) >= 20 and found, 20, "the histogram"
+        lambda: (found := scraped(mesh)) and value(found, f"{name}_count", **about) >= asked and found,
+        60,
+        "the histogram",
     )
-    assert value(after, f"{name}_count", **about) - value(before, f"{name}_count", **about) == 20
+    assert value(after, f"{name}_count", **about) == asked
     told = value(after, f"{name}_sum", **about) - value(before, f"{name}_sum", **about)
     # The client's clock begins earlier and ends later; what lies between is the way through the kernel, and this test's own work.
     assert 0 < told <= sum(measured)
@@ -99,12 +107,19 @@ def test_what_envoy_measures_of_answers_agrees_with_a_clients_clock(mesh: Runnin
 
 
 def test_every_engine_server_and_part_is_told_by_name(mesh: RunningMesh) -> None:
-    families = scraped(mesh)
-    up = {each.labels["source"]: each.value for each in families["llamesh_up"].samples}
-    assert up == dict.fromkeys(("gateway", "contract", "download", "controller", "envoy"), 1.0)
+    # Each source has two seconds, which a busy machine may take from it.
+    families = until(
+        lambda: (
+            all((found := scraped(mesh)) and answering(found).values())
+            and value(found, "llamesh_engine_up", model=MODEL) == 2
+            and found
+        ),
+        60,
+        "a scrape of every part",
+    )
+    assert answering(families) == dict.fromkeys(("gateway", "contract", "download", "controller", "envoy"), 1.0)
     assert value(families, "llamesh_server_ready_replicas", model=MODEL) == 2
     assert value(families, "llamesh_server_state", model=MODEL, state="ready") == 1
-    assert value(families, "llamesh_engine_up", model=MODEL) == 2
     assert {each.labels["replica"] for each in families["llamacpp:requests_processing"].samples} == {"0", "1"}
     assert value(families, "llamesh_call_duration_seconds_count", member="gateway", code="OK") > 0
 
@@ -115,8 +130,11 @@ def test_nothing_that_a_client_makes_up_becomes_a_label(mesh: RunningMesh) -> No
         mesh.http.post(mesh.url("inference", "/v1/chat/completions"), json=body)
         mesh.http.get(mesh.url("gateway", f"/made-up-{number}"))
         mesh.http.post(mesh.url("gateway", f"/llamesh.v1.GatewayService/Made-up-{number}"))
-    answered = value(scraped(mesh), "llamesh_front_door_requests_total", listener="gateway", status="4xx")
-    assert answered >= 50
+    until(
+        lambda: value(scraped(mesh), "llamesh_front_door_requests_total", listener="gateway", status="4xx") >= 50,
+        60,
+        "the calls in the numbers of Envoy",
+    )
     assert "ade-up" not in mesh.call("GET", "/metrics").text
 
 
@@ -124,10 +142,17 @@ def test_a_part_that_does_not_answer_is_left_out_and_said(mesh: RunningMesh) -> 
     victim = mesh.processes()["contract"]
     victim.suspend()
     try:
-        families = scraped(mesh)
-        assert value(families, "llamesh_up", source="contract") == 0
-        assert value(families, "llamesh_up", source="envoy") == 1
-        assert value(families, "llamesh_engine_up", model=MODEL) == 2
+        assert answering(scraped(mesh))["contract"] == 0
+        others = until(
+            lambda: (
+                answering(found := scraped(mesh))["envoy"]
+                and value(found, "llamesh_engine_up", model=MODEL) == 2
+                and found
+            ),
+            60,
+            "a scrape of all others",
+        )
+        assert answering(others)["contract"] == 0
     finally:
         victim.resume()
 
@@ -137,7 +162,7 @@ def test_every_panel_of_the_dashboard_has_numbers(mesh: RunningMesh) -> None:
         chat(mesh, stream=stream)
     needed = dashboard_names(DASHBOARD)
     assert len(needed) > 15
-    names = until(lambda: needed <= (found := sample_names(scraped(mesh))) and found, 20, f"all of {sorted(needed)}")
+    names = until(lambda: needed <= (found := sample_names(scraped(mesh))) and found, 60, f"all of {sorted(needed)}")
     assert needed <= names
 
 

@@ -146,9 +146,9 @@ def test_a_client_of_the_standard_health_protocol_is_answered_on_every_port(serv
         with grpc.insecure_channel(served.mesh.url(port, "").removeprefix("http://")) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             assert (
-                stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+                stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
             )
-            watch = stub.Watch(health_pb2.HealthCheckRequest(service="envoy"), timeout=10)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service="envoy"), timeout=60)
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             watch.cancel()
 

@@ -36,7 +36,7 @@ def restart(mesh: RunningMesh) -> None:
     """End the mesh as Ctrl-C does and start it again."""
     assert mesh.process is not None
     mesh.process.terminate()
-    assert mesh.process.wait(30) == 0
+    assert mesh.process.wait(60) == 0
     mesh.start()
 
 
@@ -53,7 +53,7 @@ async def test_each_service_has_a_schema_and_nothing_lies_in_public(mesh: Runnin
     assert list(mesh.home.rglob("*.db")) + list(mesh.home.rglob("*.sqlite*")) == []
 
 
-def test_what_was_declared_is_there_after_a_stop_and_a_start(mesh: RunningMesh) -> None:
+def test_declared_resources_survive_a_stop_and_a_start(mesh: RunningMesh) -> None:
     server = mesh.serve("sentence", model_name="sentence.gguf", runtime_params="--ctx-size 2048")
     assert says(mesh) == SENTENCE
     asleep = mesh.call("POST", "/serve", json={"model_uuid": "sentence", "model_name": "spare", "replicas": 0}).json()
@@ -95,6 +95,6 @@ def test_what_was_declared_is_there_after_a_stop_and_a_start(mesh: RunningMesh) 
 def test_a_server_that_was_stopped_stays_stopped(mesh: RunningMesh) -> None:
     server = mesh.serve("sentence", model_name="passing")
     assert mesh.call("DELETE", f"/stop/{server['server_uuid']}").status_code == 200
-    until(lambda: mesh.call("GET", f"/servers/{server['server_uuid']}").status_code == 404, 30, "the server to be gone")
+    until(lambda: mesh.call("GET", f"/servers/{server['server_uuid']}").status_code == 404, 60, "the server to be gone")
     restart(mesh)
     assert mesh.call("GET", f"/servers/{server['server_uuid']}").status_code == 404

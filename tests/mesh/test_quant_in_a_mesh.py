@@ -57,9 +57,17 @@ def ended(mesh: RunningMesh, model_uuid: str) -> dict[str, Any] | None:
     return download if download["state"] in {"DOWNLOAD_STATE_SUCCEEDED", "DOWNLOAD_STATE_FAILED"} else None
 
 
-def test_a_variant_is_made_fetched_served_and_answers(mesh: RunningMesh) -> None:
-    made = command(mesh, "quantize", "words-f16", "--types", "Q8_0,Q4_0", "--wait")
-    assert made.returncode == 0, made.stderr
+@pytest.fixture(scope="module")
+def made(mesh: RunningMesh) -> subprocess.CompletedProcess[str]:
+    """The variants Q8_0 and Q4_0."""
+    ended = command(mesh, "quantize", "words-f16", "--types", "Q8_0,Q4_0", "--wait")
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def test_a_variant_is_made_fetched_served_and_answers(
+    mesh: RunningMesh, made: subprocess.CompletedProcess[str]
+) -> None:
     assert {"words-Q8_0", "words-Q4_0"} <= set(made.stdout.split())
     assert "quantize Q8_0" in made.stderr
     report = mesh.call("GET", "/models/words-Q8_0", "quant").json()
@@ -139,6 +147,7 @@ def test_the_rest_of_8300_is_not_at_8200_and_the_mesh_says_how_the_service_does(
     assert "words-f16.gguf" not in mesh.call("GET", "/models", "quant").text
 
 
+@pytest.mark.usefixtures("made")
 def test_a_backup_with_models_has_the_variants(mesh: RunningMesh, tmp_path: Path) -> None:
     file = tmp_path / "mesh.backup"
     assert command(mesh, "backup", str(file), "--models").returncode == 0

@@ -11,7 +11,7 @@ import pytest
 
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import MODEL, Served
-from tests.mesh.running import RunningMesh
+from tests.mesh.running import RunningMesh, until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -45,12 +45,16 @@ def test_a_wrong_password_is_a_typed_error(mesh: RunningMesh) -> None:
 
 
 def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh) -> None:
-    status, body = curl(mesh.url("gateway", "/health"))
-    assert status == 200
-    assert body["status"] == "HEALTH_STATE_OK"
-    assert {item["name"]: item["status"] for item in body["components"]} == dict.fromkeys(
-        ("gateway", "contract", "download", "controller", "envoy", "database", "store"), "HEALTH_STATE_OK"
-    )
+    names = ("gateway", "contract", "download", "controller", "envoy", "database", "store")
+    well = dict.fromkeys(("mesh", *names), "HEALTH_STATE_OK")
+
+    def found() -> dict[str, str]:
+        _, body = curl(mesh.url("gateway", "/health"))
+        components = {item["name"]: item["status"] for item in body.get("components", ())}
+        return {"mesh": body.get("status", ""), **components}
+
+    # A component that a busy machine keeps from answering within a second is down for a second.
+    until(lambda: found() == well, 30, "every component to be well")
 
 
 def test_a_shared_secret_is_no_public_key(mesh: RunningMesh) -> None:

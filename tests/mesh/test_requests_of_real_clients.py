@@ -5,9 +5,7 @@ Each is answered as the engine itself answers it, and no hostile twin reaches th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +13,7 @@ import pytest
 
 from engine import sentence
 from tests.corpus.requests import Request, legitimate, twins
-from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.running import RunningMesh
 from tests.unit.lua_response import reshaped, runtime
 
 CORPUS = legitimate()
@@ -43,14 +41,8 @@ def both(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server whose context is large enough for agents."""
     mesh.add_model("corpus", NAME, sentence.write(tmp_path_factory.mktemp("corpus") / NAME))
     uuid = mesh.serve("corpus", model_name=NAME, runtime_params="--ctx-size 262144 --parallel 4")["server_uuid"]
-    (socket,) = {
-        spec["listen"]
-        for process in mesh_processes(mesh.home)
-        if "engine.embedded" in process.cmdline()
-        for spec in [json.loads(Path(process.cmdline()[-1]).read_text())]
-        if NAME in spec["model"] or spec.get("alias") == NAME
-    }
-    found = Both(mesh, socket)
+    (socket,) = (mesh.home / "run" / "engines").glob(f"{uuid[:8]}-*.sock")
+    found = Both(mesh, str(socket))
     try:
         yield found
     finally:

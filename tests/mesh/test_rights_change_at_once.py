@@ -12,8 +12,8 @@ import pytest
 
 from llamesh.v1 import contract_pb2, download_pb2, gateway_pb2, gateway_pb2_grpc, options_pb2  # noqa: F401 - known to the pool by that
 from tests.mesh.conftest import Served
-from tests.mesh.people import People, bearer, grpc_reason, infer
-from tests.mesh.running import RunningMesh, until
+from tests.mesh.people import People, bearer, grpc_reason, infer, lag
+from tests.mesh.running import AT_ONCE, RunningMesh, until
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +44,25 @@ def test_a_change_counts_within_a_second_everywhere(people: People, served: Serv
         }
         return listed | {infer(served, token), infer(served, key)}
 
+    def everywhere(disabled: bool) -> float:
+        """Seconds until a change counts everywhere."""
+        people.change("m-timed", disabled=disabled)
+        return lag(lambda: statuses() == {401 if disabled else 200})
+
     assert statuses() == {200}
-    for change, wanted in (({"disabled": True}, 401), ({"disabled": False}, 200)):
-        people.change("m-timed", **change)
-        started = time.monotonic()
-        while statuses() != {wanted}:
-            assert time.monotonic() - started < 1, f"after a second {change} does not count everywhere: {statuses()}"
+    # A busy machine may delay one change, but not each of five. What came by a heartbeat or by a poll would delay each.
+    changes = [(everywhere(True), everywhere(False)) for _ in range(5)]
+    assert max(min(each) for each in zip(*changes, strict=True)) < 1, changes
 
 
 def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(people: People, gateway: grpc.Channel) -> None:
     mesh = people.mesh
     token = people.user("m-watching")
-    with mesh.http.stream("GET", mesh.url("gateway", "/watch"), headers=bearer(token), timeout=30) as stream:
+    with mesh.http.stream("GET", mesh.url("gateway", "/watch"), headers=bearer(token), timeout=60) as stream:
         lines = stream.iter_lines()
         assert "synced" in next(line for line in lines if '"synced"' in line)
         stub = gateway_pb2_grpc.GatewayServiceStub(gateway)
-        watch = stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(bearer(token).items()), timeout=30)
+        watch = stub.Watch(gateway_pb2.WatchRequest(), metadata=tuple(bearer(token).items()), timeout=60)
         next(watch)
         people.change("m-watching", role="ROLE_INFERENCE")
         changed = time.monotonic()
@@ -68,7 +71,7 @@ def test_a_stream_that_is_open_ends_with_the_rights_of_its_reader(people: People
         # REST has sent its status long before, and cannot say why it ends.
         list(lines)
     # Not by the next heartbeat (10 s).
-    assert time.monotonic() - changed < 5
+    assert time.monotonic() - changed < AT_ONCE
     assert grpc_reason(ended.value) == "SCOPE_MISSING"
     assert "m-watching no longer has the scope" in ended.value.details()
 
@@ -84,10 +87,10 @@ def test_a_limit_on_requests_at_once_counts_for_keys_that_exist(people: People, 
     assert together() == {200}
     body = {"max_concurrent_requests": 1}
     assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
-    until(lambda: together() == {200, 429}, 1, "the limit to count")
+    until(lambda: together() == {200, 429}, AT_ONCE, "the limit to count")
     body = {"max_concurrent_requests": 0}
     assert people.mesh.call("PATCH", f"/contracts/{contract}", "contract", json=body).status_code == 200
-    until(lambda: together() == {200}, 1, "the limit to be gone")
+    until(lambda: together() == {200}, AT_ONCE, "the limit to be gone")
 
 
 def test_a_demoted_user_makes_no_key_that_outlives_it(people: People) -> None:

@@ -15,7 +15,7 @@ from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.locations import handed_over_directory
-from tests.mesh.running import RunningMesh, running_mesh
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
 from tests.terminal import terminal
 
 PULLED = {
@@ -76,7 +76,7 @@ def llamesh(user: dict[str, str], cwd: Path, *arguments: str, stdin: str = "") -
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 
@@ -113,7 +113,9 @@ def test_a_file_is_run_in_one_command(mesh: RunningMesh, user: dict[str, str], t
     mesh.call("DELETE", f"/stop/{mine['server_uuid']}")
 
 
-def test_what_is_there_is_used(mesh: RunningMesh, user: dict[str, str], tmp_path: Path) -> None:
+def test_run_uses_the_model_and_server_that_are_already_there(
+    mesh: RunningMesh, user: dict[str, str], tmp_path: Path
+) -> None:
     sentence.write(tmp_path / "one.gguf")
     for _ in range(2):
         assert llamesh(user, tmp_path, "run", "./one.gguf", "Hello!").stdout == f"{SENTENCE}\n"
@@ -138,7 +140,9 @@ def test_a_changed_file_is_not_taken_for_the_first(mesh: RunningMesh, user: dict
 
 
 @pytest.mark.parametrize("name", ["not there.gguf", ".", "text"])
-def test_what_is_no_model_leaves_nothing(mesh: RunningMesh, user: dict[str, str], tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_a_model_leaves_nothing(
+    mesh: RunningMesh, user: dict[str, str], tmp_path: Path, name: str
+) -> None:
     (tmp_path / "text").write_text("some text")
     for command in ("pull", "run"):
         refused = llamesh(user, tmp_path, command, f"./{name}")
@@ -147,7 +151,7 @@ def test_what_is_no_model_leaves_nothing(mesh: RunningMesh, user: dict[str, str]
     assert not handed_over_directory(mesh.home).exists()
 
 
-def test_a_name_that_nobody_has_gets_the_nearest(mesh: RunningMesh, user: dict[str, str], tmp_path: Path) -> None:
+def test_an_unknown_name_gets_the_nearest_as_a_hint(mesh: RunningMesh, user: dict[str, str], tmp_path: Path) -> None:
     sentence.write(tmp_path / "famous.gguf")
     assert llamesh(user, tmp_path, "pull", "./famous.gguf").returncode == Exit.OK
     refused = llamesh(user, tmp_path, "run", "famos", "Hello!")

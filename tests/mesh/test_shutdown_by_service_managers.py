@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, left_behind, mesh_processes, running_mesh, send_all, until
 
 LONG = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "stream": True}
 
@@ -32,7 +32,7 @@ def notified() -> Iterator[socket.socket]:
 
 @contextmanager
 def serving(**settings: str) -> Iterator[RunningMesh]:
-    with running_mesh(LLAMESH_DRAIN_SECONDS="60", **settings) as mesh:
+    with running_mesh(LLAMESH_DRAIN_SECONDS="200", **settings) as mesh:
         mesh.add_model("sentence", "sentence.gguf")
         mesh.serve("sentence", runtime_params="--ctx-size 16384 --parallel 1")
         yield mesh
@@ -52,7 +52,7 @@ def everything(mesh: RunningMesh) -> list[psutil.Process]:
     return [psutil.Process(mesh.process.pid), *mesh_processes(mesh.home)]
 
 
-def finish_during(mesh: RunningMesh, ending: Any, tokens: int = 6000) -> str:
+def finish_during(mesh: RunningMesh, ending: Any, tokens: int = 3000) -> str:
     """Run one long answer, call `ending` once its first word is there, and return the last line of the answer."""
     with mesh.http.stream(
         "POST", mesh.url("inference", "/v1/chat/completions"), json={**LONG, "max_tokens": tokens}
@@ -71,12 +71,8 @@ def test_sigterm_to_every_process_at_once_cuts_no_answer_and_leaves_nothing(noti
         assert len(found) >= 8  # supervisor, three services, controller, Envoy, engine, llama.cpp
         assert any(message.startswith("READY=1\nSTATUS=ready") for message in messages(notified))
 
-        def to_all() -> None:
-            for process in found:
-                process.send_signal(signal.SIGTERM)
-
-        assert finish_during(mesh, to_all) == "data: [DONE]"
-        assert mesh.process.wait(30) == 0
+        assert finish_during(mesh, lambda: send_all(found, signal.SIGTERM)) == "data: [DONE]"
+        assert mesh.process.wait(60) == 0
         assert any(message.startswith("STOPPING=1") for message in messages(notified))
         assert not (mesh.home / "run").exists()
 
@@ -93,7 +89,7 @@ def test_sigterm_again_and_again_cuts_no_answer() -> None:
                 time.sleep(0.05)  # a signal that is pending already would be merged with the next one
 
         assert finish_during(mesh, repeatedly) == "data: [DONE]"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("forced", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
@@ -108,8 +104,9 @@ def test_a_person_can_end_it_at_once(forced: tuple[signal.Signals, ...]) -> None
             for number in forced:
                 process.send_signal(number)
                 until(lambda: "stopping" in (mesh.home.parent / "up.log").read_text() or len(forced) == 1)
-            assert process.wait(20) == 130
-        until(lambda: not mesh_processes(mesh.home), 10, "the end of all processes")
+            # Far less than the drain may take.
+            assert process.wait(60) == 130
+        assert left_behind(mesh.home) == []
         assert not (mesh.home / "run").exists()
 
 
@@ -121,10 +118,12 @@ def test_a_mesh_that_was_killed_leaves_nothing_after_the_next_one() -> None:
         (mesh.home / "run" / "processes.json").write_bytes(os.urandom(64))
         mesh.process.kill()
         mesh.process.wait()
+        # The next one cannot wait for what still ends: the records are garbage.
+        assert left_behind(mesh.home) == []
         mesh.start()
         assert not (mesh.home / "run" / "engines" / "0f0c6a0e-00.json").exists()
         mesh.process.send_signal(signal.SIGTERM)
-        assert mesh.process.wait(30) == 0
+        assert mesh.process.wait(60) == 0
         assert not (mesh.home / "run").exists()
 
 
@@ -146,4 +145,4 @@ def test_a_program_started_through_the_tether_is_not_ended_by_sigterm() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) != 0
+        assert process.wait(60) != 0

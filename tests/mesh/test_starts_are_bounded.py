@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from engine.sentence import SENTENCE
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
 from tests.mesh.controlled import MODEL, ControlledMesh, controlled_mesh, until
+from tests.mesh.llama_program import write_program
 
 SERVERS = 12
 LIMIT = 2
@@ -61,18 +63,26 @@ async def test_servers_that_wake_at_once_start_a_few_at_a_time_and_all_are_answe
         assert any("WaitsForOtherStarts: 0 of 1 engines answer: waits for 2 other starts" in word for word in words)
 
 
-async def test_a_server_that_a_request_waits_for_goes_before_those_that_are_merely_declared() -> None:
-    async with controlled_mesh(LLAMESH_CONCURRENT_STARTS="1") as mesh:
+async def test_a_server_that_a_request_waits_for_goes_before_those_that_are_merely_declared(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    program = write_program(tmp_path / "llama-server", gate)
+    async with controlled_mesh(LLAMESH_CONCURRENT_STARTS="1", LLAMA_SERVER_BIN=str(program)) as mesh:
         others = [await mesh.serve(MODEL, f"declared-{index}", wait=False) for index in range(8)]
         asked = await mesh.serve(MODEL, "asked", wait=False)
-        assert await mesh.says(model="asked") == SENTENCE
-        waiting = [server for server in others if not (await mesh.server(server.server_uuid)).replica_statuses]
-        assert len(waiting) >= 4, "it was declared last and did not wait for all of them"
+        # The first start does not end before the request waits.
+        answer = asyncio.create_task(mesh.says(model="asked"))
+        await mesh.until_held(1)
+        gate.touch()
+        assert await answer == SENTENCE
+        started = [each["server"] for each in mesh.logged("engine started")]
+        assert started.index(asked.server_uuid) == 1, (
+            "it was declared last and waited for one start, which was under way"
+        )
         for server in (*others, asked):
             await mesh.until_state(server.server_uuid, server_pb2.SERVER_STATE_READY)
 
 
-async def test_a_start_without_room_waits_and_says_what_is_missing() -> None:
+async def test_a_start_without_room_waits_and_names_the_missing_memory() -> None:
     async with controlled_mesh() as mesh:
         small = server_pb2.ServerSpec(model_uuid=MODEL, model_name="small")
         holder = await mesh.control.DeclareServer(pb.DeclareServerRequest(spec=small, engine_memory_bytes=64 << 20))

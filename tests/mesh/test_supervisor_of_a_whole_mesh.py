@@ -9,23 +9,32 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
 import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import (
+    COMMAND_SECONDS,
+    RunningMesh,
+    ended,
+    kill_all,
+    left_behind,
+    mesh_processes,
+    running_mesh,
+    until,
+)
 from tests.ports import free_ports
 
 LLAMESH = [sys.executable, "-m", "llamesh.cli.main"]
 
 
-def llamesh(environment: dict[str, str], *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+def llamesh(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LLAMESH, *arguments], env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        [*LLAMESH, *arguments], env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
 
 
@@ -54,8 +63,21 @@ def environment(home: Path) -> Iterator[dict[str, str]]:
         "LLAMESH_URL": f"http://localhost:{ports['LLAMESH_GATEWAY_PORT']}",
         "XDG_CONFIG_HOME": str(home.parent / "config"),
     }
-    for process in mesh_processes(home):
-        process.kill()
+    kill_all(mesh_processes(home))
+
+
+def below_supervisor(home: Path) -> tuple[list[psutil.Process], psutil.Process]:
+    """The processes of a detached mesh, and their supervisor."""
+    below = mesh_processes(home)
+    supervisors = {parent for process in below if (parent := _parent(process))} - set(below)
+    assert len(supervisors) == 1, supervisors
+    return below, supervisors.pop()
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):  # it may end at any moment
+        return process.parent()
+    return None
 
 
 def test_a_second_mesh_of_the_same_home_is_refused(mesh: RunningMesh) -> None:
@@ -63,7 +85,7 @@ def test_a_second_mesh_of_the_same_home_is_refused(mesh: RunningMesh) -> None:
     refused = llamesh(mesh.environment, "up")
     assert refused.returncode == 1
     assert f"(process {mesh.process.pid})" in refused.stderr
-    assert mesh.healthy()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: Path) -> None:
@@ -75,7 +97,7 @@ def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: P
             f"port {port} is taken by process {owner.pid} (envoy); LLAMESH_{name.upper()}_PORT moves it"
             in refused.stderr
         )
-    assert mesh_processes(home) == []
+    assert left_behind(home) == []
 
 
 def test_a_wrong_setting_is_named_before_anything_starts(environment: dict[str, str], home: Path) -> None:
@@ -93,15 +115,15 @@ def test_a_missing_envoy_is_said(environment: dict[str, str]) -> None:
 
 
 def test_doctor_finds_a_healthy_mesh_healthy(mesh: RunningMesh) -> None:
-    import json
-
-    found = llamesh(mesh.environment, "doctor", "--output", "json")
+    # A member that a busy machine keeps from answering within a second is down for a second.
+    found = until(
+        lambda: (ran := llamesh(mesh.environment, "doctor", "-o", "json")).returncode == 0 and ran, 60, "health"
+    )
     findings = {item["check"]: item["state"] for item in json.loads(found.stdout)}
-    assert found.returncode == 0, found.stdout
     assert {"gateway", "contract", "download", "controller", "envoy", "disk", "clock"} <= set(findings)
 
 
-def test_doctor_names_what_to_mend(mesh: RunningMesh, home: Path) -> None:
+def test_doctor_names_problems_and_their_remedies(mesh: RunningMesh, home: Path) -> None:
     found = llamesh({**mesh.environment, "LLAMESH_HOME": str(home), "ENVOY_BIN": "/nowhere"}, "doctor")
     assert found.returncode == 1
     assert f"port {mesh.ports['gateway']} is taken" in found.stdout
@@ -120,7 +142,7 @@ def test_another_shell_finds_the_mesh_at_its_ports(mesh: RunningMesh, tmp_path: 
     assert llamesh(shell, "status", "-o", "json").stdout == "[]\n"
     nobody = llamesh(shell, "chat", "nope", "Hi")
     assert (nobody.returncode, "nothing is served yet" in nobody.stderr) == (3, True), nobody.stderr
-    assert llamesh(shell, "doctor").returncode == 0
+    until(lambda: llamesh(shell, "doctor").returncode == 0, 60, "a healthy mesh")
     elsewhere = llamesh({**shell, "LLAMESH_URL": "http://127.0.0.1:1"}, "status")
     assert elsewhere.returncode == 6
 
@@ -140,10 +162,8 @@ def test_each_component_that_is_killed_comes_back(mesh: RunningMesh) -> None:
         now = mesh.processes()
         return all(name in now and now[name] != before[name] for name in before if name != "supervisor")
 
-    started = time.monotonic()
-    until(lambda: all_new() and mesh.healthy(), 20, "the whole mesh to be back")
-    # All five at once on a busy machine; one alone is measured by test_crash_recovery.py.
-    assert time.monotonic() - started < 15
+    # How long one alone takes is measured by test_crash_recovery.py.
+    until(lambda: all_new() and mesh.healthy(), 60, "the whole mesh to be back")
     assert mesh.processes()["supervisor"] == before["supervisor"]
 
 
@@ -164,31 +184,28 @@ def test_detached_it_stays_until_down_and_a_killed_supervisor_leaves_nothing(
     assert "running already" in again.stderr
     assert log.read_text() == written
 
-    below = mesh_processes(home)
-    supervisors = {item.parent() for item in below} - {None, *below}
-    assert len(supervisors) == 1
-    supervisor = supervisors.pop()
-    assert supervisor is not None
+    below, supervisor = below_supervisor(home)
     supervisor.kill()
     # At once: what is still ending is waited for, and its sockets are not in the way.
     up = llamesh(environment, "up", "--detach")
     assert up.returncode == 0, up.stderr
-    _, left = psutil.wait_procs(below, timeout=5)
-    assert left == []
+    until(lambda: all(ended(process) for process in below), 30, "the end of every process")
 
     down = llamesh(environment, "down")
     assert down.returncode == 0
     assert down.stderr.endswith("stopped\n")
-    assert mesh_processes(home) == []
+    assert left_behind(home) == []
     assert not (home / "run").exists()
 
 
-def test_what_a_member_refuses_ends_the_start_in_its_words(environment: dict[str, str], home: Path) -> None:
+def test_a_setting_that_a_member_refuses_ends_the_start_with_its_message(
+    environment: dict[str, str], home: Path
+) -> None:
     refused = llamesh({**environment, "LLAMESH_BIND": "0.0.0.0"}, "up")
     assert refused.returncode == 2
     assert "LLAMESH_ADMIN_PASSWORD" in refused.stderr
     assert "starting it again" not in refused.stderr
-    assert mesh_processes(home) == []
+    assert left_behind(home) == []
     assert not (home / "run").exists()
 
 
@@ -206,35 +223,35 @@ def test_a_damaged_database_ends_the_start_with_its_name_and_the_remedy(
     assert "sqlalche.me" not in refused.stderr
     assert "starting it again" not in refused.stderr
     assert damaged.read_bytes() == content
-    assert mesh_processes(home) == []
+    assert left_behind(home) == []
 
 
 def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dict[str, str], home: Path) -> None:
     assert llamesh(environment, "up", "--detach").returncode == 0
-    below = mesh_processes(home)
-    supervisor = below[0].parent()
-    assert supervisor is not None
+    below, supervisor = below_supervisor(home)
     supervisor.suspend()
     down = llamesh(environment, "down", "--timeout", "0.5")
     assert (down.returncode, "it is killed" in down.stderr) == (0, True)
-    _, left = psutil.wait_procs(below, timeout=10)
-    assert left == []
+    until(lambda: all(ended(process) for process in below), 30, "the end of every process")
     assert not (home / "run").exists()
 
 
 def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
     with running_mesh() as doomed:
         assert doomed.process is not None
-        shutil.rmtree(doomed.home)
-        assert doomed.process.wait(20) == 130
+        # Again while a member makes a file in it.
+        until(lambda: shutil.rmtree(doomed.home, ignore_errors=True) or not doomed.home.exists(), 30, "the removal")
+        assert doomed.process.wait(60) == 130
         said = (doomed.home.parent / "up.log").read_text()
         assert f"{doomed.home} was removed while the mesh ran: the mesh ends" in said
         assert "Traceback" not in said
-    assert mesh.healthy()
+    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:
-    terminal = pexpect.spawn(LLAMESH[0], [*LLAMESH[1:], "up"], env=environment, encoding="utf-8", timeout=60)  # type: ignore[arg-type]
+    terminal = pexpect.spawn(
+        LLAMESH[0], [*LLAMESH[1:], "up"], env=environment, encoding="utf-8", timeout=COMMAND_SECONDS
+    )  # type: ignore[arg-type]
     try:
         terminal.expect("the mesh is ready after")
         terminal.sendintr()
@@ -247,11 +264,11 @@ def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home:
         if terminal.isalive():
             terminal.kill(signal.SIGKILL)
         terminal.close()
-    assert mesh_processes(home) == []
+    assert left_behind(home) == []
 
 
 def test_running_answers_are_finished_before_the_end() -> None:
-    with running_mesh(LLAMESH_DRAIN_SECONDS="30") as mesh:
+    with running_mesh(LLAMESH_DRAIN_SECONDS="200") as mesh:
         mesh.add_model("sentence", "sentence.gguf")
         mesh.serve("sentence", runtime_params="--ctx-size 4096 --parallel 1")
         assert mesh.process is not None
@@ -268,19 +285,19 @@ def test_running_answers_are_finished_before_the_end() -> None:
             mesh.process.send_signal(signal.SIGINT)
             *_, last = [line for line in lines if line]
         assert last == "data: [DONE]"
-        assert mesh.process.wait(30) == 0
+        assert mesh.process.wait(60) == 0
 
 
 def test_the_demo_answers_without_a_registry_and_is_idempotent(environment: dict[str, str]) -> None:
     offline = {**environment, "PIP_NO_INDEX": "1"}
-    first = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    first = llamesh(offline, "up", "--demo", "--detach")
     assert first.returncode == 0, first.stderr
     assert "a stand-in that knows one sentence" in first.stderr
     assert "What is the capital of France?" in first.stdout
     assert f":{environment['LLAMESH_INFERENCE_PORT']}/v1" in first.stdout
     assert "admin / admin" in first.stdout
     assert llamesh(offline, "down").returncode == 0
-    second = llamesh(offline, "up", "--demo", "--detach", seconds=90)
+    second = llamesh(offline, "up", "--demo", "--detach")
     assert second.returncode == 0, second.stderr
     assert "fetching" not in second.stderr
     # The first run logged this user in.

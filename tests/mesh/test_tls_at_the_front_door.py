@@ -21,7 +21,7 @@ from llamesh.cli.mesh.authority import fingerprint
 from llamesh.client.sync import Client
 from llamesh.client.trust import authorities
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
-from tests.mesh.running import ADMIN, RunningMesh, until
+from tests.mesh.running import ADMIN, COMMAND_SECONDS, RunningMesh, until
 
 PAGE = "https://ui.example"
 """Origin of a web page that may use the mesh."""
@@ -40,14 +40,19 @@ class TlsMesh(RunningMesh):
 
     def command(self, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *words], env=self.environment | changed, capture_output=True, text=True, timeout=60, check=False
+            [*COMMAND, *words],
+            env=self.environment | changed,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
 
     def certificate(self, port: str = "inference", context: ssl.SSLContext | None = None) -> bytes:
         """The certificate that a port shows now."""
         context = context or ssl.create_default_context(cafile=str(self.authority))
         with (
-            socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", self.ports[port]), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             return secured.getpeercert(binary_form=True) or b""
@@ -71,7 +76,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMesh]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_what_init_makes_is_private_and_made_once(mesh: TlsMesh) -> None:
+def test_tls_init_creates_private_files_once(mesh: TlsMesh) -> None:
     files = {path.name: path.stat().st_mode & 0o777 for path in (mesh.home / "tls").iterdir()}
     assert files == dict.fromkeys(("ca.pem", "ca.key", "server.pem", "server.key"), 0o600)
     before = (mesh.home / "tls" / "server.pem").read_bytes()
@@ -106,7 +111,7 @@ def test_grpc_with_the_authority(mesh: TlsMesh) -> None:
     credentials = grpc.ssl_channel_credentials(mesh.authority.read_bytes())
     with grpc.secure_channel(f"localhost:{mesh.ports['gateway']}", credentials) as channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
-        assert stub.CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20).access_token
+        assert stub.CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=60).access_token
 
 
 def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> None:
@@ -115,7 +120,7 @@ def test_a_browser_negotiates_http2_and_an_old_client_http1(mesh: TlsMesh) -> No
         if offered:
             context.set_alpn_protocols(offered)
         with (
-            socket.create_connection(("localhost", mesh.ports["inference"]), timeout=10) as plain,
+            socket.create_connection(("localhost", mesh.ports["inference"]), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="mesh.example") as secured,
         ):
             assert secured.selected_alpn_protocol() == chosen
@@ -130,7 +135,11 @@ def test_a_page_in_a_browser_asks_first_then_streams_over_http2_and_calls_grpc_w
         sent = ["--data-binary", "@-"] if body else []
         usual = ["curl", "--http2", "-sS", "-N", "-i", "--cacert", str(mesh.authority), "-H", f"Origin: {origin}"]
         done = subprocess.run(
-            [*usual, *sent, *words, mesh.url(port, path)], input=body, capture_output=True, timeout=60, check=False
+            [*usual, *sent, *words, mesh.url(port, path)],
+            input=body,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         head, _, content = done.stdout.partition(b"\r\n\r\n")
@@ -172,7 +181,7 @@ def test_tls_before_1_2_is_refused(mesh: TlsMesh) -> None:
 
 
 def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
-    with httpx.Client(timeout=20) as plain:
+    with httpx.Client(timeout=60) as plain:
         for port in ("inference", "gateway"):
             led = plain.get(f"http://localhost:{mesh.ports[port]}/health?a=b")
             assert (led.status_code, led.headers["location"]) == (308, mesh.url(port, "/health?a=b"))
@@ -190,7 +199,7 @@ def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
         assert told.status_code == 400
         assert "https://" in told.json()["message"]
     with grpc.insecure_channel(f"localhost:{mesh.ports['gateway']}") as channel, pytest.raises(grpc.RpcError) as caught:
-        gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=20)
+        gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**ADMIN), timeout=60)
     assert "https://" in caught.value.details()
 
 
@@ -203,7 +212,7 @@ def test_the_command_and_the_sdk_of_this_machine_need_no_setting(
         input="admin\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert logged_in.returncode == 0, logged_in.stderr
@@ -262,18 +271,18 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
     envoy = mesh.processes()["envoy"].pid
     renewed = mesh.command("tls", "init", "--renew")
     assert renewed.returncode == 0, renewed.stderr
-    until(lambda: mesh.certificate() != first, 30, "the renewed certificate")
-    until(lambda: "has a new certificate" in log.read_text(), 30, "words about the renewal")
+    until(lambda: mesh.certificate() != first, 60, "the renewed certificate")
+    until(lambda: "has a new certificate" in log.read_text(), 60, "words about the renewal")
     second = mesh.certificate()
     good = (mesh.home / "tls" / "server.key").read_bytes()
     (mesh.home / "tls" / "server.key").write_bytes(kept)
-    until(lambda: "does not belong to the certificate" in log.read_text(), 30, "words about the pair")
+    until(lambda: "does not belong to the certificate" in log.read_text(), 60, "words about the pair")
     assert mesh.certificate() == second
     (mesh.home / "tls" / "server.key").write_bytes(good)
     assert mesh.processes()["envoy"].pid == envoy
 
 
-def test_the_start_refuses_a_pair_that_cannot_be_used_and_says_what_to_do(mesh: TlsMesh, tmp_path: Path) -> None:
+def test_the_start_refuses_an_unusable_pair_and_names_the_remedy(mesh: TlsMesh, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert mesh.command("tls", "init", LLAMESH_HOME=str(other)).returncode == 0
     pair = {

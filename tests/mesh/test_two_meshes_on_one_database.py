@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from engine.sentence import SENTENCE
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, engines, left_behind, running_mesh, until
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 
@@ -37,55 +34,39 @@ def says(mesh: RunningMesh) -> str:
     return str(answer.json()["choices"][0]["message"]["content"]).strip()
 
 
-def kill_all(mesh: RunningMesh) -> None:
-    """As when the machine loses its power."""
-    assert mesh.process is not None
-    processes = mesh_processes(mesh.home)
-    mesh.process.send_signal(signal.SIGKILL)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    mesh.process.wait()
-    psutil.wait_procs(processes, 10)
-
-
 def test_the_second_mesh_is_refused_and_follows_when_the_first_is_dead(postgres: Callable[[], str]) -> None:
     database = postgres()
     with running_mesh(DATABASE_URL=database) as first, another_home(DATABASE_URL=database) as second:
         first.add_model("sentence", "sentence.gguf")
         server = first.serve("sentence", model_name="sentence.gguf")
-        engines = engine_pids(first)
+        running = engines(first.home)
         refused = subprocess.run(
             [sys.executable, "-m", "llamesh.cli.main", "up"],
             env=second.environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         assert refused.returncode != 0
         assert str(first.home) in refused.stderr, refused.stderr
         assert "database" in refused.stderr
-        assert mesh_processes(second.home) == []
+        assert left_behind(second.home) == []
         # The first one has noticed nothing.
-        assert engine_pids(first) == engines
+        assert engines(first.home) == running
         assert says(first) == SENTENCE
         first.add_model("more", "more.gguf")
 
-        kill_all(first)
+        first.kill()
         second.start()
         # The servers of the database are the follower's now; the model's file was in the home of the dead one, and it says so.
         assert {item["server_uuid"] for item in second.call("GET", "/status").json()["servers"]} == {
             server["server_uuid"]
         }
-        until(lambda: "ModelCorrupt" in reasons(second, server["server_uuid"]), 30, "the missing file to be said")
+        until(lambda: "ModelCorrupt" in reasons(second, server["server_uuid"]), 60, "the missing file to be said")
         second.add_model("sentence", "sentence.gguf")
         second.until_state(server["server_uuid"], "SERVER_STATE_READY", 90)
         assert says(second) == SENTENCE
-
-
-def engine_pids(mesh: RunningMesh) -> set[int]:
-    return {process.pid for process in mesh_processes(mesh.home) if "engine" in process.cmdline()}
 
 
 def reasons(mesh: RunningMesh, uuid: str) -> set[str]:
@@ -94,7 +75,7 @@ def reasons(mesh: RunningMesh, uuid: str) -> set[str]:
 
 def test_the_same_home_is_followed_at_once(postgres: Callable[[], str]) -> None:
     with running_mesh(DATABASE_URL=postgres()) as mesh:
-        kill_all(mesh)
+        mesh.kill()
         mesh.start()
         log = (mesh.home / "logs" / "controller.log").read_text() + (mesh.home / "logs" / "download.log").read_text()
         assert "waiting for a lease" not in log

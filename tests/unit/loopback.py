@@ -11,14 +11,14 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ALL_PATHS = "/{path:.*}"
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 """Largest body of a request."""
 
 
 @asynccontextmanager
 async def serving(routes: Mapping[str, Handler], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Run a web server with a handler for each path, whatever the method. Gives its host:port."""
-    app = web.Application(client_max_size=MOST_BYTES)
+    app = web.Application(client_max_size=MAX_BYTES)
     for path, handler in routes.items():
         app.router.add_route("*", path, handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -59,7 +59,7 @@ def test_every_spelling_has_one_form(written: str, meant: str) -> None:
         ("https://huggingface.co/a/b/discussions/1", "no GGUF file"),
     ],
 )
-def test_what_names_no_model_of_the_hub_is_said(written: str, words: str) -> None:
+def test_an_address_that_names_no_hub_model_is_refused_with_the_reason(written: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         canonical(written)
 

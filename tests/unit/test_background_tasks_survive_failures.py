@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from llamesh.background import LONGEST_BACKOFF, BackgroundTask, backoff
+from llamesh.background import MAX_BACKOFF, BackgroundTask, backoff
 from llamesh.kit.errors import MeshError, Reason
 
 
@@ -78,7 +78,7 @@ async def test_backs_off_while_it_fails_and_returns_to_its_pace_after_a_success(
 def test_the_backoff_is_bounded() -> None:
     assert backoff(0) == 0
     assert backoff(1) == 0.5
-    assert backoff(10**6) == LONGEST_BACKOFF
+    assert backoff(10**6) == MAX_BACKOFF
 
 
 async def test_waits_before_the_first_run_if_told_so() -> None:

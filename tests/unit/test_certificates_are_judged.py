@@ -50,7 +50,7 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_run_keeps_what_does_and_renews_what_does_not(files: Files) -> None:
+def test_a_second_run_renews_only_certificates_that_no_longer_suffice(files: Files) -> None:
     authority = files.authority.read_bytes()
     assert issue(files, ["localhost"], NOW)[1] is False
     assert issue(files, ["localhost"], NOW + timedelta(days=360))[1] is False

@@ -55,7 +55,7 @@ def test_each_reason_has_a_class_under_its_code_with_its_remedy(value: Any) -> N
     assert isinstance(error, getattr(errors, "".join(word.capitalize() for word in code.name.split("_"))))
 
 
-def test_metadata_are_attributes_and_numbers_where_the_example_is_one() -> None:
+def test_metadata_are_attributes_and_are_numbers_if_the_example_is_a_number() -> None:
     info = error_details_pb2.ErrorInfo(reason="DOES_NOT_FIT", metadata={"neededBytes": "21", "freeBytes": "8"})
     code = code_pb2.Code.Name(
         error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name["ERROR_REASON_DOES_NOT_FIT"]
@@ -89,7 +89,7 @@ def test_fields_and_the_time_to_come_back_are_read() -> None:
         ("INVALID_ARGUMENT", ValueError),
     ],
 )
-def test_where_it_is_true_it_is_pythons_own_error_too(code: str, builtin: type[Exception]) -> None:
+def test_an_error_with_a_python_equivalent_is_also_a_subclass_of_it(code: str, builtin: type[Exception]) -> None:
     error = errors.of_call(Failed(getattr(grpc.StatusCode, code), "no"))
     assert isinstance(error, builtin)
     assert isinstance(error, errors.MeshError)

@@ -43,7 +43,7 @@ def test_only_unavailable_is_tried_again(error: errors.MeshError) -> None:
     assert pause(error) is None
 
 
-def test_what_may_not_be_repeated_is_not() -> None:
+def test_a_call_that_is_not_safe_to_repeat_is_not_retried() -> None:
     assert pause(safe=False) is None
 
 
@@ -55,7 +55,7 @@ def test_the_answers_own_time_is_obeyed() -> None:
     assert pause(told, left=2.0) is None
 
 
-def test_the_contract_says_what_may_be_repeated() -> None:
+def test_the_contract_says_which_calls_may_be_repeated() -> None:
     assert repeatable("llamesh.v1.GatewayService/ListServers")
     assert repeatable("llamesh.v1.GatewayService/SleepServer")
     assert not repeatable("llamesh.v1.GatewayService/Stop")

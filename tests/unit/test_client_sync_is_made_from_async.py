@@ -8,7 +8,7 @@ from llamesh.client import aio, sync
 from tools.sync_client import CLIENT, package
 
 
-def test_the_modules_are_what_the_tool_writes() -> None:
+def test_the_sync_modules_equal_the_output_of_the_generator() -> None:
     assert {path: path.read_text() for path in (CLIENT / "sync").glob("*.py")} == package()
 
 

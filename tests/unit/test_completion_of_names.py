@@ -48,6 +48,8 @@ def silent(path: str) -> object:
         (["downloads", "retry", ""], ["m1"]),
         (["users", "create", ""], []),
         (["users", "rm", "ada", ""], []),
+        (["stop", "smol", ""], ["0f0c6a0e", "a1"]),
+        (["downloads", "retry", "m1", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["smol"]),
         (["downloads", ""], ["cancel", "list", "ls", "retry", "rm"]),
@@ -76,12 +78,12 @@ def silent(path: str) -> object:
         (["completion", ""], ["bash", "fish", "zsh"]),
     ],
 )
-def test_what_could_come_next(words: list[str], found: list[str]) -> None:
+def test_completion_offers_the_possible_next_words(words: list[str], found: list[str]) -> None:
     assert candidates(words, fetch) == found
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes_what_has_a_colon_or_an_equals_sign(tmp_path: Path) -> None:
+def test_bash_completes_words_with_a_colon_or_an_equals_sign(tmp_path: Path) -> None:
     fake = tmp_path / "llamesh"
     fake.write_text('#!/bin/sh\nfor word; do last=$word; done\nprintf "%s\\n" "${last}b c" "$last*"\n')
     fake.chmod(0o755)

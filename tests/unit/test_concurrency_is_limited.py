@@ -19,7 +19,7 @@ def acquire(limiter: ConcurrencyLimiter, contract_id: str, request_id: str, limi
     return limiter.acquire({contract_id: limit}, request_id) is None
 
 
-def test_a_contract_gets_its_limit_and_no_more_and_what_ends_makes_room() -> None:
+def test_a_contract_gets_its_limit_and_a_request_that_ends_makes_room() -> None:
     limiter = ConcurrencyLimiter(Clock())
     assert [acquire(limiter, "a", f"r{n}", 2) for n in range(3)] == [True, True, False]
     assert acquire(limiter, "b", "other", 1)

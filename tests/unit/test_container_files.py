@@ -44,6 +44,6 @@ def test_the_commands_and_extras_exist() -> None:
     assert set(re.search(r"\)\[([\w,]+)\]", DOCKERFILE)[1].split(",")) <= extras.keys()  # type: ignore[index]
 
 
-def test_a_stop_leaves_time_for_the_drain_and_nobody_is_root() -> None:
+def test_a_stop_leaves_time_for_the_drain_and_the_user_is_not_root() -> None:
     assert float(SERVICE["stop_grace_period"].removesuffix("s")) > float(str(settings()["LLAMESH_DRAIN_SECONDS"])) * 2
     assert re.search(r"^USER llamesh$", DOCKERFILE, re.MULTILINE)

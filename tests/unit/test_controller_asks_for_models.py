@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from controller import model_files as module
-from controller.model_files import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Availability, ModelFiles
+from controller.model_files import MAX_RETRY_SECONDS, RETRY_SECONDS, Availability, ModelFiles
 from llamesh.kit.channels import START_SECONDS
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1.download_pb2 import LocateModelResponse
@@ -79,11 +79,11 @@ async def test_a_no_is_asked_again_with_growing_pauses(
     pauses = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
     assert pauses[0] == RETRY_SECONDS
     assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_RETRY_SECONDS
+    assert pauses[-1] == MAX_RETRY_SECONDS
     assert len(asked_at) < 20
 
 
-async def test_what_to_do_about_a_corrupt_model_is_said(world: World) -> None:
+async def test_the_status_of_a_corrupt_model_names_the_remedy(world: World) -> None:
     world.catalogue.answer = MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, "m cannot be used")
     await world.ask()
     assert world.models.get("m").message.startswith("m cannot be used. Download the model again")
@@ -102,7 +102,7 @@ async def test_a_file_that_changes_is_asked_about_anew(world: World, tmp_path: P
     assert await world.ask() is Availability.CORRUPT
     file.write_bytes(b"GGUF whole")
     world.catalogue.answer = str(file)
-    world.now += LONGEST_RETRY_SECONDS
+    world.now += MAX_RETRY_SECONDS
     assert await world.ask() is Availability.AVAILABLE
     file.unlink()
     assert world.models.get("m").availability is Availability.UNKNOWN

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_machine_without_limits_gives_what_it_has(root: Path) -> None:
+def test_a_machine_without_limits_offers_all_its_memory(root: Path) -> None:
     assert machine_memory(root) == MachineMemory(16 * GIB, 8 * GIB)
 
 
@@ -69,7 +69,7 @@ def test_memory_is_not_read_again_at_once() -> None:
     assert [memory.read() for _ in range(3)] == [first, first, second]
 
 
-def test_the_answer_says_what_is_promised_what_is_free_and_what_is_shared() -> None:
+def test_capacity_reports_promised_free_and_shared_memory() -> None:
     claims = [Claim(Footprint("m1", GIB, 4 * GIB), 2, 1), Claim(Footprint("m2", 2 * GIB), 1, 1)]
     (node,) = capacity(MachineMemory(16 * GIB, 12 * GIB), GIB, claims).nodes
     assert (node.total_bytes, node.available_bytes) == (16 * GIB, 12 * GIB)

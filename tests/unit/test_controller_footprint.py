@@ -77,7 +77,7 @@ def test_all_engines_together_never_get_more_than_there_is() -> None:
     assert len(claims) == 3
 
 
-def test_what_a_server_would_leave_is_what_its_engines_have_of_their_own() -> None:
+def test_a_stopped_server_releases_only_the_memory_of_its_own_engines() -> None:
     running = Claim(MAPPED, 2, 2)
     assert released(machine(40), running) == machine(44)
     assert free(released(machine(40), running), RESERVE, []) == 43 * GIB
@@ -89,7 +89,7 @@ def test_of_one_engine_no_more_is_shared_than_it_takes() -> None:
     assert of_one_engine("m", 10, 0).engine_bytes == 10
 
 
-def test_what_a_server_alone_holds_leaves_out_what_others_share() -> None:
+def test_the_memory_held_by_one_server_excludes_weights_that_others_share() -> None:
     claims = {
         "alone": Claim(Footprint("m", GIB, 4 * GIB), 2),
         "one": Claim(Footprint("shared", GIB, 8 * GIB), 1),

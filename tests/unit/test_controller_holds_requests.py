@@ -106,7 +106,7 @@ async def test_many_requests_wake_a_sleeping_server_once_and_are_let_go_together
     assert bench.holder.held == 0
 
 
-async def test_an_engine_that_answers_but_is_not_acknowledged_lets_nobody_go(bench: Bench) -> None:
+async def test_requests_are_held_until_the_engine_is_acknowledged(bench: Bench) -> None:
     bench.statuses.put(server(state=STARTING, ready=0))
     held = bench.hold()
     await bench.settle()
@@ -279,7 +279,7 @@ async def test_the_refusal_after_wakes_that_failed_names_the_cause(bench: Bench)
     await broken.holder.close()
 
 
-async def test_a_wake_that_fails_is_given_up_once_nobody_waits(bench: Bench) -> None:
+async def test_a_failing_wake_is_given_up_once_no_request_waits(bench: Bench) -> None:
     broken = Broken(bench, failures=99)
     bench.statuses.put(server(state=SLEEPING))
     held = asyncio.create_task(broken.holder.hold("s:a"))
@@ -342,7 +342,7 @@ async def test_a_server_whose_next_start_must_fail_too_is_refused_at_once(bench:
     assert "no such tensor" in verdict.message
 
 
-async def test_who_is_waited_for_is_known_as_long_as_a_request_waits(bench: Bench) -> None:
+async def test_demand_names_a_server_as_long_as_a_request_waits_for_it(bench: Bench) -> None:
     demand = Demand()
     holder = RequestHolder(bench.statuses, bench.wake, bench.touched.append, lambda: bench.now, demand=demand)
     bench.statuses.put(server(state=STARTING))

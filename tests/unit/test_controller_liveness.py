@@ -88,14 +88,14 @@ CASES: dict[str, tuple[list[ProbeResult], Liveness]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_thought_of_it(name: str) -> None:
+def test_probes_are_assessed_as_one_liveness(name: str) -> None:
     sights, liveness = CASES[name]
     assessment = assess(fold(*sights), STALL)
     assert assessment.liveness is liveness
     assert bool(assessment.message) is (liveness is not ALIVE)
 
 
-def test_a_machine_that_was_suspended_has_hung_nobody() -> None:
+def test_a_suspended_machine_makes_no_engine_hung() -> None:
     night = 8 * 3600.0
     probes = fold(ANSWER, ProbeResult(night, answered=False), ProbeResult(night, answered=False, idle=True))
     assert assess(probes, STALL).liveness is SUSPECT
@@ -159,7 +159,7 @@ def test_the_words_stay_the_same_while_the_judgement_does() -> None:
     assert len(seen) == 2
 
 
-def test_the_words_say_how_long_and_what_to_do() -> None:
+def test_the_message_says_how_long_and_names_the_remedy() -> None:
     stuck = assess(fold(ANSWER, *[SILENT] * 150), STALL)
     assert "no progress for 300 s" in stuck.message
     assert "LLAMESH_ENGINE_STALL_SECONDS" in stuck.message

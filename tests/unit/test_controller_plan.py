@@ -235,7 +235,7 @@ def test_a_busy_server_is_looked_at_again_when_it_could_have_been_idle() -> None
     assert decision == Decision((), ("a",), requeue_after=10)
 
 
-def test_an_engine_that_has_just_become_ready_waits_for_those_who_woke_it() -> None:
+def test_an_engine_that_has_just_become_ready_waits_for_the_requests_that_woke_it() -> None:
     fresh = ObservedEngine(replace(engine("a"), ready_since=NOW - 1), published=True)
     decision = decide(replace(ONE, idle_sleep=10), fresh, last_activity=NOW - 60)
     assert decision.actions == ()

@@ -69,7 +69,7 @@ async def test_a_server_is_not_known_under_a_new_name_before_envoy_says_so() -> 
     await publication.close()
 
 
-async def test_nobody_sends_requests_where_no_envoy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endpoints_are_withdrawn_if_no_envoy_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.publication.ACK_SECONDS", 0.01)
     told = asyncio.Event()
     publication = Publication("a", Envoy(), lambda _: told.set())

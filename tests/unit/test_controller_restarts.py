@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from controller.restarts import (
     FAILING_AFTER,
-    LONGEST_PAUSE,
-    LONGEST_START_PAUSE,
+    MAX_PAUSE,
+    MAX_START_PAUSE,
     STEADY_SECONDS,
     RestartHistory,
     after_exit,
@@ -20,7 +20,7 @@ FAILED = EngineExit("BadModel", "no such tensor", requested=False)
 
 def test_pauses_grow_to_a_limit() -> None:
     assert [pause(failures) for failures in range(7)] == [0, 0, 1, 2, 4, 8, 16]
-    assert pause(9) == pause(10**6) == LONGEST_PAUSE
+    assert pause(9) == pause(10**6) == MAX_PAUSE
 
 
 def test_failures_in_a_row_are_counted_with_their_reason() -> None:
@@ -40,7 +40,7 @@ def test_a_machine_that_cannot_start_a_process_is_not_held_against_the_engine() 
         history = after_exit(
             history, EngineExit(CANNOT_START, "no space left on device", requested=False), None, now=100.0
         )
-        assert history.not_before - 100.0 <= LONGEST_START_PAUSE
+        assert history.not_before - 100.0 <= MAX_START_PAUSE
     assert history.failing
     assert not after_ready(history).failing
     assert after_exit(history, FAILED, 1.0, now=100.0).not_before == 100.0 + pause(2)

@@ -53,7 +53,7 @@ def test_the_limit_counts_those_that_start_already() -> None:
     assert set(verdicts(*wanted, starting=5, limit=3).values()) == {Queued(number) for number in (5, 6, 7, 8)}
 
 
-def test_who_is_waited_for_goes_before_who_has_waited_longer() -> None:
+def test_an_urgent_server_starts_before_servers_that_have_waited_longer() -> None:
     found = verdicts(waiting("first", 0), waiting("wanted", 9, urgent=True), waiting("second", 1))
     assert found == {"wanted": StartNow(), "first": Queued(1), "second": Queued(2)}
 
@@ -65,7 +65,7 @@ def test_a_start_without_room_is_passed_over_with_its_numbers() -> None:
     assert str(found["large"]) == "waits for memory: needs 20.0 GiB, 4.0 GiB are free"
 
 
-def test_what_is_granted_in_one_go_has_room_together() -> None:
+def test_starts_granted_together_fit_into_memory_together() -> None:
     wanted = [waiting(str(index), index, LARGE) for index in range(5)]
     found = verdicts(*wanted, limit=5)
     assert [found[str(index)] for index in range(5)] == [
@@ -160,7 +160,7 @@ def test_a_server_that_has_an_engine_is_not_urgent_for_the_next() -> None:
     assert machine.starts.startable() == {"b"}
 
 
-def test_who_wants_no_start_any_more_gives_up_its_turn() -> None:
+def test_a_server_that_needs_no_start_any_more_gives_up_its_turn() -> None:
     machine = Machine(limit=1)
     for name in "abc":
         machine.now += 1
@@ -190,7 +190,7 @@ def test_memory_that_becomes_free_lets_a_start_go() -> None:
     assert machine.starts.startable() == {"a"}
 
 
-def test_who_waits_for_memory_learns_which_other_servers_hold_it() -> None:
+def test_a_server_that_waits_for_memory_is_told_which_servers_hold_it() -> None:
     machine = Machine(limit=4)
     for name, footprint in (("small", SMALL), ("large", LARGE), ("mine", SMALL)):
         machine.look(name, footprint)

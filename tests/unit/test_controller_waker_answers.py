@@ -75,7 +75,9 @@ async def test_an_engine_that_is_ready_means_try_again(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("cluster", "param", "code"), [("m:other", "model", "model_not_found"), ("s:x", None, "server_not_found")]
 )
-async def test_what_is_not_declared_is_404(bench: Bench, cluster: str, param: str | None, code: str) -> None:
+async def test_a_server_or_model_that_is_not_declared_is_404(
+    bench: Bench, cluster: str, param: str | None, code: str
+) -> None:
     status, headers, body = await bench.post(cluster)
     assert status == 404
     assert AWAKE_HEADER not in headers
@@ -111,7 +113,7 @@ async def test_a_client_that_leaves_is_held_no_longer(bench: Bench) -> None:
     await until(bench, 0)
 
 
-async def test_what_a_request_waited_at_the_waker_before_counts(bench: Bench) -> None:
+async def test_the_time_a_request_has_already_waited_counts(bench: Bench) -> None:
     bench.statuses.put(server(message="its model is read"))
     for since in (str(time.time() - DEFAULT_BUDGET - 1), "1.5"):
         status, headers, body = await bench.post("s:a", headers={HELD_SINCE_HEADER: since})
@@ -174,7 +176,7 @@ async def test_every_refusal_has_the_shape_of_the_api(bench: Bench) -> None:
         assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
 
 
-async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Bench) -> None:
+async def test_a_list_shows_only_the_models_that_the_caller_may_use(bench: Bench) -> None:
     bench.statuses.put(server("a", "smol"))
     bench.statuses.put(server("b", "org/big:q4"))
     assert await bench.names("/v1/models", "infer:*") == ["org/big:q4", "smol"]
@@ -192,13 +194,13 @@ async def test_a_list_shows_what_the_caller_may_use_and_nothing_else(bench: Benc
     assert (await bench.get("/a/v1/models/smol", "infer:a"))[0] == 200
 
 
-async def test_a_token_with_many_scopes_is_listed_what_it_may_use(bench: Bench) -> None:
+async def test_a_token_with_many_scopes_lists_the_models_it_may_use(bench: Bench) -> None:
     bench.statuses.put(server("a", "smol"))
     many = ",".join([*(f"infer:{'x' * 120}{number}" for number in range(100)), "infer:smol"])
     assert await bench.names("/v1/models", many) == ["smol"]
 
 
-async def test_a_waker_whose_socket_vanishes_listens_anew_and_holds_on_to_what_it_holds(
+async def test_a_waker_whose_socket_vanishes_listens_again_and_keeps_the_requests_it_holds(
     bench: Bench, tmp_path: Path
 ) -> None:
     bench.statuses.put(server())

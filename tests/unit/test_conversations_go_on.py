@@ -59,7 +59,7 @@ def test_a_word_that_looks_like_an_image_but_cannot_be_a_path_is_a_word() -> Non
     assert [item["content"] for item in talk(questions).messages[::2]] == questions
 
 
-def test_an_error_that_nobody_expected_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     def ask(conversation: Conversation, verbose: bool) -> str:
         if len(conversation.messages) == 1:
             raise RecursionError("too deep")
@@ -69,13 +69,13 @@ def test_an_error_that_nobody_expected_is_said(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.count("error: RecursionError: too deep") == 2
 
 
-def test_what_is_no_text_is_saved_and_read_again(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_saved_and_read_again(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     talk(["caf\udce9", f"/save {file}"])
     assert json.loads(file.read_text())["messages"][0]["content"] == "caf?"
 
 
-def test_what_is_no_text_is_kept_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_not_text_are_kept_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llamesh.cli import talk as module
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

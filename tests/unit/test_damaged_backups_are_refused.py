@@ -137,14 +137,14 @@ def test_a_damaged_database_is_named_and_the_old_backup_stays(
     monkeypatch.setenv("LLAMESH_HOME", str(home))
     monkeypatch.setattr("llamesh.cli.mesh.tables.dump", lambda _: False)
     with pytest.raises(CommandError, match=r"gateway\.db is damaged: ") as raised:
-        backup(str(home.parent / "backup"))
+        backup(str(home.parent / "backup"), force=True)
     assert "repair it: sqlite3 " in (raised.value.hint or "")
     assert (home.parent / "backup").read_bytes() == before
     assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "nothing yet"])
-def test_a_home_that_is_a_link_is_restored_where_it_points_to(home: Path, there: bool) -> None:
+def test_a_home_that_is_a_link_is_restored_at_its_target(home: Path, there: bool) -> None:
     file = written(home, models=False)
     link, folder = home.parent / "link", home.parent / "disk" / "home"
     link.symlink_to(folder)
@@ -156,7 +156,7 @@ def test_a_home_that_is_a_link_is_restored_where_it_points_to(home: Path, there:
 
 
 @pytest.mark.parametrize("models", [True, False])
-def test_files_to_import_belong_to_the_models_and_links_to_nobody(home: Path, models: bool) -> None:
+def test_a_backup_has_import_files_only_with_models_and_never_links(home: Path, models: bool) -> None:
     found = restored(written(home, models=models), home.parent / "new")
     state = {f"data/{name}.db" for name in NAMES} | {"secrets/jwt_secret"}
     assert found == state | ({"objects/m", "import/m.gguf"} if models else set())

@@ -58,7 +58,7 @@ def test_the_llama_server_of_the_settings_is_asked(tmp_path: Path) -> None:
     assert "LLAMA_SERVER_BIN" in engine.fix
 
 
-def test_a_taken_port_is_named_with_who_has_it(tmp_path: Path) -> None:
+def test_a_taken_port_is_named_with_the_process_that_has_it(tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as taken:

@@ -120,7 +120,7 @@ def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> N
     assert library.sampling.reasoning_budget_message == program.sampling.reasoning_budget_message == "It's \u00fcber."
 
 
-def test_without_any_parameter_the_library_has_what_llama_server_has() -> None:
+def test_without_parameters_the_library_has_the_values_of_llama_server() -> None:
     spec = replace(SPEC, api_key="")
     given = parameters.launch_settings(spec, THREADS)
     library = llama_parser.values(embedded.common_params(xllamacpp, spec, given))
@@ -185,7 +185,7 @@ def test_the_key_is_never_on_the_command_line() -> None:
     assert "secret-key" not in repr(SPEC)
 
 
-def test_what_is_always_on_the_command_line() -> None:
+def test_the_command_line_always_has_address_alias_and_safety_flags() -> None:
     full = launch.arguments(PROGRAM, SPEC, [])
     assert full[:7] == ["/opt/llama-server", "--model", "/models/m.gguf", "--alias", "m", "--host", "/run/e.sock"]
     assert "--port" not in full
@@ -257,7 +257,7 @@ def test_the_default_context_gives_each_slot_its_own(given: dict[str, Any], mode
     assert (filled.threads, filled.threads_batch) == (2, 3)
 
 
-def test_what_is_asked_for_is_not_replaced_by_a_default() -> None:
+def test_a_given_parameter_is_not_replaced_by_a_default() -> None:
     asked = parameters.decode(
         {
             "parallel": 2,
@@ -336,7 +336,7 @@ def test_a_program_that_was_asked_for_must_be_usable(tmp_path: Path) -> None:
         assert path in str(caught.value)
 
 
-def test_a_program_of_unknown_build_is_used_only_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_program_of_unknown_build_is_used_only_if_it_is_configured(tmp_path: Path) -> None:
     fake = fake_server(tmp_path / "llama-server", "version: 0.5.1 (build 0, commit unknown)")
     path = f"{tmp_path}:/bin:/usr/bin"
     assert launch.find_program({"PATH": path})[0] is None

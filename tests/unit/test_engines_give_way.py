@@ -81,7 +81,7 @@ def test_an_engine_at_rest_leaves_its_place_when_others_do() -> None:
     assert where.packed is None
 
 
-def test_who_comes_and_goes_is_given_way_longer_each_time() -> None:
+def test_an_intermittent_load_is_given_way_longer_each_time() -> None:
     where = placement()
     calm = []
     for _ in range(8):
@@ -224,7 +224,7 @@ def test_threads_stay_as_they_are_if_a_limit_of_threads_stands_in_the_way() -> N
     assert machine.placed == [where.packed]
 
 
-def test_what_cannot_be_counted_ends_no_engine() -> None:
+def test_a_failure_to_count_threads_ends_no_engine() -> None:
     machine = _Counted()
     machine.problem = OSError("too many open files")
     assert (

@@ -110,7 +110,7 @@ def test_a_key_that_will_not_do_is_replaced(mesh: MagicMock, capsys: Capture, ch
     [a_key(7), a_token(scopes=["infer:*", "metrics"]), "no token of a mesh", ""],
     ids=["for inference", "for metrics too", "not to be read", "none"],
 )
-def test_what_may_make_no_key_is_given_as_it_is(
+def test_a_token_that_may_not_create_keys_is_printed_unchanged(
     token: str, mesh: MagicMock, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLAMESH_TOKEN", token)

@@ -11,7 +11,7 @@ from lupa.luajit21 import LuaRuntime
 
 from controller.xds import clusters, inference, management, scripts, templates
 from controller.xds.clusters import ServerEndpoints, ServiceSettings
-from controller.xds.digest import AskedDigest, Digest
+from controller.xds.digest import Digest, DigestMetadata
 from controller.xds.inference import InferenceSettings
 from controller.xds.management import ManagementSettings, OpenService
 from controller.xds.templates import TemplateError
@@ -60,7 +60,7 @@ def test_a_template_and_its_values_must_fit(values: dict[str, Any]) -> None:
         },
     ],
 )
-def test_what_does_not_fit_envoys_api_is_an_error_at_once(config: dict[str, Any]) -> None:
+def test_configuration_that_violates_envoys_api_is_an_error_at_once(config: dict[str, Any]) -> None:
     with pytest.raises(EnvoyConfigError, match=CLUSTER):
         envoy_api.parse(config, CLUSTER)
 
@@ -81,7 +81,7 @@ def test_an_unknown_extension_becomes_a_typed_struct_and_plain_structures_stay()
     assert set(parsed.metadata.filter_metadata["y"].fields) == {"@type", "b"}
 
 
-def test_the_descriptor_set_has_what_the_services_speak() -> None:
+def test_the_descriptor_set_has_the_messages_that_the_services_use() -> None:
     for name in (
         "auth.v3.CheckRequest",
         "auth.v3.CheckResponse",
@@ -114,7 +114,7 @@ def test_the_same_settings_give_the_same_bytes() -> None:
     assert first == second
 
 
-def _digest() -> AskedDigest:
+def _digest() -> DigestMetadata:
     digest = Digest()
     digest.set(["key_1"])
     return digest.metadata()

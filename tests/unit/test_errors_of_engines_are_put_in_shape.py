@@ -38,7 +38,7 @@ SAID = [
 
 @pytest.mark.parametrize(("status", "message"), SAID)
 @pytest.mark.parametrize("anthropic", [False, True], ids=["openai", "anthropic"])
-def test_what_a_request_is_at_fault_for_is_not_sent_again(
+def test_an_error_caused_by_the_request_is_not_retried(
     lua: LuaRuntime, status: int, message: str, *, anthropic: bool
 ) -> None:
     seen, said = reshaped(lua, status, of_llama(status, message), anthropic=anthropic)
@@ -73,7 +73,7 @@ def test_a_prompt_over_the_context_is_known_by_clients(lua: LuaRuntime) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 503, 504])
-def test_any_error_has_the_shape_of_messages_where_they_were_called(lua: LuaRuntime, status: int) -> None:
+def test_errors_of_the_messages_api_have_its_shape(lua: LuaRuntime, status: int) -> None:
     message = "Field 'temperature': \"a\\b\" ü"
     seen, said = reshaped(lua, status, of_llama(status, message), anthropic=True)
     assert (seen, said) == (status, {"type": "error", "error": {"type": anthropic_type(status), "message": message}})
@@ -91,7 +91,7 @@ def test_any_error_has_the_shape_of_messages_where_they_were_called(lua: LuaRunt
     ],
 )
 @pytest.mark.parametrize("anthropic", [False, True])
-def test_what_is_no_error_of_the_engine_stays(lua: LuaRuntime, body: str, *, anthropic: bool) -> None:
+def test_a_body_that_is_not_an_engine_error_stays_unchanged(lua: LuaRuntime, body: str, *, anthropic: bool) -> None:
     sent = body.encode()
     seen = lua.globals()[b"handle"](b"500", anthropic, sent, str(len(sent)).encode())
     assert seen == (b"500", sent, str(len(sent)).encode())

@@ -43,7 +43,7 @@ def test_an_error_says_its_reason_to_people() -> None:
     assert str(MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model m1")) == "MODEL_NOT_FOUND: no model m1"
 
 
-def test_the_command_names_commands_where_a_remedy_names_a_rest_call() -> None:
+def test_each_remedy_with_a_rest_call_has_a_command_equivalent() -> None:
     rest = re.compile(r"\b(GET|POST|PATCH|DELETE|PUT) [/:]")
     remedies = {name_of(reason): spec_of(reason).remedy for reason in REASONS}
     speak_rest = {name for name, remedy in remedies.items() if rest.search(remedy) and "llamesh" not in remedy}

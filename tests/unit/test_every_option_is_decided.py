@@ -50,7 +50,7 @@ def test_all_spellings_of_an_option_are_decided_alike(offered: list[tuple[str, .
         assert len(parameters) + len(decisions) == 1, flags
 
 
-def test_each_decision_has_a_reason_and_names_only_what_may_be_given() -> None:
+def test_each_decision_has_a_reason_and_names_only_known_parameters() -> None:
     for option in llama_options.table():
         assert option.reason
         assert option.reason[-1] not in ".;"

@@ -57,7 +57,7 @@ async def test_a_known_caller_does_not_wait_behind_strangers_and_leaves_them_eve
     assert await counter.end() == ["s0", "k0", "s1", "k1", "s2", "k2", "s3", "s4"]
 
 
-async def test_where_there_is_no_room_the_largest_group_gives_way() -> None:
+async def test_a_full_queue_refuses_the_last_of_the_largest_group() -> None:
     counter = Counter(waiting=4)
     for number in range(6):
         await counter.ask(f"a{number}", "a")
@@ -87,7 +87,7 @@ async def test_known_callers_are_bounded_too() -> None:
     await counter.end()
 
 
-async def test_who_leaves_while_waiting_is_passed_over() -> None:
+async def test_a_waiter_that_leaves_is_passed_over() -> None:
     counter = Counter()
     await counter.ask("first", "a")
     leaver = await counter.ask("leaver", "b")
@@ -96,7 +96,7 @@ async def test_who_leaves_while_waiting_is_passed_over() -> None:
     assert await counter.end() == ["first", "last"]
 
 
-async def test_who_leaves_as_its_turn_comes_takes_it_not_along() -> None:
+async def test_a_waiter_that_leaves_as_its_turn_comes_frees_the_turn() -> None:
     counter = Counter()
     async with counter.turns.turn(Requester("first", known=False)):
         leaver = await counter.ask("leaver", "b")
@@ -107,7 +107,7 @@ async def test_who_leaves_as_its_turn_comes_takes_it_not_along() -> None:
         pass
 
 
-async def test_nothing_is_kept_of_those_who_have_gone() -> None:
+async def test_the_queue_keeps_nothing_of_waiters_that_have_left() -> None:
     counter = Counter(waiting=3)
     for number in range(50):
         await counter.ask(f"s{number}", number)

@@ -144,7 +144,7 @@ def test_other_texts_are_no_sources(text: str, rule: str) -> None:
     assert caught.value.rule == rule
 
 
-def test_a_refusal_says_what_to_do_and_no_folder_of_the_machine(tmp_path: Path) -> None:
+def test_a_refusal_names_the_remedy_and_no_folder_of_the_machine(tmp_path: Path) -> None:
     with pytest.raises(SourceRefusedError) as refused:
         FileSource([tmp_path / "import"]).check(f"{tmp_path}/other/words.gguf")
     assert "LLAMESH_HOME/import" in str(refused.value)

@@ -92,7 +92,7 @@ def test_the_same_file_is_the_same_source_and_a_changed_one_another(home: Path, 
     assert url() != before
 
 
-def test_a_file_below_the_import_folder_is_used_where_it_is(home: Path) -> None:
+def test_a_file_below_the_import_folder_is_used_in_place(home: Path) -> None:
     path = home / "import" / "x.gguf"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"GGUF")
@@ -130,7 +130,7 @@ def test_a_mesh_that_cannot_read_the_file_is_told_apart(
         ("nul\0", "null", "", Exit.USAGE),
     ],
 )
-def test_what_is_no_model_file_is_said(
+def test_a_path_that_is_not_a_model_file_is_refused_with_the_reason(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, word: str, words: str, hint: str, code: Exit
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -171,7 +171,7 @@ def test_a_word_that_names_nothing_gets_the_nearest_right_form(word: str, hint: 
     assert refusal.code is Exit.NOT_FOUND
 
 
-def test_the_download_service_removes_what_a_killed_command_left(tmp_path: Path) -> None:
+def test_the_download_service_removes_the_files_of_a_killed_command(tmp_path: Path) -> None:
     for name in ("read", "left"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x y.gguf").touch()

@@ -52,7 +52,7 @@ def write(made: gguf.GGUFWriter) -> None:
     made.close()
 
 
-def test_what_the_header_says(path: Path) -> None:
+def test_the_header_is_read_into_metadata(path: Path) -> None:
     made = writer(path)
     made.add_tensor("token_embd.weight", np.zeros((3, 64), np.float32))
     made.add_tensor("blk.0.attn_q.weight", np.zeros((64, 64), np.float16))

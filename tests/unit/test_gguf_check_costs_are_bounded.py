@@ -36,9 +36,9 @@ from tests.unit.gguf_bytes import (
 )
 
 MIB = 1 << 20
-MOST_CALLS = 200_000
+MAX_CALLS = 200_000
 """Of these the largest number of keys needs three quarters, everything else a tenth."""
-MOST_BYTES = 8 * MIB
+MAX_BYTES = 8 * MIB
 
 
 def numbers(key: str, kind: int, count: int, size: int) -> bytes:
@@ -113,8 +113,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 def test_steps_and_memory_are_bounded(case: str) -> None:
     data = HOSTILE[case]()
     _, calls, peak, file = measured(data)
-    assert calls < MOST_CALLS
-    assert peak < MOST_BYTES
+    assert calls < MAX_CALLS
+    assert peak < MAX_BYTES
     assert file.bytes_read < len(data) + MIB
     assert file.reads < len(data) // (MIB // 2) + 1500, (
         "at most one for each array that is skipped, and one for each window"
@@ -126,7 +126,7 @@ def test_strings_cost_one_step_each_and_nothing_is_kept_of_them() -> None:
     said, calls, peak, _ = measured(File().adding(words))
     assert isinstance(said, GgufMetadata)
     assert calls < 2.1 * 500_000
-    assert peak < MOST_BYTES
+    assert peak < MAX_BYTES
 
 
 def test_strings_of_all_arrays_together_are_limited() -> None:
@@ -144,7 +144,7 @@ def test_tensors_cost_a_few_steps_each() -> None:
     assert isinstance(said, GgufMetadata)
     assert said.tensor_count == count
     assert calls < 100 * count
-    assert peak < MOST_BYTES
+    assert peak < MAX_BYTES
 
 
 def test_keys_and_a_template_at_their_limits_are_accepted_and_above_refused() -> None:

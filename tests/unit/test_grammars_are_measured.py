@@ -122,7 +122,7 @@ def test_comments_hide_nothing(text: str) -> None:
     assert grammar(text) in ("grammar.ways", "invalid_value")
 
 
-def test_what_stands_in_a_comment_costs_nothing() -> None:
+def test_a_comment_costs_nothing() -> None:
     assert grammar(f'root ::= "#" [#] # {COSTLY}\n#{COSTLY}') == "passes"
 
 
@@ -314,7 +314,7 @@ def test_recursion_behind_a_character_passes(text: str) -> None:
     assert grammar(text) == "passes"
 
 
-def test_a_reference_of_a_part_counts_whatever_stands_beside_it() -> None:
+def test_a_reference_of_a_part_counts_despite_keywords_beside_it() -> None:
     stuck = {"type": "string", "pattern": "^((((a{0,30}){0,30}){0,30}){0,30})$"}
     hidden = {"type": "object", "properties": {"p0": stuck}}
     assert schema_of({"allOf": [{"$ref": "#/x", "anyOf": [{}]}], "x": hidden}) == "grammar.ways"
@@ -355,7 +355,7 @@ def test_a_long_enum_of_numbers_passes() -> None:
 
 
 @pytest.mark.parametrize("text", [r"^((aa\.{0,999}){0,999}c{400})$", '^((aa"{0,999}){0,999}c{400})$'])
-def test_what_repeats_an_escaped_character_repeats_the_literal_before_it(text: str) -> None:
+def test_a_repetition_after_an_escaped_character_repeats_the_whole_literal(text: str) -> None:
     assert pattern(text) in ("grammar.ways", "grammar.repetitions")
 
 

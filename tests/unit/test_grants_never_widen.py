@@ -39,13 +39,13 @@ def test_a_role_grants_its_scopes_and_a_contract_narrows_inference(
         ({"manage"}, [TWO_MODELS], []),
     ],
 )
-def test_all_contracts_of_a_token_bound_what_it_may_use(
+def test_all_contracts_of_a_token_bound_its_scopes(
     held: set[str], contracts: list[Terms | None], left: list[str]
 ) -> None:
     assert inference_scopes(held, contracts) == left
 
 
-def test_admission_is_asked_only_where_the_contract_limits_something() -> None:
+def test_admission_is_asked_only_if_the_contract_has_a_limit() -> None:
     assert (NONE.limited, TWO_MODELS.limited, Terms("c", ("*",), 0).limited) == (False, True, False)
     assert (Terms("c", ("a",), 0).limited, Terms("c", ("*",), 1).limited) == (True, True)
 
@@ -66,7 +66,7 @@ def test_admission_is_asked_only_where_the_contract_limits_something() -> None:
         (["manage", "infer:x"], {"admin"}, NONE, ["manage", "infer:x"]),
     ],
 )
-def test_a_key_carries_what_its_maker_and_its_contract_allow(
+def test_a_key_has_only_scopes_that_its_owner_and_its_contract_allow(
     asked: list[str], held: set[str], terms: Terms, scopes: list[str]
 ) -> None:
     assert key_scopes(asked, held, terms) == scopes

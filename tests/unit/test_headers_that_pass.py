@@ -10,7 +10,7 @@ from controller.xds.header_names import PASSED, all_but
 
 
 @pytest.mark.parametrize("name", [*PASSED, ":path", ":method", ":authority", ":scheme"])
-def test_what_is_on_the_list_is_not_matched(name: str) -> None:
+def test_listed_headers_are_not_removed(name: str) -> None:
     assert not re.fullmatch(all_but(PASSED), name)
 
 

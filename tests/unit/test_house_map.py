@@ -73,6 +73,6 @@ def test_prose_is_wrapped(page: Path) -> None:
     assert [line for line in lines if len(line) > 140 and not line.startswith("|")] == []
 
 
-def test_what_is_missing_is_found() -> None:
+def test_missing_modules_and_files_are_found() -> None:
     assert missing_modules("`services.gateway.servicer` -> `services.gateway.nobody`") == ["services.gateway.nobody"]
     assert missing_files("`llamesh/kit/config.py`, `llamesh/kit/gone.py` and tests/unit/") == ["llamesh/kit/gone.py"]

@@ -57,7 +57,7 @@ async def read(opened: HttpsSource, url: str) -> bytes:
         return b"".join([chunk async for chunk in found.chunks])
 
 
-async def test_the_bytes_and_what_the_server_says_of_them() -> None:
+async def test_an_open_source_has_the_bytes_their_size_name_and_etag() -> None:
     async with (
         serving({"/dir/a model.gguf": model}) as host,
         source(host).open(f"http://{host}/dir/a%20model.gguf?sig=x") as found,
@@ -119,13 +119,13 @@ async def test_any_status_but_200_is_an_error_that_names_it(status: int) -> None
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"])
-async def test_what_is_no_http_is_an_error(answer: bytes) -> None:
+async def test_an_answer_that_is_not_http_is_an_error(answer: bytes) -> None:
     async with raw_serving(answer) as host:
         with pytest.raises(SourceError, match="cannot be reached"):
             await read(source(host), f"http://{host}/m")
 
 
-async def test_a_port_where_nobody_listens_is_an_error() -> None:
+async def test_a_port_without_a_listener_is_an_error() -> None:
     async with raw_serving(b"") as host:
         pass
     named = host.replace("127.0.0.1", "localhost")
@@ -257,7 +257,7 @@ async def test_a_busy_server_may_name_a_date() -> None:
         (b"SSH-2.0-OpenSSH_9\r\n", False),
     ],
 )
-async def test_what_was_cut_off_may_pass_and_what_is_wrong_does_not(answer: bytes, transient: bool) -> None:
+async def test_a_truncated_answer_is_transient_and_a_wrong_one_is_not(answer: bytes, transient: bool) -> None:
     async with raw_serving(answer) as host:
         with pytest.raises(SourceError) as caught:
             await read(source(host), f"http://{host}/m")

@@ -98,7 +98,9 @@ async def test_the_file_that_is_meant(hub: FakeHub, address: str, data: bytes) -
         ([], "", "has no GGUF file"),
     ],
 )
-async def test_what_is_not_clear_lists_what_there_is(hub: FakeHub, files: list[str], address: str, words: str) -> None:
+async def test_an_ambiguous_address_is_refused_with_the_available_files(
+    hub: FakeHub, files: list[str], address: str, words: str
+) -> None:
     hub.repositories["ada/x"] = Repository(dict.fromkeys(files, b"GGUF"))
     with pytest.raises(SourceError) as caught:
         await fetched(hub, f"hf:ada/x{address}")
@@ -136,7 +138,7 @@ async def test_the_token_opens_gated_repositories(hub: FakeHub) -> None:
         ("hf:ada/tiny-GGUF@v9", "ada/tiny-GGUF has no revision v9"),
     ],
 )
-async def test_what_the_hub_has_not_is_said(hub: FakeHub, address: str, words: str) -> None:
+async def test_a_model_that_the_hub_lacks_is_refused_with_the_reason(hub: FakeHub, address: str, words: str) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         await fetched(hub, address)
     assert not caught.value.transient
@@ -162,7 +164,7 @@ async def test_a_file_outside_of_lfs_has_no_digest(hub: FakeHub) -> None:
         assert (found.sha256, await read(found)) == ("", Q4)
 
 
-async def test_what_is_no_hub_is_said(hub: FakeHub) -> None:
+async def test_a_server_that_is_not_the_hub_is_refused_with_the_remedy(hub: FakeHub) -> None:
     hub.repositories["ada/tiny-GGUF"].commit = "../../etc"
     with pytest.raises(SourceError, match="does not answer like the Hugging Face Hub: check HF_ENDPOINT"):
         await fetched(hub, "hf:ada/tiny-GGUF@main")

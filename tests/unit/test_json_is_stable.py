@@ -43,7 +43,7 @@ def made() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_a_command_prints_what_it_always_printed(command: str) -> None:
+def test_the_json_of_a_command_equals_its_recorded_output(command: str) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert set(golden) == set(COMMANDS)
     assert made()[command] == golden[command]

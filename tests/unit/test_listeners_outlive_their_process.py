@@ -43,7 +43,7 @@ async def until_waiting(path: str, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_waits_is_told_to_be_sent_again_and_nobody_new_comes_in(path: str) -> None:
+async def test_waiting_requests_get_503_and_new_clients_are_refused(path: str) -> None:
     served = listening(path)
     duplicate = listeners.own(path)
     duplicate.listen(listeners.BACKLOG)
@@ -119,8 +119,26 @@ def test_a_child_s_listener_is_duplicated(path: str) -> None:
         duplicate.accept()[0].close()
 
 
-def test_what_cannot_be_duplicated_is_said_in_words(path: str) -> None:
+def test_a_listener_that_cannot_be_duplicated_is_an_error_with_a_message(path: str) -> None:
     with pytest.raises(listeners.NoListenerError, match="no socket that listens at"):
         listeners.own(path)
     with pytest.raises(listeners.NoListenerError, match="no socket that listens at"):
         listeners.of_process(os.getpid(), path)
+
+
+def test_a_socket_has_vanished_if_its_own_process_listens_without_a_path(path: str) -> None:
+    assert not listeners.has_vanished(Path(path), os.getpid())
+    with listening(path):
+        assert not listeners.has_vanished(Path(path), os.getpid())
+        Path(path).unlink()
+        assert listeners.has_vanished(Path(path), os.getpid())
+
+
+def test_a_socket_has_not_vanished_while_only_an_earlier_process_listens_at_its_path(path: str) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with listening(path):
+            Path(path).unlink()
+            assert not listeners.has_vanished(Path(path), other.pid)
+    finally:
+        other.communicate()

@@ -29,7 +29,7 @@ def test_one_late_probe_of_a_start_counts_as_one() -> None:
     assert verdicts == [*[False] * 74, True]
 
 
-def test_what_answered_once_is_judged_by_the_patience_from_then_on() -> None:
+def test_a_process_that_has_answered_is_judged_by_its_patience() -> None:
     liveness = Liveness(patience=20)
     for _ in range(100):
         liveness.count(Answer.NOBODY, 0.001)
@@ -40,7 +40,7 @@ def test_what_answered_once_is_judged_by_the_patience_from_then_on() -> None:
     assert liveness.words() == "left 5 liveness probes in a row unanswered"
 
 
-def test_what_listens_and_never_answers_is_not_starting() -> None:
+def test_a_process_that_listens_and_never_answers_is_not_starting() -> None:
     liveness = Liveness(patience=20)
     for _ in range(100):
         liveness.count(Answer.NOBODY, 0.001)
@@ -48,7 +48,7 @@ def test_what_listens_and_never_answers_is_not_starting() -> None:
     assert verdicts == [*[False] * (SILENT_PROBES - 1), True]
 
 
-def test_what_nobody_listens_for_any_more_is_silent() -> None:
+def test_a_process_that_stopped_listening_is_silent() -> None:
     liveness = Liveness(patience=20)
     liveness.count(Answer.GIVEN)
     assert [liveness.count(Answer.NOBODY) for _ in range(SILENT_PROBES)] == [*[False] * (SILENT_PROBES - 1), True]

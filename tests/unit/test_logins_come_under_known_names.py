@@ -58,14 +58,14 @@ def test_a_name_that_was_rebound_to_this_machine_cannot_log_in(host: str, path: 
         assert run(host, settings, path, **headers).status == 403
 
 
-def test_an_address_is_known_where_others_reach_the_mesh() -> None:
+def test_an_address_is_known_if_other_machines_reach_the_mesh() -> None:
     for host in ("192.168.1.5:8200", "[fd00::1]:8200"):
         assert run(host, LOOPBACK).status == 403
         assert run(host, NETWORK).status is None
         assert run(host, PAGES_ONLY, **PAGE).status is None
 
 
-def test_programs_log_in_under_any_name_where_only_pages_are_held_to_it() -> None:
+def test_programs_log_in_under_any_name_if_only_pages_are_restricted() -> None:
     assert run("gpu-box.lan:8200", PAGES_ONLY).status is None
     assert run("gpu-box.lan:8200", PAGES_ONLY, origin="http://ui:5173").status is None
     assert run("gpu-box.lan:8200", PAGES_ONLY, origin="https://a.example.com").status is None
@@ -80,7 +80,7 @@ def test_programs_log_in_under_any_name_where_only_pages_are_held_to_it() -> Non
         *("/llamesh.v1.GatewayService/GetHealth", "/llamesh.v1.GatewayService/GetPublicKeys"),
     ],
 )
-def test_what_only_reads_and_is_no_secret_is_open_under_any_name(path: str) -> None:
+def test_public_reads_are_open_under_any_name(path: str) -> None:
     assert run("evil.example", path=path).status is None
 
 

@@ -25,7 +25,7 @@ def test_a_full_disk_stops_nothing(console: bool) -> None:
         assert subprocess.run(program, stdout=subprocess.PIPE, stderr=full, timeout=20).stdout == b"went on\n"
 
 
-def test_what_can_be_written_is() -> None:
+def test_log_lines_are_written_to_a_writable_stream() -> None:
     program = [sys.executable, "-c", PROGRAM.format(console=False)]
     ended = subprocess.run(program, capture_output=True, timeout=20, check=True)
     assert ended.stderr.count(b'"event": "call"') == 1000

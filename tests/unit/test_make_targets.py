@@ -26,13 +26,13 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("target", HERE)
-def test_what_one_machine_can_do_is_done(target: str) -> None:
+def test_targets_for_one_machine_run(target: str) -> None:
     asked = make("--dry-run", "--assume-old", ".venv/run.stamp", target)
     assert asked.returncode == 0, asked.stderr
 
 
 @pytest.mark.parametrize("target", LATER)
-def test_what_comes_with_kubernetes_says_so_and_fails(target: str) -> None:
+def test_kubernetes_targets_say_so_and_fail(target: str) -> None:
     asked = make(target)
     assert asked.returncode != 0
     assert asked.stdout == ""

@@ -56,7 +56,7 @@ def violation(outcome: Outcome) -> dict[str, str]:
         (b"", "/health", "HEAD"),
     ],
 )
-def test_what_fits_the_contract_passes(body: Any, path: str, verb: str) -> None:
+def test_a_body_that_fits_the_contract_passes(body: Any, path: str, verb: str) -> None:
     assert run(body, path, verb).answer is None
 
 
@@ -162,7 +162,7 @@ def test_parameters_of_a_query_are_held_against_the_contract(path: str, field: s
         b'"text"',
     ],
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     outcome = run(body)
     assert outcome.status == 400
     assert outcome.answer["details"][0]["reason"] == "INVALID_FIELD"
@@ -238,7 +238,7 @@ def test_a_byte_order_mark_is_taken_off() -> None:
         "",
     ],
 )
-def test_only_what_envoy_takes_for_grpc_is_left_alone(content_type: str) -> None:
+def test_only_content_types_that_envoy_takes_for_grpc_are_not_checked(content_type: str) -> None:
     """Envoy has made gRPC of gRPC-Web before; what still has that name is none."""
     assert run({"username": "a", "x": 1}, content_type=content_type).status == 415
 
@@ -267,7 +267,7 @@ def test_identity_is_no_encoding() -> None:
 @pytest.mark.parametrize(
     ("verb", "path"), [("POST", "/nowhere"), ("PATCH", "/health"), ("GET", "/a/b/c"), ("PUT", "/")]
 )
-def test_what_no_call_has_does_not_go_on(verb: str, path: str) -> None:
+def test_a_path_that_no_call_has_is_refused(verb: str, path: str) -> None:
     outcome = run({"anything": 1}, path, verb)
     assert outcome.status == 404
     assert outcome.answer["details"][0]["reason"] == "NOT_IMPLEMENTED"

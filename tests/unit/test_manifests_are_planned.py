@@ -55,7 +55,7 @@ def planned(tmp_path: Path, text: str, held: Holdings) -> list[Action]:
     return plan(reader.read([str(path)]), held)
 
 
-def test_what_is_exported_is_a_plan_without_changes(tmp_path: Path) -> None:
+def test_an_export_is_a_plan_without_changes(tmp_path: Path) -> None:
     mesh = full()
     items: list[Any] = [
         *mesh.models.values(),
@@ -149,7 +149,7 @@ def test_a_field_that_is_absent_has_its_default(tmp_path: Path) -> None:
         (f"{API}kind: Key\nmetadata: {{name: ci}}\nspec: {{scopes: [manage]}}\n", "`llamesh keys revoke key_1` first"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_before_anything_changes(tmp_path: Path, text: str, said: str) -> None:
+def test_a_manifest_that_cannot_be_applied_is_refused_before_any_change(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(CommandError) as raised:
         planned(tmp_path, text, with_a_namesake())
     assert said in raised.value.parts[0]
@@ -209,7 +209,7 @@ def test_a_key_that_its_contract_has_narrowed_is_unchanged(tmp_path: Path, writt
         ('["infer:*"]', f"---\n{API}kind: Contract\nmetadata: {{name: team}}\nspec: {{}}\n"),
     ],
 )
-def test_a_key_that_lacks_what_is_written_is_refused(tmp_path: Path, written: str, contract: str) -> None:
+def test_a_key_that_lacks_declared_scopes_is_refused(tmp_path: Path, written: str, contract: str) -> None:
     with pytest.raises(CommandError) as raised:
         planned(tmp_path, KEY.replace("SCOPES", written) + contract, limited("infer:chat", "infer:code"))
     assert "spec.scopes: cannot be changed" in raised.value.parts[0]

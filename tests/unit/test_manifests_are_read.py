@@ -93,7 +93,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, spec: str, line: int, 
         ("x: " + "[" * 3000 + "]" * 3000, "nested deeper"),
     ],
 )
-def test_what_is_no_document_is_said(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_not_a_document_is_refused_with_the_reason(tmp_path: Path, text: str, said: str) -> None:
     assert said in problems(tmp_path, text)[0]
 
 
@@ -117,7 +117,7 @@ def test_an_object_is_declared_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
-    for text in ("#" * (reader.LARGEST_FILE + 1), None):
+    for text in ("#" * (reader.MAX_FILE + 1), None):
         path = tmp_path / "mesh.yaml"
         path.unlink(missing_ok=True)
         if text:
@@ -135,6 +135,6 @@ def test_status_is_for_readers(tmp_path: Path) -> None:
     assert document.name == "chat"
 
 
-def test_the_schema_is_what_the_tool_writes() -> None:
+def test_the_schema_equals_the_output_of_the_generator() -> None:
     assert SCHEMA.read_text() == schema()
     assert yaml.safe_load(schema())["oneOf"]

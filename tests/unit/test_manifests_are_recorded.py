@@ -63,7 +63,7 @@ def test_nothing_is_created_if_the_record_cannot_be_written(tmp_path: Path) -> N
         (CommandError("no password"), timedelta(), False),
     ],
 )
-def test_what_an_interrupted_apply_created_is_pruned(
+def test_resources_created_by_an_interrupted_apply_are_pruned(
     tmp_path: Path, error: BaseException, after: timedelta, pruned: bool
 ) -> None:
     server = server_pb2.Server(server_uuid="s1", model_name="chat")
@@ -90,7 +90,7 @@ def test_a_record_that_cannot_be_read_is_not_replaced(tmp_path: Path, content: b
     assert (called, kept.path.read_bytes()) == ([], content)
 
 
-def test_what_the_mesh_refused_is_forgotten(tmp_path: Path) -> None:
+def test_a_resource_that_the_mesh_refused_is_not_recorded(tmp_path: Path) -> None:
     refused = MeshError("there is one")
     refused.reason = "USER_EXISTS"
     with pytest.raises(MeshError):
@@ -98,7 +98,7 @@ def test_what_the_mesh_refused_is_forgotten(tmp_path: Path) -> None:
     assert record(tmp_path).entries() == []
 
 
-def test_what_an_interrupted_apply_created_is_kept_while_it_is_declared(tmp_path: Path) -> None:
+def test_resources_of_an_interrupted_apply_are_kept_while_declared(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         record(tmp_path).creating("Contract", "team", "team", ended(KilledError()))
     (tmp_path / "m.yaml").write_text(f"{HEAD}kind: Contract\nmetadata: {{name: team}}\n")
@@ -138,7 +138,7 @@ def test_of_two_contracts_created_at_once_the_first_stays(tmp_path: Path, first:
         assert removed == ["ours"]
 
 
-def test_an_ambiguous_contract_is_named_where_it_is_written(tmp_path: Path) -> None:
+def test_an_ambiguous_contract_is_reported_at_the_resource_that_names_it(tmp_path: Path) -> None:
     text = f"{HEAD}kind: Key\nmetadata: {{name: ci}}\nspec: {{contract: team, secretFile: t}}\n"
     (tmp_path / "m.yaml").write_text(f"{text}---\n{HEAD}kind: Contract\nmetadata: {{name: team}}\n")
     with pytest.raises(CommandError) as raised:

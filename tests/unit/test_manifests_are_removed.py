@@ -35,7 +35,7 @@ def removed(tmp_path: Path, text: str, held: Holdings) -> list[str]:
     return [f"{item.label} is not there" if there is None else label(item, there) for item, there in found]
 
 
-def test_what_is_declared_is_removed_with_its_id_and_dependants_first(tmp_path: Path) -> None:
+def test_declared_resources_are_removed_by_id_with_dependants_first(tmp_path: Path) -> None:
     user = f"{API}kind: User\nmetadata: {{name: ada}}\nspec: {{contract: team}}\n"
     model = f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{source: ./Smol.gguf}}\n"
     text = "---\n".join([model, user, SERVER.replace("MODEL", "smol"), KEY])

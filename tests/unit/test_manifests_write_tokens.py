@@ -54,7 +54,7 @@ def applied(folder: Path, keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "ci.token", ".ci.token.unfinished"])
-def test_what_a_killed_apply_left_does_not_stop_the_next(tmp_path: Path, left: str) -> None:
+def test_files_of_a_killed_apply_do_not_stop_the_next(tmp_path: Path, left: str) -> None:
     if left:
         (tmp_path / left).touch(mode=0o644)
     keys = Keys()

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from llamesh.cli.markdown import BOLD, CODE, DIM, ITALIC, LONGEST_SPAN, NORMAL, PLAIN, UPRIGHT, Markdown
+from llamesh.cli.markdown import BOLD, CODE, DIM, ITALIC, MAX_SPAN, NORMAL, PLAIN, UPRIGHT, Markdown
 
 STYLE = re.compile("\x1b\\[[0-9]+m")
 
@@ -34,7 +34,7 @@ def rendered(text: str, width: int = 40, *, pieces: int = 1, drawn: bool = True)
         ("| a | *b* |", "| a | *b* |"),
     ],
 )
-def test_what_is_marked_is_shown(said: str, shown: str) -> None:
+def test_marked_text_is_styled(said: str, shown: str) -> None:
     assert rendered(said) == shown
 
 
@@ -53,7 +53,7 @@ def test_what_is_marked_is_shown(said: str, shown: str) -> None:
         "#",
     ],
 )
-def test_what_only_looks_like_a_mark_stays(text: str) -> None:
+def test_text_that_only_looks_like_a_mark_stays(text: str) -> None:
     assert STYLE.sub("", rendered(text)).replace("__init__", "init") == text.replace("__init__", "init")
 
 
@@ -86,9 +86,9 @@ def test_a_terminal_without_these_characters_gets_others() -> None:
     assert rendered("- one\n> two\n---", 10, drawn=False) == f"- one\n| two\n{'-' * 10}"
 
 
-def test_what_is_held_back_for_a_mark_is_bounded() -> None:
+def test_text_held_back_for_a_mark_is_bounded() -> None:
     shown = Markdown(80)
-    words = "word " * (LONGEST_SPAN // 5 - 1)
+    words = "word " * (MAX_SPAN // 5 - 1)
     assert shown.feed(f"*{words}").strip() == ""
     assert shown.feed("word word").startswith("*word word")
     assert "-" * 300 in rendered("-" * 300, 1000)

@@ -47,7 +47,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("model", "context", "slots", "kv", "buffers", "resident"), MEASURED)
-def test_holds_what_llama_cpp_took(
+def test_the_estimate_covers_the_memory_that_llama_cpp_used(
     model: ModelShape, context: int, slots: int, kv: float, buffers: float, resident: float
 ) -> None:
     estimate = estimate_memory(model, context=context, slots=slots)
@@ -108,9 +108,7 @@ def test_unknown_cache_types_and_senseless_numbers_are_refused() -> None:
     ("quantisation", "mapped", "shared"),
     [("Q8_0", True, True), ("F16", True, True), ("Q8_0", False, False), ("Q4_K_M", True, False), ("", True, False)],
 )
-def test_weights_are_shared_where_llama_cpp_uses_them_as_they_are_mapped(
-    quantisation: str, mapped: bool, shared: bool
-) -> None:
+def test_weights_are_shared_if_llama_cpp_uses_the_mapped_file(quantisation: str, mapped: bool, shared: bool) -> None:
     model = replace(SMOLLM2, quantisation=quantisation)
     three = estimate_memory(model, context=4096, replicas=3, mapped=mapped)
     assert three.shared_weights_bytes == (model.tensor_bytes if shared else 0)
@@ -168,7 +166,7 @@ SPECULATING = [
 
 
 @pytest.mark.parametrize(("guesses", "table", "draft", "resident"), SPECULATING)
-def test_holds_what_llama_cpp_took_for_speculation(guesses: int, table: bool, draft: bool, resident: float) -> None:
+def test_the_estimate_covers_the_memory_of_speculation(guesses: int, table: bool, draft: bool, resident: float) -> None:
     estimate = estimate_memory(SMOLLM2, context=16_384, slots=4, guesses=guesses, ngram_table=table)
     if draft:
         estimate = estimate.with_draft(estimate_memory(SMOLLM2, context=16_384, slots=4))

@@ -45,7 +45,7 @@ def test_an_origin_is_read_as_browsers_write_it(text: str, origin: str) -> None:
         *("*.example.com", "https://*.example.com/", "https://user@ui", "https://*.example..com"),
     ],
 )
-def test_what_no_browser_sends_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_origin_that_no_browser_sends_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LLAMESH_ALLOWED_ORIGINS", f"http://localhost:5173,{text}")
     with pytest.raises(WrongSettingsError) as error:
         load_settings()

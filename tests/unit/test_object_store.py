@@ -79,7 +79,7 @@ async def test_staged_bytes_are_readable_and_invisible_until_published(store: Ob
     assert await store.stat(KEY) == info
 
 
-async def test_what_is_discarded_leaves_nothing(
+async def test_a_discarded_upload_leaves_nothing(
     store: ObjectStore, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     staged = await store.stage(chunks())

@@ -186,7 +186,7 @@ async def test_a_damaged_download_never_becomes_a_local_file(s3: FakeS3, remote:
     assert (await remote.local_path(KEY)).read_bytes() == CONTENT
 
 
-async def test_many_who_ask_for_a_local_file_cause_one_download(s3: FakeS3, remote: S3Store) -> None:
+async def test_concurrent_requests_for_a_local_file_cause_one_download(s3: FakeS3, remote: S3Store) -> None:
     await put(remote, KEY, chunks())
     s3.requests.clear()
     await asyncio.gather(*(remote.local_path(KEY) for _ in range(20)))
@@ -195,7 +195,7 @@ async def test_many_who_ask_for_a_local_file_cause_one_download(s3: FakeS3, remo
     assert len(s3.requests) <= 2
 
 
-async def test_one_who_stops_waiting_does_not_stop_the_download_for_others(remote: S3Store) -> None:
+async def test_a_cancelled_waiter_does_not_stop_the_download_for_others(remote: S3Store) -> None:
     await put(remote, KEY, chunks())
     first, second = (asyncio.create_task(remote.local_path(KEY)) for _ in range(2))
     await asyncio.sleep(0)
@@ -210,5 +210,5 @@ async def test_old_staged_objects_are_swept(s3: FakeS3, remote: S3Store) -> None
     assert s3.objects == {}
 
 
-async def test_the_bucket_is_made_where_there_is_none(s3: FakeS3, remote: S3Store) -> None:
+async def test_a_missing_bucket_is_created(s3: FakeS3, remote: S3Store) -> None:
     assert s3.buckets == {"models"}

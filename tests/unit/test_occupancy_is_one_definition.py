@@ -24,7 +24,7 @@ llamacpp:requests_deferred 1
 """
 
 
-def test_what_llama_cpp_counts_is_read() -> None:
+def test_the_counters_of_llama_cpp_are_read() -> None:
     assert Counters.read(METRICS) == Counters(requests=3, work=1270.0, prompt_rate=200.0)
     assert Counters.read(b"") == Counters(requests=0, work=0.0, prompt_rate=None)
     with pytest.raises(ValueError, match="nonsense"):
@@ -71,7 +71,7 @@ async def test_a_round_over_a_hundred_idle_engines_reads_the_kernels_table_twice
         assert reads <= 2 * rounds
 
 
-async def test_an_answer_is_from_after_its_question_and_who_gives_up_takes_it_from_nobody() -> None:
+async def test_an_answer_is_newer_than_its_question_and_survives_a_cancelled_waiter() -> None:
     now: dict[str, set[str]] = {}
     with socket.socket(socket.AF_UNIX) as ours:
         inode = str(os.fstat(ours.fileno()).st_ino)
@@ -86,5 +86,5 @@ async def test_an_answer_is_from_after_its_question_and_who_gives_up_takes_it_fr
         assert await second == 1
 
 
-async def test_where_the_system_does_not_say_nothing_is_known() -> None:
+async def test_the_number_of_clients_is_unknown_if_the_system_does_not_tell() -> None:
     assert await ConnectionTable(lambda: None).clients(Path("e.sock"), 1) is None

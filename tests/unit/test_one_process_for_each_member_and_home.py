@@ -53,7 +53,7 @@ async def test_a_holder_that_is_ending_is_waited_for(tmp_path: Path, monkeypatch
     assert entered.is_set()
 
 
-async def test_many_who_come_and_go_never_hold_it_together(tmp_path: Path) -> None:
+async def test_the_lock_is_never_held_by_two_of_many_processes(tmp_path: Path) -> None:
     """Each holder removes the file: whoever had it open must not take the removed file for the lock."""
     inside = 0
     most = 0

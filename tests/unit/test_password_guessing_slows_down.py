@@ -15,7 +15,7 @@ from services.gateway.throttle import (
     FREE_FAILURES,
     FREE_FAILURES_OF_ADDRESS,
     FREE_FAILURES_OF_SITE,
-    LONGEST_PAUSE,
+    MAX_PAUSE,
     WAITING_OF_ADDRESS,
     Throttle,
     network_of,
@@ -64,7 +64,7 @@ async def test_pauses_double_up_to_the_longest() -> None:
         pauses.append(await door.login() if door.throttle._pairs.pause(("ada", HOME)) > 0 else 0.0)
         door.clock.time += pauses[-1]
     assert pauses == [0] * (FREE_FAILURES - 1) + [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert max(pauses) == LONGEST_PAUSE
+    assert max(pauses) == MAX_PAUSE
 
 
 async def test_the_wait_is_told_in_whole_seconds_and_never_zero() -> None:
@@ -125,7 +125,7 @@ async def test_one_address_takes_few_of_the_turns_for_hashing_and_waits_in_bound
     assert sum(wait > 0 for wait in await asyncio.gather(*flood)) == 9
 
 
-async def test_one_password_for_many_names_slows_the_address_but_not_who_is_known_there() -> None:
+async def test_one_password_for_many_names_slows_the_address_but_not_its_known_users() -> None:
     door = Door()
     await door.login("ada", HOME, right=True)
     for number in range(FREE_FAILURES_OF_ADDRESS):
@@ -162,7 +162,7 @@ async def test_old_failures_are_forgotten() -> None:
     assert [await door.login() for _ in range(FREE_FAILURES)] == [0] * FREE_FAILURES
 
 
-async def test_what_ends_without_an_answer_counts_neither_way() -> None:
+async def test_an_attempt_that_ends_without_an_answer_does_not_count() -> None:
     door = Door()
     for _ in range(3 * FREE_FAILURES):
         with pytest.raises(RuntimeError):
@@ -171,7 +171,7 @@ async def test_what_ends_without_an_answer_counts_neither_way() -> None:
     assert await door.login() == 0
 
 
-async def test_who_stops_waiting_leaves_nothing_behind() -> None:
+async def test_cancelled_attempts_leave_nothing_behind() -> None:
     door = Door()
     door.hashing.clear()
     waiting = [asyncio.ensure_future(door.login(right=True)) for _ in range(20)]
@@ -233,7 +233,7 @@ async def test_many_ipv6_networks_of_one_owner_do_not_get_free_guesses_each() ->
     assert await door.login("admin", HOME) == 0
 
 
-async def test_who_is_known_in_a_wide_network_does_not_wait_for_what_others_do_there() -> None:
+async def test_a_known_user_does_not_wait_for_failures_of_others_in_the_network() -> None:
     door = Door()
     await door.login("ada", "2001:db8:1::1", right=True)
     for number in range(1, FREE_FAILURES_OF_SITE + 1):

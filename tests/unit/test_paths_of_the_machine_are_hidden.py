@@ -28,7 +28,7 @@ def test_the_path_of_the_home_is_said_by_its_name(tmp_path: Path, text: str, sho
     assert redactor(settings)(text.format(**values)) == shown.format(**values)
 
 
-def test_a_link_to_the_home_and_where_it_leads_are_both_hidden(tmp_path: Path) -> None:
+def test_a_link_to_the_home_and_its_target_are_both_hidden(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     hide = redactor(Settings(home=tmp_path / "link"))

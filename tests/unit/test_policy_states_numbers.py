@@ -26,7 +26,7 @@ def estimate(context: int, replicas: int = 1) -> MemoryEstimate:
     return MemoryEstimate(4 * GIB, context * (1 << 17), GIB, replicas)
 
 
-def test_what_is_within_all_limits_is_not_refused() -> None:
+def test_a_request_within_all_limits_is_not_refused() -> None:
     assert limit_refusals(LIMITS, 5, "inference") == []
     assert memory_refusals(estimate, 4096, 256, [Machine(6 * GIB)]) == []
 
@@ -59,7 +59,7 @@ def test_memory_that_is_not_there_is_refused_with_its_parts_and_the_context_that
     assert memory_refusals(estimate, 24576 + 256, 256, [Machine(8 * GIB)]) != []
 
 
-def test_who_holds_the_memory_is_named() -> None:
+def test_a_refusal_names_the_servers_that_hold_the_memory() -> None:
     holders = (Holder("a-uuid", "Qwen", 12 * GIB), Holder("b-uuid", "Phi", 3 * GIB))
     (refusal,) = memory_refusals(estimate, 256, 256, [Machine(2 * GIB, holders=holders), Machine(GIB)])
     assert refusal.message.endswith("; the largest holders are a-uuid (Qwen) 12.0 GiB, b-uuid (Phi) 3.0 GiB")
@@ -69,13 +69,13 @@ def test_who_holds_the_memory_is_named() -> None:
     assert refusal.message.endswith("; the largest holder is b-uuid (Phi) 3.0 GiB")
 
 
-def test_only_the_largest_holders_are_named_and_nobody_who_holds_nothing() -> None:
+def test_only_the_largest_holders_of_memory_are_named() -> None:
     holders = [Holder(name, "m", held) for name, held in (("a", 1), ("b", 0), ("c", 5), ("d", 5), ("e", 2))]
     assert [each.server_uuid for each in largest(holders)] == ["c", "d", "e"]
     assert in_words(largest(holders[1:2])) == ""
 
 
-def test_where_no_context_helps_the_number_of_engines_that_fit_is_said() -> None:
+def test_a_refusal_says_how_many_engines_fit_if_no_context_does() -> None:
     (refusal,) = memory_refusals(lambda context: estimate(context, 4), 256, 256, [Machine(12 * GIB)])
     assert refusal.message.endswith("; 2 of these engines would fit")
     (refusal,) = memory_refusals(estimate, 256, 256, [Machine(2 * GIB)])
@@ -119,7 +119,7 @@ def test_shared_weights_count_once_a_machine(replicas: int, machines: list[tuple
     assert fits(shared(8192, replicas), there) is expected
 
 
-def test_a_refusal_says_what_is_shared() -> None:
+def test_a_refusal_says_which_weights_are_shared() -> None:
     (refusal,) = memory_refusals(lambda context: shared(context, 3), 8192, 8192, [Machine(9 * GIB)])
     assert (
         "4.0 GiB and 3 x 2.0 GiB are needed (weights 4.0 GiB once, KV cache of 8192 tokens 1.0 GiB" in refusal.message

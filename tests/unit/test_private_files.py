@@ -10,7 +10,7 @@ import pytest
 from llamesh.private_files import create_private, write_private
 
 
-def test_only_this_user_may_read_it_whatever_stood_there(tmp_path: Path) -> None:
+def test_a_private_file_replaces_one_that_others_could_read(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     path.write_text("old")
     path.chmod(0o666)
@@ -54,7 +54,7 @@ def test_only_a_durable_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pyt
     assert len(synced) == 1
 
 
-def test_the_first_who_creates_a_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_creator_of_a_private_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     create_private(tmp_path / "kept", b"first")

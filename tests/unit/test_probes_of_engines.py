@@ -34,7 +34,7 @@ def test_a_full_queue_of_connections_is_silence(loop: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("what", ["nothing", "a file", "nobody listens", "its directory is a file"])
-async def test_nobody_there_is_said_so(what: str, tmp_path: Path) -> None:
+async def test_an_engine_without_a_listener_is_unreachable(what: str, tmp_path: Path) -> None:
     path = tmp_path / "d" / "e.sock"
     if what == "its directory is a file":
         path.parent.write_text("")

@@ -75,7 +75,7 @@ def test_a_token_of_this_machine_stays_good_when_the_ports_move(environment: dic
 
 
 @pytest.mark.parametrize("given", ["", "http://localhost:18200"])
-def test_a_token_of_a_mesh_that_has_ended_goes_to_nobody(usual: dict[str, str], tmp_path: Path, given: str) -> None:
+def test_a_token_of_a_mesh_that_has_ended_is_not_sent(usual: dict[str, str], tmp_path: Path, given: str) -> None:
     """Another user's program may listen at the ports of the mesh that has ended."""
     environment = {**usual, "LLAMESH_URL": given}
     with held(tmp_path, HERE):
@@ -90,7 +90,7 @@ def test_a_token_of_a_mesh_that_has_ended_goes_to_nobody(usual: dict[str, str], 
 
 
 @pytest.mark.usefixtures("mesh")
-def test_who_logged_in_elsewhere_stays_there(usual: dict[str, str]) -> None:
+def test_a_login_at_another_mesh_stays_in_use(usual: dict[str, str]) -> None:
     elsewhere = Profile("https://mesh.example", "secret")
     save_profile(elsewhere, usual)
     assert load_profile(usual) == elsewhere

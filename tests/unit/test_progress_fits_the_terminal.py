@@ -41,7 +41,7 @@ def test_a_line_is_narrower_than_the_terminal(width: int, done: int) -> None:
     assert len(line(now, width)) < width
 
 
-def test_an_unknown_length_shows_what_has_come() -> None:
+def test_an_unknown_length_shows_the_bytes_received() -> None:
     now = Download(model_uuid="m", state=DOWNLOAD_STATE_RUNNING, bytes_done=2**20, bytes_per_second=2**10)
     assert line(now, 80) == "m  1.0 MiB  1.0 KiB/s"
 
@@ -79,6 +79,6 @@ def test_on_a_pipe_there_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_what_was_there_before_needs_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_already_stored_prints_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     followed(_Pull(Download(model_uuid="m", state=DOWNLOAD_STATE_SUCCEEDED, bytes_done=9, bytes_total=9)))  # type: ignore[arg-type]
     assert capsys.readouterr() == ("", "")

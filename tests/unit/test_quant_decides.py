@@ -13,7 +13,7 @@ from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.quant import submission
 from services.quant.plan import next_of, steps_of
 from services.quant.quantisations import QUANTISATIONS, nearest
-from services.quant.step.last_words import translate
+from services.quant.step.failure_messages import translate
 from services.quant.tables import JobState, StepState
 
 
@@ -90,7 +90,7 @@ def refusal(call: object, *arguments: object, **named: object) -> str:
     return str(raised.value.metadata.get("rule"))
 
 
-def test_what_cannot_be_made_is_refused_with_its_rule() -> None:
+def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_types, ["Q8_0", "IQ1_S"]) == "matrix"
     quantised = model(quantisation="Q4_1")
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
@@ -134,5 +134,5 @@ def test_variants_are_called_as_the_source_without_its_type(uuid: str, name: str
         ("something new", "something new"),
     ],
 )
-def test_the_last_words_of_llama_cpp_are_translated(line: str, words: str) -> None:
+def test_known_failure_messages_of_llama_cpp_are_translated(line: str, words: str) -> None:
     assert words in translate(["llama_model_quantize: begins", line, "main: failed to quantize model"][:2])

@@ -35,7 +35,7 @@ def test_every_limit_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
-def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
+def test_a_request_at_the_limit_passes_and_one_above_is_refused(example: Example) -> None:
     most = TABLE[example.limit].default
     # Lowered limits are as good a test of the counting, and the bodies stay small.
     lowered = max(TABLE[example.limit].least, min(most, 300))
@@ -56,7 +56,7 @@ def test_what_is_allowed_passes_and_one_more_does_not(example: Example) -> None:
     [each for each in EXAMPLES if each.largest is None or TABLE[each.limit].default <= each.largest],
     ids=name,
 )
-def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
+def test_the_default_limit_applies_without_a_setting(example: Example) -> None:
     most = TABLE[example.limit].default
     outcome = run(example.make(most), path=f"/v1/{example.path}")
     assert outcome.status is None, outcome.answer
@@ -66,7 +66,7 @@ def test_the_default_is_what_counts_without_a_setting(example: Example) -> None:
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_what_costs_the_engine_too_much_is_refused(case: str) -> None:
+def test_a_request_that_costs_the_engine_too_much_is_refused(case: str) -> None:
     path, given, limit = HOSTILE[case]
     outcome = run(_encoded(given), path=path)
     assert (outcome.status, outcome.code) == (400, code_of(limit)), outcome.answer
@@ -74,7 +74,7 @@ def test_what_costs_the_engine_too_much_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", LEGITIMATE)
-def test_what_looks_like_it_passes(case: str) -> None:
+def test_a_legitimate_request_of_the_same_form_passes(case: str) -> None:
     path, given = LEGITIMATE[case]
     outcome = run(_encoded(given), path=path)
     assert outcome.status is None, outcome.answer
@@ -96,7 +96,7 @@ def _encoded(given: dict[str, Any] | bytes) -> bytes:
         ({"messages": [{"tool_calls": [{"function": {"arguments": {'a"\\\n\x00é' * 4: "a" * 5000}}}]}]}, "messages[0].tool_calls[0].function.arguments." + "a??????" * 4, 4096, "5000"),  # noqa: E501
     ],
 )  # fmt: skip
-def test_a_refusal_names_the_field_the_limit_and_what_was_sent(
+def test_a_refusal_names_the_field_the_limit_and_the_value_sent(
     body: dict[str, Any], param: str, number: int, sent: str
 ) -> None:
     answer = run(_encoded(body)).answer["error"]
@@ -199,7 +199,7 @@ def test_a_prompt_that_fits_no_server_is_refused() -> None:
         ({"n_probs": 20, "max_tokens": 100}, {"most_prompt_bytes": 8 * 131_072}, True),
     ],
 )
-def test_what_fields_multiply_is_bounded(body: dict[str, Any], settings: dict[str, Any], passes: bool) -> None:
+def test_the_product_of_fields_is_bounded(body: dict[str, Any], settings: dict[str, Any], passes: bool) -> None:
     outcome = run(_encoded(body), path=COMPLETIONS, settings=OPEN | settings)
     assert (outcome.code == "limit_exceeded") is not passes, outcome.answer
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from llamesh.cli.mesh.restarts import LONGEST_PAUSE, STABLE_SECONDS, Restarts
+from llamesh.cli.mesh.restarts import MAX_PAUSE, STABLE_SECONDS, Restarts
 
 
 def test_pauses_grow_to_a_bound() -> None:
     restarts = Restarts()
     pauses = [restarts.pause_after(0.1) for _ in range(12)]
     assert pauses[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[-1] == MAX_PAUSE
 
 
 def test_a_stable_life_begins_anew() -> None:

@@ -39,7 +39,7 @@ def test_the_tokens_scope_must_cover_the_target(scopes: list[str], path: str, st
         ({}, ""),
     ],
 )
-def test_the_lister_of_models_is_told_what_the_caller_may_use(claims: dict[str, Any] | None, told: str) -> None:
+def test_the_waker_gets_the_scopes_of_a_caller_who_lists_models(claims: dict[str, Any] | None, told: str) -> None:
     outcome = run(b"", settings=OPEN | {"kind": "models"}, path="/v1/models", content_type=None, claims=claims)
     assert (outcome.status, outcome.headers["x-llamesh-scopes"]) == (None, told)
     for path in (f"/{UUID}/v1/models", f"/{UUID}/v1/models/smol?x=1"):
@@ -57,7 +57,7 @@ def test_a_token_without_scopes_may_nothing() -> None:
     assert run(claims={"sub": "ada"}).code == "scope_missing"
 
 
-def test_no_token_is_refused_where_anonymous_inference_is_not_allowed() -> None:
+def test_a_missing_token_is_refused_unless_anonymous_inference_is_allowed() -> None:
     assert run(settings={"kind": "inference"}).status == 401
 
 
@@ -99,7 +99,7 @@ def test_admission_is_asked_about_changed_and_limited_tokens_and_metered_servers
 
 
 @pytest.mark.parametrize(("settings", "ask"), [(about("key_2"), None), (about("key_1"), True)])
-def test_admission_is_asked_about_who_lists_models_too(settings: dict[str, Any], ask: bool | None) -> None:
+def test_admission_is_also_asked_if_a_caller_lists_models(settings: dict[str, Any], ask: bool | None) -> None:
     outcome = run(b"", settings=settings | {"kind": "models"}, path="/v1/models", content_type=None, claims=TOKEN)
     assert outcome.status is None
     assert outcome.metadata.get("llamesh", {}).get("ask") is ask

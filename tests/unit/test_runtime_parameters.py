@@ -198,7 +198,7 @@ def test_every_number_has_a_least_and_a_most() -> None:
         assert rule.HasField("gte") or rule.HasField("gt") or field.type == FieldDescriptor.TYPE_UINT32, field.name
 
 
-def test_whatever_the_text_nothing_but_a_refusal_is_raised() -> None:
+def test_any_text_is_either_parsed_or_refused() -> None:
     rng = random.Random(7)
     pieces = [
         *spellings(),

@@ -85,7 +85,7 @@ async def test_other_places_and_keys_are_refused_unseen(s3: FakeS3, address: str
     assert s3.requests == []
 
 
-async def test_what_the_server_refuses_names_the_setting(s3: FakeS3) -> None:
+async def test_a_refusal_of_the_s3_server_names_the_setting(s3: FakeS3) -> None:
     with pytest.raises(SourceError, match=r"the bucket models has no object none\.gguf"):
         await fetched(source(s3), "s3://store/none.gguf")
     with pytest.raises(SourceError, match="has no bucket nowhere: check LLAMESH_S3_SOURCES, place store"):

@@ -25,7 +25,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "config.env"
 
 
-def test_what_can_be_meant_is_read(file: Path) -> None:
+def test_every_unambiguous_line_of_the_settings_file_is_read(file: Path) -> None:
     lines = (
         "\ufeff# a comment",
         "",
@@ -98,7 +98,7 @@ def test_no_file_is_no_problem(file: Path) -> None:
     assert load_settings().home == file.parent
 
 
-def test_a_name_of_the_environment_that_nobody_reads_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_variable_of_the_environment_causes_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMESH_DRAIN_SECOND", "3")
     monkeypatch.setenv("llamesh_whatever_else_this_is", "3")
     monkeypatch.setenv("LLAMESH_TOKEN", "t")

@@ -78,7 +78,7 @@ async def test_one_private_address_among_public_ones_refuses_the_host() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "169.254.169.254", "fd00::7", "fe80::1%eth0"])
-async def test_a_refusal_does_not_say_what_a_name_of_the_inside_resolves_to(address: str) -> None:
+async def test_a_refusal_does_not_reveal_the_address_of_an_internal_name(address: str) -> None:
     with pytest.raises(SourceRefusedError) as caught:
         await rules("8.8.8.8", address).addresses("db.intern", 443)
     assert "db.intern" in str(caught.value)

@@ -49,9 +49,13 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
     assert problem.words.endswith("LLAMESH_GATEWAY_PORT moves it")
 
 
-def test_an_address_that_is_not_this_machines_is_named() -> None:
-    (problem,) = ports.taken(["192.0.2.1"], {"LLAMESH_GATEWAY_PORT": 0})
-    assert problem.words.startswith("LLAMESH_BIND is 192.0.2.1, port 0: ")
+def test_an_address_that_is_not_this_machines_is_one_problem_of_one_setting() -> None:
+    ports_of_a_mesh = {"LLAMESH_INFERENCE_PORT": 0, "LLAMESH_GATEWAY_PORT": 0, "LLAMESH_CONTRACT_PORT": 0}
+    (problem,) = problems = ports.taken(["192.0.2.1"], ports_of_a_mesh)
+    assert problem.words == f"LLAMESH_BIND is 192.0.2.1: {os.strerror(errno.EADDRNOTAVAIL)}"
+    assert ports.remedy(problems).startswith("set LLAMESH_BIND to an address of this machine")
+    taken = ports.PortProblem("port 1 is taken")
+    assert ports.remedy([problem, taken]).endswith("; end that process, or choose another port")
 
 
 def test_one_port_for_two_listeners_is_refused() -> None:
@@ -95,7 +99,7 @@ def test_a_taken_port_may_be_free_at_the_next_start(tmp_path: Path) -> None:
         ("ENVOY_BIN", "/nowhere/envoy", "ENVOY_BIN names /nowhere/envoy"),
     ],
 )
-def test_what_only_a_person_can_correct_exits_2(name: str, value: str, words: str, tmp_path: Path) -> None:
+def test_a_setting_that_only_a_person_can_correct_exits_2(name: str, value: str, words: str, tmp_path: Path) -> None:
     refused = subprocess.run(
         [sys.executable, "-m", "llamesh.cli.main", "up"],
         env={**os.environ, "LLAMESH_HOME": str(tmp_path), **free_ports(), name: value},
@@ -160,13 +164,13 @@ def test_one_mesh_for_each_home(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
 
 
-def test_a_lock_file_that_nobody_holds_names_nobody(tmp_path: Path) -> None:
+def test_a_lock_file_that_is_not_held_names_no_process(tmp_path: Path) -> None:
     (tmp_path / "mesh.lock").write_text(f'{{"pid": {os.getpid()}, "started": "1"}}')
     assert holder(tmp_path) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's wish to end with the parent is Linux's")
-def test_what_is_tethered_does_not_start_where_the_parent_is_gone_already() -> None:
+def test_a_tethered_program_does_not_start_if_its_parent_has_ended() -> None:
     late = subprocess.run(
         [sys.executable, "-I", "-S", TETHER, "1", "/bin/echo", "started"], capture_output=True, check=False
     )

@@ -43,7 +43,7 @@ async def test_a_removal_is_told_to_each_watcher_and_then_forgotten() -> None:
         await watch.aclose()
 
 
-async def test_nobody_is_told_before_all_servers_are_known() -> None:
+async def test_watchers_are_told_nothing_before_all_servers_are_known() -> None:
     statuses = StatusCache()
     watch = statuses.watch()
     first = asyncio.ensure_future(anext(watch))

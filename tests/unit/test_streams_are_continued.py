@@ -46,7 +46,7 @@ async def read(source: Breaking) -> bytes:
     [SourceTruncatedError("ended", expected=2, actual=1), SourceError("silent", transient=True)],
     ids=["truncated", "silent"],
 )
-async def test_it_goes_on_where_it_was(error: SourceError) -> None:
+async def test_a_broken_stream_continues_at_its_offset(error: SourceError) -> None:
     source = Breaking(300, error)
     assert await read(source) == DATA
     assert source.offsets == [0, 300, 600, 900]
@@ -63,7 +63,7 @@ async def test_it_goes_on_where_it_was(error: SourceError) -> None:
     ],
     ids=["no ranges", "no size", "for good", "changed", "much later"],
 )
-async def test_what_cannot_go_on_is_the_error_of_the_source(source: Breaking) -> None:
+async def test_a_stream_that_cannot_continue_raises_the_error_of_the_source(source: Breaking) -> None:
     with pytest.raises(SourceError) as caught:
         await read(source)
     assert caught.value is source.error

@@ -40,7 +40,7 @@ def test_a_narrow_terminal_breaks_cells_never_titles(width: int) -> None:
     assert max(map(len, lines)) <= width
 
 
-def test_what_fits_is_shown() -> None:
+def test_columns_that_fit_are_shown() -> None:
     assert fitting(SERVERS, COLUMNS, 1000) == COLUMNS
 
 

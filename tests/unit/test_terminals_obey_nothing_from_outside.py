@@ -41,7 +41,7 @@ WAYS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_comes_from_outside_is_shown_and_not_obeyed(
+def test_text_from_outside_is_shown_without_control_characters(
     way: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -54,5 +54,5 @@ def test_no_line_is_wider_and_no_word_is_lost_however_the_text_comes(width: int)
         ("\u2028\x00\x7f\x08", ""),
     ],
 )
-def test_what_steers_a_terminal_is_left_out(said: str, shown: str) -> None:
+def test_terminal_control_sequences_are_removed(said: str, shown: str) -> None:
     assert safe(said) == shown

@@ -72,7 +72,7 @@ def test_a_try_that_comes_further_starts_the_count_anew() -> None:
     assert transfer.fails(after=1, done=SIZE, silent=400) == 400
 
 
-def test_what_follows_the_staging_costs_nothing() -> None:
+def test_failures_after_staging_cost_no_patience() -> None:
     """The database may be away for hours before the publication is found lost."""
     assert Transfer().fails(after=1, done=SIZE, silent=7_200, staged=True) == 0
 

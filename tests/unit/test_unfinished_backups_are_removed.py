@@ -83,7 +83,7 @@ def prepared(request: pytest.FixtureRequest, home: Path) -> tuple[str, Path, Pat
     return action, new, file, new
 
 
-def test_the_next_one_removes_what_a_killed_one_left(prepared: tuple[str, Path, Path, Path]) -> None:
+def test_the_next_backup_removes_the_files_of_a_killed_one(prepared: tuple[str, Path, Path, Path]) -> None:
     action, home, file, target = prepared
     before = set(target.parent.iterdir())
     with halfway(action, home, file) as process:

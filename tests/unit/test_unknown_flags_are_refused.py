@@ -110,7 +110,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("text", DANGEROUS + UNKNOWN)
-def test_what_is_not_on_the_allow_list_is_refused_by_name(text: str) -> None:
+def test_a_flag_that_is_not_on_the_allow_list_is_refused_by_name(text: str) -> None:
     error = refused(text)
     flag = text.split()[0].split("=")[0]
     assert name_of(error.reason) == "PARAMETER_UNKNOWN"

@@ -130,7 +130,7 @@ def test_a_client_that_leaves_with_the_last_event_is_told_all_of(lua: LuaRuntime
     assert read(lua, STREAM, events, leaves=True) == {"prompt": 46, "completion": 15}
 
 
-def test_of_a_stream_without_an_end_the_prompt_is_said_where_it_was_told(lua: LuaRuntime) -> None:
+def test_a_stream_without_an_end_reports_the_prompt_if_it_was_sent(lua: LuaRuntime) -> None:
     assert read(lua, STREAM, MESSAGES[:2]) == {"prompt": 46}
     assert read(lua, STREAM, CHAT[:2]) == {}
 
@@ -261,7 +261,7 @@ def test_answers_that_a_body_does_not_tell_of_count_by_their_length(lua: LuaRunt
         ("text/html", b'{"usage":{"prompt_tokens":9,"completion_tokens":9}}'),
     ],
 )
-def test_what_says_nothing_is_no_usage(lua: LuaRuntime, kind: str, answer: bytes) -> None:
+def test_an_answer_without_counts_has_no_usage(lua: LuaRuntime, kind: str, answer: bytes) -> None:
     assert read(lua, kind, [answer]) == {}
     assert read(lua, kind, [answer], answers=2, prompts=1) == {}
 

@@ -39,7 +39,7 @@ def settle(entry: Any) -> TokenUsage | None:
     return tokens_used(entry, "smol", TokenEstimators())
 
 
-def test_what_the_engine_told_counts() -> None:
+def test_the_usage_that_the_engine_reported_counts() -> None:
     assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 15})) == TokenUsage(46, 15)
     assert settle(report(usage={"prompt_tokens": 46, "completion_tokens": 30}, request={"answers": 2})) == TokenUsage(
         46, 30
@@ -58,14 +58,14 @@ def test_what_the_engine_told_counts() -> None:
         ("no chunk", 160 + 25, 0, 1, 0),
     ],
 )
-def test_of_a_cut_stream_counts_what_came(api: str, wire: int, body: int, answers: int, tokens: int) -> None:
+def test_a_cut_stream_counts_the_tokens_received(api: str, wire: int, body: int, answers: int, tokens: int) -> None:
     found = settle(report(wire=wire, head=160, body=body, request={"answers": answers}))
     assert found == TokenUsage(25, tokens, reported=False), api
 
 
 @pytest.mark.parametrize("shortest", range(200, 300, 3))
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 50, 400])
-def test_whatever_the_size_of_chunks_the_count_is_within_a_sixth(shortest: int, tokens: int) -> None:
+def test_the_count_is_within_a_sixth_for_any_size_of_chunks(shortest: int, tokens: int) -> None:
     sizes = [2 * shortest] + [shortest + number % 13 for number in range(1, tokens)]
     framing = sum(4 + len(f"{size:x}") for size in sizes)
     found = settle(report(wire=160 + 25 + sum(sizes) + framing, head=160, body=sum(sizes)))
@@ -101,7 +101,7 @@ def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.Monk
     assert [lengths.estimate(target, 100) for target in ("a", "b", "c")] == [100, 25, 100]
 
 
-def test_a_body_full_of_what_is_no_text_teaches_nothing() -> None:
+def test_a_body_that_is_not_text_does_not_change_the_estimate() -> None:
     lengths = TokenEstimator(4.0)
     lengths.learn("a", 4000, 1000)
     lengths.learn("a", 14 << 20, 30)
@@ -129,7 +129,7 @@ def test_older_prompts_fade() -> None:
     ],
     ids=["input_tokens", "count_tokens", "not found", "unavailable", "left the waker", "left the queue"],
 )
-def test_where_no_engine_worked_nothing_counts(entry: Any) -> None:
+def test_a_request_that_no_engine_served_has_no_usage(entry: Any) -> None:
     assert settle(entry) is None
 
 

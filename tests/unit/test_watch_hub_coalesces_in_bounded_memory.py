@@ -64,7 +64,7 @@ async def test_a_slow_reader_sees_the_latest_state_of_each_object_once(hub: Hub)
             await anext(reader)
 
 
-async def test_what_changes_while_a_round_is_read_comes_with_the_next(hub: Hub) -> None:
+async def test_changes_during_a_round_arrive_with_the_next(hub: Hub) -> None:
     reader = watches(hub).watch("ada", Selector(), "")
     assert told(await anext(reader)) == ("synced",)
     put(hub, "a"), put(hub, "b")

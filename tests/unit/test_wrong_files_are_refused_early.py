@@ -77,7 +77,7 @@ async def test_a_broken_header_and_a_wrong_length_are_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("data", [b"<html>" * 1000, b"PK\x03\x04" * 10, b"G", b"GGU0", b"gguf"])
-async def test_what_is_no_gguf_is_refused_at_its_first_bytes(data: bytes) -> None:
+async def test_a_file_that_is_not_gguf_is_refused_at_its_first_bytes(data: bytes) -> None:
     if data == b"G":
         assert await Stream(data).passed(None) == data, "too short to tell: refused when it is complete"
         return

@@ -125,7 +125,7 @@ def _key(mesh: Client, action: Action) -> object:
             _check_first(mesh, action, key)
             file.write(made.token)
         except BaseException:
-            # Nobody would have the token.
+            # No client would have the token.
             mesh.keys.revoke(key.key_id)
             raise
     return key
@@ -155,7 +155,7 @@ def _check_first(mesh: Client, action: Action, made: Any) -> None:
 
 
 def _age(item: Any) -> tuple[int, str]:
-    """What orders the objects of one name: the one that was created first stays."""
+    """Sort key of the objects of one name: the one that was created first stays."""
     return item.create_time.ToNanoseconds(), identity(item)
 
 
@@ -165,7 +165,7 @@ def token_path(action: Action) -> Path:
 
 
 def without_token(action: Action) -> str:
-    """What is said of a key that is there while its file holds no token; empty for everything else."""
+    """Describe a key that exists while its file holds no token; empty for everything else."""
     if action.document.kind != "Key" or action.present is None or not action.desired.secret_file:
         return ""
     path = token_path(action)
@@ -196,7 +196,7 @@ def _seconds(spec: Any, name: str) -> float | None:
     return getattr(spec, name).ToNanoseconds() / 1e9 if spec.HasField(name) else None
 
 
-LONGEST_SECRET_FILE = 4096
+MAX_SECRET_FILE = 4096
 """Bytes of a file that holds a password."""
 
 
@@ -209,7 +209,7 @@ def _secret(document: Document, reference: Any) -> str:
         return value
     path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
     try:
-        return read_bounded(path, LONGEST_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
+        return read_bounded(path, MAX_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
     except CommandError as error:
         raise CommandError(
             f"{place}: {error.cause}", hint="name a file that holds the password only", code=Exit.USAGE

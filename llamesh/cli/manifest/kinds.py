@@ -17,8 +17,8 @@ SPECS: dict[str, type[Message]] = {
 }
 ORDER = tuple(SPECS)
 NAMED_FOR_PEOPLE = frozenset({"Contract", "Key"})
-"""Kinds whose name is a display name of the contract service: any text of at most `LONGEST_NAME` characters."""
-LONGEST_NAME = 128
+"""Kinds whose name is a display name of the contract service: any text of at most `MAX_NAME` characters."""
+MAX_NAME = 128
 ID_ANNOTATION = "llamesh.dev/id"
 """Annotation with the id of a server, contract or key, for names that are not unique."""
 

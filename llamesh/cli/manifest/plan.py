@@ -50,7 +50,7 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is to be done about one document."""
+    """The action for one document."""
 
     document: Document
     verb: Verb
@@ -98,7 +98,7 @@ def conflicts(action: Action) -> Iterator[FieldChange]:
 
 
 def name_of(action: Action) -> str:
-    """What the next plan will find the object by."""
+    """Return the key by which the next plan finds the object."""
     if action.document.kind == "ModelServe":
         return f"{action.desired.namespace or 'default'}/{action.desired.model_name}"
     return action.document.name

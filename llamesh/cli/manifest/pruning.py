@@ -1,6 +1,6 @@
-"""What an apply with `--prune` removes. Pure.
+"""Decides which objects an apply with `--prune` removes. Pure.
 
-Invariant: only what the record says that this set created, that is still the same object, and that is no longer declared.
+Invariant: an object is removed only if this set created it by the record, it is still the same object, and it is no longer declared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llamesh.cli.manifest.plan import Action
 from llamesh.cli.manifest.record import CreatedObject, entry
 from llamesh.v1 import server_pb2
 
-LONGEST_CREATION = timedelta(hours=1)
+MAX_CREATION = timedelta(hours=1)
 """How long after its intention an object may have been made to be that of a killed apply. It allows for clocks that differ, too."""
 
 
@@ -48,13 +48,13 @@ def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
         for (kind, _), present in there.items()
         if kind == item.kind
         and _found_by(present) == item.found_by
-        and abs(datetime.fromisoformat(present.create_time.ToJsonString()) - began) <= LONGEST_CREATION
+        and abs(datetime.fromisoformat(present.create_time.ToJsonString()) - began) <= MAX_CREATION
     ]
     return named[0] if len(named) == 1 else None
 
 
 def _found_by(item: Any) -> str:
-    """What a plan finds an object by."""
+    """Return the key by which a plan finds an object."""
     if isinstance(item, server_pb2.Server):
         return f"{item.spec.namespace or 'default'}/{item.model_name}"
     return str(item.display_name if kind_of(item) in {"Contract", "Key"} else identity(item))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ import yaml
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
-from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, LONGEST_NAME, NAMED_FOR_PEOPLE, SPECS
+from llamesh.cli.manifest.kinds import API_VERSION, ID_ANNOTATION, MAX_NAME, NAMED_FOR_PEOPLE, SPECS
 from llamesh.cli.manifest.spec import SpecError, decode, line_of, short
+from llamesh.nearest import nearest
 
-LARGEST_FILE = 1 << 20
-MOST_VALUES = 50_000
+MAX_FILE = 1 << 20
+MAX_VALUES = 50_000
 DEEPEST = 50
-LONGEST_TEXT = 1 << 16
+MAX_TEXT = 1 << 16
 """Characters of a text."""
-LONGEST_NUMBER = 64
+MAX_NUMBER = 64
 """Characters of a number or another value that is no text. PyYAML takes quadratic time for 1:1:1:..., a number of base 60."""
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/@+-]*")
 TOP = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -67,11 +67,11 @@ def read(paths: Sequence[str]) -> list[Document]:
 def _text(path: str) -> str:
     try:
         raw = (
-            sys.stdin.buffer.read(LARGEST_FILE + 1) if path == "-" else Path(path).open("rb").read(LARGEST_FILE + 1)  # noqa: SIM115 read at once
+            sys.stdin.buffer.read(MAX_FILE + 1) if path == "-" else Path(path).open("rb").read(MAX_FILE + 1)  # noqa: SIM115 read at once
         )
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}", hint="-f names a YAML file", code=Exit.USAGE) from error
-    if len(raw) > LARGEST_FILE:
+    if len(raw) > MAX_FILE:
         raise CommandError(f"{path}: larger than 1 MiB", hint="divide it: -f may be repeated", code=Exit.USAGE)
     try:
         return raw.decode("utf-8-sig")
@@ -90,7 +90,7 @@ def _documents(path: str, text: str) -> Iterator[Document | str]:
         line = f":{mark.line + 1}" if mark else ""
         yield f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}"
         return
-    budget = [MOST_VALUES]
+    budget = [MAX_VALUES]
     for number, node in enumerate((node for node in nodes if not _empty(node)), 1):
         try:
             _count(node, budget, 0)
@@ -110,9 +110,9 @@ def _count(node: _Node, budget: list[int], depth: int) -> None:
     """Refuse a file that would take long. An alias counts each time it is used."""
     budget[0] -= 1
     if budget[0] < 0 or depth > DEEPEST:
-        raise _ProblemError(line_of(node), "", f"more than {MOST_VALUES} values or {DEEPEST} levels; divide the file")
+        raise _ProblemError(line_of(node), "", f"more than {MAX_VALUES} values or {DEEPEST} levels; divide the file")
     if isinstance(node, yaml.ScalarNode):
-        most = LONGEST_TEXT if node.tag == "tag:yaml.org,2002:str" else LONGEST_NUMBER
+        most = MAX_TEXT if node.tag == "tag:yaml.org,2002:str" else MAX_NUMBER
         if len(node.value) > most:
             raise _ProblemError(line_of(node), "", f"a value is longer than {most} characters")
     elif isinstance(node, yaml.MappingNode):
@@ -140,8 +140,8 @@ def _document(path: str, number: int, node: _Node) -> Iterator[Document | str]:
     metadata = _mapping(fields["metadata"], "metadata", METADATA)
     name = _word(metadata, "name", fields["metadata"], "metadata.")
     lines["metadata.name"] = line_of(metadata["name"])
-    if len(name) > LONGEST_NAME:
-        raise _ProblemError(lines["metadata.name"], "metadata.name", f"is longer than {LONGEST_NAME} characters")
+    if len(name) > MAX_NAME:
+        raise _ProblemError(lines["metadata.name"], "metadata.name", f"is longer than {MAX_NAME} characters")
     if kind not in NAMED_FOR_PEOPLE and not _NAMES.fullmatch(name):
         raise _ProblemError(
             lines["metadata.name"],
@@ -190,5 +190,5 @@ def _word(fields: dict[str, _Node], name: str, parent: _Node, path: str = "") ->
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = get_close_matches(word, list(known), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    meant = nearest(word, known, 0.5)
+    return f"; did you mean {meant}?" if meant else ""

@@ -1,4 +1,4 @@
-"""What an apply has created, kept in a file of this user, so that `--prune` removes nothing else.
+"""Records the objects that an apply has created in a file of this user, so that `--prune` removes nothing else.
 
 An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned. Invariant: an object is in the
 file before it is in the mesh, as an intention, so that a killed apply forgets nothing.
@@ -32,7 +32,7 @@ class CreatedObject:
     create_time: str
     """Of an intention: when it was written, by the clock of this machine."""
     found_by: str = ""
-    """Of an intention: what a plan finds the object by."""
+    """Of an intention: the key by which a plan finds the object."""
 
 
 def entry(name: str, item: Any) -> CreatedObject:
@@ -48,7 +48,7 @@ class Record:
         self.path = applied_directory(environment) / f"{words}.json"
 
     def entries(self) -> list[CreatedObject]:
-        """What was created; nothing without a record. CommandError if there is one that cannot be read: it would be replaced."""
+        """Return the created objects; none without a record. CommandError if there is one that cannot be read: it would be replaced."""
         try:
             return [CreatedObject(**item) for item in json.loads(self.path.read_text("utf-8"))]
         except (FileNotFoundError, NotADirectoryError):

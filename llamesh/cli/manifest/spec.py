@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
@@ -17,6 +16,7 @@ from google.protobuf.message import Message
 
 from buf.validate import validate_pb2
 from llamesh.cli.durations import seconds
+from llamesh.nearest import nearest
 
 DURATION = "google.protobuf.Duration"
 _Node = Any
@@ -45,8 +45,8 @@ def decode(node: _Node, message: Message, path: str, lines: dict[str, int], erro
         word = str(key.value)
         field = known.get(word)
         if field is None:
-            close = get_close_matches(word, list(known), 1, 0.5)
-            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(descriptor.fields_by_name)}"
+            meant = nearest(word, known, 0.5)
+            hint = f"; did you mean {meant}?" if meant else f"; known: {', '.join(descriptor.fields_by_name)}"
             errors.append(SpecError(line_of(key), f"{path}.{short(word)}", f"unknown field{hint}"))
             continue
         at = f"{path}.{field.name}"

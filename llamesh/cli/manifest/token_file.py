@@ -49,7 +49,7 @@ def reserved(document: Document, path: Path) -> Iterator[TokenFile]:
     try:
         if not is_free(path):
             raise FileExistsError(0, "File exists")
-        # What a killed apply has left is replaced.
+        # The file of a killed apply is replaced.
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:

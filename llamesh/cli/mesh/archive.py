@@ -46,7 +46,7 @@ _HANDED_OVER = ("import", "handed-over")
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 _SETTINGS = "config.env"
-_LARGEST_TEXT = 1 << 26
+_MAX_TEXT = 1 << 26
 _ANOTHER_COPY = "use another copy of the backup"
 _OF_FILE_SYSTEM = "lost+found"
 """Stands in every new file system of ext4."""
@@ -241,7 +241,7 @@ def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
 def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> bytes:
     """Read what `_add_text` has added. ArchiveError if it has changed."""
     file = archive.extractfile(entry)
-    content = b"" if file is None else file.read(_LARGEST_TEXT)
+    content = b"" if file is None else file.read(_MAX_TEXT)
     if hashlib.sha256(content).hexdigest() != entry.pax_headers.get(DIGEST):
         raise ArchiveError(f"{source} is damaged: its {entry.name} is not as it was written", _ANOTHER_COPY)
     return content
@@ -263,7 +263,8 @@ def _extract_all(source: Path, home: Path, version: str) -> Manifest:
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged: {error}", _ANOTHER_COPY) from error
+        # The error's words are those of tarfile about its attempts, and say nothing about the file.
+        raise ArchiveError(f"{source} is no backup of llamesh, or is damaged", _ANOTHER_COPY) from error
     if found != expected:
         raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
     return manifest

@@ -28,7 +28,7 @@ from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.local_mesh import running_here
-from llamesh.locations import LONGEST_SOCKET_NAME, UNIX_SOCKET_LIMIT
+from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
 
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
@@ -180,7 +180,7 @@ def certificate(settings: MeshSettings, now: Callable[[], float] = time.time) ->
 
 
 def certificate_shown(settings: MeshSettings) -> Finding | None:
-    """What is wrong if the mesh that runs shows another certificate than the file's. None if nothing is, or another check says it."""
+    """Return a finding if the running mesh shows another certificate than the file has. None otherwise, or if another check reports it."""
     try:
         found = renewal.read(settings)
     except certificates.CertificateError:
@@ -221,7 +221,7 @@ def open_files() -> Finding:
 def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: its path is short enough, and this user owns it."""
     folder = settings.run_dir
-    length = len(os.fsencode(folder)) + LONGEST_SOCKET_NAME
+    length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
     if length > UNIX_SOCKET_LIMIT:
         fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
         return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
@@ -256,8 +256,8 @@ def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
         found = health.ask(host, port, tls=address.scheme == "https")
     except OSError as error:
         for name, life in remembered.items():
-            if life.last_words:
-                yield Finding(name, "problem", f"it ended: {life.last_words}" + restarts(life), f"llamesh logs {name}")
+            if life.last_output:
+                yield Finding(name, "problem", f"it ended: {life.last_output}" + restarts(life), f"llamesh logs {name}")
         fix = "it answers when that is over" if waits else f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
         yield Finding("front door", "problem", f"{url} does not answer ({error.strerror or error})", fix)
         return

@@ -1,4 +1,4 @@
-"""What a check of this machine found."""
+"""Findings of the checks of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """The finding of one check."""
 
     check: str
     state: State

@@ -36,7 +36,7 @@ class Life:
     """Number of restarts, after an exit or a kill."""
     silences: int = 0
     """Number of kills because of unanswered liveness probes."""
-    last_words: str = ""
+    last_output: str = ""
     """Its last output before it last exited by itself."""
 
 
@@ -48,7 +48,7 @@ def record(run_dir: Path, lives: Mapping[str, Life]) -> None:
             **asdict(life.process),
             "restarts": life.restarts,
             "silences": life.silences,
-            "words": life.last_words,
+            "words": life.last_output,
         }
         for name, life in lives.items()
     ]

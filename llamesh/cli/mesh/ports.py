@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ class PortProblem:
     words: str
     by_setting: bool = False
     """Whether the settings themselves are the cause, so that a retry cannot help."""
+    address: bool = False
+    """Whether the address cannot be listened on, whatever the port."""
 
 
 def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProblem]:
@@ -35,10 +37,18 @@ def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProble
     return list(dict.fromkeys(problems))
 
 
-def remedy(problems: Iterable[PortProblem]) -> str:
+def remedy(problems: Sequence[PortProblem]) -> str:
     """Return the remedy for these problems."""
-    cured_by_setting = all(problem.by_setting for problem in problems)
-    return "choose another port" if cured_by_setting else "end that process, or choose another port"
+    of_ports = [problem for problem in problems if not problem.address]
+    words = []
+    if len(of_ports) < len(problems):
+        words.append(
+            "set LLAMESH_BIND to an address of this machine, or unset it: the mesh then listens on this machine only"
+        )
+    if of_ports:
+        cured_by_setting = all(problem.by_setting for problem in of_ports)
+        words.append("choose another port" if cured_by_setting else "end that process, or choose another port")
+    return "; ".join(words)
 
 
 def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
@@ -58,8 +68,8 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return PortProblem(f"port {port} is taken by {owner_of(port) or 'another process'}; {moves}")
-            # The network may not have assigned the address yet.
-            return PortProblem(f"LLAMESH_BIND is {address}, port {port}: {error.strerror}")
+            # Not by_setting: the network may not have assigned the address yet. The words are the same for every port.
+            return PortProblem(f"LLAMESH_BIND is {address}: {error.strerror}", address=True)
     return None
 
 

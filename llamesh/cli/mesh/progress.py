@@ -50,7 +50,7 @@ def lacking_of(settings: MeshSettings) -> list[str]:
     except OSError as error:
         waits = waiting.waits(settings.run_dir).items()
         ended = [
-            f"{name} ended: {life.last_words}" for name, life in lives(settings.run_dir).items() if life.last_words
+            f"{name} ended: {life.last_output}" for name, life in lives(settings.run_dir).items() if life.last_output
         ]
         return [*ended, *(f"{waiting.sentence(wait, members)}: {wait.remedy}" for wait, members in waits)] or [
             f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"

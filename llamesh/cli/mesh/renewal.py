@@ -21,7 +21,7 @@ from llamesh.locations import make_private
 LOOK_SECONDS = 5.0
 """Seconds between two comparisons of the files with Envoy's pair."""
 LOOKS_BEHIND = 3
-"""After so many looks at an old certificate in a row it is said that Envoy has not taken the new one."""
+"""Number of consecutive checks with the old certificate after which a report says that Envoy has not taken the new one."""
 SHOW_SECONDS = 3.0
 """How long a TLS handshake may take."""
 
@@ -70,14 +70,14 @@ def shown(settings: MeshSettings) -> bytes | None:
 
 
 class Renewal:
-    """Hands each renewed pair to Envoy, and says what came of it: what a client is shown counts, not what was handed over."""
+    """Passes each renewed pair to Envoy and reports the result, which is the certificate that a client is shown."""
 
     def __init__(self, settings: MeshSettings, say: Callable[[str], None]) -> None:
         self._settings = settings
         self._say = say
         self._told = ""
         self._shown: bytes | None = None
-        """What a client was shown last."""
+        """The certificate that a client was shown last."""
         self._behind = 0
 
     async def look(self) -> None:
@@ -121,7 +121,7 @@ class Renewal:
                 self._keeps(words, "see the log of envoy; `llamesh down` and `llamesh up` hand it over again")
 
     def _keeps(self, words: str, remedy: str) -> None:
-        """Say once why the certificate stays."""
+        """Report once why the certificate stays."""
         if words != self._told:
             self._told = words
             self._say(f"the front door keeps the certificate that it has: {words}\n    -> {remedy}")

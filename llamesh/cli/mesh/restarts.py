@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
+MAX_PAUSE = 30.0
 STABLE_SECONDS = 30.0
 
 
@@ -23,4 +23,4 @@ class Restarts:
         self.in_a_row += 1
         if self.in_a_row == 1:
             return 0.0
-        return float(min(FIRST_PAUSE * 2 ** (self.in_a_row - 2), LONGEST_PAUSE))
+        return float(min(FIRST_PAUSE * 2 ** (self.in_a_row - 2), MAX_PAUSE))

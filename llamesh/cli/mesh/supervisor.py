@@ -146,15 +146,15 @@ class Supervisor:
                 and self._clock() - started < STABLE_SECONDS
             ):
                 # A retry cannot help. A mesh that was ready before goes on with the other components.
-                self.refused = self._last_words(component) or f"{component.name} ended with exit code {code}"
+                self.refused = self._last_output(component) or f"{component.name} ended with exit code {code}"
                 self.stop()
                 return
             pause = restarts.pause_after(self._clock() - started)
             life.restarts += 1
-            life.last_words = words or (self._last_words(component) if code > 0 else "")
+            life.last_output = words or (self._last_output(component) if code > 0 else "")
             if pause < 1 or self._may_tell(component.name):
                 self._told[component.name] = self._clock()
-                self._say(words or self._obituary(component, code, pause))
+                self._say(words or self._exit_message(component, code, pause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -256,12 +256,12 @@ class Supervisor:
     def _may_tell(self, name: str) -> bool:
         return self._clock() - self._told.get(name, float("-inf")) > TOLD_SECONDS
 
-    def _obituary(self, component: Component, code: int, pause: float) -> str:
+    def _exit_message(self, component: Component, code: int, pause: float) -> str:
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"
-        last = self._last_words(component) if code > 0 else ""
-        return f"{component.name} {exit_words(code)}; {then}" + (f"\n    its last words: {last}" if last else "")
+        last = self._last_output(component) if code > 0 else ""
+        return f"{component.name} {exit_words(code)}; {then}" + (f"\n    its last output: {last}" if last else "")
 
-    def _last_words(self, component: Component) -> str:
+    def _last_output(self, component: Component) -> str:
         return "".join(logfiles.last_lines(logfiles.path_of(self._logs, component.name), 1))[:500]
 
 

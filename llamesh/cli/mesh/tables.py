@@ -11,7 +11,7 @@ from typing import Any
 from llamesh.cli.mesh import members
 from llamesh.cli.mesh.archive import ArchiveError
 
-LONGEST_SECONDS = 6 * 3600.0
+MAX_SECONDS = 6 * 3600.0
 """Deadline of a dump or a restore in seconds."""
 
 
@@ -43,11 +43,11 @@ def commands() -> list[str]:
 def _asked(action: str, file: Path, environment: dict[str, str]) -> dict[str, Any]:
     try:
         answer = members.ask(
-            "llamesh.kit.postgres_dump", action, str(file), environment=environment, seconds=LONGEST_SECONDS
+            "llamesh.kit.postgres_dump", action, str(file), environment=environment, seconds=MAX_SECONDS
         )
         report: dict[str, Any] = json.loads(answer.stdout)
     except subprocess.TimeoutExpired as error:
-        raise ArchiveError(f"PostgreSQL has not finished within {LONGEST_SECONDS / 3600:g} h") from error
+        raise ArchiveError(f"PostgreSQL has not finished within {MAX_SECONDS / 3600:g} h") from error
     except ValueError as error:
         last = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
         raise ArchiveError(f"the settings cannot be read: {last}", "see `llamesh doctor`") from error

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 FIRST_RECONNECT = 0.1
-LONGEST_RECONNECT = 5.0
+MAX_RECONNECT = 5.0
 
 
 class AsyncClient:
@@ -170,7 +170,7 @@ class AsyncClient:
                 elif error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
                     raise
             await asyncio.sleep(max(min(pause, ends - time.monotonic()), 0))
-            pause = min(pause * 2, LONGEST_RECONNECT)
+            pause = min(pause * 2, MAX_RECONNECT)
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> AsyncOpenAI:
         """Return the official OpenAI client, for one server or for all servers by model name.

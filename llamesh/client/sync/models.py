@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamesh.client import errors
 from llamesh.client.names import resolve
-from llamesh.client.references import Model, address_of, model_uuid_of
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.pull import Pull
@@ -49,16 +49,23 @@ class Models(Part):
     def pull(
         self, source: str | Path, *, uuid: str = "", name: str = "", sha256: str = "", timeout: float | None = None
     ) -> Pull:
-        """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name."""
+        """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
+
+        SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
+        """
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or re.sub(r"[^A-Za-z0-9._-]+", "-", file).strip("-._")[:128],
+            model_uuid=uuid or default_uuid(file),
             source=address,
             name=name,
             sha256=sha256,
         )
-        download = self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
+        try:
+            download = self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
+        except errors.SourceRefused as refused:
+            name_way_of_file(refused, address)
+            raise
         return Pull(self._mesh, download)
 
     def pulling(self, model: Model, *, timeout: float | None = None) -> Pull:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llamesh.hub_addresses import HubAddress
+from llamesh.nearest import nearest
 from llamesh.sizes import size
 from services.download.sources.source import SourceError
 
@@ -108,9 +109,9 @@ def _single(address: HubAddress, matching: Sequence[HubFile], all_files: Sequenc
             f" `llama-gguf-split --merge`, or take another: {_listed(address, all_files)}"
         )
     if address.path:
-        near = difflib.get_close_matches(address.path, [file.path for file in all_files], n=1, cutoff=0.5)
+        meant = nearest(address.path, [file.path for file in all_files], 0.5)
         hint = (
-            f"did you mean {_address_of(address, HubFile(near[0], None, ''))}?" if near else _listed(address, all_files)
+            f"did you mean {_address_of(address, HubFile(meant, None, ''))}?" if meant else _listed(address, all_files)
         )
         raise SourceError(f"{address.repository} has no file {address.path}: {hint}")
     what = (
@@ -131,8 +132,8 @@ def _listed(address: HubAddress, files: Iterable[HubFile]) -> str:
     order = sorted(sizes, key=lambda type_: _distance(wanted, _key(type_)))
     shown = [f"{type_}{_size(sizes[type_])}" for type_ in order[:_MAX_LISTED]]
     more = f", and {len(order) - _MAX_LISTED} more" if len(order) > _MAX_LISTED else ""
-    nearest = order[0] if ":" in order[0] else str(replace(address, choice=order[0], path=""))
-    return f"did you mean {nearest}? There are {', '.join(shown)}{more}"
+    meant = order[0] if ":" in order[0] else str(replace(address, choice=order[0], path=""))
+    return f"did you mean {meant}? There are {', '.join(shown)}{more}"
 
 
 def _size(files: Sequence[HubFile]) -> str:

@@ -5,13 +5,13 @@ A service of another vendor with the same answer, and tokens of its own, works t
 
 from __future__ import annotations
 
-import difflib
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.quant_models import QuantModel, field_of, read_model
@@ -58,5 +58,5 @@ class QuantOverHttp:
             document = await self._document("/models")
             models = document.get("models") if isinstance(document, dict) else document
         names = [field_of(item, "model_uuid") for item in models] if isinstance(models, list) else []
-        near = difflib.get_close_matches(model_uuid, [name for name in names if isinstance(name, str)], n=1)
-        return f": did you mean quant:{near[0]}?" if near else ""
+        meant = nearest(model_uuid, [name for name in names if isinstance(name, str)])
+        return f": did you mean quant:{meant}?" if meant else ""

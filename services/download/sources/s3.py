@@ -6,7 +6,6 @@ credentials; a caller's text decides only the key. The server may be private; a 
 
 from __future__ import annotations
 
-import difflib
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +16,7 @@ from minio import Minio
 from yarl import URL
 
 from llamesh.kit.source_places import S3Place
+from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
@@ -115,9 +115,9 @@ class S3Source:
         name, _, key = source.removeprefix("s3:").removeprefix("//").partition("/")
         bucket = self._buckets.get(name)
         if bucket is None:
-            near = difflib.get_close_matches(name, self._buckets, n=1)
+            meant = nearest(name, self._buckets)
             hint = (
-                f"did you mean s3://{near[0]}/{key}?" if near else "an administrator names places in LLAMESH_S3_SOURCES"
+                f"did you mean s3://{meant}/{key}?" if meant else "an administrator names places in LLAMESH_S3_SOURCES"
             )
             raise SourceRefusedError(f"no place of models has the name {name!r}: {hint}", rule="place")
         check_key(key)

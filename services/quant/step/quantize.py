@@ -14,7 +14,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
 from llamesh.sizes import size
-from services.quant.step.last_words import translate
+from services.quant.step.failure_messages import translate
 from services.quant.step.report import StepCrashedError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
@@ -25,7 +25,7 @@ _MAX_LINE = 500
 _KEPT = frozenset(
     {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"}
 )
-_LEAST_FREE = 64 << 20
+_MIN_FREE = 64 << 20
 """If the disk has less free space than this, a failed write counts as a full disk."""
 
 
@@ -63,7 +63,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
         return {"size": target.stat().st_size}
     unfinished.unlink(missing_ok=True)
     left = free_bytes(workspace.folder)
-    if left < _LEAST_FREE:
+    if left < _MIN_FREE:
         raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
     if code < 0:
         raise StepCrashedError(f"the quantiser {exit_words(code)}")

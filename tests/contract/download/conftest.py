@@ -17,7 +17,9 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
+from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes, model_server
+from tests.contract.patience import PATIENCE
 
 TINY = model_bytes()
 ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
@@ -56,7 +58,7 @@ class Service:
         )
 
     async def state(self, model_uuid: str, *states: int) -> pb.Download:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 found = await self.get(model_uuid)
                 if found.state in (states or ENDED):
@@ -80,10 +82,10 @@ class Service:
     @property
     def stored(self) -> list[Path]:
         """Every file in the store, published or not."""
-        return [path for path in (self.settings.home / "objects").rglob("*") if path.is_file()]
+        return files_below(self.settings.home / "objects")
 
     async def no_files(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while self.stored:
                 await asyncio.sleep(0.01)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sqlite3
@@ -106,7 +105,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(store_health, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr("llamesh.background.FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr("llamesh.background.LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("llamesh.background.MAX_BACKOFF", 0.05)
     return found
 
 
@@ -120,9 +119,3 @@ def s3() -> Iterator[FakeS3]:
 def on_s3(one_settings: Settings, open_with: OpenWith, s3: FakeS3) -> Callable[[], Awaitable[Service]]:
     secrets = {"minio_access_key": SecretStr("k"), "minio_secret_key": SecretStr("s")}
     return lambda: open_with(one_settings, minio_endpoint=s3.endpoint, **secrets)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)

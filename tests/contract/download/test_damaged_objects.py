@@ -16,8 +16,9 @@ from llamesh.kit.config import Settings
 from llamesh.kit.objects.s3 import _Staged as S3Staged
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file, sha256
-from tests.contract.download.faults import Faults, faults, on_s3, s3, until
+from tests.contract.download.faults import Faults, faults, on_s3, s3
 from tests.contract.model_source import ModelServer
+from tests.contract.patience import PATIENCE, until
 from tests.contract.rich_status import refused
 from tests.unit.fake_s3 import FakeS3
 
@@ -98,7 +99,7 @@ async def test_a_damaged_object_is_read_once_and_repaired_by_downloading_again(
     assert (await service.fetched("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
     assert not any((await problems(service)).values())
     sound = set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while sound != {"m1", "m2"}:
             message = await stream.read()
             if message.HasField("model") and not message.model.problem:

@@ -11,8 +11,9 @@ import pytest
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import TINY, OpenWith
-from tests.contract.download.faults import FAULTS, Faults, faults, on_s3, s3, until
+from tests.contract.download.faults import FAULTS, Faults, faults, on_s3, s3
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE, until
 
 __all__ = ["faults", "on_s3", "s3"]
 
@@ -36,7 +37,7 @@ async def test_a_database_that_fails_during_a_transfer_costs_nothing(
     found = await service.state("m1")
     assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 0)
     assert web.asked == ["a.gguf"]
-    assert len(service.stored) == 1
+    await until(lambda: len(service.stored) == 1)
     # Nothing of the service has ended: the next transfer is taken up, told and written as before.
     web.files["b.gguf"] = TINY
     assert (await service.fetched("m2", web.url("b.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
@@ -79,7 +80,7 @@ async def test_commits_whose_answer_is_lost_are_not_taken_for_failures(
     assert web.asked == ["a.gguf"]
     assert (await service.path("m1")).read_bytes() == web.files["a.gguf"]
     # Who watches is told of it, too.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await stream.read()).download.state != pb.DOWNLOAD_STATE_SUCCEEDED:
             pass
     stream.cancel()

@@ -18,7 +18,9 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import DownloadServiceStub
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import ENDED, TINY, Open, Service, import_file, sha256
+from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE, available
 from tests.contract.rich_status import refused
 from tests.unit.gguf_bytes import STRING, U32, File, pair
 
@@ -70,7 +72,7 @@ NOT_SERVED = {
 
 
 @pytest.mark.parametrize("case", NOT_SERVED)
-async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service, case: str) -> None:
+async def test_a_model_that_llama_cpp_cannot_load_is_refused(sqlite_service: Service, case: str) -> None:
     data, problem = NOT_SERVED[case]
     download = await sqlite_service.fetched("m1", import_file(sqlite_service, "a.gguf", data))
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_INVALID")
@@ -78,7 +80,7 @@ async def test_what_llama_cpp_cannot_be_given_is_refused(sqlite_service: Service
     assert sqlite_service.stored == []
 
 
-async def test_many_who_ask_cause_one_download(service: Service, web: ModelServer) -> None:
+async def test_concurrent_requests_cause_one_download(service: Service, web: ModelServer) -> None:
     web.files["a.gguf"] = TINY
     web.hold_after["a.gguf"] = 64
     answers = await asyncio.gather(*(service.start("m1", web.url("a.gguf")) for _ in range(20)))
@@ -115,13 +117,16 @@ async def test_after_a_failure_another_source_may_be_named(service: Service, web
     assert (download.state, download.name) == (pb.DOWNLOAD_STATE_SUCCEEDED, "right.gguf")
 
 
-async def test_progress_is_seen_while_bytes_come(service: Service, web: ModelServer) -> None:
+async def test_progress_is_seen_while_bytes_come(
+    service: Service, web: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.download.progress.WINDOW_SECONDS", 10 * PATIENCE)
     big = model_bytes("big", 3 << 20)
     web.files["a.gguf"] = big
     web.hold_after["a.gguf"] = 2 << 20
     started = await service.start("m1", web.url("a.gguf"))
     assert started.state == pb.DOWNLOAD_STATE_QUEUED
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (running := await service.get("m1")).bytes_done < 2 << 20:
             await asyncio.sleep(0.01)
     assert (running.state, running.bytes_done, running.bytes_total) == (pb.DOWNLOAD_STATE_RUNNING, 2 << 20, len(big))
@@ -186,29 +191,32 @@ async def test_a_killed_process_leaves_a_transfer_that_the_next_one_finishes(
 
     caller = as_caller("ada", "manage")
     request = pb.StartDownloadRequest(model_uuid="m1", source=web.url("a.gguf"))
-    patient: dict[str, Any] = {"metadata": caller, "wait_for_ready": True, "timeout": 40}
+    patient: dict[str, Any] = {"metadata": caller, "wait_for_ready": True, "timeout": PATIENCE}
     process = await start()
     try:
-        await DownloadServiceStub(connect(settings, "download")).StartDownload(request, **patient)
-        async with asyncio.timeout(40):
-            while not any(path.stat().st_size for path in (settings.home / "objects").rglob("*.part")):
+        downloads = DownloadServiceStub(connect(settings, "download"))
+        # A busy process may not know yet what its callers may do.
+        await available(lambda: downloads.StartDownload(request, **patient))
+        async with asyncio.timeout(PATIENCE):
+            while not any(path.stat().st_size for path in files_below(settings.home / "objects")):
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        assert [path.suffix for path in (settings.home / "objects").rglob("*") if path.is_file()] == [".part"]
+        assert [path.suffix for path in files_below(settings.home / "objects")] == [".part"]
         web.go_on.set()
         process = await start()
         downloads = DownloadServiceStub(connect(settings, "download"))
-        async with asyncio.timeout(40):
+        asked = pb.GetDownloadRequest(model_uuid="m1")
+        async with asyncio.timeout(PATIENCE):
             while True:
-                found = await downloads.GetDownload(pb.GetDownloadRequest(model_uuid="m1"), **patient)
+                found = await available(lambda: downloads.GetDownload(asked, **patient))
                 if found.state in ENDED:
                     break
                 await asyncio.sleep(0.02)
         assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 1)
-        assert [path.suffix for path in (settings.home / "objects").rglob("*") if path.is_file()] == [".gguf"]
+        assert [path.suffix for path in files_below(settings.home / "objects")] == [".gguf"]
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 40) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     finally:
         if process.returncode is None:
             process.kill()

@@ -71,7 +71,7 @@ async def test_a_digest_that_cannot_come_is_refused_before_a_byte_moves(hub_serv
     assert (download.bytes_done, hub_service.stored) == (0, [])
 
 
-async def test_a_stream_that_breaks_off_is_continued_where_it_was(hub: FakeHub, hub_service: Service) -> None:
+async def test_a_stream_that_breaks_off_is_continued_at_its_offset(hub: FakeHub, hub_service: Service) -> None:
     hub.cut_after = [1 << 20, 500_000, 0, 0, 1]
     download = await hub_service.fetched("m1", "hf:ada/tiny-GGUF:Q8_0")
     assert (download.state, download.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, sha256(LARGE))

@@ -16,6 +16,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.tables import UnownedObjectRow
 from tests.contract.download.conftest import TINY, Open, OpenWith, Service, import_file, sha256
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 from tests.unit.fake_s3 import fake_s3
 
@@ -59,7 +60,7 @@ async def test_an_object_without_a_record_is_removed_at_the_next_start(
         session.add_all(UnownedObjectRow(object_key=key) for key in keys)
     await database.close()
     again = await open_service()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(again.stored) > 1:
             await asyncio.sleep(0.01)
     assert (await again.path("m1")).read_bytes() == TINY
@@ -95,9 +96,7 @@ async def test_lists_come_in_pages_in_order(service: Service) -> None:
         await service.catalogue.ListCatalogueModels(pb.ListCatalogueModelsRequest(page_token="x"))
 
 
-async def test_a_watch_begins_with_what_is_there_and_goes_on_with_what_changes(
-    service: Service, web: ModelServer
-) -> None:
+async def test_a_watch_sends_the_present_state_and_then_changes(service: Service, web: ModelServer) -> None:
     await service.fetched("m1", import_file(service, "a.gguf", TINY))
     stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
     first = [await stream.read() for _ in range(3)]
@@ -108,7 +107,7 @@ async def test_a_watch_begins_with_what_is_there_and_goes_on_with_what_changes(
     web.hold_after["b.gguf"] = 2 << 20
     await service.start("m2", web.url("b.gguf"))
     seen: list[pb.WatchCatalogueResponse] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not any(message.download.bytes_done for message in seen):
             seen.append(await stream.read())
         web.go_on.set()
@@ -128,7 +127,7 @@ async def test_a_failed_download_is_seen_by_watchers(service: Service, web: Mode
     stream = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
     assert (await stream.read()).synced
     await service.start("m1", web.url("none.gguf"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (message := await stream.read()).download.state != pb.DOWNLOAD_STATE_FAILED:
             pass
     stream.cancel()
@@ -140,7 +139,7 @@ async def test_more_transfers_than_may_run_at_once_wait_their_turn(service: Serv
         web.files[f"{number}.gguf"] = model_bytes(str(number))
         web.hold_after[f"{number}.gguf"] = 64
         await service.start(f"m{number}", web.url(f"{number}.gguf"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(web.asked) < 3:
             await asyncio.sleep(0.01)
     assert (await service.get("m5")).state == pb.DOWNLOAD_STATE_QUEUED
@@ -202,11 +201,11 @@ async def test_a_store_that_stays_away_is_waited_for_and_then_said(
             minio_secret_key=SecretStr("s"),
         )
         await service.start("m1", web.url("a.gguf"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             # One look at the bucket is asked four times: it has been given up when there is a fifth.
             while len(s3.requests) < 5:
                 await asyncio.sleep(0.01)
-        assert (await service.get("m1")).state == pb.DOWNLOAD_STATE_QUEUED
+        await service.state("m1", pb.DOWNLOAD_STATE_QUEUED)
         monkeypatch.setattr("services.download.transfer_run.STORE_PATIENCE_SECONDS", 0.0)
         download = await service.fetched("m2", web.url("a.gguf"))
         assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")

@@ -58,13 +58,13 @@ async def test_an_id_alone_brings_the_model(mesh: Service) -> None:
     assert (download.name, download.source, download.sha256) == ("tiny-Q4_K_M.gguf", "quant:tiny-q4", sha256(TINY))
 
 
-async def test_what_quant_has_not_made_is_said(mesh: Service) -> None:
+async def test_a_model_that_quant_has_not_made_is_refused_with_the_reason(mesh: Service) -> None:
     download = await mesh.fetched("none")
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_UNAVAILABLE")
     assert "has made no model none" in download.error.message
 
 
-async def test_a_file_that_is_not_what_quant_says_is_refused(mesh: Service, quant: Quant) -> None:
+async def test_a_file_that_differs_from_quants_description_is_refused(mesh: Service, quant: Quant) -> None:
     quant.path.write_bytes(TINY[:-1] + b"\1")
     assert (await mesh.fetched("tiny-q4")).error.reason == "CONTENT_MISMATCH"
     quant.path.write_bytes(TINY[:-32])

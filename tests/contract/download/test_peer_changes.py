@@ -117,7 +117,7 @@ async def test_a_record_that_another_process_removed_is_told(database: Database,
     assert await told.compare() == []
 
 
-async def test_what_a_process_tells_while_it_reads_the_tables_stays(database: Database, told: Told) -> None:
+async def test_a_change_told_while_the_tables_are_read_stays(database: Database, told: Told) -> None:
     """A model that was deleted during the reading was told as present again."""
     async with database.begin() as session:
         session.add(model_row(name="first", create_time=NOW))

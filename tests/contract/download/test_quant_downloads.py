@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 from tests.unit.fake_quant import FakeQuant, fake_quant
 from tests.unit.fake_s3 import FakeS3, fake_s3
@@ -155,7 +156,7 @@ async def test_without_quant_an_address_of_it_is_refused(sqlite_service: Service
 async def test_a_download_that_failed_elsewhere_is_not_sent_to_quant(quant: FakeQuant, quant_service: Service) -> None:
     await quant_service.fetched("m1", "https://localhost/a.gguf")
     await quant_service.start("m1")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (await quant_service.get("m1")).state != pb.DOWNLOAD_STATE_FAILED:
             await asyncio.sleep(0.01)
     assert quant.asked == []

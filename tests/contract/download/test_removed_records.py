@@ -13,6 +13,7 @@ from services.download.tables import TransferRow, TransferState
 from services.download.transfers import Transfers
 from tests.contract.download.conftest import TINY, Service, import_file
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 
@@ -34,7 +35,7 @@ async def told(service: Service) -> AsyncIterator[Callable[[], AsyncIterator[pb.
         pass
 
     async def changes() -> AsyncIterator[pb.WatchCatalogueResponse]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 yield await stream.read()
 
@@ -152,7 +153,7 @@ async def test_a_record_that_is_removed_while_the_end_of_its_transfer_is_read_do
         await web.holding.wait()
         monkeypatch.setattr(Transfers, "find", slow)
         await service.cancel("m1")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await reading.wait()
         await removed(service, "m1")
         removal.set()

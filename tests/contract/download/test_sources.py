@@ -10,6 +10,7 @@ from llamesh.v1 import download_pb2 as pb
 from tests.contract.conftest import AsCaller
 from tests.contract.download.conftest import TINY, Service
 from tests.contract.model_source import ModelServer
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 from tests.unit.gguf_bytes import STRING, File, pair
 
@@ -78,7 +79,7 @@ async def test_a_source_says_when_it_is_asked_again_and_the_download_shows_it(
     web.files["a.gguf"], web.files["b.gguf"] = TINY, TINY
     web.busy["a.gguf"] = [(503, "300")]
     await service.start("m1", web.url("a.gguf"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not (waiting := await service.get("m1")).error.reason:
             await asyncio.sleep(0.01)
     assert (waiting.state, waiting.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "SOURCE_UNAVAILABLE")

@@ -18,8 +18,9 @@ from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
 from services.download.retry_waits import RetryWaits
 from tests.contract.download.conftest import ENDED, Service
-from tests.contract.download.faults import Faults, faults, on_s3, s3, until
+from tests.contract.download.faults import Faults, faults, on_s3, s3
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE, until
 from tests.unit.fake_s3 import FakeS3
 
 __all__ = ["faults", "on_s3", "s3"]
@@ -39,7 +40,7 @@ async def store_is_well(service: Service, part: str = "store") -> bool | None:
 
 
 async def health_turns(service: Service, well: bool, part: str = "store") -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while await store_is_well(service, part) is not well:
             await asyncio.sleep(0.02)
 
@@ -54,7 +55,7 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
     await web.holding.wait()
     s3.refuse = dict.fromkeys(("GET", "HEAD", "PUT", "POST"), (503, "SlowDown"))
     web.go_on.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not (waiting := await service.get("m1")).error.reason:
             await asyncio.sleep(0.02)
     assert (waiting.state, waiting.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "STORE_UNAVAILABLE")
@@ -89,7 +90,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
 
 async def setback(service: Service, number: int) -> None:
     """Wait until an attempt has failed: the transfer is queued, or has begun again already."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = await service.get("m1")
             if found.state in (pb.DOWNLOAD_STATE_QUEUED, *ENDED) or found.resume_count >= number:

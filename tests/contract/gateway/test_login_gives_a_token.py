@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from llamesh.kit.serving import StartRefused
 from llamesh.v1 import gateway_pb2
+from services.gateway.throttle import Throttle
 from tests.conftest import SECRET
 from tests.contract.rich_status import read_refusal, refused
 
@@ -47,7 +48,7 @@ async def test_the_first_login_is_admin_admin_on_one_machine(stored_mesh) -> Non
     assert claims_of((await login(stored_mesh)).access_token)["jti"] != claims_of(answer.access_token)["jti"]
 
 
-async def test_the_contract_service_decides_what_a_token_carries(stored_mesh, as_caller) -> None:
+async def test_the_contract_service_decides_the_scopes_of_a_token(stored_mesh, as_caller) -> None:
     request = gateway_pb2.CreateUserRequest(
         username="ada", password="correct horse", role=gateway_pb2.ROLE_INFERENCE, contract_id="ctr_1"
     )
@@ -65,7 +66,13 @@ async def test_wrong_credentials_say_nothing_about_which_part_is_wrong(mesh, use
     assert refusal.metadata == {}
 
 
-async def test_repeated_failures_of_a_name_must_wait_and_others_do_not(mesh) -> None:
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes between two logins of a gateway that is started from now on."""
+    monkeypatch.setattr("services.gateway.service.Throttle", lambda _clock: Throttle(lambda: 1000.0))
+
+
+async def test_repeated_failures_of_a_name_must_wait_and_others_do_not(still, mesh) -> None:
     for _ in range(5):
         with refused("WRONG_CREDENTIALS"):
             await login(mesh, "eve", "guess")
@@ -76,7 +83,7 @@ async def test_repeated_failures_of_a_name_must_wait_and_others_do_not(mesh) -> 
     assert (await login(mesh)).access_token
 
 
-async def test_a_stranger_does_not_keep_the_administrator_out(mesh) -> None:
+async def test_a_stranger_does_not_keep_the_administrator_out(still, mesh) -> None:
     guesses = [login(mesh, "admin", f"guess {number}", "198.51.100.7") for number in range(34)]
     answers = [read_refusal(error).reason for error in await asyncio.gather(*guesses, return_exceptions=True)]
     assert answers.count("WRONG_CREDENTIALS") == 5
@@ -89,7 +96,7 @@ async def test_many_right_logins_at_once_all_pass(mesh) -> None:
     assert len({answer.access_token for answer in answers}) == 12
 
 
-async def test_without_the_contract_service_nobody_gets_a_token(one_settings, start_mesh, monkeypatch) -> None:
+async def test_without_the_contract_service_no_token_is_issued(one_settings, start_mesh, monkeypatch) -> None:
     monkeypatch.setattr("services.gateway.issuer.GRANT_DEADLINE", 0.3)
     mesh = await start_mesh(one_settings, without=("contract",))
     with refused("COMPONENT_UNAVAILABLE") as refusal:
@@ -187,7 +194,7 @@ async def test_programs_get_tokens_with_their_own_id(mesh, as_caller) -> None:
     }
 
 
-async def test_no_key_is_made_with_the_token_of_a_user_who_is_gone_or_may_less_now(stored_mesh, as_caller) -> None:
+async def test_no_key_is_signed_for_a_user_who_was_removed_or_lost_rights(stored_mesh, as_caller) -> None:
     root = as_caller("admin", "admin")
     user = gateway_pb2.CreateUserRequest(username="eve", password="correct horse", role=gateway_pb2.ROLE_ADMIN)
     await stored_mesh.gateway.CreateUser(user, metadata=root)

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from llamesh.kit.health_names import OF_MESH
 from llamesh.v1 import gateway_pb2, server_pb2
 from services.gateway import health, mesh_health
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 
@@ -107,18 +108,19 @@ async def test_health_says_how_the_object_store_is(mesh, monkeypatch, parts, sta
 
 
 async def test_health_answers_many_with_one_look(mesh, monkeypatch) -> None:
+    monkeypatch.setattr(health, "FRESH", 10 * PATIENCE)
     first = await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())
     mesh.controller.envoys = 0
     assert await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()) == first
 
 
-async def test_a_store_that_nobody_has_looked_at_is_not_ok(start_mesh, start_member, one_settings) -> None:
+async def test_a_store_that_was_never_checked_is_not_ok(start_mesh, start_member, one_settings) -> None:
     mesh = await start_mesh(one_settings, without=("download",))
     assert "store" not in states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest()))
     member = await start_member(one_settings, "download", mesh.download.register)
 
     async def told(state: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while states(await mesh.gateway.GetHealth(gateway_pb2.GetHealthRequest())).get("store") != state:
                 await asyncio.sleep(0.05)
 
@@ -166,7 +168,7 @@ async def test_a_watch_tells_of_changes_and_ends_with_the_gateway(mesh, connect,
     monkeypatch.setattr(health, "FRESH", -1.0)
     standard = Standard(connect(mesh.settings, "gateway"))
     watch = standard.watch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert (await watch.read()).status == SERVING
         mesh.controller.envoys = 0
         assert (await watch.read()).status == NOT_SERVING
@@ -189,7 +191,7 @@ async def test_watches_of_health_are_bounded(mesh, connect, monkeypatch) -> None
     with refused("TOO_MANY_WATCHES"):
         await standard.watch().read()
     watches[0].cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             again = standard.watch()
             try:

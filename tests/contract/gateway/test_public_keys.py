@@ -10,7 +10,7 @@ from llamesh.v1 import gateway_pb2
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "RS256"])
-async def test_a_token_is_verified_with_what_is_published(algorithm, one_settings, start_mesh) -> None:
+async def test_a_token_is_verified_with_the_published_keys(algorithm, one_settings, start_mesh) -> None:
     mesh = await start_mesh(one_settings.model_copy(update={"jwt_algorithm": algorithm}))
     request = gateway_pb2.CreateTokenRequest(username="admin", password="admin")
     token = (await mesh.gateway.CreateToken(request)).access_token

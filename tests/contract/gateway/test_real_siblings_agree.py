@@ -46,7 +46,7 @@ async def login(mesh: Mesh, username: str, password: str) -> tuple[dict, list[tu
     return claims, [("x-llamesh-claims", answer.access_token.split(".")[1])]
 
 
-async def test_tokens_carry_what_the_contract_service_grants(real_mesh) -> None:
+async def test_tokens_carry_the_scopes_that_the_contract_service_grants(real_mesh) -> None:
     claims, root = await login(real_mesh, "admin", "admin")
     assert set(claims["scopes"]) == {"admin", "manage", "metrics", "infer:*"}
     limits = contract_pb2.CreateContractRequest(display_name="two at once", max_concurrent_requests=2)
@@ -89,7 +89,7 @@ async def test_a_key_is_signed_by_the_gateway(real_mesh) -> None:
     assert (claims["sub"], claims["jti"], claims["scopes"]) == ("admin", made.key.key_id, ["infer:m"])
 
 
-async def test_a_contract_is_never_removed_from_under_who_gets_it_at_the_same_time(real_mesh) -> None:
+async def test_a_contract_is_never_removed_while_a_user_gets_it(real_mesh) -> None:
     """Real services: of a change and a removal that meet, one is refused."""
     _, root = await login(real_mesh, "admin", "admin")
     create = gateway_pb2.CreateUserRequest(username="eve", password="correct horse")

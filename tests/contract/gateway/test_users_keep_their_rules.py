@@ -135,7 +135,7 @@ async def test_the_last_administrator_stays(stored_mesh, root) -> None:
 
 
 @pytest.mark.parametrize("change", [None, UserChange(role=gateway_pb2.ROLE_USER), UserChange(disabled=True)])
-async def test_of_administrators_who_end_each_other_at_once_one_stays(settings, change) -> None:
+async def test_one_of_many_administrators_who_remove_each_other_stays(settings, change) -> None:
     """Below the calls: a caller who has just been removed may call nothing more."""
     database = open_database(settings, "gateway")
     await database.migrate("services.gateway")

@@ -18,6 +18,8 @@ from llamesh.v1 import download_pb2, download_pb2_grpc, model_pb2, quant_pb2
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
+from tests.contract.files import files_below
+from tests.contract.patience import PATIENCE, available
 from tests.quantised_models import write_program, write_source
 
 pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")
@@ -70,7 +72,9 @@ class Quant:
     """What the quantiser does wrong, if the file is there."""
 
     async def call(self, method: str, request: Any) -> Any:
-        return await getattr(self.stub, method)(request, metadata=self.caller, wait_for_ready=True, timeout=60)
+        make = getattr(self.stub, method)
+        # A busy process may not know yet what its callers may do.
+        return await available(lambda: make(request, metadata=self.caller, wait_for_ready=True, timeout=PATIENCE))
 
     async def create(self, *types: str, **fields: Any) -> quant_pb2.QuantJob:
         request = quant_pb2.CreateQuantJobRequest(**{"model_uuid": "tiny-f16.gguf", "types": types} | fields)
@@ -80,7 +84,7 @@ class Quant:
         return await self.call("GetQuantJob", quant_pb2.GetQuantJobRequest(job_id=job_id))
 
     async def until(self, job_id: str, condition: Callable[[quant_pb2.QuantJob], object]) -> quant_pb2.QuantJob:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE):
             while not condition(job := await self.job(job_id)):
                 await asyncio.sleep(0.02)
         return job
@@ -94,17 +98,15 @@ class Quant:
 
     def objects(self) -> dict[str, Path]:
         """The files of the bucket by name, unfinished ones included."""
-        root = self.settings.home / "llm-models"
-        return {path.name: path for path in root.rglob("*") if path.is_file()}
+        return {path.name: path for path in files_below(self.settings.home / "llm-models")}
 
     def folders(self) -> list[Path]:
         """The folders of jobs."""
-        root = self.settings.home / "quant"
-        return list(root.iterdir()) if root.exists() else []
+        return list((self.settings.home / "quant").glob("*"))
 
     async def tidy(self, models: int) -> None:
         """Wait until nothing is left but the published models, which have the bytes that their records say."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while self.folders() or len(self.objects()) != models:
                 await asyncio.sleep(0.02)
         published = await self.models()

@@ -16,7 +16,7 @@ async def refused(call: object) -> str:
     return read_refusal(raised.value).reason
 
 
-async def test_a_job_publishes_each_type_with_what_its_checks_found(quant: Quant) -> None:
+async def test_a_job_publishes_each_type_with_the_results_of_its_checks(quant: Quant) -> None:
     job = await quant.create("Q8_0", "Q4_0")
     job = await quant.ended(job.job_id)
     assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
@@ -103,7 +103,7 @@ async def test_a_cancelled_job_ends_at_once_and_leaves_nothing(quant: Quant) -> 
     await quant.tidy(1)
 
 
-async def test_what_cannot_be_made_is_refused_when_it_is_submitted(quant: Quant) -> None:
+async def test_a_job_that_cannot_run_is_refused_when_it_is_submitted(quant: Quant) -> None:
     assert await refused(quant.create("Q4KM")) == "INVALID_FIELD"
     assert await refused(quant.create("IQ2_XXS")) == "QUANT_REFUSED"
     assert await refused(quant.create("Q8_0", model_uuid="tiny-q4")) == "QUANT_REFUSED"
@@ -121,7 +121,7 @@ async def test_what_cannot_be_made_is_refused_when_it_is_submitted(quant: Quant)
     await quant.tidy(1)
 
 
-async def test_an_estimate_says_what_would_be_made_and_refused_and_starts_nothing(quant: Quant) -> None:
+async def test_an_estimate_lists_possible_and_refused_types_and_starts_nothing(quant: Quant) -> None:
     request = quant_pb2.EstimateQuantJobRequest(model_uuid="tiny-f16.gguf")
     found = await quant.call("EstimateQuantJob", request)
     sizes = [item.size_bytes for item in found.types]

@@ -14,6 +14,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.v1 import quant_pb2
+from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import ENDED, Quant
 
 SEED = 13
@@ -53,7 +54,7 @@ def programs(job_id: str) -> list[psutil.Process]:
 
 
 async def gone(job_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while programs(job_id):
             await asyncio.sleep(0.02)
 
@@ -99,13 +100,13 @@ async def finishes(prepared: Quant, *, kill_steps: bool) -> None:
     await gone(job_id)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_job_finishes_whenever_the_service_is_killed(prepared: Quant) -> None:
     await finishes(prepared, kill_steps=False)
 
 
 @ON_SQLITE
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_job_finishes_whenever_a_step_is_killed(prepared: Quant) -> None:
     await finishes(prepared, kill_steps=True)
 

@@ -1,4 +1,4 @@
--- Decides whether Admission must be asked about an id: reads the digest of controller/xds/digest.py, which describes the format.
+-- Reads the digest of the ids that Admission must be asked about. controller/xds/digest.py writes it and describes the format.
 -- tests/unit/digest_vectors.json checks that both agree.
 --
 -- The metadata of the virtual host has the number of buckets under `buckets` and each bucket under `bucket <number>`. It is read once
@@ -12,10 +12,10 @@ local ZERO = 48 -- "0"
 local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
 local floor, byte = math.floor, string.byte
 
-local asked = {}
+local admission_digest = {}
 
 -- Returns the 32-bit FNV-1a hash. Its prime is 2^24 + 403: the product would not fit a number, but the two partial products do.
-function asked.hash(text)
+function admission_digest.hash(text)
   local value = tobit(0x811C9DC5)
   for index = 1, #text do
     value = bxor(value, byte(text, index))
@@ -27,7 +27,7 @@ end
 local known = {}
 
 -- Returns the digest of a version. `read` returns the metadata that contains it.
-function asked.digest(version, read)
+function admission_digest.digest(version, read)
   if known.version ~= version then
     local metadata = read()
     local digest = { version = version, buckets = metadata:get("buckets") }
@@ -39,8 +39,9 @@ function asked.digest(version, read)
   return known
 end
 
-function asked.about(digest, id)
-  local hash = asked.hash(id)
+-- Returns whether a digest contains an id. It may also return true for an id that was not added.
+function admission_digest.contains(digest, id)
+  local hash = admission_digest.hash(id)
   local rest = floor(hash / BITS)
   local first, step = hash % BITS, rest % (BITS - 1) + 1
   local bucket = digest[floor(rest / (BITS - 1)) % digest.buckets]
@@ -54,4 +55,4 @@ function asked.about(digest, id)
   return true
 end
 
-return asked
+return admission_digest

@@ -34,7 +34,7 @@ def run(
 
 
 @pytest.mark.parametrize("kind", ["inference", "models"])
-def test_without_a_token_nobody_passes_where_anonymous_is_not_allowed(kind: str) -> None:
+def test_a_request_without_a_token_is_401_unless_anonymous_is_allowed(kind: str) -> None:
     outcome = run(CLOSED | {"kind": kind})
     assert (outcome.status, outcome.code) == (401, "invalid_api_key")
     assert outcome.metadata["llamesh"]["refused"] is True

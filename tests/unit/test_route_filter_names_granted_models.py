@@ -39,7 +39,7 @@ def test_a_token_for_no_model_says_so(scopes: list[str], granted: str) -> None:
     assert granted in refusal(scopes, path=f"/{UUID}/v1/completions", contract=CONTRACT, jti="4f0c")[1]
 
 
-def test_what_is_named_is_bounded_and_cannot_leave_the_message() -> None:
+def test_the_named_scopes_are_bounded_and_escaped() -> None:
     many = [f"infer:model{number}" for number in range(11)]
     assert refusal(many)[1].endswith(
         "it may use model0, model1, model2, model3, model4, model5, model6, model7 and 3 more."

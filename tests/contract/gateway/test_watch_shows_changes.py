@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llamesh.v1 import controller_pb2, gateway_pb2, server_pb2
+from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 
 
@@ -21,7 +22,7 @@ def watching(mesh, as_caller):
         stream = aiter(call)
 
         async def next_message() -> gateway_pb2.WatchResponse:
-            return await asyncio.wait_for(anext(stream), 5)
+            return await asyncio.wait_for(anext(stream), PATIENCE)
 
         try:
             yield next_message
@@ -56,7 +57,7 @@ async def known(watching, *expected: tuple[str, object]) -> None:
             missing.discard(told(await following()))
 
 
-async def test_what_is_there_comes_first_then_synced_then_changes(mesh, watching) -> None:
+async def test_a_watch_sends_the_present_state_then_synced_then_changes(mesh, watching) -> None:
     put(mesh, "a", 1)
     mesh.download.add("m1")
     mesh.download.progress("m2", 10)
@@ -96,7 +97,7 @@ async def test_removals_are_told(mesh, watching, as_caller) -> None:
         assert told(await following()) == ("removed_download_uuid", "m2")
 
 
-async def test_a_selector_shows_only_what_it_names(mesh, watching) -> None:
+async def test_a_selector_shows_only_selected_resources(mesh, watching) -> None:
     put(mesh, "a", 1)
     put(mesh, "b", 1)
     mesh.download.add("m1")
@@ -110,7 +111,7 @@ async def test_a_selector_shows_only_what_it_names(mesh, watching) -> None:
         assert told(await following()) == ("server", ("b", 2))
 
 
-async def test_a_token_goes_on_where_it_was_with_what_was_missed(mesh, watching) -> None:
+async def test_a_resume_token_continues_with_the_missed_changes(mesh, watching) -> None:
     put(mesh, "a", 1)
     put(mesh, "b", 1)
     await known(watching, ("server", ("a", 1)), ("server", ("b", 1)))
@@ -179,7 +180,7 @@ async def test_a_subject_has_so_many_watches_and_gets_them_back(mesh, watching, 
         assert told(await following()) == ("synced", True)
     for call in calls:
         call.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 async with watching() as following:
@@ -202,10 +203,10 @@ async def test_a_watch_without_its_sibling_says_so(one_settings, start_mesh, as_
 
 
 async def test_a_drain_ends_watches_at_once(one_settings, start_mesh, as_caller, stop_member) -> None:
-    mesh = await start_mesh(one_settings.model_copy(update={"drain_seconds": 60.0}), users=("ada",))
+    mesh = await start_mesh(one_settings.model_copy(update={"drain_seconds": 10 * PATIENCE}), users=("ada",))
     watch = aiter(mesh.gateway.Watch(gateway_pb2.WatchRequest(), metadata=as_caller("ada", "manage")))
     assert told(await anext(watch)) == ("synced", True)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await stop_member(mesh.members["gateway"])
     with refused("COMPONENT_UNAVAILABLE") as refusal:
         await anext(watch)

@@ -145,7 +145,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_from_anywhere_everything_becomes_as_wanted(seed: int) -> None:
+def test_every_state_converges_to_the_declared_one(seed: int) -> None:
     chance = random.Random(seed)
     world = World(chance, Desired(chance.randint(1, 4), "h0", grace=GRACE))
     for change in range(chance.randint(1, 6)):
@@ -170,5 +170,5 @@ def test_from_anywhere_everything_becomes_as_wanted(seed: int) -> None:
     assert world.forgotten is world.desired.removing
 
 
-def test_time_alone_changes_nothing_where_nothing_waits() -> None:
+def test_time_alone_changes_nothing_if_no_action_is_pending() -> None:
     assert decide(ONE, ready("a")).requeue_after == math.inf

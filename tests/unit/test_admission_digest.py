@@ -16,13 +16,13 @@ from controller.xds.digest import Digest
 VECTORS = json.loads((Path(__file__).parent / "digest_vectors.json").read_text())
 
 
-class Asked:
-    """envoy/lua/asked.lua in LuaJIT."""
+class LuaDigest:
+    """envoy/lua/admission_digest.lua in LuaJIT."""
 
     def __init__(self) -> None:
         self._lua = LuaRuntime(encoding=None)
-        self._lua.execute(scripts.modules("asked").encode())
-        self._module = self._lua.eval(b'require("asked")')
+        self._lua.execute(scripts.modules("admission_digest").encode())
+        self._module = self._lua.eval(b'require("admission_digest")')
         self._wrap = self._lua.eval(
             b"function(values) return function() return { get = function(_, name) return values[name] end } end end"
         )
@@ -35,16 +35,16 @@ class Asked:
         given = {
             key.encode(): value.encode() if isinstance(value, str) else float(value) for key, value in told.host.items()
         }
-        version = str(told.route["asked"]).encode()
+        version = str(told.route["digest"]).encode()
         return self._module[b"digest"](version, self._wrap(self._lua.table_from(given)))
 
-    def about(self, made: Any, text: str) -> bool:
-        return bool(self._module[b"about"](made, text.encode()))
+    def contains(self, made: Any, text: str) -> bool:
+        return bool(self._module[b"contains"](made, text.encode()))
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
-    return Asked()
+def lua_digest() -> LuaDigest:
+    return LuaDigest()
 
 
 def ids(count: int, seed: int) -> list[str]:
@@ -52,10 +52,10 @@ def ids(count: int, seed: int) -> list[str]:
     return [f"key_{chance.getrandbits(64):016x}" for _ in range(count)]
 
 
-def test_both_languages_hash_alike(asked: Asked) -> None:
+def test_both_languages_hash_alike(lua_digest: LuaDigest) -> None:
     assert {text: digest.fnv1a(text) for text in VECTORS["hashes"]} == VECTORS["hashes"]
-    assert {text: asked.hash(text) for text in VECTORS["hashes"]} == VECTORS["hashes"]
-    # The vectors of its makers.
+    assert {text: lua_digest.hash(text) for text in VECTORS["hashes"]} == VECTORS["hashes"]
+    # Test vectors of the authors of FNV.
     assert (digest.fnv1a(""), digest.fnv1a("a"), digest.fnv1a("foobar")) == (0x811C9DC5, 0xE40C292C, 0xBF9CF968)
 
 
@@ -66,18 +66,18 @@ def test_an_id_has_the_same_bits_everywhere(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1000, 20_000])
-def test_every_id_that_is_in_is_asked_about_and_few_others(asked: Asked, count: int) -> None:
+def test_the_digest_contains_every_added_id_and_few_others(lua_digest: LuaDigest, count: int) -> None:
     known, others = ids(count, 1), ids(20_000, 2)
     made = Digest()
     made.set(known[: count // 2])
     made.add(known[count // 2 :])
-    digest_ = asked.digest(made)
-    assert all(asked.about(digest_, each) for each in known)
-    wrong = sum(asked.about(digest_, each) for each in others) / len(others)
+    digest_ = lua_digest.digest(made)
+    assert all(lua_digest.contains(digest_, each) for each in known)
+    wrong = sum(lua_digest.contains(digest_, each) for each in others) / len(others)
     assert wrong < 0.01
 
 
-def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
+def test_an_empty_digest_publishes_no_metadata() -> None:
     made = Digest()
     assert made.metadata() == digest.NOTHING
     made.set(["key_1"])
@@ -86,12 +86,12 @@ def test_nothing_is_told_where_there_is_nothing_to_ask_about() -> None:
     assert made.metadata() == digest.NOTHING
 
 
-def test_what_is_gone_is_not_asked_about_any_more(asked: Asked) -> None:
+def test_the_digest_does_not_contain_a_removed_key(lua_digest: LuaDigest) -> None:
     made = Digest()
     made.set(["key_1", "key_2"])
     made.set(["key_2"])
-    digest_ = asked.digest(made)
-    assert (asked.about(digest_, "key_1"), asked.about(digest_, "key_2")) == (False, True)
+    digest_ = lua_digest.digest(made)
+    assert (lua_digest.contains(digest_, "key_1"), lua_digest.contains(digest_, "key_2")) == (False, True)
 
 
 def test_the_digest_is_bounded_however_many_ids_there_are() -> None:

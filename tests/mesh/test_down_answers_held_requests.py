@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.mesh.running import running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, running_mesh, until
 
 NEVER_READY = '#!/bin/sh\ncase "$*" in *--version*) echo "version: 99999 (never)";; *) exec sleep 600;; esac\n'
 
@@ -19,7 +19,7 @@ def test_held_requests_get_503_and_the_drain_is_not_waited_for(tmp_path: Path) -
     program = tmp_path / "llama-server"
     program.write_text(NEVER_READY)
     program.chmod(0o755)
-    drain = 30
+    drain = 80
     with (
         running_mesh(LLAMESH_DRAIN_SECONDS=str(drain), LLAMA_SERVER_BIN=str(program)) as mesh,
         ThreadPoolExecutor() as pool,
@@ -29,14 +29,17 @@ def test_held_requests_get_503_and_the_drain_is_not_waited_for(tmp_path: Path) -
         assert served.status_code == 200, served.text
         body = {"model": "slow", "messages": [{"role": "user", "content": "Hi"}]}
         asked = [
-            pool.submit(httpx.post, mesh.url("inference", "/v1/chat/completions"), json=body, timeout=60)
+            pool.submit(httpx.post, mesh.url("inference", "/v1/chat/completions"), json=body, timeout=110)
             for _ in range(3)
         ]
-        until(lambda: mesh.server(served.json()["server_uuid"])["state"] == "SERVER_STATE_STARTING", 20, "a start")
+        until(lambda: mesh.server(served.json()["server_uuid"])["state"] == "SERVER_STATE_STARTING", 60, "a start")
         assert not any(each.done() for each in asked)
         began = time.monotonic()
         ended = subprocess.run(
-            [sys.executable, "-m", "llamesh.cli.main", "down"], env=mesh.environment, timeout=60, check=False
+            [sys.executable, "-m", "llamesh.cli.main", "down"],
+            env=mesh.environment,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         took = time.monotonic() - began
         answers = [each.result() for each in asked]

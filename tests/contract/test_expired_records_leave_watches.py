@@ -19,7 +19,8 @@ from services.contract.tables import KeyRow
 from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.users import UserChange, Users
-from tests.contract.test_what_is_committed_is_told import database_of
+from tests.contract.patience import PATIENCE
+from tests.contract.test_committed_changes_are_told import database_of
 
 
 class Clock:
@@ -33,11 +34,11 @@ class Clock:
 
 
 async def read(stream: Any) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return await anext(stream)
 
 
-async def test_standings(settings) -> None:
+async def test_ended_standings_leave_once_their_tokens_have_expired(settings) -> None:
     clock = Clock()
     async with database_of(settings, "gateway") as database:
         standings = Standings(database, clock)
@@ -64,7 +65,7 @@ async def test_standings(settings) -> None:
         assert list((await read(standings.watch())).ended) == []
 
 
-async def test_revoked_keys(settings) -> None:
+async def test_revoked_keys_leave_once_their_tokens_have_expired(settings) -> None:
     clock = Clock()
     async with database_of(settings, "contract") as database:
         revocations = Revocations(database, clock, resync_seconds=None)

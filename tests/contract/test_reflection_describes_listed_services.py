@@ -73,7 +73,7 @@ async def test_every_service_that_is_listed_can_be_described(reflection: Reflect
                     await reflection.files(file_containing_symbol=message.removeprefix("."))
 
 
-async def test_what_is_not_there_is_an_error_of_the_protocol(reflection: Reflection) -> None:
+async def test_an_unknown_symbol_is_an_error_of_the_protocol(reflection: Reflection) -> None:
     for symbol in ("llamesh.v1.Nope", "grpc.reflection.v1.Nope", "grpc.reflection.v1.ServerReflection.Nope"):
         answer = await reflection.ask(file_containing_symbol=symbol)
         assert answer.error_response.error_code == 5

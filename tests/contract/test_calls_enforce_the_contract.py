@@ -70,7 +70,7 @@ async def test_missing_or_malformed_claims_are_unauthenticated(gateway, header) 
     assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_who_calls_is_asked_before_what_is_called_for(gateway) -> None:
+async def test_authentication_is_checked_before_the_fields_of_a_request(gateway) -> None:
     with refused("UNAUTHENTICATED"):
         await gateway.CreateUser(gateway_pb2.CreateUserRequest())
 
@@ -133,7 +133,7 @@ async def test_a_method_without_handler_is_not_implemented(gateway, as_caller) -
     assert refusal.metadata == {"call": "llamesh.v1.GatewayService/GetUser"}
 
 
-def test_every_method_of_the_mesh_says_who_may_call_it() -> None:
+def test_every_method_of_the_mesh_declares_its_access() -> None:
     """A method without `access` would take any token without scope; one that wants that says so with `scope: ""`."""
     for name in ("gateway", "contract", "download", "controller", "admission"):
         importlib.import_module(f"llamesh.v1.{name}_pb2")

@@ -57,7 +57,7 @@ def broken_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("what", ["delete", "demote"])
-async def test_what_became_of_a_user_is_told(
+async def test_a_committed_change_of_a_user_is_told(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until, what: str
 ) -> None:
     async with database_of(one_settings, "gateway") as database:
@@ -163,6 +163,8 @@ async def test_a_call_that_changes_something_is_finished_though_its_caller_has_l
     asked = getattr(stub, call)(request, metadata=as_caller("admin", "admin"))
     await servicer.begun.wait()
     asked.cancel()
+    if end.endswith("stopped"):
+        await until(lambda: bool(servicer.ended))
     await asyncio.sleep(0.1)
     servicer.go_on.set()
     await until(lambda: bool(servicer.ended))

@@ -26,7 +26,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         ("llama.attention.head_count", "llama.attention.head_counx", "tensor 'blk.0.attn_q.weight' has wrong shape"),
     ],
 )
-async def test_what_does_not_load_says_why(tmp_path: Path, whole: bytes, good: str, broken: str, words: str) -> None:
+async def test_a_model_that_does_not_load_gives_the_reason(
+    tmp_path: Path, whole: bytes, good: str, broken: str, words: str
+) -> None:
     state = await failed(tmp_path, whole.replace(good.encode(), broken.encode()))
     assert state["reason"] == "BAD_MODEL"
     assert words in state["message"]

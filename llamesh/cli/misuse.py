@@ -1,0 +1,88 @@
+"""Translates the refusals of the parser of the command line: what was typed, and the form of the command that works.
+
+Invariant: no word of the parser about its own parts (tokens, parameters, types of Python) reaches a person.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.nearest import nearest
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_FLAGS = "flags"
+"""The argument that takes what stands after --."""
+_WITH_PARAMETERS = {("serve",), ("fit",)}
+"""Commands that may be given options of llama-server."""
+
+
+def misuse(error: CycloptsError) -> CommandError:
+    """Return the failure of the command for a refusal of the parser."""
+    command = " ".join(["llamesh", *(error.command_chain or ())])
+    cause, hint = str(error).strip(), f"{command} --help"
+    if isinstance(error, UnusedCliTokensError):
+        words = shlex.join(error.unused_tokens or ())
+        cause, hint = f"{command} takes no further argument: {words}", _usage(command, error.target)
+    elif isinstance(error, MissingArgumentError) and error.argument is not None:
+        cause, hint = _missing(error, command)
+    elif isinstance(error, UnknownOptionError):
+        cause, hint = _unknown(error, cause, hint)
+    elif isinstance(error, CoercionError) and error.msg is None and error.token is not None:
+        kind = getattr(error.target_type, "__name__", "")
+        if kind in _KINDS:
+            name = error.token.keyword or (error.argument.name.lstrip("-").upper() if error.argument else "")
+            cause = f"{name}: {error.token.value!r} is not {_KINDS[kind]}"
+    return CommandError(cause, hint=hint, code=Exit.USAGE)
+
+
+def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
+    assert error.argument is not None
+    parameter = error.argument.field_info
+    typed = error.keyword or next((token.keyword for token in error.argument.tokens if token.keyword), None)
+    if typed:
+        return f"{typed} needs a value", f"{_usage(command, error.target)} {typed} VALUE"
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        return f"{command}: {_shown(parameter.name)} is missing", _usage(command, error.target)
+    names = sorted(error.argument.names, key=len)
+    # A word that no option takes is most likely the missing value.
+    given = (error.root_input_tokens or [])[len(error.command_chain or ()) :]
+    value = shlex.quote(given[0]) if given and not given[0].startswith("-") else _shown(parameter.name)
+    return f"{command}: {' or '.join(reversed(names))} is missing", f"{command} {names[0]} {value}"
+
+
+def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str]:
+    written = (error.token.keyword or error.token.value).partition("=")[0]
+    if error.command_chain in _WITH_PARAMETERS:
+        from llamesh.runtime_parameters import refused_options
+
+        name = written.replace("_", "-") if written.startswith("--") else written
+        if reason := refused_options().get(name):
+            return reason, hint
+    elif written == "--json" and error.target and "output" in inspect.signature(error.target).parameters:
+        return cause, f"{hint.removesuffix(' --help')} -o json"
+    known = [name for item in error.argument_collection or () if item.parse for name in item.names]
+    if written.startswith("--") and (meant := nearest(written, known)):
+        cause = f"Unknown option: {written}. Did you mean {meant}?"
+    return cause, hint
+
+
+def _usage(command: str, target: Callable[..., Any] | None) -> str:
+    """The command with its arguments: NAME, [NAME] if it may be left out, NAME... if there may be several."""
+    words = [command]
+    for item in inspect.signature(target).parameters.values() if target else ():
+        if item.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append("[-- FLAGS...]" if item.name == _FLAGS else f"[{_shown(item.name)}...]")
+        elif item.kind is not inspect.Parameter.KEYWORD_ONLY:
+            shown = _shown(item.name)
+            words.append(shown if item.default is inspect.Parameter.empty else f"[{shown}]")
+    return " ".join(words)
+
+
+def _shown(name: str) -> str:
+    return name.strip("_").replace("_", "-").upper()

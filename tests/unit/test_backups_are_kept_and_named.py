@@ -1,0 +1,88 @@
+"""`llamesh backup` overwrites nothing unless told to, no temporary name reaches a person, and `restore` says how models come back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.cli.mesh import archive
+from llamesh.cli.mesh.catalogue import pulls
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = tmp_path / "home"
+    (made / "data").mkdir(parents=True)
+    with closing(sqlite3.connect(made / "data" / "download.db")) as database:
+        database.execute("create table model (model_uuid, name, source)")
+        rows = [
+            ("words.gguf", "words.gguf", "words.gguf"),
+            ("chosen", "my model", "hf:org/repo:Q4_K_M"),
+            ("phi", "phi", "https://models.example/phi.gguf"),
+        ]
+        database.executemany("insert into model values (?, ?, ?)", rows)
+        database.commit()
+    monkeypatch.setenv("LLAMESH_HOME", str(made))
+    monkeypatch.setattr("llamesh.cli.mesh.tables.dump", lambda _: False)
+    return made
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    target = tmp_path / "my backup"
+    target.write_text("precious")
+    assert run(["backup", str(target), "--models"]) == Exit.USAGE
+    assert target.read_text() == "precious"
+    said = capsys.readouterr().err
+    assert (
+        said == f"error: {target} is there already\nhint: `llamesh backup '{target}' --models --force` overwrites it\n"
+    )
+    assert run(["backup", str(target), "--force"]) == Exit.OK
+    assert target.read_bytes() != b"precious"
+
+
+def test_a_failure_names_the_file_that_was_given(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def full(path: Path) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(archive, "new_private", full)
+    assert run(["backup", str(tmp_path / "b")]) == Exit.FAILED
+    assert capsys.readouterr().err == f"error: {tmp_path / 'b'}: {os.strerror(errno.ENOSPC)}\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b broken"])
+def test_a_damaged_archive_is_refused_without_details_of_tarfile(
+    content: bytes, tmp_path: Path, home: Path, capsys: Capture
+) -> None:
+    other = tmp_path / "x"
+    other.write_bytes(content)
+    home.rename(tmp_path / "moved")
+    assert run(["restore", str(other)]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert said.splitlines()[0].removesuffix(", or is damaged") == f"error: {other} is no backup of llamesh"
+
+
+def test_a_restore_prints_how_each_model_is_fetched_again(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["backup", str(tmp_path / "b")]) == Exit.OK
+    home.rename(tmp_path / "moved")
+    assert run(["restore", str(tmp_path / "b")]) == Exit.OK
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("llamesh pull")] == [
+        "llamesh pull hf:org/repo:Q4_K_M --name 'my model' --uuid chosen",
+        "llamesh pull https://models.example/phi.gguf --name phi",
+        "llamesh pull PATH/words.gguf --name words.gguf",
+    ]
+
+
+def test_a_catalogue_that_cannot_be_read_gives_the_form_of_the_command(tmp_path: Path) -> None:
+    assert pulls(tmp_path) == ["llamesh pull SOURCE --name NAME"]
+    assert not list(tmp_path.iterdir())

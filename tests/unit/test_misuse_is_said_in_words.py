@@ -1,0 +1,56 @@
+"""A command line that the parser refuses is answered with what was typed and with the command that works."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.cli.option_names import in_options
+from llamesh.client.errors import FieldViolation, of_reason
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("typed", "cause", "hint"),
+    [
+        ("status foo 'b c'", "llamesh status takes no further argument: foo 'b c'", "llamesh status"),
+        ("pull a b", "llamesh pull takes no further argument: b", "llamesh pull [SOURCE]"),
+        ("chat", "llamesh chat: MODEL is missing", "llamesh chat MODEL [PROMPT]"),
+        ("chat x --system", "--system needs a value", "llamesh chat MODEL [PROMPT] --system VALUE"),
+        ("serve", "llamesh serve: MODEL is missing", "llamesh serve MODEL [-- FLAGS...]"),
+        ("rm", "llamesh rm: MODEL is missing", "llamesh rm MODEL [MODELS...]"),
+        ("scale x", "llamesh scale: REPLICAS is missing", "llamesh scale SERVER REPLICAS"),
+        ("apply mesh.yaml", "llamesh apply: --filename or -f is missing", "llamesh apply -f mesh.yaml"),
+        ("delete my.yaml --dry-run", "llamesh delete: --filename or -f is missing", "llamesh delete -f my.yaml"),
+        ("diff", "llamesh diff: --filename or -f is missing", "llamesh diff -f FILENAME"),
+        ("set x --ctx-size 7x", "--ctx-size: '7x' is not a whole number", "llamesh set --help"),
+        ("scale x y", "REPLICAS: 'y' is not a whole number", "llamesh scale --help"),
+        ("chat x y --temperature warm", "--temperature: 'warm' is not a number", "llamesh chat --help"),
+        ("models --json", "Unknown option: --json.", "llamesh models -o json"),
+    ],
+)
+def test_a_refusal_names_the_typed_word_and_a_valid_one(typed: str, cause: str, hint: str, capsys: Capture) -> None:
+    assert run(shlex.split(typed)) == Exit.USAGE
+    assert capsys.readouterr().err == f"error: {cause}\nhint: {hint}\n"
+
+
+def test_a_refused_field_is_named_by_its_option() -> None:
+    fields = (
+        FieldViolation("changes.parameters.ctx_size", "must be at most 10"),
+        FieldViolation("changes.model_name", "must have no control characters"),
+        FieldViolation("changes.idle_sleep", "must be at most 9s"),
+        FieldViolation("server_uuid", "is missing"),
+    )
+    message = "; ".join(f"{item.field}: {item.description}" for item in fields)
+    refusal = of_reason("INVALID_FIELD", message, fields=fields)
+    failure = in_options(refusal, {"ctx_size": 11, "name": "a", "idle_sleep": 600.0})
+    assert failure is not None
+    assert failure.cause == (
+        "--ctx-size 11: must be at most 10; --name a: must have no control characters; "
+        "--idle-sleep 600: must be at most 9s; server_uuid: is missing"
+    )
+    assert failure.code is Exit.USAGE

@@ -1,0 +1,143 @@
+"""Places where newcomers got stuck: each message names what was given and the command that goes on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+
+from llamesh.cli import apply, chat, describe, models, sources, tls
+from llamesh.cli.conversation import Conversation, images_of, missing_images, path_alone
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.talk import Talk
+from llamesh.client.errors import of_reason
+from llamesh.client.profile import Profile
+from llamesh.client.references import name_way_of_file
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_second_init_says_that_the_settings_name_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in tls.SETTINGS:
+        monkeypatch.delenv(setting, raising=False)
+    files = tmp_path / "server.pem", tmp_path / "server.key"
+    config = tmp_path / "config.env"
+    assert tls._use(tmp_path, *files) == f"{config} names it: the next `llamesh up` speaks https"
+    written = config.read_bytes()
+    assert tls._use(tmp_path, *files).startswith(f"{config} names it already")
+    assert config.read_bytes() == written
+    assert tls._use(tmp_path, tmp_path / "other.pem", files[1]).startswith(f"{config} names another certificate")
+    monkeypatch.setenv(tls.SETTINGS[0], "/elsewhere.pem")
+    assert tls._use(tmp_path, *files).startswith("the environment names another certificate")
+
+
+def test_a_hint_that_ends_with_a_full_stop_goes_on() -> None:
+    error = CommandError("refused", hint="name its folder in LLAMESH_IMPORT_DIRS.")
+    assert "LLAMESH_IMPORT_DIRS; then run" in apply._partly(error, ["model a"], 0, None).hint
+
+
+@pytest.mark.parametrize(
+    "word", ["https://ollama.com/library/llama3", "ollama.com/library/llama3:8b", "ollama:llama3", "OLLAMA.COM/x"]
+)
+def test_a_page_of_ollama_is_no_source(word: str) -> None:
+    with pytest.raises(CommandError, match="Ollama's registry") as refused, sources.fetchable(word, Profile()):
+        pass
+    assert "hf:OWNER/REPO" in refused.value.hint
+    assert "ollama show --modelfile NAME" in refused.value.parts[0]
+
+
+@pytest.mark.parametrize("again", ["", "llamesh run ./a.gguf"])
+def test_an_interrupted_fetch_names_the_command_that_goes_on(
+    again: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(models, "followed", MagicMock(side_effect=KeyboardInterrupt))
+    mesh = MagicMock()
+    mesh.models.pull.return_value = SimpleNamespace(model_uuid="a")
+    with pytest.raises(KeyboardInterrupt):
+        models.pulled(mesh, "https://models.example/a.gguf", again=again)
+    assert f"`{again or 'llamesh pull --uuid a'}` waits for it again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "cat.png").write_bytes(b"png")
+    (tmp_path / "notes.txt").write_text("notes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_path_alone_is_no_question_unless_it_is_an_image_that_is_there() -> None:
+    assert [path_alone(word) for word in ("./cat.png", "./dog.png", "./notes.txt", "./none.txt", "why? ./dog.png")] == [
+        *("", "./dog.png", "./notes.txt", "", ""),
+    ]
+    assert images_of("what is ./cat.png and ./dog.png") == [Path("cat.png")]
+    assert missing_images("what is ./cat.png and ./dog.png") == ["./dog.png"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "hint"),
+    [
+        ("./cat.png", 'llamesh chat m "..." --image ./cat.png'),
+        ("./dog.png", 'llamesh chat m "..." --image ./dog.png'),
+        ("./notes.txt", 'llamesh chat m "..." < ./notes.txt'),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_prompt_that_is_only_a_path_is_refused(prompt: str, hint: str) -> None:
+    with pytest.raises(CommandError, match="alone is no question") as refused:
+        chat.chat("m", prompt)
+    assert (refused.value.hint, refused.value.code) == (hint, Exit.USAGE)
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_image_in_a_prompt_is_said_to_be_text(capsys: Capture) -> None:
+    chat._check_paths("m", "what is ./cat.png")
+    assert capsys.readouterr().err == "./cat.png is sent as text; --image ./cat.png attaches it\n"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_conversation_takes_images_and_says_which_are_missing(capsys: Capture) -> None:
+    lines = iter(["./cat.png", "./dog.png", "./notes.txt", "and ./dog.png?", "/help"])
+    asked: list[object] = []
+
+    def ask(conversation: Conversation, _: bool) -> str:
+        asked.append(conversation.messages[-1]["content"])
+        return "x"
+
+    def read(_: str) -> str:
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    Talk("m", Conversation(), ask, read).go_on()
+    assert [type(content) for content in asked] == [list, str]
+    said = capsys.readouterr().err
+    assert said.count("alone is no question") == 2
+    assert "there is no file ./dog.png: it is sent as text" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_describe_breaks_lines_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    words = "the engine waits for memory that other engines of this machine use " * 2
+    describe._say(f"Memory      {words}", 12)
+    first, *others = terminal.getvalue().splitlines()
+    assert f"{first} {' '.join(line.strip() for line in others)}".split() == ["Memory", *words.split()]
+    assert all(len(line) <= 60 for line in (first, *others))
+    assert all(line.startswith(" " * 12) for line in others)
+
+
+def test_the_sdk_says_how_a_file_comes_in() -> None:
+    refused = of_reason("SOURCE_REFUSED", "a b.gguf lies in no folder")
+    before = refused.remedy
+    name_way_of_file(refused, "https://models.example/a.gguf")
+    assert refused.remedy == before
+    name_way_of_file(refused, "file:///home/ada/a%20b.gguf")
+    assert refused.remedy.startswith("Run `llamesh pull '/home/ada/a b.gguf'`, which hands a file")
