@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llamesh.addresses import LOCALHOST
@@ -31,6 +31,9 @@ def _named(name: str, default: object, description: str) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+Host = Annotated[str, AfterValidator(read_host)]
+HostAndPort = Annotated[str, AfterValidator(read_host_and_port)]
+Origin = Annotated[str, AfterValidator(read_origin)]
 
 MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
@@ -130,12 +133,12 @@ class Settings(BaseSettings):
         "auto",
         "Inference without a credential. auto: allowed if Envoy listens on a loopback address and no proxy is trusted.",
     )
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = _named(
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_ORIGINS",
         (),
         "Origins of web pages that may use the mesh from a browser, such as http://localhost:5173; https://*.example.com: all below it.",
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode] = _named(
         "LLAMESH_ALLOWED_HOSTS",
         (),
         "Host names besides loopback and LLAMESH_PUBLIC_HOST that accept calls without a token: anonymous inference and logins.",
@@ -162,7 +165,7 @@ class Settings(BaseSettings):
     source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
         "LLAMESH_SOURCE_HOSTS", (), "Hosts of https sources that are allowed although their address is private."
     )
-    http_source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
+    http_source_hosts: Annotated[tuple[HostAndPort, ...], NoDecode] = _named(
         "LLAMESH_HTTP_SOURCE_HOSTS", (), "host:port pairs of sources that are allowed without TLS, private or not."
     )
 
@@ -234,21 +237,6 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Split lists at commas, as in the reference deployment."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("http_source_hosts")
-    @classmethod
-    def _http_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(read_host_and_port, value))
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(read_origin, value))
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(read_host, value))
 
     @field_validator("inference_limits", mode="before")
     @classmethod

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from llamesh.disk_space import free_bytes
 from llamesh.kit.objects.directory_parts import DirectoryParts
+from llamesh.kit.objects.parted_file import PartedFile
 from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep, sync_directory
 from llamesh.kit.objects.store import (
     ObjectDamagedError,
@@ -39,7 +40,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._staging = self._root / _STAGING
-        self.parts = DirectoryParts(self._staging, self._check_room, self._published)
+        self.parts = DirectoryParts(self._staging, self._check_room, lambda file: _Staged(file, self))
         self._verified: dict[str, tuple[int, int, int]] = {}
         """Inode, size and time of files that were touched after their publication and whose digest was found right."""
 
@@ -70,10 +71,6 @@ class DirectoryStore:
             await asyncio.to_thread(file.discard)
             raise
         return _Staged(file, self)
-
-    def _published(self, key: str) -> tuple[Path, Callable[[], ObjectInfo]]:
-        path = self._path(key)
-        return path, lambda: _info(key, path)
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
@@ -149,7 +146,7 @@ class DirectoryStore:
 
 
 class _Staged:
-    def __init__(self, file: StagingFile, store: DirectoryStore) -> None:
+    def __init__(self, file: StagingFile | PartedFile, store: DirectoryStore) -> None:
         self._file = file
         self._store = store
 

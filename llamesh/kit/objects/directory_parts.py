@@ -11,28 +11,27 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_file import PartedFile, create_file
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
 from llamesh.kit.objects.staging import blocks, store_errors
-from llamesh.kit.objects.store import ObjectInfo, ObjectNotFoundError, StoreError
+from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError
 
 CheckRoom = Callable[[int], None]
 """Raises StoreFullError if the store has no room for a number of bytes."""
 
-Describe = Callable[[str], tuple[Path, Callable[[], ObjectInfo]]]
-"""Returns for a key the path of its file and a function that describes the published file."""
+Staged = Callable[[PartedFile], StagedObject]
+"""Returns a complete file as a staged object of the store."""
 
 
 class DirectoryParts:
-    """The objects in `staging`. `check_room` and `describe` are those of the store."""
+    """The objects in `staging`. `check_room` and `staged` are those of the store."""
 
-    def __init__(self, staging: Path, check_room: CheckRoom, describe: Describe) -> None:
+    def __init__(self, staging: Path, check_room: CheckRoom, staged: Staged) -> None:
         self._staging = staging
         self._check_room = check_room
-        self._describe = describe
+        self._staged = staged
 
     def layout(self, size: int, part_size: int) -> PartLayout:
         """See PartedObjects. A file has no limits."""
@@ -50,7 +49,7 @@ class DirectoryParts:
         with store_errors("cannot write to the object store"):
             # Not in a thread: if this task were cancelled in the meantime, the file would not be closed.
             file = PartedFile(self._path(name))
-        parted = _FileInParts(file, layout, dict(recorded), self._describe)
+        parted = _FileInParts(file, layout, dict(recorded), self._staged)
         try:
             if file.size != layout.size:
                 raise ObjectNotFoundError(f"{name} has {file.size} bytes instead of {layout.size}")
@@ -75,13 +74,13 @@ class DirectoryParts:
 
 
 class _FileInParts:
-    """See PartedObject, and StagedObject once all parts are there."""
+    """See PartedObject."""
 
-    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str], describe: Describe) -> None:
+    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str], staged: Staged) -> None:
         self.layout = layout
         self.done = done
         self._file = file
-        self._describe = describe
+        self._staged = staged
         self._hash = hashlib.sha256()
         self._hashed = 0
         self._hashing = False
@@ -117,31 +116,12 @@ class _FileInParts:
         finally:
             self._hashing = False
 
-    async def finish(self) -> _FileInParts:
+    async def finish(self) -> StagedObject:
         await self._hash_on()
         if self._hashed != self.layout.count:
             raise StoreError(f"only {self._hashed} of {self.layout.count} parts are written")
-        return self
+        self._file.sha256 = self._hash.hexdigest()
+        return self._staged(self._file)
 
     async def close(self) -> None:
         await to_completion(asyncio.to_thread(self._file.close))
-
-    @property
-    def size(self) -> int:
-        return self.layout.size
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def open(self) -> BinaryIO:
-        return self._file.path.open("rb")
-
-    async def publish(self, key: str) -> ObjectInfo:
-        target, info = self._describe(key)
-        with store_errors(f"cannot publish {key}"):
-            await asyncio.to_thread(self._file.publish, target)
-        return info()
-
-    async def discard(self) -> None:
-        await self.close()

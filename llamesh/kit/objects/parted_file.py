@@ -48,6 +48,8 @@ class PartedFile:
             os.close(self._fd)
             raise StoreUnavailableError(f"another process writes {path.name}") from error
         self.size = os.fstat(self._fd).st_size
+        self.sha256 = ""
+        """SHA-256 of all bytes, set when it is known."""
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
@@ -108,3 +110,6 @@ class PartedFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+    discard = close
+    """A staged file is discarded; this one stays until `DirectoryParts.remove`, because its next writer may need it."""
