@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, size, when
+from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
 from llamesh.cli.sources import fetchable
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Client
     from llamesh.v1.model_pb2 import Model
 
+
+def _modalities(model: Model) -> str:
+    from llamesh.v1 import model_pb2
+
+    return ",".join(word(model_pb2.Modality, value, "MODALITY_").lower() for value in model.gguf.modalities)
+
+
+def _chat(model: Model) -> str:
+    """What the chat template can do."""
+    header = model.gguf
+    abilities = {"tools": header.chat_template_has_tools, "reasoning": header.chat_template_has_reasoning}
+    return ",".join(name for name, has in {"chat": header.has_chat_template, **abilities}.items() if has)
+
+
 MODEL = (
     Column("MODEL", lambda model: model.model_uuid),
     Column("NAME", lambda model: model.name),
@@ -26,10 +40,15 @@ MODEL = (
     Column("STATE", lambda model: "damaged" if model.problem else "ready"),
     Column("CONTEXT", lambda model: model.gguf.context_length or ""),
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
+    Column("FOR", _modalities, wide=True),
+    Column("CHAT", _chat, wide=True),
+    Column("LICENSE", lambda model: model.gguf.license, wide=True),
+    Column("TAGS", lambda model: ",".join(model.gguf.tags), wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
     Column("REVISION", lambda model: model.revision[:12], wide=True),
     Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),
+    Column("BY", lambda model: model.fetched_by, wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),
 )
 

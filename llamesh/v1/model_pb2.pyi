@@ -4,7 +4,10 @@ isort:skip_file
 A model: the catalogue's record of one GGUF file."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sys
@@ -16,6 +19,38 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _Modality:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ModalityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Modality.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MODALITY_UNSPECIFIED: _Modality.ValueType  # 0
+    """Not set."""
+    MODALITY_TEXT: _Modality.ValueType  # 1
+    """Generates text."""
+    MODALITY_EMBEDDING: _Modality.ValueType  # 2
+    """Makes embeddings."""
+    MODALITY_RERANKING: _Modality.ValueType  # 3
+    """Ranks texts by a question."""
+    MODALITY_VISION_PROJECTOR: _Modality.ValueType  # 4
+    """Projects images into the embeddings of another model."""
+
+class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
+    """What a model is for."""
+
+MODALITY_UNSPECIFIED: Modality.ValueType  # 0
+"""Not set."""
+MODALITY_TEXT: Modality.ValueType  # 1
+"""Generates text."""
+MODALITY_EMBEDDING: Modality.ValueType  # 2
+"""Makes embeddings."""
+MODALITY_RERANKING: Modality.ValueType  # 3
+"""Ranks texts by a question."""
+MODALITY_VISION_PROJECTOR: Modality.ValueType  # 4
+"""Projects images into the embeddings of another model."""
+Global___Modality: typing_extensions.TypeAlias = Modality
 
 @typing.final
 class Model(google.protobuf.message.Message):
@@ -32,6 +67,7 @@ class Model(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    FETCHED_BY_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
     name: builtins.str
@@ -48,6 +84,8 @@ class Model(google.protobuf.message.Message):
     """
     revision: builtins.str
     """The revision of the source that it is of: the commit of a repository of Hugging Face. Empty: the source has none."""
+    fetched_by: builtins.str
+    """Subject of the token that asked for it last. Empty: fetched by a release that did not record it."""
     @property
     def gguf(self) -> Global___GgufMetadata:
         """What the file says of itself."""
@@ -68,9 +106,10 @@ class Model(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         problem: builtins.str = ...,
         revision: builtins.str = ...,
+        fetched_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "fetched_by", b"fetched_by", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 
@@ -97,6 +136,11 @@ class GgufMetadata(google.protobuf.message.Message):
     TENSOR_COUNT_FIELD_NUMBER: builtins.int
     TENSOR_BYTES_FIELD_NUMBER: builtins.int
     SLIDING_WINDOW_FIELD_NUMBER: builtins.int
+    LICENSE_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    MODALITIES_FIELD_NUMBER: builtins.int
+    CHAT_TEMPLATE_HAS_TOOLS_FIELD_NUMBER: builtins.int
+    CHAT_TEMPLATE_HAS_REASONING_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Version of the GGUF format, 2 or 3."""
     architecture: builtins.str
@@ -131,6 +175,22 @@ class GgufMetadata(google.protobuf.message.Message):
     """Bytes of tensor data: the memory of the weights."""
     sliding_window: builtins.int
     """Sliding attention window in tokens; zero: full attention."""
+    license: builtins.str
+    """general.license, for instance "apache-2.0"; at most 128 bytes of it. This and the fields below are empty for models that an earlier
+    release fetched.
+    """
+    chat_template_has_tools: builtins.bool
+    """Whether the chat template renders tools."""
+    chat_template_has_reasoning: builtins.bool
+    """Whether the chat template renders or controls reasoning."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """general.tags: at most 32, and at most 64 bytes of each."""
+
+    @property
+    def modalities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___Modality.ValueType]:
+        """What it is for, by its architecture and its pooling."""
+
     def __init__(
         self,
         *,
@@ -151,7 +211,12 @@ class GgufMetadata(google.protobuf.message.Message):
         tensor_count: builtins.int = ...,
         tensor_bytes: builtins.int = ...,
         sliding_window: builtins.int = ...,
+        license: builtins.str = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        modalities: collections.abc.Iterable[Global___Modality.ValueType] | None = ...,
+        chat_template_has_tools: builtins.bool = ...,
+        chat_template_has_reasoning: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "context_length", b"context_length", "embedding_length", b"embedding_length", "has_chat_template", b"has_chat_template", "head_count", b"head_count", "key_length", b"key_length", "kv_head_count", b"kv_head_count", "layer_count", b"layer_count", "name", b"name", "parameter_count", b"parameter_count", "quantisation", b"quantisation", "sliding_window", b"sliding_window", "tensor_bytes", b"tensor_bytes", "tensor_count", b"tensor_count", "value_length", b"value_length", "version", b"version", "vocabulary_size", b"vocabulary_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "chat_template_has_reasoning", b"chat_template_has_reasoning", "chat_template_has_tools", b"chat_template_has_tools", "context_length", b"context_length", "embedding_length", b"embedding_length", "has_chat_template", b"has_chat_template", "head_count", b"head_count", "key_length", b"key_length", "kv_head_count", b"kv_head_count", "layer_count", b"layer_count", "license", b"license", "modalities", b"modalities", "name", b"name", "parameter_count", b"parameter_count", "quantisation", b"quantisation", "sliding_window", b"sliding_window", "tags", b"tags", "tensor_bytes", b"tensor_bytes", "tensor_count", b"tensor_count", "value_length", b"value_length", "version", b"version", "vocabulary_size", b"vocabulary_size"]) -> None: ...
 
 Global___GgufMetadata: typing_extensions.TypeAlias = GgufMetadata

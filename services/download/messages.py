@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from llamesh.kit import gguf
@@ -51,6 +52,7 @@ def model_message(row: ModelRow) -> Model:
         revision=row.revision,
         gguf=GgufMetadata(**row.gguf),
         problem=row.problem,
+        fetched_by=row.fetched_by,
     )
     message.create_time.FromDatetime(row.create_time)
     return message
@@ -58,4 +60,6 @@ def model_message(row: ModelRow) -> Model:
 
 def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:
     """Return the fields of a GGUF header that the contract has, as they are stored with a model."""
-    return {name: getattr(metadata, name) for name in GgufMetadata.DESCRIPTOR.fields_by_name}
+    described = asdict(metadata.description)
+    names = GgufMetadata.DESCRIPTOR.fields_by_name
+    return {name: described[name] if name in described else getattr(metadata, name) for name in names}

@@ -106,6 +106,7 @@ class Publications:
                     object_key=key,
                     source=row.shown_source,
                     revision=row.revision,
+                    fetched_by=row.requested_by,
                     gguf=dict(gguf),
                     damage="",
                     problem="",

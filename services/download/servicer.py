@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
 from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
@@ -36,7 +37,7 @@ from services.download.changes import Changes
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.sources import Source, SourceRefusedError
-from services.download.tables import TransferRow
+from services.download.tables import MAX_SUBJECT, TransferRow
 from services.download.transfers import TransferRequest, Transfers
 from services.download.verification import source_refusal
 from services.download.worker import Worker
@@ -106,7 +107,12 @@ class DownloadServicer(DownloadServiceServicer):
         return download_message(row, self._worker.progress(row.model_uuid))
 
     def _transfer_request(self, request: StartDownloadRequest, address: str) -> TransferRequest:
-        wanted = TransferRequest(request.model_uuid, name=request.name, sha256=request.sha256.lower())
+        wanted = TransferRequest(
+            request.model_uuid,
+            name=request.name,
+            sha256=request.sha256.lower(),
+            requested_by=caller().subject[:MAX_SUBJECT],
+        )
         if not address:
             return wanted
         try:

@@ -17,6 +17,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Timestamp
 
+MAX_SUBJECT = 256
+"""Maximum number of characters of a caller's subject that are stored: an issuer of tokens beside the mesh has no limit of its own."""
+
 
 class TransferState(enum.StrEnum):
     """State of a transfer. The names are those of DownloadState without its prefix."""
@@ -45,6 +48,8 @@ class TransferRow(Base):
     shown_source: Mapped[str] = mapped_column(String(4096))
     revision: Mapped[str] = mapped_column(String(64), default="")
     """The revision of the source at its last opening; empty if unknown."""
+    requested_by: Mapped[str] = mapped_column(String(MAX_SUBJECT), default="")
+    """Subject of the caller who started the transfer last; empty if unknown."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)
@@ -80,6 +85,8 @@ class ModelRow(Base):
     source: Mapped[str] = mapped_column(String(4096))
     revision: Mapped[str] = mapped_column(String(64), default="")
     """The revision of the source that the bytes come from; empty if unknown."""
+    fetched_by: Mapped[str] = mapped_column(String(MAX_SUBJECT), default="")
+    """Subject of the caller who started the transfer of the bytes; empty if unknown."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
     damage: Mapped[str] = mapped_column(String(128), default="")

@@ -40,6 +40,7 @@ class TransferRequest:
     shown_source: str = ""
     name: str = ""
     sha256: str = ""
+    requested_by: str = ""
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
@@ -105,6 +106,7 @@ class Transfers:
         row.sha256 = row.revision = row.error_reason = row.error_message = row.claimed_by = ""
         row.claim_expires = None
         row.hidden = False
+        row.requested_by = request.requested_by
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:

@@ -21,9 +21,10 @@ import pytest
 
 from tests.cluster.minio_server import MinioServer, minio
 from tests.mesh.open_load import OpenLoad, Outcome, chat, status
-from tests.mesh.running import RunningMesh, mesh_processes, until
+from tests.mesh.running import RunningMesh, until
 from tests.mounts import mounted
 from tests.own_postgres import OwnPostgres, own_postgres
+from tests.processes import mesh_processes
 
 __all__ = ["minio"]
 

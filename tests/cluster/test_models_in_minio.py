@@ -18,7 +18,8 @@ from engine import sentence
 from engine.sentence import SENTENCE
 from tests.cluster.minio_server import MinioServer, minio
 from tests.contract.model_source import model_bytes
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.processes import mesh_processes
 
 __all__ = ["minio"]
 

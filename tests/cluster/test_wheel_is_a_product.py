@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from engine import demo, sentence
-from tests.mesh.running import ROOT, mesh_processes
+from tests.mesh.running import ROOT
 from tests.ports import free_ports
+from tests.processes import mesh_processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -52,8 +52,8 @@ from llamesh.v1.gateway_pb2_grpc import (
 )
 from llamesh.v1.server_pb2 import RuntimeParameters, Server, ServerChanges, ServerSpec
 from tests.mesh.engines import gone
-from tests.mesh.snapshots import ProcessSnapshot, snapshots
 from tests.ports import free_ports
+from tests.processes import ProcessSnapshot, snapshots
 from tests.standings import FakeStandings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

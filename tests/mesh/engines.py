@@ -20,7 +20,7 @@ import aiohttp
 
 from llamesh.processes import start_time
 from tests.mesh.llama_program import write_program
-from tests.mesh.snapshots import snapshots
+from tests.processes import snapshots
 
 LLAMA_SERVER_BIN = os.environ.get("TEST_LLAMA_SERVER_BIN", "embedded")
 """Which llama.cpp the engine tests run on: the embedded library, or the path of a real llama-server."""

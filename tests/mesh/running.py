@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +18,8 @@ import httpx
 import psutil
 
 from engine import sentence
-from llamesh.processes import start_time
 from tests.ports import free_ports
+from tests.processes import kill_all, left_behind, mesh_processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -30,8 +29,6 @@ AT_ONCE = 9.0
 """Seconds within which what counts at once is seen, also on a busy machine: fewer than the 10 s between two heartbeats of a stream."""
 COMMAND_SECONDS = 200.0
 """Seconds that one command, `llamesh up` among them, may take on a busy machine: fewer than the limit of a test."""
-ENDING_SECONDS = 20.0
-"""Seconds that the kernel may need on a busy machine to end processes that were killed or whose parent has ended."""
 
 
 def until(condition: Callable[[], T], seconds: float = 30.0, what: str | Callable[[], str] = "") -> T:
@@ -201,74 +198,6 @@ class RunningMesh:
                 self.process.kill()
                 self.process.wait()
         assert not left, f"left behind: {left}"
-
-
-def mesh_processes(home: Path) -> list[psutil.Process]:
-    """Processes of the mesh in a folder, but for its supervisor: told by their environment or by their arguments."""
-    wanted = str(home)
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            # llama.cpp's own environment is scrubbed.
-            ours = process.environ().get("LLAMESH_HOME") == wanted or any(wanted in word for word in words)
-            if ours and "llamesh.cli.main" not in words and start_time(process.pid) is not None:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
-def left_behind(home: Path) -> list[psutil.Process]:
-    """Processes of the mesh in a folder that do not end: those that still run after `ENDING_SECONDS`."""
-    deadline = time.monotonic() + ENDING_SECONDS
-    while (left := mesh_processes(home)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
-
-
-def engines(home: Path) -> set[int]:
-    """The process ids of the engines of the mesh in a folder."""
-    return {process.pid for process in mesh_processes(home) if "engine" in command_line(process)}
-
-
-# Each process of a list may end before it is looked at: psutil then raises NoSuchProcess.
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    """The words of its command line; none if it has ended."""
-    with suppress(psutil.NoSuchProcess):
-        return list(process.cmdline())
-    return []
-
-
-def ended(process: psutil.Process) -> bool:
-    """Whether it has ended, reaped or not."""
-    with suppress(psutil.NoSuchProcess):
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    return True
-
-
-def send_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to those that still run."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-
-
-def kill_all(processes: Iterable[psutil.Process]) -> None:
-    """End those that still run."""
-    send_all(processes, signal.SIGKILL)
-
-
-def files_below(folder: Path) -> dict[Path, bytes]:
-    """The content of every file below a folder. A file that is removed meanwhile, as SQLite does with its own, is left out."""
-    found = {}
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if stat.S_ISREG(path.lstat().st_mode):
-                found[path] = path.read_bytes()
-    return found
 
 
 def _kind(process: psutil.Process) -> str:

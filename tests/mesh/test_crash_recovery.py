@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from tests.mesh.engines import alive
-from tests.mesh.running import RunningMesh, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.processes import mesh_processes
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 PATIENCE = 60.0

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.mesh.running import RunningMesh, engines, kill_all, mesh_processes, running_mesh, until
+from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.processes import engines, kill_all, mesh_processes
 
 SEED = 7
 KILLS = 8

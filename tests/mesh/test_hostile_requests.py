@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.files import contents_below
 from tests.mesh.conftest import Served
-from tests.mesh.running import AT_ONCE, command_line, engines, files_below, mesh_processes, until
+from tests.mesh.running import AT_ONCE, until
+from tests.processes import command_line, engines, mesh_processes
 
 INSIDES = ("google.protobuf", "Traceback", "Unexpected", "sqlalchemy", "metadata size")
 """Words that tell how the mesh is made."""
@@ -169,7 +171,7 @@ def test_no_secret_is_written_and_nothing_is_open_to_others(served: Served) -> N
     mesh.http.post(mesh.url("gateway", "/auth/token"), content=json.dumps({"password": password})[:-1])
     kept = [path.read_text().strip() for path in (mesh.home / "secrets").iterdir()]
     secrets = [prompt, password, key, mesh.token, *kept]
-    written = b"".join(files_below(mesh.home / "logs").values()).decode(errors="replace")
+    written = b"".join(contents_below(mesh.home / "logs").values()).decode(errors="replace")
     for process in mesh_processes(mesh.home):
         written += " ".join(command_line(process))
         with suppress(FileNotFoundError, ProcessLookupError):  # it may end at any moment

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.mesh.running import COMMAND_SECONDS, RunningMesh, ended, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
+from tests.processes import ended
 
 PATIENCE = 8.0
 """LLAMESH_MEMBER_PATIENCE_SECONDS of these tests: more than a busy machine keeps a process from running."""

@@ -11,8 +11,8 @@ import httpx
 from engine.sentence import SENTENCE
 from tests.mesh.conftest import Served
 from tests.mesh.engines import stalls
-from tests.mesh.running import RunningMesh, mesh_processes
-from tests.mesh.snapshots import ProcessSnapshot, snapshots
+from tests.mesh.running import RunningMesh
+from tests.processes import ProcessSnapshot, mesh_processes, snapshots
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""

@@ -15,7 +15,8 @@ import pytest
 from engine import sentence
 from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
-from tests.mesh.running import COMMAND_SECONDS, RunningMesh, files_below, running_mesh
+from tests.files import contents_below
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 COMMAND = (sys.executable, "-P", "-m", "llamesh.cli.main")
@@ -101,5 +102,5 @@ def test_a_wrong_address_is_answered_with_the_right_one(user: dict[str, str], wo
 
 def test_no_log_and_no_record_has_the_token(mesh: RunningMesh, user: dict[str, str]) -> None:
     assert "hf_right" not in llamesh(user, "downloads", "-o", "json").stdout
-    written = {path: content for path, content in files_below(mesh.home).items() if path.suffix != ".gguf"}
+    written = {path: content for path, content in contents_below(mesh.home).items() if path.suffix != ".gguf"}
     assert not [path for path, content in written.items() if b"hf_right" in content]

@@ -24,8 +24,8 @@ from llamesh.kit import limits
 from tests.mesh import hostile_bodies, wide_model
 from tests.mesh.accepted import FrontDoor
 from tests.mesh.hostile_bodies import CHAT, EMBEDDINGS, FAMILIES, MODEL, PATHS, Family
-from tests.mesh.running import RunningMesh, mesh_processes
-from tests.mesh.snapshots import snapshots
+from tests.mesh.running import RunningMesh
+from tests.processes import mesh_processes, snapshots
 from tests.unit import limit_examples
 
 WAIT = 5.0

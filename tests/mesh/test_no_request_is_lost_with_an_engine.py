@@ -16,7 +16,7 @@ from tests.mesh.controlled import READY, ControlledMesh, controlled_mesh, kill, 
 from tests.mesh.engines import stop
 from tests.mesh.llama_program import write_program
 from tests.mesh.runtimes import stopped
-from tests.mesh.snapshots import ProcessSnapshot, snapshots
+from tests.processes import ProcessSnapshot, snapshots
 
 WAITING = 24
 """Requests in the backlog: far above the 5 that llama.cpp's own backlog holds, below the connections that Envoy opens."""

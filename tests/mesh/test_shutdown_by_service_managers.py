@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.mesh.running import RunningMesh, left_behind, mesh_processes, running_mesh, send_all, until
+from tests.mesh.running import RunningMesh, running_mesh, until
+from tests.processes import left_behind, mesh_processes, send_all
 
 LONG = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "stream": True}
 

@@ -22,7 +22,7 @@ from llamesh.cli.mesh import leftovers, logfiles
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.liveness import SILENT_PROBES, Answer
 from llamesh.cli.mesh.supervisor import Component, Supervisor
-from tests.mesh.running import command_line
+from tests.processes import command_line
 
 FAKE_MEMBER = """
 import os, select, signal, sys

@@ -17,17 +17,9 @@ import pexpect
 import psutil
 import pytest
 
-from tests.mesh.running import (
-    COMMAND_SECONDS,
-    RunningMesh,
-    ended,
-    kill_all,
-    left_behind,
-    mesh_processes,
-    running_mesh,
-    until,
-)
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 from tests.ports import free_ports
+from tests.processes import ended, kill_all, left_behind, mesh_processes
 
 LLAMESH = [sys.executable, "-m", "llamesh.cli.main"]
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.sentence import SENTENCE
-from tests.mesh.running import COMMAND_SECONDS, RunningMesh, engines, left_behind, running_mesh, until
+from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
+from tests.processes import engines, left_behind
 
 BODY = {"model": "sentence.gguf", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 

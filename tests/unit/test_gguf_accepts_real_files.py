@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
+from llamesh.kit.gguf.description import Description
 from llamesh.kit.gguf.types import FILE_TYPES, TENSOR_TYPES
 from tests.unit.gguf_bytes import BASE_PAIRS, STRING, U32, File, array, pair, tensor
 
@@ -80,6 +81,7 @@ def test_the_header_is_read_into_metadata(path: Path) -> None:
         file_bytes=path.stat().st_size,
         split_index=0,
         split_count=0,
+        description=Description(modalities=("MODALITY_TEXT",)),
     )
 
 

@@ -7,6 +7,7 @@ noted, and `metadata` reads at most one element for each layer of the two arrays
 import struct
 from dataclasses import dataclass
 
+from llamesh.kit.gguf.description import LICENSE_KEY, TAGS_KEY, Describer, Description
 from llamesh.kit.gguf.reader import GgufError, Reader
 from llamesh.kit.gguf.tensors import Tensors
 from llamesh.kit.gguf.types import FILE_TYPES
@@ -96,6 +97,8 @@ class GgufMetadata:
     """Index of this part of a split model, from 0."""
     split_count: int
     """Number of parts of a split model; 0 or 1 for a whole model."""
+    description: Description
+    """What the file says to people."""
 
 
 class MetadataReader:
@@ -108,6 +111,7 @@ class MetadataReader:
         self._places: dict[str, tuple[struct.Struct, int, int]] = {}
         """Element form, offset of the first element and number of elements of arrays that may be read later."""
         self._texts: dict[str, str] = {}
+        self._describer = Describer()
         self._lengths: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         self._key_bytes = 0
@@ -142,9 +146,11 @@ class MetadataReader:
         if key in {"general.architecture", "general.name", "general.type"}:
             # These texts are shown and stored, and control characters would break terminals and databases.
             self._texts[key] = "".join(filter(str.isprintable, reader.label(_MAX_KEY)))
+        elif key == LICENSE_KEY:
+            self._describer.read_license(reader)
         elif key == "tokenizer.chat_template":
             start = reader.offset
-            reader.text(MAX_TEMPLATE)
+            self._describer.see_template(reader.text(MAX_TEMPLATE))
             self._lengths[key] = reader.offset - start - _LENGTH_BYTES
         else:
             reader.skip_string()
@@ -178,7 +184,10 @@ class MetadataReader:
             raise reader.error("an array of arrays, which llama.cpp does not read", offset=start)
         if kind == _STRING:
             reader.require(8 * count)
-            reader.skip_strings(count)
+            if key == TAGS_KEY:
+                self._describer.read_tags(reader, count)
+            else:
+                reader.skip_strings(count)
         elif kind == _BOOL:
             reader.require(count)
             self._read_bools(count)
@@ -208,12 +217,13 @@ class MetadataReader:
         kv_heads = self._per_layer(f"{architecture}.attention.head_count_kv", layers, default=heads)
         head_length = embedding // heads if heads else 0
         split_count = self._size("split.count", 65_535)
+        kind = self._texts.get("general.type", "model")
         if not tensors.count and split_count < 2:
             raise GgufError("a file without tensors", offset=8, what="header")
         return GgufMetadata(
             version=version,
             architecture=architecture,
-            kind=self._texts.get("general.type", "model"),
+            kind=kind,
             name=self._texts.get("general.name", ""),
             parameter_count=tensors.elements,
             quantisation=FILE_TYPES.get(self._number("general.file_type", -1), tensors.main_type()),
@@ -233,6 +243,7 @@ class MetadataReader:
             file_bytes=self._reader.size,
             split_index=self._size("split.no", 65_535),
             split_count=split_count,
+            description=self._describer.description(architecture, kind, self._numbers),
         )
 
     def _architecture(self) -> str:

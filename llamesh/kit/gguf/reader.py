@@ -130,6 +130,13 @@ class Reader:
         """Read a string for people. Bytes that are not UTF-8 are replaced, because some files have names in an older encoding."""
         return self.string(limit).decode(errors="replace")
 
+    def beginning(self, limit: int) -> str:
+        """Read the first `limit` bytes of a string for people and skip the rest. Bytes that are not UTF-8 are left out."""
+        length = self._string_length(MAX_STRING)
+        raw = self.take(min(length, limit))
+        self.skip(length - len(raw))
+        return raw.decode(errors="ignore")
+
     def skip_string(self) -> int:
         """Skip a string. Returns its length in bytes."""
         length = self._string_length(MAX_STRING)

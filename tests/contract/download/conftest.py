@@ -17,9 +17,9 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
-from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import PATIENCE
+from tests.files import files_below
 
 TINY = model_bytes()
 ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}

@@ -18,10 +18,10 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import DownloadServiceStub
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import ENDED, TINY, Open, Service, import_file, sha256
-from tests.contract.files import files_below
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.patience import PATIENCE, available
 from tests.contract.rich_status import refused
+from tests.files import files_below
 from tests.unit.gguf_bytes import STRING, U32, File, pair
 
 

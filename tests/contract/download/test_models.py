@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -13,12 +14,14 @@ from llamesh.kit.database import open_database
 from llamesh.kit.objects import DirectoryStore, object_key, put
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
+from llamesh.v1 import model_pb2
 from services.download.tables import UnownedObjectRow
 from tests.contract.download.conftest import TINY, Open, OpenWith, Service, import_file, sha256
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
 from tests.unit.fake_s3 import fake_s3
+from tests.unit.gguf_bytes import STRING, File, array, pair
 
 
 async def test_models_with_the_same_bytes_share_an_object_until_the_last_goes(service: Service) -> None:
@@ -210,3 +213,13 @@ async def test_a_store_that_stays_away_is_waited_for_and_then_said(
         download = await service.fetched("m2", web.url("a.gguf"))
         assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
         assert (await service.state("m1")).error.reason == "STORE_UNAVAILABLE"
+
+
+async def test_a_model_says_who_fetched_it_and_what_its_header_says(service: Service) -> None:
+    described = replace(
+        File(), extra=(pair("general.license", STRING, "mit"), array("general.tags", STRING, ["b", "a"]))
+    )
+    await service.fetched("m1", import_file(service, "a.gguf", described.build()))
+    model = await service.model("m1")
+    assert (model.fetched_by, model.gguf.license, list(model.gguf.tags)) == ("ada", "mit", ["b", "a"])
+    assert list(model.gguf.modalities) == [model_pb2.MODALITY_TEXT]

@@ -18,8 +18,8 @@ from llamesh.v1 import download_pb2, download_pb2_grpc, model_pb2, quant_pb2
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
-from tests.contract.files import files_below
 from tests.contract.patience import PATIENCE, available
+from tests.files import files_below
 from tests.quantised_models import write_program, write_source
 
 pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.mesh.snapshots import snapshots
+from tests.processes import snapshots
 
 WAITS = "import sys; sys.stdin.read()"
 
