@@ -12,8 +12,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, select, update
 
+from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout
@@ -44,7 +45,7 @@ class PartialObjects:
                 else:
                     log.info("transfer goes on", model_uuid=transfer.model_uuid, parts_done=len(opened.done))
                     return row.name, opened
-            await self._remove(row)
+            await to_completion(self._remove(row))
         return await self._create(transfer, found, part_size)
 
     async def _create(self, transfer: TransferRow, found: SourceObject, part_size: int) -> tuple[str, PartedObject]:
@@ -60,18 +61,30 @@ class PartialObjects:
             etag=found.etag,
             revision=found.revision,
         )
-        async with self._database.begin() as session:
-            session.add(row)
-        upload = await self._parts.create(row.name, layout)
-        if upload:
-            async with self._database.begin() as session:
-                current = await session.get(PartialObjectRow, row.name, with_for_update=True)
-                if current is not None:
-                    current.upload = upload
+        upload = await to_completion(self._begin(row, layout))
         return row.name, await self._parts.open(row.name, upload, layout, {})
 
+    async def _begin(self, row: PartialObjectRow, layout: PartLayout) -> str:
+        """Write the row, then create the object. Return the store's id of it."""
+        name = row.name
+        async with self._database.begin() as session:
+            session.add(row)
+        upload = await self._parts.create(name, layout)
+        if upload:
+            async with self._database.begin() as session:
+                await session.execute(
+                    update(PartialObjectRow).where(PartialObjectRow.name == name).values(upload=upload)
+                )
+        return upload
+
     async def record(self, name: str, number: int, tag: str) -> None:
-        """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
+        """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile.
+
+        As all writes here, it ends even if its caller is cancelled: a transaction that is cancelled keeps the lock of a SQLite file.
+        """
+        await to_completion(self._record(name, number, tag))
+
+    async def _record(self, name: str, number: int, tag: str) -> None:
         async with self._database.begin() as session:
             if await session.get(PartialObjectRow, name, with_for_update=True) is None:
                 raise ObjectNotFoundError(f"the object {name} was removed while it was written")
@@ -122,7 +135,7 @@ class PartialObjects:
     async def _try_remove(self, row: PartialObjectRow) -> None:
         """Remove an object and its row. A failure is logged and left to the next pass."""
         try:
-            await self._remove(row)
+            await to_completion(self._remove(row))
         except Exception as error:
             report_failure("remove an object in parts", error)
 

@@ -37,6 +37,10 @@ class FakeS3:
         self.digests: dict[str, str] = {}
         """Metadata `sha256` of objects."""
         self.uploads: dict[str, dict[int, bytes]] = {}
+        self.upload_keys: dict[str, str] = {}
+        """Keys of all uploads that were begun."""
+        self.page = 1000
+        """Parts in one answer of ListParts."""
         self.requests: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
         """HTTP method to the status and S3 code it is answered with."""
@@ -58,6 +62,8 @@ class FakeS3:
             return await self._bucket(request, bucket)
         if bucket not in self.buckets:
             return _error(404, "NoSuchBucket")
+        if request.query.get("uploadId", "") not in self.uploads.keys() | {""}:
+            return _error(404, "NoSuchUpload")
         return await getattr(self, f"_{request.method.lower()}")(request, key)
 
     async def _bucket(self, request: web.Request, bucket: str) -> web.Response:
@@ -70,7 +76,8 @@ class FakeS3:
             return _error(404, "NoSuchBucket")
         if request.method == "HEAD":
             return web.Response()
-        return self._list(request.query.get("prefix", ""))
+        prefix = request.query.get("prefix", "")
+        return self._list_uploads(prefix) if "uploads" in request.query else self._list(prefix)
 
     def _list(self, prefix: str) -> web.Response:
         entries = "".join(
@@ -81,6 +88,33 @@ class FakeS3:
         )
         return web.Response(
             text=f"<ListBucketResult><Name>models</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>",
+            content_type=XML,
+        )
+
+    def _list_uploads(self, prefix: str) -> web.Response:
+        entries = "".join(
+            f"<Upload><Key>{self.upload_keys[upload]}</Key><UploadId>{upload}</UploadId>"
+            f"<Initiated>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</Initiated></Upload>"
+            for upload in self.uploads
+            if self.upload_keys[upload].startswith(prefix)
+        )
+        return web.Response(
+            text=f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{entries}</ListMultipartUploadsResult>",
+            content_type=XML,
+        )
+
+    def _list_parts(self, upload: str, after: int, most: int) -> web.Response:
+        numbers = sorted(number for number in self.uploads[upload] if number > after)
+        entries = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{hashlib.md5(data).hexdigest()}</ETag>"
+            f"<Size>{len(data)}</Size></Part>"
+            for number, data in ((number, self.uploads[upload][number]) for number in numbers[:most])
+        )
+        more = "true" if len(numbers) > most else "false"
+        marker = numbers[:most][-1] if numbers else 0
+        return web.Response(
+            text=f"<ListPartsResult><IsTruncated>{more}</IsTruncated>"
+            f"<NextPartNumberMarker>{marker}</NextPartNumberMarker>{entries}</ListPartsResult>",
             content_type=XML,
         )
 
@@ -97,6 +131,9 @@ class FakeS3:
             )
         body = await request.read()
         if upload := request.query.get("uploadId"):
+            # It may have been aborted while its bytes came.
+            if upload not in self.uploads:
+                return _error(404, "NoSuchUpload")
             self.uploads[upload][int(request.query["partNumber"])] = body
         else:
             self.objects[key] = body
@@ -105,7 +142,7 @@ class FakeS3:
     async def _post(self, request: web.Request, key: str) -> web.Response:
         if "uploads" in request.query:
             upload = f"u{len(self.requests)}"
-            self.uploads[upload] = {}
+            self.uploads[upload], self.upload_keys[upload] = {}, key
             return web.Response(text=f"<R><UploadId>{upload}</UploadId></R>", content_type=XML)
         numbers = [int(part.findtext("{*}PartNumber", "0")) for part in ET.fromstring(await request.text())]
         parts = self.uploads.pop(request.query["uploadId"])
@@ -123,6 +160,9 @@ class FakeS3:
         return await self._get(request, key)
 
     async def _get(self, request: web.Request, key: str) -> web.Response:
+        if upload := request.query.get("uploadId"):
+            most = min(int(request.query["max-parts"]), self.page)
+            return self._list_parts(upload, int(request.query.get("part-number-marker", "0")), most)
         if key not in self.objects:
             return _error(404, "NoSuchKey")
         data = self.objects[key]

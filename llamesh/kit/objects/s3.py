@@ -1,8 +1,8 @@
 """An object store on an S3 server: MinIO or any other server with the same protocol.
 
-A staged object is an ordinary object under `staging/`, which `scan` and the pattern of keys leave out. Publishing is a copy inside the
-server, which is atomic, so no byte passes through this process twice. The `minio` client blocks, so every call runs in the store's own
-threads: a long upload must not occupy the default threads of the event loop.
+A staged object is an ordinary object under `staging/`, or a multipart upload that becomes one (`s3_parts.py`), which `scan` and the
+pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice. The
+`minio` client blocks, so every call runs in the store's own threads: a long upload must not occupy the default threads of the event loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from minio.commonconfig import CopySource
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.local_copies import LocalCopies
+from llamesh.kit.objects.parts import SUFFIX
 from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
 from llamesh.kit.objects.staging import BLOCK, blocks
 from llamesh.kit.objects.store import ObjectInfo, StoreUnavailableError, checked_key
@@ -36,7 +38,7 @@ _STAGING = "staging/"
 _MIN_PART = 16 << 20
 _MAX_PARTS = 9_000
 _STALE = timedelta(hours=24)
-_THREADS = 8
+_THREADS = 16
 
 T = TypeVar("T")
 
@@ -55,12 +57,11 @@ class S3Store:
         cache_directory: Path,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.parts = None
-        self._bucket = bucket
+        self.name = bucket
         self._clock = clock
         self._cache = LocalCopies(cache_directory, self.read)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
-        self._client = Minio(
+        self.client = Minio(
             endpoint,
             access_key=access_key,
             secret_key=secret_key,
@@ -73,40 +74,43 @@ class S3Store:
                 ca_certs=certifi.where(),
             ),
         )
+        self.parts = S3Parts(self, _STAGING, clock)
 
     async def prepare(self) -> None:
         """See ObjectStore. Removes staged objects that are older than 24 hours: S3 cannot tell whether a writer is dead."""
-        with s3_errors(f"cannot use bucket {self._bucket}"):
-            await self._run(self._prepare)
+        with s3_errors(f"cannot use bucket {self.name}"):
+            await self.run(self._prepare)
 
     def _prepare(self) -> None:
         self._check()
         self._cache.prepare()
-        for staged in self._client.list_objects(self._bucket, prefix=_STAGING, recursive=True):
+        for staged in self.client.list_objects(self.name, prefix=_STAGING, recursive=True):
+            if (staged.object_name or "").endswith(SUFFIX):
+                continue
             if staged.object_name and staged.last_modified and self._clock() - staged.last_modified > _STALE:
-                self._client.remove_object(self._bucket, staged.object_name)
+                self.client.remove_object(self.name, staged.object_name)
 
     async def check(self) -> None:
         """See ObjectStore."""
-        with s3_errors(f"cannot use bucket {self._bucket}"):
-            await self._run(self._check)
+        with s3_errors(f"cannot use bucket {self.name}"):
+            await self.run(self._check)
 
     def _check(self) -> None:
-        if not self._client.bucket_exists(self._bucket):
-            log.warning("the bucket is missing and is created", bucket=self._bucket)
-            self._client.make_bucket(self._bucket)
+        if not self.client.bucket_exists(self.name):
+            log.warning("the bucket is missing and is created", bucket=self.name)
+            self.client.make_bucket(self.name)
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""
         with s3_errors("cannot write to the object store"):
-            await self._run(self._check)
+            await self.run(self._check)
         name = f"{_STAGING}{secrets.token_hex(16)}"
         part_size = max(_MIN_PART, (expected_size or 0) // _MAX_PARTS)
         source = Upload(blocks(chunks), asyncio.get_running_loop())
         upload = asyncio.ensure_future(
-            self._run(
-                self._client.put_object,
-                self._bucket,
+            self.run(
+                self.client.put_object,
+                self.name,
                 name,
                 cast("BinaryIO", source),
                 length=-1,
@@ -123,32 +127,32 @@ class S3Store:
                 await upload
             # The upload may have completed before the cancellation.
             with contextlib.suppress(Exception):
-                await self._run(self._client.remove_object, self._bucket, name)
+                await self.run(self.client.remove_object, self.name, name)
             raise
         return _Staged(self, name, source.size, source.hash.hexdigest())
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         with s3_errors(f"cannot look up {key}"):
-            found = await self._run(self._client.stat_object, self._bucket, checked_key(key))
+            found = await self.run(self.client.stat_object, self.name, checked_key(key))
         return ObjectInfo(key=key, size=found.size or 0, modified=found.last_modified or self._clock())
 
     async def delete(self, key: str) -> None:
         """See ObjectStore. Removes the local copy as well."""
         with s3_errors(f"cannot delete {key}"):
-            await self._run(self._client.remove_object, self._bucket, checked_key(key))
+            await self.run(self.client.remove_object, self.name, checked_key(key))
         self._cache.remove(key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""
         with s3_errors("cannot list objects"):
-            page = await self._run(self._list, prefix)
+            page = await self.run(self._list, prefix)
         for info in page:
             yield info
 
     def _list(self, prefix: str) -> list[ObjectInfo]:
         found = []
-        for entry in self._client.list_objects(self._bucket, prefix=prefix or None, recursive=True):
+        for entry in self.client.list_objects(self.name, prefix=prefix or None, recursive=True):
             with contextlib.suppress(ValueError):
                 key = checked_key(entry.object_name or "")
                 found.append(ObjectInfo(key=key, size=entry.size or 0, modified=entry.last_modified or self._clock()))
@@ -158,16 +162,23 @@ class S3Store:
         """See ObjectStore."""
         if length == 0:
             return
-        with s3_errors(f"cannot read {key}"):
-            response = await self._run(
-                self._client.get_object, self._bucket, checked_key(key), offset=offset, length=length or 0
-            )
+        async for block in self.read_object(checked_key(key), offset, length or 0):
+            yield block
+
+    async def read_object(self, path: str, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield the bytes of a published or staged object from `offset`, `length` of them or all (0); ObjectNotFoundError."""
+        with s3_errors(f"cannot read {path}"):
+            response = await self.run(self.client.get_object, self.name, path, offset=offset, length=length)
             try:
-                while block := await self._run(response.read, BLOCK):
+                while block := await self.run(response.read, BLOCK):
                     yield block
             finally:
                 response.close()
                 response.release_conn()
+
+    def staged(self, path: str, size: int, sha256: str) -> _Staged:
+        """Return a complete staged object."""
+        return _Staged(self, path, size, sha256)
 
     def open(self, key: str) -> BinaryIO:
         """See ObjectStore. Each read requests one MiB."""
@@ -175,8 +186,8 @@ class S3Store:
 
     def _open(self, name: str) -> BinaryIO:
         with s3_errors(f"cannot open {name}"):
-            size = self._client.stat_object(self._bucket, name).size or 0
-        return cast("BinaryIO", io.BufferedReader(ObjectReader(self._client, self._bucket, name, size), BLOCK))
+            size = self.client.stat_object(self.name, name).size or 0
+        return cast("BinaryIO", io.BufferedReader(ObjectReader(self.client, self.name, name, size), BLOCK))
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
         """See ObjectStore. Concurrent callers share one download."""
@@ -187,7 +198,8 @@ class S3Store:
         await self._cache.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
+    async def run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Run a blocking call in the threads of the store."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
 
 
@@ -212,9 +224,9 @@ class _Staged:
 
     async def publish(self, key: str) -> ObjectInfo:
         store = self._store
-        source = CopySource(store._bucket, self._name)
+        source = CopySource(store.name, self._name)
         with s3_errors(f"cannot publish {key}"):
-            await store._run(store._client.copy_object, store._bucket, checked_key(key), source)
+            await store.run(store.client.copy_object, store.name, checked_key(key), source)
         info = await store.stat(key)
         if info.size != self._size:
             raise StoreUnavailableError(f"{key} was published with {info.size} bytes instead of {self._size}")
@@ -224,5 +236,5 @@ class _Staged:
         store = self._store
         if not self._discarded:
             with s3_errors("cannot remove a staged object"):
-                await store._run(store._client.remove_object, store._bucket, self._name)
+                await store.run(store.client.remove_object, store.name, self._name)
             self._discarded = True

@@ -13,7 +13,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 
 from llamesh.kit.objects.store import ObjectNotFoundError, StoreDeniedError, StoreFullError, StoreUnavailableError
 
-_MISSING_CODES = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound", "ResourceNotFound"}
+_MISSING_CODES = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchUpload", "NotFound", "ResourceNotFound"}
 _FULL_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 _DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 

@@ -66,6 +66,11 @@ class Replica:
                 await asyncio.sleep(0.05)
         return found
 
+    async def cancel(self, model_uuid: str) -> pb.Download:
+        stub = DownloadServiceStub(self._connect(self.settings, "download"))
+        request = pb.CancelDownloadRequest(model_uuid=model_uuid)
+        return await stub.CancelDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+
     async def delete(self, model_uuid: str) -> None:
         stub = CatalogueServiceStub(self._connect(self.settings, "download"))
         request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)

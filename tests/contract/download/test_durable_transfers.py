@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import Database, open_database
+from llamesh.kit.database import Database
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
-from services.download.tables import ObjectPartRow, PartialObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import OpenWith, Service
-from tests.contract.download.replica import SECONDS, Replica
+from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
+from tests.contract.download.replica import Replica
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 
 PART = 1 << 20
 PARALLEL = 3
-HEADER = 1 << 20
-"""Bytes of the read of the header."""
 PARTS = 20
 SEEDS = range(2)
 
@@ -43,31 +37,10 @@ async def source() -> AsyncIterator[RangedServer]:
         yield server
 
 
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Database]:
-    database = open_database(settings, "download")
-    yield database
-    await database.close()
-
-
 @pytest.fixture
 async def journal(settings: Settings) -> AsyncIterator[Database]:
     async with opened(settings) as database:
         yield database
-
-
-async def counted(database: Database) -> tuple[int, int]:
-    """Number of objects and of parts in the journal."""
-    async with database.read() as session:
-        objects = await session.scalar(select(func.count()).select_from(PartialObjectRow))
-        parts = await session.scalar(select(func.count()).select_from(ObjectPartRow))
-        return objects or 0, parts or 0
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 def files(settings: Settings) -> list[Path]:
@@ -90,20 +63,11 @@ def replica(
 async def test_a_killed_process_costs_at_most_the_parts_that_were_on_their_way(
     replica: Replica, source: RangedServer, seed: int
 ) -> None:
-    chance = random.Random(seed)
-    source.stop_at = chance.randrange(SIZE // 2)
     try:
-        await replica.start()
-        await replica.download("m1", source.url)
-        for more in (chance.randrange(SIZE // 3), SIZE * 100):
-            await asyncio.wait_for(source.stopped.wait(), SECONDS)
-            await replica.end(signal.SIGKILL)
-            source.go_on_until(source.sent + more)
-            await replica.start()
-        found = await replica.ended("m1")
+        found = await killed(replica, source, seed)
         assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
-        assert found.resume_count == 2
-        assert source.sent <= len(DATA) + HEADER + 2 * AGAIN
+        assert found.resume_count == KILLS
+        assert source.sent <= len(DATA) + HEADER + KILLS * AGAIN
 
         async def alone() -> bool:
             return await counted(database) == (0, 0) and len(files(replica.settings)) == 1

@@ -1,0 +1,200 @@
+"""Objects of S3 that are written in parts: multipart uploads.
+
+The server says which parts it has (ListParts), so a part that was uploaded and not recorded is not sent again. A part is in memory from
+its first byte until it is hashed; parts are hashed in order, so a writer waits for the parts before its own before it begins another. S3
+returns no parts of an upload that is not complete: an upload that is opened again is hashed when it is complete, by reading the staged
+object once from the store.
+
+Invariant: the staged object is complete or absent. A process that dies around the completion leaves one of the two, and `open` finds out
+which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
+
+from minio import Minio
+
+from llamesh.kit.completion import to_completion
+from llamesh.kit.objects.parts import SUFFIX, PartLayout
+from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.s3_multipart import Multipart
+from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError, StoreUnavailableError
+
+LEAST_PART = 5 << 20
+"""Smallest part of S3, except the last one."""
+MAX_PARTS = 9_000
+"""S3 allows 10,000."""
+ABANDONED = timedelta(days=7)
+"""Age after which an upload without a record is removed. Another mesh with a database of its own may use the bucket."""
+
+T = TypeVar("T")
+
+
+class Bucket(Protocol):
+    """What this module needs of the store."""
+
+    name: str
+    client: Minio
+
+    async def run(self, call: Callable[..., T], *args: object) -> T:
+        """Run a blocking call in the threads of the store."""
+
+    def read_object(self, path: str) -> AsyncIterator[bytes]:
+        """Yield the bytes of an object; ObjectNotFoundError."""
+
+    def staged(self, path: str, size: int, sha256: str) -> StagedObject:
+        """Return a complete staged object."""
+
+
+class S3Parts:
+    """The multipart uploads below `prefix` of a bucket. `clock` returns the time in UTC."""
+
+    def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime]) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._clock = clock
+        self._multipart = Multipart(bucket.client, bucket.name)
+
+    def layout(self, size: int, part_size: int) -> PartLayout:
+        """See PartedObjects."""
+        return PartLayout(size, max(part_size, LEAST_PART, -(-size // MAX_PARTS)))
+
+    async def create(self, name: str, layout: PartLayout) -> str:
+        """See PartedObjects."""
+        with s3_errors("cannot write to the object store"):
+            return await to_completion(self._bucket.run(self._multipart.create, self._path(name)))
+
+    async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> _PartedUpload:
+        """See PartedObjects."""
+        path = self._path(name)
+        try:
+            with s3_errors("cannot read the parts of an upload"):
+                parts = await self._bucket.run(self._multipart.parts, path, upload)
+        except ObjectNotFoundError:
+            with s3_errors("the upload is gone"):
+                found = await self._bucket.run(self._bucket.client.stat_object, self._bucket.name, path)
+            if found.size != layout.size:
+                raise
+            return _PartedUpload(self._bucket, self._multipart, path, "", layout, dict.fromkeys(layout.missing({}), ""))
+        done = {
+            part.part_number: part.etag
+            for part in parts
+            if part.part_number <= layout.count
+            and part.size == layout.span(part.part_number)[1]
+            and part.etag == recorded.get(part.part_number, part.etag)
+        }
+        return _PartedUpload(self._bucket, self._multipart, path, upload, layout, done)
+
+    async def remove(self, name: str, upload: str) -> None:
+        """See PartedObjects."""
+        with s3_errors("cannot remove a staged object"):
+            await to_completion(self._bucket.run(self._remove, self._path(name), upload))
+
+    def _remove(self, path: str, upload: str) -> None:
+        # A process that died just after the creation has not recorded the id.
+        for each in [upload] if upload else [found for _, found, _ in self._multipart.uploads(path)]:
+            self._multipart.abort(path, each)
+        self._bucket.client.remove_object(self._bucket.name, path)
+
+    async def found(self) -> Sequence[tuple[str, str]]:
+        """See PartedObjects."""
+        with s3_errors("cannot list uploads"):
+            return await self._bucket.run(self._abandoned)
+
+    def _abandoned(self) -> list[tuple[str, str]]:
+        entries = self._multipart.uploads(self._prefix)
+        for entry in self._bucket.client.list_objects(self._bucket.name, prefix=self._prefix, recursive=True):
+            entries.append((entry.object_name or "", "", entry.last_modified))
+        before = self._clock() - ABANDONED
+        return [
+            (path.removeprefix(self._prefix).removesuffix(SUFFIX), upload)
+            for path, upload, since in entries
+            if path.endswith(SUFFIX) and since is not None and since < before
+        ]
+
+    def _path(self, name: str) -> str:
+        return f"{self._prefix}{name}{SUFFIX}"
+
+
+class _PartedUpload:
+    """See PartedObject. `upload` is empty if the upload is complete."""
+
+    def __init__(
+        self, bucket: Bucket, multipart: Multipart, path: str, upload: str, layout: PartLayout, done: dict[int, str]
+    ) -> None:
+        self.layout = layout
+        self.done = done
+        self._bucket = bucket
+        self._multipart = multipart
+        self._path = path
+        self._upload = upload
+        self._hash = hashlib.sha256()
+        self._on_the_way = not done
+        """Whether the parts are hashed as they come; not if a part is in the store only."""
+        self._hashed = 0
+        self._turn = asyncio.Condition()
+        self._data: dict[int, bytearray] = {}
+        """Parts that are not hashed yet."""
+
+    async def write(self, number: int, chunks: AsyncIterator[bytes]) -> str:
+        _, length = self.layout.span(number)
+        data, size = bytearray(length), 0
+        async for chunk in chunks:
+            data[size : size + len(chunk)] = chunk
+            size += len(chunk)
+        if size != length:
+            raise StoreError(f"part {number} has {size} bytes instead of {length}")
+        with s3_errors("cannot write to the object store"):
+            tag = await to_completion(self._bucket.run(self._multipart.put, self._path, self._upload, number, data))
+        self._data[number] = data
+        self.done[number] = tag
+        return tag
+
+    async def written(self, number: int) -> None:
+        data = self._data.pop(number)
+        if not self._on_the_way:
+            return
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._hashed == number - 1)
+            await to_completion(asyncio.to_thread(self._hash.update, data))
+            self._hashed = number
+            self._turn.notify_all()
+
+    async def finish(self) -> StagedObject:
+        missing = len(list(self.layout.missing(self.done)))
+        if missing:
+            raise StoreError(f"{missing} of {self.layout.count} parts are not written")
+        if self._upload:
+            with s3_errors("cannot complete an upload"):
+                await to_completion(
+                    self._bucket.run(self._multipart.complete, self._path, self._upload, dict(self.done))
+                )
+        if self._hashed != self.layout.count:
+            self._hash, size = hashlib.sha256(), 0
+            async for block in self._bucket.read_object(self._path):
+                await asyncio.to_thread(self._hash.update, block)
+                size += len(block)
+            if size != self.layout.size:
+                raise StoreUnavailableError(f"the staged object has {size} bytes instead of {self.layout.size}")
+        return _KeptObject(self._bucket.staged(self._path, self.layout.size, self._hash.hexdigest()))
+
+    async def close(self) -> None:
+        self._data.clear()
+
+
+class _KeptObject:
+    """A staged object whose bytes stay when it is discarded."""
+
+    def __init__(self, staged: StagedObject) -> None:
+        self.size = staged.size
+        self.sha256 = staged.sha256
+        self.open = staged.open
+        self.publish = staged.publish
+
+    async def discard(self) -> None:
+        """Leave the bytes to `S3Parts.remove`."""

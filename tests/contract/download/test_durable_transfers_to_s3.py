@@ -1,0 +1,135 @@
+"""A transfer in parts to S3 goes on where a process was killed, or in another one, and leaves neither uploads nor staged objects."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from llamesh.kit.config import Settings
+from llamesh.v1 import download_pb2 as pb
+from tests.contract.conftest import AsCaller, Connect, StartStandings
+from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
+from tests.contract.download.replica import SECONDS, Replica
+from tests.contract.ranged_source import RangedServer, large_model, ranged_server
+from tests.unit.fake_s3 import FakeS3, fake_s3
+
+PART = 5 << 20
+"""The smallest part of S3."""
+PARALLEL = 2
+PARTS = 9
+SEEDS = range(2)
+
+DATA = large_model(PARTS * PART - PART // 2, seed=5)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+AGAIN = PARALLEL * PART + HEADER
+"""Most bytes that one end of a process costs."""
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[RangedServer]:
+    async with ranged_server(DATA) as server:
+        yield server
+
+
+@pytest.fixture
+def s3() -> Iterator[FakeS3]:
+    with fake_s3() as server:
+        yield server
+
+
+NewReplica = Callable[..., Replica]
+
+
+@pytest.fixture
+async def new_replica(
+    tmp_path: Path,
+    s3: FakeS3,
+    source: RangedServer,
+    connect: Connect,
+    as_caller: AsCaller,
+    start_standings: StartStandings,
+) -> AsyncIterator[NewReplica]:
+    made: list[Replica] = []
+
+    def new(name: str, **changes: str) -> Replica:
+        environment = {
+            "MINIO_ENDPOINT": s3.endpoint,
+            "MINIO_ACCESS_KEY": s3.access_key,
+            "MINIO_SECRET_KEY": s3.secret_key,
+            "LLAMESH_HTTP_SOURCE_HOSTS": source.host,
+            "LLAMESH_DOWNLOAD_PART_BYTES": str(PART),
+            "LLAMESH_DOWNLOAD_PARALLEL_PARTS": str(PARALLEL),
+        }
+        caller = as_caller("ada", "manage")
+        made.append(Replica(tmp_path / name, environment | changes, connect, caller, start_standings))
+        return made[-1]
+
+    yield new
+    for replica in made:
+        if replica.process is not None:
+            await replica.end(signal.SIGKILL)
+
+
+async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:
+    async with opened(settings) as database:
+
+        async def alone() -> bool:
+            return await counted(database) == (0, 0) and not s3.uploads and len(s3.objects) == 1
+
+        await until(alone)
+    assert s3.objects[next(iter(s3.objects))] == DATA
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_killed_process_costs_at_most_the_parts_that_were_on_their_way(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, seed: int
+) -> None:
+    replica = new_replica("one")
+    found = await killed(replica, source, seed)
+    assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
+    assert found.resume_count == KILLS
+    assert source.sent <= len(DATA) + HEADER + KILLS * AGAIN
+    await only_the_model_is_left(replica.settings, s3)
+
+
+async def test_another_process_goes_on_with_the_upload(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str]
+) -> None:
+    url = postgres()
+    one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
+    source.stop_at = len(DATA) // 2
+    await one.start()
+    await one.download("m1", source.url)
+    await two.start()
+    assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
+    async with asyncio.timeout(SECONDS):
+        await source.stopped.wait()
+    assert len(s3.uploads) == 1
+    assert await one.end(signal.SIGTERM) == 0
+    source.go_on_until(len(DATA) * 100)
+    found = await two.ended("m1")
+    assert (found.state, found.sha256, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST, 1)
+    assert source.sent <= len(DATA) + HEADER + AGAIN
+    await only_the_model_is_left(Settings(home=two.settings.home, database_url=SecretStr(url)), s3)
+
+
+async def test_a_cancelled_transfer_leaves_no_upload(new_replica: NewReplica, source: RangedServer, s3: FakeS3) -> None:
+    replica = new_replica("one")
+    source.stop_at = len(DATA) // 2
+    await replica.start()
+    await replica.download("m1", source.url)
+    async with asyncio.timeout(SECONDS):
+        await source.stopped.wait()
+    await replica.cancel("m1")
+    async with opened(replica.settings) as database:
+
+        async def nothing() -> bool:
+            return await counted(database) == (0, 0) and not s3.uploads and not s3.objects
+
+        await until(nothing)

@@ -1,0 +1,134 @@
+"""Parts in S3: the server says what it has, memory is bounded, and uploads that nothing remembers are found in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from llamesh.kit.objects import ObjectNotFoundError, s3_parts
+from llamesh.kit.objects.s3 import S3Store
+from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
+from tests.unit.objects_in_parts import CONTENT, DIGEST, NAME, PART, Place, chunks, created, write
+
+STAGED = f"staging/{NAME}.parts"
+
+
+@pytest.fixture
+def s3() -> Iterator[FakeS3]:
+    with fake_s3() as server:
+        yield server
+
+
+class Clock:
+    """The time of the store."""
+
+    age = timedelta()
+
+    def __call__(self) -> object:
+        return TIME + self.age
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(s3: FakeS3, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3Store]:
+    monkeypatch.setattr(s3_parts, "LEAST_PART", 1)
+    made = S3Store(
+        endpoint=s3.endpoint,
+        bucket="models",
+        secure=False,
+        access_key="k",
+        secret_key="s",
+        cache_directory=tmp_path,
+        clock=clock,  # type: ignore[arg-type]
+    )
+    await made.prepare()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def place(store: S3Store) -> Place:
+    return await created(store)
+
+
+def test_parts_keep_the_limits_of_s3(s3: FakeS3, tmp_path: Path) -> None:
+    parts = S3Store(
+        endpoint=s3.endpoint, bucket="b", secure=False, access_key="k", secret_key="s", cache_directory=tmp_path
+    ).parts
+    assert parts.layout(100 << 20, 1 << 20).part_size == 5 << 20
+    assert parts.layout(100 << 20, 16 << 20).part_size == 16 << 20
+    assert parts.layout(2 << 40, 16 << 20).count <= 9_000
+
+
+async def test_a_part_that_was_sent_and_not_recorded_is_not_sent_again(s3: FakeS3, place: Place) -> None:
+    s3.page = 2
+    parted = await place.open()
+    for number in (1, 2, 3, 5):
+        offset, length = parted.layout.span(number)
+        await parted.write(number, chunks(CONTENT[offset : offset + length]))
+    again = await place.open({1: parted.done[1], 2: "of another upload"})
+    assert sorted(again.done) == [1, 3, 5]
+    await write(again, 2, 4, 6)
+    assert (await again.finish()).sha256 == DIGEST
+
+
+async def test_an_upload_that_was_completed_is_found_complete(s3: FakeS3, place: Place) -> None:
+    """The process died between the completion and everything after it."""
+    parted = await place.open()
+    await write(parted, 1, 2, 3, 4, 5, 6)
+    await parted.finish()
+    assert (s3.uploads, list(s3.objects)) == ({}, [STAGED])
+    again = await place.open(parted.done)
+    assert list(again.layout.missing(again.done)) == []
+    assert (await again.finish()).sha256 == DIGEST
+    s3.objects[STAGED] = CONTENT[:-1]
+    with pytest.raises(ObjectNotFoundError):
+        await place.open(parted.done)
+
+
+async def test_a_writer_waits_for_the_parts_before_its_own(place: Place) -> None:
+    """Otherwise it would hold a part in memory and begin another."""
+    parted = await place.open()
+    later = asyncio.create_task(write(parted, 3))
+    earlier = asyncio.create_task(write(parted, 2))
+    async with asyncio.timeout(20):
+        while len(parted.done) < 2:
+            await asyncio.sleep(0.01)
+    done, _ = await asyncio.wait({later, earlier}, timeout=0.05)
+    assert not done
+    await write(parted, 1)
+    async with asyncio.timeout(20):
+        await asyncio.gather(later, earlier)
+
+
+async def test_a_part_of_an_upload_that_was_aborted_is_refused(place: Place) -> None:
+    parted = await place.open()
+    await place.remove()
+    with pytest.raises(ObjectNotFoundError, match="NoSuchUpload"):
+        await parted.write(1, chunks(CONTENT[:PART]))
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_only_old_uploads_count_as_abandoned(
+    s3: FakeS3, store: S3Store, place: Place, clock: Clock, complete: bool
+) -> None:
+    parted = await place.open()
+    await write(parted, 1, 2, 3, 4, 5, 6)
+    if complete:
+        await parted.finish()
+    clock.age = timedelta(days=6)
+    await store.prepare()
+    assert await store.parts.found() == []
+    clock.age = timedelta(days=8)
+    await store.prepare()
+    ((name, upload),) = await store.parts.found()
+    await store.parts.remove(name, upload)
+    assert (s3.uploads, s3.objects) == ({}, {})
